@@ -1,0 +1,124 @@
+"""The action language of MULTIREF: parse, canonical form, legality against a state, apply.
+
+An action is a string such as ``deselect E select F`` (appendix B.1; lower case as in the released
+adapters). Letters are canonical when they stand in alphabetical order, each once. ``nothing`` is the
+action of a turn in which nothing was clicked.
+
+A state is the set of selected letters, written as a string in alphabetical order: ``""``, ``"FG"``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+
+LETTERS = "ABCDEFGHIJ"
+NOTHING = "nothing"
+
+# One part or both, each with at least one letter; published pattern, narrowed from A-Z to A-J.
+ACTION_PATTERN = re.compile(
+    r"^(?:deselect((?:\s[A-J])+)(?:\sselect((?:\s[A-J])+))?|select((?:\s[A-J])+))$", re.IGNORECASE
+)
+
+
+class ActionError(ValueError):
+    """An action that cannot be used: the message names the action, the reason and the remedy."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """Letters to deselect and to select, each a string in alphabetical order without repeats."""
+
+    deselect: str = ""
+    select: str = ""
+
+    def __str__(self) -> str:
+        parts = []
+        if self.deselect:
+            parts.append("deselect " + " ".join(self.deselect))
+        if self.select:
+            parts.append("select " + " ".join(self.select))
+        return " ".join(parts) or NOTHING
+
+
+def parse(text: str) -> Action:
+    """Read an action string without regard to case or letter order.
+
+    Raises:
+        ActionError: not in the action language, or a letter named twice.
+    """
+    folded = " ".join(text.split())
+    if folded.lower() == NOTHING:
+        return Action()
+    match = ACTION_PATTERN.match(folded)
+    if match is None:
+        raise ActionError(
+            f"action {text!r} is not in the action language; "
+            f"expected e.g. 'select A C' or 'deselect E select F' with letters {LETTERS[0]}-{LETTERS[-1]}"
+        )
+    deselect, select_after, select_only = (
+        "".join(group.upper().split()) if group else "" for group in match.groups()
+    )
+    select = select_after or select_only
+    if len(set(deselect + select)) != len(deselect + select):
+        raise ActionError(f"action {text!r} names a letter twice; name each letter once")
+    return Action(deselect="".join(sorted(deselect)), select="".join(sorted(select)))
+
+
+def canonical(text: str) -> str:
+    """The canonical spelling of an action string. Raises ActionError as `parse` does."""
+    return str(parse(text))
+
+
+def check_legal(action: Action, state: str, n_images: int = len(LETTERS)) -> None:
+    """Raise ActionError unless `action` can be carried out in `state` on `n_images` images."""
+    beyond = sorted(set(action.select + action.deselect) - set(LETTERS[:n_images]))
+    if beyond:
+        raise ActionError(f"action '{action}' names {' '.join(beyond)}, but the context has {n_images} images")
+    absent = sorted(set(action.deselect) - set(state))
+    if absent:
+        raise ActionError(f"action '{action}' deselects {' '.join(absent)}, which is not selected in state '{state}'")
+    present = sorted(set(action.select) & set(state))
+    if present:
+        raise ActionError(f"action '{action}' selects {' '.join(present)}, already selected in state '{state}'")
+
+
+def is_legal(text: str, state: str, n_images: int = len(LETTERS)) -> bool:
+    """Whether an action string parses and can be carried out in `state`."""
+    try:
+        check_legal(parse(text), state, n_images)
+    except ActionError:
+        return False
+    return True
+
+
+def apply(action: Action, state: str) -> str:
+    """The state after a legal action. Raises ActionError on an illegal one."""
+    check_legal(action, state)
+    return "".join(sorted((set(state) - set(action.deselect)) | set(action.select)))
+
+
+def between(before: str, after: str) -> Action:
+    """The action that leads from one state to another."""
+    return Action(
+        deselect="".join(sorted(set(before) - set(after))),
+        select="".join(sorted(set(after) - set(before))),
+    )
+
+
+@lru_cache(maxsize=4096)
+def legal_actions(state: str, n_images: int = len(LETTERS)) -> tuple[str, ...]:
+    """Every canonical action that changes `state`: each non-empty set of letters toggled, 2^n - 1 in all."""
+    letters = LETTERS[:n_images]
+    return tuple(
+        str(Action("".join(x for x in chosen if x in state), "".join(x for x in chosen if x not in state)))
+        for size in range(1, n_images + 1)
+        for chosen in combinations(letters, size)
+    )
+
+
+def describe_state(state: str) -> str:
+    """The state line of the policy prompt (figure 12)."""
+    return f"{' '.join(state)} currently selected" if state else "none is selected"
