@@ -58,9 +58,7 @@ def parse(text: str) -> Action:
             f"action {text!r} is not in the action language; "
             f"expected e.g. 'select A C' or 'deselect E select F' with letters {LETTERS[0]}-{LETTERS[-1]}"
         )
-    deselect, select_after, select_only = (
-        "".join(group.upper().split()) if group else "" for group in match.groups()
-    )
+    deselect, select_after, select_only = ("".join(group.upper().split()) if group else "" for group in match.groups())
     select = select_after or select_only
     if len(set(deselect + select)) != len(deselect + select):
         raise ActionError(f"action {text!r} names a letter twice; name each letter once")
