@@ -1,0 +1,193 @@
+"""The six variants, Table 1 as named functions, and profiles.
+
+A configuration is frozen and complete: a named function returns every value, and a caller changes a few with
+`dataclasses.replace`.
+
+Deviations from the paper, numbered as they are cited elsewhere:
+1. AdamW runs in full precision, not in the authors' paged 8-bit form: adapters are small, and it needs no
+   CUDA-only package.
+2. `lambda_d = lambda_u = 1` for KTO from the first round on, the authors' setting from round 3 (appendix B.3).
+3. The profile `tiny` counts training in steps, not epochs: on two cores the cost of a round must not grow with
+   the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Literal
+
+
+class Objective(StrEnum):
+    """Section 4.2."""
+
+    FFT = "fft"
+    RL = "rl"
+    KTO = "kto"
+
+
+class DecoderKind(StrEnum):
+    """Section 4.1: two labels, or three."""
+
+    BINARY = "binary"
+    TERNARY = "ternary"
+
+
+class Variant(StrEnum):
+    """The systems of section 5. CONTROL is the seed policy redeployed."""
+
+    B_FFT = "b-fft"
+    T_FFT = "t-fft"
+    B_RL = "b-rl"
+    T_RL = "t-rl"
+    B_KTO = "b-kto"
+    T_KTO = "t-kto"
+
+    @property
+    def decoder(self) -> DecoderKind:
+        return DecoderKind.BINARY if self.value.startswith("b-") else DecoderKind.TERNARY
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(self.value.split("-")[1])
+
+
+SEED = "seed"
+"""The policy of round 0, tuned on D0 (appendix B.2)."""
+CONTROL = "control"
+HH = "hh"
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Adapter shape and placement (appendices B.3, D)."""
+
+    rank: int = 8
+    alpha: int = 8
+    dropout: float = 0.1
+    targets: str = (
+        r".*(text_model|modality_projection|perceiver_resampler)"
+        r".*(down_proj|gate_proj|up_proj|k_proj|q_proj|v_proj|o_proj).*$"
+    )
+
+
+def enhanced_lora() -> LoraConfig:
+    """Adapters on the vision model too (appendix D). Frozen vision features cannot be cached with it."""
+    plain = LoraConfig()
+    return replace(plain, targets=rf"({plain.targets}|.*vision_model.*(q_proj|k_proj|v_proj|out_proj|fc1|fc2).*$)")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training run. Table 1, with the extra terms of section 5 (entropy, length normalisation)."""
+
+    objective: Objective
+    optimizer: Literal["adamw", "rmsprop"]
+    learning_rate: float
+    schedule: Literal["cosine", "constant"]
+    epochs: int
+    max_steps: int | None = None  # ends training earlier than `epochs`
+    warmup_steps: int = 10
+    weight_decay: float = 0.01
+    batch_turns: int = 64  # turns with a loss in one optimizer step
+    micro_batch_interactions: int = 8  # interactions in one forward pass
+    max_grad_norm: float = 1.0
+    entropy_weight: float = 0.01
+    label_smoothing: float = 0.0  # the authors' code mixes it in; the paper's Table 1 has the entropy term
+    length_normalised: bool = True
+    negative_reward: float = -0.1  # equation 1
+    propensity_floor: float = 0.01  # p is clamped from below before the ratio of equation 2
+    positive_to_negative: float = 5 / 4  # per batch (appendix B.3)
+    kto_beta: float = 0.5
+    kto_desirable: float = 1.0
+    kto_undesirable: float = 1.0
+    from_previous_adapter: bool = False
+    checkpoint_every: int | None = None  # optimizer steps between checkpoints; None: once an epoch
+
+
+def fft() -> TrainingConfig:
+    """Filtered fine-tuning, Table 1."""
+    return TrainingConfig(Objective.FFT, "adamw", 1e-4, "cosine", epochs=20)
+
+
+def rl() -> TrainingConfig:
+    """REINFORCE with inverse propensity, Table 1."""
+    return TrainingConfig(Objective.RL, "adamw", 1e-4, "cosine", epochs=20)
+
+
+def kto() -> TrainingConfig:
+    """KTO, Table 1: continued from the previous round's adapter (section 5)."""
+    return TrainingConfig(
+        Objective.KTO, "rmsprop", 1e-5, "constant", epochs=20, entropy_weight=0.1, from_previous_adapter=True
+    )
+
+
+def seed_policy() -> TrainingConfig:
+    """The seed policy: FFT on D0 at a constant rate, 40 epochs."""
+    return replace(fft(), schedule="constant", epochs=40)
+
+
+_TABLE_1 = {Objective.FFT: fft, Objective.RL: rl, Objective.KTO: kto}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a round runs with: base model, adapters, training settings and the size of simulated play."""
+
+    name: str
+    base: str  # a model directory, a hub id, or "tiny" for the embedded model
+    feedback_decoder: str  # a named function of respect_core.feedback
+    seed_training: TrainingConfig
+    training: dict[Objective, TrainingConfig]
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    propensity: Literal["logged", "backfill", "surrogate"] = "logged"
+    image_size: int = 224
+    play_batch: int = 64  # interactions the policy answers at once
+    seed_games: int = 25  # D0: human-human games on the development split (appendix B.2)
+    validation_games: int = 92  # D_val^HH: human-human games on the main split
+    deselection_ratio: float = 1 / 12  # augmented turns per turn of D0
+
+
+def idefics2_8b() -> Profile:
+    """The paper: IDEFICS2-8B, Table 1 and appendix B."""
+    return Profile(
+        name="idefics2-8b",
+        base="HuggingFaceM4/idefics2-8b",
+        feedback_decoder="idefics2_8b",
+        seed_training=seed_policy(),
+        training={objective: make() for objective, make in _TABLE_1.items()},
+    )
+
+
+def tiny() -> Profile:
+    """The embedded model on two cores: the paper's stages, with rates for a model of a few million parameters."""
+    size = {"max_steps": 120, "checkpoint_every": 30}
+    return Profile(
+        name="tiny",
+        base="tiny",
+        feedback_decoder="smollm2",
+        seed_training=replace(seed_policy(), learning_rate=7e-4, label_smoothing=0.02, **size),  # type: ignore[arg-type]  # one dict for two int fields
+        training={
+            Objective.FFT: replace(fft(), learning_rate=7e-4, label_smoothing=0.02, **size),  # type: ignore[arg-type]  # as above
+            Objective.RL: replace(rl(), learning_rate=7e-4, **size),  # type: ignore[arg-type]  # as above
+            Objective.KTO: replace(kto(), learning_rate=1e-4, **size),  # type: ignore[arg-type]  # as above
+        },
+        seeds=(0,),
+        propensity="surrogate",
+    )
+
+
+PROFILES = {"tiny": tiny, "idefics2-8b": idefics2_8b}
+
+
+def profile(name: str) -> Profile:
+    """The profile of that name.
+
+    Raises:
+        ValueError: no such profile; the message lists those there are.
+    """
+    try:
+        return PROFILES[name]()
+    except KeyError:
+        raise ValueError(f"no profile {name!r}; there are: {', '.join(PROFILES)}") from None
