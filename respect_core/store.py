@@ -1,0 +1,281 @@
+"""Where logs, tables, images and adapters live: a directory, or a bucket behind S3, with the same behaviour.
+
+Keys are relative paths such as ``turns/round=5/variant=b-fft/_manifest.json``. A key holds either nothing or
+complete bytes, never a part of them: writers prepare a file aside and move it into place. There is no append and
+no rename; what changes is written under a new key and named by a manifest (`respect_core.tables`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+# Files being written to a directory store; the listing does not see them. Leftovers of a killed process are
+# harmless and may be deleted at any time when nothing is writing.
+SCRATCH = ".scratch"
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class StoreError(RuntimeError):
+    """The store cannot do what was asked. The message names store, key, reason and remedy, and no secret."""
+
+
+class MissingKeyError(StoreError):
+    """Nothing is stored under the key."""
+
+
+class Store(ABC):
+    """Bytes under keys. Obtain one from `open_store`; instances may be shared by threads and pickled."""
+
+    uri: str
+    scratch: Path
+    """Existing local directory for files on their way into the store."""
+
+    @abstractmethod
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Keys that begin with `prefix` (a string, not a folder), in order, with their sizes in bytes."""
+
+    @abstractmethod
+    def exists(self, key: str) -> bool:
+        """Whether something is stored under `key`."""
+
+    @abstractmethod
+    def open(self, key: str) -> BinaryIO:
+        """A seekable binary reader, to be closed by the caller. Raises MissingKeyError."""
+
+    @abstractmethod
+    def put_file(self, key: str, path: Path) -> None:
+        """Store a local file under `key`, replacing what was there, all or nothing.
+
+        A file in `scratch` may be moved instead of copied; other files are left alone.
+        """
+
+    @abstractmethod
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Store `data` unless the key exists already; of several writers exactly one gets True."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Delete `key`; nothing happens when it does not exist."""
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Keys that begin with `prefix`, in order."""
+        return list(self.sizes(prefix))
+
+    def read(self, key: str) -> bytes:
+        """All bytes under `key`. Raises MissingKeyError."""
+        with self.open(key) as file:
+            return file.read()
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store `data` under `key`, replacing what was there, all or nothing."""
+        with self.spool() as path:
+            with self.errors(key):
+                path.write_bytes(data)
+            self.put_file(key, path)
+
+    def upload_tree(self, directory: Path, prefix: str) -> list[str]:
+        """Store every file below `directory` under `prefix`/relative path; returns the keys, in order."""
+        files = sorted(path for path in directory.rglob("*") if path.is_file())
+        if not files:
+            raise StoreError(f"{directory}: no files to upload to {self.uri}/{prefix}; check the path")
+        keys = [f"{prefix.rstrip('/')}/{path.relative_to(directory).as_posix()}" for path in files]
+        for key, path in zip(keys, files, strict=True):
+            self.put_file(key, path)
+        return keys
+
+    def download_tree(self, prefix: str, directory: Path) -> list[Path]:
+        """Copy everything under the folder `prefix` below `directory`; returns the files, in order of key.
+
+        Raises MissingKeyError when nothing is there.
+        """
+        folder = prefix.rstrip("/") + "/"
+        keys = self.keys(folder)
+        if not keys:
+            raise MissingKeyError(f"{self.uri}: nothing is stored under {folder}; check the name, or upload it first")
+        paths = [directory / key.removeprefix(folder) for key in keys]
+        for key, path in zip(keys, paths, strict=True):
+            with self.open(key) as source, self.errors(key):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as target:
+                    shutil.copyfileobj(source, target)
+        return paths
+
+    @contextmanager
+    def spool(self) -> Iterator[Path]:
+        """Path of an empty file in `scratch`, deleted at the end if it is still there."""
+        with self.errors(""):
+            descriptor, name = tempfile.mkstemp(dir=self.scratch, prefix="respect-")
+            os.close(descriptor)
+        path = Path(name)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def errors(self, key: str) -> Iterator[None]:
+        """Turn what goes wrong with local files into StoreError, naming `key`."""
+        try:
+            yield
+        except OSError as error:
+            where = f"{self.uri}/{key}"
+            if error.errno in _NO_ROOM:
+                raise StoreError(
+                    f"{where}: no room to write ({os.strerror(error.errno)}) at {self.scratch}; free space "
+                    "or raise the limit and run again: nothing stored earlier was touched"
+                ) from error
+            raise StoreError(f"{where}: {error.strerror or error}; check the path and its permissions") from error
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return open_store, (self.uri,)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.uri!r})"
+
+
+def check_key(key: str) -> str:
+    """The key itself if it is a clean relative path; raises StoreError otherwise."""
+    parts = PurePosixPath(key).parts
+    if not key or key != "/".join(parts) or key.startswith("/") or {".", ".."} & set(parts) or parts[0] == SCRATCH:
+        raise StoreError(f"key {key!r} is not a relative path of plain names; use e.g. 'images/a.png'")
+    if "\\" in key or any(ord(character) < 32 for character in key):
+        raise StoreError(f"key {key!r} has a backslash or control character; use e.g. 'images/a.png'")
+    return key
+
+
+class DirectoryStore(Store):
+    """A store in a local directory, created if need be."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self.uri = str(self.root)
+        self.scratch = self.root / SCRATCH
+        with self.errors(""):
+            self.scratch.mkdir(parents=True, exist_ok=True)
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        if ".." in PurePosixPath(prefix).parts or prefix.startswith("/"):
+            raise StoreError(f"prefix {prefix!r} leaves the store; use e.g. 'turns/round=5/'")
+        folder = self.root / prefix.rpartition("/")[0]
+        found = {}
+        with self.errors(prefix):
+            for parent, folders, names in os.walk(folder, onerror=_raise_unless_absent):
+                if Path(parent) == self.root and SCRATCH in folders:
+                    folders.remove(SCRATCH)
+                for name in names:
+                    path = Path(parent, name)
+                    key = path.relative_to(self.root).as_posix()
+                    if key.startswith(prefix):
+                        found[key] = path.stat().st_size
+        return dict(sorted(found.items()))
+
+    def exists(self, key: str) -> bool:
+        with self.errors(key):
+            return self._path(key).is_file()
+
+    def open(self, key: str) -> BinaryIO:
+        path = self._path(key)
+        try:
+            return path.open("rb")
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise missing(self, key) from None
+        except OSError as error:
+            raise StoreError(f"{self.uri}/{key}: {error.strerror}; check its permissions") from error
+
+    def put_file(self, key: str, path: Path) -> None:
+        with self._prepared(key, path) as (ready, target):
+            ready.replace(target)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        with self.spool() as path:
+            with self.errors(key):
+                path.write_bytes(data)
+            try:
+                with self._prepared(key, path) as (ready, target):
+                    os.link(ready, target)
+            except StoreError as error:
+                if isinstance(error.__cause__, FileExistsError):
+                    return False
+                raise
+        return True
+
+    def delete(self, key: str) -> None:
+        with self.errors(key):
+            self._path(key).unlink(missing_ok=True)
+
+    @contextmanager
+    def _prepared(self, key: str, path: Path) -> Iterator[tuple[Path, Path]]:
+        """A synced file in scratch and the place where it goes; syncs the folder after the caller has moved it."""
+        target = self._path(key)
+        with self.spool() as copy, self.errors(key):
+            ready = path if path.parent == self.scratch else copy
+            if ready is copy:
+                shutil.copyfile(path, copy)
+            ready.chmod(0o666 & ~_UMASK)
+            _sync(ready)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield ready, target
+            _sync(target.parent)
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+
+def _current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _current_umask()  # mkstemp makes private files; stored ones get the usual permissions
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def missing(store: Store, key: str) -> MissingKeyError:
+    """The error for a key that holds nothing."""
+    return MissingKeyError(f"{store.uri}: nothing is stored under {key}; check the name, or write it first")
+
+
+def open_store(uri: str | Path) -> Store:
+    """Open ``/a/directory``, ``file:///a/directory`` or ``s3://bucket/prefix``.
+
+    S3 reads the standard AWS variables and files for credentials and region; RESPECT_S3_ENDPOINT (or
+    AWS_ENDPOINT_URL) names an endpoint other than Amazon's. Nothing is sent until the store is used.
+
+    Raises:
+        StoreError: a scheme that is not supported, or a directory that cannot be created.
+    """
+    text = str(uri)
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", text)
+    if scheme is None:
+        return DirectoryStore(Path(text))
+    parts = urlsplit(text)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return DirectoryStore(Path(unquote(parts.path)))
+    if parts.scheme == "s3":
+        from respect_core.store_s3 import S3Store  # boto3 takes a while to import; directories do without
+
+        return S3Store(parts.netloc, parts.path.strip("/"))
+    raise StoreError(f"store scheme {scheme[1]!r} is not supported; use /a/directory, file:/a/directory or s3://bucket")
