@@ -117,7 +117,7 @@ def test_trees(store: Store, tmp_path: Path) -> None:
 )
 def test_keys_that_are_refused(store: Store, key: str) -> None:
     for act in (store.read, store.delete, store.exists, lambda key: store.put(key, b"")):
-        with pytest.raises(StoreError, match="use e[.]g[.]"):
+        with pytest.raises(StoreError, match=r"use e[.]g[.]"):
             act(key)
 
 

@@ -1,0 +1,290 @@
+"""Partitioned Parquet tables in a store, committed by manifests.
+
+A partition is ``<table>/round=5/variant=b-fft/``: files ``part-<hash>.parquet`` and ``_manifest.json``, which is
+written last. Readers here go through the manifest, so they never see a half-written partition; the layout is the
+one of Hive (round and variant stand in the path, not in the files; the underscore hides the manifest), so that
+pandas, DuckDB, Polars, Spark and the rest read the folder of a table as it is.
+
+Bytes are a function of the contents: no time stamps, sorted keys. One process writes a partition at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from respect_core.interaction import (
+    FEEDBACK_SCHEMA,
+    OUTCOMES_SCHEMA,
+    TRAINING_SET_SCHEMA,
+    TURNS_SCHEMA,
+)
+from respect_core.manifests import (
+    MANIFEST,
+    Input,
+    Manifest,
+    Part,
+    Partition,
+    TableError,
+    partitions,
+    read_manifest,
+    table_input,
+)
+from respect_core.store import Store
+from respect_core.versions import code_version
+
+__all__ = [
+    "SCHEMAS",
+    "Input",
+    "Manifest",
+    "Part",
+    "PartWriter",
+    "Partition",
+    "TableError",
+    "commit",
+    "iter_batches",
+    "new_part",
+    "partitions",
+    "put_part",
+    "read_manifest",
+    "read_table",
+    "table_input",
+    "write_partition",
+]
+
+SCHEMAS: dict[str, pa.Schema] = {
+    schema.metadata[b"table"].decode(): schema
+    for schema in (TURNS_SCHEMA, OUTCOMES_SCHEMA, FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA)
+}
+ROW_GROUP = 8192  # rows held in memory by a writer or a reader
+_PARTITIONED_BY = ("round", "variant")
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def iter_batches(
+    store: Store,
+    name: str,
+    rounds: Iterable[int] | None = None,
+    variants: Iterable[str] | None = None,
+    columns: Sequence[str] | None = None,
+    batch_size: int = ROW_GROUP,
+) -> Iterator[pa.RecordBatch]:
+    """A table's rows, at most `batch_size` at a time, by round, variant and the order in which they were written.
+
+    Raises:
+        TableError: an unknown table or column, or a file that does not hold what its manifest says.
+    """
+    schema = _select(name, columns)
+    for partition in partitions(store, name, rounds, variants):
+        manifest = read_manifest(store, name, *partition)
+        for part in manifest.parts if manifest else ():
+            yield from _part_batches(store, partition.folder(name) + part.path, part, partition, schema, batch_size)
+
+
+def read_table(
+    store: Store,
+    name: str,
+    rounds: Iterable[int] | None = None,
+    variants: Iterable[str] | None = None,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
+    """The rows of `iter_batches` in one table; no rows where no partition fits. Raises TableError."""
+    return pa.Table.from_batches(iter_batches(store, name, rounds, variants, columns), _select(name, columns))
+
+
+def _part_batches(
+    store: Store, key: str, part: Part, partition: Partition, schema: pa.Schema, batch_size: int
+) -> Iterator[pa.RecordBatch]:
+    stored = [field.name for field in schema if field.name not in _PARTITIONED_BY]
+    where = f"{store.uri}/{key}"
+    with closing(store.open(key)) as source:
+        try:
+            file = pq.ParquetFile(source)
+            if file.metadata.num_rows != part.rows:
+                raise TableError(f"{where}: {file.metadata.num_rows} rows, but the manifest says {part.rows}")
+            for batch in file.iter_batches(batch_size, columns=stored):
+                fixed = {name: pa.repeat(value, batch.num_rows) for name, value in partition._asdict().items()}
+                arrays = [fixed.get(field.name) for field in schema]
+                yield pa.RecordBatch.from_arrays(
+                    [
+                        batch.column(field.name) if array is None else array.cast(field.type)
+                        for field, array in zip(schema, arrays, strict=True)
+                    ],
+                    schema=schema,
+                )
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise TableError(f"{where}: {error}; delete the partition's folder and make it again") from error
+
+
+def _schema(name: str) -> pa.Schema:
+    if name not in SCHEMAS:
+        raise TableError(f"table {name!r} is unknown; use one of {', '.join(SCHEMAS)}")
+    return SCHEMAS[name]
+
+
+def _select(name: str, columns: Sequence[str] | None) -> pa.Schema:
+    schema = _schema(name)
+    if columns is None:
+        return schema
+    unknown = [column for column in columns if column not in schema.names]
+    if unknown:
+        raise TableError(f"table {name!r} has no column {unknown[0]!r}; it has {', '.join(schema.names)}")
+    return pa.schema([schema.field(column) for column in columns], metadata=schema.metadata)
+
+
+# --- writing --------------------------------------------------------------------------------------------------
+
+
+class PartWriter:
+    """Writes one file of a partition to a local path, a row group at a time."""
+
+    def __init__(self, name: str, partition: Partition, path: Path) -> None:
+        self._full = _schema(name)
+        self._schema = pa.schema(
+            [field for field in self._full if field.name not in _PARTITIONED_BY], metadata=self._full.metadata
+        )
+        self._name, self._partition, self._path = name, partition, path
+        self._rows: list[dict[str, Any]] = []
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self.rows = 0
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Append rows with the columns of the table's schema."""
+        self._rows.extend(rows)
+        if len(self._rows) >= ROW_GROUP:
+            self._flush()
+
+    def add_batch(self, batch: pa.RecordBatch | pa.Table) -> None:
+        """Append a batch. Raises TableError unless it has the table's schema and this partition's round and variant."""
+        self._flush()
+        table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
+        if sorted(table.column_names) != sorted(self._full.names):
+            odd = sorted(set(table.column_names) ^ set(self._full.names)) or ["a repeated column"]
+            raise TableError(
+                f"table {self._name!r}: column {odd[0]!r} is absent or not of its schema; correct the rows"
+            )
+        try:
+            table = table.select(self._full.names).cast(self._full)
+        except (pa.ArrowException, ValueError) as error:
+            raise TableError(f"table {self._name!r}: {error}; correct the column's type") from error
+        for column, value in self._partition._asdict().items():
+            odd_values = [each for each in table[column].unique().to_pylist() if each != value]
+            if odd_values:
+                raise TableError(f"table {self._name!r}: {column} is {odd_values[0]!r} in a row of {self._partition}")
+        self._write(table.select(self._schema.names))
+
+    def close(self) -> None:
+        """Write what is left and the footer."""
+        self._flush()
+        self._writer.close()
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            with suppress(pa.ArrowException, OSError):  # releases the file, which is thrown away
+                self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._write(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+    def _write(self, table: pa.Table) -> None:
+        for field in self._schema:
+            if not field.nullable and table[field.name].null_count:
+                raise TableError(f"table {self._name!r}: {field.name} is null in a row; every row needs it")
+        self._writer.write_table(table, row_group_size=ROW_GROUP)
+        self.rows += table.num_rows
+
+
+@contextmanager
+def new_part(store: Store, name: str, partition: Partition) -> Iterator[PartWriter]:
+    """A writer to fill; its file goes to `scratch` and is gone at the end unless `put_part` stored it."""
+    with store.spool() as path, store.errors(partition.folder(name)), PartWriter(name, partition, path) as writer:
+        yield writer
+
+
+def put_part(
+    store: Store,
+    writer: PartWriter,
+    inputs: Sequence[Input] = (),
+    counts: Mapping[str, int] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Part:
+    """Close a writer and store its file under the hash of its contents. Nobody sees it before `commit`."""
+    folder = writer._partition.folder(writer._name)
+    with store.errors(folder):
+        writer.close()
+        with writer._path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    path = f"part-{sha256[:32]}.parquet"
+    if not store.exists(folder + path):
+        store.put_file(folder + path, writer._path)
+    return Part(
+        path=path,
+        sha256=sha256,
+        rows=writer.rows,
+        inputs=tuple(inputs),
+        counts=dict(counts or {}),
+        metadata=dict(metadata or {}),
+    )
+
+
+def commit(
+    store: Store, name: str, partition: Partition, parts: Sequence[Part], metadata: Mapping[str, Any] | None = None
+) -> Manifest:
+    """Make these parts the partition, then delete files that are not among them (of killed runs, or replaced)."""
+    manifest = Manifest(
+        table=name,
+        round=partition.round,
+        variant=partition.variant,
+        code_version=code_version(),
+        parts=tuple(parts),
+        metadata=dict(metadata or {}),
+    )
+    folder = partition.folder(name)
+    if not store.exists(folder + MANIFEST) or store.read(folder + MANIFEST) != manifest.to_bytes():
+        store.put(folder + MANIFEST, manifest.to_bytes())
+    for key in set(store.keys(folder + "part-")) - {folder + part.path for part in parts}:
+        store.delete(key)
+    return manifest
+
+
+def write_partition(
+    store: Store,
+    name: str,
+    round: int,
+    variant: str,
+    data: pa.Table | Iterable[pa.RecordBatch],
+    *,
+    inputs: Sequence[Input] = (),
+    counts: Mapping[str, int] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Replace a partition by these rows; the same rows, inputs and notes again change nothing.
+
+    Memory holds one batch or row group. `counts` and `metadata` must be JSON and free of time stamps.
+
+    Raises:
+        TableError: rows that do not fit the table's schema or the partition.
+        StoreError: the store cannot be written, or the disk is full; what was there before stays readable.
+    """
+    partition = Partition(round, variant)
+    with new_part(store, name, partition) as writer:
+        for batch in data.to_batches(ROW_GROUP) if isinstance(data, pa.Table) else data:
+            writer.add_batch(batch)
+        part = put_part(store, writer, inputs, counts, metadata)
+    return commit(store, name, partition, [part])
