@@ -101,6 +101,7 @@ class TrainingConfig:
     kto_beta: float = 0.5
     kto_desirable: float = 1.0
     kto_undesirable: float = 1.0
+    kto_reference: Literal["logged", "initial"] = "logged"  # log p as logged, or a pass under the initial adapter
     from_previous_adapter: bool = False
     checkpoint_every: int | None = None  # optimizer steps between checkpoints; None: once an epoch
 
@@ -142,6 +143,7 @@ class Profile:
     lora: LoraConfig = field(default_factory=LoraConfig)
     seeds: tuple[int, ...] = (0, 1, 2)
     propensity: Literal["logged", "backfill", "surrogate"] = "logged"
+    simulated_people: bool = False  # D0, validation set and users may be simulated
     image_size: int = 224
     play_batch: int = 64  # interactions the policy answers at once
     seed_games: int = 25  # D0: human-human games on the development split (appendix B.2)
@@ -175,6 +177,7 @@ def tiny() -> Profile:
         },
         seeds=(0,),
         propensity="surrogate",
+        simulated_people=True,
     )
 
 
