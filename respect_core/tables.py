@@ -51,6 +51,7 @@ __all__ = [
     "commit",
     "iter_batches",
     "new_part",
+    "part_batches",
     "partitions",
     "put_part",
     "read_manifest",
@@ -87,7 +88,7 @@ def iter_batches(
     for partition in partitions(store, name, rounds, variants):
         manifest = read_manifest(store, name, *partition)
         for part in manifest.parts if manifest else ():
-            yield from _part_batches(store, partition.folder(name) + part.path, part, partition, schema, batch_size)
+            yield from part_batches(store, name, partition, part, schema.names, batch_size)
 
 
 def read_table(
@@ -101,9 +102,17 @@ def read_table(
     return pa.Table.from_batches(iter_batches(store, name, rounds, variants, columns), _select(name, columns))
 
 
-def _part_batches(
-    store: Store, key: str, part: Part, partition: Partition, schema: pa.Schema, batch_size: int
+def part_batches(
+    store: Store,
+    name: str,
+    partition: Partition,
+    part: Part,
+    columns: Sequence[str] | None = None,
+    batch_size: int = ROW_GROUP,
 ) -> Iterator[pa.RecordBatch]:
+    """The rows of one part. Raises TableError as `iter_batches` does."""
+    schema = _select(name, columns)
+    key = partition.folder(name) + part.path
     stored = [field.name for field in schema if field.name not in _PARTITIONED_BY]
     where = f"{store.uri}/{key}"
     with closing(store.open(key)) as source:

@@ -1,0 +1,209 @@
+"""Export: logs of interactions to the tables `turns` and `outcomes`, whatever is new since the last time.
+
+One pass over the new objects of a partition makes one part of either table and one file of records set aside.
+The manifest of `outcomes` is written first, that of `turns` last. What counts as exported is what both name, so a
+run that was killed at any point is completed by the next, and a run without new objects writes nothing. A batch
+is exported anew when one of its objects changed size, or an image that its records lacked has arrived; log
+objects that are archived after their export take nothing out of the tables.
+
+Of several records with one interaction id in a partition the first wins: earlier exports first, then by key and
+line. Memory holds a row group of either table, one line, and the ids of the partition's interactions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO
+
+from respect_core.images import known_images
+from respect_core.interaction import SCHEMA_VERSION, InteractionLog, outcome_row, turn_rows
+from respect_core.interaction_log import LOGS, SET_ASIDE, RecordError, new_lines, parse_record
+from respect_core.manifests import Input, Manifest, Part, Partition, partitions, partitions_with, read_manifest
+from respect_core.store import Store
+from respect_core.tables import commit, new_part, part_batches, put_part
+
+TURNS, OUTCOMES = "turns", "outcomes"
+LINE_LIMIT = 4 << 20  # bytes; a longer line is set aside without being read into memory
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What the tables of a round hold after an export, all exports together, and what this one found."""
+
+    round: int
+    variants: list[str] = field(default_factory=list)
+    games: int = 0
+    turns: int = 0
+    turns_with_followup: int = 0
+    set_aside: int = 0
+    new_objects: int = 0
+    unchanged_objects: int = 0
+
+
+@dataclass
+class _Seen:
+    """What decides about a record beyond the record itself: ids taken and images there are."""
+
+    ids: set[str]
+    images: set[str]
+    lacking: set[str] = field(default_factory=set)  # images that records of this batch asked for in vain
+
+
+def export(store: Store, round: int, variants: Iterable[str] | None = None) -> ExportReport:
+    """Export a round's new log objects, of all variants or of these.
+
+    Records that cannot be used are set aside under ``set_aside/round=R/variant=V/`` and counted; the rest goes on.
+
+    Raises:
+        StoreError: the store cannot be read or written; what was exported before stays as it was.
+        TableError: a manifest or table of an earlier export is damaged.
+    """
+    images = known_images(store)
+    report = ExportReport(round)
+    wanted = [round], None if variants is None else list(variants)
+    logged, exported = partitions_with(store, LOGS, ".jsonl", *wanted), partitions(store, TURNS, *wanted)
+    for partition in sorted({*logged, *exported}):
+        manifest, new, objects = _export_partition(store, partition, images)
+        counts = manifest.counts
+        report = replace(
+            report,
+            variants=[*report.variants, partition.variant],
+            games=report.games + counts.get("games", 0),
+            turns=report.turns + counts.get("turns", 0),
+            turns_with_followup=report.turns_with_followup + counts.get("turns_with_followup", 0),
+            set_aside=report.set_aside + counts.get("set_aside", 0),
+            new_objects=report.new_objects + new,
+            unchanged_objects=report.unchanged_objects + objects - new,
+        )
+    return report
+
+
+def _export_partition(store: Store, partition: Partition, images: set[str]) -> tuple[Manifest, int, int]:
+    """Export one partition; returns its turns manifest, the number of new objects, and of all objects."""
+    sizes = {key: size for key, size in store.sizes(partition.folder(LOGS)).items() if key.endswith(".jsonl")}
+    kept = _kept(store, partition, sizes, images)
+    done = {source.key for part in kept[TURNS] for source in part.inputs}
+    new = {key: size for key, size in sizes.items() if key not in done}
+    if new:
+        ids = _ids(store, partition, kept[TURNS])
+        turns, outcomes = _export_batch(store, partition, new, _Seen(ids, images))
+        commit(store, OUTCOMES, partition, [*kept[OUTCOMES], outcomes])
+        manifest = commit(store, TURNS, partition, [*kept[TURNS], turns])
+        _forget_set_aside(store, partition, manifest)
+    else:
+        found = read_manifest(store, TURNS, *partition)
+        assert found is not None, "a partition with objects and nothing new has been exported"
+        manifest = found
+    return manifest, len(new), len(sizes)
+
+
+def _kept(store: Store, partition: Partition, sizes: dict[str, int], images: set[str]) -> dict[str, list[Part]]:
+    """Parts by table that still stand: named by both manifests, and not to be made anew."""
+    parts: dict[str, dict[tuple[Input, ...], Part]] = {}
+    for table in (TURNS, OUTCOMES):
+        manifest = read_manifest(store, table, *partition)
+        current = manifest is not None and manifest.schema_version == SCHEMA_VERSION
+        parts[table] = {part.inputs: part for part in manifest.parts} if manifest and current else {}
+
+    def outdated(part: Part) -> bool:
+        if any(source.key not in sizes for source in part.inputs):
+            return False  # the log was archived: the tables keep what they have
+        changed = any(sizes[source.key] != source.size for source in part.inputs)
+        return changed or not images.isdisjoint(part.metadata.get("lacking_images", ()))
+
+    standing = [inputs for inputs, part in parts[TURNS].items() if inputs in parts[OUTCOMES] and not outdated(part)]
+    return {table: [by_inputs[inputs] for inputs in standing] for table, by_inputs in parts.items()}
+
+
+def _ids(store: Store, partition: Partition, kept: list[Part]) -> set[str]:
+    """Ids of the interactions in the parts that stand."""
+    return {
+        each
+        for part in kept
+        for batch in part_batches(store, TURNS, partition, part, ["interaction_id"])
+        for each in batch.column(0).unique().to_pylist()
+    }
+
+
+def _export_batch(store: Store, partition: Partition, sizes: dict[str, int], seen: _Seen) -> tuple[Part, Part]:
+    """One pass over log objects; stores a part of turns and one of outcomes, both still to be committed."""
+    counts = {"games": 0, "turns": 0, "turns_with_followup": 0, "set_aside": 0}
+    inputs: list[Input] = []
+    with ExitStack() as stack:
+        turns = stack.enter_context(new_part(store, TURNS, partition))
+        outcomes = stack.enter_context(new_part(store, OUTCOMES, partition))
+        problems = stack.enter_context(new_lines(store, partition.folder(SET_ASIDE)))
+        for key, size in sizes.items():
+            digest = hashlib.sha256()
+            with closing(store.open(key)) as file:
+                for number, line in enumerate(_lines(file, digest), start=1):
+                    if line is not None and not line.strip():
+                        continue
+                    try:
+                        log = _accept(line, partition, seen)
+                    except RecordError as error:
+                        problems.add(error.at(key, f"line {number}").to_json())
+                        counts["set_aside"] += 1
+                        continue
+                    turns.add(turn_rows(log))
+                    outcomes.add([outcome_row(log)])
+                    counts["games"] += 1
+                    counts["turns"] += len(log.turns)
+                    counts["turns_with_followup"] += len(log.turns) - 1
+            inputs.append(Input(key=key, size=size, sha256=digest.hexdigest()))
+        notes = {"lacking_images": sorted(seen.lacking)} if seen.lacking else {}
+        set_aside = {"set_aside": problems.put(partition.folder(SET_ASIDE) + "export-")} if problems.count else {}
+        return (
+            put_part(store, turns, inputs, counts, notes | set_aside),
+            put_part(store, outcomes, inputs, {"games": counts["games"]}),
+        )
+
+
+def _accept(line: bytes | None, partition: Partition, seen: _Seen) -> InteractionLog:
+    """A record that may enter the tables. Raises RecordError."""
+    if line is None:
+        raise RecordError("", f"longer than {LINE_LIMIT} bytes", "write one interaction on each line")
+    log = parse_record(line)
+    for name, value in partition._asdict().items():
+        if getattr(log, name) != value:
+            raise RecordError(
+                name, f"{getattr(log, name)!r} in a log of {value!r}", "append it to the log it belongs to"
+            )
+    if log.interaction_id in seen.ids:
+        raise RecordError(
+            "interaction_id", f"{log.interaction_id!r} is taken by an earlier record", "give each game an id of its own"
+        )
+    lacking = sorted(set(log.context) - seen.images)
+    if lacking:
+        seen.lacking.update(lacking)
+        raise RecordError(
+            "context",
+            f"image {lacking[0]!r} has no file images/{lacking[0]}.png ({len(lacking)} such)",
+            "put it there and export again",
+        )
+    seen.ids.add(log.interaction_id)
+    return log
+
+
+def _lines(file: BinaryIO, digest: hashlib._Hash) -> Iterator[bytes | None]:
+    """Lines of a log object, None for one over the limit; every byte goes into the digest."""
+    while line := file.readline(LINE_LIMIT):
+        digest.update(line)
+        if len(line) < LINE_LIMIT or line.endswith(b"\n"):
+            yield line
+            continue
+        while (rest := file.readline(LINE_LIMIT)) and not rest.endswith(b"\n"):
+            digest.update(rest)
+        digest.update(rest)
+        yield None
+
+
+def _forget_set_aside(store: Store, partition: Partition, manifest: Manifest) -> None:
+    """Delete records set aside by exports that were killed or made anew."""
+    named = {part.metadata.get("set_aside") for part in manifest.parts}
+    for key in store.keys(partition.folder(SET_ASIDE) + "export-"):
+        if key not in named:
+            store.delete(key)
