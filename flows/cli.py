@@ -1,0 +1,209 @@
+"""The `respect` command. Heavy imports wait until a command needs them, so that --help answers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from flows import environment
+from respect_core.variants import PROFILES, Variant
+
+if TYPE_CHECKING:
+    from tasks.workspace import Workspace
+
+app = typer.Typer(
+    help="RESPECT: learn, round after round, from the feedback that users give without being asked.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # a traceback must not print what users wrote
+)
+import_app = typer.Typer(help="Bring logs from elsewhere into the store.", no_args_is_help=True)
+app.add_typer(import_app, name="import")
+console = Console()
+
+RUNS = Path("runs")
+
+Run = Annotated[str, typer.Option(help="Name of the run: everything it leaves lies in runs/NAME.")]
+ProfileName = Annotated[str, typer.Option(help=f"What to run with: {' or '.join(PROFILES)}.")]
+Variants = Annotated[str, typer.Option(help="Comma-separated variants, or 'all'.")]
+Round = Annotated[int, typer.Option(min=0, help="Number of the round, counted from 0, the seed policy's deployment.")]
+
+
+def _workspace(run: str) -> Workspace:
+    environment.prepare(RUNS / run)
+    from tasks.workspace import workspace
+
+    return workspace(RUNS / run)
+
+
+def _variants(names: str) -> list[Variant]:
+    if names == "all":
+        return list(Variant)
+    try:
+        return [Variant(name.strip()) for name in names.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; there are: {', '.join(Variant)}, or 'all'") from None
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Expected failures end with one message instead of a traceback."""
+    from respect_core.store import StoreError
+
+    try:
+        yield
+    except (ValueError, StoreError, FileNotFoundError) as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def demo(
+    run: Run = "demo",
+    games: Annotated[int, typer.Option(min=10, help="Games that the seed policy plays in round 0.")] = 200,
+    replay: Annotated[int, typer.Option(min=0, help="Games of the fixed set that every policy replays.")] = 60,
+    variants: Variants = "all",
+    profile: ProfileName = "tiny",
+) -> None:
+    """One whole round with simulated speakers, from the seed policy's games to registered candidates."""
+    workspace = _workspace(run)
+    from flows.demo import demo as flow
+    from tasks import progress, report
+
+    with _clear_errors(), progress.shown():
+        summary = flow(workspace, profile=profile, games=games, replay=replay, variants=_variants(variants))
+    report.show(summary, workspace, console)
+    console.print(
+        f"\nOpen the Prefect UI and MLflow on this run:\n"
+        f"  respect ui --run {run} --only prefect\n  respect ui --run {run} --only mlflow\n"
+        f"or both with [bold]make ui RUN={run}[/]",
+        highlight=False,
+    )
+
+
+@app.command("round")
+def round_command(
+    round: Round,
+    run: Run = "main",
+    profile: ProfileName = "tiny",
+    variants: Variants = "all",
+    validation: Annotated[
+        str,
+        typer.Option(
+            help="Game set whose right turns choose the checkpoints; its games are kept out of training. "
+            "Make one with `respect import games --game-set`."
+        ),
+    ] = "validation",
+    propensity: Annotated[
+        str | None,
+        typer.Option(
+            help="Where p of equation 2 comes from when a log has none: 'logged' (an error), 'backfill' (computed "
+            "under the policy that acted, if its adapter is registered), 'surrogate' (computed under the seed "
+            "policy, an approximation). Default: the profile's (tiny: surrogate, idefics2-8b: logged)."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Training seeds per variant. Default: the profile's.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps per training run. Default: the profile's.")
+    ] = None,
+    replay: Annotated[
+        int, typer.Option(min=0, help="Games of a fixed simulated set that the seed and every new policy play.")
+    ] = 0,
+) -> None:
+    """Export, decode, subsample, train, select and register: one round on the logs in the store."""
+    workspace = _workspace(run)
+    from flows.round import RoundParameters
+    from flows.round import round as flow
+    from tasks import progress, report
+
+    with _clear_errors(), progress.shown():
+        summary = flow(
+            workspace,
+            RoundParameters(
+                round=round,
+                profile=profile,
+                variants=_variants(variants),
+                validation=validation,
+                propensity=propensity,
+                seeds=seeds,
+                max_steps=max_steps,
+                replay=replay,
+            ),
+        )
+    report.show(summary, workspace, console)
+
+
+@import_app.command("games")
+def import_games(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The authors' pickled games.")],
+    tangrams: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of KILOGRAM's SVG files.")],
+    round: Round,
+    variant: Annotated[str, typer.Option(help="The policy that acted, e.g. b-fft.")],
+    run: Run = "main",
+    acted_by: Annotated[
+        str | None,
+        typer.Option(help="The registered version that acted, e.g. respect.b-fft/3, for `--propensity backfill`."),
+    ] = None,
+    game_set: Annotated[
+        str | None, typer.Option(help="Also keep a share of the games under this name, e.g. for --validation.")
+    ] = None,
+    share: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of the games in --game-set, chosen by a hash of their id.")
+    ] = 0.2,
+) -> None:
+    """Import games in the study's published format. The file is read without running anything in it."""
+    workspace = _workspace(run)
+    from tasks.importing import import_games as task
+
+    with _clear_errors():
+        report = task(
+            workspace,
+            file,
+            tangrams,
+            round=round,
+            variant=variant,
+            acted_by=acted_by,
+            game_set=game_set,
+            share=share,
+        )
+    console.print(
+        f"{report.games:,} games, {report.turns:,} turns, {report.turns_with_followup:,} with a follow-up, "
+        f"{report.successes:,} won; {report.images:,} images, {report.new_images:,} of them new"
+    )
+    if report.problems:
+        console.print(f"[yellow]{report.set_aside} games set aside, with reasons, in {report.problems}[/]")
+
+
+@app.command("decode-eval")
+def decode_eval(
+    round: Round,
+    run: Run = "main",
+    folds: Annotated[int, typer.Option(min=2, help="Folds, split by game.")] = 5,
+) -> None:
+    """Measure the binary decoder against target-derived labels, with the threshold chosen out of fold."""
+    workspace = _workspace(run)
+    from tasks.decode import evaluate
+
+    with _clear_errors():
+        console.print(evaluate(workspace, round, folds))
+
+
+@app.command()
+def ui(
+    run: Run = "demo",
+    only: Annotated[str | None, typer.Option(help="'prefect' or 'mlflow'; both by default.")] = None,
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect UI on 127.0.0.1.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open Prefect and MLflow on what a run left; ends with Ctrl-C."""
+    workspace = _workspace(run)
+    from flows.ui import serve
+
+    with _clear_errors():
+        serve(workspace, only, prefect_port, mlflow_port, console)

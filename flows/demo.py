@@ -1,0 +1,24 @@
+"""The loop in miniature: the seed policy meets simulated speakers, and one round learns from what they said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow
+
+from flows.round import RoundParameters, round
+from flows.seed import seed_policy
+from respect_core.variants import Variant
+from tasks.play import play_games
+from tasks.workspace import Workspace
+
+
+@flow(name="demo")
+def demo(workspace: Workspace, profile: str, games: int, replay: int, variants: Sequence[Variant]) -> dict[str, Any]:
+    """Deploy the seed policy in round 0, then run the round on its log. Returns the round's summary."""
+    parameters = RoundParameters(round=0, profile=profile, variants=list(variants), replay=replay)
+    settings = parameters.resolved_profile()
+    seed = seed_policy(workspace, settings, parameters.validation)
+    play_games(workspace, settings, seed, 0, games)
+    return round(workspace, parameters)

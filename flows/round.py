@@ -1,0 +1,138 @@
+"""One RESPECT round as a Prefect flow. It reads in the order in which data moves (section 4, figure 1)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from prefect import flow
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import BaseModel, ConfigDict, Field
+from tasks.decode import decode_feedback
+
+from flows.seed import seed_policy
+from respect_core.variants import Profile, Variant
+from respect_core.variants import profile as named_profile
+from tasks.export import export_interactions
+from tasks.play import replay_fixed_games, seconds_played
+from tasks.propensity import fill_propensities
+from tasks.references import PlayedRef, PropensityRef, RegisteredRef, SelectedRef, TrainingSetRef
+from tasks.register import close_round, open_round, register_variant
+from tasks.report import report_round, summarise
+from tasks.select import select_checkpoint
+from tasks.subsample import subsample_variant
+from tasks.train import initial_adapter, train_variant
+from tasks.workspace import Workspace
+
+
+class RoundParameters(BaseModel):
+    """What the command line and the Prefect form set of a round; the profile has the rest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    round: int = Field(ge=0, description="Number of the round, counted from 0.")
+    profile: str = Field(default="tiny", description="Named configuration: tiny or idefics2-8b.")
+    variants: list[Variant] = Field(default_factory=lambda: list(Variant), description="Variants to train.")
+    validation: str = Field(default="validation", description="Game set whose right turns choose checkpoints.")
+    propensity: Literal["logged", "backfill", "surrogate"] | None = Field(
+        default=None, description="Where p comes from when a log has none; the profile's choice if empty."
+    )
+    seeds: int | None = Field(default=None, ge=1, description="Training seeds per variant; the profile's if empty.")
+    max_steps: int | None = Field(default=None, ge=1, description="Optimizer steps; the profile's if empty.")
+    replay: int = Field(default=0, ge=0, description="Games of a fixed simulated set that every policy plays.")
+
+    def resolved_profile(self) -> Profile:
+        """The named profile with what was set here."""
+        profile = named_profile(self.profile)
+        if self.seeds is not None:
+            profile = replace(profile, seeds=tuple(range(self.seeds)))
+        if self.propensity is not None:
+            profile = replace(profile, propensity=self.propensity)
+        if self.max_steps is not None:
+            every = max(1, self.max_steps // 4)
+            training = {
+                objective: replace(config, max_steps=self.max_steps, checkpoint_every=every)
+                for objective, config in profile.training.items()
+            }
+            profile = replace(profile, training=training)
+        return profile
+
+
+class VariantsFailed(RuntimeError):
+    """Some variants of a round failed; the others are registered. Running the round again does what is missing."""
+
+
+@flow(name="round", flow_run_name="round {parameters.round}", task_runner=ThreadPoolTaskRunner(max_workers=16))  # type: ignore[arg-type]  # a runner of futures of any result
+def round(workspace: Workspace, parameters: RoundParameters) -> dict[str, Any]:
+    """Export, decode, subsample, train, select, register; returns the summary, also in runs/<name>/summary.json.
+
+    Raises:
+        VariantsFailed: names the variants that failed, after the others went through.
+    """
+    started, number, profile = time.monotonic(), parameters.round, parameters.resolved_profile()
+    seed = seed_policy(workspace, profile, parameters.validation)
+    exported = export_interactions(workspace, number)
+    run_id = open_round(workspace, number, profile, exported)
+    feedback = decode_feedback(workspace, profile, number)
+
+    propensities = fill_propensities(workspace, profile, number, parameters.variants, seed)
+    before = replay_fixed_games.submit(workspace, profile, seed, number, parameters.replay)
+    lines = {variant: _train(workspace, profile, parameters, variant, propensities) for variant in parameters.variants}
+    registered: dict[str, tuple[TrainingSetRef, SelectedRef, RegisteredRef]] = {}
+    failed: dict[str, str] = {}
+    for variant, (training_set, selected) in lines.items():
+        try:
+            reference = register_variant(workspace, run_id, profile, training_set.result(), selected.result())
+            registered[variant] = (training_set.result(), selected.result(), reference)
+        except Exception as error:  # a variant that fails must not take the others down
+            failed[variant] = str(error)
+
+    after: dict[str, PrefectFuture[PlayedRef | None]] = {
+        variant: replay_fixed_games.submit(workspace, profile, reference, number, parameters.replay)
+        for variant, (_, _, reference) in registered.items()
+    }
+    played = {variant: future.result() for variant, future in after.items()}
+    summary = summarise(
+        parameters.profile,
+        exported,
+        feedback,
+        registered,
+        before.result(),
+        played,
+        failed,
+        {
+            "play": seconds_played(before.result(), *played.values()),
+            "export": exported.seconds,
+            "decode": feedback.seconds,
+            "train": sum(selected.seconds for _, selected, _ in registered.values()),
+            "total": time.monotonic() - started,
+        },
+    )
+    report_round(workspace, run_id, summary)
+    close_round(workspace, run_id, failed)
+    if failed:
+        reasons = "; ".join(f"{variant}: {reason}" for variant, reason in failed.items())
+        raise VariantsFailed(f"round {number}: {len(failed)} of {len(lines)} variants failed ({reasons})")
+    return summary
+
+
+def _train(
+    workspace: Workspace,
+    profile: Profile,
+    parameters: RoundParameters,
+    variant: Variant,
+    propensities: Sequence[PropensityRef],
+) -> tuple[PrefectFuture[TrainingSetRef], PrefectFuture[SelectedRef]]:
+    """Everything of one variant up to the chosen checkpoint, submitted: variants run beside each other."""
+    training_set = subsample_variant.submit(
+        workspace, profile, variant, parameters.round, parameters.validation, propensities
+    )
+    start = initial_adapter.submit(workspace, profile, variant, parameters.round)
+    trained = [
+        train_variant.submit(workspace, profile, training_set, seed, parameters.validation, start)  # type: ignore[arg-type]  # Prefect resolves futures
+        for seed in profile.seeds
+    ]
+    return training_set, select_checkpoint.submit(variant, trained)  # type: ignore[arg-type]  # Prefect resolves futures

@@ -1,0 +1,27 @@
+"""The seed policy of round 0 (appendix B.2): fine-tuned on D0, human-human games on the development split."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from respect_core.variants import SEED, Profile
+from tasks.people import prepare_game_sets
+from tasks.references import RegisteredRef
+from tasks.register import find_seed, register_seed
+from tasks.select import select_checkpoint
+from tasks.subsample import seed_training_set
+from tasks.train import train_variant
+from tasks.workspace import Workspace
+
+
+@flow(name="seed", flow_run_name="seed policy {profile.name}")
+def seed_policy(workspace: Workspace, profile: Profile, validation: str) -> RegisteredRef:
+    """The registered seed policy; trained if this workspace has none of the same data and settings."""
+    prepare_game_sets(workspace, profile, validation)
+    training_set = seed_training_set(workspace, profile)
+    found = find_seed(workspace, profile, training_set)
+    if found is not None:
+        return found
+    trained = [train_variant.submit(workspace, profile, training_set, seed, validation, None) for seed in profile.seeds]
+    selected = select_checkpoint(SEED, [future.result() for future in trained])
+    return register_seed(workspace, profile, training_set, selected)

@@ -1,0 +1,33 @@
+"""What a variant learns from in a round (section 4): all of its own interactions up to and including it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from respect_core.manifests import Partition
+from respect_core.variants import CONTROL, HH
+
+_NEVER_LEARNED_FROM = {CONTROL, HH}
+"""CONTROL measures the users, not the policy (section 6), and HH has no policy."""
+
+
+def learning_partitions(available: Iterable[Partition], variant: str, round: int) -> list[Partition]:
+    """The partitions that a variant learns from when it is trained after `round`.
+
+    In a round in which the variant itself acted these are its own interactions. In a round in which it did not
+    (round 0, where the seed policy acts for all; a log in which one variant was deployed), everyone's.
+
+    Args:
+        available: partitions of the turns table.
+        variant: e.g. "b-fft".
+        round: the last round to learn from.
+    """
+    by_round: dict[int, list[Partition]] = {}
+    for partition in available:
+        if partition.round <= round and partition.variant not in _NEVER_LEARNED_FROM:
+            by_round.setdefault(partition.round, []).append(partition)
+    chosen: list[Partition] = []
+    for _, present in sorted(by_round.items()):
+        own = [partition for partition in present if partition.variant == variant]
+        chosen += own or sorted(present)
+    return chosen

@@ -1,0 +1,43 @@
+"""Interactions from the store to the `turns` and `outcomes` tables."""
+
+from __future__ import annotations
+
+import time
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from respect_core import export
+from tasks import progress
+from tasks.references import ExportedRef
+from tasks.workspace import Workspace
+
+
+@task(
+    name="export", task_run_name="export round {round}", retries=2, retry_delay_seconds=[5, 30], cache_policy=NO_CACHE
+)
+def export_interactions(workspace: Workspace, round: int) -> ExportedRef:
+    """Export what is new in a round. Broken records are set aside and counted; the rest goes on.
+
+    Raises:
+        ValueError: the round has no interactions at all.
+    """
+    started = time.monotonic()
+    with progress.bar(f"export round {round}"):
+        report = export.export(workspace.open(), round)
+    if report.games == 0:
+        raise ValueError(
+            f"round {round} has no interactions in {workspace.store_uri}; "
+            "import games with `respect import games`, or deploy a policy that logs to this store"
+        )
+    if report.set_aside:
+        get_run_logger().warning("%d broken records are in set_aside/round=%d/", report.set_aside, round)
+    return ExportedRef(
+        round=round,
+        variants=report.variants,
+        games=report.games,
+        turns=report.turns,
+        turns_with_followup=report.turns_with_followup,
+        set_aside=report.set_aside,
+        seconds=time.monotonic() - started,
+    )

@@ -1,0 +1,51 @@
+"""Plots of a round for MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+_NAMES = ("negative", "neutral", "positive")
+
+
+def confusion_figure(decoder: str, confusion: Mapping[str, Mapping[str, int]]) -> Figure:
+    """Decoded label against the label derived from the targets, in shares of all turns (figure 6).
+
+    Args:
+        decoder: for the title.
+        confusion: actual -> decoded -> turns.
+    """
+    counts = np.array([[confusion[actual][decoded] for decoded in _NAMES] for actual in _NAMES], dtype=float)
+    shares = counts / max(counts.sum(), 1)
+    figure = Figure(figsize=(4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=0.7)
+    for row, column in np.ndindex(shares.shape):
+        dark = shares[row, column] > 0.4
+        text = f"{shares[row, column]:.2f}\n({counts[row, column]:.0f})"
+        axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
+    axes.set_xticks(range(3), _NAMES)
+    axes.set_yticks(range(3), ("wrong", "partly right", "right"))
+    axes.set_xlabel("decoded")
+    axes.set_ylabel("by the targets")
+    axes.set_title(f"{decoder} decoder, {counts.sum():.0f} turns")
+    return figure
+
+
+def success_figure(variants: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Success of the seed policy and of each variant on the same games."""
+    played = {name: values for name, values in variants.items() if values["success_after"] is not None}
+    before = next(iter(played.values()))["success_before"]
+    figure = Figure(figsize=(5.5, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    bars = axes.bar(list(played), [values["success_after"] for values in played.values()], color="#0072b2")
+    axes.bar_label(bars, fmt="{:.0%}")
+    axes.axhline(before, color="#d55e00", linestyle="--", label=f"seed policy, {before:.0%}")
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("games won")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

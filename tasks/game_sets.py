@@ -1,0 +1,54 @@
+"""Named sets of games beside the log: D0, the validation set, and sets held out at import.
+
+A set is one object `game_sets/<name>.jsonl` of interaction logs. Its outcomes say which turns were right, so
+that a set can serve for validation; training reads only `Interaction`s from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from respect_core.interaction import InteractionLog
+from respect_core.labels import TurnKey, right_turns
+from respect_core.store import Store
+
+D0 = "d0"
+VALIDATION = "validation"
+
+
+def _key(name: str) -> str:
+    return f"game_sets/{name}.jsonl"
+
+
+def write(store: Store, name: str, logs: Sequence[InteractionLog]) -> None:
+    """Keep a set of games under a name; a set of that name is replaced as a whole."""
+    store.put(_key(name), "".join(log.model_dump_json() + "\n" for log in logs).encode())
+
+
+def exists(store: Store, name: str) -> bool:
+    return store.exists(_key(name))
+
+
+def read(store: Store, name: str) -> list[InteractionLog]:
+    """The games of a set.
+
+    Raises:
+        ValueError: there is no such set; the message lists those there are.
+    """
+    if not exists(store, name):
+        known = [key.removeprefix("game_sets/").removesuffix(".jsonl") for key in store.keys("game_sets/")]
+        raise ValueError(
+            f"no game set {name!r} in {store}; there are: {', '.join(known) or 'none'}. "
+            "Make one with `respect import games FILE --game-set NAME`"
+        )
+    return [InteractionLog.model_validate_json(line) for line in store.read(_key(name)).decode().splitlines()]
+
+
+def curated(store: Store, name: str) -> tuple[list[InteractionLog], set[TurnKey]]:
+    """The games of a set, and the turns among them whose click was right (D0 and D_val of appendix B.2).
+
+    Both sets are small, come from people playing with people, and are curated: their outcomes may be read. No
+    deployment's may.
+    """
+    logs = read(store, name)
+    return logs, right_turns(logs)

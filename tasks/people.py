@@ -1,0 +1,31 @@
+"""Games between people: D0 and the validation set. The profile `tiny` simulates them; others import them."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from respect_core.variants import Profile
+from tasks import game_sets, progress
+from tasks.workspace import Workspace
+
+
+@task(name="prepare game sets", cache_policy=NO_CACHE)
+def prepare_game_sets(workspace: Workspace, profile: Profile, validation: str) -> None:
+    """See to it that D0 and the validation set are in the store.
+
+    Raises:
+        ValueError: a set is absent and the profile has no simulated people to make it with.
+    """
+    store = workspace.open()
+    absent = [name for name in (game_sets.D0, validation) if not game_sets.exists(store, name)]
+    if profile.simulated_people:
+        from tasks import simulation
+
+        makers = {game_sets.D0: simulation.make_d0, game_sets.VALIDATION: simulation.make_validation}
+        for name in [name for name in absent if name in makers]:
+            with progress.bar(f"human-human games: {name}"):
+                makers[name](store, profile)
+            absent.remove(name)
+    for name in absent:
+        game_sets.read(store, name)  # raises, naming the sets there are and how to make one

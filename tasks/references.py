@@ -1,0 +1,116 @@
+"""What passes between tasks: small references to data that lies in the store, in scratch or in MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Reference(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ExportedRef(_Reference):
+    """The turns and outcomes of a round, over all its variants."""
+
+    round: int
+    variants: list[str]
+    games: int
+    turns: int
+    turns_with_followup: int
+    set_aside: int
+    seconds: float
+
+
+class DecoderFigures(_Reference):
+    """What one decoder said about a round. Precision and recall of positives need targets: None without."""
+
+    positive: int
+    neutral: int
+    negative: int
+    low_margin: int
+    confusion: dict[str, dict[str, int]] | None
+    precision: float | None
+    recall: float | None
+    turns_per_second: float | None  # None where every turn had been decoded before
+
+
+class FeedbackRef(_Reference):
+    """The feedback table of a round."""
+
+    round: int
+    decoders: dict[str, DecoderFigures]
+    seconds: float
+
+
+class TrainingSetRef(_Reference):
+    """A partition of training_sets/."""
+
+    variant: str
+    round: int
+    data_hash: str  # over the partition's content: equal hashes, equal training
+    train_turns: int  # positives plus negatives with a loss in one epoch, rehearsal included
+    positives: int
+    negatives: int
+    negatives_used: int  # in one epoch, after 5:4
+    rehearsal_turns: int
+    probabilities: dict[str, int]  # where p came from: logged, backfill, surrogate; turns each
+
+
+class TrainedRef(_Reference):
+    """One seed's checkpoints, in a directory with result.json and history.jsonl."""
+
+    variant: str
+    seed: int
+    directory: Path
+    seconds: float
+
+
+class SelectedRef(_Reference):
+    """The checkpoint chosen for a variant."""
+
+    variant: str
+    seed: int
+    step: int
+    exact_match: float
+    validation_turns: int
+    illegal_actions: int
+    adapter: Path
+    adapter_hash: str
+    trained: list[TrainedRef]  # all seeds
+
+    @property
+    def seconds(self) -> float:
+        """Training time over all seeds."""
+        return sum(trained.seconds for trained in self.trained)
+
+
+class RegisteredRef(_Reference):
+    """A version in the MLflow registry."""
+
+    variant: str
+    model: str
+    version: str
+    run_id: str
+    adapter_hash: str
+
+
+class PlayedRef(_Reference):
+    """Figures of games played on a fixed set."""
+
+    variant: str
+    games: int
+    success: float
+    turns_per_game: float
+    illegal_actions: int
+    seconds: float
+
+
+class PropensityRef(_Reference):
+    """Probabilities computed for a partition of turns that lacked them."""
+
+    round: int
+    variant: str
+    source: str  # backfill | surrogate
+    path: Path  # JSON: interaction id -> p per turn

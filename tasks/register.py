@@ -1,0 +1,209 @@
+"""MLflow: a round's runs, and the chosen adapters as registered versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities.model_registry import ModelVersion
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import TypeAdapter
+
+from respect_core.base import adapter_hash
+from respect_core.variants import SEED, Profile
+from tasks import registry
+from tasks.references import ExportedRef, RegisteredRef, SelectedRef, TrainingSetRef
+from tasks.train import settings
+from tasks.workspace import Workspace
+
+
+@task(name="open round", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def open_round(workspace: Workspace, round: int, profile: Profile, exported: ExportedRef) -> str:
+    """The parent run of a round; returns its id."""
+    run_id = registry.start_run(workspace, f"round {round}", tags={"round": round, "profile": profile.name})
+    figures = ("games", "turns", "turns_with_followup", "set_aside")
+    registry.log(
+        workspace,
+        run_id,
+        params={"profile": profile.name, "base": profile.base, "feedback_decoder": profile.feedback_decoder},
+        metrics=[(name, getattr(exported, name), round) for name in figures],
+    )
+    return run_id
+
+
+@task(name="close round", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def close_round(workspace: Workspace, run_id: str, failed: Mapping[str, str]) -> None:
+    """End the parent run, as failed where a variant did."""
+    registry.log(workspace, run_id, tags={f"failed.{variant}": reason[:400] for variant, reason in failed.items()})
+    registry.end_run(workspace, run_id, failed=bool(failed))
+
+
+@task(
+    name="register",
+    task_run_name="register {selected.variant}",
+    retries=2,
+    retry_delay_seconds=5,
+    cache_policy=NO_CACHE,
+)
+def register_variant(
+    workspace: Workspace, parent: str | None, profile: Profile, training_set: TrainingSetRef, selected: SelectedRef
+) -> RegisteredRef:
+    """Register the chosen adapter as `respect.<variant>` with alias candidate.
+
+    An adapter that is registered already, by content and training data, keeps its version.
+    """
+    variant, round = selected.variant, training_set.round
+    known = registry.by_adapter_hash(workspace, registry.model_name(variant), selected.adapter_hash)
+    if known is not None and known.tags.get("data_hash") == training_set.data_hash:
+        return reference(variant, known)
+    start = registry.previous(workspace, variant, round) if variant != SEED else None
+    tags = {
+        "round": round,
+        "variant": variant,
+        "profile": profile.name,
+        "data_hash": training_set.data_hash,
+        "adapter_hash": selected.adapter_hash,
+        "recipe": recipe(profile, training_set),
+        "parent_version": f"{start.name}/{start.version}" if start else "none",
+        "seed": selected.seed,
+        "step": selected.step,
+    }
+    run_id = registry.start_run(workspace, f"{variant} round {round}", parent, tags)
+    try:
+        _log_training(workspace, run_id, profile, training_set, selected)
+        version = registry.register_adapter(
+            workspace,
+            run_id,
+            variant,
+            _bundle(workspace, profile, training_set, selected, tags),
+            tags=tags,
+            metrics={"val_exact_match": selected.exact_match},
+            step=round,
+        )
+    except BaseException:
+        registry.end_run(workspace, run_id, failed=True)
+        raise
+    registry.end_run(workspace, run_id)
+    return reference(variant, version)
+
+
+def register_seed(
+    workspace: Workspace, profile: Profile, training_set: TrainingSetRef, selected: SelectedRef
+) -> RegisteredRef:
+    """Register the seed policy, which belongs to no round's run."""
+    return register_variant(workspace, None, profile, training_set, selected)
+
+
+def find_seed(workspace: Workspace, profile: Profile, training_set: TrainingSetRef) -> RegisteredRef | None:
+    """The registered seed policy of the same data and settings, if there is one."""
+    version = registry.latest(workspace, SEED)
+    if version is None or version.tags.get("recipe") != recipe(profile, training_set):
+        return None
+    return reference(SEED, version)
+
+
+def recipe(profile: Profile, training_set: TrainingSetRef) -> str:
+    """Hash of what an adapter is made from: data, base, adapter placement and training settings."""
+    made_from = {
+        "data": training_set.data_hash,
+        "base": profile.base,
+        "lora": asdict(profile.lora),
+        "training": asdict(settings(profile, training_set.variant)),
+        "seeds": profile.seeds,
+    }
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def reference(variant: str, version: ModelVersion) -> RegisteredRef:
+    return RegisteredRef(
+        variant=variant,
+        model=version.name,
+        version=str(version.version),
+        run_id=version.run_id,
+        adapter_hash=version.tags["adapter_hash"],
+    )
+
+
+def _log_training(
+    workspace: Workspace, run_id: str, profile: Profile, training_set: TrainingSetRef, selected: SelectedRef
+) -> None:
+    """The child run: settings, data, outcome; and a grandchild per seed with its curves by step."""
+    round, variant = training_set.round, training_set.variant
+    config = asdict(settings(profile, variant))
+    lora = {f"lora_{name}": value for name, value in asdict(profile.lora).items()}
+    counts = ("train_turns", "positives", "negatives", "negatives_used", "rehearsal_turns")
+    registry.log(
+        workspace,
+        run_id,
+        params={**config, **lora, "seeds": profile.seeds},
+        metrics=[
+            ("val_exact_match", selected.exact_match, round),
+            ("illegal_actions", selected.illegal_actions, round),
+            ("train_seconds", selected.seconds, round),
+            *((name, getattr(training_set, name), round) for name in counts),
+        ],
+    )
+    uri = f"{workspace.store_uri}/training_sets/round={round}/variant={variant}"
+    registry.log_dataset(workspace, run_id, f"{variant}-round-{round}", uri, training_set.data_hash)
+    for trained in selected.trained:
+        child = registry.start_run(
+            workspace,
+            f"{variant} round {round} seed {trained.seed}",
+            run_id,
+            {"round": round, "variant": variant, "seed": trained.seed},
+        )
+        history = [json.loads(line) for line in (trained.directory / "history.jsonl").read_text().splitlines()]
+        registry.log(workspace, child, params=config, metrics=_curves(history))
+        registry.end_run(workspace, child)
+
+
+def _curves(history: list[dict[str, Any]]) -> list[tuple[str, float, int]]:
+    """Every number of every line but the step itself."""
+    return [
+        (name, value, line["step"])
+        for line in history
+        for name, value in line.items()
+        if name != "step" and isinstance(value, int | float)
+    ]
+
+
+def _bundle(
+    workspace: Workspace,
+    profile: Profile,
+    training_set: TrainingSetRef,
+    selected: SelectedRef,
+    tags: Mapping[str, Any],
+) -> Path:
+    """A directory with the adapter, its processor and a model card: what plain peft and transformers load."""
+    directory = workspace.scratch / f"round={training_set.round}" / selected.variant / "registered"
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.copytree(selected.adapter, directory)
+    shutil.copytree(selected.trained[0].directory / "processor", directory, dirs_exist_ok=True)
+    (directory / "README.md").write_text(_model_card(profile, training_set, selected, tags))
+    (directory / "profile.json").write_bytes(TypeAdapter(Profile).dump_json(profile, indent=2))
+    if adapter_hash(directory) != selected.adapter_hash:
+        raise OSError(f"the adapter in {selected.adapter} changed while it was registered; train it again")
+    return directory
+
+
+def _model_card(profile: Profile, training_set: TrainingSetRef, selected: SelectedRef, tags: Mapping[str, Any]) -> str:
+    rows = "\n".join(f"| {name} | {value} |" for name, value in tags.items())
+    return f"""# {registry.model_name(selected.variant)}
+
+LoRA adapter over `{profile.base}`, trained after round {training_set.round} on {training_set.positives} turns decoded
+as positive, {training_set.negatives_used} as negative and {training_set.rehearsal_turns} rehearsed turns of D0.
+Exact match on {selected.validation_turns} validation turns: {selected.exact_match:.3f}.
+
+Load it with `peft.PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(BASE), THIS_FOLDER)` and
+`AutoProcessor.from_pretrained(THIS_FOLDER)`.
+
+| | |
+|---|---|
+{rows}
+"""

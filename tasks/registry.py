@@ -1,0 +1,191 @@
+"""The registry in MLflow: runs of a round, adapters as logged models, registered versions and their aliases.
+
+Every call goes through one client built from the workspace; nothing here depends on MLflow's global state, so
+that tasks in threads cannot write into each other's runs.
+
+Layout: one experiment per study; a parent run per round; a child per variant; a grandchild per seed. A variant's
+chosen adapter is a logged model of its child run, registered as `respect.<variant>`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from respect_core.variants import SEED
+from tasks.workspace import Workspace
+
+CANDIDATE = "candidate"
+"""Alias of the newest version of a model that has been trained and not yet promoted. Aliases are case-sensitive
+and not audited by MLflow: use these constants."""
+
+ADAPTER = "adapter"
+"""Folder of the adapter, with its processor, inside a logged model."""
+
+
+def model_name(variant: str) -> str:
+    return f"respect.{variant}"
+
+
+def client(workspace: Workspace) -> MlflowClient:
+    return MlflowClient(tracking_uri=workspace.tracking_uri, registry_uri=workspace.tracking_uri)
+
+
+def experiment_id(workspace: Workspace) -> str:
+    """The study's experiment, made if absent."""
+    mlflow = client(workspace)
+    found = mlflow.get_experiment_by_name(workspace.experiment)
+    if found is not None:
+        return str(found.experiment_id)
+    # A tracking server decides by itself where artifacts go; a plain database would put them beside the caller.
+    local = workspace.tracking_uri.startswith("sqlite:")
+    location = (workspace.root / "mlartifacts").as_uri() if local else None
+    try:
+        return str(mlflow.create_experiment(workspace.experiment, artifact_location=location))
+    except MlflowException:  # somebody else made it since
+        made = mlflow.get_experiment_by_name(workspace.experiment)
+        if made is None:
+            raise
+        return str(made.experiment_id)
+
+
+def start_run(
+    workspace: Workspace, name: str, parent: str | None = None, tags: Mapping[str, Any] = {}
+) -> str:  # read only
+    """A new run, open until `end_run`; returns its id."""
+    lineage = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
+    run = client(workspace).create_run(
+        experiment_id(workspace), run_name=name, tags={**lineage, **{k: str(v) for k, v in tags.items()}}
+    )
+    return str(run.info.run_id)
+
+
+def end_run(workspace: Workspace, run_id: str, *, failed: bool = False) -> None:
+    client(workspace).set_terminated(run_id, "FAILED" if failed else "FINISHED")
+
+
+def log(
+    workspace: Workspace,
+    run_id: str,
+    *,
+    params: Mapping[str, Any] = {},  # read only
+    metrics: Sequence[tuple[str, float, int]] = (),
+    tags: Mapping[str, Any] = {},  # read only
+) -> None:
+    """Parameters, metrics as (name, value, step), and tags, in as few calls as MLflow's batch limits allow."""
+    mlflow, now = client(workspace), int(time.time() * 1000)
+    mlflow.log_batch(
+        run_id,
+        params=[Param(key, str(value)[:6000]) for key, value in params.items()],
+        tags=[RunTag(key, str(value)) for key, value in tags.items()],
+    )
+    entries = [Metric(name, float(value), now, step) for name, value, step in metrics]
+    for start in range(0, len(entries), 1000):
+        mlflow.log_batch(run_id, metrics=entries[start : start + 1000])
+
+
+def log_dataset(workspace: Workspace, run_id: str, name: str, uri: str, data_hash: str) -> None:
+    """Names the training data of a run by our own digest; MLflow's digest ignores list columns and long tables."""
+    dataset = MetaDataset(CodeDatasetSource({"uri": uri}), name=name, digest=data_hash[:32])
+    client(workspace).log_inputs(
+        run_id, datasets=[DatasetInput(dataset._to_mlflow_entity(), tags=[InputTag("data_hash", data_hash)])]
+    )
+
+
+def register_adapter(
+    workspace: Workspace,
+    run_id: str,
+    variant: str,
+    directory: Path,
+    *,
+    tags: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    step: int,
+) -> ModelVersion:
+    """Log a directory (adapter, processor, model card) as a model of the run and register it as a candidate.
+
+    The version appears only once all files are in place, so that a reader never sees half a model.
+    """
+    mlflow = client(workspace)
+    texts = {key: str(value) for key, value in tags.items()}
+    logged = mlflow.create_logged_model(
+        experiment_id(workspace), name=variant, source_run_id=run_id, tags=texts, model_type="peft-adapter"
+    )
+    try:
+        mlflow.log_model_artifacts(logged.model_id, str(directory))
+    except BaseException:
+        mlflow.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    mlflow.finalize_logged_model(logged.model_id, "READY")
+    for name, value in metrics.items():
+        mlflow.log_metric(run_id, name, value, step=step, model_id=logged.model_id)
+    name = model_name(variant)
+    if not mlflow.search_registered_models(f"name='{name}'"):
+        mlflow.create_registered_model(name)
+    version = mlflow.create_model_version(
+        name, logged.artifact_location, run_id=run_id, tags=texts, model_id=logged.model_id
+    )
+    mlflow.set_registered_model_alias(name, CANDIDATE, version.version)
+    return version
+
+
+def latest(workspace: Workspace, variant: str, before_round: int | None = None) -> ModelVersion | None:
+    """The newest version of a variant, of those trained on rounds before `before_round` if given."""
+    versions = client(workspace).search_model_versions(f"name='{model_name(variant)}'")
+    eligible = [v for v in versions if before_round is None or int(v.tags["round"]) < before_round]
+    return max(eligible, key=lambda v: (int(v.tags["round"]), int(v.version)), default=None)
+
+
+def previous(workspace: Workspace, variant: str, round: int) -> ModelVersion | None:
+    """What the variant's training in `round` continues from: its version of an earlier round, else the seed."""
+    return latest(workspace, variant, before_round=round) or latest(workspace, SEED)
+
+
+def by_adapter_hash(workspace: Workspace, name: str, adapter_hash: str) -> ModelVersion | None:
+    """The registered version whose adapter has this hash: who acted, by content."""
+    versions = client(workspace).search_model_versions(f"name='{name}'")
+    return next((v for v in versions if v.tags.get("adapter_hash") == adapter_hash), None)
+
+
+def named(workspace: Workspace, reference: str) -> ModelVersion:
+    """The version that 'respect.b-fft/3' names.
+
+    Raises:
+        ValueError: not of that form, or not registered.
+    """
+    name, _, number = reference.rpartition("/")
+    try:
+        return client(workspace).get_model_version(name, number)
+    except MlflowException as error:
+        raise ValueError(f"{reference!r} is not a registered version, such as 'respect.b-fft/3': {error}") from None
+
+
+def download(workspace: Workspace, version: ModelVersion) -> Path:
+    """The version's files on this machine; fetched once, versions never change."""
+    target = workspace.scratch / "registry" / version.name / str(version.version)
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Fetched beside its place and moved there whole: a copy cut short is never taken for the model.
+        with TemporaryDirectory(dir=target.parent) as scratch:
+            fetched = download_artifacts(
+                artifact_uri=version.source, dst_path=scratch, tracking_uri=workspace.tracking_uri
+            )
+            Path(fetched).rename(target)
+    return target
+
+
+def log_json(workspace: Workspace, run_id: str, name: str, value: Any) -> None:
+    client(workspace).log_text(run_id, json.dumps(value, indent=2, sort_keys=True, default=str), name)

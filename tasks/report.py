@@ -1,0 +1,148 @@
+"""The figures of a round: summary.json, a Prefect artifact, MLflow files, and a table on the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from rich.console import Console
+from rich.table import Table
+
+from tasks import registry
+from tasks.figures import confusion_figure, success_figure
+from tasks.references import ExportedRef, FeedbackRef, PlayedRef, RegisteredRef, SelectedRef, TrainingSetRef
+from tasks.workspace import Workspace
+
+Registered = Mapping[str, tuple[TrainingSetRef, SelectedRef, RegisteredRef]]
+
+
+def summarise(
+    profile: str,
+    exported: ExportedRef,
+    feedback: FeedbackRef,
+    registered: Registered,
+    before: PlayedRef | None,
+    after: Mapping[str, PlayedRef | None],
+    failed: Mapping[str, str],
+    seconds: Mapping[str, float | None],
+) -> dict[str, Any]:
+    """The summary of a round in its documented shape; what the round did not do is None."""
+    return {
+        "round": exported.round,
+        "profile": profile,
+        "games": exported.games,
+        "turns": exported.turns,
+        "turns_with_followup": exported.turns_with_followup,
+        "set_aside": exported.set_aside,
+        "decoder": {kind: figures.model_dump() for kind, figures in feedback.decoders.items()},
+        "variants": {
+            variant: {
+                "train_turns": data.train_turns,
+                "positives": data.positives,
+                "negatives_used": data.negatives_used,
+                "rehearsal_turns": data.rehearsal_turns,
+                "probabilities": data.probabilities,
+                "data_hash": data.data_hash,
+                "val_exact_match": chosen.exact_match,
+                "illegal_actions": chosen.illegal_actions,
+                "seed": chosen.seed,
+                "step": chosen.step,
+                "model": version.model,
+                "version": version.version,
+                "success_before": before.success if before else None,
+                "success_after": played.success if (played := after.get(variant)) else None,
+                "turns_before": before.turns_per_game if before else None,
+                "turns_after": played.turns_per_game if played else None,
+                "seconds": chosen.seconds,
+            }
+            for variant, (data, chosen, version) in registered.items()
+        },
+        "failed": dict(failed),
+        "seconds": dict(seconds),
+    }
+
+
+@task(
+    name="report",
+    task_run_name="report round {summary[round]}",
+    retries=2,
+    retry_delay_seconds=5,
+    cache_policy=NO_CACHE,
+)
+def report_round(workspace: Workspace, run_id: str, summary: dict[str, Any]) -> Path:
+    """Write summary.json whole, and attach the round's table and figures to Prefect and MLflow."""
+    path = workspace.root / "summary.json"
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(summary, indent=2) + "\n")
+    scratch.replace(path)
+    registry.log_json(workspace, run_id, "summary.json", summary)
+    mlflow = registry.client(workspace)
+    for kind, figures in summary["decoder"].items():
+        if figures["confusion"]:
+            mlflow.log_figure(run_id, confusion_figure(kind, figures["confusion"]), f"decoder-{kind}.png")
+    if any(each["success_after"] is not None for each in summary["variants"].values()):
+        mlflow.log_figure(run_id, success_figure(summary["variants"]), "success.png")
+    create_table_artifact(
+        key=f"round-{summary['round']}",
+        table=[{"variant": name, **values} for name, values in summary["variants"].items()],
+        description=f"Round {summary['round']}: what each variant learned from, and what came out",
+    )
+    _link_to_mlflow(workspace, run_id, summary["round"])
+    return path
+
+
+def _link_to_mlflow(workspace: Workspace, run_id: str, round: int) -> None:
+    key = f"mlflow-round-{round}"
+    if workspace.tracking_uri.startswith("http"):
+        page = f"{workspace.tracking_uri}/#/experiments/{registry.experiment_id(workspace)}/runs/{run_id}"
+        create_link_artifact(page, link_text=f"MLflow run of round {round}", key=key)
+    else:  # a database has no page of its own; `respect ui` serves one
+        create_markdown_artifact(f"MLflow run `{run_id}` of round {round} in `{workspace.tracking_uri}`", key=key)
+
+
+def show(summary: Mapping[str, Any], console: Console) -> None:
+    """The round on the terminal."""
+    games, turns, follow_ups = summary["games"], summary["turns"], summary["turns_with_followup"]
+    console.print(
+        f"\nround {summary['round']}, profile {summary['profile']}: {games:,} games, {turns:,} turns, "
+        f"{follow_ups:,} with a follow-up, {summary['set_aside']} records set aside"
+    )
+    decoder = Table(
+        "decoder", "positive", "neutral", "negative", "precision", "recall", "turns/s", title="Decoded feedback"
+    )
+    for kind, figures in summary["decoder"].items():
+        decoder.add_row(
+            kind,
+            *(str(figures[label]) for label in ("positive", "neutral", "negative")),
+            *(_number(figures[name], ".2f") for name in ("precision", "recall")),
+            _number(figures["turns_per_second"], ".1f"),
+        )
+    console.print(decoder)
+    table = Table(
+        *("variant", "positives", "negatives", "rehearsed", "exact match", "illegal", "success", "model", "train s"),
+        title="What each variant learned",
+    )
+    for name, values in summary["variants"].items():
+        table.add_row(
+            name,
+            str(values["positives"]),
+            str(values["negatives_used"]),
+            str(values["rehearsal_turns"]),
+            _number(values["val_exact_match"], ".1%"),
+            str(values["illegal_actions"]),
+            f"{_number(values['success_before'], '.0%')} -> {_number(values['success_after'], '.0%')}",
+            f"{values['model']}/{values['version']}",
+            _number(values["seconds"], ".0f"),
+        )
+    console.print(table)
+    for name, reason in summary["failed"].items():
+        console.print(f"[bold red]{name} failed:[/] {reason}", highlight=False)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)  # noqa: RUF001  # a dash, as in the paper's tables

@@ -1,0 +1,50 @@
+"""Simulated people of the profile `tiny`: the world's tangrams, D0, the validation set, and contexts to play.
+
+Seeds of contexts differ by purpose, so that no game is in two of these sets.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from respect_core.images import put_images
+from respect_core.multiref import contexts, speakers, tangrams
+from respect_core.multiref.contexts import GameContext
+from respect_core.store import Store
+from respect_core.variants import Profile
+from tasks import game_sets
+
+
+@cache
+def speaker_factory() -> speakers.SpeakerFactory:
+    """Speakers of the users' dialect for every tangram of the pool."""
+    return speakers.speaker_factory(speakers.values_of(tangrams.procedural_pool().tangrams))
+
+
+def play_contexts(games: int, seed: int | str) -> list[GameContext]:
+    """Contexts on main-split tangrams, which the seed policy has never seen (section 5)."""
+    return contexts.sample(tangrams.procedural_pool().main, games, f"play-{seed}")
+
+
+def ensure_images(store: Store, games: list[GameContext]) -> set[str]:
+    """Draw the tangrams of these contexts into the store where they are not there yet; returns their ids."""
+    pool = tangrams.procedural_pool().tangrams
+    used = {image for context in games for image in context.images}
+    put_images(store, {image: tangrams.render(pool[image]) for image in absent(store, used)})
+    return used
+
+
+def make_d0(store: Store, profile: Profile) -> None:
+    """D0: human-human games on the development split (appendix B.2)."""
+    _make(store, game_sets.D0, contexts.sample(tangrams.procedural_pool().development, profile.seed_games, "d0"))
+
+
+def make_validation(store: Store, profile: Profile) -> None:
+    """D_val^HH: human-human games on the main split (appendix B.2)."""
+    games = contexts.sample(tangrams.procedural_pool().main, profile.validation_games, "validation")
+    _make(store, game_sets.VALIDATION, games)
+
+
+def _make(store: Store, name: str, games: list[GameContext]) -> None:
+    ensure_images(store, games)
+    game_sets.write(store, name, speakers.human_games(games, speaker_factory(), seed=name))

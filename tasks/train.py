@@ -1,0 +1,66 @@
+"""Training of one variant with one seed, in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from respect_core.variants import SEED, Profile, TrainingConfig, Variant
+from respect_core.versions import code_version
+from tasks import process, progress, registry
+from tasks.references import TrainedRef, TrainingSetRef
+from tasks.worker import TrainSpec
+from tasks.workspace import Workspace
+
+
+@task(name="initial adapter", task_run_name="initial adapter {variant}", retries=2, cache_policy=NO_CACHE)
+def initial_adapter(workspace: Workspace, profile: Profile, variant: Variant, round: int) -> Path | None:
+    """Where training starts: KTO from the previous round's adapter or the seed's, the others from scratch."""
+    if not profile.training[variant.objective].from_previous_adapter:
+        return None
+    version = registry.previous(workspace, variant, round)
+    if version is None:
+        raise ValueError(f"{variant} continues from an adapter, but neither it nor {SEED} is registered")
+    return registry.download(workspace, version)
+
+
+@task(name="train", task_run_name="train {training_set.variant} seed {seed}", cache_policy=NO_CACHE)
+def train_variant(
+    workspace: Workspace,
+    profile: Profile,
+    training_set: TrainingSetRef,
+    seed: int,
+    validation: str,
+    start: Path | None,
+) -> TrainedRef:
+    """Train on the training set, keeping a checkpoint and its validation figure at every interval.
+
+    Raises:
+        WorkerFailed: training ended with an error; the message has the end of its log.
+    """
+    started, variant = time.monotonic(), training_set.variant
+    directory = workspace.scratch / f"round={training_set.round}" / variant / f"seed={seed}"
+    spec = TrainSpec(
+        workspace=workspace,
+        profile=profile,
+        code_version=code_version(),
+        variant=variant,
+        round=training_set.round,
+        data_hash=training_set.data_hash,
+        training=settings(profile, variant),
+        seed=seed,
+        validation=validation,
+        init_adapter=start,
+        directory=directory,
+    )
+    with progress.bar(f"train {variant} seed {seed}") as bar:
+        process.run(spec, directory, bar.update)
+    return TrainedRef(variant=variant, seed=seed, directory=directory, seconds=time.monotonic() - started)
+
+
+def settings(profile: Profile, variant: str) -> TrainingConfig:
+    """The training settings of a variant, or of the seed policy."""
+    return profile.seed_training if variant == SEED else profile.training[Variant(variant).objective]

@@ -1,0 +1,21 @@
+from respect_core.rounds import learning_partitions
+from respect_core.manifests import Partition
+
+
+def test_round_0_belongs_to_everyone_and_later_rounds_to_the_variant() -> None:
+    available = [Partition(0, "seed"), Partition(1, "b-fft"), Partition(1, "t-rl"), Partition(2, "b-fft")]
+    assert learning_partitions(available, "b-fft", 1) == [Partition(0, "seed"), Partition(1, "b-fft")]
+    assert learning_partitions(available, "t-rl", 2) == [
+        Partition(0, "seed"),
+        Partition(1, "t-rl"),
+        Partition(2, "b-fft"),
+    ]
+
+
+def test_control_and_human_games_teach_nobody() -> None:
+    available = [Partition(0, "control"), Partition(0, "hh"), Partition(0, "seed")]
+    assert learning_partitions(available, "b-kto", 0) == [Partition(0, "seed")]
+
+
+def test_later_rounds_are_not_looked_at() -> None:
+    assert learning_partitions([Partition(3, "seed")], "b-fft", 2) == []
