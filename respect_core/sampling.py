@@ -111,8 +111,8 @@ def _require_schema(table: pa.Table, schema: pa.Schema, name: str) -> None:
 # --- propensity -------------------------------------------------------------------------------------------------
 
 
-def require_probability(table: pa.Table, objective: Objective) -> None:
-    """Raise unless every turn that needs p has it: negatives under RL (equation 2).
+def require_probability(data: pa.Table | Sequence[Example], objective: Objective) -> None:
+    """Raise unless every turn of a training set that needs p has it: negatives under RL (equation 2).
 
     FFT has no use for p, and KTO takes the reference of a turn without p from the adapter it starts from.
 
@@ -121,18 +121,21 @@ def require_probability(table: pa.Table, objective: Objective) -> None:
     """
     if objective is not Objective.RL:
         return
+    if isinstance(data, pa.Table):
+        data = examples(data)
     lacking = [
-        (row["interaction_id"], row["turn"])
-        for row in table.select(["interaction_id", "turn", "label", "probability"]).to_pylist()
-        if row["label"] == -1 and row["probability"] is None
+        f"{example.interaction.interaction_id} turn {number}"
+        for example in data
+        for number, (turn, label) in enumerate(zip(example.interaction.turns, example.labels, strict=True))
+        if label == -1 and turn.probability is None
     ]
     if lacking:
-        named = ", ".join(f"{game} turn {turn}" for game, turn in lacking[:10])
         more = f" and {len(lacking) - 10} more" if len(lacking) > 10 else ""
         raise ValueError(
-            f"RL needs the probability p of every negative turn, and {len(lacking)} have none: {named}{more}. "
-            "Compute it under the policy that acted with --propensity backfill (its adapter must be known), or "
-            "under the policy at hand with --propensity surrogate; or train FFT or KTO, which do without."
+            f"RL needs the probability p of every negative turn, and {len(lacking)} have none: "
+            f"{', '.join(lacking[:10])}{more}. Compute it under the policy that acted with --propensity backfill (its "
+            "adapter must be known), or under the policy at hand with --propensity surrogate; or train FFT or KTO, "
+            "which do without."
         )
 
 

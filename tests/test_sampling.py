@@ -165,10 +165,10 @@ def test_rl_without_p_names_turns_and_remedies() -> None:
     turns = _turns(_log("g1", "select A", "select B", "select C", probability=None))
     table = sampling.training_set(turns, _feedback({("g1", 0): 1, ("g1", 1): -1}), EMPTY_TURNS, Variant.B_RL)
     with pytest.raises(ValueError, match=r"g1 turn 1\. .*--propensity backfill.*--propensity surrogate"):
-        sampling.require_probability(table, Objective.RL)
+        sampling.require_probability(sampling.examples(table), Objective.RL)
     sampling.require_probability(table, Objective.KTO)
     filled = sampling.fill_probability(table, {("g1", 1): 0.25})
-    sampling.require_probability(filled, Objective.RL)
+    sampling.require_probability(sampling.examples(filled), Objective.RL)
     assert filled["probability"].to_pylist() == [None, 0.25, None]
     assert filled.schema.equals(table.schema)
     kept = sampling.fill_probability(filled, {("g1", 0): 1.0, ("g1", 1): 0.9})
