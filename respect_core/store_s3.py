@@ -6,11 +6,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError
@@ -45,10 +47,11 @@ class S3Store(Store):
         self._prefix = prefix + "/" if prefix else ""
         endpoint = os.environ.get("RESPECT_S3_ENDPOINT") or None
         try:
-            self._client = boto3.session.Session().client(
+            session = _session()
+            self._client = session.client(
                 "s3",
                 endpoint_url=endpoint,
-                region_name=None if _region_is_set() else "us-east-1",
+                region_name=session.region_name or "us-east-1",
                 config=Config(
                     connect_timeout=5,
                     read_timeout=60,
@@ -168,8 +171,16 @@ class S3Store(Store):
         return self._prefix + check_key(key)
 
 
-def _region_is_set() -> bool:
-    return boto3.session.Session().region_name is not None
+def _session() -> boto3.session.Session:
+    """A session with today's environment; the description of S3, which takes long to read, is read once."""
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _loader())
+    return boto3.session.Session(botocore_session=session)
+
+
+@cache
+def _loader() -> Any:
+    return botocore.session.get_session().get_component("data_loader")
 
 
 def _code(error: ClientError) -> str:

@@ -66,12 +66,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         _wait_for_bucket(server, f"s3://{bucket}", environment, log)
         yield S3Server(endpoint, bucket, environment)
     finally:
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        server.kill()  # nothing of it is kept
+        server.wait()
 
 
 @pytest.fixture(params=["directory", "s3"])
