@@ -54,6 +54,7 @@ def read_probabilities(references: Sequence[PropensityRef]) -> dict[sampling.Tur
         for reference in references
         for interaction_id, values in json.loads(reference.path.read_text()).items()
         for turn, p in enumerate(values)
+        if p is not None
     }
 
 

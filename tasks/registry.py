@@ -68,7 +68,7 @@ def start_run(
     """A new run, open until `end_run`; returns its id."""
     lineage = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
     run = client(workspace).create_run(
-        experiment_id(workspace), run_name=name, tags={**lineage, **{k: str(v) for k, v in tags.items()}}
+        experiment_id(workspace), run_name=name, tags={**lineage, **{k: str(v) for k, v in (tags or {}).items()}}
     )
     return str(run.info.run_id)
 
@@ -81,16 +81,16 @@ def log(
     workspace: Workspace,
     run_id: str,
     *,
-    params: Mapping[str, Any] = {},  # read only
+    params: Mapping[str, Any] | None = None,
     metrics: Sequence[tuple[str, float, int]] = (),
-    tags: Mapping[str, Any] = {},  # read only
+    tags: Mapping[str, Any] | None = None,
 ) -> None:
     """Parameters, metrics as (name, value, step), and tags, in as few calls as MLflow's batch limits allow."""
     mlflow, now = client(workspace), int(time.time() * 1000)
     mlflow.log_batch(
         run_id,
-        params=[Param(key, str(value)[:6000]) for key, value in params.items()],
-        tags=[RunTag(key, str(value)) for key, value in tags.items()],
+        params=[Param(key, str(value)[:6000]) for key, value in (params or {}).items()],
+        tags=[RunTag(key, str(value)) for key, value in (tags or {}).items()],
     )
     entries = [Metric(name, float(value), now, step) for name, value, step in metrics]
     for start in range(0, len(entries), 1000):

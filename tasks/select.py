@@ -4,16 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from respect_core.validation import Candidate, choose
 
 from respect_core.base import adapter_hash
+from respect_core.validation import Candidate, ValidationResult, choose
 from tasks.references import SelectedRef, TrainedRef
 
 
 @task(name="select", task_run_name="select {variant}", cache_policy=NO_CACHE)
 def select_checkpoint(variant: str, trained: Sequence[TrainedRef]) -> SelectedRef:
     """Choose among the checkpoints of all seeds; ties go to the earlier step, then to the lower seed."""
-    raise NotImplementedError(json, adapter_hash, Candidate, choose)
+    checkpoints = {
+        (each.seed, checkpoint["step"]): checkpoint
+        for each in trained
+        for checkpoint in json.loads((each.directory / "result.json").read_text())["checkpoints"]
+    }
+    chosen = choose(
+        Candidate(
+            seed,
+            step,
+            ValidationResult(figures["exact_match"], int(figures["n_turns"]), int(figures["illegal_actions"]), {}),
+        )
+        for (seed, step), figures in checkpoints.items()
+    )
+    adapter = Path(checkpoints[chosen.seed, chosen.step]["adapter"])
+    return SelectedRef(
+        variant=variant,
+        seed=chosen.seed,
+        step=chosen.step,
+        exact_match=chosen.result.exact_match,
+        validation_turns=chosen.result.n_turns,
+        illegal_actions=chosen.result.illegal_actions or 0,
+        adapter=adapter,
+        adapter_hash=adapter_hash(adapter),
+        trained=list(trained),
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from respect_core.images import put_images
+from respect_core.images import known_images, put_images
 from respect_core.multiref import contexts, speakers, tangrams
 from respect_core.multiref.contexts import GameContext
 from respect_core.store import Store
@@ -30,7 +30,7 @@ def ensure_images(store: Store, games: list[GameContext]) -> set[str]:
     """Draw the tangrams of these contexts into the store where they are not there yet; returns their ids."""
     pool = tangrams.procedural_pool().tangrams
     used = {image for context in games for image in context.images}
-    put_images(store, {image: tangrams.render(pool[image]) for image in absent(store, used)})
+    put_images(store, {image: tangrams.render(pool[image]) for image in used - known_images(store)})
     return used
 
 

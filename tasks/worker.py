@@ -7,14 +7,21 @@ Progress goes to standard output as JSON lines; the result to result.json beside
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from respect_core.interaction import PolicyIdentity
+from respect_core.interaction import Interaction, PolicyIdentity
 from respect_core.variants import Profile, TrainingConfig
+from tasks import game_sets
 from tasks.workspace import Workspace
+
+if TYPE_CHECKING:  # the parent process imports the specifications only, without torch
+    from respect_core.base import Base
+    from respect_core.features import VisionFeatures
 
 
 class _Spec(BaseModel):
@@ -81,14 +88,130 @@ def report(done: int, total: int, note: str = "") -> None:
     print(json.dumps({"done": done, "total": total, "note": note}), flush=True)
 
 
-def _load_policy(spec: _Spec, adapter: Path | None, image_ids: set[str], seed: int) -> Any:
+def train(spec: TrainSpec) -> dict[str, Any]:
+    """Train and validate; returns checkpoints with their figures. The processor is saved beside them."""
+    from respect_core import sampling, tables, training
+    from respect_core.base import load_base
+    from respect_core.interaction import from_log
+    from respect_core.policy import Policy
+    from respect_core.validation import exact_match
+
+    store = spec.workspace.open()
+    base = load_base(spec.profile.base, image_size=spec.profile.image_size)
+    examples = sampling.examples(tables.read_table(store, "training_sets", [spec.round], [spec.variant]))
+    logs, right = game_sets.curated(store, spec.validation)
+    held_out = [from_log(log) for log in logs]
+    features = _features(spec, base, [*_of(example.interaction for example in examples), *_of(held_out)])
+
+    def validate(model: Any) -> dict[str, float]:
+        result = exact_match(Policy(base, model, features), held_out, right)
+        return {
+            "exact_match": result.exact_match,
+            "n_turns": result.n_turns,
+            "illegal_actions": result.illegal_actions or 0,
+        }
+
+    result = training.train(
+        base,
+        examples,
+        validate,
+        spec.training,
+        spec.profile.lora,
+        spec.seed,
+        spec.directory,
+        features=features,
+        init_adapter=spec.init_adapter,
+        progress=lambda step, total, loss: report(step, total, f"loss {loss:.3f}"),
+    )
+    base.processor.save_pretrained(spec.directory / "processor")
+    return {
+        "checkpoints": [
+            {"step": each.step, "adapter": str(each.adapter), **each.validation} for each in result.checkpoints
+        ],
+        "turns_per_second": result.turns_per_second,
+        "tokens": result.tokens,
+        "padding": result.padding,
+    }
+
+
+def play(spec: PlaySpec) -> dict[str, Any]:
+    """Play games with simulated speakers, logging them where asked for."""
+    from respect_core.multiref.play import play as play_games
+
+    from respect_core.base import load_base
+    from respect_core.interaction_log import append_logs
+    from respect_core.policy import Policy
+    from tasks import simulation
+
+    store = spec.workspace.open()
+    contexts = simulation.play_contexts(spec.games, spec.contexts_seed)
+    images = simulation.ensure_images(store, contexts)
+    base = load_base(spec.profile.base, image_size=spec.profile.image_size)
+    policy = Policy(base, spec.adapter, _features(spec, base, images), seed=spec.seed)
+    logs = play_games(
+        policy,
+        contexts,
+        simulation.speaker_factory(),
+        round=spec.round,
+        variant=spec.variant,
+        policy=spec.policy,
+        seed=spec.seed,
+        batch=spec.profile.play_batch,
+        progress=lambda done, total: report(done, total),
+    )
+    if spec.log:
+        append_logs(store, logs)
+    return PlayResult(
+        games=len(logs),
+        success=sum(log.outcome is not None and log.outcome.success for log in logs) / len(logs),
+        turns_per_game=sum(len(log.turns) for log in logs) / len(logs),
+        illegal_actions=policy.counts["illegal"],
+    ).model_dump()
+
+
+def propensity(spec: PropensitySpec) -> dict[str, Any]:
+    """Probability of every logged action, by interaction; None for one that constrained decoding cannot write."""
+    from respect_core import tables
+    from respect_core.base import load_base
+    from respect_core.interaction import interactions
     from respect_core.policy import Policy
 
-    from respect_core.base import load_adapter, load_base
+    rows = tables.read_table(spec.workspace.open(), "turns", [spec.round], [spec.variant]).to_pylist()
+    games = interactions(rows)
+    base = load_base(spec.profile.base, image_size=spec.profile.image_size)
+    policy = Policy(base, spec.adapter, _features(spec, base, _of(games)))
+    result: dict[str, list[float | None]] = {}
+    for start in range(0, len(games), spec.profile.play_batch):
+        some = games[start : start + spec.profile.play_batch]
+        result.update(zip((game.interaction_id for game in some), policy.probabilities(some), strict=True))
+        report(len(result), len(games))
+    return result
+
+
+def _features(spec: _Spec, base: Base, image_ids: Iterable[str]) -> VisionFeatures:
+    """Vision features of these images, kept in the workspace so that six variants compute them once."""
     from respect_core.features import VisionFeatures
     from respect_core.images import load_images
 
-    base = load_base(spec.profile.base)
-    features = VisionFeatures(base, load_images(spec.workspace.open(), sorted(image_ids)))
-    model = load_adapter(base.model, adapter) if adapter else base.model
-    return Policy(base, model, features, seed=seed)
+    images = load_images(spec.workspace.open(), sorted(set(image_ids)))
+    return VisionFeatures(base, images, cache_dir=spec.workspace.scratch / "vision")
+
+
+def _of(games: Iterable[Interaction]) -> Iterator[str]:
+    return (image for game in games for image in game.context)
+
+
+WORK: dict[str, Callable[[Any], dict[str, Any]]] = {"train": train, "play": play, "propensity": propensity}
+
+
+def main(spec_file: Path) -> None:
+    """Do what a specification says and leave result.json beside it."""
+    spec = TypeAdapter(Spec).validate_json(spec_file.read_bytes())
+    result = WORK[spec.kind](spec)
+    unfinished = spec_file.with_name("result.tmp")
+    unfinished.write_text(json.dumps(result, indent=1))
+    unfinished.replace(spec_file.with_name("result.json"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
