@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image, UnidentifiedImageError
 
@@ -32,11 +33,16 @@ def put_images(store: Store, images: Mapping[str, Image.Image]) -> int:
     The same pixels give the same bytes. Raises StoreError for an id that is not a plain file name.
     """
     keys = {image_id: image_key(image_id) for image_id in sorted(images)}
-    new = [image_id for image_id, key in keys.items() if not store.exists(key)]
-    for image_id in new:
+    existing = known_images(store)
+    new = [image_id for image_id in keys if image_id not in existing]
+
+    def put(image_id: str) -> None:
         buffer = io.BytesIO()
-        images[image_id].save(buffer, format="PNG", optimize=False)
+        images[image_id].save(buffer, format="PNG")
         store.put(keys[image_id], buffer.getvalue())
+
+    with ThreadPoolExecutor(8) as pool:  # each waits for a disk or a server
+        list(pool.map(put, new))
     return len(new)
 
 

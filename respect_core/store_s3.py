@@ -102,6 +102,11 @@ class S3Store(Store):
         file.seek(0)
         return cast(BinaryIO, file)
 
+    def put(self, key: str, data: bytes) -> None:
+        full_key = self._key(key)
+        with self.errors(key):
+            self._client.put_object(Bucket=self.bucket, Key=full_key, Body=data)
+
     def put_file(self, key: str, path: Path) -> None:
         full_key = self._key(key)
         with self.errors(key), path.open("rb") as file:

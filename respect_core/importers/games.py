@@ -35,6 +35,7 @@ from respect_core.store import Store, StoreError
 
 UNKNOWN_POLICY = PolicyIdentity(name="unknown", version="unknown")
 _ENDS = {"successful": True, "unsuccessful": False}
+_AT_ONCE = 128  # images rendered before they are stored
 _CORRECT = "correct the game in the file, or leave it out"
 
 Renderer = Callable[[Path], Image.Image]
@@ -248,7 +249,11 @@ def _undrawn(log: InteractionLog, drawings: Mapping[str, Path], file: str, tangr
 def _draw(store: Store, used: Iterable[str], drawings: Mapping[str, Path], render: Renderer) -> int:
     """Render and store the images that the store lacks; returns how many."""
     known = known_images(store)
-    return sum(put_images(store, {image: render(drawings[image])}) for image in used if image not in known)
+    absent = [image for image in used if image not in known]
+    return sum(
+        put_images(store, {image: render(drawings[image]) for image in absent[start : start + _AT_ONCE]})
+        for start in range(0, len(absent), _AT_ONCE)
+    )
 
 
 def _default_renderer() -> Renderer:
