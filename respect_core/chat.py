@@ -59,7 +59,11 @@ class Chat:
             )
         self._before = before.removeprefix(self.generation_prompt)
         self._after = after[: after.index(self.end_token) + len(self.end_token)]
-        self._action_tokens: dict[str, tuple[int, ...]] = {}
+        self._words: dict[str, tuple[int, ...]] = {}
+        # Whether an action's tokens are those of its words in a row, as with nearly every tokenizer.
+        self.words_stand_alone = True
+        probe = "deselect A B select C D"
+        self.words_stand_alone = self.action_tokens([probe]) == [self._tokens_behind_prompt(probe)]
 
     def render(self, messages: Sequence[Message], *, generate: bool = False) -> str:
         """The text of a conversation; with `generate`, up to where the assistant's next action begins."""
@@ -112,17 +116,25 @@ class Chat:
 
     def action_tokens(self, actions: Iterable[str]) -> list[tuple[int, ...]]:
         """Tokens of each action as it stands behind the generation prompt, end token included."""
-        actions = list(actions)
-        missing = [action for action in dict.fromkeys(actions) if action not in self._action_tokens]
-        if missing:
-            # An utterance in front: some tokenizers treat the start of a text differently.
-            prefix = "".join(self.pieces([_say("user", "a bird")])) + self.generation_prompt
-            tokenizer = self.processor.tokenizer
-            skip = len(tokenizer(prefix)["input_ids"])
-            ids = tokenizer([prefix + self._before + action + self._after for action in missing])["input_ids"]
-            for action, row in zip(missing, ids, strict=True):
-                self._action_tokens[action] = tuple(row[skip : row.index(self.end_id, skip) + 1])
-        return [self._action_tokens[action] for action in actions]
+        if self.words_stand_alone:
+            return [
+                (*(t for word in action.split() for t in self.word_tokens(word)), self.end_id) for action in actions
+            ]
+        return [self._tokens_behind_prompt(action) for action in actions]
+
+    def word_tokens(self, word: str) -> tuple[int, ...]:
+        """Tokens of one word of an action; what an action is made of if `words_stand_alone`."""
+        if word not in self._words:
+            self._words[word] = self._tokens_behind_prompt(word)[:-1]
+        return self._words[word]
+
+    def _tokens_behind_prompt(self, action: str) -> tuple[int, ...]:
+        # An utterance in front: some tokenizers treat the start of a text differently.
+        prefix = "".join(self.pieces([_say("user", "a bird")])) + self.generation_prompt
+        tokenizer = self.processor.tokenizer
+        skip = len(tokenizer(prefix)["input_ids"])
+        ids = tokenizer(prefix + self._before + action + self._after)["input_ids"]
+        return tuple(ids[skip : ids.index(self.end_id, skip) + 1])
 
 
 @lru_cache(maxsize=8)

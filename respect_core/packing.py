@@ -36,6 +36,11 @@ class Key(NamedTuple):
     alternative: bool = False
 
 
+def keys(interaction: Interaction) -> list[Key]:
+    """The turns with an action."""
+    return [Key(interaction.interaction_id, n) for n, turn in enumerate(interaction.turns) if turn.action is not None]
+
+
 @dataclass(frozen=True)
 class Span:
     """One action's tokens, end token included: `targets[i]` is predicted at the row's token `predictors[i]`."""

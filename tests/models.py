@@ -22,7 +22,10 @@ from respect_core.features import VisionFeatures
 from respect_core.interaction import Interaction, Turn
 from respect_core.multiref import prompt
 from respect_core.tiny import skeleton
+from respect_core.validation import waiting as asked
 from respect_core.variants import LoraConfig
+
+__all__ = ["asked"]
 
 WORDS = ["the", "a", "one", "that", "looks", "like", "bird", "with", "head", "up", "no", "wrong", "undo", "great"]
 
@@ -84,16 +87,6 @@ def game(seed: int, turns: int = 4, n_images: int = 10, *, waiting: bool = False
         played.append(Turn(state, words, None if asked else str(action)))
         state = actions.apply(action, state)
     return Interaction(f"game-{seed}", context, tuple(played))
-
-
-def asked(interaction: Interaction, turn: int) -> Interaction:
-    """The interaction as it stood when the policy had to act in `turn`."""
-    last = interaction.turns[turn]
-    return Interaction(
-        interaction.interaction_id,
-        interaction.context,
-        (*interaction.turns[:turn], Turn(last.state, last.utterance)),
-    )
 
 
 def stock_inputs(interaction: Interaction, processor: Any, *, generate: bool = False) -> Any:

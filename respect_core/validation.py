@@ -1,0 +1,98 @@
+"""Exact match on validation turns without generation, and the choice of a checkpoint (appendix B.3).
+
+Deviations from the paper, numbered as they are cited elsewhere:
+1. No generation: greedy decoding writes the reference exactly when, under teacher forcing, the most probable token at
+   every position of the action, end token included, is the reference's. One packed pass scores a whole game.
+2. Illegal actions are counted where greedy decoding departs from the reference only: the reference itself is legal.
+
+What is no click that fits the state is illegal: `Deselect select`, a letter that is not selected, nothing at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from respect_core import packing
+from respect_core.interaction import Interaction, Turn
+from respect_core.policy import Policy, is_click
+from respect_core.writer import Manner, evaluating
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """Exact match over `n_turns` turns.
+
+    `illegal_actions` counts greedy actions that are illegal in their state; None where it was not asked for.
+    """
+
+    exact_match: float
+    n_turns: int
+    illegal_actions: int | None
+    correct: Mapping[tuple[str, int], bool]  # (interaction_id, turn)
+
+
+def exact_match(
+    policy: Policy,
+    interactions: Sequence[Interaction],
+    turns: Collection[tuple[str, int]] | None = None,
+    *,
+    count_illegal: bool = True,
+) -> ValidationResult:
+    """How often the policy's greedy, unconstrained action is the logged one.
+
+    Args:
+        turns: (interaction_id, turn) that count, e.g. the right ones; all with an action by default. The others are
+            context.
+        count_illegal: generate for the turns that do not match and count illegal actions.
+
+    Raises:
+        ValueError: a turn that is not among the interactions, or has no action, or no turn at all.
+    """
+    present = {(key.interaction_id, key.turn) for interaction in interactions for key in packing.keys(interaction)}
+    wanted = present if turns is None else set(turns)
+    if not wanted <= present or not wanted:
+        raise ValueError(f"no action to validate for {sorted(wanted - present)[:5] or 'any turn'} in the interactions")
+    correct: dict[tuple[str, int], bool] = {}
+    with evaluating(policy.model):
+        for batch in policy.packed(interactions, wanted):
+            scores = packing.score(policy.model, batch, policy.features)
+            matches = (scores.correct | ~scores.mask).all(1).tolist()
+            correct.update(
+                {(key.interaction_id, key.turn): match for key, match in zip(scores.keys, matches, strict=True)}
+            )
+    illegal = None
+    if count_illegal:
+        games = {interaction.interaction_id: interaction for interaction in interactions}
+        missed = [waiting(games[name], turn) for (name, turn), match in sorted(correct.items()) if not match]
+        written = policy.write(missed, Manner(constrained=False, temperature=0.0))
+        illegal = sum(
+            not is_click(one.text, game.turns[-1].state, len(game.context))
+            for one, game in zip(written, missed, strict=True)
+        )
+    return ValidationResult(sum(correct.values()) / len(correct), len(correct), illegal, correct)
+
+
+def waiting(interaction: Interaction, turn: int) -> Interaction:
+    """The interaction as it stood when the policy had to act in `turn`."""
+    last = interaction.turns[turn]
+    turns = (*interaction.turns[:turn], Turn(last.state, last.utterance))
+    return Interaction(interaction.interaction_id, interaction.context, turns)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint and how it validated."""
+
+    seed: int
+    step: int
+    result: ValidationResult
+
+
+def choose(candidates: Iterable[Candidate]) -> Candidate:
+    """The checkpoint with the highest exact match among all seeds; ties go to the earlier step, then the lower seed.
+
+    Raises:
+        ValueError: no candidates.
+    """
+    return min(candidates, key=lambda one: (-one.result.exact_match, one.step, one.seed))
