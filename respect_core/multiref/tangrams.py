@@ -130,9 +130,7 @@ def procedural_pool(seed: int = 0) -> Pool:
     n = PROCEDURAL_DEVELOPMENT + PROCEDURAL_MAIN
     tangrams = {tangram.id: tangram for tangram in (generate(f"tan-{i:04d}", rng) for i in range(n))}
     ids = rng.sample(sorted(tangrams), n)
-    return Pool(
-        tangrams, tuple(sorted(ids[:PROCEDURAL_DEVELOPMENT])), tuple(sorted(ids[PROCEDURAL_DEVELOPMENT:]))
-    )
+    return Pool(tangrams, tuple(sorted(ids[:PROCEDURAL_DEVELOPMENT])), tuple(sorted(ids[PROCEDURAL_DEVELOPMENT:])))
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ IMAGE, AROUND_IMAGE, END = "<image>", "<fake_token_around_image>", "<end_of_utte
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", END, AROUND_IMAGE, IMAGE, *ROLES)
 
 # What the game and its messages say about themselves.
-GAME = f"select deselect {NOTHING} none is currently selected".split()
+GAME = ("select", "deselect", NOTHING, "none", "is", "currently", "selected")
 
 # Common words of instructions, reactions and shapes, beyond the lexicon.
 COMMON = """
@@ -34,9 +34,9 @@ remaining left leave add added move moving time once more many much old new alre
 bad incorrect false true job work works got it's that's don't doesn't isn't i'm let's you're there's didn't wasn't
 step steps part parts half whole open closed empty full end ends line lines side slanted tilted turned upside
 about around through between behind beside against toward towards away together apart than same similar
-""".split()
+"""
 
-SUFFIXES = "s es ed er est ing ly y n't 's".split()
+SUFFIXES = ("s", "es", "ed", "er", "est", "ing", "ly", "y", "n't", "'s")
 
 
 def words() -> list[str]:
@@ -49,4 +49,4 @@ def words() -> list[str]:
     ]
     characters = [c for c in string.printable if not c.isspace()]
     pieces = ["##" + piece for piece in [*characters, *SUFFIXES]]
-    return list(dict.fromkeys([*LETTERS, *GAME, *lexicon, *COMMON, *characters, *pieces]))
+    return list(dict.fromkeys([*LETTERS, *GAME, *lexicon, *COMMON.split(), *characters, *pieces]))
