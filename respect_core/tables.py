@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from respect_core.interaction import (
     FEEDBACK_SCHEMA,
     OUTCOMES_SCHEMA,
+    SCHEMA_VERSION,
     TRAINING_SET_SCHEMA,
     TURNS_SCHEMA,
 )
@@ -87,6 +88,11 @@ def iter_batches(
     schema = _select(name, columns)
     for partition in partitions(store, name, rounds, variants):
         manifest = read_manifest(store, name, *partition)
+        if manifest and manifest.schema_version != SCHEMA_VERSION:
+            raise TableError(
+                f"{store.uri}/{partition.folder(name)}: written under schema version {manifest.schema_version}, "
+                f"this release reads {SCHEMA_VERSION}; make the partition again"
+            )
         for part in manifest.parts if manifest else ():
             yield from part_batches(store, name, partition, part, schema.names, batch_size)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -206,6 +209,24 @@ def test_outcomes_that_were_lost_are_made_again(store: Store) -> None:
     assert tables(store) == before
 
 
+def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = with_images(open_store(tmp_path))
+    append_logs(store, [game("g1")])
+    export(store, 5)
+    append_logs(store, [game("g2")])
+    before = contents(store)
+
+    def no_room(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="no room to write"):
+        patch.setattr(os, "fsync", no_room)
+        export(store, 5)
+    assert contents(store) == before
+    assert list(store.scratch.iterdir()) == []
+    assert export(store, 5).games == 2
+
+
 def test_missing_bucket(s3_server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
@@ -272,7 +293,7 @@ print(report.games, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def test_memory_does_not_grow_with_the_log(tmp_path) -> None:
+def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
     """Ten times the games, 20,000 and 30 MB of lines: less than 40 MiB more at the peak (a row group, and the ids)."""
     peaks = {}
     template = line(game("@@"))
@@ -285,4 +306,5 @@ def test_memory_does_not_grow_with_the_log(tmp_path) -> None:
         games, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         assert int(games) == count
         peaks[count] = int(peak) / 1024
+    print(f"peak memory, MiB: {peaks}")
     assert peaks[20_000] - peaks[2_000] < 40, peaks

@@ -148,6 +148,10 @@ def test_damage_is_named(store: Store) -> None:
     with pytest.raises(TableError, match=r"part-.*make it again"):
         read_table(store, "feedback")
     fields = json.loads(manifest.to_bytes())
+    fields["schema_version"] = 9
+    store.put(folder + manifests.MANIFEST, json.dumps(fields).encode())
+    with pytest.raises(TableError, match=r"written under schema version 9, this release reads 1; make"):
+        read_table(store, "feedback")
     fields["parts"] = "none"
     store.put(folder + manifests.MANIFEST, json.dumps(fields).encode())
     with pytest.raises(TableError, match=r"_manifest.json: field parts: .*make it again"):
