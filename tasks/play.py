@@ -77,3 +77,9 @@ def _play(
         illegal_actions=result.illegal_actions,
         seconds=time.monotonic() - started,
     )
+
+
+def seconds_played(*played: PlayedRef | None) -> float | None:
+    """Seconds of play in all; None where nothing was played."""
+    seconds = [each.seconds for each in played if each is not None]
+    return sum(seconds) if seconds else None

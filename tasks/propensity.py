@@ -12,7 +12,7 @@ from respect_core import manifests, sampling, tables
 from respect_core.manifests import Partition
 from respect_core.rounds import learning_partitions
 from respect_core.store import Store
-from respect_core.variants import Objective, Profile, Variant
+from respect_core.variants import Objective, Profile, Propensity, Variant
 from respect_core.versions import code_version
 from tasks import process, progress, registry
 from tasks.references import PropensityRef, RegisteredRef
@@ -32,7 +32,7 @@ def fill_propensities(
     Raises:
         ValueError: backfill, and the policy that acted is not in the registry.
     """
-    if profile.propensity == "logged":
+    if profile.propensity is Propensity.LOGGED:
         return []
     store, available = workspace.open(), manifests.partitions(workspace.open(), "turns")
     wanted = {
@@ -42,7 +42,7 @@ def fill_propensities(
         for partition in learning_partitions(available, variant, round)
     }
     lacking = [partition for partition in sorted(wanted) if _lacks_probability(store, partition)]
-    if lacking and profile.propensity == "surrogate":
+    if lacking and profile.propensity is Propensity.SURROGATE:
         get_run_logger().warning("%s: p is the seed policy's, not that of the policy that acted", lacking)
     return [_fill(workspace, profile, partition, seed) for partition in lacking]
 
@@ -65,9 +65,8 @@ def _lacks_probability(store: Store, partition: Partition) -> bool:
 
 def _fill(workspace: Workspace, profile: Profile, partition: Partition, seed: RegisteredRef) -> PropensityRef:
     store = workspace.open()
-    name, adapter = (seed.model, seed.adapter_hash)
-    if profile.propensity == "backfill":
-        name, adapter = _acted(store, partition)
+    backfill = profile.propensity is Propensity.BACKFILL
+    name, adapter = _acted(store, partition) if backfill else (seed.model, seed.adapter_hash)
     version = registry.by_adapter_hash(workspace, name, adapter) if adapter else None
     if version is None:
         raise ValueError(

@@ -125,7 +125,7 @@ def reference(variant: str, version: ModelVersion) -> RegisteredRef:
         variant=variant,
         model=version.name,
         version=str(version.version),
-        run_id=version.run_id,
+        run_id=str(version.run_id),
         adapter_hash=version.tags["adapter_hash"],
     )
 

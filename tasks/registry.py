@@ -99,7 +99,8 @@ def log(
 
 def log_dataset(workspace: Workspace, run_id: str, name: str, uri: str, data_hash: str) -> None:
     """Names the training data of a run by our own digest; MLflow's digest ignores list columns and long tables."""
-    dataset = MetaDataset(CodeDatasetSource({"uri": uri}), name=name, digest=data_hash[:32])
+    source = CodeDatasetSource({"uri": uri})
+    dataset = MetaDataset(source, name=name, digest=data_hash[:32])  # type: ignore[abstract]  # MLflow itself makes it so
     client(workspace).log_inputs(
         run_id, datasets=[DatasetInput(dataset._to_mlflow_entity(), tags=[InputTag("data_hash", data_hash)])]
     )
@@ -118,7 +119,12 @@ def register_adapter(
     """Log a directory (adapter, processor, model card) as a model of the run and register it as a candidate.
 
     The version appears only once all files are in place, so that a reader never sees half a model.
+
+    Raises:
+        FileNotFoundError: no adapter in the directory; MLflow would register nothing without a word.
     """
+    if not (directory / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"no adapter in {directory}: adapter_config.json is missing")
     mlflow = client(workspace)
     texts = {key: str(value) for key, value in tags.items()}
     logged = mlflow.create_logged_model(

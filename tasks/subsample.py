@@ -51,7 +51,7 @@ def subsample_variant(
     table = sampling.fill_probability(table, read_probabilities(propensities))
     sampling.require_probability(table, config.objective)
     filled = logged - table["probability"].null_count
-    sources = {"logged": table.num_rows - logged, profile.propensity: filled} if filled else {}
+    sources: dict[str, int] = {"logged": table.num_rows - logged, str(profile.propensity): filled} if filled else {}
     inputs = [manifests.table_input(store, name, *part) for part in chosen for name in ("turns", "feedback")]
     return _write(store, table, Partition(round, variant), config, sources, inputs)
 

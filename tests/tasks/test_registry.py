@@ -1,0 +1,103 @@
+"""The registry against a real MLflow on SQLite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks import registry
+from tasks.workspace import Workspace, workspace
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return workspace(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
+    return tmp_path
+
+
+def _register(place: Workspace, variant: str, round: int, adapter: Path, adapter_hash: str) -> str:
+    run_id = registry.start_run(place, f"{variant} round {round}")
+    tags = {"round": round, "adapter_hash": adapter_hash}
+    metrics = {"val_exact_match": 0.5}
+    version = registry.register_adapter(place, run_id, variant, adapter, tags=tags, metrics=metrics, step=round)
+    registry.end_run(place, run_id)
+    return str(version.version)
+
+
+def test_a_round_is_a_tree_of_runs(place: Workspace) -> None:
+    parent = registry.start_run(place, "round 3", tags={"round": 3})
+    child = registry.start_run(place, "b-fft round 3", parent)
+    registry.log(place, child, params={"rate": 1e-4}, metrics=[("loss", 2.0, 1), ("loss", 1.0, 2)], tags={"a": 1})
+    registry.end_run(place, child)
+    registry.end_run(place, parent, failed=True)
+
+    mlflow = registry.client(place)
+    run = mlflow.get_run(child)
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.data.params["rate"] == "0.0001"
+    assert [(point.step, point.value) for point in mlflow.get_metric_history(child, "loss")] == [(1, 2.0), (2, 1.0)]
+    assert mlflow.get_run(parent).info.status == "FAILED"
+
+
+def test_registered_files_come_back_whole_and_the_newest_is_the_candidate(place: Workspace, adapter: Path) -> None:
+    first = _register(place, "t-rl", 0, adapter, "hash-0")
+    second = _register(place, "t-rl", 1, adapter, "hash-1")
+    assert int(second) > int(first)
+
+    mlflow = registry.client(place)
+    candidate = mlflow.get_model_version_by_alias("respect.t-rl", registry.CANDIDATE)
+    assert str(candidate.version) == second
+    files = registry.download(place, candidate)
+    assert (files / "adapter_model.safetensors").read_bytes() == b"weights"
+    assert registry.download(place, candidate) == files
+
+
+def test_training_goes_on_from_the_previous_round_else_from_the_seed(place: Workspace, adapter: Path) -> None:
+    assert registry.previous(place, "b-kto", 0) is None
+    seed = _register(place, "seed", 0, adapter, "hash-s")
+    round_0 = _register(place, "b-kto", 0, adapter, "hash-k0")
+    _register(place, "b-kto", 1, adapter, "hash-k1")
+
+    def goes_on_from(round: int) -> tuple[str, str]:
+        version = registry.previous(place, "b-kto", round)
+        assert version is not None
+        return version.name, str(version.version)
+
+    assert goes_on_from(0) == ("respect.seed", seed)
+    assert goes_on_from(1) == ("respect.b-kto", round_0)
+
+
+def test_a_version_is_found_by_the_content_of_its_adapter(place: Workspace, adapter: Path) -> None:
+    version = _register(place, "t-fft", 0, adapter, "hash-t")
+    found = registry.by_adapter_hash(place, "respect.t-fft", "hash-t")
+    assert found is not None and str(found.version) == version
+    assert registry.by_adapter_hash(place, "respect.t-fft", "another") is None
+    assert str(registry.named(place, f"respect.t-fft/{version}").version) == version
+
+
+@pytest.mark.parametrize("reference", ["respect.t-fft", "respect.absent/1", "respect.t-fft/99"])
+def test_a_version_that_is_not_there_is_refused_by_name(place: Workspace, reference: str) -> None:
+    with pytest.raises(ValueError, match="is not a registered version"):
+        registry.named(place, reference)
+
+
+def test_files_that_cannot_be_stored_leave_no_version(place: Workspace, tmp_path: Path) -> None:
+    run_id = registry.start_run(place, "broken")
+    with pytest.raises(FileNotFoundError, match="adapter_config.json"):
+        registry.register_adapter(place, run_id, "b-rl", tmp_path / "absent", tags={"round": 0}, metrics={}, step=0)
+    assert registry.latest(place, "b-rl") is None
+
+
+def test_the_data_of_a_run_is_named_by_our_digest(place: Workspace) -> None:
+    run_id = registry.start_run(place, "data")
+    registry.log_dataset(place, run_id, "b-fft-round-0", "store/training_sets", "ab" * 32)
+    inputs = registry.client(place).get_run(run_id).inputs.dataset_inputs
+    assert [(each.dataset.name, each.dataset.digest) for each in inputs] == [("b-fft-round-0", "ab" * 16)]
+    assert inputs[0].tags[0].value == "ab" * 32
