@@ -51,7 +51,7 @@ _LIKENED = (
 
 
 def _article(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeio' else 'a'} {noun}"
+    return f"{'an' if noun[0] in 'aeio' or noun == 'hourglass' else 'a'} {noun}"
 
 
 def _listed(items: Sequence[str], rng: random.Random) -> str:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from respect_core.actions import Action
-from respect_core.interaction import InteractionLog, LoggedTurn, Outcome, PolicyIdentity, pseudonym
+from respect_core.interaction import InteractionLog, PolicyIdentity
 from respect_core.listener import Listener
 from respect_core.multiref.contexts import GameContext
 from respect_core.multiref.game import Game
-from respect_core.multiref.speakers import Saying, SpeakerFactory
-
-EPOCH = datetime(2024, 1, 1, tzinfo=UTC)  # simulated games have no date of their own; a fixed one repeats
-USERS = 40  # simulated users that games are spread over
+from respect_core.multiref.logs import finished
+from respect_core.multiref.speakers import Saying
 
 
 class Progress(Protocol):
     """Called after every step: how many games are over, and how many there are."""
 
-    def __call__(self, over: int, total: int) -> None: ...
+    def __call__(self, over: int, total: int, /) -> None: ...
 
 
 class Speaker(Protocol):
@@ -75,58 +72,8 @@ def play(
             game.act(act.action, act.probability)
             times.append(seconds)
             if game.over:
-                logs[number] = _log(game, number, times, round, variant, policy, seed)
+                logs[number] = finished(game, number, times, round, variant, policy, seed)
                 del live[number]
         if progress is not None:
-            progress(over=len(logs), total=len(contexts))
+            progress(len(logs), len(contexts))
     return [logs[number] for number in sorted(logs)]
-
-
-def human_games(
-    contexts: Sequence[GameContext], speaker_factory: SpeakerFactory, *, seed: int | str, round: int = 0
-) -> list[InteractionLog]:
-    """Games in which the listener is a person too: one who takes the action the speaker intends (variant hh).
-
-    They are for D0 and for the human-human validation set, as the study's games between people were.
-    """
-    logs = []
-    policy = PolicyIdentity(name="human", version="unknown")
-    for number, context in enumerate(contexts):
-        game, speaker = Game(context), speaker_factory(context, seed)
-        while not game.over:
-            saying = speaker.speak(game.state, game.last_action)
-            game.say(saying.utterance)
-            game.act(str(saying.intended))
-        logs.append(_log(game, number, [], round, "hh", policy, seed))
-    return logs
-
-
-def _log(
-    game: Game,
-    number: int,
-    seconds: Sequence[float],
-    round: int,
-    variant: str,
-    policy: PolicyIdentity,
-    seed: int | str,
-) -> InteractionLog:
-    context = game.context
-    return InteractionLog(
-        interaction_id=f"{variant}-r{round}-s{seed}-{context.id}",
-        round=round,
-        variant=variant,
-        policy=policy,
-        user=pseudonym(f"simulated-{number % USERS}"),
-        started_at=(EPOCH + timedelta(days=round, minutes=number)).isoformat(),
-        context=list(context.images),
-        turns=[
-            LoggedTurn(
-                utterance=turn.utterance,
-                action=turn.action or "",
-                probability=turn.probability,
-                seconds=seconds[i] if seconds else None,
-            )
-            for i, turn in enumerate(game.turns)
-        ],
-        outcome=Outcome(targets=list(context.targets), success=game.success),
-    )

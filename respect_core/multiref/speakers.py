@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from respect_core.actions import LETTERS, Action
+from respect_core.interaction import InteractionLog, PolicyIdentity
 from respect_core.multiref import attributes, dialects
 from respect_core.multiref.attributes import Values
 from respect_core.multiref.contexts import GameContext
 from respect_core.multiref.dialects import Dialect
+from respect_core.multiref.game import Game
+from respect_core.multiref.logs import finished
 from respect_core.multiref.tangrams import Tangram
 
 FIGURATIVE_SHARE = 0.7  # of the profile `tiny`: sets how often its seed policy wins
@@ -161,9 +164,32 @@ class SpeakerFactory:
         return SimulatedSpeaker(context, self.values, self.dialect, rng, self.manners)
 
 
+def values_of(tangrams: Mapping[str, Tangram]) -> dict[str, Values]:
+    """What can be said about each tangram, by id."""
+    return {image: attributes.values(tangram) for image, tangram in tangrams.items()}
+
+
 def speaker_factory(
-    tangrams: Mapping[str, Tangram], *, share: float = FIGURATIVE_SHARE, manners: Manners | None = None
+    values: Mapping[str, Values], *, share: float = FIGURATIVE_SHARE, manners: Manners | None = None
 ) -> SpeakerFactory:
-    """Speakers of the users' dialect for these images. `share`: how often they speak figuratively."""
-    values = {image: attributes.values(tangram) for image, tangram in tangrams.items()}
+    """Speakers of the users' dialect for images of these values. `share`: how often they speak figuratively."""
     return SpeakerFactory(values, dialects.users(share), manners or Manners())
+
+
+def human_games(
+    contexts: Sequence[GameContext], speaker_factory: SpeakerFactory, *, seed: int | str, round: int = 0
+) -> list[InteractionLog]:
+    """Games in which the listener is a person too: one who takes the action the speaker intends (variant hh).
+
+    They are for D0 and for the human-human validation set, as the study's games between people were.
+    """
+    logs = []
+    policy = PolicyIdentity(name="human", version="unknown")
+    for number, context in enumerate(contexts):
+        game, speaker = Game(context), speaker_factory(context, seed)
+        while not game.over:
+            saying = speaker.speak(game.state, game.last_action)
+            game.say(saying.utterance)
+            game.act(str(saying.intended))
+        logs.append(finished(game, number, [], round, "hh", policy, seed))
+    return logs
