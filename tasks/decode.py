@@ -1,0 +1,125 @@
+"""Feedback of a round: decoded turn by turn by the LLM, written to the `feedback` table, and audited."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from respect_core import feedback, manifests, tables
+from respect_core.feedback import DecoderConfig, FeedbackDecoder
+from respect_core.interaction import FEEDBACK_SCHEMA
+from respect_core.labels import TurnKey, target_labels
+from respect_core.manifests import Manifest, Partition
+from respect_core.store import Store
+from respect_core.variants import DecoderKind, Profile
+from tasks import progress
+from tasks.references import DecoderFigures, FeedbackRef
+from tasks.workspace import Workspace
+
+_NAMES = {1: "positive", 0: "neutral", -1: "negative"}
+
+
+@task(name="decode", task_run_name="decode round {round}", retries=1, retry_delay_seconds=10, cache_policy=NO_CACHE)
+def decode_feedback(workspace: Workspace, profile: Profile, round: int) -> FeedbackRef:
+    """Decode every turn of the rounds up to `round` that has a follow-up and is not decoded yet; audit `round`.
+
+    A partition is decoded anew when its turns or the decoder changed.
+    """
+    started, store, config = time.monotonic(), workspace.open(), decoder_config(profile)
+    turns = [part for part in manifests.partitions(store, "turns") if part.round <= round]
+    identity = decoder_identity(config)
+    outdated = [part for part in turns if not _is_current(store, part, identity)]
+    seconds = _decode(store, outdated, config, identity) if outdated else None
+    rows = tables.read_table(
+        store, "feedback", [round], columns=["interaction_id", "turn", "decoder", "label", "low_margin"]
+    )
+    actual = target_labels(store, [round])
+    fresh = sum(manifest.rows for part in outdated if (manifest := _manifest(store, part)))
+    speed = fresh / len(DecoderKind) / seconds if seconds else None
+    figures = {kind.value: audit(rows.to_pylist(), kind, actual, speed) for kind in DecoderKind}
+    return FeedbackRef(round=round, decoders=figures, seconds=time.monotonic() - started)
+
+
+def decoder_config(profile: Profile) -> DecoderConfig:
+    """The profile's decoder, by the name of its function in respect_core.feedback."""
+    config: DecoderConfig = getattr(feedback, profile.feedback_decoder)()
+    return config
+
+
+def decoder_identity(config: DecoderConfig) -> dict[str, str]:
+    """What a feedback table depends on besides the turns; kept in its manifest."""
+    return {
+        "decoder_model": config.name,
+        **{f"{kind}_prompt": config.prompt(kind.value).hash() for kind in DecoderKind},
+        **{f"{kind}_thresholds": str(config.thresholds(kind.value)) for kind in DecoderKind},
+    }
+
+
+def audit(
+    rows: Sequence[Mapping[str, Any]], kind: DecoderKind, actual: Mapping[TurnKey, int], speed: float | None
+) -> DecoderFigures:
+    """Counts of one decoder's labels, and its confusion with target-derived labels where there are targets.
+
+    A partly right turn counts as wrong in precision and recall of positives.
+    """
+    mine = [row for row in rows if row["decoder"] == kind]
+    counts = Counter(row["label"] for row in mine)
+    pairs = Counter(
+        (actual[key], row["label"]) for row in mine if (key := (row["interaction_id"], row["turn"])) in actual
+    )
+    positives, right = _total(pairs, decoded=1), _total(pairs, actual=1)
+    return DecoderFigures(
+        positive=counts[1],
+        neutral=counts[0],
+        negative=counts[-1],
+        low_margin=sum(row["low_margin"] for row in mine),
+        confusion={_NAMES[is_]: {_NAMES[said]: pairs[is_, said] for said in (-1, 0, 1)} for is_ in (-1, 0, 1)}
+        if pairs
+        else None,
+        precision=pairs[1, 1] / positives if positives else None,
+        recall=pairs[1, 1] / right if right else None,
+        turns_per_second=speed,
+    )
+
+
+def _total(pairs: Counter[tuple[int, int]], actual: int | None = None, decoded: int | None = None) -> int:
+    return sum(count for (is_, said), count in pairs.items() if actual in (None, is_) and decoded in (None, said))
+
+
+def _manifest(store: Store, partition: Partition) -> Manifest | None:
+    return manifests.read_manifest(store, "feedback", *partition)
+
+
+def _is_current(store: Store, partition: Partition, identity: Mapping[str, str]) -> bool:
+    manifest = _manifest(store, partition)
+    if manifest is None or manifest.metadata.get("decoder") != dict(identity):
+        return False
+    return [each for part in manifest.parts for each in part.inputs] == [
+        manifests.table_input(store, "turns", *partition)
+    ]
+
+
+def _decode(store: Store, outdated: Sequence[Partition], config: DecoderConfig, identity: Mapping[str, str]) -> float:
+    """Decode partitions and write their tables; returns seconds of decoding, without loading the model."""
+    decoder, seconds = FeedbackDecoder(config), 0.0
+    for partition in outdated:
+        rows = tables.read_table(store, "turns", [partition.round], [partition.variant]).to_pylist()
+        with progress.bar(f"decode round {partition.round}, {partition.variant}") as bar:
+            started = time.monotonic()
+            decoded = decoder.decode(rows, progress=bar.update)
+            seconds += time.monotonic() - started
+        tables.write_partition(
+            store,
+            "feedback",
+            *partition,
+            pa.Table.from_pylist(decoded, schema=FEEDBACK_SCHEMA),
+            inputs=[manifests.table_input(store, "turns", *partition)],
+            metadata={"decoder": dict(identity)},
+        )
+    return seconds
