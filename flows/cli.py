@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from flows import environment
-from respect_core.variants import PROFILES, Variant
+from respect_core.variants import PROFILES, Propensity, Variant
 
 if TYPE_CHECKING:
     from tasks.workspace import Workspace
@@ -76,7 +76,7 @@ def demo(
 
     with _clear_errors(), progress.shown():
         summary = flow(workspace, profile=profile, games=games, replay=replay, variants=_variants(variants))
-    report.show(summary, workspace, console)
+    report.show(summary, console)
     console.print(
         f"\nOpen the Prefect UI and MLflow on this run:\n"
         f"  respect ui --run {run} --only prefect\n  respect ui --run {run} --only mlflow\n"
@@ -99,7 +99,7 @@ def round_command(
         ),
     ] = "validation",
     propensity: Annotated[
-        str | None,
+        Propensity | None,
         typer.Option(
             help="Where p of equation 2 comes from when a log has none: 'logged' (an error), 'backfill' (computed "
             "under the policy that acted, if its adapter is registered), 'surrogate' (computed under the seed "
@@ -136,7 +136,7 @@ def round_command(
                 replay=replay,
             ),
         )
-    report.show(summary, workspace, console)
+    report.show(summary, console)
 
 
 @import_app.command("games")

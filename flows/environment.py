@@ -8,6 +8,7 @@ from pathlib import Path
 
 def prepare(root: Path) -> None:
     """Keep Prefect's database with the run, unless a server is configured, and keep both quiet and at home."""
+    (root / "prefect").mkdir(parents=True, exist_ok=True)
     defaults = {
         "PREFECT_HOME": str(root.resolve() / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

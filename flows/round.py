@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow
 from prefect.futures import PrefectFuture
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.decode import decode_feedback
 
 from flows.seed import seed_policy
-from respect_core.variants import Profile, Variant
+from respect_core.variants import Profile, Propensity, Variant
 from respect_core.variants import profile as named_profile
 from tasks.export import export_interactions
 from tasks.play import replay_fixed_games, seconds_played
@@ -37,7 +37,7 @@ class RoundParameters(BaseModel):
     profile: str = Field(default="tiny", description="Named configuration: tiny or idefics2-8b.")
     variants: list[Variant] = Field(default_factory=lambda: list(Variant), description="Variants to train.")
     validation: str = Field(default="validation", description="Game set whose right turns choose checkpoints.")
-    propensity: Literal["logged", "backfill", "surrogate"] | None = Field(
+    propensity: Propensity | None = Field(
         default=None, description="Where p comes from when a log has none; the profile's choice if empty."
     )
     seeds: int | None = Field(default=None, ge=1, description="Training seeds per variant; the profile's if empty.")
@@ -132,7 +132,7 @@ def _train(
     )
     start = initial_adapter.submit(workspace, profile, variant, parameters.round)
     trained = [
-        train_variant.submit(workspace, profile, training_set, seed, parameters.validation, start)  # type: ignore[arg-type]  # Prefect resolves futures
+        train_variant.submit(workspace, profile, training_set, seed, parameters.validation, start)  # type: ignore[call-overload]  # Prefect resolves futures
         for seed in profile.seeds
     ]
-    return training_set, select_checkpoint.submit(variant, trained)  # type: ignore[arg-type]  # Prefect resolves futures
+    return training_set, select_checkpoint.submit(variant, trained)

@@ -35,7 +35,7 @@ def decode_feedback(workspace: Workspace, profile: Profile, round: int) -> Feedb
     turns = [part for part in manifests.partitions(store, "turns") if part.round <= round]
     identity = decoder_identity(config)
     outdated = [part for part in turns if not _is_current(store, part, identity)]
-    seconds = _decode(store, outdated, config, identity) if outdated else None
+    speed = _decode(store, outdated, config, identity) if outdated else None
     rows = tables.read_table(
         store, "feedback", [round], columns=["interaction_id", "turn", "decoder", "label", "low_margin"]
     )
@@ -106,14 +106,15 @@ def _is_current(store: Store, partition: Partition, identity: Mapping[str, str])
 
 
 def _decode(store: Store, outdated: Sequence[Partition], config: DecoderConfig, identity: Mapping[str, str]) -> float:
-    """Decode partitions and write their tables; returns seconds of decoding, without loading the model."""
-    decoder, seconds = FeedbackDecoder(config), 0.0
+    """Decode partitions and write their tables; returns turns per second, without loading the model."""
+    decoder, turns, seconds = FeedbackDecoder(config), 0, 0.0
     for partition in outdated:
         rows = tables.read_table(store, "turns", [partition.round], [partition.variant]).to_pylist()
         with progress.bar(f"decode round {partition.round}, {partition.variant}") as bar:
             started = time.monotonic()
             decoded = decoder.decode(rows, progress=bar.update)
             seconds += time.monotonic() - started
+        turns += len(decoded) // len(DecoderKind)  # both kinds of every turn
         tables.write_partition(
             store,
             "feedback",
@@ -122,4 +123,4 @@ def _decode(store: Store, outdated: Sequence[Partition], config: DecoderConfig, 
             inputs=[manifests.table_input(store, "turns", *partition)],
             metadata={"decoder": dict(identity)},
         )
-    return seconds
+    return turns / seconds

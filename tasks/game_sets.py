@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from respect_core.interaction import InteractionLog
+from respect_core.interaction_log import read_logs
 from respect_core.labels import TurnKey, right_turns
 from respect_core.store import Store
 
@@ -41,7 +42,7 @@ def read(store: Store, name: str) -> list[InteractionLog]:
             f"no game set {name!r} in {store}; there are: {', '.join(known) or 'none'}. "
             "Make one with `respect import games FILE --game-set NAME`"
         )
-    return [InteractionLog.model_validate_json(line) for line in store.read(_key(name)).decode().splitlines()]
+    return list(read_logs(store, _key(name)))
 
 
 def curated(store: Store, name: str) -> tuple[list[InteractionLog], set[TurnKey]]:
