@@ -36,13 +36,10 @@ def decode_feedback(workspace: Workspace, profile: Profile, round: int) -> Feedb
     identity = decoder_identity(config)
     outdated = [part for part in turns if not _is_current(store, part, identity)]
     speed = _decode(store, outdated, config, identity) if outdated else None
-    rows = tables.read_table(
-        store, "feedback", [round], columns=["interaction_id", "turn", "decoder", "label", "low_margin"]
-    )
+    columns = ["interaction_id", "turn", "decoder", "label", "low_margin"]
+    rows = tables.read_table(store, "feedback", [round], columns=columns).to_pylist()
     actual = target_labels(store, [round])
-    fresh = sum(manifest.rows for part in outdated if (manifest := _manifest(store, part)))
-    speed = fresh / len(DecoderKind) / seconds if seconds else None
-    figures = {kind.value: audit(rows.to_pylist(), kind, actual, speed) for kind in DecoderKind}
+    figures = {kind.value: audit(rows, kind, actual, speed) for kind in DecoderKind}
     return FeedbackRef(round=round, decoders=figures, seconds=time.monotonic() - started)
 
 
