@@ -17,7 +17,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -166,9 +166,7 @@ def train(
             if _due(plan, step, config):
                 adapter = out_dir / f"step-{step + 1:06}"
                 save_adapter(model, adapter)
-                model.eval()
-                checkpoints.append(Checkpoint(step + 1, epoch, adapter, dict(validate(model)) if validate else {}))
-                model.train()
+                checkpoints.append(Checkpoint(step + 1, epoch, adapter, _validated(validate, model, base.device)))
                 write({"step": step + 1, "checkpoint": adapter.name, **checkpoints[-1].validation})
     return TrainingResult(tuple(history), tuple(checkpoints), seconds)
 
@@ -190,6 +188,16 @@ def _due(plan: Sequence[tuple[int, Batch]], step: int, config: TrainingConfig) -
     if config.checkpoint_every is not None:
         return (step + 1) % config.checkpoint_every == 0
     return plan[step + 1][0] != plan[step][0]
+
+
+def _validated(validate: Validate | None, model: Any, device: torch.device) -> dict[str, float]:
+    if validate is None:
+        return {}
+    with _forked(device):
+        model.eval()
+        figures = dict(validate(model))
+        model.train()
+    return figures
 
 
 def _accumulate(
@@ -254,10 +262,14 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
 def isolated(seed: int, device: torch.device) -> Iterator[None]:
     """Generators seeded and kernels deterministic inside; both as before afterwards."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    with torch.random.fork_rng([] if device.type == "cpu" else [device]):
+    with _forked(device):
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True, warn_only=True)  # some accelerator kernels have no such form
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def _forked(device: torch.device) -> AbstractContextManager[None]:
+    return torch.random.fork_rng([] if device.type == "cpu" else [device])
