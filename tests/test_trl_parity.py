@@ -6,9 +6,11 @@ called here on a real trainer. Ours gets the same log-probabilities from a plain
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import models
 import pytest
 import torch
 from datasets import Dataset
@@ -16,8 +18,11 @@ from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 from trl import KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
-from respect_core import objectives
+from respect_core import losses, objectives
+from respect_core.packing import collate, score
+from respect_core.sampling import Example, Game
 from respect_core.tiny.skeleton import tokenizer
+from respect_core.variants import fft, kto
 
 PROMPTS = ["a bird", "no undo that", "the tall one with a pointed head", "deselect all", "a fish", "wrong one"]
 COMPLETIONS = ["select A", "deselect A", "select B C D", "deselect A B select J", "select F", "deselect F select A"]
@@ -140,3 +145,120 @@ def test_fft_equals_trl(tmp_path: Path) -> None:
     for turn in range(len(PROMPTS)):
         alone = {name: value[turn : turn + 1] for name, value in batch.items()}
         assert per_turn[turn].item() == pytest.approx(trainer.compute_loss(trainer.model, alone).item(), abs=1e-5)
+
+
+# --- games with pictures ----------------------------------------------------------------------------------------
+
+GAMES = [models.game(seed, turns=3, n_images=4) for seed in (1, 2)]
+GAME_LABELS = [(1, -1, 1), (-1, 1, None)]
+KEPT = [
+    (game, turn, label)
+    for game, labels in zip(GAMES, GAME_LABELS, strict=True)
+    for turn, label in enumerate(labels)
+    if label is not None
+]
+
+
+def _per_turn(actions: list[str], prefix: str = "") -> dict[str, Tensor]:
+    """One example per kept turn through the stock processor, with the given actions, padded on the right."""
+    processor = models.base().processor
+    rows, masks = [], []
+    for (game, turn, _), action in zip(KEPT, actions, strict=True):
+        prompt = models.stock_inputs(models.asked(game, turn), processor, generate=True)["input_ids"][0]
+        answer = processor.tokenizer(f"{action}<end_of_utterance>", add_special_tokens=False, return_tensors="pt")
+        rows.append(torch.cat([prompt, answer["input_ids"][0]]))
+        masks.append(torch.cat([torch.zeros_like(prompt), torch.ones_like(answer["input_ids"][0])]))
+
+    def padded(values: list[Tensor], padding: int) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=padding)
+
+    return {
+        f"{prefix}input_ids": padded(rows, processor.tokenizer.pad_token_id),
+        f"{prefix}attention_mask": padded([torch.ones_like(row) for row in rows], 0),
+        f"{prefix}completion_mask": padded(masks, 0),
+    }
+
+
+def _pictures() -> dict[str, Tensor]:
+    inputs = [models.stock_inputs(models.asked(game, turn), models.base().processor) for game, turn, _ in KEPT]
+    return {name: torch.cat([each[name] for each in inputs]) for name in ("pixel_values", "pixel_attention_mask")}
+
+
+def _logged() -> list[str]:
+    return [str(game.turns[turn].action) for game, turn, _ in KEPT]
+
+
+def _packed_games() -> dict[str, Game]:
+    identity = tuple(range(4))
+    return {game.interaction_id: Game(game, labels, identity) for game, labels in zip(GAMES, GAME_LABELS, strict=True)}
+
+
+def test_packed_kto_equals_trl_on_one_example_per_turn(tmp_path: Path) -> None:
+    """Policy, alternatives and references of two packed games: the loss and z0 of KTOTrainer, which runs 4 passes."""
+    config = replace(kto(), kto_reference="initial", length_normalised=False, entropy_weight=0.0, kto_desirable=2.0)
+    base = models.base()
+    model = models.random_lora()
+    trainer = KTOTrainer(
+        model=model,
+        args=KTOConfig(**_common(tmp_path), beta=config.kto_beta, desirable_weight=config.kto_desirable),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS, "completion": COMPLETIONS, "label": LABELS}),
+        processing_class=base.processor,
+    )
+    # The trainer's reference is a copy of the adapter as it was; ours is scored before the adapter changes.
+    model.eval()
+    examples = [Example(game, labels) for game, labels in zip(GAMES, GAME_LABELS, strict=True)]
+    reference = losses.references(model, examples, base.processor, models.features(), config)
+    games = _packed_games()
+    batch = collate(
+        [losses.encode_game(game, base.processor, config) for game in games.values()],
+        base.processor.tokenizer.pad_token_id,
+    )
+    # A step that makes every action more likely, alternatives included, so that z0 is above 0.
+    score(model, batch, models.features()).logp.sum().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter += 1e-3 * parameter.grad
+
+    others = [losses.alternative(game.turns[turn], 4) for game, turn, _ in KEPT]
+    per_turn = _per_turn(_logged()) | _per_turn([str(other) for other in others], "KL_") | _pictures()
+    per_turn["label"] = torch.tensor([label > 0 for *_, label in KEPT])
+    theirs = trainer.compute_loss(trainer.model, per_turn).item()
+
+    with torch.no_grad():
+        scores = score(model, batch, models.features())
+        loss = losses.turn_losses(scores, games, config, reference)
+    ratios = [scores.logp[n].sum().item() - reference[key] for n, key in enumerate(scores.keys) if key.alternative]
+    assert max(0.0, sum(ratios) / len(ratios)) == pytest.approx(trainer._metrics["eval"]["kl"][-1], abs=1e-5)
+    assert trainer._metrics["eval"]["kl"][-1] > 0
+    assert objectives.batch_loss(loss, turns=len(KEPT)).item() == pytest.approx(theirs, abs=1e-5)
+
+
+def test_packed_fft_equals_trl_on_one_example_per_turn(tmp_path: Path) -> None:
+    """The mean over the tokens of two packed games is the loss of SFTTrainer, gradients of the adapter included."""
+    config = replace(fft(), length_normalised=False, entropy_weight=0.0)
+    base = models.base()
+    model = models.random_lora()
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(**_common(tmp_path), completion_only_loss=True),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS, "completion": COMPLETIONS}),
+        processing_class=base.processor,
+    )
+    model.eval()
+    batch = _per_turn(_logged()) | _pictures()
+    completion = batch.pop("completion_mask")
+    batch["labels"] = batch["input_ids"].masked_fill(completion == 0, -100)
+
+    def gradients(loss: Tensor) -> list[Tensor]:
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return list(torch.autograd.grad(loss, trainable))
+
+    theirs = trainer.compute_loss(trainer.model, batch)
+    games = _packed_games()
+    rows = [losses.encode_game(game, base.processor, config) for game in games.values()]
+    scores = score(model, collate(rows, base.processor.tokenizer.pad_token_id), models.features())
+    ours = losses.turn_losses(scores, games, config, {}).sum() / scores.mask.sum()
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
+    for own, other in zip(gradients(ours), gradients(theirs), strict=True):
+        torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-3)
