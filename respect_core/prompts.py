@@ -1,0 +1,183 @@
+"""The prompts of the feedback decoder phi (section 4.1, figure 3, appendix F).
+
+Deviations from the paper:
+
+1. Figure 3 writes 'Deselect F select G' where the released logs have 'deselect F select G'. The log keeps lower
+   case; `zero_shot` capitalises the first letter, so that the prompt reads as figure 3 does.
+2. `few_shot` is not in the paper. Figure 3 asks for an instruction-tuned model of several billion parameters; one
+   of 135 million answers 'Positive' to everything. A base-style prompt of worked examples makes it usable. It
+   shows the reply alone: the exchange before it distracted a model this small (docs/decoder.md), as more history
+   distracted the paper's (appendix F). `context=True` shows the whole exchange.
+3. The conversation of a first turn starts with the speaker (figure 16), because there is no action before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["binary", "ternary"]
+Family = Literal["zero_shot", "few_shot"]
+
+POSITIVE, NEUTRAL, NEGATIVE = 1, 0, -1
+LABELS: Mapping[Kind, tuple[int, ...]] = {
+    "binary": (POSITIVE, NEGATIVE),
+    "ternary": (POSITIVE, NEUTRAL, NEGATIVE),
+}
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The last two action-utterance pairs, <a_{i-1}, u_i, a_i, u_{i+1}> (appendix F).
+
+    `previous_action` is None on the first turn of an interaction.
+    """
+
+    previous_action: str | None
+    utterance: str
+    action: str
+    follow_up: str
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(who, what) in order, whitespace folded so that an utterance cannot start a line of its own."""
+        spoken = [("Speaker", self.utterance), ("Listener", self.action), ("Speaker", self.follow_up)]
+        if self.previous_action is not None:
+            spoken.insert(0, ("Listener", self.previous_action))
+        return [(who, " ".join(what.split())) for who, what in spoken]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A worked example of the few-shot family: an exchange and its label (+1, 0, -1)."""
+
+    exchange: Exchange
+    label: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A family with all that shapes its text.
+
+    `words` are the words for each label; worked examples use the first, and a label's log-probability is the mean
+    over its words. `cue` is the line that the word completes.
+    """
+
+    family: Family
+    kind: Kind
+    words: Mapping[int, tuple[str, ...]]
+    cue: str = ""
+    examples: Sequence[Example] = ()
+    context: bool = True
+
+    def text(self, exchange: Exchange) -> str:
+        """What stands before the label word. For `zero_shot` this is the user's message of a chat."""
+        return _figure_3(self.kind, exchange) if self.family == "zero_shot" else self._few_shot(exchange)
+
+    def hash(self) -> str:
+        """sha256 over template, label words and examples, as 64 hex digits."""
+        probe = self.text(Exchange("<a0>", "<u1>", "<a1>", "<u2>")), self.text(Exchange(None, "<u1>", "<a1>", "<u2>"))
+        content = [self.family, self.kind, *probe, sorted(self.words.items())]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def _few_shot(self, exchange: Exchange) -> str:
+        blocks = [f"{self._block(each.exchange)} {self.words[each.label][0]}\n\n" for each in self.examples]
+        return "".join([*blocks, self._block(exchange)])
+
+    def _block(self, exchange: Exchange) -> str:
+        lines = exchange.lines() if self.context else exchange.lines()[-1:]
+        return "\n".join([*(f"{who}: {what}" for who, what in lines), self.cue])
+
+
+# --- figure 3 ---------------------------------------------------------------------------------------------------
+
+_QUESTION = {"binary": "positive or negative", "ternary": "positive, neutral, or negative"}
+_ANSWER = {"binary": "Positive, or Negative", "ternary": "Positive, Neutral or Negative"}
+
+
+def _figure_3(kind: Kind, exchange: Exchange) -> str:
+    """The user's message of figure 3, without its annotations."""
+    conversation = [
+        f"{who}: {what[:1].upper() + what[1:] if who == 'Listener' else what}" for who, what in exchange.lines()
+    ]
+    return "\n".join(
+        [
+            "Please carefully read the following conversation and answer: Is the very last utterance from the speaker "
+            f"{_QUESTION[kind]} feedback? Often negative feedback include corrections and keywords like no, not, "
+            "undo, don't, with generally negative sentiment, while positive feedback often includes good, yes, "
+            "correct, okay, or simply move on to the next stage. Lean towards negative if it sounds neutral.",
+            "(start of the conversation)",
+            *conversation,
+            "(end of the conversation)",
+            f"Answer a single word, {_ANSWER[kind]}.",
+        ]
+    )
+
+
+def zero_shot(kind: Kind) -> Prompt:
+    """Figure 3 word for word, for instruction-tuned models, through their chat template."""
+    words = {POSITIVE: ("Positive",), NEUTRAL: ("Neutral",), NEGATIVE: ("Negative",)}
+    return Prompt("zero_shot", kind, {label: words[label] for label in LABELS[kind]})
+
+
+# --- few-shot ---------------------------------------------------------------------------------------------------
+
+# Invented. Half are satisfied: with a word of approval, or by moving on to the next thing without one (appendix F);
+# half are not: with a correction, a request to undo, or a new start. Each opens differently, because what opens a
+# reply is what a small model has to learn to weigh.
+_EXAMPLES = (
+    Example(Exchange("select B", "the tall lamp", "select D", "no, the other lamp with the round shade"), NEGATIVE),
+    Example(
+        Exchange("select A", "a fish swimming to the left", "select C", "yes, now choose the sailing boat"), POSITIVE
+    ),
+    Example(
+        Exchange(
+            "deselect E select F", "a man with a hat", "select H", "Wrong. Choose the man who is facing to the right."
+        ),
+        NEGATIVE,
+    ),
+    Example(Exchange("select D", "someone sitting on a chair", "select G", "a rabbit with one long ear"), POSITIVE),
+    Example(Exchange("select I", "the arrow pointing down", "select B", "deselect it and try again"), NEGATIVE),
+    Example(
+        Exchange(None, "a big square house", "select E", "Correct. Next find the bird with one wing open."), POSITIVE
+    ),
+    Example(Exchange("select J", "a fork", "select F", "no. spoon"), NEGATIVE),
+    Example(Exchange("select C", "a broom", "select A", "yes. candle"), POSITIVE),
+    Example(
+        Exchange(
+            "select G",
+            "a candle on a plate",
+            "deselect C select F",
+            "Not that one, remove it. The thin candle with a flat top.",
+        ),
+        NEGATIVE,
+    ),
+    Example(Exchange("select G", "a mountain with two peaks", "select A", "get the letter Z"), POSITIVE),
+    Example(
+        Exchange("select A", "a key", "select D", "Incorrect. Take that away and find the key with a long handle."),
+        NEGATIVE,
+    ),
+    Example(
+        Exchange("select H", "a runner", "deselect H select B", "Good, the last one is a teapot on a table."), POSITIVE
+    ),
+    Example(Exchange("select F", "a long snake", "select I", "undo, it has a square head"), NEGATIVE),
+    Example(Exchange("deselect A", "a cat lying down", "select J", "A kite with a short tail."), POSITIVE),
+    Example(
+        Exchange("select E", "a swan", "select B", "No, that's a duck. Delete your last pick and start over."), NEGATIVE
+    ),
+    Example(Exchange(None, "a tower", "select E", "Great! Then the ship with a flag."), POSITIVE),
+)
+
+
+def few_shot(kind: Kind, context: bool = False) -> Prompt:
+    """Worked examples for small models. Both kinds have the same text and words, and so share one pass."""
+    return Prompt(
+        "few_shot",
+        kind,
+        {POSITIVE: ("positive", "good", "right"), NEGATIVE: ("negative", "bad", "wrong")},
+        cue="The speaker's feedback was",
+        examples=_EXAMPLES,
+        context=context,
+    )
