@@ -13,7 +13,7 @@ span, M = action tokens over all spans, V vocabulary, H width. Log-probabilities
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -39,6 +39,15 @@ class Key(NamedTuple):
 def keys(interaction: Interaction) -> list[Key]:
     """The turns with an action."""
     return [Key(interaction.interaction_id, n) for n, turn in enumerate(interaction.turns) if turn.action is not None]
+
+
+def by_id(interactions: Iterable[Interaction]) -> dict[str, Interaction]:
+    """Interactions by their id. Raises ValueError where two share one: their scores could not be told apart."""
+    games: dict[str, Interaction] = {}
+    for interaction in interactions:
+        if games.setdefault(interaction.interaction_id, interaction) is not interaction:
+            raise ValueError(f"two interactions have the id {interaction.interaction_id!r}; score them one at a time")
+    return games
 
 
 @dataclass(frozen=True)

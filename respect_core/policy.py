@@ -89,7 +89,12 @@ class Policy:
         return self._writer.write(interactions, manner)
 
     def log_probabilities(self, interactions: Sequence[Interaction]) -> list[list[float]]:
-        """log pi(a_t | x_t) of every turn with an action, over the whole vocabulary."""
+        """log pi(a_t | x_t) of every turn with an action, over the whole vocabulary.
+
+        Raises:
+            ValueError: two interactions share an id.
+        """
+        packing.by_id(interactions)
         result: dict[packing.Key, float] = {}
         with evaluating(self.model):
             for batch in self.packed(interactions):
@@ -101,8 +106,11 @@ class Policy:
         """What a constrained `act` would have logged for every turn with an action: renormalised over legal actions.
 
         None for an action that constrained decoding cannot write, such as "nothing".
+
+        Raises:
+            ValueError: two interactions share an id.
         """
-        games = {interaction.interaction_id: interaction for interaction in interactions}
+        games = packing.by_id(interactions)
         result: dict[packing.Key, float] = {}
         with evaluating(self.model):
             for batch in self.packed(interactions):

@@ -20,7 +20,7 @@ from respect_core.packing import Encoded
 @dataclass(frozen=True)
 class _Kept:
     input_ids: tuple[int, ...]
-    values: Tensor  # [2, L, K, P, D]: keys, values
+    values: Tensor  # [2L, K, P, D]: keys and values, layer by layer
 
 
 class PrefixCache:
@@ -50,31 +50,34 @@ class PrefixCache:
         longest = max(kept)
         if longest:
             known = [self._games[(row.interaction_id, row.images)].values for row in rows]
-            _, layers, heads, _, width = known[0].shape
-            past = known[0].new_zeros(2, layers, len(rows), heads, longest, width)
+            depth, heads, _, width = known[0].shape
+            past = known[0].new_zeros(depth, len(rows), heads, longest, width)
             for index, (values, length) in enumerate(zip(known, kept, strict=True)):
-                past[:, :, index, :, longest - length :] = values[:, :, :, :length]
-            for layer in range(layers):
-                cache.update(past[0, layer], past[1, layer], layer)
+                past[:, index, :, longest - length :] = values[:, :, :length]
+            for layer in range(depth // 2):
+                cache.update(past[2 * layer], past[2 * layer + 1], layer)
         return cache, kept
 
-    def store(self, rows: Sequence[Encoded], cache: DynamicCache, real: Tensor) -> None:
+    def store(self, rows: Sequence[Encoded], cache: DynamicCache, kept: Sequence[int]) -> None:
         """Keep what a pass over the rows has computed.
 
         Args:
-            cache: with P + T tokens.
-            real: [B, P + T], which of them belong to the row.
+            cache: as `load` gave it, with the new tokens behind, padded on the right.
+            kept: as `load` gave it.
         """
         if not self._budget:
             return
         layers: list[Any] = cache.layers
-        keys_values = [layer.keys for layer in layers], [layer.values for layer in layers]
-        values = torch.stack([torch.stack(tensors) for tensors in keys_values])
-        for index, row in enumerate(rows):
+        tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+        for index, (row, length) in enumerate(zip(rows, kept, strict=True)):
+            # Padding lies on both sides: the row's own tokens are in one piece.
+            start = max(kept) - length
+            stop = start + len(row.input_ids)
             key = (row.interaction_id, row.images)
             if key in self._games:
                 self._bytes -= self._games.pop(key).values.nbytes
-            self._games[key] = _Kept(row.input_ids, values[:, :, index][:, :, :, real[index]])
-            self._bytes += self._games[key].values.nbytes
+            values = torch.stack([tensor[index, :, start:stop] for tensor in tensors])
+            self._games[key] = _Kept(row.input_ids, values)
+            self._bytes += values.nbytes
         while self._bytes > self._budget:
             self._bytes -= self._games.popitem(last=False)[1].values.nbytes

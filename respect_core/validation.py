@@ -47,8 +47,10 @@ def exact_match(
         count_illegal: generate for the turns that do not match and count illegal actions.
 
     Raises:
-        ValueError: a turn that is not among the interactions, or has no action, or no turn at all.
+        ValueError: a turn that is not among the interactions, or has no action; no turn at all; two interactions
+            with one id.
     """
+    games = packing.by_id(interactions)
     present = {(key.interaction_id, key.turn) for interaction in interactions for key in packing.keys(interaction)}
     wanted = present if turns is None else set(turns)
     if not wanted <= present or not wanted:
@@ -63,7 +65,6 @@ def exact_match(
             )
     illegal = None
     if count_illegal:
-        games = {interaction.interaction_id: interaction for interaction in interactions}
         missed = [waiting(games[name], turn) for (name, turn), match in sorted(correct.items()) if not match]
         written = policy.write(missed, Manner(constrained=False, temperature=0.0))
         illegal = sum(

@@ -169,7 +169,7 @@ class Writer:
             mm_encoder_outputs=None if P else self.features.encoder_outputs(self.model, [r.images for r in encoded]),
             use_cache=True,
         ).last_hidden_state
-        self.cache.store(encoded, past, mask_BT)
+        self.cache.store(encoded, past, kept)
         last_BH = hidden_BTH[torch.arange(len(new), device=device), lengths_B - 1]
         return model.get_output_embeddings()(last_BH).float(), past, mask_BT, kept_B + lengths_B
 

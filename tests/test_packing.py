@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import models
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from respect_core import actions, packing
-from respect_core.base import inner
+from respect_core.base import attach_lora, inner, load_base
+from respect_core.features import VisionFeatures
 from respect_core.interaction import Interaction
 from respect_core.multiref import prompt
 from respect_core.variants import LoraConfig
@@ -163,9 +165,9 @@ def test_the_same_seed_gives_the_same_adapter() -> None:
     first, second, other = (
         packing.inner(model).state_dict()
         for model in (
-            models.attach_lora(models.base(), LoraConfig(), seed=3),
-            models.attach_lora(models.base(), LoraConfig(), seed=3),
-            models.attach_lora(models.base(), LoraConfig(), seed=4),
+            attach_lora(models.base(), LoraConfig(), seed=3),
+            attach_lora(models.base(), LoraConfig(), seed=3),
+            attach_lora(models.base(), LoraConfig(), seed=4),
         )
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -193,3 +195,24 @@ def test_shuffling_is_undone_by_the_inverse_and_keeps_legality(seed: int, turns:
 def test_shuffling_refuses_what_is_no_permutation() -> None:
     with pytest.raises(ValueError, match="not a permutation"):
         packing.shuffled(models.game(1), [0] * 10)
+
+
+def test_two_interactions_with_one_id_are_refused() -> None:
+    with pytest.raises(ValueError, match="two interactions have the id 'game-1'"):
+        packing.by_id([models.game(1), models.game(1)])
+
+
+@pytest.mark.parametrize(("dtype", "attention", "tolerance"), [("float32", "eager", 1e-4), ("bfloat16", "sdpa", 0.2)])
+def test_other_attention_and_precision(dtype: str, attention: str, tolerance: float, tmp_path: Path) -> None:
+    models.base().model.save_pretrained(tmp_path)
+    models.base().processor.save_pretrained(tmp_path)
+    base = load_base(str(tmp_path), dtype=getattr(torch, dtype), device="cpu")
+    base.model.set_attn_implementation(attention)
+    batch = pack([models.game(4, turns=2), models.game(5, turns=1)], alternatives={0: "select J"})
+    expected = packing.score(models.base().model, batch, models.features())
+    model = attach_lora(base, LoraConfig(), seed=0)
+    scores = packing.score(model, batch, VisionFeatures(base, models.images()))
+    assert scores.logp.dtype == torch.float32
+    torch.testing.assert_close(scores.logp, expected.logp, atol=tolerance, rtol=0)
+    scores.logp.sum().backward()
+    assert all(p.dtype == torch.float32 for p in model.parameters() if p.grad is not None)

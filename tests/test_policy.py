@@ -201,14 +201,15 @@ def test_kept_keys_belong_to_a_game_and_its_images(tmp_path: Any) -> None:
 
 
 def test_the_cache_forgets_what_was_used_longest_ago() -> None:
-    rows = [packing.encode(models.game(seed, waiting=True), models.base().processor) for seed in range(3)]
+    rows = [packing.encode(models.game(seed, turns=1, waiting=True), models.base().processor) for seed in range(3)]
     longer = [replace(row, input_ids=(*row.input_ids, 1)) for row in rows]
-    keys = torch.zeros(1, 4, 10, 8)  # 2 x 1280 bytes a game
-    cache = PrefixCache(2 * 2560)
+    keys = torch.zeros(1, 4, 400, 8)
+    one = 2 * keys[:, :, : len(rows[0].input_ids)].nbytes
+    cache = PrefixCache(int(2.5 * one))
     for row in rows:
         passed = DynamicCache()
         passed.update(keys, keys, 0)
-        cache.store([row], passed, torch.ones(1, 10, dtype=torch.bool))
+        cache.store([row], passed, [0])
     assert [cache.kept(row) > 0 for row in longer] == [False, True, True]
 
 
