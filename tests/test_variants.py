@@ -1,0 +1,54 @@
+"""Table 1 and the variants, as the paper prints them."""
+
+from __future__ import annotations
+
+import pytest
+
+from respect_core.variants import PROFILES, DecoderKind, Objective, Variant, fft, kto, profile, rl, seed_policy
+
+# Optimizer, learning rate, decay, epochs, warm-up steps, weight decay, effective batch size, entropy weight.
+TABLE_1 = {
+    Objective.FFT: ("adamw", 1e-4, "cosine", 20, 10, 0.01, 64, 0.01),
+    Objective.RL: ("adamw", 1e-4, "cosine", 20, 10, 0.01, 64, 0.01),
+    Objective.KTO: ("rmsprop", 1e-5, "constant", 20, 10, 0.01, 64, 0.1),
+}
+
+
+def test_table_1() -> None:
+    for config in (fft(), rl(), kto()):
+        assert TABLE_1[config.objective] == (
+            config.optimizer,
+            config.learning_rate,
+            config.schedule,
+            config.epochs,
+            config.warmup_steps,
+            config.weight_decay,
+            config.batch_turns,
+            config.entropy_weight,
+        )
+        assert config.length_normalised
+        assert config.max_steps is None
+    assert kto().kto_beta == 0.5
+    assert (kto().kto_desirable, kto().kto_undesirable) == (1, 1)  # appendix B.3, KTO Stability
+    assert (rl().negative_reward, rl().positive_to_negative) == (-0.1, 5 / 4)
+    assert [config.from_previous_adapter for config in (fft(), rl(), kto())] == [False, False, True]
+    assert (seed_policy().schedule, seed_policy().epochs) == ("constant", 40)
+
+
+def test_six_variants() -> None:
+    assert [(each.decoder, each.objective) for each in Variant] == [
+        (decoder, objective) for objective in Objective for decoder in DecoderKind
+    ]
+    assert Variant("t-kto") is Variant.T_KTO
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_profiles_train_every_objective(name: str) -> None:
+    chosen = profile(name)
+    assert {objective: config.objective for objective, config in chosen.training.items()} == {o: o for o in Objective}
+    assert (chosen.lora.rank, chosen.lora.alpha, chosen.lora.dropout) == (8, 8, 0.1)
+
+
+def test_an_unknown_profile_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="idefics2-8b"):
+        profile("large")
