@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,18 @@ def test_other_attention_and_precision(dtype: str, attention: str, tolerance: fl
     torch.testing.assert_close(scores.logp, expected.logp, atol=tolerance, rtol=0)
     scores.logp.sum().backward()
     assert all(p.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
+
+
+def test_a_template_that_does_not_close_actions_is_refused() -> None:
+    processor = copy.copy(models.sentencepiece_processor())
+    processor.chat_template = models.IDEFICS2_TEMPLATE.replace("<end_of_utterance>", "")
+    with pytest.raises(ValueError, match="chat template renders an action as"):
+        packing.chat(processor)
+
+
+def test_a_token_across_the_beginning_of_an_action_is_refused() -> None:
+    processor = copy.copy(models.sentencepiece_processor())
+    # The prompt ends with the space that the first token of the action brings along.
+    processor.chat_template = models.IDEFICS2_TEMPLATE.replace("'Assistant:'", "'Assistant: '")
+    with pytest.raises(ValueError, match="straddles"):
+        packing.encode(models.game(1), processor)
