@@ -55,6 +55,14 @@ class Variant(StrEnum):
         return Objective(self.value.split("-")[1])
 
 
+class Propensity(StrEnum):
+    """Where p of equation 2 comes from for turns whose log has none."""
+
+    LOGGED = "logged"  # nowhere: an error names the turns
+    BACKFILL = "backfill"  # computed under the policy that acted
+    SURROGATE = "surrogate"  # computed under the seed policy, an approximation
+
+
 SEED = "seed"
 """The policy of round 0, tuned on D0 (appendix B.2)."""
 CONTROL = "control"
@@ -145,7 +153,7 @@ class Profile:
     training: dict[Objective, TrainingConfig]
     lora: LoraConfig = field(default_factory=LoraConfig)
     seeds: tuple[int, ...] = (0, 1, 2)
-    propensity: Literal["logged", "backfill", "surrogate"] = "logged"
+    propensity: Propensity = Propensity.LOGGED
     simulated_people: bool = False  # D0, validation set and users may be simulated
     image_size: int = 224
     play_batch: int = 64  # interactions the policy answers at once
@@ -179,7 +187,7 @@ def tiny() -> Profile:
             Objective.KTO: replace(kto(), learning_rate=1e-4, kto_reference="initial", **size),  # type: ignore[arg-type]  # as above
         },
         seeds=(0,),
-        propensity="surrogate",
+        propensity=Propensity.SURROGATE,
         simulated_people=True,
     )
 
