@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 import shapely
 
-from respect_core.multiref.tangrams import LARGE, PARALLELOGRAM, SQUARE, Tangram
+from respect_core.multiref.tangrams import Tangram
 
 
 @dataclass(frozen=True)
@@ -61,29 +61,25 @@ LEXICON: dict[str, dict[str, Words]] = {
         "left": _words("left-heavy left-leaning", "snail whale camel"),
         "right": _words("right-heavy right-leaning", "rooster kangaroo squirrel"),
     },
-    "square turn": {
-        "upright": _words("square-upright boxed", "robot soldier chimney"),
-        "diamond": _words("diamond-square tilted", "kite lantern jewel"),
+    "upper left": {
+        "filled": _words("upper-left-filled northwest-filled", "robot soldier chimney"),
+        "empty": _words("upper-left-empty northwest-empty", "kite lantern jewel"),
     },
-    "square height": {
-        "high": _words("square-high square-above", "monk nurse pharaoh"),
-        "low": _words("square-low square-below", "skater sled trolley"),
+    "upper right": {
+        "filled": _words("upper-right-filled northeast-filled", "monk nurse pharaoh"),
+        "empty": _words("upper-right-empty northeast-empty", "skater sled trolley"),
     },
-    "square side": {
-        "left": _words("square-left square-west", "goose teacher pelican"),
-        "right": _words("square-right square-east", "dog fisherman tractor"),
+    "lower left": {
+        "filled": _words("lower-left-filled southwest-filled", "goose teacher pelican"),
+        "empty": _words("lower-left-empty southwest-empty", "dog fisherman tractor"),
     },
-    "parallelogram height": {
-        "high": _words("slant-high slant-above", "flag feather rabbit"),
-        "low": _words("slant-low slant-below", "slipper skirt mermaid"),
+    "lower right": {
+        "filled": _words("lower-right-filled southeast-filled", "flag feather rabbit"),
+        "empty": _words("lower-right-empty southeast-empty", "slipper skirt mermaid"),
     },
-    "parallelogram side": {
-        "left": _words("slant-left slant-west", "seal wing scarf"),
-        "right": _words("slant-right slant-east", "fox comet sail"),
-    },
-    "large": {
-        "beside": _words("side-by-side spread-out", "butterfly bat bow"),
-        "stacked": _words("stacked one-above-other", "hourglass vase pine"),
+    "middle": {
+        "filled": _words("middle-filled thick-waisted", "barrel whirlpool beetle"),
+        "empty": _words("middle-empty thin-waisted", "butterfly hourglass bow"),
     },
     "mass": {
         "solid": _words("solid chunky", "rock bear mountain"),
@@ -98,9 +94,12 @@ LEXICON: dict[str, dict[str, Words]] = {
 Values = Mapping[str, str]  # attribute -> value; attributes that are a close call are left out
 
 _END = 0.12  # of the extent: how deep an end is looked at
-_ASPECT = 1.3
-_AWAY = 0.17  # of the extent: how far off the middle a tan counts as being on a side
-_HEAVY = 0.04
+_ASPECT = 1.25
+_HEAVY = 0.03
+# Corners and middle, as columns and rows of the bounding box cut in nine.
+_BOXES = (("upper left", 0, 0), ("upper right", 2, 0), ("lower left", 0, 2), ("lower right", 2, 2), ("middle", 1, 1))
+_COVERED = {"middle": (0.86, 0.1)}  # share of the box that tells empty from filled, and how far off is no close call
+_CORNER_COVERED = (0.28, 0.15)
 
 
 def _end(points: np.ndarray, edges: np.ndarray, axis: int, sign: int) -> str | None:
@@ -137,33 +136,29 @@ def values(tangram: Tangram) -> Values:
     aspect = extent[0] / extent[1]
     if aspect > _ASPECT or aspect < 1 / _ASPECT:
         found["outline"] = "wide" if aspect > 1 else "tall"
-    elif max(aspect, 1 / aspect) < 1.1:
+    elif max(aspect, 1 / aspect) < 1.12:
         found["outline"] = "even"
     for name, axis, sign in (("top", 1, -1), ("bottom", 1, 1), ("left", 0, -1), ("right", 0, 1)):
         found[name] = _end(points, edges, axis, sign)
     found["weight"] = _off_middle(weight_y, _HEAVY, "high", "low")
     found["side"] = _off_middle(weight_x, _HEAVY, "left", "right")
 
-    edge = outlines[SQUARE][1] - outlines[SQUARE][0]
-    tilt = math.degrees(math.atan2(edge[1], edge[0])) % 90
-    found["square turn"] = "upright" if min(tilt, 90 - tilt) < 15 else "diamond" if abs(tilt - 45) < 15 else None
-    for name, tan in (("square", SQUARE), ("parallelogram", PARALLELOGRAM)):
-        found[f"{name} height"] = _off_middle(places[tan][1], _AWAY, "high", "low")
-        found[f"{name} side"] = _off_middle(places[tan][0], _AWAY, "left", "right")
-
-    apart = np.abs(centres[LARGE[0]] - centres[LARGE[1]])
-    if apart.max() > 2 * apart.min():
-        found["large"] = "beside" if apart[0] > apart[1] else "stacked"
+    whole = shapely.union_all([shapely.buffer(shape, 1e-4) for shape in shapes])
+    for name, column, row in _BOXES:
+        box = shapely.box(*(low + extent * (column, row) / 3), *(low + extent * (column + 1, row + 1) / 3))
+        covered = shapely.area(shapely.intersection(whole, box)) / box.area
+        usual, limit = _COVERED.get(name, _CORNER_COVERED)
+        found[name] = _off_middle(covered - usual, limit, "empty", "filled")
 
     hull = shapely.convex_hull(shapely.multipoints(points)).area
     filled = areas.sum() / hull
-    found["mass"] = "solid" if filled > 0.72 else "loose" if filled < 0.6 else None
+    found["mass"] = "solid" if filled > 0.7 else "loose" if filled < 0.62 else None
 
     around = centres - areas @ centres / areas.sum()
     spread = (areas[:, None] * around).T @ around
     variance_x, variance_y, covariance = spread[0, 0], spread[1, 1], spread[0, 1]
     correlation = covariance / math.sqrt(variance_x * variance_y)
-    found["lean"] = _off_middle(correlation, 0.5, "rising", "falling")  # y runs down
+    found["lean"] = _off_middle(correlation, 0.4, "rising", "falling")  # y runs down
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -86,7 +86,7 @@ def noun_phrase(words: Sequence[tuple[str, bool]], rng: random.Random) -> str:
 
 DESCRIBE = (
     "{}", "{}", "{}", "select {}", "find {}", "pick {}", "choose {}", "click {}", "look for {}", "i want {}",
-    "it is {}", "get {}", "please select {}", "let us take {}", "there is {}", "i see {}", "can you find {}",
+    "it is {}", "get {}", "please select {}", "we need {}", "there is {}", "i see {}", "can you find {}",
 )  # fmt: skip
 FIRST = (*DESCRIBE, "first {}", "first one is {}", "the first one looks like this: {}", "start with {}", "ok, {}")
 NEXT = (*DESCRIBE, "now {}", "now {}", "next {}", "next one is {}", "then {}", "now find {}", "now select {}",
@@ -120,7 +120,7 @@ TRY_AGAIN = (
 )  # fmt: skip
 RESET = (
     "start over, deselect everything", "{}, clear everything", "reset, deselect all", "all wrong, remove everything",
-    "deselect everything", "{}, deselect all of them", "let us start over, deselect all", "clear all of them",
+    "deselect everything", "{}, deselect all of them", "please start over, deselect all", "clear all of them",
     "undo everything", "{}, undo all of that", "deselect all of them please", "unselect everything and start over",
 )  # fmt: skip
 DESELECT = (
@@ -128,4 +128,4 @@ DESELECT = (
     "no, deselect {}", "{} is not right, remove it", "wrong, take off {}",
 )  # fmt: skip
 BOTH = ("{} and then {}", "{}, and also {}", "{} and {}", "two of them: {} and {}", "both {} and {}")
-STILL = ("{}, but you missed {}", "one is right, now {}", "{}, and the other one is {}", "{}, but also {}")
+STILL = ("{}, but i also want {}", "one is right, now {}", "{}, and the other one is {}", "{}, but also {}")

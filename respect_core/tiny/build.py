@@ -18,6 +18,7 @@ from transformers import Idefics2ForConditionalGeneration
 from respect_core.tiny import lessons, path, pictures, read, see, skeleton
 
 RUNS = Path("runs/tiny-build")
+LATENTS_OF = 12_000  # pictures that the text model is trained on
 
 
 def _log(line: str) -> None:
@@ -29,9 +30,9 @@ def _log(line: str) -> None:
 
 PHASES = {
     # name: (checkpoint it starts from, phase)
-    "match": ("see", read.Phase("match", 350, 32, (3, 4), 6, 0.0, 1.5e-3, (1.0, 1.0), final_rate=1.0)),
-    "many": ("match", read.Phase("many", 400, 16, (6, 8, 10, 10), 8, 0.2, 1.5e-3, (1.0, 0.5), final_rate=0.5)),
-    "games": ("many", read.Phase("games", 1200, 16, (10,), 10, 0.75, 1e-3, (0.5, 0.1), final_rate=0.03)),
+    "match": ("see", read.Phase("match", 250, 24, (3, 4, 5), 6, 0.0, 1.5e-3, (1.0, 1.0), final_rate=1.0)),
+    "many": ("match", read.Phase("many", 300, 12, (6, 8, 10, 10), 8, 0.2, 1.5e-3, (1.0, 0.5), final_rate=0.6)),
+    "games": ("many", read.Phase("games", 900, 16, (10,), 10, 0.75, 1e-3, (0.5, 0.1), final_rate=0.03)),
 }
 
 
@@ -52,6 +53,7 @@ def stage_read(name: str, steps: int | None) -> None:
     tokenizer = skeleton.processor().tokenizer
     model = Idefics2ForConditionalGeneration.from_pretrained(RUNS / source)
     data, test = pictures.cached(5000, "train", RUNS), pictures.cached(250, "test", RUNS)
+    data = pictures.Pictures(data.pixels[:LATENTS_OF], data.labels[:LATENTS_OF])
     latents, held_out = read.latents_of(model, data.pixels), read.latents_of(model, test.pixels)
     seeds = {"match": 1, "many": 2, "games": 3}
     examiner = lessons.Teacher(test, tokenizer, 99)

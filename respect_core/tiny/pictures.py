@@ -1,6 +1,6 @@
 """Pictures and attributes to train the base on: shapes of their own seed, each in eight flips and quarter turns.
 
-Legend: N shapes, V = 8 N views, A attribute values, P patches.
+Legend: N shapes, V = 8 N views, A attribute values.
 """
 
 from __future__ import annotations
@@ -10,24 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from respect_core.multiref import attributes, tangrams
 from respect_core.tiny import skeleton
 
 VALUES = [(name, value) for name, by_value in attributes.LEXICON.items() for value in by_value]
-PARTS = ("background", *dict.fromkeys(tangrams.TANS))
-_GRID = skeleton.PIXELS // 8  # patches a side
 
 
 @dataclass(frozen=True)
 class Pictures:
     """pixels: [V, 48, 48] as the image processor leaves them; labels: [V, A] of 1 (has), 0 (has another value of the
-    attribute) or -1 (a close call); parts: [V, P, classes], how much of each patch belongs to which kind of tan."""
+    attribute) or -1 (a close call)."""
 
     pixels: np.ndarray
     labels: np.ndarray
-    parts: np.ndarray
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -37,15 +34,6 @@ def labels(tangram: tangrams.Tangram) -> np.ndarray:
     """[A] labels of one tangram, as in `Pictures`."""
     found = attributes.values(tangram)
     return np.array([int(found[name] == value) if name in found else -1 for name, value in VALUES], dtype=np.int8)
-
-
-def _parts(tangram: tangrams.Tangram) -> np.ndarray:
-    """[PIXELS, PIXELS] index into PARTS."""
-    picture = Image.new("L", (skeleton.PIXELS, skeleton.PIXELS), 0)
-    draw = ImageDraw.Draw(picture)
-    for kind, polygon in zip(tangrams.TANS, tangram.polygons, strict=True):
-        draw.polygon([(x * skeleton.PIXELS, y * skeleton.PIXELS) for x, y in polygon], fill=PARTS.index(kind))
-    return np.array(picture)
 
 
 def _views(image: np.ndarray) -> list[np.ndarray]:
@@ -76,10 +64,7 @@ def make(n: int, seed: str) -> Pictures:
     shapes = [tangrams.generate(f"base-{i}", rng) for i in range(n)]
     pixels = np.concatenate([processed([tangrams.render(s) for s in shapes[i : i + 500]]) for i in range(0, n, 500)])
     all_labels = np.stack([labels(view) for shape in shapes for view in _viewed(shape)])
-    kinds = np.stack([view for shape in shapes for view in _views(_parts(shape))])
-    blocks = kinds.reshape(len(kinds), _GRID, 8, _GRID, 8).transpose(0, 1, 3, 2, 4).reshape(len(kinds), _GRID**2, 64)
-    parts = np.stack([(blocks == part).mean(axis=2) for part in range(len(PARTS))], axis=2).astype(np.float16)
-    return Pictures(np.stack([view for image in pixels for view in _views(image)]), all_labels, parts)
+    return Pictures(np.stack([view for image in pixels for view in _views(image)]), all_labels)
 
 
 def cached(n: int, seed: str, folder: Path) -> Pictures:
@@ -88,6 +73,6 @@ def cached(n: int, seed: str, folder: Path) -> Pictures:
     if not file.exists():
         made = make(n, seed)
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(file, pixels=made.pixels, labels=made.labels, parts=made.parts)
+        np.savez(file, pixels=made.pixels, labels=made.labels)
     with np.load(file) as data:
-        return Pictures(data["pixels"], data["labels"], data["parts"])
+        return Pictures(data["pixels"], data["labels"])

@@ -1,8 +1,7 @@
 """First stage: the vision tower and connector learn to see, and pictures come to lie near the words that fit them.
 
 A picture's latents, averaged, are scored against the embeddings of all lexicon words: a fitting word scores high
-(sigmoid loss). Two helpers exist in training only: linear heads on the tower's patches for the attributes, and for
-which tan covers each patch.
+(sigmoid loss). A helper exists in training only: a linear head on the tower's averaged patches for the attributes.
 
 Legend: B pictures, L latents, D text width, W words, A attribute values, P patches.
 """
@@ -19,7 +18,7 @@ from torch.nn import functional as F
 from transformers import Idefics2ForConditionalGeneration, PreTrainedTokenizerFast
 
 from respect_core.tiny import senses
-from respect_core.tiny.pictures import PARTS, VALUES, Pictures
+from respect_core.tiny.pictures import VALUES, Pictures
 
 
 def tower_and_latents(
@@ -79,10 +78,10 @@ def train(
     rng = np.random.default_rng(seed)
     table = senses.senses()
     word_ids = torch.tensor(vocabulary.convert_tokens_to_ids(list(table)))
-    heads = nn.ModuleDict({"seen": nn.Linear(128, len(VALUES)), "parts": nn.Linear(128, len(PARTS))})
+    head = nn.Linear(128, len(VALUES))
     bias = nn.Parameter(torch.full((len(table),), -1.0))
     embeddings = model.get_input_embeddings().weight
-    weights = [*model.model.vision_model.parameters(), *model.model.connector.parameters(), *heads.parameters()]
+    weights = [*model.model.vision_model.parameters(), *model.model.connector.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(
         [{"params": weights, "weight_decay": 0.02}, {"params": [embeddings, bias], "weight_decay": 0.0}],
         lr=rate,
@@ -99,9 +98,8 @@ def train(
         patches, latents = tower_and_latents(model, torch.from_numpy(data.pixels[chosen]))
         scores_BW = latents.mean(1) @ embeddings[word_ids].T / 14 + bias
         aligned = _masked_bce(scores_BW, labels_BA[:, torch.from_numpy(senses.sample_senses(table, rng))])
-        seen = _masked_bce(heads["seen"](patches.mean(1)), labels_BA)
-        parts = -(torch.from_numpy(data.parts[chosen]).float() * heads["parts"](patches).log_softmax(-1)).sum(-1).mean()
-        (aligned + 0.5 * seen + parts).backward()
+        seen = _masked_bce(head(patches.mean(1)), labels_BA)
+        (aligned + 0.5 * seen).backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -109,6 +107,6 @@ def train(
         if step % 100 == 0 or step == steps:
             right = accuracy(model, word_ids, bias, test, table)
             log(
-                f"see step {step} aligned {aligned.item():.4f} seen {seen.item():.4f} parts {parts.item():.4f} "
+                f"see step {step} aligned {aligned.item():.4f} seen {seen.item():.4f} "
                 f"accuracy {right:.4f} seconds {time.perf_counter() - start:.0f}"
             )

@@ -49,7 +49,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys([*SPECIAL, *words()]))}
     fast = Tokenizer(WordPiece(vocabulary, unk_token="<unk>", max_input_chars_per_word=10_000))
     fast.normalizer = normalizers.Sequence(
-        [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Replace(Regex(r"[^\x00-\x7f]"), "?")]
+        [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Replace(Regex(r"[^\t\n\r -~]"), "?")]
     )
     fast.pre_tokenizer = pre_tokenizers.Split(_PIECES, behavior="removed", invert=True)
     fast.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])])
