@@ -180,20 +180,6 @@ def import_games(
         console.print(f"[yellow]{report.set_aside} games set aside, with reasons, in {report.problems}[/]")
 
 
-@app.command("decode-eval")
-def decode_eval(
-    round: Round,
-    run: Run = "main",
-    folds: Annotated[int, typer.Option(min=2, help="Folds, split by game.")] = 5,
-) -> None:
-    """Measure the binary decoder against target-derived labels, with the threshold chosen out of fold."""
-    workspace = _workspace(run)
-    from tasks.decode import evaluate
-
-    with _clear_errors():
-        console.print(evaluate(workspace, round, folds))
-
-
 @app.command()
 def ui(
     run: Run = "demo",

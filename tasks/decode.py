@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from respect_core import feedback, manifests, tables
+from respect_core import decoder_eval, feedback, manifests, tables
 from respect_core.feedback import DecoderConfig, FeedbackDecoder
 from respect_core.interaction import FEEDBACK_SCHEMA
 from respect_core.labels import TurnKey, target_labels
@@ -21,8 +22,6 @@ from respect_core.variants import DecoderKind, Profile
 from tasks import progress
 from tasks.references import DecoderFigures, FeedbackRef
 from tasks.workspace import Workspace
-
-_NAMES = {1: "positive", 0: "neutral", -1: "negative"}
 
 
 @task(name="decode", task_run_name="decode round {round}", retries=1, retry_delay_seconds=10, cache_policy=NO_CACHE)
@@ -36,8 +35,7 @@ def decode_feedback(workspace: Workspace, profile: Profile, round: int) -> Feedb
     identity = decoder_identity(config)
     outdated = [part for part in turns if not _is_current(store, part, identity)]
     speed = _decode(store, outdated, config, identity) if outdated else None
-    columns = ["interaction_id", "turn", "decoder", "label", "low_margin"]
-    rows = tables.read_table(store, "feedback", [round], columns=columns).to_pylist()
+    rows = tables.read_table(store, "feedback", [round]).to_pylist()
     actual = target_labels(store, [round])
     figures = {kind.value: audit(rows, kind, actual, speed) for kind in DecoderKind}
     return FeedbackRef(round=round, decoders=figures, seconds=time.monotonic() - started)
@@ -61,32 +59,23 @@ def decoder_identity(config: DecoderConfig) -> dict[str, str]:
 def audit(
     rows: Sequence[Mapping[str, Any]], kind: DecoderKind, actual: Mapping[TurnKey, int], speed: float | None
 ) -> DecoderFigures:
-    """Counts of one decoder's labels, and its confusion with target-derived labels where there are targets.
-
-    A partly right turn counts as wrong in precision and recall of positives.
-    """
+    """Counts of one decoder's labels, and how they fit the labels derived from targets, where there are targets."""
     mine = [row for row in rows if row["decoder"] == kind]
     counts = Counter(row["label"] for row in mine)
-    pairs = Counter(
-        (actual[key], row["label"]) for row in mine if (key := (row["interaction_id"], row["turn"])) in actual
-    )
-    positives, right = _total(pairs, decoded=1), _total(pairs, actual=1)
+    known = any((row["interaction_id"], row["turn"]) in actual for row in mine)
+    found = decoder_eval.evaluate(mine, actual, kind) if known else None
     return DecoderFigures(
         positive=counts[1],
         neutral=counts[0],
         negative=counts[-1],
         low_margin=sum(row["low_margin"] for row in mine),
-        confusion={_NAMES[is_]: {_NAMES[said]: pairs[is_, said] for said in (-1, 0, 1)} for is_ in (-1, 0, 1)}
-        if pairs
-        else None,
-        precision=pairs[1, 1] / positives if positives else None,
-        recall=pairs[1, 1] / right if right else None,
+        confusion=found.confusion if found else None,
+        precision=found.at_shipped.precision if found else None,
+        recall=found.at_shipped.recall if found else None,
+        cross_validated=asdict(found.cross_validated) if found else None,
+        auc=found.auc if found else None,
         turns_per_second=speed,
     )
-
-
-def _total(pairs: Counter[tuple[int, int]], actual: int | None = None, decoded: int | None = None) -> int:
-    return sum(count for (is_, said), count in pairs.items() if actual in (None, is_) and decoded in (None, said))
 
 
 def _manifest(store: Store, partition: Partition) -> Manifest | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -24,7 +25,11 @@ class ExportedRef(_Reference):
 
 
 class DecoderFigures(_Reference):
-    """What one decoder said about a round. Precision and recall of positives need targets: None without."""
+    """What one decoder said about a round. What needs targets is None without them.
+
+    `precision` and `recall` are of positives at the thresholds shipped, `cross_validated` with the threshold chosen
+    out of fold; a partly right turn counts as wrong.
+    """
 
     positive: int
     neutral: int
@@ -33,6 +38,8 @@ class DecoderFigures(_Reference):
     confusion: dict[str, dict[str, int]] | None
     precision: float | None
     recall: float | None
+    cross_validated: dict[str, Any] | None
+    auc: float | None
     turns_per_second: float | None  # None where every turn had been decoded before
 
 

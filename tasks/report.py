@@ -113,13 +113,15 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         f"{follow_ups:,} with a follow-up, {summary['set_aside']} records set aside"
     )
     decoder = Table(
-        "decoder", "positive", "neutral", "negative", "precision", "recall", "turns/s", title="Decoded feedback"
+        *("decoder", "positive", "neutral", "negative", "precision", "recall", "cross-validated", "turns/s"),
+        title="Decoded feedback; precision and recall of positives against the targets",
     )
     for kind, figures in summary["decoder"].items():
         decoder.add_row(
             kind,
             *(str(figures[label]) for label in ("positive", "neutral", "negative")),
             *(_number(figures[name], ".2f") for name in ("precision", "recall")),
+            "/".join(_number((figures["cross_validated"] or {}).get(name), ".2f") for name in ("precision", "recall")),
             _number(figures["turns_per_second"], ".1f"),
         )
     console.print(decoder)

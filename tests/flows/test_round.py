@@ -1,0 +1,185 @@
+"""A whole round, small: the embedded model, simulated speakers, SmolLM2, a real Prefect server, MLflow on SQLite."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from flows import round as round_module
+from flows.demo import demo
+from flows.round import RoundParameters, VariantsFailed
+from flows.round import round as round_flow
+from respect_core import tiny
+from respect_core.images import load_images
+from respect_core.interaction import from_log
+from respect_core.multiref import prompt
+from respect_core.validation import waiting
+from respect_core.variants import Profile, Variant
+from respect_core.variants import profile as named_profile
+from tasks import game_sets, registry
+from tasks import train as train_module
+from tasks.workspace import Workspace, workspace
+
+VARIANTS = [Variant.B_FFT, Variant.T_RL, Variant.B_KTO]
+
+
+def _small(name: str) -> Profile:
+    """The named profile with few steps and few games between people."""
+    profile = named_profile(name)
+    short = {"max_steps": 4, "checkpoint_every": 2}
+    return replace(
+        profile,
+        seed_games=6,
+        validation_games=6,
+        seed_training=replace(profile.seed_training, **short),
+        training={objective: replace(config, **short) for objective, config in profile.training.items()},
+    )
+
+
+@pytest.fixture(scope="module")
+def small_profile() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(round_module, "named_profile", _small)
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return workspace(tmp_path_factory.mktemp("round"))
+
+
+@pytest.fixture(scope="module")
+def summary(place: Workspace, prefect_server: None, small_profile: None) -> dict[str, Any]:
+    """Seed policy, ten games, one round of three variants, each replaying four games."""
+    result: dict[str, Any] = demo(place, profile="tiny", games=10, replay=4, variants=VARIANTS)
+    return result
+
+
+def test_the_summary_has_its_documented_shape(place: Workspace, summary: dict[str, Any]) -> None:
+    assert json.loads((place.root / "summary.json").read_text()) == summary
+    assert (summary["round"], summary["profile"], summary["games"]) == (0, "tiny", 10)
+    assert summary["turns_with_followup"] == summary["turns"] - summary["games"]
+    for kind in ("binary", "ternary"):
+        decoder = summary["decoder"][kind]
+        assert decoder["positive"] + decoder["neutral"] + decoder["negative"] == summary["turns_with_followup"]
+    assert summary["decoder"]["binary"]["neutral"] == 0
+    assert set(summary["variants"]) == {"b-fft", "t-rl", "b-kto"}
+    for name, values in summary["variants"].items():
+        assert values["model"] == f"respect.{name}"
+        assert 0 <= values["val_exact_match"] <= 1
+        assert values["success_before"] is not None and values["success_after"] is not None
+        assert values["step"] in (2, 4)
+    assert summary["variants"]["b-fft"]["negatives_used"] == 0
+    assert set(summary["seconds"]) == {"play", "export", "decode", "train", "total"}
+
+
+def test_the_registry_tells_what_a_version_is_made_from(place: Workspace, summary: dict[str, Any]) -> None:
+    mlflow = registry.client(place)
+    version = mlflow.get_model_version_by_alias("respect.b-kto", registry.CANDIDATE)
+    assert version.tags["round"] == "0"
+    assert version.tags["data_hash"] == summary["variants"]["b-kto"]["data_hash"]
+    assert version.tags["parent_version"].startswith("respect.seed/")
+    child = mlflow.get_run(version.run_id)
+    parent = mlflow.get_run(child.data.tags["mlflow.parentRunId"])
+    assert parent.info.run_name == "round 0" and parent.info.status == "FINISHED"
+    seeds = mlflow.search_runs([child.info.experiment_id], f"tags.mlflow.parentRunId = '{child.info.run_id}'")
+    assert len(seeds) == 1
+    assert len(mlflow.get_metric_history(seeds[0].info.run_id, "loss")) == 4
+    assert "decoder-binary.png" in {each.path for each in mlflow.list_artifacts(parent.info.run_id)}
+
+
+def test_plain_peft_and_transformers_reproduce_the_validation_figure(place: Workspace, summary: dict[str, Any]) -> None:
+    """From the registry, with stock classes, pixels and greedy generation only."""
+    version = registry.latest(place, "b-fft")
+    assert version is not None
+    files = registry.download(place, version)
+    base = AutoModelForImageTextToText.from_pretrained(tiny.path())
+    model = peft.PeftModel.from_pretrained(base, str(files)).eval()
+    processor = AutoProcessor.from_pretrained(files)
+
+    store = place.open()
+    logs, right = game_sets.curated(store, game_sets.VALIDATION)
+    games = {log.interaction_id: from_log(log) for log in logs}
+    matches = 0
+    for name, turn in sorted(right):
+        game = waiting(games[name], turn)
+        images = load_images(store, game.context)
+        text = processor.apply_chat_template(prompt.messages(game), add_generation_prompt=True)
+        inputs = processor(text=[text], images=[[images[each] for each in game.context]], return_tensors="pt")
+        with torch.no_grad():
+            ids = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        written = processor.decode(ids, skip_special_tokens=True).strip()
+        matches += written == games[name].turns[turn].action
+    assert matches / len(right) == pytest.approx(summary["variants"]["b-fft"]["val_exact_match"])
+
+
+def test_running_the_round_again_trains_and_registers_nothing_new(
+    place: Workspace, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr("tasks.process.subprocess.Popen", forbidden)
+    again = round_flow(place, RoundParameters(round=0, variants=VARIANTS, replay=4))
+    unchanged = ("version", "data_hash", "val_exact_match", "success_after")
+    for name, values in summary["variants"].items():
+        assert {key: again["variants"][name][key] for key in unchanged} == {key: values[key] for key in unchanged}
+    assert again["decoder"]["binary"]["turns_per_second"] is None  # nothing was decoded
+
+
+def test_a_variant_that_fails_leaves_the_others_standing(
+    place: Workspace, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = train_module.settings
+
+    def broken(profile: Profile, variant: str) -> Any:
+        config = settings(profile, variant)
+        return replace(config, learning_rate=float("inf"), warmup_steps=1) if variant == "t-rl" else config
+
+    monkeypatch.setattr(train_module, "settings", broken)
+    with pytest.raises(VariantsFailed, match="t-rl") as failed:
+        round_flow(place, RoundParameters(round=0, variants=VARIANTS))
+    assert "b-fft" not in str(failed.value)
+    written = json.loads((place.root / "summary.json").read_text())
+    assert set(written["variants"]) == {"b-fft", "b-kto"}
+    assert "t-rl" in written["failed"]
+
+
+def test_a_round_without_interactions_says_what_to_do(place: Workspace, summary: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="round 7 has no interactions"):
+        round_flow(place, RoundParameters(round=7, variants=[Variant.B_FFT]))
+
+
+def test_a_validation_set_that_is_not_there_is_named(place: Workspace, summary: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="no game set 'held-out'"):
+        round_flow(place, RoundParameters(round=0, variants=[Variant.B_FFT], validation="held-out"))
+
+
+def test_games_of_the_validation_set_are_kept_out_of_training(place: Workspace, summary: dict[str, Any]) -> None:
+    from respect_core import tables
+
+    store = place.open()
+    trained = set(tables.read_table(store, "training_sets", [0], ["b-fft"])["interaction_id"].to_pylist())
+    held_out = {log.interaction_id for log in game_sets.read(store, game_sets.VALIDATION)}
+    assert trained and not trained & held_out
+
+
+def test_what_people_want_is_in_no_training_set(place: Workspace, summary: dict[str, Any]) -> None:
+    """The files themselves: no column of a learner's table speaks of targets or success."""
+    files = [
+        path
+        for name in ("turns", "feedback", "training_sets")
+        for path in Path(place.store_uri, name).rglob("*.parquet")
+    ]
+    assert files
+    import pyarrow.parquet as pq
+
+    for path in files:
+        assert not {"targets", "success", "outcome"} & set(pq.read_schema(path).names)
