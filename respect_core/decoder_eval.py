@@ -116,7 +116,7 @@ def choose_threshold(scored: Sequence[tuple[float, bool]], precision: float) -> 
 
 
 def cross_validate(
-    scored: Sequence[tuple[str, float, bool]], folds: int = 5, precision: float = 0.92
+    scored: Sequence[tuple[str, float, bool]], folds: int = 5, precision: float = 0.96
 ) -> CrossValidated:
     """Choose the threshold on all folds but one, call the turns of that one, and pool the calls.
 
@@ -146,7 +146,7 @@ def evaluate(
     labels: Mapping[TurnKey, int],
     decoder: str = "binary",
     folds: int = 5,
-    precision: float = 0.92,
+    precision: float = 0.96,
 ) -> Evaluation:
     """All figures for one decoder. Turns without a label (no targets logged) are left out.
 
@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m respect_core.decoder_eval", description="Measure the decoder.")
     parser.add_argument("games", type=Path, help="a file of games in the authors' format")
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--precision", type=float, default=0.92, help="that the choice of threshold aims at")
+    parser.add_argument("--precision", type=float, default=0.96, help="that the choice of threshold aims at")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--plot", type=Path, help="write a plot of precision and recall here")
     options = parser.parse_args(arguments)

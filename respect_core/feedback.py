@@ -99,8 +99,9 @@ def smollm2() -> DecoderConfig:
         gguf_file=local_models.SMOLLM2_GGUF,
         binary=prompts.few_shot("binary"),
         ternary=prompts.few_shot("ternary"),
-        binary_thresholds=Thresholds(positive=0.0),
-        ternary_thresholds=Thresholds(positive=0.0, neutral=-0.5),
+        binary_thresholds=Thresholds(positive=-0.91),
+        ternary_thresholds=Thresholds(positive=-0.82, neutral=-1.3),
+        margin=0.1,
         local_files_only=True,
     )
 

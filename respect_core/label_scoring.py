@@ -40,6 +40,7 @@ class LabelScorer:
     def __init__(self, local: LocalModel, token_budget: int = 1024) -> None:
         self.model, self.tokenizer = local.model, local.tokenizer
         self.token_budget = token_budget
+        self._kept: tuple[list[int], Any] = [], None  # the last prefix, and its keys and values
 
     def score(
         self,
@@ -117,11 +118,12 @@ class LabelScorer:
 
     # --- the model ----------------------------------------------------------------------------------------------
 
-    def _prefill(self, prefix: Sequence[int]) -> Any:
-        """Keys and values of the prefix, for a batch of one; None for an empty prefix."""
-        if not prefix:
-            return None
-        return self.model.base_model(torch.tensor([prefix], device=self.model.device), use_cache=True).past_key_values
+    def _prefill(self, prefix: list[int]) -> Any:
+        """Keys and values of the prefix, for a batch of one; None for an empty prefix. Kept for the next call."""
+        if prefix != self._kept[0]:
+            ids_1P = torch.tensor([prefix], device=self.model.device)
+            self._kept = prefix, self.model.base_model(ids_1P, use_cache=True).past_key_values if prefix else None
+        return self._kept[1]
 
     def _score_batch(self, suffixes: list[list[int]], labels: list[list[int]], start: int, cache: Any) -> Tensor:
         """[B, L]. Labels that share all tokens but the last share a pass; single tokens all ride on one."""
@@ -158,8 +160,8 @@ class LabelScorer:
         return self.model.get_output_embeddings()(hidden_BHD).float().log_softmax(-1)
 
 
-def _common_start(sequences: Sequence[Sequence[int]]) -> list[int]:
+def _common_start(sequences: Sequence[list[int]]) -> list[int]:
     """What all sequences start with."""
     first, last = min(sequences), max(sequences)  # all others lie between these
     length = next((at for at, (x, y) in enumerate(zip(first, last, strict=False)) if x != y), len(first))
-    return list(first[:length])
+    return first[:length]
