@@ -14,7 +14,7 @@ from tasks.play import play_games
 from tasks.workspace import Workspace
 
 
-@flow(name="demo")
+@flow(name="demo", flow_run_name="demo {profile}")
 def demo(workspace: Workspace, profile: str, games: int, replay: int, variants: Sequence[Variant]) -> dict[str, Any]:
     """Deploy the seed policy in round 0, then run the round on its log. Returns the round's summary."""
     parameters = RoundParameters(round=0, profile=profile, variants=list(variants), replay=replay)

@@ -39,7 +39,7 @@ def summarise(
         "turns": exported.turns,
         "turns_with_followup": exported.turns_with_followup,
         "set_aside": exported.set_aside,
-        "decoder": {kind: figures.model_dump() for kind, figures in feedback.decoders.items()},
+        "decoder": {kind: figures.model_dump(mode="json") for kind, figures in feedback.decoders.items()},
         "variants": {
             variant: {
                 "train_turns": data.train_turns,
