@@ -338,11 +338,33 @@ def test_alternative_action(state: str, action: str, expected: str | None) -> No
 
 
 def test_alternative_keeps_its_image_when_images_are_shuffled() -> None:
-    game = Game(Interaction("g", ("x", "y", "z"), (Turn("", "say", "select A", 0.5),)), (1,), (2, 1, 0))
+    game = Game(Interaction("g", ("x", "y", "z"), (Turn("", "say", "select A", 0.5),)), (1,), (2, 0, 1))
     row = losses.encode_game(game, base().processor, kto())
     shown = [base().processor.tokenizer.decode(span.targets) for span in row.spans]
-    assert row.images == ("z", "y", "x")
-    assert [text.split("<")[0].strip() for text in shown] == ["select C", "select B"]
+    assert row.images == ("z", "x", "y")
+    assert [text.split("<")[0].strip() for text in shown] == ["select B", "select C"]  # x as logged, and y
+
+
+def test_references_have_no_dropout(seed_adapter: Path) -> None:
+    model = load_adapter(base(), seed_adapter, trainable=True)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)  # at the fresh adapter's zero, dropout has no effect
+    config = replace(kto(), kto_reference="initial")
+    scored = [
+        losses.references(model.train(mode), toy(1), base().processor, features(), config) for mode in (True, False)
+    ]
+    assert scored[0] == scored[1]
+    losses.references(model.train(), toy(1), base().processor, features(), config)
+    assert model.training
+
+
+def test_a_step_has_the_gradient_of_its_batch_alone(tmp_path: Path) -> None:
+    """At a rate of zero every step sees the same gradient, up to the order of images."""
+    config = replace(CONFIGS["fft"], learning_rate=0.0, batch_turns=18, max_grad_norm=1e9)
+    history = train(base(), toy(), None, config, LoraConfig(dropout=0.0), 0, tmp_path, features=features()).history
+    assert [record.grad_norm for record in history] == pytest.approx([history[0].grad_norm] * 8, rel=0.2)
 
 
 def test_from_scratch_or_continued_as_configured(tmp_path: Path, seed_adapter: Path) -> None:
