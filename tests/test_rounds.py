@@ -1,5 +1,5 @@
-from respect_core.rounds import learning_partitions
 from respect_core.manifests import Partition
+from respect_core.rounds import learning_partitions
 
 
 def test_round_0_belongs_to_everyone_and_later_rounds_to_the_variant() -> None:

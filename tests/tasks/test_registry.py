@@ -90,7 +90,7 @@ def test_a_version_that_is_not_there_is_refused_by_name(place: Workspace, refere
 
 def test_files_that_cannot_be_stored_leave_no_version(place: Workspace, tmp_path: Path) -> None:
     run_id = registry.start_run(place, "broken")
-    with pytest.raises(FileNotFoundError, match="adapter_config.json"):
+    with pytest.raises(FileNotFoundError, match=r"adapter_config\.json is missing"):
         registry.register_adapter(place, run_id, "b-rl", tmp_path / "absent", tags={"round": 0}, metrics={}, step=0)
     assert registry.latest(place, "b-rl") is None
 
