@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,10 +79,12 @@ def demo(
         summary = flow(workspace, profile=profile, games=games, replay=replay, variants=_variants(variants))
     report.show(summary, console)
     console.print(
-        f"\nOpen the Prefect UI and MLflow on this run:\n"
-        f"  respect ui --run {run} --only prefect\n  respect ui --run {run} --only mlflow\n"
-        f"or both with [bold]make ui RUN={run}[/]",
+        f"\nOpen the Prefect UI and MLflow on this run, each with a command of its own,\n"
+        f"  {sys.argv[0]} ui --run {run} --only prefect\n"
+        f"  {sys.argv[0]} ui --run {run} --only mlflow\n"
+        f"or both with [bold]make ui RUN={run}[/]. Its figures are in {workspace.root / 'summary.json'}",
         highlight=False,
+        soft_wrap=True,
     )
 
 
