@@ -16,7 +16,7 @@ from respect_core import decoder_eval, feedback, manifests, tables
 from respect_core.feedback import DecoderConfig, FeedbackDecoder
 from respect_core.interaction import FEEDBACK_SCHEMA
 from respect_core.labels import TurnKey, target_labels
-from respect_core.manifests import Manifest, Partition
+from respect_core.manifests import Partition
 from respect_core.store import Store
 from respect_core.variants import DecoderKind, Profile
 from tasks import progress
@@ -78,17 +78,13 @@ def audit(
     )
 
 
-def _manifest(store: Store, partition: Partition) -> Manifest | None:
-    return manifests.read_manifest(store, "feedback", *partition)
-
-
 def _is_current(store: Store, partition: Partition, identity: Mapping[str, str]) -> bool:
-    manifest = _manifest(store, partition)
-    if manifest is None or manifest.metadata.get("decoder") != dict(identity):
-        return False
-    return [each for part in manifest.parts for each in part.inputs] == [
-        manifests.table_input(store, "turns", *partition)
-    ]
+    """Whether the partition was decoded by this decoder, from the turns as they are now."""
+    manifest = manifests.read_manifest(store, "feedback", *partition)
+    turns = manifests.table_input(store, "turns", *partition)
+    return manifest is not None and all(
+        part.inputs == (turns,) and part.metadata["decoder"] == identity for part in manifest.parts
+    )
 
 
 def _decode(store: Store, outdated: Sequence[Partition], config: DecoderConfig, identity: Mapping[str, str]) -> float:
