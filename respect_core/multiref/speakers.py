@@ -140,7 +140,8 @@ class SimulatedSpeaker:
         by_letter = dict(zip(LETTERS, (self.values[image] for image in self.context.images), strict=False))
         own = list(by_letter.pop(letter).items())
         self.rng.shuffle(own)
-        others, chosen = list(by_letter.values()), []
+        others = list(by_letter.values())
+        chosen: list[dialects.Value] = []
         while own and len(chosen) < self.manners.most_words:
             gains = [sum(other.get(name, value) != value for other in others) for name, value in own]
             if not others and len(chosen) > 1 and self.rng.random() < 0.5:

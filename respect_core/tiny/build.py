@@ -30,9 +30,11 @@ def _log(line: str) -> None:
 
 PHASES = {
     # name: (checkpoint it starts from, phase)
-    "match": ("see", read.Phase("match", 250, 24, (3, 4, 5), 6, 0.0, 1.5e-3, (1.0, 1.0), final_rate=1.0)),
-    "many": ("match", read.Phase("many", 300, 12, (6, 8, 10, 10), 8, 0.2, 1.5e-3, (1.0, 0.5), final_rate=0.6)),
-    "games": ("many", read.Phase("games", 900, 16, (10,), 10, 0.75, 1e-3, (0.5, 0.1), final_rate=0.03)),
+    "match": ("see", read.Phase("match", 300, 12, (6, 10), 16, 0.0, 3e-3, (1.0, 1.0), final_rate=0.2, layers=3)),
+    "many": ("match", read.Phase("many", 200, 12, (6, 10), 8, 0.4, 1.5e-3, (1.0, 0.7), final_rate=0.7)),
+    "mix": ("many", read.Phase("mix", 100, 14, (10,), 10, 0.8, 1e-3, (0.5, 0.5), final_rate=1.0)),
+    "sharpen": ("mix", read.Phase("sharpen", 500, 12, (10,), 16, 0.0, 1.5e-3, (1.0, 1.0), final_rate=0.1, layers=3)),
+    "games": ("sharpen", read.Phase("games", 600, 14, (10,), 10, 0.8, 1e-3, (0.5, 0.1), final_rate=0.03)),
 }
 
 
@@ -43,6 +45,18 @@ def stage_see(steps: int) -> None:
     data, test = pictures.cached(5000, "train", RUNS), pictures.cached(250, "test", RUNS)
     see.train(model, processor.tokenizer, data, test, steps=steps, log=_log)
     model.save_pretrained(RUNS / "see")
+    (RUNS / "latents.pt").unlink(missing_ok=True)
+
+
+def _latents(
+    model: Idefics2ForConditionalGeneration, data: pictures.Pictures, test: pictures.Pictures
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What tower and connector make of the pictures; they do not change after the stage `see`."""
+    file = RUNS / "latents.pt"
+    if not file.exists():
+        torch.save((read.latents_of(model, data.pixels), read.latents_of(model, test.pixels)), file)
+    both: tuple[torch.Tensor, torch.Tensor] = torch.load(file)
+    return both
 
 
 def stage_read(name: str, steps: int | None) -> None:
@@ -52,10 +66,12 @@ def stage_read(name: str, steps: int | None) -> None:
         phase = replace(phase, steps=steps)
     tokenizer = skeleton.processor().tokenizer
     model = Idefics2ForConditionalGeneration.from_pretrained(RUNS / source)
+    if name == "match":
+        read.prepare(model)
     data, test = pictures.cached(5000, "train", RUNS), pictures.cached(250, "test", RUNS)
     data = pictures.Pictures(data.pixels[:LATENTS_OF], data.labels[:LATENTS_OF])
-    latents, held_out = read.latents_of(model, data.pixels), read.latents_of(model, test.pixels)
-    seeds = {"match": 1, "many": 2, "games": 3}
+    latents, held_out = _latents(model, data, test)
+    seeds = {name: number for number, name in enumerate(PHASES)}
     examiner = lessons.Teacher(test, tokenizer, 99)
     exams = {
         "ask": (examiner, held_out, [examiner.questions(10, 8) for _ in range(20)]),

@@ -66,11 +66,15 @@ class Teacher:
         self.labels = pictures.labels
         self.tokenizer = tokenizer
         self.rng = random.Random(f"lessons-{seed}")
-        convert = tokenizer.convert_tokens_to_ids
-        self.system, self.user, self.assistant = convert(list(vocabulary.ROLES))
-        self.end, self.around, self.image = convert([vocabulary.END, vocabulary.AROUND_IMAGE, vocabulary.IMAGE])
-        self.letters = dict(zip(LETTERS, convert(list(LETTERS)), strict=True))
-        self.lexicon = set(convert(list(senses.senses())))
+        token = tokenizer.get_vocab()
+        self.system, self.user, self.assistant = (token[role] for role in vocabulary.ROLES)
+        self.end, self.around, self.image = (
+            token[vocabulary.END],
+            token[vocabulary.AROUND_IMAGE],
+            token[vocabulary.IMAGE],
+        )
+        self.letters = {letter: token[letter] for letter in LETTERS}
+        self.lexicon = {token[word] for word in senses.senses()}
         self.base = pretraining_dialect(1.0)
 
     def _values(self, picture: int) -> Values:
@@ -136,6 +140,32 @@ class Teacher:
             else:
                 utterance, action = rng.choice(dialects.NEXT).format(phrase), Action(select=letter)
             self._turn(lesson, state, utterance, action, action, letter)
+        return lesson
+
+    def drill(self, n_images: int, n_turns: int) -> Lesson:
+        """As `questions`, cut to the bone: bare words and the letter, no states."""
+        rng = self.rng
+        lesson = self._start(rng.sample(range(len(self.labels)), n_images))
+        ids = tuple(str(picture) for picture in lesson.images)
+        known = {image: self._values(int(image)) for image in ids}
+        context = GameContext("drill", ids, ids, ())
+        dialect = Dialect(self.base.technical, self.base.figurative, rng.choice((0.0, 0.0, 0.3, 0.7)))
+        for _ in range(n_turns):
+            letter = rng.choice(LETTERS[:n_images])
+            speaker = SimulatedSpeaker(context, known, dialect, rng, Manners(most_words=rng.choice((1, 2, 3, 4))))
+            words = " ".join(dialect.word(value, rng)[0] for value in speaker._telling_apart(letter))
+            said = self._encode(words)
+            start = len(lesson.ids) + 1
+            lesson.ids += [self.user, *said, self.assistant, *self._encode(str(Action(select=letter))), self.end]
+            places = list(range(start, start + len(said)))
+            row = start + len(said) + 1  # of "select"
+            for number, at in enumerate(places):
+                lesson.words.append((at, places[: number + 1]))
+                lesson.seek.append((at, letter))
+            lesson.words += [(row - 1, places), (row, places)]
+            lesson.seek.append((row, letter))
+            lesson.labels += [IGNORE] * (len(lesson.ids) - len(lesson.labels))
+            lesson.labels[row] = self.letters[letter]
         return lesson
 
     # --- games ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import Idefics2ForConditionalGeneration, PreTrainedTokenizerFast
 
-from respect_core.tiny import senses
+from respect_core.tiny import senses, skeleton
 from respect_core.tiny.pictures import VALUES, Pictures
 
 
@@ -26,7 +26,7 @@ def tower_and_latents(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The tower's patches [B, P, width] and the connector's latents [B, L, D] of one-channel pixels."""
     pixels = pixels_B48[:, None].expand(-1, 3, -1, -1)
-    side = model.config.vision_config.image_size // model.config.vision_config.patch_size
+    side = skeleton.PIXELS // skeleton.PATCH
     mask = torch.ones(len(pixels), side, side, dtype=torch.bool)
     patches_BPV = model.model.vision_model(pixel_values=pixels, patch_attention_mask=mask).last_hidden_state
     return patches_BPV, model.model.connector(patches_BPV, attention_mask=mask.flatten(1))

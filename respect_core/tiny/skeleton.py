@@ -5,6 +5,8 @@ Classes are the stock ones; what makes the model tiny is in the numbers here.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.decoders import WordPiece as WordPieceDecoder
@@ -21,7 +23,7 @@ from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2I
 
 from respect_core.tiny.vocabulary import AROUND_IMAGE, END, IMAGE, SPECIAL, words
 
-PIXELS = 48  # side of a picture as the vision tower sees it
+PIXELS, PATCH = 48, 8  # sides of a picture as the vision tower sees it, and of a patch
 LATENTS = 2  # image tokens a picture
 WIDTH = 192
 
@@ -80,7 +82,8 @@ def processor() -> Idefics2Processor:
 
 def config(vocabulary: PreTrainedTokenizerFast) -> Idefics2Config:
     """Text 5 x 192, vision 3 x 128 with 36 patches a picture, one perceiver layer."""
-    ids = vocabulary.convert_tokens_to_ids
+    ids = vocabulary.get_vocab()
+    ends: dict[str, Any] = {"pad_token_id": ids["<pad>"], "bos_token_id": ids["<s>"], "eos_token_id": ids[END]}
     text = MistralConfig(
         vocab_size=len(vocabulary),
         hidden_size=WIDTH,
@@ -92,9 +95,7 @@ def config(vocabulary: PreTrainedTokenizerFast) -> Idefics2Config:
         max_position_embeddings=2048,
         sliding_window=None,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},  # most of a head sees content, not distance
-        pad_token_id=ids("<pad>"),
-        bos_token_id=ids("<s>"),
-        eos_token_id=ids(END),
+        **ends,
     )
     vision = Idefics2VisionConfig(
         hidden_size=128,
@@ -102,7 +103,7 @@ def config(vocabulary: PreTrainedTokenizerFast) -> Idefics2Config:
         num_hidden_layers=3,
         num_attention_heads=4,
         image_size=PIXELS,
-        patch_size=8,
+        patch_size=PATCH,
     )
     perceiver = Idefics2PerceiverConfig(
         hidden_size=WIDTH,
@@ -116,11 +117,9 @@ def config(vocabulary: PreTrainedTokenizerFast) -> Idefics2Config:
         text_config=text,
         vision_config=vision,
         perceiver_config=perceiver,
-        image_token_id=ids(IMAGE),
+        image_token_id=ids[IMAGE],
         tie_word_embeddings=False,
-        pad_token_id=ids("<pad>"),
-        bos_token_id=ids("<s>"),
-        eos_token_id=ids(END),
+        **ends,
     )
 
 
