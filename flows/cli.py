@@ -196,3 +196,7 @@ def ui(
 
     with _clear_errors():
         serve(workspace, only, prefect_port, mlflow_port, console)
+
+
+if __name__ == "__main__":
+    app()

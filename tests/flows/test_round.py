@@ -17,14 +17,19 @@ from flows.demo import demo
 from flows.round import RoundParameters, VariantsFailed
 from flows.round import round as round_flow
 from respect_core import tiny
+from respect_core.export import export
 from respect_core.images import load_images
-from respect_core.interaction import from_log
+from respect_core.importers.games import UNKNOWN_POLICY
+from respect_core.interaction import InteractionLog, from_log
+from respect_core.interaction_log import append_logs, read_logs
 from respect_core.multiref import prompt
 from respect_core.validation import waiting
-from respect_core.variants import Profile, Variant
+from respect_core.variants import Profile, Propensity, Variant
 from respect_core.variants import profile as named_profile
 from tasks import game_sets, registry
 from tasks import train as train_module
+from tasks.propensity import fill_propensities, read_probabilities
+from tasks.register import reference
 from tasks.workspace import Workspace, workspace
 
 VARIANTS = [Variant.B_FFT, Variant.T_RL, Variant.B_KTO]
@@ -183,3 +188,32 @@ def test_what_people_want_is_in_no_training_set(place: Workspace, summary: dict[
 
     for path in files:
         assert not {"targets", "success", "outcome"} & set(pq.read_schema(path).names)
+
+
+def test_backfill_gives_what_the_policy_would_have_logged(place: Workspace, summary: dict[str, Any]) -> None:
+    """The games of round 0 again as round 1, stripped of p; then by a policy that nobody knows."""
+    store, profile = place.open(), replace(_small("tiny"), propensity=Propensity.BACKFILL)
+    (key,) = store.keys("interactions/round=0/variant=seed/")
+    played = list(read_logs(store, key))
+    logged = {f"{log.interaction_id}-again": [turn.probability for turn in log.turns] for log in played}
+    append_logs(store, [_as_round_1(log) for log in played])
+    export(store, 1)
+    version = registry.latest(place, "seed")
+    assert version is not None
+
+    (filled,) = fill_propensities.fn(place, profile, 1, [Variant.T_RL], reference("seed", version))
+    computed = read_probabilities([filled])
+    assert filled.source == "backfill" and len(computed) == sum(map(len, logged.values()))
+    for (name, turn), p in computed.items():
+        assert p == pytest.approx(logged[name][turn], rel=1e-3)
+
+    append_logs(store, [_as_round_1(log, round=2, policy=UNKNOWN_POLICY) for log in played])
+    export(store, 2)
+    with pytest.raises(ValueError, match=r"round 2, variant b-rl.*is not in the registry.*--propensity surrogate"):
+        fill_propensities.fn(place, profile, 2, [Variant.B_RL], reference("seed", version))
+
+
+def _as_round_1(log: InteractionLog, **changes: Any) -> InteractionLog:
+    turns = [turn.model_copy(update={"probability": None}) for turn in log.turns]
+    changes = {"round": 1, "variant": "b-rl", **changes}
+    return log.model_copy(update={"interaction_id": f"{log.interaction_id}-again", "turns": turns, **changes})

@@ -1,0 +1,55 @@
+"""The pages on what a run left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from flows.ui import commands
+from tasks.workspace import workspace
+
+
+def test_one_page_or_both(tmp_path: Path) -> None:
+    place = workspace(tmp_path)
+    assert list(commands(place, None, 1, 2)) == ["prefect http://127.0.0.1:1", "mlflow http://127.0.0.1:2"]
+    assert list(commands(place, "mlflow", 1, 2)) == ["mlflow http://127.0.0.1:2"]
+    with pytest.raises(ValueError, match="name 'prefect' or 'mlflow'"):
+        commands(place, "grafana", 1, 2)
+
+
+def test_mlflow_answers_and_ends_with_ctrl_c(tmp_path: Path, free_port: int) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "ui",
+        "--run",
+        "r",
+        "--only",
+        "mlflow",
+        "--mlflow-port",
+        str(free_port),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    pages = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{free_port}/health", timeout=5) as answer:
+                    assert answer.status == 200
+                break
+            except OSError:
+                log = tmp_path / "runs/r/work/ui.log"
+                assert pages.poll() is None and time.monotonic() < deadline, log.read_text() if log.exists() else ""
+                time.sleep(0.5)
+    finally:
+        pages.send_signal(signal.SIGINT)
+        assert pages.wait(timeout=60) == 0

@@ -1,0 +1,49 @@
+"""The audit of decoded feedback."""
+
+from __future__ import annotations
+
+import json
+
+from respect_core.variants import DecoderKind
+from tasks.decode import audit
+
+
+def _row(game: str, turn: int, label: int, score: float) -> dict[str, object]:
+    return {
+        "interaction_id": game,
+        "turn": turn,
+        "decoder": "binary",
+        "label": label,
+        "score": score,
+        "low_margin": abs(score) < 0.25,
+        "thresholds": json.dumps({"positive": 0.0}),
+    }
+
+
+ROWS = [
+    _row("a", 0, 1, 2.0),
+    _row("a", 1, 1, 0.1),
+    _row("b", 0, -1, -1.0),
+    _row("b", 1, -1, -0.2),
+    _row("c", 0, 1, 1.0),
+]
+
+
+def test_precision_and_recall_of_positives_count_a_partly_right_turn_as_wrong() -> None:
+    actual = {("a", 0): 1, ("a", 1): 0, ("b", 0): -1, ("b", 1): 1, ("c", 0): 1}
+    figures = audit(ROWS, DecoderKind.BINARY, actual, speed=7.0)
+    assert (figures.positive, figures.neutral, figures.negative, figures.low_margin) == (3, 0, 2, 2)
+    assert figures.precision == 2 / 3
+    assert figures.recall == 2 / 3
+    assert figures.confusion is not None and figures.confusion["neutral"]["positive"] == 1
+    assert figures.turns_per_second == 7.0
+
+
+def test_without_targets_there_are_counts_alone() -> None:
+    figures = audit(ROWS, DecoderKind.BINARY, {}, speed=None)
+    assert figures.positive == 3
+    assert figures.precision is figures.recall is figures.confusion is figures.cross_validated is None
+
+
+def test_the_other_decoder_is_not_looked_at() -> None:
+    assert audit(ROWS, DecoderKind.TERNARY, {("a", 0): 1}, speed=None).positive == 0
