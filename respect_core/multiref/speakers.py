@@ -21,7 +21,7 @@ from respect_core.multiref.game import Game
 from respect_core.multiref.logs import finished
 from respect_core.multiref.tangrams import Tangram
 
-FIGURATIVE_SHARE = 0.7  # of the profile `tiny`: sets how often its seed policy wins
+FIGURATIVE_SHARE = 0.9  # of the profile `tiny`: sets how often its seed policy wins
 
 
 @dataclass(frozen=True)
