@@ -175,7 +175,7 @@ def idefics2_8b() -> Profile:
 
 def tiny() -> Profile:
     """The embedded model on two cores: the paper's stages, with rates for a model of a few million parameters."""
-    size = {"max_steps": 120, "checkpoint_every": 30}
+    size = {"max_steps": 90, "checkpoint_every": 30}
     return Profile(
         name="tiny",
         base="tiny",

@@ -1,8 +1,8 @@
 """KILOGRAM's drawings: SVG files of seven polygons, as tangrams of our own kind.
 
 A polygon is a list of points and, where its author moved it, a transform `matrix(a, b, c, d, e, f)`. The files number
-the tans 1 to 7 in the order of `tangrams.TANS`. Their `viewBox` is ignored: like the study's pictures, ours are
-fitted to the shape.
+the tans 1 to 7 in the order of `tangrams.TANS`. The `viewBox`, scaled to fit and centred, is the frame of the picture,
+as in the study's.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from respect_core.multiref.tangrams import TANS, Tangram, framed
+from respect_core.multiref.tangrams import TANS, Tangram
 
-MARGIN = 0.0  # of the picture's side; the study's pictures touch their edges
 LONGEST = 1 << 16  # bytes of a file; KILOGRAM's have about 2,000
 
 _NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
@@ -30,8 +29,8 @@ def read_svg(path: Path) -> Tangram:
     """The tangram in a file, with the file's name, less its ending, for an id.
 
     Raises:
-        DrawingError: no well-formed SVG, with a document type (which could expand without end), not seven polygons
-            numbered 1 to 7, or points that are not numbers.
+        DrawingError: no well-formed SVG, with a document type (which could expand without end), no viewBox, not seven
+            polygons numbered 1 to 7, or points that are not numbers.
         FileNotFoundError: there is no such file.
     """
     data = path.read_bytes()
@@ -45,7 +44,20 @@ def read_svg(path: Path) -> Tangram:
     expected = [str(number) for number in range(1, len(TANS) + 1)]
     if sorted(polygons, key=str) != expected:
         raise DrawingError(f"{path}: polygons {sorted(polygons, key=str)}; a tangram has seven, with ids 1 to 7")
-    return framed(path.stem, [_outline(path, number, polygons[number]) for number in expected], MARGIN)
+    low, size = _frame(path, root)
+    outlines = [(_outline(path, number, polygons[number]) - low - size / 2) / size.max() + 0.5 for number in expected]
+    return Tangram(path.stem, tuple(tuple((float(x), float(y)) for x, y in outline) for outline in outlines))
+
+
+def _frame(path: Path, root: ElementTree.Element) -> tuple[np.ndarray, np.ndarray]:
+    """Corner and size of the viewBox, [2] each, in the drawing's units."""
+    try:
+        x, y, width, height = (float(each) for each in re.split(r"[\s,]+", root.get("viewBox", "").strip()))
+    except ValueError:
+        raise DrawingError(f"{path}: viewBox {root.get('viewBox')!r} is not four numbers; export it again") from None
+    if not (0 < width < np.inf and 0 < height < np.inf):
+        raise DrawingError(f"{path}: viewBox {root.get('viewBox')!r} has no size; export it again")
+    return np.array([x, y]), np.array([width, height])
 
 
 def _outline(path: Path, number: str, polygon: ElementTree.Element) -> np.ndarray:

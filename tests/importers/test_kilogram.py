@@ -25,7 +25,8 @@ def test_every_drawing_reads(shared: Path) -> None:
     for file in files:
         polygons = read_svg(file).polygons
         assert [len(polygon) for polygon in polygons] == [4, 4, 3, 3, 3, 3, 3]
-        assert all(-1e-9 <= value <= 1 + 1e-9 for polygon in polygons for point in polygon for value in point)
+        # A few drawings stand out of their own frame by a stroke.
+        assert all(-0.1 <= value <= 1.1 for polygon in polygons for point in polygon for value in point)
 
 
 def test_pictures_look_as_the_study_showed_them(shared: Path) -> None:
@@ -37,9 +38,9 @@ def test_pictures_look_as_the_study_showed_them(shared: Path) -> None:
         ink_ours = ours.mean(-1) < 128
         overlaps[picture.stem] = (ink_ours & ink_theirs).sum() / (ink_ours | ink_theirs).sum()
     assert len(overlaps) == 24
-    # Ink over ink; what is lost are seams a pixel apart, and in a few pictures the study's wider margin.
-    assert min(overlaps.values()) > 0.78, overlaps
-    assert np.mean(list(overlaps.values())) > 0.9, overlaps
+    # Ink over ink; what is lost are seams a pixel wider than theirs.
+    assert min(overlaps.values()) > 0.9, overlaps
+    assert np.mean(list(overlaps.values())) > 0.93, overlaps
 
 
 def test_a_matrix_moves_a_polygon(tmp_path: Path) -> None:
@@ -63,6 +64,13 @@ def test_a_bad_drawing_is_refused_by_file_and_element(tmp_path: Path, inside: st
     with pytest.raises(DrawingError, match=said) as refused:
         read_svg(_svg(tmp_path / "bad.svg", inside))
     assert "bad.svg" in str(refused.value)
+
+
+@pytest.mark.parametrize("frame", ["", 'viewBox="0 0 9"', 'viewBox="0 0 0 9"', 'viewBox="0 0 nan 9"'])
+def test_a_drawing_needs_a_frame(tmp_path: Path, frame: str) -> None:
+    (tmp_path / "bad.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {frame}>{SQUARES}</svg>')
+    with pytest.raises(DrawingError, match=r"bad\.svg: viewBox"):
+        read_svg(tmp_path / "bad.svg")
 
 
 def test_entities_are_not_expanded(tmp_path: Path) -> None:
