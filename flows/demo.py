@@ -20,5 +20,5 @@ def demo(workspace: Workspace, profile: str, games: int, replay: int, variants: 
     parameters = RoundParameters(round=0, profile=profile, variants=list(variants), replay=replay)
     settings = parameters.resolved_profile()
     seed = seed_policy(workspace, settings, parameters.validation)
-    play_games(workspace, settings, seed, 0, games)
-    return round(workspace, parameters)
+    played = play_games(workspace, settings, seed, 0, games)
+    return round(workspace, parameters, seconds_of_play=played.seconds)

@@ -11,15 +11,15 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
-from tasks.decode import decode_feedback
 
 from flows.seed import seed_policy
 from respect_core.variants import Profile, Propensity, Variant
 from respect_core.variants import profile as named_profile
+from tasks.decode import decode_feedback
 from tasks.export import export_interactions
 from tasks.play import replay_fixed_games, seconds_played
 from tasks.propensity import fill_propensities
-from tasks.references import PlayedRef, PropensityRef, RegisteredRef, SelectedRef, TrainingSetRef
+from tasks.references import PropensityRef, RegisteredRef, SelectedRef, TrainingSetRef
 from tasks.register import close_round, open_round, register_variant
 from tasks.report import report_round, summarise
 from tasks.select import select_checkpoint
@@ -66,8 +66,11 @@ class VariantsFailed(RuntimeError):
 
 
 @flow(name="round", flow_run_name="round {parameters.round}", task_runner=ThreadPoolTaskRunner(max_workers=16))  # type: ignore[arg-type]  # a runner of futures of any result
-def round(workspace: Workspace, parameters: RoundParameters) -> dict[str, Any]:
+def round(workspace: Workspace, parameters: RoundParameters, seconds_of_play: float = 0.0) -> dict[str, Any]:
     """Export, decode, subsample, train, select, register; returns the summary, also in runs/<name>/summary.json.
+
+    Args:
+        seconds_of_play: what the games of this round took, where they were played here; for the summary.
 
     Raises:
         VariantsFailed: names the variants that failed, after the others went through.
@@ -76,47 +79,57 @@ def round(workspace: Workspace, parameters: RoundParameters) -> dict[str, Any]:
     seed = seed_policy(workspace, profile, parameters.validation)
     exported = export_interactions(workspace, number)
     run_id = open_round(workspace, number, profile, exported)
-    feedback = decode_feedback(workspace, profile, number)
-
-    propensities = fill_propensities(workspace, profile, number, parameters.variants, seed)
-    before = replay_fixed_games.submit(workspace, profile, seed, number, parameters.replay)
-    lines = {variant: _train(workspace, profile, parameters, variant, propensities) for variant in parameters.variants}
-    registered: dict[str, tuple[TrainingSetRef, SelectedRef, RegisteredRef]] = {}
-    failed: dict[str, str] = {}
-    for variant, (training_set, selected) in lines.items():
-        try:
-            reference = register_variant(workspace, run_id, profile, training_set.result(), selected.result())
-            registered[variant] = (training_set.result(), selected.result(), reference)
-        except Exception as error:  # a variant that fails must not take the others down
-            failed[variant] = str(error)
-
-    after: dict[str, PrefectFuture[PlayedRef | None]] = {
-        variant: replay_fixed_games.submit(workspace, profile, reference, number, parameters.replay)
-        for variant, (_, _, reference) in registered.items()
-    }
-    played = {variant: future.result() for variant, future in after.items()}
-    summary = summarise(
-        parameters.profile,
-        exported,
-        feedback,
-        registered,
-        before.result(),
-        played,
-        failed,
-        {
-            "play": seconds_played(before.result(), *played.values()),
+    try:
+        feedback = decode_feedback(workspace, profile, number)
+        propensities = fill_propensities(workspace, profile, number, parameters.variants, seed)
+        before = replay_fixed_games.submit(workspace, profile, seed, number, parameters.replay)
+        learned, failed = _learn(workspace, run_id, profile, parameters, propensities)
+        after = {
+            variant: replay_fixed_games.submit(workspace, profile, version, number, parameters.replay)
+            for variant, (_, _, version) in learned.items()
+        }
+        played = {variant: future.result() for variant, future in after.items()}
+        play = seconds_of_play + seconds_played(before.result(), *played.values())
+        seconds = {
+            "play": play or None,
             "export": exported.seconds,
             "decode": feedback.seconds,
-            "train": sum(selected.seconds for _, selected, _ in registered.values()),
-            "total": time.monotonic() - started,
-        },
-    )
-    report_round(workspace, run_id, summary)
+            "train": sum(selected.seconds for _, selected, _ in learned.values()),
+            "total": seconds_of_play + time.monotonic() - started,
+        }
+        summary = summarise(profile.name, exported, feedback, learned, before.result(), played, failed, seconds)
+        report_round(workspace, run_id, summary)
+    except BaseException as error:
+        close_round(workspace, run_id, {"round": str(error)})
+        raise
     close_round(workspace, run_id, failed)
     if failed:
         reasons = "; ".join(f"{variant}: {reason}" for variant, reason in failed.items())
-        raise VariantsFailed(f"round {number}: {len(failed)} of {len(lines)} variants failed ({reasons})")
+        raise VariantsFailed(
+            f"round {number}: {len(failed)} of {len(parameters.variants)} variants failed ({reasons}); "
+            "the others are registered, and running the round again does what is missing"
+        )
     return summary
+
+
+def _learn(
+    workspace: Workspace,
+    run_id: str,
+    profile: Profile,
+    parameters: RoundParameters,
+    propensities: Sequence[PropensityRef],
+) -> tuple[dict[str, tuple[TrainingSetRef, SelectedRef, RegisteredRef]], dict[str, str]]:
+    """All variants from turns to registered versions, beside each other; and why those that failed did."""
+    lines = {variant: _train(workspace, profile, parameters, variant, propensities) for variant in parameters.variants}
+    learned: dict[str, tuple[TrainingSetRef, SelectedRef, RegisteredRef]] = {}
+    failed: dict[str, str] = {}
+    for variant, (training_set, selected) in lines.items():
+        try:
+            data, chosen = training_set.result(), selected.result()
+            learned[variant] = (data, chosen, register_variant(workspace, run_id, profile, data, chosen))
+        except Exception as error:  # a variant that fails must not take the others down
+            failed[variant] = str(error)
+    return learned, failed
 
 
 def _train(

@@ -79,7 +79,6 @@ def _play(
     )
 
 
-def seconds_played(*played: PlayedRef | None) -> float | None:
-    """Seconds of play in all; None where nothing was played."""
-    seconds = [each.seconds for each in played if each is not None]
-    return sum(seconds) if seconds else None
+def seconds_played(*played: PlayedRef | None) -> float:
+    """Seconds of play in all; 0 where nothing was played."""
+    return sum(each.seconds for each in played if each is not None)
