@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -50,7 +48,6 @@ def _play(
 ) -> PlayedRef:
     if not profile.simulated_people:
         raise ValueError(f"profile {profile.name} has no simulated speakers: its users are real; leave out --replay")
-    started = time.monotonic()
     version = registry.by_adapter_hash(workspace, policy.model, policy.adapter_hash)
     assert version is not None, f"{policy.model}/{policy.version} vanished from the registry"
     spec = PlaySpec(
@@ -75,7 +72,7 @@ def _play(
         success=result.success,
         turns_per_game=result.turns_per_game,
         illegal_actions=result.illegal_actions,
-        seconds=time.monotonic() - started,
+        seconds=result.seconds,
     )
 
 

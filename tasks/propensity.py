@@ -43,7 +43,8 @@ def fill_propensities(
     }
     lacking = [partition for partition in sorted(wanted) if _lacks_probability(store, partition)]
     if lacking and profile.propensity is Propensity.SURROGATE:
-        get_run_logger().warning("%s: p is the seed policy's, not that of the policy that acted", lacking)
+        named = "; ".join(f"round {each.round}, {each.variant}" for each in lacking)
+        get_run_logger().warning("%s: p is the seed policy's, not that of the policy that acted", named)
     return [_fill(workspace, profile, partition, seed) for partition in lacking]
 
 

@@ -62,7 +62,7 @@ class TrainingSetRef(_Reference):
     negatives: int
     negatives_used: int  # in one epoch, after 5:4
     rehearsal_turns: int
-    probabilities: dict[str, int]  # where p came from: logged, backfill, surrogate; turns each
+    probabilities: dict[str, int]  # turns by where p came from: logged, backfill or surrogate, none
 
 
 class TrainedRef(_Reference):

@@ -113,7 +113,7 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         f"{follow_ups:,} with a follow-up, {summary['set_aside']} records set aside"
     )
     decoder = Table(
-        *("decoder", "positive", "neutral", "negative", "precision", "recall", "cross-validated", "turns/s"),
+        *("decoder", "+", "0", "-", "precision", "recall", "out of fold", "turns/s"),
         title="Decoded feedback; precision and recall of positives against the targets",
     )
     for kind, figures in summary["decoder"].items():
@@ -126,8 +126,8 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         )
     console.print(decoder)
     table = Table(
-        *("variant", "positives", "negatives", "rehearsed", "exact match", "illegal", "success", "model", "train s"),
-        title="What each variant learned",
+        *("variant", "+", "-", "D0", "match", "illegal", "success", "version", "seconds"),
+        title="Turns learned from; exact match and illegal actions in validation; games won before and after",
     )
     for name, values in summary["variants"].items():
         table.add_row(
@@ -138,7 +138,7 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
             _number(values["val_exact_match"], ".1%"),
             str(values["illegal_actions"]),
             f"{_number(values['success_before'], '.0%')} -> {_number(values['success_after'], '.0%')}",
-            f"{values['model']}/{values['version']}",
+            values["version"],
             _number(values["seconds"], ".0f"),
         )
     console.print(table)

@@ -17,7 +17,7 @@ from respect_core.interaction import FEEDBACK_SCHEMA, TURNS_SCHEMA, turn_rows
 from respect_core.manifests import Partition
 from respect_core.rounds import learning_partitions
 from respect_core.store import Store
-from respect_core.variants import SEED, Profile, TrainingConfig, Variant
+from respect_core.variants import SEED, Objective, Profile, TrainingConfig, Variant
 from tasks import game_sets
 from tasks.propensity import read_probabilities
 from tasks.references import PropensityRef, TrainingSetRef
@@ -47,11 +47,15 @@ def subsample_variant(
     table = sampling.training_set(
         turns, feedback, d0, variant, deselection_ratio=profile.deselection_ratio, d0_right=right
     )
-    logged = table["probability"].null_count
-    table = sampling.fill_probability(table, read_probabilities(propensities))
-    sampling.require_probability(table, config.objective)
-    filled = logged - table["probability"].null_count
-    sources: dict[str, int] = {"logged": table.num_rows - logged, str(profile.propensity): filled} if filled else {}
+    lacking = table["probability"].null_count
+    if config.objective is Objective.RL:
+        table = sampling.fill_probability(table, read_probabilities(propensities))
+        sampling.require_probability(table, config.objective)
+    sources = {
+        "logged": len(table) - lacking,
+        str(profile.propensity): lacking - table["probability"].null_count,
+        "none": table["probability"].null_count,
+    }
     inputs = [manifests.table_input(store, name, *part) for part in chosen for name in ("turns", "feedback")]
     return _write(store, table, Partition(round, variant), config, sources, inputs)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import json
 from pathlib import Path
 
 from prefect import task
@@ -41,7 +41,7 @@ def train_variant(
     Raises:
         WorkerFailed: training ended with an error; the message has the end of its log.
     """
-    started, variant = time.monotonic(), training_set.variant
+    variant = training_set.variant
     directory = workspace.scratch / f"round={training_set.round}" / variant / f"seed={seed}"
     spec = TrainSpec(
         workspace=workspace,
@@ -57,8 +57,8 @@ def train_variant(
         directory=directory,
     )
     with progress.bar(f"train {variant} seed {seed}") as bar:
-        process.run(spec, directory, bar.update)
-    return TrainedRef(variant=variant, seed=seed, directory=directory, seconds=time.monotonic() - started)
+        result = json.loads(process.run(spec, directory, bar.update).read_text())
+    return TrainedRef(variant=variant, seed=seed, directory=directory, seconds=result["seconds"])
 
 
 def settings(profile: Profile, variant: str) -> TrainingConfig:

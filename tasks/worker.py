@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -61,12 +62,13 @@ class PlaySpec(_Spec):
 
 
 class PlayResult(BaseModel):
-    """Figures of a batch of games; the games themselves are in the log."""
+    """Figures of a batch of games; the games themselves are in the log. Seconds are filled in at the end."""
 
     games: int
     success: float
     turns_per_game: float
     illegal_actions: int
+    seconds: float = 0.0
 
 
 class PropensitySpec(_Spec):
@@ -136,10 +138,9 @@ def train(spec: TrainSpec) -> dict[str, Any]:
 
 def play(spec: PlaySpec) -> dict[str, Any]:
     """Play games with simulated speakers, logging them where asked for."""
-    from respect_core.multiref.play import play as play_games
-
     from respect_core.base import load_base
     from respect_core.interaction_log import append_logs
+    from respect_core.multiref.play import play as play_games
     from respect_core.policy import Policy
     from tasks import simulation
 
@@ -207,7 +208,10 @@ WORK: dict[str, Callable[[Any], dict[str, Any]]] = {"train": train, "play": play
 def main(spec_file: Path) -> None:
     """Do what a specification says and leave result.json beside it."""
     spec = TypeAdapter(Spec).validate_json(spec_file.read_bytes())
+    started = time.monotonic()
     result = WORK[spec.kind](spec)
+    if not isinstance(spec, PropensitySpec):  # its result is a table by interaction
+        result["seconds"] = time.monotonic() - started
     unfinished = spec_file.with_name("result.tmp")
     unfinished.write_text(json.dumps(result, indent=1))
     unfinished.replace(spec_file.with_name("result.json"))
