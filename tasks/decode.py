@@ -21,10 +21,18 @@ from respect_core.store import Store
 from respect_core.variants import DecoderKind, Profile
 from tasks import progress
 from tasks.references import DecoderFigures, FeedbackRef
+from tasks.retries import if_transient
 from tasks.workspace import Workspace
 
 
-@task(name="decode", task_run_name="decode round {round}", retries=1, retry_delay_seconds=10, cache_policy=NO_CACHE)
+@task(
+    name="decode",
+    task_run_name="decode round {round}",
+    retries=1,
+    retry_delay_seconds=10,
+    retry_condition_fn=if_transient,
+    cache_policy=NO_CACHE,
+)
 def decode_feedback(workspace: Workspace, profile: Profile, round: int) -> FeedbackRef:
     """Decode every turn of the rounds up to `round` that has a follow-up and is not decoded yet; audit `round`.
 

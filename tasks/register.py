@@ -19,11 +19,12 @@ from respect_core.base import adapter_hash
 from respect_core.variants import SEED, Profile
 from tasks import registry
 from tasks.references import ExportedRef, RegisteredRef, SelectedRef, TrainingSetRef
+from tasks.retries import if_transient
 from tasks.train import settings
 from tasks.workspace import Workspace
 
 
-@task(name="open round", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(name="open round", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
 def open_round(workspace: Workspace, round: int, profile: Profile, exported: ExportedRef) -> str:
     """The parent run of a round; returns its id."""
     run_id = registry.start_run(workspace, f"round {round}", tags={"round": round, "profile": profile.name})
@@ -37,7 +38,7 @@ def open_round(workspace: Workspace, round: int, profile: Profile, exported: Exp
     return run_id
 
 
-@task(name="close round", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(name="close round", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
 def close_round(workspace: Workspace, run_id: str, failed: Mapping[str, str]) -> None:
     """End the parent run, as failed where a variant did."""
     registry.log(workspace, run_id, tags={f"failed.{variant}": reason[:400] for variant, reason in failed.items()})
@@ -49,6 +50,7 @@ def close_round(workspace: Workspace, run_id: str, failed: Mapping[str, str]) ->
     task_run_name="register {selected.variant}",
     retries=2,
     retry_delay_seconds=5,
+    retry_condition_fn=if_transient,
     cache_policy=NO_CACHE,
 )
 def register_variant(

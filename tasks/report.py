@@ -16,6 +16,7 @@ from rich.table import Table
 from tasks import registry
 from tasks.figures import confusion_figure, success_figure
 from tasks.references import ExportedRef, FeedbackRef, PlayedRef, RegisteredRef, SelectedRef, TrainingSetRef
+from tasks.retries import if_transient
 from tasks.workspace import Workspace
 
 Registered = Mapping[str, tuple[TrainingSetRef, SelectedRef, RegisteredRef]]
@@ -72,6 +73,7 @@ def summarise(
     task_run_name="report round {summary[round]}",
     retries=2,
     retry_delay_seconds=5,
+    retry_condition_fn=if_transient,
     cache_policy=NO_CACHE,
 )
 def report_round(workspace: Workspace, run_id: str, summary: dict[str, Any]) -> Path:

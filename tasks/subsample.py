@@ -21,10 +21,18 @@ from respect_core.variants import SEED, Objective, Profile, TrainingConfig, Vari
 from tasks import game_sets
 from tasks.propensity import read_probabilities
 from tasks.references import PropensityRef, TrainingSetRef
+from tasks.retries import if_transient
 from tasks.workspace import Workspace
 
 
-@task(name="subsample", task_run_name="subsample {variant}", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(
+    name="subsample",
+    task_run_name="subsample {variant}",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=if_transient,
+    cache_policy=NO_CACHE,
+)
 def subsample_variant(
     workspace: Workspace,
     profile: Profile,

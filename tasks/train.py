@@ -12,11 +12,18 @@ from respect_core.variants import SEED, Profile, TrainingConfig, Variant
 from respect_core.versions import code_version
 from tasks import process, progress, registry
 from tasks.references import TrainedRef, TrainingSetRef
+from tasks.retries import if_transient
 from tasks.worker import TrainSpec
 from tasks.workspace import Workspace
 
 
-@task(name="initial adapter", task_run_name="initial adapter {variant}", retries=2, cache_policy=NO_CACHE)
+@task(
+    name="initial adapter",
+    task_run_name="initial adapter {variant}",
+    retries=2,
+    retry_condition_fn=if_transient,
+    cache_policy=NO_CACHE,
+)
 def initial_adapter(workspace: Workspace, profile: Profile, variant: Variant, round: int) -> Path | None:
     """Where training starts: KTO from the previous round's adapter or the seed's, the others from scratch."""
     if not profile.training[variant.objective].from_previous_adapter:
