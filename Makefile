@@ -27,8 +27,8 @@ demo: install  ## one whole round with simulated speakers
 ui: install  ## Prefect and MLflow on what RUN left
 	$(BIN)/respect ui --run $(RUN)
 
-test: install
-	$(BIN)/pytest
+test: install  ## two files at a time on two cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 test-slow: install  ## minutes long: bars measured on real data, the whole demo
 	$(BIN)/pytest -m slow
