@@ -175,16 +175,20 @@ def idefics2_8b() -> Profile:
 
 def tiny() -> Profile:
     """The embedded model on two cores: the paper's stages, with rates for a model of a few million parameters."""
-    size = {"max_steps": 90, "checkpoint_every": 30}
+
+    def short(config: TrainingConfig, learning_rate: float, steps: int) -> TrainingConfig:
+        """So many steps, three checkpoints."""
+        return replace(config, learning_rate=learning_rate, max_steps=steps, checkpoint_every=steps // 3)
+
     return Profile(
         name="tiny",
         base="tiny",
         feedback_decoder="smollm2",
-        seed_training=replace(seed_policy(), learning_rate=7e-4, label_smoothing=0.02, **size),  # type: ignore[arg-type]  # one dict for two int fields
+        seed_training=replace(short(seed_policy(), 7e-4, 60), label_smoothing=0.02),
         training={
-            Objective.FFT: replace(fft(), learning_rate=7e-4, label_smoothing=0.02, **size),  # type: ignore[arg-type]  # as above
-            Objective.RL: replace(rl(), learning_rate=7e-4, **size),  # type: ignore[arg-type]  # as above
-            Objective.KTO: replace(kto(), learning_rate=1e-4, kto_reference="initial", **size),  # type: ignore[arg-type]  # as above
+            Objective.FFT: replace(short(fft(), 7e-4, 45), label_smoothing=0.02),
+            Objective.RL: short(rl(), 7e-4, 45),
+            Objective.KTO: replace(short(kto(), 1e-4, 45), kto_reference="initial"),
         },
         seeds=(0,),
         propensity=Propensity.SURROGATE,
