@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -33,12 +35,20 @@ def commands(workspace: Workspace, only: str | None, prefect_port: int, mlflow_p
 
 
 def serve(workspace: Workspace, only: str | None, prefect_port: int, mlflow_port: int, console: Console) -> None:
-    """Start the servers, say where they are, and wait. Ends all when one ends or on Ctrl-C."""
+    """Start the servers, say where they are, and wait. Ends all when one ends, on Ctrl-C and on SIGTERM."""
     pages = commands(workspace, only, prefect_port, mlflow_port)
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # ends the servers too
     log = workspace.scratch / "ui.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
-        servers = [subprocess.Popen(command, stdout=output, stderr=output) for command in pages.values()]
+        environment = {
+            **os.environ,
+            "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{prefect_port}/api",  # the page would ask port 4200
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        }
+        servers = [
+            subprocess.Popen(command, stdout=output, stderr=output, env=environment) for command in pages.values()
+        ]
         try:
             for address in pages:
                 console.print(address, highlight=False)

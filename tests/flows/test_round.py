@@ -32,6 +32,8 @@ from tasks.propensity import fill_propensities, read_probabilities
 from tasks.register import reference
 from tasks.workspace import Workspace, workspace
 
+pytestmark = pytest.mark.timeout(1200)  # the round itself is in the set-up of the first test
+
 VARIANTS = [Variant.B_FFT, Variant.T_RL, Variant.B_KTO]
 
 

@@ -24,7 +24,8 @@ def test_one_page_or_both(tmp_path: Path) -> None:
         commands(place, "grafana", 1, 2)
 
 
-def test_mlflow_answers_and_ends_with_ctrl_c(tmp_path: Path, free_port: int) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_mlflow_answers_and_ends_with_the_command(tmp_path: Path, free_port: int, ending: signal.Signals) -> None:
     command = [
         sys.executable,
         "-m",
@@ -51,5 +52,7 @@ def test_mlflow_answers_and_ends_with_ctrl_c(tmp_path: Path, free_port: int) -> 
                 assert pages.poll() is None and time.monotonic() < deadline, log.read_text() if log.exists() else ""
                 time.sleep(0.5)
     finally:
-        pages.send_signal(signal.SIGINT)
+        pages.send_signal(ending)
         assert pages.wait(timeout=60) == 0
+    with pytest.raises(OSError):  # the server ended with it
+        urllib.request.urlopen(f"http://127.0.0.1:{free_port}/health", timeout=5)
