@@ -10,7 +10,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo ui test test-slow check install clean
+.PHONY: demo ui test test-slow check bench bench-quick install clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +32,12 @@ test: install  ## two files at a time on two cores
 
 test-slow: install  ## minutes long: bars measured on real data, the whole demo
 	$(BIN)/pytest -m slow
+
+bench: install  ## our engine against its peers: runs/bench/*.json and docs/performance.md
+	$(BIN)/python -m tests.bench
+
+bench-quick: install  ## small settings against stored floors; fails where a ratio fell below
+	$(BIN)/python -m tests.bench --quick
 
 check: install
 	$(BIN)/ruff check .

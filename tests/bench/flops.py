@@ -1,0 +1,79 @@
+"""Floating-point operations from formulas, so that a noisy machine does not decide.
+
+Forward pass of a decoder over T tokens: 2 N T + A T^2, with N the weights of its layers and A = 2 layers width (causal
+attention computes half of the square). Training LoRA adapters costs 2 forward passes: the frozen matrices get no
+gradient of their own. The head costs 2 V H wherever logits are computed. The vision tower over an image of P patches
+costs 2 Nv P + 4 Lv dv P^2, and is frozen: never differentiated. The connector sees every patch and is differentiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the formulas need to know of an Idefics2 or a text model; the vision part is 0 for the latter."""
+
+    text: int  # weights of the layers
+    attention: int  # 2 layers width
+    head: int  # vocabulary x width
+    vision: int = 0  # weights of the tower
+    vision_attention: int = 0  # 4 layers width
+    connector: int = 0  # weights
+    patches: int = 0  # an image
+
+    @classmethod
+    def of(cls, model: Any) -> Shape:
+        """Of a transformers model without adapters (they add about a hundredth)."""
+        config = model.config.get_text_config()
+        decoder = model.model
+        parts: dict[str, int] = {}
+        if hasattr(decoder, "vision_model"):
+            vision = model.config.vision_config
+            parts = {
+                "vision": _weights(decoder.vision_model.encoder),
+                "vision_attention": 4 * vision.num_hidden_layers * vision.hidden_size,
+                "connector": _weights(decoder.connector),
+                "patches": (vision.image_size // vision.patch_size) ** 2,
+            }
+            decoder = decoder.text_model
+        return cls(
+            text=_weights(decoder.layers),
+            attention=2 * config.num_hidden_layers * config.hidden_size,
+            head=config.vocab_size * config.hidden_size,
+            **parts,
+        )
+
+    def forward(self, lengths: Iterable[int], *, logits: int, connected: int = 0, seen: int = 0) -> float:
+        """Of one pass.
+
+        Args:
+            lengths: tokens of each sequence, padding included: the machine computes it.
+            logits: positions at which the head runs.
+            connected: images that go through the connector.
+            seen: images that go through the vision tower.
+        """
+        text = sum(2 * self.text * T + self.attention * T**2 for T in lengths)
+        return text + 2 * self.head * logits + connected * self.connect() + seen * self.see()
+
+    def training(self, lengths: Iterable[int], *, logits: int, connected: int = 0, seen: int = 0) -> float:
+        """Of one pass and its gradient with respect to adapters."""
+        return 2 * self.forward(lengths, logits=logits, connected=connected) + seen * self.see()
+
+    def connect(self) -> float:
+        """The connector on one image."""
+        return 2 * self.connector * self.patches
+
+    def see(self) -> float:
+        """The vision tower on one image."""
+        return 2 * self.vision * self.patches + self.vision_attention * self.patches**2
+
+
+def _weights(module: nn.Module) -> int:
+    """Of matrices alone: norms and biases cost next to nothing."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.dim() > 1)

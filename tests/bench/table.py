@@ -1,0 +1,86 @@
+"""The table of docs/performance.md, from the records of runs/bench, and the floors of the quick form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.bench.record import Record
+
+BEGIN, END = "<!-- bench: written by python -m tests.bench -->", "<!-- /bench -->"
+FLOORS = Path(__file__).parent / "floors.json"
+HEADER = (
+    "| case | model | turns | ours | peer | ratio (pairs) | bar | tokens | FLOPs | equal results |\n"
+    "|---|---|---|---|---|---|---|---|---|---|\n"
+)
+
+
+def table(records: Sequence[Record]) -> str:
+    """Markdown, a row for each record."""
+    return HEADER + "".join(f"| {' | '.join(_cells(record))} |\n" for record in records)
+
+
+def _cells(record: Record) -> list[str]:
+    ratio = "" if record.ratio is None else f"**{record.ratio:.2f}x**"
+    if record.spread:
+        ratio += f" ({record.spread[0]:.2f}-{record.spread[1]:.2f})"
+    bar = "reported"
+    if record.bar is not None and record.ratio is not None:
+        bar = f"{record.bar:g}x {'met' if record.ratio >= record.bar else '**missed**'}"
+    peer = record.peer_name if record.peer is None else f"{_short(record.peer)}, {record.peer_name}"
+    return [
+        record.case,
+        record.size,
+        "" if record.turns_per_game is None else str(record.turns_per_game),
+        f"{_short(record.ours)} {record.unit}",
+        peer,
+        ratio,
+        bar,
+        _times(record.tokens_peer, record.tokens_ours),
+        _times(record.flops_peer, record.flops_ours),
+        record.equality,
+    ]
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _times(peer: float | None, ours: float | None) -> str:
+    """How many times as much the peer needs."""
+    return f"{peer / ours:.2f}x" if peer and ours else ""
+
+
+def write(records: Sequence[Record], document: Path) -> None:
+    """Put the table, and what it ran on, between the markers of a document.
+
+    Raises:
+        ValueError: no markers in it.
+    """
+    text = document.read_text()
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{document} has no place for the table: {BEGIN} and {END}")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    known: dict[str, str] = {}
+    for record in records:
+        known |= record.versions
+    ran = ", ".join(f"{name} {value}" for name, value in known.items())
+    document.write_text(f"{before}{BEGIN}\n{table(records)}\nMeasured with {ran}.\n{END}{after}")
+
+
+def below_floor(records: Sequence[Record]) -> list[str]:
+    """A sentence for each record whose ratio is under its floor, or that has none."""
+    floors: dict[str, float] = json.loads(FLOORS.read_text())
+    wrong = []
+    for record in records:
+        floor = floors.get(record.key)
+        if floor is None:
+            wrong.append(f"{record.key} has no floor in {FLOORS.name}; measured {record.ratio}")
+        elif record.ratio is None or record.ratio < floor:
+            wrong.append(
+                f"{record.key}: {record.ratio or 0:.2f} times {record.peer_name}, below its floor of {floor:g}; "
+                f"single pairs gave {record.spread}"
+            )
+    return wrong
