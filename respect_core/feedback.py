@@ -65,7 +65,7 @@ class DecoderConfig:
     binary_thresholds: Thresholds = Thresholds()
     ternary_thresholds: Thresholds = Thresholds(neutral=0.0)
     margin: float = 0.25
-    token_budget: int = 1024
+    token_budget: int = 384
     dtype: Dtype = "auto"
     local_files_only: bool = False
 
@@ -83,7 +83,7 @@ def idefics2_8b() -> DecoderConfig:
         model="HuggingFaceM4/idefics2-8b",
         binary=prompts.zero_shot("binary"),
         ternary=prompts.zero_shot("ternary"),
-        token_budget=16384,
+        token_budget=2048,
     )
 
 

@@ -4,22 +4,22 @@ Deviations from the paper:
 
 1. The paper lets the model generate a word and reads it. Here each label's log-probability is computed: nothing to
    parse, a score to put a threshold on, and one forward pass instead of one per generated token.
-2. The start that all prompts share (instructions, examples) goes through the model once; its keys and values are
-   reused by every batch. The result is the same up to rounding (tests/test_feedback.py).
+2. The start that all prompts share (instructions, examples) goes through the model once, and so does each start that
+   some of them share; there is no padding (`respect_core.prompt_trees`). The result is the same up to rounding
+   (tests/test_feedback.py).
 
-Shape legend: B prompts of a batch, S tokens after the shared prefix, L labels, V vocabulary, D width.
+Shape legend: T tokens of a tree, N nodes after which a label is scored, L labels, V vocabulary, D width.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from respect_core.local_models import LocalModel
+from respect_core.prompt_trees import Tree, TreePass
 
 Progress = Callable[[int, int], None]
 """Called after each batch with the number of distinct prompts done, and of all."""
@@ -34,13 +34,13 @@ class LabelScorer:
 
     Args:
         local: the model.
-        token_budget: most tokens (padding included, shared prefix not) that go through the model at once.
+        token_budget: most tokens that go through the model at once, the start that all prompts share not counted.
     """
 
-    def __init__(self, local: LocalModel, token_budget: int = 1024) -> None:
+    def __init__(self, local: LocalModel, token_budget: int = 384) -> None:
         self.model, self.tokenizer = local.model, local.tokenizer
         self.token_budget = token_budget
-        self._kept: tuple[list[int], Any] = [], None  # the last prefix, and its keys and values
+        self.trees = TreePass(self.model)
 
     def score(
         self,
@@ -66,18 +66,17 @@ class LabelScorer:
             return torch.empty(0, len(words))
         tokens = {text: self._tokens(text) for text in prompts}
         labels = self._labels(prompts[0], words)
-        order = sorted(tokens, key=lambda text: (len(tokens[text]), text))
-        self._check_length(len(tokens[order[-1]]) + max(map(len, labels)))
+        self._check_length(max(map(len, tokens.values())) + max(map(len, labels)))
         shared = _common_start([*tokens.values(), *map(self._tokens, samples)])
-        start = min(len(shared), len(tokens[order[0]]) - 1)  # at least one token is left to every prompt
+        start = min(len(shared), min(map(len, tokens.values())) - 1)  # at least one token is left to every prompt
+        prefix, rest = shared[:start], {text: each[start:] for text, each in tokens.items()}
         scores: dict[str, Tensor] = {}
         with torch.inference_mode():
-            cache = self._prefill(shared[:start])
-            for batch in self._batches(order, [len(tokens[text]) - start for text in order]):
-                found = self._score_batch([tokens[text][start:] for text in batch], labels, start, cache)
+            for batch in self._batches(rest, sum(len(label) - 1 for label in labels)):
+                found = self._score_batch(prefix, [rest[text] for text in batch], labels)
                 scores.update(zip(batch, found, strict=True))
                 if progress:
-                    progress(len(scores), len(order))
+                    progress(len(scores), len(rest))
         return torch.stack([scores[text] for text in prompts])
 
     # --- tokens -------------------------------------------------------------------------------------------------
@@ -107,57 +106,39 @@ class LabelScorer:
         if limit is not None and length > limit:
             raise ValueError(f"a prompt of {length} tokens, for a model that takes {limit}; shorten the utterance")
 
-    def _batches(self, order: Sequence[str], lengths: Sequence[int]) -> list[list[str]]:
-        """Neighbours in length, as many as the budget takes."""
-        batches: list[list[str]] = [[]]
-        for text, length in zip(order, lengths, strict=True):
-            if batches[-1] and (len(batches[-1]) + 1) * length > self.token_budget:
-                batches.append([])
-            batches[-1].append(text)
-        return batches
-
     # --- the model ----------------------------------------------------------------------------------------------
 
-    def _prefill(self, prefix: list[int]) -> Any:
-        """Keys and values of the prefix, for a batch of one; None for an empty prefix. Kept for the next call."""
-        if prefix != self._kept[0]:
-            ids_1P = torch.tensor([prefix], device=self.model.device)
-            self._kept = prefix, self.model.base_model(ids_1P, use_cache=True).past_key_values if prefix else None
-        return self._kept[1]
+    def _batches(self, rest: Mapping[str, list[int]], more: int) -> Iterator[list[str]]:
+        """Neighbours in the order of their tokens, so that they share much, as many as the budget takes.
 
-    def _score_batch(self, suffixes: list[list[int]], labels: list[list[int]], start: int, cache: Any) -> Tensor:
-        """[B, L]. Labels that share all tokens but the last share a pass; single tokens all ride on one."""
-        heads = sorted({tuple(label[:-1]) for label in labels} - {()}) or [()]
-        result = torch.empty(len(suffixes), len(labels))
-        for head in heads:
-            log_p_BHV = self._log_probs(suffixes, head, start, cache)
-            for index, label in enumerate(labels):
-                if tuple(label[:-1]) in ((), head):
-                    steps = torch.arange(len(label), device=log_p_BHV.device)
-                    picked_BH = log_p_BHV[:, steps, torch.tensor(label, device=log_p_BHV.device)]
-                    result[:, index] = picked_BH.sum(-1).cpu()
-        return result
-
-    def _log_probs(self, suffixes: list[list[int]], head: tuple[int, ...], start: int, cache: Any) -> Tensor:
-        """Log-probabilities after the last token of each suffix and after each token of `head`, [B, 1 + head, V].
-
-        Padding stands on the right, where no token of the suffix can see it.
+        Args:
+            rest: tokens of each prompt after the shared start.
+            more: tokens that the labels add to each.
         """
-        device = self.model.device
-        rows = [[*suffix, *head] for suffix in suffixes]
-        size = max(map(len, rows))
-        input_BS = torch.tensor([[*row, *[0] * (size - len(row))] for row in rows], device=device)
-        position_BS = torch.arange(start, start + size, device=device).expand(len(rows), -1)
-        past = copy.deepcopy(cache)
-        if past is not None:
-            past.batch_repeat_interleave(len(rows))
-        hidden_BSD = self.model.base_model(
-            input_BS, position_ids=position_BS, past_key_values=past, use_cache=past is not None
-        ).last_hidden_state
-        last_B = torch.tensor([len(suffix) - 1 for suffix in suffixes], device=device)
-        at_BH = last_B[:, None] + torch.arange(len(head) + 1, device=device)
-        hidden_BHD = hidden_BSD[torch.arange(len(rows), device=device)[:, None], at_BH]
-        return self.model.get_output_embeddings()(hidden_BHD).float().log_softmax(-1)
+        batch: list[str] = []
+        size = 0
+        for text in sorted(rest, key=lambda text: rest[text]):
+            length = len(rest[text]) + more
+            if batch and size + length > self.token_budget:
+                yield batch
+                batch, size = [], 0
+            batch.append(text)
+            size += length
+        yield batch
+
+    def _score_batch(self, prefix: list[int], prompts: list[list[int]], labels: list[list[int]]) -> Tensor:
+        """[prompts, L]. Each token of a label is scored at the node before it."""
+        tree = Tree()
+        before = [tree.add([*prompt, *label[:-1]])[-len(label) :] for prompt in prompts for label in labels]
+        nodes = sorted({node for path in before for node in path})
+        hidden_ND = self.trees.hidden(prefix, tree)[nodes]
+        log_p_NV = self.model.get_output_embeddings()(hidden_ND).float().log_softmax(-1)
+        row_of = {node: row for row, node in enumerate(nodes)}
+        rows = [row_of[node] for path in before for node in path]
+        words = [token for _ in prompts for label in labels for token in label]
+        lengths = [len(label) for label in labels] * len(prompts)
+        log_p_by_label = log_p_NV[rows, words].cpu().split(lengths)
+        return torch.stack([log_p.sum() for log_p in log_p_by_label]).view(len(prompts), len(labels))
 
 
 def _common_start(sequences: Sequence[list[int]]) -> list[int]:

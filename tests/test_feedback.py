@@ -14,11 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from respect_core import decoder_eval, feedback, local_models, prompts
 from respect_core.feedback import FeedbackDecoder, Thresholds, smollm2
 from respect_core.interaction import FEEDBACK_SCHEMA
 from respect_core.label_scoring import LabelError, LabelScorer
+from respect_core.prompt_trees import Tree, TreePass
 from respect_core.prompts import Kind
 
 
@@ -78,6 +81,34 @@ def test_without_a_shared_prefix(decoder: FeedbackDecoder) -> None:
     found = LabelScorer(decoder.local).score(texts, ["good", "bad"])
     expected = torch.tensor([_without_cache(decoder, text, ["good", "bad"]) for text in texts])
     assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_models_without_masks_of_their_own_get_padded_rows(decoder: FeedbackDecoder) -> None:
+    """The same scores; and a model that takes the mask in silence and ignores it is found out."""
+    words, texts = ["good", "rather bad"], ["The soup was", "The soup, all in all, was"]
+    scorer = LabelScorer(decoder.local)
+    assert scorer.trees.takes_trees
+    expected = scorer.score(texts, words)
+    scorer.trees.takes_trees = False
+    assert torch.allclose(scorer.score(texts, words), expected, atol=1e-4)
+
+    class Deaf(TreePass):
+        def _run(self, rows: list[list[int]], **arguments: Any) -> torch.Tensor:
+            return super()._run(rows, **{k: v for k, v in arguments.items() if k != "attention_mask"})
+
+    assert not Deaf(decoder.local.model).takes_trees
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=8))
+def test_trees_hold_each_start_once(sequences: list[list[int]]) -> None:
+    tree = Tree()
+    for sequence in sequences:
+        path = tree.add(sequence)
+        assert [tree.tokens[node] for node in path] == sequence
+        assert tree.sees()[path[-1]].nonzero().flatten().tolist() == sorted(path)
+    starts = {tuple(sequence[:length]) for sequence in sequences for length in range(1, len(sequence) + 1)}
+    assert len(tree) == len(starts)
+    assert {node for leaf in tree.leaves() for node in leaf} == set(range(len(tree)))
 
 
 def test_order_and_duplicates_change_nothing(decoder: FeedbackDecoder) -> None:
