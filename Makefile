@@ -10,7 +10,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo ui test test-slow check bench bench-quick install clean
+.PHONY: demo study ui test test-slow check bench bench-quick install clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 
 demo: install  ## one whole round with simulated speakers
 	$(BIN)/respect demo --run $(RUN)
+
+study: RUN = study
+study: install  ## the paper's experiment with simulated speakers; RUN and STUDY_SEED may be set, and run again it goes on
+	$(BIN)/respect study --run $(RUN) --study-seed $(or $(STUDY_SEED),0)
 
 ui: install  ## Prefect and MLflow on what RUN left
 	$(BIN)/respect ui --run $(RUN)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from flows import environment
-from respect_core.variants import PROFILES, Propensity, Variant
+from respect_core.variants import CONTROL, PROFILES, Propensity, Variant
 
 if TYPE_CHECKING:
     from tasks.workspace import Workspace
@@ -140,6 +140,72 @@ def round_command(
             ),
         )
     report.show(summary, console)
+
+
+@app.command("study")
+def study_command(
+    run: Run = "study",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of learning; deployments are 0 to this number.")] = 6,
+    variants: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated variants, and 'control' to deploy the seed policy again in the last round; "
+            "'all' means six variants and control."
+        ),
+    ] = "b-fft,control",
+    games: Annotated[int, typer.Option(min=10, help="Games of every policy in every round.")] = 200,
+    human_games: Annotated[int, typer.Option(min=0, help="Games between people (HH), in the last round.")] = 50,
+    study_seed: Annotated[
+        int, typer.Option(min=0, help="Drives contexts, speakers, sampling and training; another seed, another study.")
+    ] = 0,
+    profile: ProfileName = "tiny",
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Training seeds per variant. Default: the profile's.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps per training run. Default: the profile's.")
+    ] = None,
+) -> None:
+    """The paper's experiment with simulated speakers, round after round. Run again, it goes on where it stopped."""
+    workspace = _workspace(run)
+    from flows.study import StudyParameters
+    from flows.study import study as flow
+    from tasks import progress, study_report
+
+    named = [name.strip() for name in variants.split(",")]
+    with _clear_errors(), progress.shown():
+        summary = flow(
+            workspace,
+            StudyParameters(
+                rounds=rounds,
+                variants=_variants(",".join(name for name in named if name != CONTROL)),
+                control=variants == "all" or CONTROL in named,
+                games=games,
+                human_games=human_games,
+                study_seed=study_seed,
+                profile=profile,
+                seeds=seeds,
+                max_steps=max_steps,
+            ),
+        )
+    study_report.show(summary, console)
+    console.print(
+        f"\nsummary.json, tables 2 to 4 and figure 4 are in {workspace.root}", highlight=False, soft_wrap=True
+    )
+
+
+@app.command("study-summary")
+def study_summary(
+    studies: Annotated[list[str], typer.Argument(help="Names of finished studies' runs, e.g. study-0 study-1.")],
+    run: Annotated[str, typer.Option(help="Where the means go: runs/NAME.")] = "study-mean",
+) -> None:
+    """Means over several studies: summary.json, tables 2 to 4 and figure 4."""
+    from tasks import study_report
+
+    with _clear_errors():
+        summary = study_report.combine([RUNS / name for name in studies], RUNS / run)
+    study_report.show(summary, console)
+    console.print(f"\nsummary.json, tables 2 to 4 and figure 4 are in {RUNS / run}", highlight=False, soft_wrap=True)
 
 
 @import_app.command("games")

@@ -42,6 +42,7 @@ class RoundParameters(BaseModel):
     )
     seeds: int | None = Field(default=None, ge=1, description="Training seeds per variant; the profile's if empty.")
     max_steps: int | None = Field(default=None, ge=1, description="Optimizer steps; the profile's if empty.")
+    study_seed: int = Field(default=0, ge=0, description="Repetition of a study: no two share a training seed.")
     replay: int = Field(default=0, ge=0, description="Games of a fixed simulated set that every policy plays.")
 
     def resolved_profile(self) -> Profile:
@@ -49,6 +50,8 @@ class RoundParameters(BaseModel):
         profile = named_profile(self.profile)
         if self.seeds is not None:
             profile = replace(profile, seeds=tuple(range(self.seeds)))
+        stride = max(profile.seeds) + 1
+        profile = replace(profile, seeds=tuple(seed + self.study_seed * stride for seed in profile.seeds))
         if self.propensity is not None:
             profile = replace(profile, propensity=self.propensity)
         if self.max_steps is not None:
@@ -66,11 +69,14 @@ class VariantsFailed(RuntimeError):
 
 
 @flow(name="round", flow_run_name="round {parameters.round}", task_runner=ThreadPoolTaskRunner(max_workers=16))  # type: ignore[arg-type]  # a runner of futures of any result
-def round(workspace: Workspace, parameters: RoundParameters, seconds_of_play: float = 0.0) -> dict[str, Any]:
+def round(
+    workspace: Workspace, parameters: RoundParameters, seconds_of_play: float = 0.0, study_run: str | None = None
+) -> dict[str, Any]:
     """Export, decode, subsample, train, select, register; returns the summary, also in runs/<name>/summary.json.
 
     Args:
         seconds_of_play: what the games of this round took, where they were played here; for the summary.
+        study_run: MLflow run of the study that the round is part of, if it is.
 
     Raises:
         VariantsFailed: names the variants that failed, after the others went through.
@@ -78,7 +84,7 @@ def round(workspace: Workspace, parameters: RoundParameters, seconds_of_play: fl
     started, number, profile = time.monotonic(), parameters.round, parameters.resolved_profile()
     seed = seed_policy(workspace, profile, parameters.validation)
     exported = export_interactions(workspace, number)
-    run_id = open_round(workspace, number, profile, exported)
+    run_id = open_round(workspace, number, profile, exported, study_run)
     try:
         feedback = decode_feedback(workspace, profile, number)
         propensities = fill_propensities(workspace, profile, number, parameters.variants, seed)

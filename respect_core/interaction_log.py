@@ -2,7 +2,8 @@
 
 A deployment appends batches: each is one immutable object of JSON lines at
 ``interactions/round=5/variant=b-fft/<hash>.jsonl``, named by its contents, so that appending a batch again
-changes nothing.
+changes nothing. Where a batch may be played again with another outcome or timing, its writer names it instead, by
+what it consists of: the first to append it is the one that counts.
 """
 
 from __future__ import annotations
@@ -115,9 +116,9 @@ class Lines:
         self._file.write(line + b"\n")
         self.count += 1
 
-    def put(self, prefix: str) -> str:
-        """Store the lines at ``<prefix><hash>.jsonl`` unless they are there already; returns the key."""
-        key = f"{prefix}{self._digest.hexdigest()[:32]}.jsonl"
+    def put(self, prefix: str, name: str | None = None) -> str:
+        """Store the lines, named by `name` or by their hash, unless they are there already; returns the key."""
+        key = f"{prefix}{name or self._digest.hexdigest()[:32]}.jsonl"
         with self._store.errors(key):
             self._file.flush()
         if not self._store.exists(key):
@@ -132,10 +133,18 @@ def new_lines(store: Store, name: str) -> Iterator[Lines]:
         yield Lines(store, path, file)
 
 
-def append_logs(store: Store, logs: Iterable[InteractionLog]) -> str:
+def find_logs(store: Store, partition: Partition, name: str) -> str | None:
+    """The key of a batch appended under a name; None where there is none."""
+    key = f"{partition.folder(LOGS)}{name}.jsonl"
+    return key if store.exists(key) else None
+
+
+def append_logs(store: Store, logs: Iterable[InteractionLog], name: str | None = None) -> str:
     """Append finished interactions of one round and variant as one object; returns its key.
 
-    Memory holds one interaction. Raises ValueError for no logs, or logs of several rounds or variants.
+    Memory holds one interaction. A batch of that name, or of the same contents, stays as it was.
+
+    Raises ValueError for no logs, or logs of several rounds or variants.
     """
     partition: Partition | None = None
     with new_lines(store, LOGS) as lines:
@@ -149,7 +158,7 @@ def append_logs(store: Store, logs: Iterable[InteractionLog]) -> str:
             lines.add(log.model_dump_json().encode())
         if partition is None:
             raise ValueError("no interactions to append; call with at least one")
-        return lines.put(partition.folder(LOGS))
+        return lines.put(partition.folder(LOGS), name)
 
 
 def read_logs(store: Store, key: str) -> Iterator[InteractionLog]:

@@ -30,6 +30,17 @@ def exists(store: Store, name: str) -> bool:
     return store.exists(_key(name))
 
 
+def names(store: Store) -> list[str]:
+    """The sets there are."""
+    return [key.removeprefix("game_sets/").removesuffix(".jsonl") for key in store.keys("game_sets/")]
+
+
+def held_out(store: Store, validation: str) -> list[str]:
+    """Ids of the interactions that nothing may be trained on: of every set but D0, and of the validation set."""
+    sets = {name for name in names(store) if name != D0} | {validation}
+    return sorted({log.interaction_id for name in sets for log in read(store, name)})
+
+
 def read(store: Store, name: str) -> list[InteractionLog]:
     """The games of a set.
 
@@ -37,9 +48,8 @@ def read(store: Store, name: str) -> list[InteractionLog]:
         ValueError: there is no such set; the message lists those there are.
     """
     if not exists(store, name):
-        known = [key.removeprefix("game_sets/").removesuffix(".jsonl") for key in store.keys("game_sets/")]
         raise ValueError(
-            f"no game set {name!r} in {store}; there are: {', '.join(known) or 'none'}. "
+            f"no game set {name!r} in {store}; there are: {', '.join(names(store)) or 'none'}. "
             "Make one with `respect import games FILE --game-set NAME`"
         )
     return list(read_logs(store, _key(name)))

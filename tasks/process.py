@@ -87,6 +87,7 @@ def run(spec: BaseModel, directory: Path, progress: ProgressCallback) -> Path:
     with _slot() as slot, log_file.open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tasks.worker", str(spec_file)],
+            stdin=subprocess.PIPE,  # never written to: it closes when this process ends, and the worker with it
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -103,6 +104,7 @@ def run(spec: BaseModel, directory: Path, progress: ProgressCallback) -> Path:
             code = process.wait()
         except BaseException:
             process.kill()
+            process.wait()
             raise
     if code != 0 or not result.exists():
         tail = "\n".join(log_file.read_text().splitlines()[-15:])

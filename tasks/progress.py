@@ -44,6 +44,14 @@ class Bar:
             _display.update(self._task, completed=total or 1, total=total or 1)
 
 
+def about(seconds: float | None) -> str:
+    """A note on the time left, e.g. ', about 12 min left'; empty where it is not known."""
+    if seconds is None:
+        return ""
+    minutes = round(seconds / 60)
+    return f", about {minutes // 60} h {minutes % 60} min left" if minutes >= 60 else f", about {minutes} min left"
+
+
 @contextmanager
 def bar(description: str, total: int | None = None) -> Iterator[Bar]:
     """A bar for the length of a stage."""

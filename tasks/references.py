@@ -104,13 +104,12 @@ class RegisteredRef(_Reference):
 
 
 class PlayedRef(_Reference):
-    """Figures of games played on a fixed set."""
+    """Figures of games that a policy played. Constrained decoding writes no illegal action, so none are counted."""
 
     variant: str
     games: int
     success: float
     turns_per_game: float
-    illegal_actions: int
     seconds: float
 
 

@@ -25,9 +25,11 @@ from tasks.workspace import Workspace
 
 
 @task(name="open round", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
-def open_round(workspace: Workspace, round: int, profile: Profile, exported: ExportedRef) -> str:
-    """The parent run of a round; returns its id."""
-    run_id = registry.start_run(workspace, f"round {round}", tags={"round": round, "profile": profile.name})
+def open_round(
+    workspace: Workspace, round: int, profile: Profile, exported: ExportedRef, study_run: str | None = None
+) -> str:
+    """The parent run of a round, itself a child of its study's if it has one; returns its id."""
+    run_id = registry.start_run(workspace, f"round {round}", study_run, {"round": round, "profile": profile.name})
     figures = ("games", "turns", "turns_with_followup", "set_aside")
     registry.log(
         workspace,

@@ -73,6 +73,18 @@ def start_run(
     return str(run.info.run_id)
 
 
+def child_run(workspace: Workspace, parent: str, name: str) -> str:
+    """The child of that name, made if absent; returns its id."""
+    mlflow, lineage = client(workspace), f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
+    found = mlflow.search_runs([experiment_id(workspace)], f"{lineage} and attributes.run_name = '{name}'")
+    return str(found[0].info.run_id) if found else start_run(workspace, name, parent)
+
+
+def logged_steps(workspace: Workspace, run_id: str, metric: str) -> set[int]:
+    """Steps at which a metric has been logged."""
+    return {point.step for point in client(workspace).get_metric_history(run_id, metric)}
+
+
 def end_run(workspace: Workspace, run_id: str, *, failed: bool = False) -> None:
     client(workspace).set_terminated(run_id, "FAILED" if failed else "FINISHED")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 
 from respect_core.images import known_images, put_images
+from respect_core.interaction import InteractionLog
 from respect_core.multiref import contexts, speakers, tangrams
 from respect_core.multiref.contexts import GameContext
 from respect_core.store import Store
@@ -32,6 +33,13 @@ def ensure_images(store: Store, games: list[GameContext]) -> set[str]:
     used = {image for context in games for image in context.images}
     put_images(store, {image: tangrams.render(pool[image]) for image in used - known_images(store)})
     return used
+
+
+def human_games(store: Store, games: int, contexts_seed: str, *, seed: str, round: int) -> list[InteractionLog]:
+    """Games between people on the contexts of that seed (HH); their images are in the store."""
+    contexts = play_contexts(games, contexts_seed)
+    ensure_images(store, contexts)
+    return speakers.human_games(contexts, speaker_factory(), seed=seed, round=round)
 
 
 def make_d0(store: Store, profile: Profile) -> None:

@@ -41,14 +41,14 @@ def subsample_variant(
     validation: str,
     propensities: Sequence[PropensityRef],
 ) -> TrainingSetRef:
-    """Write the variant's training set for the round: D up to it, without the games of the validation set.
+    """Write the variant's training set for the round: D up to it, without the games of sets held out.
 
     Raises:
         ValueError: RL lacks the probability of a turn; the message names turns and remedies.
     """
     store, config = workspace.open(), profile.training[variant.objective]
     chosen = learning_partitions(manifests.partitions(store, "turns"), variant, round)
-    held_out = [log.interaction_id for log in game_sets.read(store, validation)]
+    held_out = game_sets.held_out(store, validation)
     turns = _without(_rows(store, "turns", chosen, TURNS_SCHEMA), held_out)
     feedback = _without(_rows(store, "feedback", chosen, FEEDBACK_SCHEMA), held_out)
     d0, right = _d0(store)

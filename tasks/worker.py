@@ -2,12 +2,18 @@
 
 Each kind of work is a specification (everything it needs, by reference) and a function that returns its result.
 Progress goes to standard output as JSON lines; the result to result.json beside the specification, written whole.
+A worker whose standard input is a pipe ends when the pipe closes: it does not outlive the process that started it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import random
+import stat
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,7 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from respect_core.interaction import Interaction, PolicyIdentity
+from respect_core.interaction import Interaction, InteractionLog, PolicyIdentity
+from respect_core.store import Store
 from respect_core.variants import Profile, TrainingConfig
 from tasks import game_sets
 from tasks.workspace import Workspace
@@ -56,9 +63,15 @@ class PlaySpec(_Spec):
     round: int
     variant: str
     games: int
-    contexts_seed: int
-    seed: int
+    contexts_seed: int | str
+    seed: int | str = Field(description="of speakers, of the policy's sampling and of the order of games")
     log: bool = Field(description="append the games to the interaction log; replays are only counted")
+
+    @property
+    def batch(self) -> str:
+        """Name of the games in the log, by who plays them: played once, they are not played again."""
+        fields = self.model_dump_json(include={"policy", "round", "variant", "games", "contexts_seed", "seed"})
+        return f"play-{hashlib.sha256(fields.encode()).hexdigest()[:24]}"
 
 
 class PlayResult(BaseModel):
@@ -67,7 +80,6 @@ class PlayResult(BaseModel):
     games: int
     success: float
     turns_per_game: float
-    illegal_actions: int
     seconds: float = 0.0
 
 
@@ -137,19 +149,34 @@ def train(spec: TrainSpec) -> dict[str, Any]:
 
 
 def play(spec: PlaySpec) -> dict[str, Any]:
-    """Play games with simulated speakers, logging them where asked for."""
+    """Play games with simulated speakers, logging them where asked for; games in the log are not played again."""
+    from respect_core.interaction_log import append_logs, find_logs, read_logs
+    from respect_core.manifests import Partition
+
+    store, partition = spec.workspace.open(), Partition(spec.round, spec.variant)
+    logged = find_logs(store, partition, spec.batch) if spec.log else None
+    logs = list(read_logs(store, logged)) if logged else _played(spec, store)
+    if spec.log:
+        append_logs(store, logs, spec.batch)
+    return PlayResult(
+        games=len(logs),
+        success=sum(log.outcome is not None and log.outcome.success for log in logs) / len(logs),
+        turns_per_game=sum(len(log.turns) for log in logs) / len(logs),
+    ).model_dump()
+
+
+def _played(spec: PlaySpec, store: Store) -> list[InteractionLog]:
     from respect_core.base import load_base
-    from respect_core.interaction_log import append_logs
     from respect_core.multiref.play import play as play_games
     from respect_core.policy import Policy
     from tasks import simulation
 
-    store = spec.workspace.open()
     contexts = simulation.play_contexts(spec.games, spec.contexts_seed)
+    random.Random(f"order-{spec.seed}").shuffle(contexts)
     images = simulation.ensure_images(store, contexts)
     base = load_base(spec.profile.base, image_size=spec.profile.image_size)
-    policy = Policy(base, spec.adapter, _features(spec, base, images), seed=spec.seed)
-    logs = play_games(
+    policy = Policy(base, spec.adapter, _features(spec, base, images), seed=_number(spec.seed))
+    return play_games(
         policy,
         contexts,
         simulation.speaker_factory(),
@@ -160,14 +187,11 @@ def play(spec: PlaySpec) -> dict[str, Any]:
         batch=spec.profile.play_batch,
         progress=lambda done, total: report(done, total),
     )
-    if spec.log:
-        append_logs(store, logs)
-    return PlayResult(
-        games=len(logs),
-        success=sum(log.outcome is not None and log.outcome.success for log in logs) / len(logs),
-        turns_per_game=sum(len(log.turns) for log in logs) / len(logs),
-        illegal_actions=policy.counts["illegal"],
-    ).model_dump()
+
+
+def _number(seed: int | str) -> int:
+    """A seed that is a name, as a number."""
+    return seed if isinstance(seed, int) else int(hashlib.sha256(seed.encode()).hexdigest()[:12], 16)
 
 
 def propensity(spec: PropensitySpec) -> dict[str, Any]:
@@ -207,6 +231,8 @@ WORK: dict[str, Callable[[Any], dict[str, Any]]] = {"train": train, "play": play
 
 def main(spec_file: Path) -> None:
     """Do what a specification says and leave result.json beside it."""
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     spec = TypeAdapter(Spec).validate_json(spec_file.read_bytes())
     started = time.monotonic()
     result = WORK[spec.kind](spec)
@@ -215,6 +241,12 @@ def main(spec_file: Path) -> None:
     unfinished = spec_file.with_name("result.tmp")
     unfinished.write_text(json.dumps(result, indent=1))
     unfinished.replace(spec_file.with_name("result.json"))
+
+
+def _end_with_parent() -> None:
+    """The other end of standard input closes when the parent ends, however it ends."""
+    os.read(0, 1)  # blocks: nothing is ever written to it
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,123 @@
+"""The paper's experiment with simulated speakers, as a Prefect flow (section 5, Deployment; figure 4).
+
+In round 0 the seed policy plays. In every later round each variant's version of the round before plays, all on the
+same fresh contexts, and learns from what the speakers wrote through the `round` flow as it is. In the last round
+there is play only; CONTROL, the seed policy deployed again, and people (HH) play beside the variants.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.round import RoundParameters, round
+from flows.seed import seed_policy
+from respect_core.variants import CONTROL, HH, Variant
+from tasks import progress
+from tasks import study as record
+from tasks.export import export_interactions
+from tasks.play import play_in_study, play_people
+from tasks.references import RegisteredRef
+from tasks.study import StudyRound
+from tasks.study_report import report_study
+from tasks.workspace import Workspace
+
+
+class StudyParameters(BaseModel):
+    """What the command line and the Prefect form set of a study; the profile has the rest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rounds: int = Field(default=6, ge=1, description="Rounds of learning; deployments are 0 to this number.")
+    variants: list[Variant] = Field(
+        default_factory=lambda: [Variant.B_FFT], min_length=1, description="Variants that play and learn."
+    )
+    control: bool = Field(default=True, description="Deploy the seed policy again in the last round.")
+    games: int = Field(default=200, ge=10, description="Games of every policy in every round.")
+    human_games: int = Field(default=50, ge=0, description="Games between people (HH), in the last round.")
+    study_seed: int = Field(default=0, ge=0, description="Drives contexts, speakers, sampling and training seeds.")
+    profile: str = Field(default="tiny", description="Named configuration; needs simulated speakers, as tiny has.")
+    seeds: int | None = Field(default=None, ge=1, description="Training seeds per variant; the profile's if empty.")
+    max_steps: int | None = Field(default=None, ge=1, description="Optimizer steps; the profile's if empty.")
+
+    def of_round(self, number: int) -> RoundParameters:
+        """The parameters of one round's learning."""
+        return RoundParameters(
+            round=number,
+            profile=self.profile,
+            variants=self.variants,
+            seeds=self.seeds,
+            max_steps=self.max_steps,
+            study_seed=self.study_seed,
+        )
+
+
+@flow(
+    name="study",
+    flow_run_name="study seed {parameters.study_seed}",
+    task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]  # a runner of futures of any result
+)
+def study(workspace: Workspace, parameters: StudyParameters) -> dict[str, Any]:
+    """All rounds, from the first that is not finished; returns the summary, also in runs/<name>/summary.json.
+
+    Raises:
+        ValueError: the workspace has a study of other parameters, or other games.
+        VariantsFailed: as the `round` flow does; the same command goes on from there.
+    """
+    profile = parameters.of_round(0).resolved_profile()
+    started = record.start_or_resume(workspace, parameters, profile, f"study seed {parameters.study_seed}")
+    finished = record.finished_rounds(record.folder(workspace))
+    with progress.bar("study", parameters.rounds + 1) as bar:
+        for number in range(len(finished), parameters.rounds + 1):
+            left = record.seconds_left(finished, parameters.rounds)
+            bar.update(number, note=f"round {number} of {parameters.rounds}{progress.about(left)}")
+            finished.append(_round(workspace, parameters, number, finished, started.mlflow_run))
+            report_study(workspace, started, finished)
+    return report_study(workspace, started, finished, ended=True)
+
+
+def _round(
+    workspace: Workspace, parameters: StudyParameters, number: int, before: Sequence[StudyRound], study_run: str
+) -> StudyRound:
+    """One deployment, and what is learned from it unless it is the last."""
+    started, last = time.monotonic(), number == parameters.rounds
+    learning, round_parameters = None, parameters.of_round(number)
+    profile = round_parameters.resolved_profile()
+    seed = seed_policy(workspace, profile, round_parameters.validation)
+    seeded = time.monotonic()
+    policies = _policies(workspace, parameters, number, before, seed)
+    plays = [
+        play_in_study.submit(workspace, profile, policy, number, parameters.games, parameters.study_seed)
+        for policy in policies
+    ]
+    people = HH if last and parameters.human_games else None
+    if people:
+        play_people(workspace, number, parameters.human_games, parameters.study_seed)
+    played = [play.result() for play in plays]
+    play = time.monotonic() - seeded
+    if last:
+        export_interactions(workspace, number)
+    else:
+        learning = round(workspace, round_parameters, seconds_of_play=play, study_run=study_run)
+    stages = learning["seconds"] if learning else {}
+    seconds = {**stages, "seed": seeded - started, "play": play, "total": time.monotonic() - started}
+    deployed = [(policy, each.seconds) for policy, each in zip(policies, played, strict=True)]
+    return record.finish_round(workspace, number, deployed, people, learning, seconds)
+
+
+def _policies(
+    workspace: Workspace, parameters: StudyParameters, number: int, before: Sequence[StudyRound], seed: RegisteredRef
+) -> list[RegisteredRef]:
+    """Who is deployed in a round, each named by `variant`."""
+    if number == 0:
+        return [seed]
+    learned = before[number - 1].learned
+    policies = [record.registered(workspace, variant, learned[variant]) for variant in parameters.variants]
+    if parameters.control and number == parameters.rounds:
+        policies.append(seed.model_copy(update={"variant": CONTROL}))
+    return policies

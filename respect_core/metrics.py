@@ -1,0 +1,142 @@
+"""Interaction metrics and their confidence intervals (appendix B.4, figure 4): FOR MEASURING ONLY.
+
+They read outcomes, which nothing on the learning path may (tests/test_no_auxiliary_labels.py holds that).
+
+Deviations from the paper, numbered as they are cited elsewhere:
+1. A figure over several studies is the mean of theirs. Its interval resamples the games within each study: it tells
+   how well these studies were measured, not how much another training seed would differ.
+
+Shapes: N games, R resamples, columns as in COLUMNS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from respect_core import actions
+from respect_core.store import Store
+from respect_core.tables import read_table
+
+COLUMNS = ("success", "turns", "right_clicks", "clicks")
+"""What is counted of a game: 1 if it was won, else 0; turns of the listener; accurate clicks; all clicks."""
+
+Counts = NDArray[np.int64]
+RESAMPLES = 10_000  # figure 4
+_CELLS = 10_000_000  # resampled games held in memory at once
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its percentile bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The paper's tables 2, 3 and 4 for one policy in one round. Rates lie between 0 and 1."""
+
+    games: int
+    success: Estimate  # successful interactions / all interactions
+    turns_per_game: Estimate
+    click_accuracy: Estimate  # accurate clicks / all clicks of all interactions
+
+
+def accurate_clicks(action: str, target_letters: str) -> tuple[int, int]:
+    """Accurate clicks of an action, and all its clicks.
+
+    Appendix B.4: a click is accurate if it selects a target or deselects a non-target. Raises ActionError.
+    """
+    parsed, targets = actions.parse(action), set(target_letters)
+    right = len(set(parsed.select) & targets) + len(set(parsed.deselect) - targets)
+    return right, len(parsed.select) + len(parsed.deselect)
+
+
+def counts(turns: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> Counts:
+    """COLUMNS of every game that has an outcome [N, 4], in order of interaction id.
+
+    Args:
+        turns: rows of the turns table (interaction_id, context, action).
+        outcomes: rows of the outcomes table (interaction_id, targets, success, turns) of the same games.
+    """
+    found = {row["interaction_id"]: row for row in outcomes if row["success"] is not None}
+    clicks = {interaction_id: np.zeros(2, dtype=np.int64) for interaction_id in found}
+    for turn in turns:
+        if (outcome := found.get(turn["interaction_id"])) is not None:
+            letters = zip(actions.LETTERS, turn["context"], strict=False)
+            targets = "".join(letter for letter, image in letters if image in outcome["targets"])
+            clicks[turn["interaction_id"]] += accurate_clicks(turn["action"], targets)
+    rows = [(found[each]["success"], found[each]["turns"], *clicks[each]) for each in sorted(found)]
+    return np.array(rows, dtype=np.int64).reshape(-1, len(COLUMNS))
+
+
+def read_counts(store: Store, round: int, variant: str) -> Counts:
+    """`counts` of a partition of the tables. Raises TableError and StoreError as reading tables does."""
+    turns = read_table(store, "turns", [round], [variant], ["interaction_id", "context", "action"])
+    outcomes = read_table(store, "outcomes", [round], [variant], ["interaction_id", "targets", "success", "turns"])
+    return counts(turns.to_pylist(), outcomes.to_pylist())
+
+
+def figures(studies: Sequence[Counts], *, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95) -> Figures:
+    """Success rate, turns per game and click accuracy with intervals.
+
+    Args:
+        studies: the games of each study [N, 4]; usually there is one. See deviation 1 for several.
+        resamples: of the games of each study, with replacement.
+        seed: of the resampling; the same seed gives the same intervals.
+
+    Raises:
+        ValueError: no study, or one without games or clicks.
+    """
+    if not studies or any(len(games) == 0 or games[:, 3].sum() == 0 for games in studies):
+        raise ValueError("no games to measure, or none with a click")
+    rng = np.random.default_rng(seed)
+    values = np.mean([_rates(games.sum(0), len(games)) for games in studies], axis=0)
+    drawn = np.mean([_rates(_resampled(games, resamples, rng), len(games)) for games in studies], axis=0)
+    low, high = np.nanpercentile(drawn, [50 * (1 - level), 50 * (1 + level)], axis=0)
+    estimates = [Estimate(*map(float, each)) for each in zip(values, low, high, strict=True)]
+    return Figures(sum(map(len, studies)), *estimates)
+
+
+def ratio(
+    numerators: Sequence[float], denominators: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate:
+    """Sum over sum, with a 95% interval that resamples the pairs, e.g. exact matches and turns of each game.
+
+    Raises:
+        ValueError: the denominators add up to nothing.
+    """
+    pairs = np.stack([np.asarray(numerators, float), np.asarray(denominators, float)], axis=1)
+    if not pairs[:, 1].sum():
+        raise ValueError("nothing to divide by: no turns")
+    drawn = _resampled(pairs, resamples, np.random.default_rng(seed))
+    with np.errstate(invalid="ignore"):
+        low, high = np.nanpercentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
+    return Estimate(float(pairs[:, 0].sum() / pairs[:, 1].sum()), float(low), float(high))
+
+
+def _resampled(rows: NDArray[Any], resamples: int, rng: np.random.Generator) -> NDArray[Any]:
+    """Column sums of rows drawn with replacement, as many as there are [R, columns]."""
+    n = len(rows)
+    step = max(1, _CELLS // n)
+    sums = []
+    for start in range(0, resamples, step):
+        drawn = rng.integers(n, size=(min(step, resamples - start), n))
+        # How often each row was drawn [r, N]: then sums are one matrix product.
+        offsets = np.arange(len(drawn))[:, None] * n
+        times = np.bincount((drawn + offsets).ravel(), minlength=len(drawn) * n).reshape(-1, n)
+        sums.append(times.astype(float) @ rows.astype(float))
+    return np.concatenate(sums)
+
+
+def _rates(sums: NDArray[Any], games: int) -> NDArray[Any]:
+    """[..., 4] sums of COLUMNS to [..., 3]: success, turns per game, click accuracy."""
+    with np.errstate(invalid="ignore"):  # a resample without a click has no accuracy, and is left out
+        return np.stack([sums[..., 0] / games, sums[..., 1] / games, sums[..., 2] / sums[..., 3]], axis=-1)

@@ -1,0 +1,187 @@
+"""The record of a study: what it was started with, and one file per finished round, from which it goes on.
+
+`runs/<name>/study/study.json` and `round-0.json`, `round-1.json`, ... Each is written whole; a round whose file is
+there is not played or learned again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from respect_core import tiny
+from respect_core.base import files_hash
+from respect_core.interaction_log import LOGS
+from respect_core.metrics import read_counts
+from respect_core.variants import Profile
+from tasks import registry
+from tasks.references import RegisteredRef
+from tasks.register import reference
+from tasks.workspace import Workspace
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Started(_Record):
+    """What a study was started with."""
+
+    parameters: dict[str, Any]
+    profile: dict[str, Any]
+    base: str | None  # sha256 of the base model's files, where it is a directory
+    mlflow_run: str
+
+    @property
+    def name(self) -> str:
+        return str(self.profile["name"])
+
+
+class Deployed(_Record):
+    """One policy in one round. `games`: respect_core.metrics.COLUMNS of each."""
+
+    games: list[list[int]]
+    version: str | None = None  # e.g. respect.b-fft/3; none for people
+    val_exact_match: float | None = None
+    illegal_actions: int | None = None  # greedy and unconstrained, on the validation set
+    seconds: float | None = None
+
+
+class StudyRound(_Record):
+    """A finished round: who played, what was learned (version by variant), the round's own summary, seconds."""
+
+    round: int
+    policies: dict[str, Deployed]
+    learned: dict[str, str] = {}
+    learning: dict[str, Any] | None = None
+    seconds: dict[str, float]
+
+
+def folder(workspace: Workspace) -> Path:
+    return workspace.root / "study"
+
+
+def start_or_resume(workspace: Workspace, parameters: BaseModel, profile: Profile, name: str) -> Started:
+    """The study of this workspace: a new one with its MLflow run, or the one that was interrupted.
+
+    Raises:
+        ValueError: it was started with other parameters, or the store has games of something else.
+    """
+    given = parameters.model_dump(mode="json")
+    settings = TypeAdapter(Profile).dump_python(profile, mode="json")
+    file, base = folder(workspace) / "study.json", _base_hash(profile)
+    if file.exists():
+        known = Started.model_validate_json(file.read_bytes())
+        _require_same(workspace, "", known.parameters, given)
+        _require_same(workspace, "profile.", known.profile, settings)
+        _require_same(workspace, "", {"base model's files": known.base}, {"base model's files": base})
+        return known
+    if workspace.open().keys(f"{LOGS}/"):
+        raise ValueError(
+            f"{workspace.store_uri} has interactions that are not this study's, and everybody would learn from them; "
+            "give the study a --run of its own (and a RESPECT_STORE of its own where that is set)"
+        )
+    run_id = registry.start_run(workspace, name, tags={"kind": "study", "profile": profile.name})
+    registry.log(workspace, run_id, params=given)
+    started = Started(parameters=given, profile=settings, base=base, mlflow_run=run_id)
+    _write(file, started)
+    return started
+
+
+def finished_rounds(folder: Path) -> list[StudyRound]:
+    """The rounds that are done, in order."""
+    files = sorted(folder.glob("round-*.json"), key=lambda file: int(file.stem.removeprefix("round-")))
+    return [StudyRound.model_validate_json(file.read_bytes()) for file in files]
+
+
+def started(folder: Path) -> Started:
+    """What a study was started with.
+
+    Raises:
+        ValueError: no study in that folder.
+    """
+    file = folder / "study.json"
+    if not file.is_file():
+        raise ValueError(f"no study in {folder.parent}: {file} is missing; run `respect study --run NAME` first")
+    return Started.model_validate_json(file.read_bytes())
+
+
+def finish_round(
+    workspace: Workspace,
+    round: int,
+    deployed: Sequence[tuple[RegisteredRef, float]],
+    people: str | None,
+    learning: dict[str, Any] | None,
+    seconds: Mapping[str, float],
+) -> StudyRound:
+    """Measure a round's games and write its file, which ends the round.
+
+    Args:
+        deployed: the policies and the seconds that each played.
+        people: the name under which people played, if they did.
+        learning: summary of the `round` flow, where there was one.
+    """
+    store = workspace.open()
+    policies = {}
+    for policy, played in deployed:
+        validated = registry.client(workspace).get_run(policy.run_id).data.metrics
+        policies[policy.variant] = Deployed(
+            games=read_counts(store, round, policy.variant).tolist(),
+            version=f"{policy.model}/{policy.version}",
+            val_exact_match=validated["val_exact_match"],
+            illegal_actions=int(validated["illegal_actions"]),
+            seconds=played,
+        )
+    if people:
+        policies[people] = Deployed(games=read_counts(store, round, people).tolist())
+    variants = learning["variants"] if learning else {}
+    learned = {name: f"{each['model']}/{each['version']}" for name, each in variants.items()}
+    result = StudyRound(round=round, policies=policies, learned=learned, learning=learning, seconds=dict(seconds))
+    _write(folder(workspace) / f"round-{round}.json", result)
+    return result
+
+
+def registered(workspace: Workspace, variant: str, version: str) -> RegisteredRef:
+    """The version, to be deployed under the name `variant`."""
+    return reference(variant, registry.named(workspace, version))
+
+
+def seconds_left(finished: Sequence[StudyRound], rounds: int) -> float | None:
+    """Estimate of a study's remaining time: the rounds to come take as long as those before; None before round 0.
+
+    Round 0 stands for them until there is another: it trains the seed policy, and one policy plays instead of all.
+    """
+    if not finished:
+        return None
+    typical = finished[1:] or finished
+    learning = sum(each.seconds["total"] for each in typical) / len(typical)
+    play = sum(each.seconds["play"] for each in typical) / len(typical)
+    to_come = rounds + 1 - len(finished)
+    return max(0, to_come - 1) * learning + (play if to_come else 0.0)
+
+
+def _require_same(workspace: Workspace, prefix: str, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    for name in sorted({*known, *given}):
+        before, now = known.get(name), given.get(name)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            _require_same(workspace, f"{prefix}{name}.", before, now)
+        elif before != now:
+            raise ValueError(
+                f"the study in {workspace.root} was started with {prefix}{name} = {before}, now it is {now}; go on "
+                "with the same, or give the new study another --run"
+            )
+
+
+def _base_hash(profile: Profile) -> str | None:
+    directory = tiny.path() if profile.base == "tiny" else Path(profile.base)
+    return files_hash(sorted(file for file in directory.iterdir() if file.is_file())) if directory.is_dir() else None
+
+
+def _write(file: Path, record: BaseModel) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".tmp")
+    unfinished.write_text(record.model_dump_json(indent=1) + "\n")
+    unfinished.replace(file)

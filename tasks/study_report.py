@@ -1,0 +1,237 @@
+"""What comes out of a study, or of several: summary.json, tables 2 to 4, figure 4, MLflow, Prefect, terminal."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from rich.console import Console
+from rich.table import Table
+
+from respect_core import result_tables
+from respect_core.figures import figure_4
+from respect_core.metrics import Counts, Figures, figures
+from respect_core.result_tables import TABLES, Results
+from respect_core.variants import CONTROL, HH, SEED, Variant
+from tasks import registry, study
+from tasks.retries import if_transient
+from tasks.study import Deployed, Started, StudyRound
+from tasks.workspace import Workspace
+
+Studies = Sequence[Sequence[StudyRound]]
+"""The finished rounds of each study."""
+
+_ORDER = [*Variant, CONTROL, HH]  # of policies in the paper's tables
+
+
+@task(name="report study", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+def report_study(
+    workspace: Workspace, started: Started, finished: Sequence[StudyRound], *, ended: bool = False
+) -> dict[str, Any]:
+    """Write and publish what the finished rounds show; returns the summary. Doing it again changes nothing."""
+    measured = results([finished])
+    summary = summarise([started], [finished], measured)
+    files = write(workspace.root, summary, measured, f"profile {started.name}, study seed {summary['study_seed']}")
+    _log_curves(workspace, started.mlflow_run, finished, measured)
+    for file in files:
+        registry.client(workspace).log_artifact(started.mlflow_run, str(file))
+    tables = "\n".join(result_tables.markdown(table, measured) for table in TABLES)
+    create_markdown_artifact(tables, key="study", description="Tables 2 to 4 of the paper for this study")
+    if ended:
+        registry.end_run(workspace, started.mlflow_run)
+    return summary
+
+
+def combine(runs: Sequence[Path], root: Path) -> dict[str, Any]:
+    """Means over finished studies, written to `root`; returns the summary.
+
+    Raises:
+        ValueError: a run that is no study, is not finished, or differs from the first in more than its seed; two of
+            one seed.
+    """
+    starts = [study.started(run / "study") for run in runs]
+    studies = [study.finished_rounds(run / "study") for run in runs]
+    for run, started, finished in zip(runs, starts, studies, strict=True):
+        if len(finished) <= started.parameters["rounds"]:
+            raise ValueError(f"{run} has finished {len(finished)} of its rounds; run its command again to go on")
+        for field in ("rounds", "variants", "games", "profile"):
+            if started.parameters[field] != starts[0].parameters[field]:
+                raise ValueError(f"{run} and {runs[0]} differ in {field}: their means would mean nothing")
+    seeds = [started.parameters["study_seed"] for started in starts]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"study seeds {seeds}: each study must have a seed of its own to count as a repetition")
+    measured = results(studies)
+    summary = summarise(starts, studies, measured)
+    root.mkdir(parents=True, exist_ok=True)
+    write(root, summary, measured, f"profile {starts[0].name}, mean of study seeds {', '.join(map(str, seeds))}")
+    return summary
+
+
+def results(studies: Studies) -> Results:
+    """Figures by policy and round; a system's round 0 is the seed policy's, which acted for all (table 2)."""
+    counted: dict[str, dict[int, list[Counts]]] = defaultdict(lambda: defaultdict(list))
+    for finished in studies:
+        for each in finished:
+            for policy, deployed in each.policies.items():
+                counted[policy][each.round].append(np.array(deployed.games))
+    measured = {policy: {number: figures(games) for number, games in by.items()} for policy, by in counted.items()}
+    shared = measured.pop(SEED, {})
+    systems = [policy for policy in _ORDER if policy in measured] or [CONTROL]
+    return {policy: (shared if policy != HH else {}) | measured.get(policy, {}) for policy in systems}
+
+
+def summarise(starts: Sequence[Started], studies: Studies, measured: Results) -> dict[str, Any]:
+    """The summary in its documented shape. Of several studies: means over them, and `study_seed` is a list."""
+    seeds = [started.parameters["study_seed"] for started in starts]
+    return {
+        "profile": starts[0].name,
+        "study_seed": seeds[0] if len(seeds) == 1 else seeds,
+        "parameters": starts[0].parameters,
+        "rounds": [
+            {
+                "round": number,
+                "policies": {
+                    policy: _policy(by_round[number], _deployed(studies, policy, number))
+                    for policy, by_round in measured.items()
+                    if number in by_round
+                },
+                **_learning([each for finished in studies for each in finished if each.round == number]),
+            }
+            for number in result_tables.rounds(measured)
+        ],
+        "seconds": _mean([_added(each.seconds for each in finished) for finished in studies]),
+    }
+
+
+def write(root: Path, summary: Mapping[str, Any], measured: Results, title: str) -> list[Path]:
+    """summary.json, a CSV and a Markdown file for each table, and figure 4 as SVG and PNG; returns their paths."""
+    texts = {"summary.json": json.dumps(summary, indent=2) + "\n"}
+    for table in TABLES:
+        texts[f"{table.file}.csv"] = result_tables.comma_separated(table, measured)
+        texts[f"{table.file}.md"] = result_tables.markdown(table, measured)
+    for name, text in texts.items():
+        (unfinished := root / f"{name}.tmp").write_text(text)
+        unfinished.replace(root / name)
+    figure = figure_4(measured, title=title)
+    figure.savefig(root / "figure-4.svg", metadata={"Date": None})
+    figure.savefig(root / "figure-4.png", dpi=160)
+    return [*(root / name for name in texts), root / "figure-4.svg", root / "figure-4.png"]
+
+
+def show(summary: Mapping[str, Any], console: Console) -> None:
+    """The study on the terminal."""
+    table = Table(
+        *("round", "policy", "games", "success", "turns", "clicks", "match", "illegal"),
+        title="Games won, turns per game, click accuracy; exact match and illegal actions on the validation set",
+    )
+    for each in summary["rounds"]:
+        for policy, values in each["policies"].items():
+            low, high = values["ci95"]
+            table.add_row(
+                *(str(each["round"]), policy, str(values["games"])),
+                f"{values['success']:.1%} [{low:.0%}, {high:.0%}]",
+                f"{values['turns_per_game']:.2f}",
+                f"{values['click_accuracy']:.1%}",
+                *(_shown(values["val_exact_match"], ".1%"), _shown(values["illegal_actions"], ".0f")),
+            )
+        table.add_section()
+    console.print(table)
+    precision = [
+        _shown((each["decoder"] or {}).get("binary", {}).get("precision"), ".2f") for each in summary["rounds"]
+    ]
+    console.print(f"precision of decoded positives by round: {', '.join(precision)}", highlight=False)
+
+
+def _policy(measured: Figures, deployed: Sequence[Deployed]) -> dict[str, Any]:
+    success, turns, clicks = measured.success, measured.turns_per_game, measured.click_accuracy
+    values = {
+        "games": measured.games,
+        "success": success.value,
+        "ci95": [success.low, success.high],
+        "turns_per_game": turns.value,
+        "turns_ci95": [turns.low, turns.high],
+        "click_accuracy": clicks.value,
+        "click_accuracy_ci95": [clicks.low, clicks.high],
+        **_mean([each.model_dump(include={"illegal_actions", "val_exact_match", "seconds"}) for each in deployed]),
+    }
+    return values | ({"version": deployed[0].version} if len(deployed) == 1 else {})
+
+
+def _deployed(studies: Studies, policy: str, number: int) -> list[Deployed]:
+    """A policy's deployment in each study; in round 0 the seed policy's stands for all."""
+    rounds = [each for finished in studies for each in finished if each.round == number]
+    return [found for each in rounds if (found := each.policies.get(policy) or each.policies.get(SEED))]
+
+
+def _learning(rounds: Sequence[StudyRound]) -> dict[str, Any]:
+    """Decoder, what each variant learned from, and seconds of one round; None where nothing was learned."""
+    summaries = [each.learning for each in rounds if each.learning]
+    variants = [summary["variants"] for summary in summaries]
+    kept = ("train_turns", "positives", "negatives_used", "rehearsal_turns", "val_exact_match", "illegal_actions")
+    return {
+        "decoder": _mean([summary["decoder"] for summary in summaries]) if summaries else None,
+        "learned": _mean([{v: {key: each[v][key] for key in kept} for v in each} for each in variants]) or None,
+        "seconds": _mean([each.seconds for each in rounds]),
+    }
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """Means of numbers, through dictionaries of the same keys; what is no number is kept where all agree."""
+    if not values:
+        return {}
+    first = values[0]
+    if len(values) == 1:
+        return first
+    if all(isinstance(each, Mapping) for each in values):
+        return {key: _mean([each.get(key) for each in values]) for key in first}
+    numbers = [each for each in values if isinstance(each, int | float)]
+    if len(numbers) == len(values):
+        return sum(numbers) / len(numbers)
+    return first if all(each == first for each in values) else None
+
+
+def _added(values: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
+    total: dict[str, float] = defaultdict(float)
+    for each in values:
+        for name, seconds in each.items():
+            total[name] += seconds or 0.0
+    return dict(total)
+
+
+def _log_curves(workspace: Workspace, study_run: str, finished: Sequence[StudyRound], measured: Results) -> None:
+    """A run per policy under the study's, with a point a round, so that MLflow's comparison draws the curves."""
+    for policy, by_round in measured.items():
+        run_id = registry.child_run(workspace, study_run, policy)
+        known = registry.logged_steps(workspace, run_id, "success")
+        registry.log(
+            workspace,
+            run_id,
+            metrics=[
+                (metric, getattr(measured_here, metric).value, number)
+                for number, measured_here in by_round.items()
+                if number not in known
+                for metric in ("success", "turns_per_game", "click_accuracy")
+            ],
+        )
+        registry.end_run(workspace, run_id)
+    known = registry.logged_steps(workspace, study_run, "decoder.binary.precision")
+    points = [
+        (f"decoder.{kind}.{name}", values[name], each.round)
+        for each in finished
+        if each.learning and each.round not in known
+        for kind, values in each.learning["decoder"].items()
+        for name in ("precision", "recall", "positive")
+        if values[name] is not None
+    ]
+    registry.log(workspace, study_run, metrics=points)
+
+
+def _shown(value: float | None, form: str) -> str:
+    return result_tables.DASH if value is None else format(value, form)
