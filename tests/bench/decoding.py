@@ -78,7 +78,7 @@ def label_tokens() -> list[int]:
 
 
 def padded(texts: Sequence[str]) -> Any:
-    tokenizer = decoder().local.tokenizer
+    tokenizer: Any = decoder().local.tokenizer
     tokenizer.padding_side = "left"
     return tokenizer(list(texts), return_tensors="pt", padding=True)
 
@@ -87,7 +87,8 @@ def generate(texts: Sequence[str], batch: int) -> Tensor:
     """Three tokens a prompt. The label words are read off the first step's scores."""
     found = []
     for some in batched(texts, batch):
-        answer = decoder().local.model.generate(
+        model: Any = decoder().local.model
+        answer = model.generate(
             **padded(some), max_new_tokens=3, min_new_tokens=3, do_sample=False, output_logits=True,
             return_dict_in_generate=True, pad_token_id=decoder().local.tokenizer.pad_token_id,
         )  # fmt: skip
@@ -95,20 +96,21 @@ def generate(texts: Sequence[str], batch: int) -> Tensor:
     return torch.cat(found)
 
 
-class LabelPipeline(Pipeline):  # type: ignore[misc]  # transformers gives it no types
+class LabelPipeline(Pipeline):
     """One forward pass a batch; the head at the last token alone."""
 
     def _sanitize_parameters(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, {}, {}
 
-    def preprocess(self, text: str) -> Any:
-        return self.tokenizer(text, return_tensors="pt")
+    def preprocess(self, input_: Any, **_: Any) -> Any:
+        return self.tokenizer(input_, return_tensors="pt")
 
-    def _forward(self, inputs: Any) -> dict[str, Tensor]:
-        return {"logits": self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]}
+    def _forward(self, input_tensors: Any, **_: Any) -> Any:
+        return {"logits": self.model(**input_tensors, logits_to_keep=1, use_cache=False).logits[:, -1]}
 
-    def postprocess(self, outputs: dict[str, Tensor]) -> Tensor:
-        return outputs["logits"].log_softmax(-1)[:, label_tokens()]
+    def postprocess(self, model_outputs: Any, **_: Any) -> Tensor:
+        log_p_BV: Tensor = model_outputs["logits"].log_softmax(-1)
+        return log_p_BV[:, label_tokens()]
 
 
 @lru_cache(maxsize=1)
