@@ -208,6 +208,28 @@ def study_summary(
     console.print(f"\nsummary.json, tables 2 to 4 and figure 4 are in {RUNS / run}", highlight=False, soft_wrap=True)
 
 
+@app.command("evaluate")
+def evaluate_command(
+    game_set: Annotated[
+        str, typer.Argument(help="A set kept with `respect import games --game-set NAME`; its right turns count.")
+    ],
+    run: Run = "main",
+    round: Annotated[
+        int | None, typer.Option(min=0, help="Round whose variants are compared. Default: the newest.")
+    ] = None,
+    profile: ProfileName = "tiny",
+) -> None:
+    """Exact match of the seed policy and a round's variants on games that nobody trained on, against chance."""
+    workspace = _workspace(run)
+    from flows.evaluate import EvaluateParameters
+    from flows.evaluate import evaluate as flow
+    from tasks import evaluate, progress
+
+    with _clear_errors(), progress.shown():
+        summary = flow(workspace, EvaluateParameters(game_set=game_set, round=round, profile=profile))
+    evaluate.show(summary, console)
+
+
 @import_app.command("games")
 def import_games(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The authors' pickled games.")],
@@ -220,7 +242,11 @@ def import_games(
         typer.Option(help="The registered version that acted, e.g. respect.b-fft/3, for `--propensity backfill`."),
     ] = None,
     game_set: Annotated[
-        str | None, typer.Option(help="Also keep a share of the games under this name, e.g. for --validation.")
+        str | None,
+        typer.Option(
+            help="Also keep a share of the games under this name, for --validation or `respect evaluate`. No round "
+            "trains on them, unless the name is d0."
+        ),
     ] = None,
     share: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of the games in --game-set, chosen by a hash of their id.")

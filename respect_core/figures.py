@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,6 +25,8 @@ STYLES = {
     CONTROL: ("#000000", "X", "--"),
     HH: ("#777777", "*", ":"),
 }
+# Text stays text in SVG, and the same figure gives the same file.
+_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "respect", "font.size": 10}
 _PANELS = (
     ("success", "games won"),
     ("turns_per_game", "turns per game"),
@@ -36,8 +40,7 @@ def figure_4(results: Results, *, title: str | None = None) -> Figure:
     CONTROL is dashed from round 0 to the round in which the seed policy was deployed again; games between people (HH)
     are a dotted line.
     """
-    # Text stays text in SVG, and the same figure gives the same file.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "respect", "font.size": 10}):
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.6, 3.4), layout="constrained")
         panels = figure.subplots(1, len(_PANELS))
         for axes, (metric, label) in zip(panels, _PANELS, strict=True):
@@ -47,6 +50,17 @@ def figure_4(results: Results, *, title: str | None = None) -> Figure:
         if title:
             figure.suptitle(title, fontsize=11)
     return figure
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as SVG and PNG, each whole, beside each other; returns their paths."""
+    written = []
+    with mpl.rc_context(_STYLE):
+        for ending, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
+            unfinished = stem.with_name(f"{stem.name}.{ending}.tmp")
+            figure.savefig(unfinished, format=ending, **options)
+            written.append(unfinished.replace(stem.with_name(f"{stem.name}.{ending}")))
+    return written
 
 
 def _panel(axes: Axes, results: Results, metric: str, label: str) -> None:

@@ -55,6 +55,13 @@ def read(store: Store, name: str) -> list[InteractionLog]:
     return list(read_logs(store, _key(name)))
 
 
+def contents(store: Store, name: str) -> bytes:
+    """A set as it is stored, to tell whether it changed. Raises ValueError as `read` does."""
+    if not exists(store, name):
+        read(store, name)
+    return store.read(_key(name))
+
+
 def curated(store: Store, name: str) -> tuple[list[InteractionLog], set[TurnKey]]:
     """The games of a set, and the turns among them whose click was right (D0 and D_val of appendix B.2).
 

@@ -113,6 +113,15 @@ class PlayedRef(_Reference):
     seconds: float
 
 
+class EvaluatedRef(_Reference):
+    """A policy on the right turns of a game set: (interaction id, turn, whether it matched) of each."""
+
+    policy: RegisteredRef
+    turns: list[tuple[str, int, bool]]
+    illegal_actions: int
+    seconds: float
+
+
 class PropensityRef(_Reference):
     """Probabilities computed for a partition of turns that lacked them."""
 

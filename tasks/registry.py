@@ -160,10 +160,14 @@ def register_adapter(
     return version
 
 
+def versions(workspace: Workspace, variant: str) -> list[ModelVersion]:
+    """All registered versions of a variant."""
+    return list(client(workspace).search_model_versions(f"name='{model_name(variant)}'"))
+
+
 def latest(workspace: Workspace, variant: str, before_round: int | None = None) -> ModelVersion | None:
     """The newest version of a variant, of those trained on rounds before `before_round` if given."""
-    versions = client(workspace).search_model_versions(f"name='{model_name(variant)}'")
-    eligible = [v for v in versions if before_round is None or int(v.tags["round"]) < before_round]
+    eligible = [v for v in versions(workspace, variant) if before_round is None or int(v.tags["round"]) < before_round]
     return max(eligible, key=lambda v: (int(v.tags["round"]), int(v.version)), default=None)
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from respect_core import result_tables
-from respect_core.figures import figure_4
+from respect_core.figures import figure_4, save
 from respect_core.metrics import Counts, Figures, figures
 from respect_core.result_tables import TABLES, Results
 from respect_core.variants import CONTROL, HH, SEED, Variant
@@ -93,7 +93,7 @@ def summarise(starts: Sequence[Started], studies: Studies, measured: Results) ->
     return {
         "profile": starts[0].name,
         "study_seed": seeds[0] if len(seeds) == 1 else seeds,
-        "parameters": starts[0].parameters,
+        "parameters": {name: value for name, value in starts[0].parameters.items() if name != "study_seed"},
         "rounds": [
             {
                 "round": number,
@@ -119,10 +119,7 @@ def write(root: Path, summary: Mapping[str, Any], measured: Results, title: str)
     for name, text in texts.items():
         (unfinished := root / f"{name}.tmp").write_text(text)
         unfinished.replace(root / name)
-    figure = figure_4(measured, title=title)
-    figure.savefig(root / "figure-4.svg", metadata={"Date": None})
-    figure.savefig(root / "figure-4.png", dpi=160)
-    return [*(root / name for name in texts), root / "figure-4.svg", root / "figure-4.png"]
+    return [*(root / name for name in texts), *save(figure_4(measured, title=title), root / "figure-4")]
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:

@@ -94,7 +94,17 @@ class PropensitySpec(_Spec):
     data_hash: str
 
 
-Spec = Annotated[TrainSpec | PlaySpec | PropensitySpec, Field(discriminator="kind")]
+class EvaluateSpec(_Spec):
+    """Exact match of a registered policy on the right turns of a game set."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    adapter: Path
+    adapter_hash: str
+    game_set: str
+    data_hash: str
+
+
+Spec = Annotated[TrainSpec | PlaySpec | PropensitySpec | EvaluateSpec, Field(discriminator="kind")]
 
 
 def report(done: int, total: int, note: str = "") -> None:
@@ -213,6 +223,22 @@ def propensity(spec: PropensitySpec) -> dict[str, Any]:
     return result
 
 
+def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
+    """Whether the policy's greedy action is the logged one, for every right turn of the set."""
+    from respect_core.base import load_base
+    from respect_core.interaction import from_log
+    from respect_core.policy import Policy
+    from respect_core.validation import exact_match
+
+    logs, right = game_sets.curated(spec.workspace.open(), spec.game_set)
+    games = [from_log(log) for log in logs]
+    base = load_base(spec.profile.base, image_size=spec.profile.image_size)
+    policy = Policy(base, spec.adapter, _features(spec, base, _of(games)))
+    result = exact_match(policy, games, right)
+    turns = [(name, turn, match) for (name, turn), match in sorted(result.correct.items())]
+    return {"turns": turns, "illegal_actions": result.illegal_actions or 0}
+
+
 def _features(spec: _Spec, base: Base, image_ids: Iterable[str]) -> VisionFeatures:
     """Vision features of these images, kept in the workspace so that six variants compute them once."""
     from respect_core.features import VisionFeatures
@@ -226,7 +252,12 @@ def _of(games: Iterable[Interaction]) -> Iterator[str]:
     return (image for game in games for image in game.context)
 
 
-WORK: dict[str, Callable[[Any], dict[str, Any]]] = {"train": train, "play": play, "propensity": propensity}
+WORK: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "train": train,
+    "play": play,
+    "propensity": propensity,
+    "evaluate": evaluate,
+}
 
 
 def main(spec_file: Path) -> None:

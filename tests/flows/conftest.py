@@ -7,11 +7,22 @@ from collections.abc import Iterator
 
 import pytest
 from prefect.testing.utilities import prefect_test_harness
+from small import small
+
+from flows import round as round_module
 
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     with prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_profile() -> Iterator[None]:
+    """Flows resolve the small profiles by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(round_module, "named_profile", small)
         yield
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from flows import cli
 
-COMMANDS = [["demo"], ["round"], ["import", "games"], ["ui"]]
+COMMANDS = [["demo"], ["round"], ["study"], ["study-summary"], ["evaluate"], ["import", "games"], ["ui"]]
 
 
 @pytest.mark.parametrize("command", [[], *COMMANDS])

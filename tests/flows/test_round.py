@@ -10,9 +10,9 @@ from typing import Any
 import peft
 import pytest
 import torch
+from small import small
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from flows import round as round_module
 from flows.demo import demo
 from flows.round import RoundParameters, VariantsFailed
 from flows.round import round as round_flow
@@ -25,7 +25,6 @@ from respect_core.interaction_log import append_logs, read_logs
 from respect_core.multiref import prompt
 from respect_core.validation import waiting
 from respect_core.variants import Profile, Propensity, Variant
-from respect_core.variants import profile as named_profile
 from tasks import game_sets, registry
 from tasks import train as train_module
 from tasks.propensity import fill_propensities, read_probabilities
@@ -35,26 +34,6 @@ from tasks.workspace import Workspace, workspace
 pytestmark = pytest.mark.timeout(1200)  # the round itself is in the set-up of the first test
 
 VARIANTS = [Variant.B_FFT, Variant.T_RL, Variant.B_KTO]
-
-
-def _small(name: str) -> Profile:
-    """The named profile with few steps and few games between people."""
-    profile = named_profile(name)
-    short = {"max_steps": 4, "checkpoint_every": 2}
-    return replace(
-        profile,
-        seed_games=6,
-        validation_games=6,
-        seed_training=replace(profile.seed_training, **short),
-        training={objective: replace(config, **short) for objective, config in profile.training.items()},
-    )
-
-
-@pytest.fixture(scope="module")
-def small_profile() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(round_module, "named_profile", _small)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +173,7 @@ def test_what_people_want_is_in_no_training_set(place: Workspace, summary: dict[
 
 def test_backfill_gives_what_the_policy_would_have_logged(place: Workspace, summary: dict[str, Any]) -> None:
     """The games of round 0 again as round 1, stripped of p; then by a policy that nobody knows."""
-    store, profile = place.open(), replace(_small("tiny"), propensity=Propensity.BACKFILL)
+    store, profile = place.open(), replace(small("tiny"), propensity=Propensity.BACKFILL)
     (key,) = store.keys("interactions/round=0/variant=seed/")
     played = list(read_logs(store, key))
     logged = {f"{log.interaction_id}-again": [turn.probability for turn in log.turns] for log in played}

@@ -1,0 +1,40 @@
+"""How registered policies do on games that people played elsewhere, as a Prefect flow (appendix B.4, exact match)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import BaseModel, ConfigDict, Field
+
+from respect_core.variants import profile as named_profile
+from tasks.evaluate import evaluate_policy, policies, report_evaluation
+from tasks.workspace import Workspace
+
+
+class EvaluateParameters(BaseModel):
+    """What the command line and the Prefect form set."""
+
+    model_config = ConfigDict(frozen=True)
+
+    game_set: str = Field(description="Game set whose right turns count; a round keeps its games out of training.")
+    round: int | None = Field(default=None, ge=0, description="Round whose variants are compared; empty: the newest.")
+    profile: str = Field(default="tiny", description="Named configuration with which they were trained.")
+
+
+@flow(
+    name="evaluate",
+    flow_run_name="evaluate on {parameters.game_set}",
+    task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]  # a runner of futures of any result
+)
+def evaluate(workspace: Workspace, parameters: EvaluateParameters) -> dict[str, Any]:
+    """Exact match of the seed policy and of a round's variants, against chance.
+
+    Raises:
+        ValueError: no such game set, no variants of that round, or one that learned from the games.
+    """
+    number, registered = policies(workspace, parameters.game_set, parameters.round)
+    profile, game_set = named_profile(parameters.profile), parameters.game_set
+    evaluated = [evaluate_policy.submit(workspace, profile, policy, game_set) for policy in registered]
+    return report_evaluation(workspace, game_set, number, [future.result() for future in evaluated])

@@ -1,0 +1,167 @@
+"""Exact match of registered policies on the right turns of a named set of games, against chance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from rich.console import Console
+from rich.table import Table
+
+from respect_core import tables
+from respect_core.chance import LISTENERS
+from respect_core.interaction import InteractionLog
+from respect_core.metrics import Estimate, ratio
+from respect_core.store import Store
+from respect_core.variants import SEED, Profile, Variant
+from respect_core.versions import code_version
+from tasks import game_sets, process, progress, registry
+from tasks.references import EvaluatedRef, RegisteredRef
+from tasks.register import reference
+from tasks.worker import EvaluateSpec
+from tasks.workspace import Workspace
+
+
+def policies(workspace: Workspace, game_set: str, round: int | None) -> tuple[int, list[RegisteredRef]]:
+    """The seed policy and the variants registered after a round, the newest round by default.
+
+    Raises:
+        ValueError: no such game set, no seed policy, no variant of that round, or one that learned from the games.
+    """
+    found = {variant: registry.versions(workspace, variant) for variant in Variant}
+    rounds = sorted({int(version.tags["round"]) for versions in found.values() for version in versions})
+    seed = registry.latest(workspace, SEED)
+    number = round if round is not None else max(rounds, default=0)
+    if seed is None or number not in rounds:
+        known = ", ".join(map(str, rounds)) or "none"
+        raise ValueError(f"no variants of round {number} in {workspace.tracking_uri}; rounds there are: {known}")
+    newest = {
+        variant: max((each for each in versions if int(each.tags["round"]) == number), key=_number, default=None)
+        for variant, versions in found.items()
+    }
+    variants = [reference(variant, version) for variant, version in newest.items() if version is not None]
+    for each in variants:
+        _require_unseen(workspace.open(), number, each.variant, game_set)
+    return number, [reference(SEED, seed), *variants]
+
+
+@task(name="evaluate", task_run_name="evaluate {policy.variant} on {game_set}", cache_policy=NO_CACHE)
+def evaluate_policy(workspace: Workspace, profile: Profile, policy: RegisteredRef, game_set: str) -> EvaluatedRef:
+    """Exact match of one policy, turn by turn, in a process of its own."""
+    version = registry.named(workspace, f"{policy.model}/{policy.version}")
+    spec = EvaluateSpec(
+        workspace=workspace,
+        profile=profile,
+        code_version=code_version(),
+        adapter=registry.download(workspace, version),
+        adapter_hash=policy.adapter_hash,
+        game_set=game_set,
+        data_hash=hashlib.sha256(game_sets.contents(workspace.open(), game_set)).hexdigest(),
+    )
+    directory = workspace.scratch / "evaluate" / game_set / policy.model / policy.version
+    with progress.bar(f"evaluate {policy.variant}") as bar:
+        return EvaluatedRef(policy=policy, **json.loads(process.run(spec, directory, bar.update).read_text()))
+
+
+@task(name="report evaluation", cache_policy=NO_CACHE)
+def report_evaluation(
+    workspace: Workspace, game_set: str, round: int, evaluated: Sequence[EvaluatedRef]
+) -> dict[str, Any]:
+    """Rates with 95% intervals over games: evaluation-<set>.json, also in MLflow and Prefect; returns the contents."""
+    summary = compare(game_sets.read(workspace.open(), game_set), evaluated)
+    summary = {"game_set": game_set, "round": round, **summary}
+    path = workspace.root / f"evaluation-{game_set}.json"
+    (unfinished := path.with_suffix(".tmp")).write_text(json.dumps(summary, indent=2) + "\n")
+    unfinished.replace(path)
+    run_id = registry.start_run(workspace, f"evaluation on {game_set}", tags={"round": round, "game_set": game_set})
+    rates = [(f"exact_match.{name}", values["exact_match"], round) for name, values in summary["policies"].items()]
+    chances = [
+        (f"chance.{name.replace(' ', '_')}", values["exact_match"], round) for name, values in summary["chance"].items()
+    ]
+    registry.log(workspace, run_id, metrics=[*rates, *chances])
+    registry.log_json(workspace, run_id, path.name, summary)
+    registry.end_run(workspace, run_id)
+    rows = [{"listener": name, **values} for kind in ("policies", "chance") for name, values in summary[kind].items()]
+    create_table_artifact(key="evaluation", table=rows, description=f"Exact match on {game_set}")
+    return summary
+
+
+def compare(logs: Sequence[InteractionLog], evaluated: Sequence[EvaluatedRef]) -> dict[str, Any]:
+    """Exact match of each policy, its difference to the first, and chance, on the same turns."""
+    games = {log.interaction_id: (log, log.states()) for log in logs}
+    scored = [(name, turn) for name, turn, _ in evaluated[0].turns]
+    chances = {
+        listener: [
+            (name, probability(games[name][0].turns[turn].action, games[name][1][turn], len(games[name][0].context)))
+            for name, turn in scored
+        ]
+        for listener, probability in LISTENERS.items()
+    }
+    first = {(name, turn): right for name, turn, right in evaluated[0].turns}
+    values: dict[str, dict[str, Any]] = {}
+    for each in evaluated:
+        difference = [(name, right - first[name, turn]) for name, turn, right in each.turns]
+        values[each.policy.variant] = {
+            **_written(_over_games([(name, float(right)) for name, _, right in each.turns])),
+            "over_seed": _written(_over_games(difference)),
+            "illegal_actions": each.illegal_actions,
+            "version": f"{each.policy.model}/{each.policy.version}",
+        }
+    return {
+        "games": len({name for name, _ in scored}),
+        "turns": len(scored),
+        "policies": values,
+        "chance": {listener: _written(_over_games(points)) for listener, points in chances.items()},
+    }
+
+
+def show(summary: Mapping[str, Any], console: Console) -> None:
+    """The comparison on the terminal."""
+    title = f"Exact match on {summary['turns']:,} right turns of {summary['games']:,} games of {summary['game_set']}"
+    table = Table("listener", "exact match", "over the seed policy", "illegal", title=title)
+    for name, values in summary["policies"].items():
+        difference = "" if name == SEED else _shown(values["over_seed"], "+.1%")
+        table.add_row(name, _shown(values, ".1%"), difference, str(values["illegal_actions"]))
+    table.add_section()
+    for name, values in summary["chance"].items():
+        table.add_row(f"chance: {name}", _shown(values, ".1%"), "", "")
+    console.print(table)
+
+
+def _require_unseen(store: Store, round: int, variant: str, game_set: str) -> None:
+    learned = tables.read_table(store, "training_sets", [round], [variant], ["interaction_id"])["interaction_id"]
+    seen = set(learned.to_pylist()) & {log.interaction_id for log in game_sets.read(store, game_set)}
+    if seen:
+        raise ValueError(
+            f"{variant} learned from {len(seen)} games of {game_set!r} in round {round}, such as {min(seen)}: keep the "
+            "set aside when the games are imported, before the round"
+        )
+
+
+def _over_games(points: Sequence[tuple[str, float]]) -> Estimate:
+    """Mean over turns, given as (game, value), with an interval that resamples games."""
+    sums: dict[str, float] = {}
+    turns: dict[str, int] = {}
+    for game, value in points:
+        sums[game] = sums.get(game, 0.0) + value
+        turns[game] = turns.get(game, 0) + 1
+    return ratio(list(sums.values()), list(turns.values()))
+
+
+def _written(estimate: Estimate) -> dict[str, Any]:
+    value, low, high = astuple(estimate)
+    return {"exact_match": value, "ci95": [low, high]}
+
+
+def _shown(values: Mapping[str, Any], form: str) -> str:
+    return f"{values['exact_match']:{form}} [{values['ci95'][0]:{form}}, {values['ci95'][1]:{form}}]"
+
+
+def _number(version: Any) -> int:
+    return int(version.version)

@@ -1,0 +1,221 @@
+"""A whole study, small, and interrupted: the embedded model, simulated speakers, SmolLM2, Prefect, MLflow."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import small
+
+from flows import round as round_module
+from flows import study as study_module
+from flows.evaluate import EvaluateParameters, evaluate
+from flows.study import StudyParameters, study
+from respect_core import tables
+from respect_core.interaction import InteractionLog
+from respect_core.interaction_log import read_logs
+from respect_core.variants import Objective, Variant
+from tasks import game_sets, registry
+from tasks.workspace import Workspace, workspace
+
+pytestmark = pytest.mark.timeout(1200)  # the study itself is in the set-up of the first test
+
+PARAMETERS = StudyParameters(rounds=1, variants=[Variant.B_FFT], games=10, human_games=4, study_seed=3)
+
+
+@dataclass(frozen=True)
+class Played:
+    """A study that was interrupted once: its workspace, its summary, and the workers of both attempts."""
+
+    place: Workspace
+    summary: dict[str, Any]
+    first: list[str]
+    second: list[str]
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory, prefect_server: None, small_profile: None) -> Played:
+    """Interrupted when round 0 had been played and learned from, but not recorded; its play's result is lost too, as
+    if the worker had died between logging its games and saying so."""
+    place = workspace(tmp_path_factory.mktemp("study"))
+    with pytest.MonkeyPatch.context() as patch:
+        first = _record_workers(patch)
+        patch.setattr(study_module.record, "finish_round", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            study(place, PARAMETERS)
+    (place.scratch / "round=0" / "seed" / "play" / "result.json").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        second = _record_workers(patch)
+        summary = study(place, PARAMETERS)
+    return Played(place, summary, first, second)
+
+
+def _interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _record_workers(patch: pytest.MonkeyPatch) -> list[str]:
+    """Collects kind, round and variant of every worker that is started."""
+    started: list[str] = []
+    popen = subprocess.Popen
+
+    def recorded(command: list[str], **options: Any) -> subprocess.Popen[str]:
+        spec = json.loads(Path(command[-1]).read_text())
+        started.append(f"{spec['kind']} {spec['round']} {spec['variant']}")
+        return popen(command, **options)
+
+    patch.setattr("tasks.process.subprocess.Popen", recorded)
+    return started
+
+
+def _logs(place: Workspace, round: int, variant: str) -> list[InteractionLog]:
+    store = place.open()
+    (key,) = store.keys(f"interactions/round={round}/variant={variant}/")  # one object: nothing is there twice
+    return list(read_logs(store, key))
+
+
+def test_what_was_done_before_the_interruption_is_not_done_again(played: Played) -> None:
+    assert played.first == ["train 0 seed", "play 0 seed", "train 0 b-fft"]
+    assert sorted(played.second) == ["play 0 seed", "play 1 b-fft", "play 1 control"]  # the first found its games
+    assert len(_logs(played.place, 0, "seed")) == 10
+    assert not played.place.open().keys("set_aside/")
+
+
+def test_the_summary_has_its_documented_shape(played: Played) -> None:
+    summary = played.summary
+    assert json.loads((played.place.root / "summary.json").read_text()) == summary
+    assert (summary["profile"], summary["study_seed"]) == ("tiny", 3)
+    assert [each["round"] for each in summary["rounds"]] == [0, 1]
+    first, last = summary["rounds"]
+    assert set(first["policies"]) == {"b-fft", "control"}  # round 0 is shared among systems
+    assert first["policies"]["b-fft"] == first["policies"]["control"]
+    assert set(last["policies"]) == {"b-fft", "control", "hh"}
+    for policy in last["policies"].values():
+        assert policy["ci95"][0] <= policy["success"] <= policy["ci95"][1]
+        assert 1 <= policy["turns_per_game"] <= 10
+        assert 0 <= policy["click_accuracy"] <= 1
+    assert last["policies"]["hh"]["success"] == 1
+    assert last["policies"]["control"]["version"] == first["policies"]["control"]["version"]
+    assert last["policies"]["b-fft"]["version"] == "respect.b-fft/1"
+    assert first["decoder"]["binary"]["positive"] > 0 and last["decoder"] is None
+    assert first["learned"]["b-fft"]["positives"] > 0 and last["learned"] is None
+    assert summary["seconds"]["total"] >= summary["seconds"]["play"] > 0
+
+
+def test_figures_are_those_of_the_log(played: Played) -> None:
+    for round, variant, policy in [(0, "seed", "b-fft"), (1, "control", "control")]:
+        logs = _logs(played.place, round, variant)
+        figures = played.summary["rounds"][round]["policies"][policy]
+        assert figures["success"] == sum(log.outcome.success for log in logs if log.outcome) / 10
+        assert figures["turns_per_game"] == sum(len(log.turns) for log in logs) / 10
+
+
+def test_all_play_the_same_fresh_contexts_with_speakers_of_their_own(played: Played) -> None:
+    mine, control, people = (_logs(played.place, 1, variant) for variant in ("b-fft", "control", "hh"))
+    contexts = {tuple(log.context) for log in mine}
+    assert len(contexts) == 10
+    assert {tuple(log.context) for log in control} == contexts >= {tuple(log.context) for log in people}
+    assert not contexts & {tuple(log.context) for log in _logs(played.place, 0, "seed")}
+    assert [log.context for log in mine] != [log.context for log in control]  # each in an order of its own
+    opening = [{tuple(log.context): log.turns[0].utterance for log in logs} for logs in (mine, control)]
+    assert opening[0] != opening[1]
+
+
+def test_the_round_learned_from_its_own_log_alone(played: Played) -> None:
+    store = played.place.open()
+    table = tables.read_table(store, "training_sets", [0], ["b-fft"], ["interaction_id", "source"]).to_pylist()
+    learned = {row["interaction_id"] for row in table if row["source"] == "round"}
+    assert learned <= {log.interaction_id for log in _logs(played.place, 0, "seed")}
+    assert not store.keys("training_sets/round=1/")
+
+
+def test_tables_and_figure_are_files_and_mlflow_has_the_curves(played: Played) -> None:
+    root = played.place.root
+    table = (root / "table-2-success.md").read_text()
+    assert "| HH | - | 100.0 [100.0, 100.0] |" in table
+    assert (root / "table-4-click-accuracy.csv").read_text().startswith("policy,0,0 low,0 high,1,")
+    assert "B-FFT" in (root / "figure-4.svg").read_text()
+
+    mlflow = registry.client(played.place)
+    run_id = json.loads((root / "study" / "study.json").read_text())["mlflow_run"]
+    run = mlflow.get_run(run_id)
+    assert (run.info.status, run.data.params["games"]) == ("FINISHED", "10")
+    artifacts = {each.path for each in mlflow.list_artifacts(run_id)}
+    assert artifacts >= {"summary.json", "figure-4.svg", "table-3-turns-per-game.csv"}
+    curve = mlflow.get_metric_history(registry.child_run(played.place, run_id, "b-fft"), "success")
+    expected = [each["policies"]["b-fft"]["success"] for each in played.summary["rounds"]]
+    assert [(point.step, point.value) for point in curve] == list(enumerate(expected))
+    children = mlflow.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run_id}'")
+    assert "round 0" in {child.info.run_name for child in children}
+
+
+def test_a_finished_study_is_only_reported_again(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = _record_workers(monkeypatch)
+    assert study(played.place, PARAMETERS) == played.summary
+    assert not started
+
+
+@pytest.fixture
+def other_profile(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Somebody changed the recipe between two attempts."""
+
+    def changed(name: str) -> Any:
+        profile = small(name)
+        fft = replace(profile.training[Objective.FFT], learning_rate=0.5)
+        return replace(profile, training=profile.training | {Objective.FFT: fft})
+
+    monkeypatch.setattr(round_module, "named_profile", changed)
+    yield
+
+
+def test_another_study_in_its_place_is_refused_by_field(played: Played) -> None:
+    with pytest.raises(ValueError, match=r"started with games = 10, now it is 20.*--run"):
+        study(played.place, PARAMETERS.model_copy(update={"games": 20}))
+
+
+def test_another_recipe_is_refused_by_field(played: Played, other_profile: None) -> None:
+    with pytest.raises(ValueError, match=r"profile\.training\.fft\.learning_rate = .*now it is 0\.5"):
+        study(played.place, PARAMETERS)
+
+
+def test_games_of_something_else_are_not_learned_from(played: Played, tmp_path: Path) -> None:
+    place = workspace(tmp_path)
+    place.open().put("interactions/round=0/variant=b-fft/games.jsonl", b"{}\n")
+    with pytest.raises(ValueError, match=r"interactions that are not this study's.*--run"):
+        study(place, PARAMETERS)
+
+
+def test_study_seeds_share_no_training_seed() -> None:
+    def seeds(study_seed: int) -> tuple[int, ...]:
+        parameters = StudyParameters(study_seed=study_seed, seeds=3)
+        return parameters.of_round(1).resolved_profile().seeds
+
+    assert (seeds(0), seeds(1), seeds(2)) == ((0, 1, 2), (3, 4, 5), (6, 7, 8))
+
+
+def test_policies_are_evaluated_on_a_set_that_nobody_trained_on(played: Played) -> None:
+    store = played.place.open()
+    game_sets.write(store, "people", _logs(played.place, 1, "hh"))
+    result = evaluate(played.place, EvaluateParameters(game_set="people"))
+    assert json.loads((played.place.root / "evaluation-people.json").read_text()) == result
+    assert (result["round"], result["games"], set(result["policies"])) == (0, 4, {"seed", "b-fft"})
+    assert result["turns"] == len(game_sets.curated(store, "people")[1])
+    for values in (*result["policies"].values(), *result["chance"].values()):
+        assert values["ci95"][0] <= values["exact_match"] <= values["ci95"][1]
+    chance = result["chance"]
+    assert 0 < chance["single click"]["exact_match"] <= 0.1 < chance["kind and number"]["exact_match"] < 0.3
+    difference = result["policies"]["b-fft"]["exact_match"] - result["policies"]["seed"]["exact_match"]
+    assert result["policies"]["b-fft"]["over_seed"]["exact_match"] == pytest.approx(difference)
+
+
+def test_games_that_were_learned_from_are_not_evaluated_on(played: Played) -> None:
+    game_sets.write(played.place.open(), "learned", _logs(played.place, 0, "seed"))
+    with pytest.raises(ValueError, match=r"b-fft learned from \d+ games of 'learned' in round 0"):
+        evaluate(played.place, EvaluateParameters(game_set="learned"))
+    with pytest.raises(ValueError, match="no variants of round 4"):
+        evaluate(played.place, EvaluateParameters(game_set="people", round=4))
