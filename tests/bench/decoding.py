@@ -103,7 +103,8 @@ class LabelPipeline(Pipeline):
         return {}, {}, {}
 
     def preprocess(self, input_: Any, **_: Any) -> Any:
-        return self.tokenizer(input_, return_tensors="pt")
+        tokenizer: Any = self.tokenizer
+        return tokenizer(input_, return_tensors="pt")
 
     def _forward(self, input_tensors: Any, **_: Any) -> Any:
         return {"logits": self.model(**input_tensors, logits_to_keep=1, use_cache=False).logits[:, -1]}
