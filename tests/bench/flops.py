@@ -24,7 +24,9 @@ class Shape:
     head: int  # vocabulary x width
     vision: int = 0  # weights of the tower
     vision_attention: int = 0  # 4 layers width
-    connector: int = 0  # weights
+    connector: int = 0  # of the connector: weights that see every patch
+    resampler: int = 0  # weights that see its latents alone
+    latents: int = 0
     patches: int = 0  # an image
 
     @classmethod
@@ -35,10 +37,15 @@ class Shape:
         parts: dict[str, int] = {}
         if hasattr(decoder, "vision_model"):
             vision = model.config.vision_config
+            attention = [layer.self_attn for layer in decoder.connector.perceiver_resampler.layers]
+            keys_and_values = sum(_weights(each.k_proj) + _weights(each.v_proj) for each in attention)
+            seen = _weights(decoder.connector.modality_projection) + keys_and_values
             parts = {
                 "vision": _weights(decoder.vision_model.encoder),
                 "vision_attention": 4 * vision.num_hidden_layers * vision.hidden_size,
-                "connector": _weights(decoder.connector),
+                "connector": seen,
+                "resampler": _weights(decoder.connector.perceiver_resampler) - keys_and_values,
+                "latents": model.config.perceiver_config.resampler_n_latents,
                 "patches": (vision.image_size // vision.patch_size) ** 2,
             }
             decoder = decoder.text_model
@@ -67,7 +74,7 @@ class Shape:
 
     def connect(self) -> float:
         """The connector on one image."""
-        return 2 * self.connector * self.patches
+        return 2 * (self.connector * self.patches + self.resampler * self.latents)
 
     def see(self) -> float:
         """The vision tower on one image."""

@@ -1,0 +1,93 @@
+"""The models of the bench: `tiny`, and an Idefics2 whose text model has the shape of SmolLM2-135M, untrained."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import lru_cache
+
+import torch
+from transformers import Idefics2Config, Idefics2ForConditionalGeneration, Idefics2Processor, LlamaConfig
+from transformers.models.idefics2.configuration_idefics2 import Idefics2PerceiverConfig, Idefics2VisionConfig
+
+from respect_core.base import Base, load_base
+from respect_core.features import VisionFeatures
+from respect_core.tiny import skeleton
+from respect_core.tiny.gate import Drawings
+
+SIZES = ("tiny", "135m")
+LATENTS = 8  # image tokens a picture
+WIDTH = 576
+
+
+@lru_cache(maxsize=len(SIZES))
+def base(size: str) -> Base:
+    """In fp32 on the CPU; both sides of a comparison use the same one."""
+    if size == "tiny":
+        return load_base("tiny", device="cpu", dtype=torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        processor = _processor()
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            Idefics2ForConditionalGeneration(_config(processor)).save_pretrained(folder)
+        processor.save_pretrained(folder)
+        return load_base(folder, device="cpu", dtype=torch.float32)
+
+
+@lru_cache(maxsize=1)
+def pictures() -> Drawings:
+    return Drawings()
+
+
+@lru_cache(maxsize=len(SIZES))
+def features(size: str) -> VisionFeatures:
+    return VisionFeatures(base(size), pictures())
+
+
+def _processor() -> Idefics2Processor:
+    """The tiny model's, with more tokens a picture."""
+    tiny = skeleton.processor()
+    return Idefics2Processor(
+        tiny.image_processor, tiny.tokenizer, image_seq_len=LATENTS, chat_template=skeleton.CHAT_TEMPLATE
+    )
+
+
+def _config(processor: Idefics2Processor) -> Idefics2Config:
+    """SmolLM2-135M's text model with its whole vocabulary (a word of the game is one token), 6 x 256 vision layers."""
+    ids = processor.tokenizer.get_vocab()
+    ends = {"pad_token_id": ids["<pad>"], "bos_token_id": ids["<s>"], "eos_token_id": ids["<end_of_utterance>"]}
+    text = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=WIDTH,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e5},
+        rms_norm_eps=1e-5,
+        **ends,
+    )
+    vision = Idefics2VisionConfig(
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        image_size=skeleton.PIXELS,
+        patch_size=skeleton.PATCH,
+    )
+    perceiver = Idefics2PerceiverConfig(
+        hidden_size=WIDTH,
+        resampler_n_latents=LATENTS,
+        resampler_depth=1,
+        resampler_n_heads=9,
+        resampler_head_dim=64,
+        num_key_value_heads=3,
+    )
+    return Idefics2Config(
+        text_config=text,
+        vision_config=vision,
+        perceiver_config=perceiver,
+        image_token_id=ids["<image>"],
+        tie_word_embeddings=True,
+        **ends,
+    )
