@@ -43,6 +43,8 @@ class Action:
         return " ".join(parts) or NOTHING
 
 
+# Millions of logged turns hold few different actions and states, so what is pure is remembered.
+@lru_cache(maxsize=4096)
 def parse(text: str) -> Action:
     """Read an action string without regard to case or letter order.
 
@@ -70,6 +72,7 @@ def canonical(text: str) -> str:
     return str(parse(text))
 
 
+@lru_cache(maxsize=4096)
 def check_legal(action: Action, state: str, n_images: int = len(LETTERS)) -> None:
     """Raise ActionError unless `action` can be carried out in `state` on `n_images` images."""
     beyond = sorted(set(action.select + action.deselect) - set(LETTERS[:n_images]))
@@ -92,6 +95,7 @@ def is_legal(text: str, state: str, n_images: int = len(LETTERS)) -> bool:
     return True
 
 
+@lru_cache(maxsize=4096)
 def apply(action: Action, state: str) -> str:
     """The state after a legal action. Raises ActionError on an illegal one."""
     check_legal(action, state)

@@ -67,7 +67,7 @@ class InteractionLog(_Record):
     actions before it lead to, and that targets are among the images.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
     interaction_id: str = Field(min_length=1)
     scenario: Literal["multiref"] = "multiref"
     round: Annotated[int, Field(ge=0)]

@@ -72,20 +72,25 @@ def parse_record(line: bytes) -> InteractionLog:
     except UnicodeDecodeError as error:
         raise RecordError("", f"invalid UTF-8 at byte {error.start}", "write the log in UTF-8") from None
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RecordError("", f"not JSON: {error}", _REMEDIES["json_invalid"]) from None
-    if not isinstance(fields, dict):
-        raise RecordError("", f"a JSON {type(fields).__name__}, not an object", "write one interaction on each line")
-    version = fields.get("schema_version", SCHEMA_VERSION)
-    if type(version) is not int or version != SCHEMA_VERSION:
-        raise RecordError(
-            "schema_version", f"version {brief(version)} is not known", "export it with the release that wrote it"
-        )
-    try:
         return InteractionLog.model_validate_json(text)
     except ValidationError as error:
-        raise from_validation(error) from None
+        raise _broken(text) or from_validation(error) from None
+
+
+def _broken(text: str) -> RecordError | None:
+    """Why a line is no record of this release, if that is what is wrong with it."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return RecordError("", f"not JSON: {error}", _REMEDIES["json_invalid"])
+    if not isinstance(fields, dict):
+        return RecordError("", f"a JSON {type(fields).__name__}, not an object", "write one interaction on each line")
+    version = fields.get("schema_version", SCHEMA_VERSION)
+    if type(version) is not int or version != SCHEMA_VERSION:
+        return RecordError(
+            "schema_version", f"version {brief(version)} is not known", "export it with the release that wrote it"
+        )
+    return None
 
 
 def from_validation(error: ValidationError) -> RecordError:
