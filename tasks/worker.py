@@ -262,8 +262,6 @@ WORK: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 def main(spec_file: Path) -> None:
     """Do what a specification says and leave result.json beside it."""
-    if stat.S_ISFIFO(os.fstat(0).st_mode):
-        threading.Thread(target=_end_with_parent, daemon=True).start()
     spec = TypeAdapter(Spec).validate_json(spec_file.read_bytes())
     started = time.monotonic()
     result = WORK[spec.kind](spec)
@@ -275,10 +273,13 @@ def main(spec_file: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """The other end of standard input closes when the parent ends, however it ends."""
+    """Where standard input is a pipe, its other end closes when the parent ends, however it ends."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
     os.read(0, 1)  # blocks: nothing is ever written to it
     os._exit(1)
 
 
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     main(Path(sys.argv[1]))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from respect_core import tables
 from respect_core.interaction import InteractionLog
 from respect_core.interaction_log import read_logs
 from respect_core.variants import Objective, Variant
-from tasks import game_sets, registry
+from tasks import game_sets, registry, worker
 from tasks.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(1200)  # the study itself is in the set-up of the first test
@@ -59,15 +59,28 @@ def _interrupted(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+class _WorkerHere:
+    """A worker in this process, which has torch at hand already (test_round.py has them in their own)."""
+
+    lock = Lock()  # loading a model is not for several threads
+    stdout: tuple[str, ...] = ()
+
+    def __init__(self, spec_file: Path) -> None:
+        with self.lock:
+            worker.main(spec_file)
+
+    def wait(self) -> int:
+        return 0
+
+
 def _record_workers(patch: pytest.MonkeyPatch) -> list[str]:
     """Collects kind, round and variant of every worker that is started."""
     started: list[str] = []
-    popen = subprocess.Popen
 
-    def recorded(command: list[str], **options: Any) -> subprocess.Popen[str]:
+    def recorded(command: list[str], **_: Any) -> _WorkerHere:
         spec = json.loads(Path(command[-1]).read_text())
-        started.append(f"{spec['kind']} {spec['round']} {spec['variant']}")
-        return popen(command, **options)
+        started.append(" ".join(str(spec.get(name)) for name in ("kind", "round", "variant")))
+        return _WorkerHere(Path(command[-1]))
 
     patch.setattr("tasks.process.subprocess.Popen", recorded)
     return started
@@ -198,7 +211,10 @@ def test_study_seeds_share_no_training_seed() -> None:
     assert (seeds(0), seeds(1), seeds(2)) == ((0, 1, 2), (3, 4, 5), (6, 7, 8))
 
 
-def test_policies_are_evaluated_on_a_set_that_nobody_trained_on(played: Played) -> None:
+def test_policies_are_evaluated_on_a_set_that_nobody_trained_on(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _record_workers(monkeypatch)
     store = played.place.open()
     game_sets.write(store, "people", _logs(played.place, 1, "hh"))
     result = evaluate(played.place, EvaluateParameters(game_set="people"))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +41,51 @@ def test_a_failing_worker_says_why_and_leaves_no_result(tmp_path: Path) -> None:
     with pytest.raises(process.WorkerFailed, match="no game set 'no-such-set'"):
         process.run(_spec(tmp_path), tmp_path / "out", lambda done, total, note: None)
     assert not (tmp_path / "out" / "result.json").exists()
+
+
+_PARENT = """
+import os, subprocess, sys
+from pathlib import Path
+from tasks import process
+from tasks.worker import TrainSpec
+
+popen = subprocess.Popen
+def announced(command, **options):
+    # The worker reads its specification from a pipe into which nobody writes, and waits.
+    path = Path(command[-1]).with_name("held.json")
+    os.mkfifo(path)
+    worker = popen([*command[:-1], str(path)], **options)
+    print(worker.pid, flush=True)
+    return worker
+
+subprocess.Popen = announced
+spec = TrainSpec.model_validate_json(Path(sys.argv[1]).read_text())
+process.run(spec, Path(sys.argv[2]), lambda done, total, note: None)
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_does_not_outlive_its_parent(tmp_path: Path, ending: signal.Signals) -> None:
+    (tmp_path / "spec.json").write_text(_spec(tmp_path).model_dump_json())
+    command = [sys.executable, "-c", _PARENT, str(tmp_path / "spec.json"), str(tmp_path / "out")]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    time.sleep(1)
+    assert _alive(child)
+    parent.send_signal(ending)
+    parent.wait(timeout=30)
+    deadline = time.monotonic() + 30
+    while _alive(child):
+        assert time.monotonic() < deadline, "the worker is still there"
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_the_result_of_the_same_specification_is_not_computed_again(tmp_path: Path) -> None:
