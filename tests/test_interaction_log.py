@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from samples import contents, game, line
 
-from respect_core.interaction_log import RecordError, append_logs, parse_record, read_logs
+from respect_core.interaction_log import RecordError, append_logs, find_logs, parse_record, read_logs
+from respect_core.manifests import Partition
 from respect_core.store import Store
 
 
@@ -20,6 +21,14 @@ def test_append_is_idempotent(store: Store) -> None:
     assert contents(store) == before
     assert append_logs(store, [game("g3")]) != key
     assert list(read_logs(store, key)) == batch
+
+
+def test_a_named_batch_is_the_one_that_came_first(store: Store) -> None:
+    assert find_logs(store, Partition(5, "b-fft"), "play-1") is None
+    key = append_logs(store, [game("g1")], "play-1")
+    assert key == "interactions/round=5/variant=b-fft/play-1.jsonl" == find_logs(store, Partition(5, "b-fft"), "play-1")
+    assert append_logs(store, [game("g2")], "play-1") == key
+    assert list(read_logs(store, key)) == [game("g1")]
 
 
 def test_batches_that_are_refused(store: Store) -> None:

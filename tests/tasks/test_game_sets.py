@@ -85,3 +85,11 @@ def test_a_set_that_is_not_there_is_named_with_those_there_are(place: Workspace)
     game_sets.write(place.open(), "d0", [])
     with pytest.raises(ValueError, match=r"no game set 'absent'.*there are: d0.*--game-set"):
         game_sets.read(place.open(), "absent")
+
+
+def test_games_of_every_set_but_d0_are_held_out(place: Workspace, tmp_path: Path) -> None:
+    logs = [each for each in read_games(_games(tmp_path, 3), 0, "hh") if isinstance(each, InteractionLog)]
+    for name, log in zip(("d0", "validation", "held-out"), logs, strict=True):
+        game_sets.write(place.open(), name, [log])
+    assert game_sets.names(place.open()) == ["d0", "held-out", "validation"]
+    assert game_sets.held_out(place.open(), "validation") == ["game-1", "game-2"]
