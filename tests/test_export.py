@@ -283,13 +283,15 @@ def test_no_order_of_objects_loses_or_repeats_a_game(
 
 # --- memory ---------------------------------------------------------------------------------------------------
 
-_MEASURE = """
-import resource, sys
+# VmHWM is of this process alone; ru_maxrss would carry over the peak of the process that started it.
+_MEASURE = r"""
+import re, sys
+from pathlib import Path
 from respect_core.export import export
 from respect_core.store import open_store
 
 report = export(open_store(sys.argv[1]), 5)
-print(report.games, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(report.games, re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 

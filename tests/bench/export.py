@@ -53,13 +53,15 @@ COPY (
 ) TO 's3://{{bucket}}/{{prefix}}/peer.parquet' (FORMAT parquet, COMPRESSION zstd)
 """
 
-_MEASURE = """
-import resource, sys
+# VmHWM is of this process alone; ru_maxrss would carry over the peak of the process that started it.
+_MEASURE = r"""
+import re, sys
+from pathlib import Path
 from respect_core.export import export
 from respect_core.store import open_store
 
 report = export(open_store(sys.argv[1]), int(sys.argv[2]))
-print(report.turns, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(report.turns, re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 
