@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib as mpl
@@ -25,13 +26,16 @@ STYLES = {
     CONTROL: ("#000000", "X", "--"),
     HH: ("#777777", "*", ":"),
 }
-# Text stays text in SVG, and the same figure gives the same file.
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "respect", "font.size": 10}
 _PANELS = (
     ("success", "games won"),
     ("turns_per_game", "turns per game"),
     ("click_accuracy", "click accuracy"),
 )
+
+
+def _style() -> AbstractContextManager[None]:
+    """Text stays text in SVG, and the same figure gives the same file."""
+    return mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "respect", "font.size": 10})
 
 
 def figure_4(results: Results, *, title: str | None = None) -> Figure:
@@ -40,7 +44,7 @@ def figure_4(results: Results, *, title: str | None = None) -> Figure:
     CONTROL is dashed from round 0 to the round in which the seed policy was deployed again; games between people (HH)
     are a dotted line.
     """
-    with mpl.rc_context(_STYLE):
+    with _style():
         figure = Figure(figsize=(9.6, 3.4), layout="constrained")
         panels = figure.subplots(1, len(_PANELS))
         for axes, (metric, label) in zip(panels, _PANELS, strict=True):
@@ -55,7 +59,7 @@ def figure_4(results: Results, *, title: str | None = None) -> Figure:
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as SVG and PNG, each whole, beside each other; returns their paths."""
     written = []
-    with mpl.rc_context(_STYLE):
+    with _style():
         for ending, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
             unfinished = stem.with_name(f"{stem.name}.{ending}.tmp")
             figure.savefig(unfinished, format=ending, **options)
