@@ -24,6 +24,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from respect_core import tiny
+from respect_core.lora import make_lean
 from respect_core.variants import LoraConfig
 
 
@@ -128,6 +129,7 @@ def attach_lora(base: Base, config: LoraConfig, *, seed: int) -> peft.PeftModel:
             if isinstance(module, LoraLayer):
                 weight: Any = module.lora_A["default"].weight
                 weight.copy_(torch.randn(weight.shape, generator=generator) / config.rank)
+    make_lean(model)
     return model
 
 
@@ -140,6 +142,7 @@ def load_adapter(base: Base, adapter: Path, *, trainable: bool = False) -> peft.
     if not (adapter / "adapter_config.json").is_file():
         raise FileNotFoundError(f"no adapter in {adapter}: adapter_config.json is missing")
     model = peft.PeftModel.from_pretrained(view(base.model), str(adapter), is_trainable=trainable)
+    make_lean(model)
     return model if trainable else model.eval()
 
 

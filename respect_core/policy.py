@@ -26,6 +26,7 @@ from respect_core.constrain import legal_tokens
 from respect_core.features import VisionFeatures
 from respect_core.interaction import Interaction
 from respect_core.listener import Act
+from respect_core.lora import merged
 from respect_core.prefix_cache import PrefixCache
 from respect_core.writer import Manner, Writer, Written, among, evaluating, padded
 
@@ -57,7 +58,7 @@ class Policy:
     ) -> None:
         self.base = base
         self.features = features
-        self.model: Any = load_adapter(base, adapter) if isinstance(adapter, Path) else adapter or base.model
+        self.model: Any = merged(load_adapter(base, adapter)) if isinstance(adapter, Path) else adapter or base.model
         self.manner = Manner(constrained, temperature, seed)
         self.batch_size = batch_size
         self.counts: Counter[str] = Counter()  # acts, illegal

@@ -262,13 +262,18 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
 def isolated(seed: int, device: torch.device) -> Iterator[None]:
     """Generators seeded and kernels deterministic inside; both as before afterwards."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     with _forked(device):
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True, warn_only=True)  # some accelerator kernels have no such form
+        # Writing NaN into every new tensor is a debugging aid, and costs a twentieth of a step.
+        memory.fill_uninitialized_memory = False
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            memory.fill_uninitialized_memory = filled
 
 
 def _forked(device: torch.device) -> AbstractContextManager[None]:

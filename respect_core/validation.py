@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from respect_core import packing
 from respect_core.interaction import Interaction, Turn
+from respect_core.lora import merged
 from respect_core.policy import Policy, is_click
 from respect_core.writer import Manner, evaluating
 
@@ -57,8 +58,9 @@ def exact_match(
         raise ValueError(f"no action to validate for {sorted(wanted - present)[:5] or 'any turn'} in the interactions")
     correct: dict[tuple[str, int], bool] = {}
     with evaluating(policy.model):
+        model = merged(policy.model)
         for batch in policy.packed(interactions, wanted):
-            scores = packing.score(policy.model, batch, policy.features)
+            scores = packing.score(model, batch, policy.features)
             matches = (scores.correct | ~scores.mask).all(1).tolist()
             correct.update(
                 {(key.interaction_id, key.turn): match for key, match in zip(scores.keys, matches, strict=True)}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from respect_core import actions, packing
-from respect_core.base import adapter_hash, attach_lora, save_adapter
+from respect_core.base import adapter_hash, attach_lora, inner, save_adapter
 from respect_core.chat import Chat, chat
 from respect_core.constrain import Node, legal_tokens, prefix_allowed_tokens
 from respect_core.interaction import Interaction, Turn
@@ -253,7 +253,7 @@ def test_policies_share_a_base_and_leave_it_as_it_is(tmp_path: Any) -> None:
     assert Policy(models.base(), None, models.features()).act(games) == plain
     assert adapted != plain
     first, second = policy().model, saved_policy(tmp_path).model
-    weights = [model.get_base_model().lm_head.weight for model in (first, second)]
+    weights = [inner(model).lm_head.weight for model in (first, second)]
     assert weights[0].data_ptr() == weights[1].data_ptr() == models.base().model.lm_head.weight.data_ptr()
 
 

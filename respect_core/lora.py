@@ -1,0 +1,84 @@
+"""LoRA layers for training on a CPU: the same function as PEFT's own, in fewer passes over memory.
+
+y = W x + B A dropout(x) alpha / r, as in PEFT. What differs is where time goes: torch draws a dropout mask with one
+call of its generator for each element, which was a quarter of a training step, and the product, its scaling and the
+sum were three passes. Here one 64-bit draw serves four elements, and the rest is one `addmm`.
+
+For playing and validating, where weights stand still, `merged` folds the adapter into copies of the matrices.
+
+The mask: each element has 16 bits of its own and is dropped where they are below round(p 65536), independently of
+all others; p = 0.1 becomes 0.100006, and what is kept is divided by exactly the probability of being kept. The draws
+come from torch's generator, so the same seed gives the same masks.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.lora.layer import Embedding, Linear, LoraVariant
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+BITS = 16
+
+
+class LeanLora(LoraVariant):
+    """PEFT's hook for another way to compute a LoRA layer. What is saved, merged or loaded does not change."""
+
+    @staticmethod
+    def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
+        """`result` [..., out] of the frozen layer on `x` [..., in], with the adapter's part added."""
+        a, b = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
+        scaling = module.scaling[active_adapter]
+        dropout = module.lora_dropout[active_adapter]
+        x = x.flatten(0, -2)
+        if module.training and isinstance(dropout, nn.Dropout):
+            kept, probability = keep_mask(x, dropout.p)
+            x, scaling = x * kept, scaling / probability
+        whole = torch.addmm(result.flatten(0, -2).to(x.dtype), x @ a.T, b.T, alpha=scaling)
+        return whole.view(result.shape)
+
+
+def keep_mask(like: Tensor, p: float) -> tuple[Tensor, float]:
+    """1 where an element stays and 0 where it is dropped, in `like`'s shape and type; the probability of staying."""
+    dropped = round(p * 2**BITS)
+    size = like.numel()
+    draws = torch.empty(-(-size * BITS // 64), dtype=torch.int64, device=like.device).random_(-(2**63), None)
+    bits = draws.view(torch.int16)[:size].view(like.shape)
+    # Bits are signed; written straight into the wanted type, the comparison takes half as long as with a cast.
+    kept = torch.ge(bits, dropped - 2 ** (BITS - 1), out=torch.empty_like(like, requires_grad=False))
+    return kept, 1 - dropped / 2**BITS
+
+
+def make_lean(model: nn.Module) -> None:
+    """Compute the model's plain LoRA layers this way from now on; others (embeddings, DoRA) stay as they are."""
+    for module in model.modules():
+        if type(module) is Linear:
+            for adapter in module.lora_A:
+                module.lora_variant.setdefault(adapter, LeanLora())
+
+
+@torch.no_grad()
+def merged(model: Any) -> Any:
+    """The transformers model in evaluation mode with its adapter as it is now folded in; half the time of a forward
+    pass on small models.
+
+    Adapted matrices are copies, all else is shared with `model`, which stays as it is. A model without adapters, on
+    an accelerator (memory is short there, and LoRA cheap), or with adapters of other kinds comes back unchanged.
+    """
+    if not isinstance(model, peft.PeftModel) or model.device.type != "cpu":
+        return model
+    whole = model.get_base_model()
+    shared = {id(tensor): tensor for tensor in (*whole.parameters(), *whole.buffers())}
+    result = copy.deepcopy(whole, shared)
+    for name, module in list(result.named_modules()):
+        if isinstance(module, Linear | Embedding) and module.active_adapters == ["default"]:
+            plain: Any = module.base_layer
+            plain.weight = nn.Parameter(plain.weight + module.get_delta_weight("default"), requires_grad=False)
+            result.set_submodule(name, plain)
+        elif isinstance(module, BaseTunerLayer):
+            return model
+    return result.eval()
