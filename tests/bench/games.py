@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from respect_core import actions
-from respect_core.interaction import Interaction, Turn
+from respect_core.interaction import Interaction
 from respect_core.losses import alternative
 from respect_core.multiref import contexts, speakers
 from respect_core.multiref.game import Game
@@ -68,7 +68,12 @@ def one_by_one(data: Sequence[Example]) -> Iterator[One]:
     for example in data:
         for number, label in enumerate(example.labels):
             if label is not None:
-                turn: Turn = example.interaction.turns[number]
-                other = alternative(turn, len(example.interaction.context))
-                assert turn.action is not None and turn.probability is not None and other is not None
-                yield One(waiting(example.interaction, number), turn.action, other, label, turn.probability)
+                yield one(example.interaction, number, label)
+
+
+def one(game: Interaction, number: int, label: int = 1) -> One:
+    """A turn of a game by itself."""
+    turn = game.turns[number]
+    other = alternative(turn, len(game.context))
+    assert turn.action is not None and other is not None
+    return One(waiting(game, number), turn.action, other, label, turn.probability or 1.0)

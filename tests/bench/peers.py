@@ -57,6 +57,18 @@ def prompt_text(one: One, processor: Any) -> str:
     return f"{processor.tokenizer.bos_token}{text}"
 
 
+def prompts(ones: Sequence[One], processor: Any) -> Any:
+    """Inputs of `generate` for several turns, padded on the left."""
+    return processor(
+        text=[prompt_text(one, processor) for one in ones],
+        images=[[_picture(image) for image in one.asked.context] for one in ones],
+        padding=True,
+        padding_side="left",
+        add_special_tokens=False,  # the text has the first one
+        return_tensors="pt",
+    )
+
+
 def dataset(ones: Sequence[One], base: Base) -> Dataset:
     """One row per turn, in the columns that TRL's trainers take."""
     end = chat(base.processor).end_token

@@ -46,6 +46,7 @@ class Setting:
 
 
 TINY = Setting("tiny", games=24, peer_games=8, batches=(8, 32), repeats=3)
+QUICK = Setting("tiny", games=16, peer_games=3, batches=(8,), repeats=2)
 LARGE = Setting("135m", games=4, peer_games=1, batches=(2, 8), repeats=1)
 
 
@@ -74,7 +75,7 @@ def authors(quick: bool) -> Iterator[Record]:
 
 
 def _all(name: str, kind: str, peer: str, bar: float, quick: bool) -> Iterator[Record]:
-    for setting in (TINY,) if quick else (TINY, LARGE):
+    for setting in (QUICK,) if quick else (TINY, LARGE):
         batch = _best_batch(kind, setting, _config(name)) if not quick else setting.batches[0]
         for turns in (6,) if quick else games.LENGTHS:
             yield _measure(name, kind, peer, bar, setting, turns, batch)

@@ -1,0 +1,109 @@
+"""Play, games per second: the policy with kept keys and values against one `generate` call per turn.
+
+Both play constrained to legal actions: the peer through `prefix_allowed_tokens_fn`, one game at a time, every turn's
+prompt and pictures anew; keys and values are cached within its call, not from turn to turn. With greedy decoding both
+must take the same actions in every game. The clock runs with sampling at temperature 1, where the two draw different
+games; so turns are counted, and a side's games per second are its turns per second over the mean length of our games.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from respect_core import constrain, variants
+from respect_core.base import attach_lora
+from respect_core.chat import chat
+from respect_core.interaction import Interaction, InteractionLog, PolicyIdentity
+from respect_core.listener import Act, Listener
+from respect_core.lora import merged
+from respect_core.multiref import contexts, speakers
+from respect_core.multiref.play import play as play_games
+from respect_core.policy import Policy
+from tests.bench import models, peers
+from tests.bench.games import One
+from tests.bench.record import Record, case, compare
+
+BAR = 4.0
+GAMES, PEER_GAMES, SAME_GAMES = 64, 4, 3
+
+
+@dataclass
+class OneCallPerTurn:
+    """The peer: a listener that calls `generate` for each turn."""
+
+    size: str
+    model: Any
+    sample: bool
+
+    @torch.no_grad()
+    def act(self, interactions: Sequence[Interaction]) -> list[Act]:
+        return [self._act(interaction) for interaction in interactions]
+
+    def _act(self, interaction: Interaction) -> Act:
+        processor = models.base(self.size).processor
+        talk = chat(processor)
+        inputs = peers.prompts([One(interaction, "", "", 1, 1.0)], processor)
+        width = inputs["input_ids"].shape[1]
+        written = self.model.generate(
+            **inputs,
+            max_new_tokens=32,
+            do_sample=self.sample,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            prefix_allowed_tokens_fn=constrain.prefix_allowed_tokens(talk, [interaction], width),
+            eos_token_id=talk.end_id,
+            pad_token_id=talk.pad_id,
+        )
+        return Act(processor.tokenizer.decode(written[0, width:], skip_special_tokens=True).strip(), 1.0)
+
+
+@case("play")
+def play(quick: bool) -> Iterator[Record]:
+    yield measure("tiny", repeats=1 if quick else 3)
+
+
+def measure(size: str, *, repeats: int) -> Record:
+    """Games on unseen images with the users' speakers."""
+    base, features = models.base(size), models.features(size)
+    pool = models.pictures().pool
+    factory = speakers.speaker_factory(speakers.values_of(pool.tangrams))
+    played = contexts.sample(pool.main, GAMES, "bench-play")
+    features.prepare(image for game in played for image in game.images)
+    model = merged(attach_lora(base, variants.LoraConfig(), seed=0))  # on both sides, as a deployed policy is
+
+    def run(listener: Listener, count: int) -> list[InteractionLog]:
+        torch.manual_seed(0)
+        identity = PolicyIdentity(name=size, version="0")
+        return play_games(listener, played[:count], factory, round=0, variant="bench", policy=identity, seed="bench")
+
+    def turns(logs: Sequence[InteractionLog]) -> int:
+        return sum(len(log.turns) for log in logs)
+
+    greedy = Policy(base, model, features, temperature=0.0)
+    one_call = OneCallPerTurn(size, model, sample=False)
+    actions = [
+        [[turn.action for turn in log.turns] for log in run(listener, SAME_GAMES)] for listener in (greedy, one_call)
+    ]
+    assert actions[0] == actions[1], "greedy play took different actions"
+    sampling = OneCallPerTurn(size, model, sample=True)
+    ours, theirs = turns(run(Policy(base, model, features), GAMES)), turns(run(sampling, PEER_GAMES))
+    return compare(
+        "play",
+        size,
+        None,
+        ours=lambda: run(Policy(base, model, features), GAMES),
+        peer=lambda: run(sampling, PEER_GAMES),
+        work=GAMES,
+        peer_work=theirs / ours * GAMES,
+        unit="games/s",
+        peer_name="one generate call per turn",
+        bar=BAR,
+        equality=f"greedy, the same actions in all {sum(map(len, actions[0]))} turns of {SAME_GAMES} games",
+        repeats=repeats,
+        warm_up=False,
+    )

@@ -1,0 +1,143 @@
+"""Validation, turns per second: exact match of a validation set against greedy generation in batches.
+
+The peer is transformers' `generate`, keys and values cached within a call, on left-padded batches of one prompt per
+turn, similar lengths together, at the batch size that is fastest for it. It writes no more tokens than the longest
+action of the batch has: what goes on is wrong anyway. Both must give the same verdict on every turn. Our vision
+features are cached, as they are from the second checkpoint of a round on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from respect_core import variants
+from respect_core.chat import chat
+from respect_core.interaction import Interaction, interactions, turn_rows
+from respect_core.multiref import contexts, speakers
+from respect_core.policy import Policy
+from respect_core.validation import exact_match
+from tests.bench import games, models, peers
+from tests.bench.flops import Shape
+from tests.bench.record import Record, case, compare
+
+BAR = 10.0
+BATCHES = (16, 64)
+
+
+@case("validation")
+def validation(quick: bool) -> Iterator[Record]:
+    """Games of a length, and the whole validation set of the profile `tiny`, whose games are short."""
+    if quick:
+        yield _measure("tiny", 6, _played(8, 6), 16, repeats=3)
+        return
+    batch = _best_batch()
+    yield _measure("tiny", None, human_games(), batch, repeats=2)
+    for turns in games.LENGTHS:
+        yield _measure("tiny", turns, _played(16, turns), batch, repeats=3)
+    for turns in games.LENGTHS:
+        yield _measure("135m", turns, _played(1, turns), batch, repeats=1)
+
+
+@lru_cache(maxsize=1)
+def human_games() -> tuple[Interaction, ...]:
+    """The validation set of the profile `tiny`: games between people on unseen images."""
+    pool, count = models.pictures().pool, variants.tiny().validation_games
+    factory = speakers.speaker_factory(speakers.values_of(pool.tangrams))
+    logs = speakers.human_games(contexts.sample(pool.main, count, "validation"), factory, seed="validation")
+    return tuple(interactions(row for log in logs for row in turn_rows(log)))
+
+
+def _played(count: int, turns: int) -> tuple[Interaction, ...]:
+    return tuple(example.interaction for example in games.examples(count, turns))
+
+
+def _best_batch() -> int:
+    policy, seconds = _policy("tiny"), {}
+    for batch in BATCHES:
+        peer = Generating("tiny", policy.model, _played(16, games.LENGTHS[1]), batch)
+        started = time.perf_counter()
+        peer.verdicts()
+        seconds[batch] = time.perf_counter() - started
+    return min(seconds, key=seconds.__getitem__)
+
+
+def _policy(size: str) -> Policy:
+    """Fresh adapters, as at the first step: the base's own answers, through all the layers of an adapter."""
+    base = models.base(size)
+    return Policy(base, peers.stock_lora(base, variants.LoraConfig()).eval(), models.features(size))
+
+
+class Generating:
+    """The peer."""
+
+    def __init__(self, size: str, model: Any, played: Sequence[Interaction], batch: int) -> None:
+        self.base, self.model, self.batch = models.base(size), model, batch
+        self.chat = chat(self.base.processor)
+        ones = [(game.interaction_id, n, games.one(game, n)) for game in played for n in range(len(game.turns))]
+        ones.sort(key=lambda each: len(peers.prompt_text(each[2], self.base.processor)))
+        self.turns, self.shape = ones, Shape.of(self.base.model)
+        self.tokens, self.flops = 0, 0.0
+
+    @torch.no_grad()
+    def verdicts(self) -> dict[tuple[str, int], bool]:
+        """(interaction_id, turn) -> whether the greedy action is the logged one, end token included."""
+        result: dict[tuple[str, int], bool] = {}
+        self.tokens, self.flops = 0, 0.0
+        for start in range(0, len(self.turns), self.batch):
+            rows = self.turns[start : start + self.batch]
+            wanted = self.chat.action_tokens([one.action for *_, one in rows])
+            inputs = peers.prompts([one for *_, one in rows], self.base.processor)
+            written = self.model.generate(
+                **inputs,
+                max_new_tokens=max(map(len, wanted)),
+                do_sample=False,
+                eos_token_id=self.chat.end_id,
+                pad_token_id=self.chat.pad_id,
+            )
+            width, images = inputs["input_ids"].shape[1], 10 * len(rows)
+            for (name, number, _), ids, action in zip(rows, written[:, width:].tolist(), wanted, strict=True):
+                result[name, number] = tuple(ids[: len(action)]) == action
+            lengths = [written.shape[1] - 1] * len(rows)
+            new = len(rows) * (written.shape[1] - width)
+            self.tokens += sum(lengths)
+            self.flops += self.shape.forward(lengths, logits=new, connected=images, seen=images)
+        return result
+
+
+def _measure(size: str, turns: int | None, played: Sequence[Interaction], batch: int, *, repeats: int) -> Record:
+    policy, shape = _policy(size), Shape.of(models.base(size).model)
+    peer = Generating(size, policy.model, played, batch)
+
+    def ours() -> dict[tuple[str, int], bool]:
+        return dict(exact_match(policy, played, count_illegal=False).correct)
+
+    mine, theirs = ours(), peer.verdicts()
+    different = [key for key in mine if mine[key] != theirs[key]]
+    assert not different, f"verdicts differ on {len(different)} of {len(mine)} turns: {different[:5]}"
+    tokens, flops = 0, 0.0
+    for packed in policy.packed(played):
+        lengths = [packed.input_ids.shape[1]] * packed.input_ids.shape[0]
+        connected = len({image for row in packed.images for image in row})
+        tokens += sum(lengths)
+        flops += shape.forward(lengths, logits=len(packed.targets), connected=connected)
+    return compare(
+        "validation",
+        size,
+        turns,
+        ours=ours,
+        peer=peer.verdicts,
+        work=len(mine),
+        unit="turns/s",
+        peer_name=f"generate, batches of {batch}",
+        bar=BAR,
+        equality=f"all {len(mine)} verdicts the same, {sum(mine.values())} right",
+        tokens=(tokens, peer.tokens),
+        flops=(flops, peer.flops),
+        repeats=repeats,
+        warm_up=False,
+    )
