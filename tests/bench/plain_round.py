@@ -1,0 +1,112 @@
+"""One round as plain function calls in one go: no store, no manifests, no MLflow, no Prefect; nothing resumes.
+
+The same library functions as in the `round` flow, in the same order, on plain files. Training runs in a process of
+its own with one thread, as the flow's does.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from respect_core import sampling
+from respect_core.interaction import FEEDBACK_SCHEMA, TURNS_SCHEMA, InteractionLog, from_log, turn_rows
+from respect_core.labels import right_turns
+from respect_core.variants import Profile, Variant
+
+
+@dataclass(frozen=True)
+class Files:
+    """What the round starts from; `images` has <image id>.png."""
+
+    logs: Path
+    d0: Path
+    validation: Path
+    images: Path
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The adapter chosen, its exact match on the validation turns, and how long the training process worked."""
+
+    adapter: Path
+    exact_match: float
+    seconds_of_training: float
+
+
+def plain_round(files: Files, profile: Profile, variant: Variant, out: Path) -> Learned:
+    """Read logs, decode, subsample, train and validate, choose, save."""
+    from respect_core import feedback
+    from respect_core.validation import Candidate, ValidationResult, choose
+
+    turns = _turns(_read(files.logs))
+    decoder = feedback.FeedbackDecoder(getattr(feedback, profile.feedback_decoder)())
+    decoded = pa.Table.from_pylist(decoder.decode(turns.to_pylist()), schema=FEEDBACK_SCHEMA)
+    people = _read(files.d0)
+    table = sampling.training_set(
+        turns,
+        decoded,
+        _turns(people),
+        variant,
+        deselection_ratio=profile.deselection_ratio,
+        d0_right=frozenset(right_turns(people)),
+    )
+    found: dict[tuple[int, int], tuple[Path, dict[str, float]]] = {}
+    seconds = 0.0
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        for seed in profile.seeds:
+            checkpoints, took = pool.submit(_train, files, profile, variant, table, seed, out / f"seed={seed}").result()
+            found |= {(seed, step): (adapter, figures) for step, adapter, figures in checkpoints}
+            seconds += took
+    chosen = choose(
+        Candidate(seed, step, ValidationResult(match["exact_match"], int(match["n_turns"]), 0, {}))
+        for (seed, step), (_, match) in found.items()
+    )
+    shutil.copytree(found[chosen.seed, chosen.step][0], out / "chosen")
+    return Learned(out / "chosen", chosen.result.exact_match, seconds)
+
+
+def _train(
+    files: Files, profile: Profile, variant: Variant, table: pa.Table, seed: int, out: Path
+) -> tuple[list[tuple[int, Path, dict[str, float]]], float]:
+    """Checkpoints as (step, adapter, figures), and seconds; in the process of its own."""
+    import time
+
+    from PIL import Image
+
+    from respect_core import training
+    from respect_core.base import load_base
+    from respect_core.features import VisionFeatures
+    from respect_core.policy import Policy
+    from respect_core.validation import exact_match
+
+    started = time.monotonic()
+    base = load_base(profile.base, image_size=profile.image_size)
+    examples, people = sampling.examples(table), _read(files.validation)
+    held_out, right = [from_log(log) for log in people], right_turns(people)
+    used = {image for game in (*(each.interaction for each in examples), *held_out) for image in game.context}
+    images = {image: Image.open(files.images / f"{image}.png") for image in sorted(used)}
+    features = VisionFeatures(base, images, cache_dir=out / "vision")
+
+    def validate(model: Any) -> dict[str, float]:
+        result = exact_match(Policy(base, model, features), held_out, right)
+        return {"exact_match": result.exact_match, "n_turns": result.n_turns}
+
+    config = profile.training[variant.objective]
+    result = training.train(base, examples, validate, config, profile.lora, seed, out, features=features)
+    checkpoints = [(each.step, each.adapter, dict(each.validation)) for each in result.checkpoints]
+    return checkpoints, time.monotonic() - started
+
+
+def _read(file: Path) -> list[InteractionLog]:
+    return [InteractionLog.model_validate_json(line) for line in file.read_bytes().splitlines()]
+
+
+def _turns(logs: list[InteractionLog]) -> pa.Table:
+    return pa.Table.from_pylist([row for log in logs for row in turn_rows(log)], schema=TURNS_SCHEMA)
