@@ -102,6 +102,16 @@ def apply(action: Action, state: str) -> str:
     return "".join(sorted((set(state) - set(action.deselect)) | set(action.select)))
 
 
+@lru_cache(maxsize=16384)
+def step(text: str, state: str, n_images: int) -> str:
+    """The state after an action that is written canonically. Raises ActionError if it is not, or is illegal."""
+    action = parse(text)
+    if str(action) != text:
+        raise ActionError(f"action {text!r} is not canonical; write {str(action)!r}")
+    check_legal(action, state, n_images)
+    return apply(action, state)
+
+
 def between(before: str, after: str) -> Action:
     """The action that leads from one state to another."""
     return Action(

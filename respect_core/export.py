@@ -13,17 +13,19 @@ line. Memory holds a row group of either table, one line, and the ids of the par
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from respect_core.images import known_images
-from respect_core.interaction import SCHEMA_VERSION, InteractionLog, outcome_row, turn_rows
+from respect_core.interaction import SCHEMA_VERSION, InteractionLog, OutcomeColumns, TurnColumns
 from respect_core.interaction_log import LOGS, SET_ASIDE, RecordError, new_lines, parse_record
 from respect_core.manifests import Input, Manifest, Part, Partition, partitions, partitions_with, read_manifest
 from respect_core.store import Store
-from respect_core.tables import commit, new_part, part_batches, put_part
+from respect_core.tables import ROW_GROUP, PartWriter, commit, new_part, part_batches, put_part
 
 TURNS, OUTCOMES = "turns", "outcomes"
 LINE_LIMIT = 4 << 20  # bytes; a longer line is set aside without being read into memory
@@ -136,24 +138,24 @@ def _export_batch(store: Store, partition: Partition, sizes: dict[str, int], see
         turns = stack.enter_context(new_part(store, TURNS, partition))
         outcomes = stack.enter_context(new_part(store, OUTCOMES, partition))
         problems = stack.enter_context(new_lines(store, partition.folder(SET_ASIDE)))
-        for key, size in sizes.items():
+        accepted = stack.enter_context(_Accepted(turns, outcomes))
+        for key, file in _read_ahead(store, sizes):
             digest = hashlib.sha256()
-            with closing(store.open(key)) as file:
-                for number, line in enumerate(_lines(file, digest), start=1):
-                    if line is not None and not line.strip():
-                        continue
-                    try:
-                        log = _accept(line, partition, seen)
-                    except RecordError as error:
-                        problems.add(error.at(key, f"line {number}").to_json())
-                        counts["set_aside"] += 1
-                        continue
-                    turns.add(turn_rows(log))
-                    outcomes.add([outcome_row(log)])
-                    counts["games"] += 1
-                    counts["turns"] += len(log.turns)
-                    counts["turns_with_followup"] += len(log.turns) - 1
-            inputs.append(Input(key=key, size=size, sha256=digest.hexdigest()))
+            for number, line in enumerate(_lines(file, digest), start=1):
+                if line is not None and not line.strip():
+                    continue
+                try:
+                    log = _accept(line, partition, seen)
+                except RecordError as error:
+                    problems.add(error.at(key, f"line {number}").to_json())
+                    counts["set_aside"] += 1
+                    continue
+                accepted.add(log)
+                counts["games"] += 1
+                counts["turns"] += len(log.turns)
+                counts["turns_with_followup"] += len(log.turns) - 1
+            inputs.append(Input(key=key, size=sizes[key], sha256=digest.hexdigest()))
+        accepted.finish()
         notes = {"lacking_images": sorted(seen.lacking)} if seen.lacking else {}
         set_aside = {"set_aside": problems.put(partition.folder(SET_ASIDE) + "export-")} if problems.count else {}
         return (
@@ -162,12 +164,71 @@ def _export_batch(store: Store, partition: Partition, sizes: dict[str, int], see
         )
 
 
+class _Accepted:
+    """Records on their way into both tables, a row group of turns at a time; a thread writes one while the next fills.
+
+    Leave it before the writers are closed.
+    """
+
+    def __init__(self, turns: PartWriter, outcomes: PartWriter) -> None:
+        self._turns, self._outcomes = turns, outcomes
+        self._columns = TurnColumns(), OutcomeColumns()
+        self._thread = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
+
+    def add(self, log: InteractionLog) -> None:
+        if self._columns[0].rows + len(log.turns) > ROW_GROUP:
+            self._flush()
+        for columns in self._columns:
+            columns.add(log)
+
+    def finish(self) -> None:
+        """Returns when everything is written."""
+        self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._written is not None:
+            self._written.result()
+        self._written = self._thread.submit(self._write, *self._columns)
+        self._columns = TurnColumns(), OutcomeColumns()
+
+    def _write(self, turns: TurnColumns, outcomes: OutcomeColumns) -> None:
+        if turns.rows:
+            self._turns.add_batch(turns.table())
+            self._outcomes.add_batch(outcomes.table())
+
+    def __enter__(self) -> _Accepted:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+
+def _read_ahead(store: Store, keys: Iterable[str]) -> Iterator[tuple[str, BinaryIO]]:
+    """Objects opened in order, each closed after its turn; the next is fetched while the caller works on one."""
+    with ThreadPoolExecutor(1) as pool:
+        opened: deque[tuple[str, Future[BinaryIO]]] = deque()
+        for key in keys:
+            opened.append((key, pool.submit(store.open, key)))
+            if len(opened) == 2:
+                yield from _first(opened)
+        if opened:
+            yield from _first(opened)
+
+
+def _first(opened: deque[tuple[str, Future[BinaryIO]]]) -> Iterator[tuple[str, BinaryIO]]:
+    key, future = opened.popleft()
+    with closing(future.result()) as file:
+        yield key, file
+
+
 def _accept(line: bytes | None, partition: Partition, seen: _Seen) -> InteractionLog:
     """A record that may enter the tables. Raises RecordError."""
     if line is None:
         raise RecordError("", f"longer than {LINE_LIMIT} bytes", "write one interaction on each line")
     log = parse_record(line)
-    for name, value in partition._asdict().items():
+    for name, value in zip(partition._fields, partition, strict=True):
         if getattr(log, name) != value:
             raise RecordError(
                 name, f"{getattr(log, name)!r} in a log of {value!r}", "append it to the log it belongs to"
@@ -176,8 +237,8 @@ def _accept(line: bytes | None, partition: Partition, seen: _Seen) -> Interactio
         raise RecordError(
             "interaction_id", f"{log.interaction_id!r} is taken by an earlier record", "give each game an id of its own"
         )
-    lacking = sorted(set(log.context) - seen.images)
-    if lacking:
+    if not seen.images.issuperset(log.context):
+        lacking = sorted(set(log.context) - seen.images)
         seen.lacking.update(lacking)
         raise RecordError(
             "context",

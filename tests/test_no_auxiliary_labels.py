@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from samples import game, logs
 
 import respect_core
@@ -46,7 +46,7 @@ LEARNING_PATH = [
 # What knows targets or outcomes: modules, and names of `interaction`.
 KNOWING = {f"respect_core.{name}" for name in ("labels", "metrics", "export", "multiref.game", "multiref.speakers")}
 KNOWING |= {f"respect_core.interaction.{name}" for name in ("InteractionLog", "Outcome", "OUTCOMES_SCHEMA")}
-KNOWING |= {"respect_core.interaction.outcome_row"}
+KNOWING |= {"respect_core.interaction.OutcomeColumns"}
 
 
 @pytest.mark.parametrize("schema", [TURNS_SCHEMA, FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA], ids=lambda s: str(s.metadata))
@@ -59,6 +59,7 @@ def test_no_field_for_it() -> None:
     assert [name for name in fields if any(word in name for word in FORBIDDEN_WORDS)] == []
 
 
+@settings(deadline=None)  # a busy machine may pause for seconds
 @given(log=logs())
 def test_turns_are_the_same_whatever_the_outcome(log: InteractionLog) -> None:
     outcomes = [None, Outcome(targets=[], success=True), Outcome(targets=log.context, success=False)]
