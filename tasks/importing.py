@@ -9,7 +9,7 @@ from respect_core.importers.games import UNKNOWN_POLICY, ImportReport
 from respect_core.importers.games import import_games as import_into
 from respect_core.interaction import PolicyIdentity
 from respect_core.interaction_log import read_logs
-from tasks import game_sets, registry
+from tasks import game_sets
 from tasks.workspace import Workspace
 
 
@@ -50,5 +50,7 @@ def _in_share(interaction_id: str, share: float) -> bool:
 
 
 def _policy(workspace: Workspace, acted_by: str) -> PolicyIdentity:
+    from tasks import registry  # MLflow takes seconds to import, and most imports do without
+
     version = registry.named(workspace, acted_by)
     return PolicyIdentity(name=version.name, version=str(version.version), adapter_hash=version.tags["adapter_hash"])

@@ -15,7 +15,6 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import TypeAdapter
 
-from respect_core.base import adapter_hash
 from respect_core.variants import SEED, Profile
 from tasks import registry
 from tasks.references import ExportedRef, RegisteredRef, SelectedRef, TrainingSetRef
@@ -185,6 +184,8 @@ def _bundle(
     tags: Mapping[str, Any],
 ) -> Path:
     """A directory with the adapter, its processor and a model card: what plain peft and transformers load."""
+    from respect_core.base import adapter_hash  # torch takes seconds to import; `tasks.study` does without
+
     directory = workspace.scratch / f"round={training_set.round}" / selected.variant / "registered"
     shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(selected.adapter, directory)

@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from respect_core import tiny
-from respect_core.base import files_hash
 from respect_core.interaction_log import LOGS
 from respect_core.metrics import read_counts
 from respect_core.variants import Profile
@@ -176,6 +175,8 @@ def _require_same(workspace: Workspace, prefix: str, known: Mapping[str, Any], g
 
 
 def _base_hash(profile: Profile) -> str | None:
+    from respect_core.base import files_hash  # torch takes seconds to import; means over studies do without
+
     directory = tiny.path() if profile.base == "tiny" else Path(profile.base)
     return files_hash(sorted(file for file in directory.iterdir() if file.is_file())) if directory.is_dir() else None
 
