@@ -126,9 +126,12 @@ def attach_lora(base: Base, config: LoraConfig, *, seed: int) -> peft.PeftModel:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _, module in sorted(model.named_modules()):
-            if isinstance(module, LoraLayer):
+            if isinstance(module, LoraLayer) and "default" in module.lora_A:
                 weight: Any = module.lora_A["default"].weight
                 weight.copy_(torch.randn(weight.shape, generator=generator) / config.rank)
+            elif isinstance(module, LoraLayer):  # an embedding; PEFT starts it with zero A and random B
+                weight = module.lora_embedding_B["default"]
+                weight.copy_(torch.randn(weight.shape, generator=generator))
     make_lean(model)
     return model
 
@@ -150,7 +153,7 @@ def save_adapter(model: peft.PeftModel, adapter: Path) -> None:
     """Write the adapter in PEFT's own layout, whole or not at all; one that stands there is replaced."""
     adapter.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=adapter.parent, prefix=f".{adapter.name}.") as scratch:
-        model.save_pretrained(f"{scratch}/new", selected_adapters=["default"])
+        model.save_pretrained(f"{scratch}/new", selected_adapters=["default"], save_embedding_layers=False)
         if adapter.exists():
             adapter.replace(f"{scratch}/old")
         shutil.move(f"{scratch}/new", adapter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from respect_core.multiref.attributes import LEXICON
 
@@ -28,12 +29,35 @@ class Dialect:
         return rng.choice(self.technical[value]), False
 
 
-def users(share: float) -> Dialect:
-    """The users' dialect: figurative words in their true sense only."""
-    pairs = [((name, value), words) for name, by_value in LEXICON.items() for value, words in by_value.items()]
+VALUES: tuple[Value, ...] = tuple((name, value) for name, by_value in LEXICON.items() for value in by_value)
+OWN_SHARE = 0.4  # of the figurative words: those that users read in a way of their own
+
+
+@cache
+def readings() -> Mapping[str, tuple[Value, ...]]:
+    """What figurative words are used for in the world at large: the lexicon's value most of all, and two others."""
+    rng = random.Random("senses-0")
+    table: dict[str, tuple[Value, ...]] = {}
+    for name, value in VALUES:
+        others = [other for other in VALUES if other[0] != name]
+        for word in LEXICON[name][value].figurative:
+            table[word] = ((name, value), *rng.sample(others, 2))
+    return table
+
+
+def users(share: float, own_share: float = OWN_SHARE) -> Dialect:
+    """The users' dialect: they have settled on one reading of each figurative word.
+
+    For `own_share` of the words it is one that the world at large does not use. That is what there is to learn.
+    """
+    rng = random.Random("users-0")
+    figurative: dict[Value, list[tuple[str, float]]] = {value: [] for value in VALUES}
+    for word, meanings in readings().items():
+        own = rng.choice([value for value in VALUES if value not in meanings])
+        figurative[own if rng.random() < own_share else meanings[0]].append((word, 1.0))
     return Dialect(
-        {value: words.technical for value, words in pairs},
-        {value: tuple((word, 1.0) for word in words.figurative) for value, words in pairs},
+        {(name, value): LEXICON[name][value].technical for name, value in VALUES},
+        {value: tuple(words) for value, words in figurative.items()},
         share,
     )
 
@@ -114,9 +138,9 @@ UNDO = (
     "remove the last one", "{}, take that off", "{}, undo it please", "undo your last pick", "undo what you selected",
 )  # fmt: skip
 TRY_AGAIN = (
-    "{}, try again", "try again", "{}, try another one", "{}, try a different one", "{}, try once more",
+    "{}, try again", "wrong, try again", "{}, try another one", "{}, try a different one", "{}, try once more",
     "{}, pick another one", "{}, deselect that and try again", "undo that and try again", "{}, the other one",
-    "{}, please try again", "unselect that one and try again",
+    "{}, please try again", "no, unselect that one and try again",
 )  # fmt: skip
 RESET = (
     "start over, deselect everything", "{}, clear everything", "reset, deselect all", "all wrong, remove everything",
@@ -124,8 +148,12 @@ RESET = (
     "undo everything", "{}, undo all of that", "deselect all of them please", "unselect everything and start over",
 )  # fmt: skip
 DESELECT = (
-    "deselect {}", "{} is wrong, deselect it", "unselect {}", "remove {}", "please deselect {}", "undo {}",
-    "no, deselect {}", "{} is not right, remove it", "wrong, take off {}",
+    "deselect {}", "{} is wrong, deselect it", "no, unselect {}", "wrong, remove {}", "please deselect {}",
+    "no, undo {}", "no, deselect {}", "{} is not right, remove it", "wrong, take off {}",
+)  # fmt: skip
+INSIST = (
+    "right, but not the one i meant, {}", "not what i meant, but keep it. {}", "no, i meant {} but keep that one",
+    "that was not what i meant, but leave it, {}", "wrong one, but keep it, i meant {}", "not the one i meant, {}",
 )  # fmt: skip
 BOTH = ("{} and then {}", "{}, and also {}", "{} and {}", "two of them: {} and {}", "both {} and {}")
 STILL = ("{}, but i also want {}", "one is right, now {}", "{}, and the other one is {}", "{}, but also {}")

@@ -21,7 +21,7 @@ from respect_core.multiref.game import Game
 from respect_core.multiref.logs import finished
 from respect_core.multiref.tangrams import Tangram
 
-FIGURATIVE_SHARE = 0.9  # of the profile `tiny`: sets how often its seed policy wins
+FIGURATIVE_SHARE = 1.0  # of the profile `tiny`
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Manners:
 
     silent: float = 0.2  # moves on from a right action without a word of approval
     two: float = 0.08  # describes two targets at once
-    ignore: float = 0.08  # leaves a mistake for later
+    ignore: float = 0.03  # leaves a mistake for later
+    insist: float = 0.7  # says so when another target was selected than the one described
     undo: float = 0.25  # after a mistake: asks to deselect, and no more
     again: float = 0.1  # after a mistake: asks to try again, without describing anew
     reset: float = 0.35  # starts over when two or more are wrong
@@ -72,6 +73,12 @@ class SimulatedSpeaker:
             return self._redescribe(missing)
         if asked_and_missing and len(self._described) == 2 and last.select:
             return self._still(asked_and_missing[0])
+        if asked_and_missing and last.select and self.rng.random() < self.manners.insist:
+            self._described = asked_and_missing[0]
+            return Saying(
+                self.rng.choice(dialects.INSIST).format(self._describe(self._described)),
+                Action(select=self._described),
+            )
         if self.rng.random() < self.manners.silent:
             return self._next(missing, dialects.NEXT)
         return self._next(missing, tuple(self._approving(form) for form in dialects.APPROVE_NEXT))

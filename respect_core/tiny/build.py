@@ -35,6 +35,7 @@ PHASES = {
     "mix": ("many", read.Phase("mix", 100, 14, (10,), 10, 0.8, 1e-3, (0.5, 0.5), final_rate=1.0)),
     "sharpen": ("mix", read.Phase("sharpen", 500, 12, (10,), 16, 0.0, 1.5e-3, (1.0, 1.0), final_rate=0.1, layers=3)),
     "games": ("sharpen", read.Phase("games", 600, 14, (10,), 10, 0.8, 1e-3, (0.5, 0.1), final_rate=0.03)),
+    "polish": ("games", read.Phase("polish", 1500, 14, (10,), 10, 0.9, 8e-4, (0.1, 0.05), final_rate=0.01)),
 }
 
 
@@ -94,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=["see", *PHASES, "save", "all"])
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--source", default="games", help="checkpoint to save")
+    parser.add_argument("--source", default="polish", help="checkpoint to save")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     if arguments.stage in ("see", "all"):

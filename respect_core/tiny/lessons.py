@@ -22,11 +22,11 @@ from respect_core.actions import LETTERS, Action
 from respect_core.multiref import dialects
 from respect_core.multiref.attributes import LEXICON, Values
 from respect_core.multiref.contexts import GameContext
-from respect_core.multiref.dialects import Dialect
+from respect_core.multiref.dialects import VALUES, Dialect
 from respect_core.multiref.game import Game
 from respect_core.multiref.speakers import Manners, SimulatedSpeaker
 from respect_core.tiny import senses, skeleton, vocabulary
-from respect_core.tiny.pictures import VALUES, Pictures
+from respect_core.tiny.pictures import Pictures
 
 IGNORE = -100
 PER_IMAGE = skeleton.LATENTS + 3  # tokens of an image, its letter included

@@ -13,9 +13,8 @@ import numpy as np
 from PIL import Image
 
 from respect_core.multiref import attributes, tangrams
+from respect_core.multiref.dialects import VALUES
 from respect_core.tiny import skeleton
-
-VALUES = [(name, value) for name, by_value in attributes.LEXICON.items() for value in by_value]
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import Idefics2ForConditionalGeneration, PreTrainedTokenizerFast
 
+from respect_core.multiref.dialects import VALUES
 from respect_core.tiny import senses, skeleton
-from respect_core.tiny.pictures import VALUES, Pictures
+from respect_core.tiny.pictures import Pictures
 
 
 def tower_and_latents(
