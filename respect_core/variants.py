@@ -12,7 +12,9 @@ Deviations from the paper, numbered as they are cited elsewhere:
 4. KTO in `tiny` takes its references from the adapter it starts from, not from the logged p: imported games were
    played by other policies, whose p would put every log-ratio far out on the sigmoid, where nothing is learned. The
    pass is made anyway, for the alternatives of the KL term.
-5. `tiny` adapts the embeddings of words as well: what a word means lies there in a model of four layers, and behind
+5. In `tiny` FFT and RL go on from the previous round's adapter too, as KTO does, instead of from the base model: what
+   was learned adds up over rounds, although each has few steps.
+6. `tiny` adapts the embeddings of words as well: what a word means lies there in a model of four layers, and behind
    them it is out of reach of adapters that stay on the paper's places.
 """
 
@@ -85,7 +87,7 @@ class LoraConfig:
 
 
 def word_lora() -> LoraConfig:
-    """Adapters on the words' embeddings too, of twice the rank (deviation 5)."""
+    """Adapters on the words' embeddings too, of twice the rank (deviation 6)."""
     plain = LoraConfig()
     return replace(plain, rank=16, alpha=16, targets=rf"({plain.targets}|.*text_model.embed_tokens$)")
 
@@ -191,15 +193,19 @@ def tiny() -> Profile:
             config, learning_rate=learning_rate, max_steps=steps, checkpoint_every=every, batch_turns=32, epochs=200
         )
 
+    def onwards(config: TrainingConfig, learning_rate: float) -> TrainingConfig:
+        """From the previous round's adapter (deviation 5)."""
+        return replace(short(config, learning_rate, 120), from_previous_adapter=True)
+
     return Profile(
         name="tiny",
         base="tiny",
         feedback_decoder="smollm2",
         seed_training=replace(short(seed_policy(), 1e-3, 30), label_smoothing=0.02),
         training={
-            Objective.FFT: replace(short(fft(), 3e-3, 90), label_smoothing=0.02),
-            Objective.RL: short(rl(), 3e-3, 90),
-            Objective.KTO: replace(short(kto(), 1e-4, 90), kto_reference="initial"),
+            Objective.FFT: replace(onwards(fft(), 2e-3), label_smoothing=0.02),
+            Objective.RL: onwards(rl(), 2e-3),
+            Objective.KTO: replace(onwards(kto(), 3e-4), kto_reference="initial"),
         },
         lora=word_lora(),
         seeds=(0,),
