@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from respect_core.variants import Profile
+from respect_core.variants import Profile, TrainingConfig
 from respect_core.variants import profile as named_profile
 
 
 def small(name: str) -> Profile:
     """The named profile, small."""
-    profile = named_profile(name)
-    short = {"max_steps": 4, "checkpoint_every": 2}
+    return _cut(named_profile(name), people=6, max_steps=4, checkpoint_every=2)
+
+
+def smallest(name: str) -> Profile:
+    """The named profile with as little training as makes a version, for tests of what is around it."""
+    return _cut(named_profile(name), people=3, max_steps=2, checkpoint_every=2, batch_turns=8)
+
+
+def _cut(profile: Profile, people: int, **short: int) -> Profile:
     return replace(
         profile,
-        seed_games=6,
-        validation_games=6,
-        seed_training=replace(profile.seed_training, **short),
-        training={objective: replace(config, **short) for objective, config in profile.training.items()},
+        seed_games=people,
+        validation_games=people,
+        seed_training=_short(profile.seed_training, short),
+        training={objective: _short(config, short) for objective, config in profile.training.items()},
     )
+
+
+def _short(config: TrainingConfig, short: dict[str, int]) -> TrainingConfig:
+    changes: dict[str, Any] = {**short}
+    return replace(config, **changes)

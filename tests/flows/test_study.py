@@ -1,22 +1,28 @@
-"""A whole study, small, and interrupted: the embedded model, simulated speakers, SmolLM2, Prefect, MLflow."""
+"""A whole study, small, and interrupted: the embedded model, simulated speakers, Prefect, MLflow.
+
+The feedback decoder is here without its model, which test_round.py and test_study_killed.py run.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from small import small
+import torch
+from small import smallest
 
 from flows import round as round_module
 from flows import study as study_module
 from flows.evaluate import EvaluateParameters, evaluate
 from flows.study import StudyParameters, study
 from respect_core import tables
+from respect_core.feedback import DecoderConfig, FeedbackDecoder
 from respect_core.interaction import InteractionLog
 from respect_core.interaction_log import read_logs
 from respect_core.variants import Objective, Variant
@@ -38,8 +44,29 @@ class Played:
     second: list[str]
 
 
+class _ByWord(FeedbackDecoder):
+    """The decoder with one rule for a model: what begins with a no is negative."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        self.config = config
+        self.local: Any = SimpleNamespace(revision="none", render_chat=None)
+
+    def _scores(self, found: Sequence[Any], kinds: Sequence[Any], progress: Any) -> list[torch.Tensor]:
+        pleased = torch.tensor([[not each.follow_up.startswith(("no", "wrong"))] for each in found]) * 4.0 - 2.0
+        by_kind = [self.config.prompt(kind).words for kind in kinds]
+        return [torch.cat([pleased * label for label, words in each.items() for _ in words], dim=1) for each in by_kind]
+
+
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory, prefect_server: None, small_profile: None) -> Played:
+def smallest_study() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(round_module, "named_profile", smallest)
+        patch.setattr("tasks.decode.FeedbackDecoder", _ByWord)
+        yield
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory, prefect_server: None, smallest_study: None) -> Played:
     """Interrupted when round 0 had been played and learned from, but not recorded; its play's result is lost too, as
     if the worker had died between logging its games and saying so."""
     place = workspace(tmp_path_factory.mktemp("study"))
@@ -178,7 +205,7 @@ def other_profile(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Somebody changed the recipe between two attempts."""
 
     def changed(name: str) -> Any:
-        profile = small(name)
+        profile = smallest(name)
         fft = replace(profile.training[Objective.FFT], learning_rate=0.5)
         return replace(profile, training=profile.training | {Objective.FFT: fft})
 
