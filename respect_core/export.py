@@ -7,7 +7,8 @@ is exported anew when one of its objects changed size, or an image that its reco
 objects that are archived after their export take nothing out of the tables.
 
 Of several records with one interaction id in a partition the first wins: earlier exports first, then by key and
-line. Memory holds a row group of either table, one line, and the ids of the partition's interactions.
+line. Memory holds two row groups of either table (one fills while a thread writes the other), one line, the ids of
+the partition's interactions, and what the store holds of two objects (one is read while the next is fetched).
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -121,6 +122,8 @@ class Measured:
     flow: float
     plain_training: float
     flow_training: float
+    plain_processor: float  # seconds of processor, of this process and its workers; the Prefect server's are not in
+    flow_processor: float
     stages: dict[str, float]  # of the flow, outside of the work
     once: dict[str, float]  # a command
     equality: str
@@ -140,15 +143,15 @@ def measure(root: Path) -> Measured:
     turns = _prepare(place, parameters)
     profile = parameters.resolved_profile()
 
-    started = time.perf_counter()
+    started, used = time.perf_counter(), _processor()
     with patch.dict(os.environ, OMP_NUM_THREADS="1"):  # for the training process, as `tasks.process` does
         learned = plain_round(_files(place), profile, VARIANT, root / "plain")
-    plain = time.perf_counter() - started
+    plain, plain_processor = time.perf_counter() - started, _processor() - used
 
     with watching() as watch:
-        started = time.perf_counter()
+        started, used = time.perf_counter(), _processor()
         summary = _round(place, parameters)
-        flow = time.perf_counter() - started
+        flow, flow_processor = time.perf_counter() - started, _processor() - used
     return Measured(
         turns=turns,
         steps=profile.training[VARIANT.objective].max_steps or 0,
@@ -156,10 +159,18 @@ def measure(root: Path) -> Measured:
         flow=flow,
         plain_training=learned.seconds_of_training,
         flow_training=summary["seconds"]["train"],
+        plain_processor=plain_processor,
+        flow_processor=flow_processor,
         stages=_stages(watch, flow, summary["seconds"]["train"]),
         once=once,
         equality=_same(place, summary, learned),
     )
+
+
+def _processor() -> float:
+    """Seconds of processor so far, of this process and of children that ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _server_start() -> float:
@@ -274,7 +285,10 @@ def overhead(quick: bool) -> Iterator[Record]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"DO_NOT_TRACK": "1"})
         found = Measured(**json.loads((Path(folder) / "measured.json").read_text()))
     size = f"tiny, {VARIANT}, {found.steps} steps, {found.turns} turns"
-    trained = f"training itself {found.flow_training:.1f} s in the flow, {found.plain_training:.1f} s plain"
+    trained = (
+        f"training itself {found.flow_training:.1f} s in the flow, {found.plain_training:.1f} s plain; "
+        f"seconds of processor {found.flow_processor:.1f} and {found.plain_processor:.1f}"
+    )
     yield _record(size, found.flow, found.plain, "plain calls", 0.95, f"{found.equality}; {trained}")
     counted = sum(seconds for stage, seconds in found.stages.items() if stage != "worker start")
     stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in found.stages.items())
