@@ -153,7 +153,7 @@ def study_command(
             "'all' means six variants and control."
         ),
     ] = "b-fft,control",
-    games: Annotated[int, typer.Option(min=10, help="Games of every policy in every round.")] = 200,
+    games: Annotated[int, typer.Option(min=10, help="Games of every policy in every round.")] = 300,
     human_games: Annotated[int, typer.Option(min=0, help="Games between people (HH), in the last round.")] = 50,
     study_seed: Annotated[
         int, typer.Option(min=0, help="Drives contexts, speakers, sampling and training; another seed, another study.")

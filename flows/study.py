@@ -38,7 +38,7 @@ class StudyParameters(BaseModel):
         default_factory=lambda: [Variant.B_FFT], min_length=1, description="Variants that play and learn."
     )
     control: bool = Field(default=True, description="Deploy the seed policy again in the last round.")
-    games: int = Field(default=200, ge=10, description="Games of every policy in every round.")
+    games: int = Field(default=300, ge=10, description="Games of every policy in every round.")
     human_games: int = Field(default=50, ge=0, description="Games between people (HH), in the last round.")
     study_seed: int = Field(default=0, ge=0, description="Drives contexts, speakers, sampling and training seeds.")
     profile: str = Field(default="tiny", description="Named configuration; needs simulated speakers, as tiny has.")
