@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from respect_core.variants import Profile, Variant, tiny
+from respect_core.variants import SEED, Profile, Variant, tiny
 from tests.bench import games
 from tests.bench.plain_round import Files, Learned, plain_round
 from tests.bench.record import Record, case, versions
@@ -208,7 +208,7 @@ def _prepare(place: Workspace, parameters: RoundParameters) -> int:
         InteractionLog(
             interaction_id=f"{len(game.turns)}-{game.interaction_id}",
             round=0,
-            variant="seed",
+            variant=SEED,
             policy=PolicyIdentity(name="bench", version="unknown"),
             user="0123456789abcdef",
             started_at="2026-01-02T03:04:05",
@@ -237,6 +237,7 @@ def _files(place: Workspace) -> Files:
         d0=store / "game_sets/d0.jsonl",
         validation=store / "game_sets/validation.jsonl",
         images=store / "images",
+        adapter=place.scratch / "round=0" / SEED / "registered",
     )
 
 

@@ -23,12 +23,13 @@ from respect_core.variants import Profile, Variant
 
 @dataclass(frozen=True)
 class Files:
-    """What the round starts from; `images` has <image id>.png."""
+    """What the round starts from; `images` has <image id>.png, `adapter` is for profiles that go on from one."""
 
     logs: Path
     d0: Path
     validation: Path
     images: Path
+    adapter: Path
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,10 @@ def _train(
         return {"exact_match": result.exact_match, "n_turns": result.n_turns}
 
     config = profile.training[variant.objective]
-    result = training.train(base, examples, validate, config, profile.lora, seed, out, features=features)
+    start = files.adapter if config.from_previous_adapter else None
+    result = training.train(
+        base, examples, validate, config, profile.lora, seed, out, features=features, init_adapter=start
+    )
     checkpoints = [(each.step, each.adapter, dict(each.validation)) for each in result.checkpoints]
     return checkpoints, time.monotonic() - started
 
