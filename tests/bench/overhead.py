@@ -198,7 +198,7 @@ def _prepare(place: Workspace, parameters: RoundParameters) -> int:
     from respect_core.interaction_log import append_logs
     from tests.bench.models import pictures
 
-    round_module.named_profile = _profile
+    patch.object(round_module, "named_profile", _profile).start()  # to the end of this process
     profile, store = parameters.resolved_profile(), place.open()
     seed_policy(place, profile, parameters.validation)
     played = [each.interaction for turns in games.LENGTHS for each in games.examples(GAMES, turns)]
