@@ -7,8 +7,8 @@ Deviations from the paper, numbered as they are cited elsewhere:
 1. AdamW runs in full precision, not in the authors' paged 8-bit form: adapters are small, and it needs no
    CUDA-only package.
 2. `lambda_d = lambda_u = 1` for KTO from the first round on, the authors' setting from round 3 (appendix B.3).
-3. The profile `tiny` counts training in steps, not epochs: on two cores the cost of a round must not grow with
-   the data.
+3. The profile `tiny` counts training in steps, not epochs, with half the paper's turns in each and rates that suit
+   a small model: on two cores the cost of a round must not grow with the data.
 4. KTO in `tiny` takes its references from the adapter it starts from, not from the logged p: imported games were
    played by other policies, whose p would put every log-ratio far out on the sigmoid, where nothing is learned. The
    pass is made anyway, for the alternatives of the KL term.

@@ -49,7 +49,7 @@ class Lesson:
 
 
 def pretraining_dialect(share: float) -> Dialect:
-    """The dialect of pretraining, where figurative words have decoy senses too."""
+    """The dialect of pretraining, where figurative words have several readings."""
     figurative: dict[dialects.Value, list[tuple[str, float]]] = {value: [] for value in VALUES}
     for word, (indices, weights) in senses.senses().items():
         if len(indices) > 1:
