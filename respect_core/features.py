@@ -13,6 +13,7 @@ Shapes: U distinct images, P patches an image, D tower width, L image tokens, H 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import tempfile
@@ -52,6 +53,7 @@ class VisionFeatures:
         self._batch_size = batch_size
         self._tower: dict[str, Tensor] = {}  # id -> [P, D], on the model's device
         self._pixels: dict[str, Tensor] = {}  # id -> [3, height, width], only where the tower is trained
+        self._connected: dict[str, Tensor] = {}  # id -> [L, H], only where `connected` made this
 
     def encoder_outputs(self, model: Any, images: Sequence[Sequence[str]]) -> dict[str, BaseModelOutputWithPooling]:
         """What the model's forward takes as `mm_encoder_outputs`, for a batch of image ids in prompt order.
@@ -63,6 +65,29 @@ class VisionFeatures:
             ValueError: an image that the model would take for padding.
         """
         distinct = list(dict.fromkeys(image for row in images for image in row))
+        if self._connected:
+            tokens_ULH = torch.stack([self._connected[image] for image in distinct])
+        else:
+            tokens_ULH = self._connect(model, distinct)
+        place = {image: index for index, image in enumerate(distinct)}
+        order = torch.tensor([place[image] for row in images for image in row], device=tokens_ULH.device)
+        return {"image": BaseModelOutputWithPooling(pooler_output=tokens_ULH[order].flatten(0, 1))}
+
+    @torch.no_grad()
+    def connected(self, model: Any, images: Iterable[str]) -> VisionFeatures:
+        """These images' features for this model alone, while its weights stand still: the connector runs here, once
+        for each image, and no more."""
+        distinct = list(dict.fromkeys(images))
+        found: dict[str, Tensor] = {}
+        for start in range(0, len(distinct), self._batch_size):
+            batch = distinct[start : start + self._batch_size]
+            found.update(zip(batch, self._connect(model, batch), strict=True))
+        result = copy.copy(self)
+        result._connected = found
+        return result
+
+    def _connect(self, model: Any, distinct: Sequence[str]) -> Tensor:
+        """Image tokens [U, L, H] under this model's connector."""
         backbone = inner(model).model
         if any(isinstance(module, BaseTunerLayer) for module in backbone.vision_model.modules()):
             tower = self._run(backbone.vision_model, distinct)
@@ -72,10 +97,8 @@ class VisionFeatures:
         patches_UPD = pad_sequence(tower, batch_first=True)
         lengths_U = torch.tensor([len(one) for one in tower], device=patches_UPD.device)
         real_UP = torch.arange(patches_UPD.shape[1], device=patches_UPD.device) < lengths_U[:, None]
-        tokens_ULH = backbone.connector(patches_UPD, attention_mask=real_UP)
-        place = {image: index for index, image in enumerate(distinct)}
-        order = torch.tensor([place[image] for row in images for image in row], device=tokens_ULH.device)
-        return {"image": BaseModelOutputWithPooling(pooler_output=tokens_ULH[order].flatten(0, 1))}
+        tokens_ULH: Tensor = backbone.connector(patches_UPD, attention_mask=real_UP)
+        return tokens_ULH
 
     @torch.no_grad()
     def prepare(self, images: Iterable[str]) -> None:

@@ -26,7 +26,23 @@ BITS = 16
 
 
 class LeanLora(LoraVariant):
-    """PEFT's hook for another way to compute a LoRA layer. What is saved, merged or loaded does not change."""
+    """PEFT's hook for another way to compute a linear LoRA layer. What is saved, merged or loaded does not change."""
+
+    @staticmethod
+    def init(module: Any, adapter_name: str, **kwargs: Any) -> None:
+        """Nothing to make ready."""
+
+    @staticmethod
+    def merge_safe(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        return orig_weight + module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+    @staticmethod
+    def merge_unsafe(module: Any, active_adapter: str, orig_weight: Tensor) -> None:
+        orig_weight.data += module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+    @staticmethod
+    def unmerge(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        return orig_weight.data - module.get_delta_weight(active_adapter).to(orig_weight.dtype)
 
     @staticmethod
     def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
@@ -54,11 +70,16 @@ def keep_mask(like: Tensor, p: float) -> tuple[Tensor, float]:
 
 
 def make_lean(model: nn.Module) -> None:
-    """Compute the model's plain LoRA layers this way from now on; others (embeddings, DoRA) stay as they are."""
+    """Compute the model's plain linear LoRA layers on the CPU this way from now on.
+
+    Others stay as they are: embeddings, DoRA, adapters with a bias, and layers on an accelerator, whose generator is
+    fast.
+    """
     for module in model.modules():
-        if type(module) is Linear:
+        if type(module) is Linear and module.weight.device.type == "cpu":
             for adapter in module.lora_A:
-                module.lora_variant.setdefault(adapter, LeanLora())
+                if not module.lora_bias[adapter]:
+                    module.lora_variant.setdefault(adapter, LeanLora())
 
 
 @torch.no_grad()

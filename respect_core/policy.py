@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from respect_core.listener import Act
 from respect_core.lora import merged
 from respect_core.prefix_cache import PrefixCache
 from respect_core.writer import Manner, Writer, Written, among, evaluating, padded
+
+SCORED = 16
+"""Interactions in one packed pass, at most: few, so that they are of similar length and need little padding."""
 
 
 class Policy:
@@ -142,15 +146,22 @@ class Policy:
         Args:
             turns: (interaction_id, turn) to score; all with an action by default.
         """
-        encoded = [packing.encode(interaction, self.base.processor) for interaction in interactions]
+        encoded = [_encoded(interaction, self.base.processor) for interaction in interactions]
         if turns is not None:
             numbers: dict[str, set[int]] = {}
             for name, turn in turns:
                 numbers.setdefault(name, set()).add(turn)
             encoded = [row.only(numbers.get(row.interaction_id, ())) for row in encoded]
         encoded = sorted((row for row in encoded if row.spans), key=lambda row: len(row.input_ids))
-        for start in range(0, len(encoded), self.batch_size):
-            yield packing.collate(encoded[start : start + self.batch_size], self._chat.pad_id)
+        size = min(SCORED, self.batch_size)
+        for start in range(0, len(encoded), size):
+            yield packing.collate(encoded[start : start + size], self._chat.pad_id)
+
+
+@lru_cache(maxsize=512)
+def _encoded(interaction: Interaction, processor: Any) -> packing.Encoded:
+    """Kept, because the same games are validated at every checkpoint."""
+    return packing.encode(interaction, processor)
 
 
 def is_click(text: str, state: str, n_images: int) -> bool:

@@ -11,12 +11,15 @@ longest sequence with its prefix, D width.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+_log = logging.getLogger(__name__)
 
 
 class Tree:
@@ -81,9 +84,17 @@ class TreePass:
         expected_TD = self._padded_rows([0], tree).float()
         try:
             found_TD = self._one_row([0], tree).float()
-        except Exception:  # whatever a model raises at a mask that it does not know
-            return False
-        return bool((found_TD - expected_TD).norm() < 0.05 * expected_TD.norm())  # bfloat16 rounds to about 0.01
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:  # a mask of this shape, or positions, not taken
+            why = f"{type(error).__name__}: {error}"
+        else:
+            # bfloat16 rounds to about 0.01.
+            if (found_TD - expected_TD).norm() < 0.05 * expected_TD.norm():
+                return True
+            why = "it does not follow the mask"
+        _log.warning("%s cannot score prompts as trees, so each is padded: %s", type(self.model).__name__, why)
+        return False
 
     def _one_row(self, prefix: list[int], tree: Tree) -> Tensor:
         device, dtype = self.model.device, self.model.dtype

@@ -59,12 +59,12 @@ def exact_match(
     correct: dict[tuple[str, int], bool] = {}
     with evaluating(policy.model):
         model = merged(policy.model)
+        images = (image for name in sorted({name for name, _ in wanted}) for image in games[name].context)
+        features = policy.features.connected(model, images)
         for batch in policy.packed(interactions, wanted):
-            scores = packing.score(model, batch, policy.features)
-            matches = (scores.correct | ~scores.mask).all(1).tolist()
-            correct.update(
-                {(key.interaction_id, key.turn): match for key, match in zip(scores.keys, matches, strict=True)}
-            )
+            best_M = packing.span_logits(model, batch, features).argmax(-1).cpu()
+            for key, matches in zip(batch.keys, (best_M == batch.targets).split(batch.lengths), strict=True):
+                correct[key.interaction_id, key.turn] = bool(matches.all())
     illegal = None
     if count_illegal:
         missed = [waiting(games[name], turn) for (name, turn), match in sorted(correct.items()) if not match]

@@ -32,6 +32,14 @@ def test_cached_features_are_those_of_the_pixels() -> None:
     torch.testing.assert_close(cached, pixel_output(model, *ROWS), atol=1e-5, rtol=1e-5)
 
 
+def test_connected_features_are_the_same_without_the_connector(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.random_lora()
+    expected = connector_output(model, models.features(), *ROWS)
+    connected = models.features().connected(model, (image for row in ROWS for image in row))
+    monkeypatch.setattr(inner(model).model, "connector", None)
+    torch.testing.assert_close(connector_output(model, connected, *ROWS), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_gradients_reach_the_connector() -> None:
     model = models.random_lora()
     outputs = []

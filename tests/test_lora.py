@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import models
@@ -11,24 +14,38 @@ from torch import Tensor
 
 from respect_core.lora import keep_mask, merged
 from respect_core.packing import collate, encode, score
+from respect_core.variants import LoraConfig, word_lora
 
 BATCH = collate([encode(models.game(seed, turns=2), models.base().processor) for seed in (1, 2)], 0)
+PLACEMENTS = pytest.mark.parametrize("placement", [LoraConfig, word_lora])
+Placement = Callable[[], LoraConfig]
 
 
 def _logp(model: Any) -> Tensor:
     return score(model, BATCH, models.features()).logp
 
 
-def _stock() -> Any:
-    model = models.random_lora()
+def _lean(placement: Placement) -> Any:
+    model = models.random_lora(**asdict(placement()))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_embedding_A" in name:  # zero in a fresh adapter
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model
+
+
+def _stock(placement: Placement) -> Any:
+    model = _lean(placement)
     for module in model.modules():
         getattr(module, "lora_variant", {}).clear()
     return model
 
 
-def test_lean_layers_equal_pefts() -> None:
+@PLACEMENTS
+def test_lean_layers_equal_pefts(placement: Placement) -> None:
     """Values and gradients, without dropout."""
-    lean, stock = models.random_lora(), _stock()
+    lean, stock = _lean(placement), _stock(placement)
     values = [_logp(model) for model in (lean, stock)]
     torch.testing.assert_close(*values, atol=1e-5, rtol=1e-5)
     for value in values:
@@ -38,8 +55,9 @@ def test_lean_layers_equal_pefts() -> None:
             torch.testing.assert_close(one.grad, other.grad, atol=1e-3, rtol=1e-3, msg=name)
 
 
-def test_dropout_is_on_in_training_alone() -> None:
-    model = models.random_lora()
+@PLACEMENTS
+def test_dropout_is_on_in_training_alone(placement: Placement) -> None:
+    model = _lean(placement)
     assert torch.equal(_logp(model), _logp(model))
     model.train()
     assert not torch.equal(_logp(model), _logp(model))
@@ -62,11 +80,30 @@ def test_mask_keeps_as_many_as_it_says(p: float) -> None:
         assert abs(float((flat[lag:] * flat[:-lag]).mean())) < 0.002
 
 
-def test_merged_equals_unmerged_and_leaves_the_model() -> None:
-    model = models.random_lora()
+@PLACEMENTS
+def test_merged_equals_unmerged_and_leaves_the_model(placement: Placement) -> None:
+    model = _lean(placement)
     before = _logp(model)
+    assert not torch.allclose(before, _logp(models.base().model), atol=0.1)  # a lost adapter would show
     plain = merged(model)
     assert not any("lora" in name for name, _ in plain.named_modules())
     torch.testing.assert_close(_logp(plain), before, atol=1e-4, rtol=1e-4)
     assert torch.equal(_logp(model), before)
     assert plain.lm_head.weight.data_ptr() == models.base().model.lm_head.weight.data_ptr()
+
+
+@PLACEMENTS
+@pytest.mark.parametrize("safe", [False, True])
+def test_pefts_own_merge_keeps_the_adapter(placement: Placement, safe: bool) -> None:
+    """What `merged` gives, and what the layers compute unmerged; and it can be undone."""
+    model = _lean(placement)
+    before = _logp(model)
+    whole = copy.deepcopy(model)  # PEFT merges into the base's own weights
+    whole.merge_adapter(safe_merge=safe)
+    torch.testing.assert_close(_logp(whole), before, atol=1e-4, rtol=1e-4)
+    whole.unmerge_adapter()
+    torch.testing.assert_close(_logp(whole), before, atol=1e-4, rtol=1e-4)
+    plain = whole.merge_and_unload(safe_merge=safe)
+    for (name, one), (_, other) in zip(plain.named_parameters(), merged(model).named_parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5, msg=name)
+    torch.testing.assert_close(_logp(plain), before, atol=1e-4, rtol=1e-4)
