@@ -16,6 +16,7 @@ from itertools import combinations
 
 LETTERS = "ABCDEFGHIJ"
 NOTHING = "nothing"
+LONGEST = len("deselect select") + 2 * len(LETTERS)  # characters, where each letter is named once
 
 # One part or both, each with at least one letter; published pattern, narrowed from A-Z to A-J.
 ACTION_PATTERN = re.compile(
@@ -43,18 +44,24 @@ class Action:
         return " ".join(parts) or NOTHING
 
 
-# Millions of logged turns hold few different actions and states, so what is pure is remembered.
-@lru_cache(maxsize=4096)
 def parse(text: str) -> Action:
-    """Read an action string without regard to case or letter order.
+    """Read an action string without regard to case, letter order or white space.
 
     Raises:
         ActionError: not in the action language, or a letter named twice.
     """
     folded = " ".join(text.split())
-    if folded.lower() == NOTHING:
+    if len(folded) > LONGEST:
+        raise ActionError(f"action {_cut(folded)} is longer than any action; name each letter once")
+    return _parse(folded)
+
+
+# Millions of logged turns hold few different actions and states, so what is pure is remembered: of short texts only.
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> Action:
+    if text.lower() == NOTHING:
         return Action()
-    match = ACTION_PATTERN.match(folded)
+    match = ACTION_PATTERN.match(text)
     if match is None:
         raise ActionError(
             f"action {text!r} is not in the action language; "
@@ -102,14 +109,20 @@ def apply(action: Action, state: str) -> str:
     return "".join(sorted((set(state) - set(action.deselect)) | set(action.select)))
 
 
+# Only canonical actions get in: errors are not remembered.
 @lru_cache(maxsize=16384)
 def step(text: str, state: str, n_images: int) -> str:
     """The state after an action that is written canonically. Raises ActionError if it is not, or is illegal."""
     action = parse(text)
     if str(action) != text:
-        raise ActionError(f"action {text!r} is not canonical; write {str(action)!r}")
+        raise ActionError(f"action {_cut(text)} is not canonical; write {str(action)!r}")
     check_legal(action, state, n_images)
     return apply(action, state)
+
+
+def _cut(text: str) -> str:
+    """An action for a message, however long it is."""
+    return repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
 
 
 def between(before: str, after: str) -> Action:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -140,7 +140,7 @@ def _export_batch(store: Store, partition: Partition, sizes: dict[str, int], see
         outcomes = stack.enter_context(new_part(store, OUTCOMES, partition))
         problems = stack.enter_context(new_lines(store, partition.folder(SET_ASIDE)))
         accepted = stack.enter_context(_Accepted(turns, outcomes))
-        for key, file in _read_ahead(store, sizes):
+        for key, file in stack.enter_context(closing(_read_ahead(store, sizes))):
             digest = hashlib.sha256()
             for number, line in enumerate(_lines(file, digest), start=1):
                 if line is not None and not line.strip():
@@ -206,16 +206,24 @@ class _Accepted:
         self._thread.shutdown()
 
 
-def _read_ahead(store: Store, keys: Iterable[str]) -> Iterator[tuple[str, BinaryIO]]:
-    """Objects opened in order, each closed after its turn; the next is fetched while the caller works on one."""
+def _read_ahead(store: Store, keys: Iterable[str]) -> Generator[tuple[str, BinaryIO], None, None]:
+    """Objects opened in order, each closed after its turn; the next is fetched while the caller works on one.
+
+    Close it: a caller that gives up leaves an object fetched ahead.
+    """
+    opened: deque[tuple[str, Future[BinaryIO]]] = deque()
     with ThreadPoolExecutor(1) as pool:
-        opened: deque[tuple[str, Future[BinaryIO]]] = deque()
-        for key in keys:
-            opened.append((key, pool.submit(store.open, key)))
-            if len(opened) == 2:
+        try:
+            for key in keys:
+                opened.append((key, pool.submit(store.open, key)))
+                if len(opened) == 2:
+                    yield from _first(opened)
+            if opened:
                 yield from _first(opened)
-        if opened:
-            yield from _first(opened)
+        finally:
+            for _, future in opened:
+                if not future.cancel() and future.exception() is None:
+                    future.result().close()
 
 
 def _first(opened: deque[tuple[str, Future[BinaryIO]]]) -> Iterator[tuple[str, BinaryIO]]:

@@ -70,9 +70,12 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 def _panel(axes: Axes, results: Results, metric: str, label: str) -> None:
     for policy, by_round in results.items():
         color, marker, dashes = STYLES.get(policy, ("#777777", ".", "-"))
-        numbers = sorted(by_round)
-        values: list[Estimate] = [getattr(by_round[number], metric) for number in numbers]
-        middle, low, high = zip(*((each.value, each.low, each.high) for each in values), strict=True)
+        measured: dict[int, Estimate | None] = {each: getattr(by_round[each], metric) for each in sorted(by_round)}
+        values = {number: value for number, value in measured.items() if value is not None}
+        if not values:
+            continue
+        numbers = list(values)
+        middle, low, high = zip(*((each.value, each.low, each.high) for each in values.values()), strict=True)
         if policy == HH:  # people do not learn here: one level for all rounds
             axes.axhline(middle[-1], color=color, linestyle=dashes, label=policy.upper())
             continue

@@ -46,7 +46,7 @@ class Figures:
     games: int
     success: Estimate  # successful interactions / all interactions
     turns_per_game: Estimate
-    click_accuracy: Estimate  # accurate clicks / all clicks of all interactions
+    click_accuracy: Estimate | None  # accurate clicks / all clicks of all interactions; None without any
 
 
 def accurate_clicks(action: str, target_letters: str) -> tuple[int, int]:
@@ -92,17 +92,23 @@ def figures(studies: Sequence[Counts], *, resamples: int = RESAMPLES, seed: int 
         resamples: of the games of each study, with replacement.
         seed: of the resampling; the same seed gives the same intervals.
 
+    A policy that never clicks, in one of the studies, has no click accuracy.
+
     Raises:
-        ValueError: no study, or one without games or clicks.
+        ValueError: no study, or one without games.
     """
-    if not studies or any(len(games) == 0 or games[:, 3].sum() == 0 for games in studies):
-        raise ValueError("no games to measure, or none with a click")
+    if not studies or any(len(games) == 0 for games in studies):
+        raise ValueError("no games to measure")
     rng = np.random.default_rng(seed)
     values = np.mean([_rates(games.sum(0), len(games)) for games in studies], axis=0)
     drawn = np.mean([_rates(_resampled(games, resamples, rng), len(games)) for games in studies], axis=0)
-    low, high = np.nanpercentile(drawn, [50 * (1 - level), 50 * (1 + level)], axis=0)
-    estimates = [Estimate(*map(float, each)) for each in zip(values, low, high, strict=True)]
-    return Figures(sum(map(len, studies)), *estimates)
+
+    def estimate(column: int) -> Estimate:
+        low, high = np.nanpercentile(drawn[:, column], [50 * (1 - level), 50 * (1 + level)])
+        return Estimate(float(values[column]), float(low), float(high))
+
+    clicks = None if np.isnan(values[2]) else estimate(2)
+    return Figures(sum(map(len, studies)), estimate(0), estimate(1), clicks)
 
 
 def ratio(
@@ -138,5 +144,5 @@ def _resampled(rows: NDArray[Any], resamples: int, rng: np.random.Generator) -> 
 
 def _rates(sums: NDArray[Any], games: int) -> NDArray[Any]:
     """[..., 4] sums of COLUMNS to [..., 3]: success, turns per game, click accuracy."""
-    with np.errstate(invalid="ignore"):  # a resample without a click has no accuracy, and is left out
+    with np.errstate(invalid="ignore"):  # without a click there is no accuracy; such a resample is left out
         return np.stack([sums[..., 0] / games, sums[..., 1] / games, sums[..., 2] / sums[..., 3]], axis=-1)

@@ -11,7 +11,10 @@ from respect_core.metrics import Estimate, Figures
 from respect_core.variants import CONTROL, HH
 
 Results = Mapping[str, Mapping[int, Figures]]
-"""Policy -> round -> figures; where a policy did not act there is no entry. Round 0 is shared among systems."""
+"""Policy -> round -> figures; where a policy did not act there is no entry. Round 0 is shared among systems.
+
+A figure that is None is shown as one that is not there.
+"""
 
 DASH = "-"
 
@@ -60,8 +63,7 @@ def markdown(table: Table, results: Results) -> str:
     for policy, by_round in results.items():
         cells = [DASH] * len(numbers)
         for index, number in enumerate(numbers):
-            if number in by_round:
-                value = _estimate(table, by_round[number])
+            if value := _estimate(table, by_round.get(number)):
                 shown = table.text(value.value)
                 shown = f"**{shown}**" if policy == best[number] else shown
                 cells[index] = f"{shown} [{table.text(value.low)}, {table.text(value.high)}]"
@@ -77,8 +79,7 @@ def comma_separated(table: Table, results: Results) -> str:
     for policy, by_round in results.items():
         cells: list[str] = []
         for number in numbers:
-            if number in by_round:
-                value = _estimate(table, by_round[number])
+            if value := _estimate(table, by_round.get(number)):
                 cells += [f"{each:.6g}" for each in (value.value, value.low, value.high)]
             else:
                 cells += [DASH] * 3
@@ -86,16 +87,16 @@ def comma_separated(table: Table, results: Results) -> str:
     return text.getvalue()
 
 
-def _estimate(table: Table, figures: Figures) -> Estimate:
-    value: Estimate = getattr(figures, table.metric)
+def _estimate(table: Table, figures: Figures | None) -> Estimate | None:
+    value: Estimate | None = getattr(figures, table.metric) if figures else None
     return value
 
 
 def _best(table: Table, results: Results, number: int) -> str | None:
     acted = {
-        policy: _estimate(table, by_round[number]).value
+        policy: value.value
         for policy, by_round in results.items()
-        if policy not in (CONTROL, HH) and number in by_round and number > 0
+        if policy not in (CONTROL, HH) and number > 0 and (value := _estimate(table, by_round.get(number)))
     }
     choose = max if table.higher_is_better else min
     return choose(acted, key=lambda policy: acted[policy]) if len(acted) > 1 else None

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
+from typing import BinaryIO
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -225,6 +227,31 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert contents(store) == before
     assert list(store.scratch.iterdir()) == []
     assert export(store, 5).games == 2
+
+
+def test_an_object_fetched_ahead_is_closed_where_the_export_fails(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("g1", "g2", "g3"):
+        append_logs(with_images(store), [game(name)])
+    opened: list[BinaryIO] = []
+    ahead, plain = Event(), type(store).open
+
+    def recorded(self: Store, key: str) -> BinaryIO:
+        opened.append(plain(self, key))
+        if len(opened) == 2:
+            ahead.set()
+        return opened[-1]
+
+    def fails(*_: object) -> None:
+        ahead.wait(60)
+        raise MemoryError
+
+    monkeypatch.setattr(type(store), "open", recorded)
+    monkeypatch.setattr(export_module, "_accept", fails)
+    with pytest.raises(MemoryError):
+        export(store, 5)
+    assert len(opened) == 2 and all(each.closed for each in opened)
 
 
 def test_missing_bucket(s3_server, monkeypatch: pytest.MonkeyPatch) -> None:

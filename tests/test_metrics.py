@@ -57,6 +57,7 @@ def test_figures_by_hand() -> None:
     assert measured.games == 4
     assert measured.success.value == 0.5
     assert measured.turns_per_game.value == 7.5
+    assert measured.click_accuracy is not None
     assert measured.click_accuracy.value == 15 / 30  # over all clicks, not over games
 
 
@@ -76,6 +77,7 @@ def test_resampling_is_in_games_so_that_clicks_of_a_game_stay_together() -> None
     together = np.array([[1, 5, 10, 10]] * 20 + [[0, 10, 0, 10]] * 20)
     apart = np.array([[1, 5, 1, 1]] * 200 + [[0, 10, 0, 1]] * 200)
     wide, narrow = figures([together]).click_accuracy, figures([apart]).click_accuracy
+    assert wide is not None and narrow is not None
     assert wide.high - wide.low > 2.5 * (narrow.high - narrow.low)
 
 
@@ -94,10 +96,19 @@ def test_a_ratio_resamples_pairs() -> None:
         ratio([0], [0])
 
 
-@pytest.mark.parametrize("games", [np.zeros((0, 4), int), np.array([[0, 10, 0, 0]])])
-def test_nothing_to_measure_is_an_error(games: np.ndarray) -> None:
+@pytest.mark.parametrize("studies", [[], [np.zeros((0, 4), int)], [np.array([[0, 10, 0, 1]]), np.zeros((0, 4), int)]])
+def test_nothing_to_measure_is_an_error(studies: list[np.ndarray]) -> None:
     with pytest.raises(ValueError, match="no games to measure"):
-        figures([games])
+        figures(studies)
+
+
+def test_a_policy_that_never_clicks_has_all_figures_but_one() -> None:
+    silent, clicking = np.array([[0, 10, 0, 0]] * 3), np.array([[1, 5, 2, 4]] * 3)
+    measured = figures([silent])
+    assert (measured.success.value, measured.turns_per_game.high, measured.click_accuracy) == (0, 10, None)
+    assert figures([silent, clicking]).click_accuracy is None  # one study without it has no mean with another
+    mixed = figures([np.concatenate([silent, clicking[:1]])]).click_accuracy
+    assert mixed is not None and mixed.value == mixed.low == 0.5  # resamples without a click are left out
 
 
 def test_ten_thousand_resamples_of_a_paper_sized_round_are_quick_and_big_ones_fit() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 from respect_core.figures import figure_4, save
@@ -44,6 +45,17 @@ def test_the_same_as_comma_separated_values() -> None:
     assert header == ["policy", "0", "0 low", "0 high", "1", "1 low", "1 high", "2", "2 low", "2 high"]
     assert rows[1] == ["t-rl", "0.3", "0.25", "0.35", "0.55", "0.5", "0.6", "-", "-", "-"]
     assert [row[0] for row in rows] == list(RESULTS)
+
+
+def test_a_policy_that_never_clicks_has_a_dash(tmp_path: Path) -> None:
+    silent = {"b-fft": {0: _figures(0.3), 1: replace(_figures(0.0), click_accuracy=None)}, "t-rl": RESULTS["t-rl"]}
+    assert markdown(TABLES[2], silent).splitlines()[4:] == [
+        "| B-FFT | 30.0 [25.0, 35.0] | - |",
+        "| T-RL | 30.0 [25.0, 35.0] | 55.0 [50.0, 60.0] |",
+    ]
+    assert comma_separated(TABLES[2], silent).splitlines()[1].endswith("0.35,-,-,-")
+    never = {"b-fft": {0: replace(_figures(0.0), click_accuracy=None)}}
+    assert all(file.stat().st_size for file in save(figure_4(never), tmp_path / "never"))
 
 
 def test_figure_4_has_every_policy_in_three_panels_and_repeats_bit_for_bit(tmp_path: Path) -> None:
