@@ -72,7 +72,9 @@ class VariantsFailed(RuntimeError):
 def round(
     workspace: Workspace, parameters: RoundParameters, seconds_of_play: float = 0.0, study_run: str | None = None
 ) -> dict[str, Any]:
-    """Export, decode, subsample, train, select, register; returns the summary, also in runs/<name>/summary.json.
+    """Export, decode, subsample, train, select, register; returns the summary.
+
+    It is also in runs/<name>/summary.json, unless the round is part of a study: there, that file is the study's.
 
     Args:
         seconds_of_play: what the games of this round took, where they were played here; for the summary.
@@ -104,7 +106,7 @@ def round(
             "total": seconds_of_play + time.monotonic() - started,
         }
         summary = summarise(profile.name, exported, feedback, learned, before.result(), played, failed, seconds)
-        report_round(workspace, run_id, summary)
+        report_round(workspace, run_id, summary, workspace.root / "summary.json" if study_run is None else None)
     except BaseException as error:
         close_round(workspace, run_id, {"round": str(error)})
         raise
@@ -132,7 +134,8 @@ def _learn(
     for variant, (training_set, selected) in lines.items():
         try:
             data, chosen = training_set.result(), selected.result()
-            learned[variant] = (data, chosen, register_variant(workspace, run_id, profile, data, chosen))
+            version = register_variant(workspace, run_id, profile, data, chosen, parameters.validation)
+            learned[variant] = (data, chosen, version)
         except Exception as error:  # a variant that fails must not take the others down
             failed[variant] = str(error)
     return learned, failed

@@ -24,4 +24,4 @@ def seed_policy(workspace: Workspace, profile: Profile, validation: str) -> Regi
         return found
     trained = [train_variant.submit(workspace, profile, training_set, seed, validation, None) for seed in profile.seeds]
     selected = select_checkpoint(SEED, [future.result() for future in trained])
-    return register_seed(workspace, profile, training_set, selected)
+    return register_seed(workspace, profile, training_set, selected, validation)

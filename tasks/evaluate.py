@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
+from mlflow.entities.model_registry import ModelVersion
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -32,7 +33,8 @@ def policies(workspace: Workspace, game_set: str, round: int | None) -> tuple[in
     """The seed policy and the variants registered after a round, the newest round by default.
 
     Raises:
-        ValueError: no such game set, no seed policy, no variant of that round, or one that learned from the games.
+        ValueError: no such game set, no seed policy, no variant of that round, or one that learned from the games or
+            was chosen by them.
     """
     found = {variant: registry.versions(workspace, variant) for variant in Variant}
     rounds = sorted({int(version.tags["round"]) for versions in found.values() for version in versions})
@@ -41,14 +43,15 @@ def policies(workspace: Workspace, game_set: str, round: int | None) -> tuple[in
     if seed is None or number not in rounds:
         known = ", ".join(map(str, rounds)) or "none"
         raise ValueError(f"no variants of round {number} in {workspace.tracking_uri}; rounds there are: {known}")
-    newest = {
-        variant: max((each for each in versions if int(each.tags["round"]) == number), key=_number, default=None)
-        for variant, versions in found.items()
-    }
-    variants = [reference(variant, version) for variant, version in newest.items() if version is not None]
-    for each in variants:
-        _require_unseen(workspace.open(), number, each.variant, game_set)
-    return number, [reference(SEED, seed), *variants]
+    chosen: dict[str, ModelVersion] = {SEED: seed}
+    for variant, versions in found.items():
+        if of_round := [version for version in versions if int(version.tags["round"]) == number]:
+            chosen[variant] = max(of_round, key=lambda version: int(version.version))
+    _require_unseen(workspace.open(), number, list(chosen), game_set)
+    # Versions registered before they were tagged were chosen on the set of that default name.
+    chosen_on = {variant: version.tags.get("validation", game_sets.VALIDATION) for variant, version in chosen.items()}
+    _require_not_chosen_on(workspace.open(), chosen_on, game_set)
+    return number, [reference(variant, version) for variant, version in chosen.items()]
 
 
 @task(name="evaluate", task_run_name="evaluate {policy.variant} on {game_set}", cache_policy=NO_CACHE)
@@ -134,14 +137,32 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def _require_unseen(store: Store, round: int, variant: str, game_set: str) -> None:
-    learned = tables.read_table(store, "training_sets", [round], [variant], ["interaction_id"])["interaction_id"]
-    seen = set(learned.to_pylist()) & {log.interaction_id for log in game_sets.read(store, game_set)}
-    if seen:
-        raise ValueError(
-            f"{variant} learned from {len(seen)} games of {game_set!r} in round {round}, such as {min(seen)}: keep the "
-            "set aside when the games are imported, before the round"
-        )
+def _require_unseen(store: Store, round: int, variants: Sequence[str], game_set: str) -> None:
+    """All rounds count, not only the last: an adapter may go on from those before it."""
+    games = _ids(store, game_set)
+    for variant in variants:
+        learned = tables.read_table(store, "training_sets", range(round + 1), [variant], ["round", "interaction_id"])
+        seen = {(row["round"], row["interaction_id"]) for row in learned.to_pylist() if row["interaction_id"] in games}
+        if seen:
+            first, game = min(seen)
+            raise ValueError(
+                f"{variant} learned from {len({game for _, game in seen})} games of {game_set!r}, such as {game} in "
+                f"round {first}: keep the set aside when the games are imported, before the round"
+            )
+
+
+def _require_not_chosen_on(store: Store, chosen_on: Mapping[str, str], game_set: str) -> None:
+    games = _ids(store, game_set)
+    for variant, validation in chosen_on.items():
+        if game_sets.exists(store, validation) and (seen := games & _ids(store, validation)):
+            raise ValueError(
+                f"the checkpoint of {variant} was chosen by {len(seen)} games of {game_set!r}, which are in "
+                f"{validation!r} too, such as {min(seen)}: evaluate on games that chose nothing"
+            )
+
+
+def _ids(store: Store, game_set: str) -> set[str]:
+    return {log.interaction_id for log in game_sets.read(store, game_set)}
 
 
 def _over_games(points: Sequence[tuple[str, float]]) -> Estimate:
@@ -161,7 +182,3 @@ def _written(estimate: Estimate) -> dict[str, Any]:
 
 def _shown(values: Mapping[str, Any], form: str) -> str:
     return f"{values['exact_match']:{form}} [{values['ci95'][0]:{form}}, {values['ci95'][1]:{form}}]"
-
-
-def _number(version: Any) -> int:
-    return int(version.version)

@@ -27,8 +27,15 @@ from tasks.workspace import Workspace
 def open_round(
     workspace: Workspace, round: int, profile: Profile, exported: ExportedRef, study_run: str | None = None
 ) -> str:
-    """The parent run of a round, itself a child of its study's if it has one; returns its id."""
-    run_id = registry.start_run(workspace, f"round {round}", study_run, {"round": round, "profile": profile.name})
+    """The parent run of a round, itself a child of its study's if it has one; returns its id.
+
+    In a study, the run of an attempt that was killed is gone on with.
+    """
+    name, tags = f"round {round}", {"round": round, "profile": profile.name}
+    if study_run is None:
+        run_id = registry.start_run(workspace, name, tags=tags)
+    else:
+        run_id = registry.child_run(workspace, study_run, name, tags, running=True)
     figures = ("games", "turns", "turns_with_followup", "set_aside")
     registry.log(
         workspace,
@@ -55,9 +62,14 @@ def close_round(workspace: Workspace, run_id: str, failed: Mapping[str, str]) ->
     cache_policy=NO_CACHE,
 )
 def register_variant(
-    workspace: Workspace, parent: str | None, profile: Profile, training_set: TrainingSetRef, selected: SelectedRef
+    workspace: Workspace,
+    parent: str | None,
+    profile: Profile,
+    training_set: TrainingSetRef,
+    selected: SelectedRef,
+    validation: str,
 ) -> RegisteredRef:
-    """Register the chosen adapter as `respect.<variant>` with alias candidate.
+    """Register the adapter that the game set `validation` chose as `respect.<variant>` with alias candidate.
 
     An adapter that is registered already, by content and training data, keeps its version.
     """
@@ -76,6 +88,7 @@ def register_variant(
         "parent_version": f"{start.name}/{start.version}" if start else "none",
         "seed": selected.seed,
         "step": selected.step,
+        "validation": validation,
     }
     run_id = registry.start_run(workspace, f"{variant} round {round}", parent, tags)
     try:
@@ -97,10 +110,10 @@ def register_variant(
 
 
 def register_seed(
-    workspace: Workspace, profile: Profile, training_set: TrainingSetRef, selected: SelectedRef
+    workspace: Workspace, profile: Profile, training_set: TrainingSetRef, selected: SelectedRef, validation: str
 ) -> RegisteredRef:
     """Register the seed policy, which belongs to no round's run."""
-    return register_variant(workspace, None, profile, training_set, selected)
+    return register_variant(workspace, None, profile, training_set, selected, validation)
 
 
 def find_seed(workspace: Workspace, profile: Profile, training_set: TrainingSetRef) -> RegisteredRef | None:

@@ -73,11 +73,14 @@ def start_run(
     return str(run.info.run_id)
 
 
-def child_run(workspace: Workspace, parent: str, name: str) -> str:
-    """The child of that name, made if absent; returns its id."""
-    mlflow, lineage = client(workspace), f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
-    found = mlflow.search_runs([experiment_id(workspace)], f"{lineage} and attributes.run_name = '{name}'")
-    return str(found[0].info.run_id) if found else start_run(workspace, name, parent)
+def child_run(
+    workspace: Workspace, parent: str, name: str, tags: Mapping[str, Any] = {}, *, running: bool = False
+) -> str:
+    """The child of that name, made if absent; returns its id. With `running`, one that has ended counts as absent."""
+    wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and attributes.run_name = '{name}'"
+    wanted += " and attributes.status = 'RUNNING'" if running else ""
+    found = client(workspace).search_runs([experiment_id(workspace)], wanted)
+    return str(found[0].info.run_id) if found else start_run(workspace, name, parent, tags)
 
 
 def logged_steps(workspace: Workspace, run_id: str, metric: str) -> set[int]:

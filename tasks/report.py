@@ -1,4 +1,4 @@
-"""The figures of a round: summary.json, a Prefect artifact, MLflow files, and a table on the terminal."""
+"""The figures of a round: its summary, a Prefect artifact, MLflow files, and a table on the terminal."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def summarise(
     retry_condition_fn=if_transient,
     cache_policy=NO_CACHE,
 )
-def report_round(workspace: Workspace, run_id: str, summary: dict[str, Any]) -> Path:
-    """Write summary.json whole, and attach the round's table and figures to Prefect and MLflow."""
-    path = workspace.root / "summary.json"
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(summary, indent=2) + "\n")
-    scratch.replace(path)
+def report_round(workspace: Workspace, run_id: str, summary: dict[str, Any], path: Path | None) -> None:
+    """Write the summary whole to `path`, if given, and attach the round's table and figures to Prefect and MLflow."""
+    if path is not None:
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(summary, indent=2) + "\n")
+        scratch.replace(path)
     registry.log_json(workspace, run_id, "summary.json", summary)
     mlflow = registry.client(workspace)
     for kind, figures in summary["decoder"].items():
@@ -95,7 +95,6 @@ def report_round(workspace: Workspace, run_id: str, summary: dict[str, Any]) -> 
         description=f"Round {summary['round']}: what each variant learned from, and what came out",
     )
     _link_to_mlflow(workspace, run_id, summary["round"])
-    return path
 
 
 def _link_to_mlflow(workspace: Workspace, run_id: str, round: int) -> None:

@@ -46,6 +46,17 @@ def test_a_round_is_a_tree_of_runs(place: Workspace) -> None:
     assert mlflow.get_run(parent).info.status == "FAILED"
 
 
+def test_a_child_is_found_again_by_its_name_and_whether_it_still_runs(place: Workspace) -> None:
+    study, other = registry.start_run(place, "study"), registry.start_run(place, "study")
+    first = registry.child_run(place, study, "round 0", {"round": 0}, running=True)
+    assert registry.client(place).get_run(first).data.tags["round"] == "0"
+    assert registry.child_run(place, study, "round 0", running=True) == first
+    assert registry.child_run(place, other, "round 0", running=True) != first
+    registry.end_run(place, first)
+    assert registry.child_run(place, study, "round 0") == first
+    assert registry.child_run(place, study, "round 0", running=True) != first
+
+
 def test_registered_files_come_back_whole_and_the_newest_is_the_candidate(place: Workspace, adapter: Path) -> None:
     first = _register(place, "t-rl", 0, adapter, "hash-0")
     second = _register(place, "t-rl", 1, adapter, "hash-1")
