@@ -167,18 +167,22 @@ def study_command(
     ] = None,
 ) -> None:
     """The paper's experiment with simulated speakers, round after round. Run again, it goes on where it stopped."""
+    named = [name.strip() for name in variants.split(",")]
+    learning = [name for name in named if name != CONTROL]
+    if not learning:
+        raise typer.BadParameter(f"{CONTROL} is deployed beside variants that learn: name one, e.g. b-fft,{CONTROL}")
+    chosen = _variants(",".join(learning))
     workspace = _workspace(run)
     from flows.study import StudyParameters
     from flows.study import study as flow
     from tasks import progress, study_report
 
-    named = [name.strip() for name in variants.split(",")]
     with _clear_errors(), progress.shown():
         summary = flow(
             workspace,
             StudyParameters(
                 rounds=rounds,
-                variants=_variants(",".join(name for name in named if name != CONTROL)),
+                variants=chosen,
                 control=variants == "all" or CONTROL in named,
                 games=games,
                 human_games=human_games,

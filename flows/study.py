@@ -86,6 +86,7 @@ def _round(
 ) -> StudyRound:
     """One deployment, and what is learned from it unless it is the last."""
     started, last = time.monotonic(), number == parameters.rounds
+    attempts = record.begin_round(workspace, number)
     learning, round_parameters = None, parameters.of_round(number)
     profile = round_parameters.resolved_profile()
     seed = seed_policy(workspace, profile, round_parameters.validation)
@@ -107,7 +108,7 @@ def _round(
     stages = learning["seconds"] if learning else {}
     seconds = {**stages, "seed": seeded - started, "play": play, "total": time.monotonic() - started}
     deployed = [(policy, each.seconds) for policy, each in zip(policies, played, strict=True)]
-    return record.finish_round(workspace, number, deployed, people, learning, seconds)
+    return record.finish_round(workspace, number, deployed, people, learning, seconds, attempts)
 
 
 def _policies(

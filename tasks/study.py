@@ -1,12 +1,12 @@
 """The record of a study: what it was started with, and one file per finished round, from which it goes on.
 
 `runs/<name>/study/study.json` and `round-0.json`, `round-1.json`, ... Each is written whole; a round whose file is
-there is not played or learned again.
+there is not played or learned again. `round-0.begun` has a line for each attempt at a round, with the code's version.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from respect_core import tiny
 from respect_core.interaction_log import LOGS
 from respect_core.metrics import read_counts
 from respect_core.variants import Profile
+from respect_core.versions import code_version
 from tasks import registry
 from tasks.references import RegisteredRef
 from tasks.register import reference
@@ -38,6 +39,14 @@ class Started(_Record):
     def name(self) -> str:
         return str(self.profile["name"])
 
+    def settings(self) -> dict[str, Any]:
+        """All that makes it the study it is, by name, in one level: parameters, `profile.*` and the base."""
+        return {
+            **dict(_level("", self.parameters)),
+            **dict(_level("profile.", self.profile)),
+            "base model's files": self.base,
+        }
+
 
 class Deployed(_Record):
     """One policy in one round. `games`: respect_core.metrics.COLUMNS of each."""
@@ -50,13 +59,21 @@ class Deployed(_Record):
 
 
 class StudyRound(_Record):
-    """A finished round: who played, what was learned (version by variant), the round's own summary, seconds."""
+    """A finished round: who played, what was learned (version by variant), the round's own summary, seconds.
+
+    `attempts`: code version of each attempt at it; none in records of earlier releases. `seconds` are the last one's.
+    """
 
     round: int
     policies: dict[str, Deployed]
     learned: dict[str, str] = {}
     learning: dict[str, Any] | None = None
     seconds: dict[str, float]
+    attempts: list[str] = []
+
+    @property
+    def resumed(self) -> bool:
+        return len(self.attempts) > 1
 
 
 def folder(workspace: Workspace) -> Path:
@@ -69,14 +86,20 @@ def start_or_resume(workspace: Workspace, parameters: BaseModel, profile: Profil
     Raises:
         ValueError: it was started with other parameters, or the store has games of something else.
     """
-    given = parameters.model_dump(mode="json")
-    settings = TypeAdapter(Profile).dump_python(profile, mode="json")
-    file, base = folder(workspace) / "study.json", _base_hash(profile)
+    given = Started(
+        parameters=parameters.model_dump(mode="json"),
+        profile=TypeAdapter(Profile).dump_python(profile, mode="json"),
+        base=_base_hash(profile),
+        mlflow_run="",
+    )
+    file = folder(workspace) / "study.json"
     if file.exists():
         known = Started.model_validate_json(file.read_bytes())
-        _require_same(workspace, "", known.parameters, given)
-        _require_same(workspace, "profile.", known.profile, settings)
-        _require_same(workspace, "", {"base model's files": known.base}, {"base model's files": base})
+        for name, before, now in differences(known, given):
+            raise ValueError(
+                f"the study in {workspace.root} was started with {name} = {before}, now it is {now}; go on with the "
+                "same, or give the new study another --run"
+            )
         return known
     if workspace.open().keys(f"{LOGS}/"):
         raise ValueError(
@@ -84,10 +107,18 @@ def start_or_resume(workspace: Workspace, parameters: BaseModel, profile: Profil
             "give the study a --run of its own (and a RESPECT_STORE of its own where that is set)"
         )
     run_id = registry.start_run(workspace, name, tags={"kind": "study", "profile": profile.name})
-    registry.log(workspace, run_id, params=given)
-    started = Started(parameters=given, profile=settings, base=base, mlflow_run=run_id)
+    registry.log(workspace, run_id, params=given.parameters)
+    started = given.model_copy(update={"mlflow_run": run_id})
     _write(file, started)
     return started
+
+
+def differences(one: Started, other: Started, ignoring: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
+    """Settings in which two studies differ: name, and the value of each."""
+    first, second = one.settings(), other.settings()
+    for name in dict.fromkeys([*first, *second]):
+        if name not in ignoring and first.get(name) != second.get(name):
+            yield name, first.get(name), second.get(name)
 
 
 def finished_rounds(folder: Path) -> list[StudyRound]:
@@ -108,6 +139,14 @@ def started(folder: Path) -> Started:
     return Started.model_validate_json(file.read_bytes())
 
 
+def begin_round(workspace: Workspace, round: int) -> list[str]:
+    """Note an attempt at a round; returns the code versions of all so far, this one last."""
+    begun = folder(workspace) / f"round-{round}.begun"
+    with begun.open("a") as file:
+        file.write(f"{code_version()}\n")
+    return begun.read_text().splitlines()
+
+
 def finish_round(
     workspace: Workspace,
     round: int,
@@ -115,6 +154,7 @@ def finish_round(
     people: str | None,
     learning: dict[str, Any] | None,
     seconds: Mapping[str, float],
+    attempts: Sequence[str],
 ) -> StudyRound:
     """Measure a round's games and write its file, which ends the round.
 
@@ -122,6 +162,7 @@ def finish_round(
         deployed: the policies and the seconds that each played.
         people: the name under which people played, if they did.
         learning: summary of the `round` flow, where there was one.
+        attempts: from `begin_round`.
     """
     store = workspace.open()
     policies = {}
@@ -138,7 +179,14 @@ def finish_round(
         policies[people] = Deployed(games=read_counts(store, round, people).tolist())
     variants = learning["variants"] if learning else {}
     learned = {name: f"{each['model']}/{each['version']}" for name, each in variants.items()}
-    result = StudyRound(round=round, policies=policies, learned=learned, learning=learning, seconds=dict(seconds))
+    result = StudyRound(
+        round=round,
+        policies=policies,
+        learned=learned,
+        learning=learning,
+        seconds=dict(seconds),
+        attempts=list(attempts),
+    )
     _write(folder(workspace) / f"round-{round}.json", result)
     return result
 
@@ -162,16 +210,13 @@ def seconds_left(finished: Sequence[StudyRound], rounds: int) -> float | None:
     return max(0, to_come - 1) * learning + (play if to_come else 0.0)
 
 
-def _require_same(workspace: Workspace, prefix: str, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    for name in sorted({*known, *given}):
-        before, now = known.get(name), given.get(name)
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            _require_same(workspace, f"{prefix}{name}.", before, now)
-        elif before != now:
-            raise ValueError(
-                f"the study in {workspace.root} was started with {prefix}{name} = {before}, now it is {now}; go on "
-                "with the same, or give the new study another --run"
-            )
+def _level(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Nested values in one level, their names joined with dots."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _level(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _base_hash(profile: Profile) -> str | None:

@@ -36,7 +36,7 @@ def report_study(
     workspace: Workspace, started: Started, finished: Sequence[StudyRound], *, ended: bool = False
 ) -> dict[str, Any]:
     """Write and publish what the finished rounds show; returns the summary. Doing it again changes nothing."""
-    measured = results([finished])
+    measured = results([started], [finished])
     summary = summarise([started], [finished], measured)
     files = write(workspace.root, summary, measured, f"profile {started.name}, study seed {summary['study_seed']}")
     _log_curves(workspace, started.mlflow_run, finished, measured)
@@ -61,20 +61,21 @@ def combine(runs: Sequence[Path], root: Path) -> dict[str, Any]:
     for run, started, finished in zip(runs, starts, studies, strict=True):
         if len(finished) <= started.parameters["rounds"]:
             raise ValueError(f"{run} has finished {len(finished)} of its rounds; run its command again to go on")
-        for field in ("rounds", "variants", "games", "profile"):
-            if started.parameters[field] != starts[0].parameters[field]:
-                raise ValueError(f"{run} and {runs[0]} differ in {field}: their means would mean nothing")
+        for name, first, other in study.differences(starts[0], started, ignoring=("study_seed", "profile.seeds")):
+            raise ValueError(
+                f"{run} and {runs[0]} differ in {name}, {other} and {first}: their means would mean nothing"
+            )
     seeds = [started.parameters["study_seed"] for started in starts]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"study seeds {seeds}: each study must have a seed of its own to count as a repetition")
-    measured = results(studies)
+    measured = results(starts, studies)
     summary = summarise(starts, studies, measured)
     root.mkdir(parents=True, exist_ok=True)
     write(root, summary, measured, f"profile {starts[0].name}, mean of study seeds {', '.join(map(str, seeds))}")
     return summary
 
 
-def results(studies: Studies) -> Results:
+def results(starts: Sequence[Started], studies: Studies) -> Results:
     """Figures by policy and round; a system's round 0 is the seed policy's, which acted for all (table 2)."""
     counted: dict[str, dict[int, list[Counts]]] = defaultdict(lambda: defaultdict(list))
     for finished in studies:
@@ -83,13 +84,19 @@ def results(studies: Studies) -> Results:
                 counted[policy][each.round].append(np.array(deployed.games))
     measured = {policy: {number: figures(games) for number, games in by.items()} for policy, by in counted.items()}
     shared = measured.pop(SEED, {})
-    systems = [policy for policy in _ORDER if policy in measured] or [CONTROL]
+    shown = {*starts[0].parameters["variants"], *measured}
+    systems = [policy for policy in _ORDER if policy in shown]
     return {policy: (shared if policy != HH else {}) | measured.get(policy, {}) for policy in systems}
 
 
 def summarise(starts: Sequence[Started], studies: Studies, measured: Results) -> dict[str, Any]:
-    """The summary in its documented shape. Of several studies: means over them, and `study_seed` is a list."""
+    """The summary in its documented shape. Of several studies: means over them, and `study_seed` is a list.
+
+    `code_versions` are those of all attempts at a round, None where its record does not say.
+    """
     seeds = [started.parameters["study_seed"] for started in starts]
+    rounds = [each for finished in studies for each in finished]
+    versions = [version for each in rounds for version in (each.attempts or (None,))]
     return {
         "profile": starts[0].name,
         "study_seed": seeds[0] if len(seeds) == 1 else seeds,
@@ -102,11 +109,13 @@ def summarise(starts: Sequence[Started], studies: Studies, measured: Results) ->
                     for policy, by_round in measured.items()
                     if number in by_round
                 },
-                **_learning([each for finished in studies for each in finished if each.round == number]),
+                **_learning([each for each in rounds if each.round == number]),
             }
             for number in result_tables.rounds(measured)
         ],
         "seconds": _mean([_added(each.seconds for each in finished) for finished in studies]),
+        "resumed": any(each.resumed for each in rounds),
+        "code_versions": list(dict.fromkeys(versions)),
     }
 
 
@@ -135,8 +144,8 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
                 *(str(each["round"]), policy, str(values["games"])),
                 f"{values['success']:.1%} [{low:.0%}, {high:.0%}]",
                 f"{values['turns_per_game']:.2f}",
-                f"{values['click_accuracy']:.1%}",
-                *(_shown(values["val_exact_match"], ".1%"), _shown(values["illegal_actions"], ".0f")),
+                *(_shown(values[name], ".1%") for name in ("click_accuracy", "val_exact_match")),
+                _shown(values["illegal_actions"], ".0f"),
             )
         table.add_section()
     console.print(table)
@@ -144,6 +153,9 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         _shown((each["decoder"] or {}).get("binary", {}).get("precision"), ".2f") for each in summary["rounds"]
     ]
     console.print(f"precision of decoded positives by round: {', '.join(precision)}", highlight=False)
+    if len(summary["code_versions"]) > 1:
+        versions = ", ".join(version or "unknown" for version in summary["code_versions"])
+        console.print(f"[yellow]made by different versions of the code: {versions}[/]", highlight=False)
 
 
 def _policy(measured: Figures, deployed: Sequence[Deployed]) -> dict[str, Any]:
@@ -154,8 +166,8 @@ def _policy(measured: Figures, deployed: Sequence[Deployed]) -> dict[str, Any]:
         "ci95": [success.low, success.high],
         "turns_per_game": turns.value,
         "turns_ci95": [turns.low, turns.high],
-        "click_accuracy": clicks.value,
-        "click_accuracy_ci95": [clicks.low, clicks.high],
+        "click_accuracy": clicks.value if clicks else None,
+        "click_accuracy_ci95": [clicks.low, clicks.high] if clicks else None,
         **_mean([each.model_dump(include={"illegal_actions", "val_exact_match", "seconds"}) for each in deployed]),
     }
     return values | ({"version": deployed[0].version} if len(deployed) == 1 else {})
@@ -176,6 +188,7 @@ def _learning(rounds: Sequence[StudyRound]) -> dict[str, Any]:
         "decoder": _mean([summary["decoder"] for summary in summaries]) if summaries else None,
         "learned": _mean([{v: {key: each[v][key] for key in kept} for v in each} for each in variants]) or None,
         "seconds": _mean([each.seconds for each in rounds]),
+        "resumed": any(each.resumed for each in rounds),
     }
 
 
@@ -211,14 +224,15 @@ def _log_curves(workspace: Workspace, study_run: str, finished: Sequence[StudyRo
             workspace,
             run_id,
             metrics=[
-                (metric, getattr(measured_here, metric).value, number)
+                (metric, estimate.value, number)
                 for number, measured_here in by_round.items()
                 if number not in known
                 for metric in ("success", "turns_per_game", "click_accuracy")
+                if (estimate := getattr(measured_here, metric)) is not None
             ],
         )
         registry.end_run(workspace, run_id)
-    known = registry.logged_steps(workspace, study_run, "decoder.binary.precision")
+    known = registry.logged_steps(workspace, study_run, "decoder.binary.positive")
     points = [
         (f"decoder.{kind}.{name}", values[name], each.round)
         for each in finished

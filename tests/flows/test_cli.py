@@ -37,6 +37,14 @@ def test_an_unknown_variant_is_refused_with_those_there_are(tmp_path: Path, monk
     assert "t-kto" in result.output
 
 
+def test_a_study_of_control_alone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.app, ["study", "--variants", "control"])
+    assert result.exit_code == 2
+    assert "beside variants that learn" in " ".join(result.output.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_is_no_pickle_ends_in_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "games.pkl").write_bytes(b"not a pickle")

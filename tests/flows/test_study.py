@@ -26,6 +26,7 @@ from respect_core.feedback import DecoderConfig, FeedbackDecoder
 from respect_core.interaction import InteractionLog
 from respect_core.interaction_log import read_logs
 from respect_core.variants import Objective, Variant
+from respect_core.versions import code_version
 from tasks import game_sets, registry, worker
 from tasks.workspace import Workspace, workspace
 
@@ -145,6 +146,8 @@ def test_the_summary_has_its_documented_shape(played: Played) -> None:
     assert first["decoder"]["binary"]["positive"] > 0 and last["decoder"] is None
     assert first["learned"]["b-fft"]["positives"] > 0 and last["learned"] is None
     assert summary["seconds"]["total"] >= summary["seconds"]["play"] > 0
+    assert ([each["resumed"] for each in summary["rounds"]], summary["resumed"]) == ([True, False], True)
+    assert summary["code_versions"] == [code_version()]
 
 
 def test_figures_are_those_of_the_log(played: Played) -> None:
@@ -258,7 +261,9 @@ def test_policies_are_evaluated_on_a_set_that_nobody_trained_on(
 
 def test_games_that_were_learned_from_are_not_evaluated_on(played: Played) -> None:
     game_sets.write(played.place.open(), "learned", _logs(played.place, 0, "seed"))
-    with pytest.raises(ValueError, match=r"b-fft learned from \d+ games of 'learned' in round 0"):
+    with pytest.raises(ValueError, match=r"b-fft learned from \d+ games of 'learned', such as .* in round 0"):
         evaluate(played.place, EvaluateParameters(game_set="learned"))
+    with pytest.raises(ValueError, match="checkpoint of seed was chosen by 3 games of 'validation'"):
+        evaluate(played.place, EvaluateParameters(game_set="validation"))
     with pytest.raises(ValueError, match="no variants of round 4"):
         evaluate(played.place, EvaluateParameters(game_set="people", round=4))

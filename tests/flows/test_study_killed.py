@@ -52,13 +52,14 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _figures(folder: Path, run: str) -> Any:
-    """The rounds of a summary, without what depends on the clock."""
+    """The rounds of a summary, without what depends on the clock and on interruptions."""
     return _timeless(json.loads((folder / "runs" / run / "summary.json").read_text())["rounds"])
 
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _timeless(each) for name, each in value.items() if name not in ("seconds", "turns_per_second")}
+        skipped = ("seconds", "turns_per_second", "resumed")
+        return {name: _timeless(each) for name, each in value.items() if name not in skipped}
     return [_timeless(each) for each in value] if isinstance(value, list) else value
 
 

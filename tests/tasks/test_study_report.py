@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tasks import progress
 from tasks.study import Deployed, Started, StudyRound, finished_rounds, seconds_left
-from tasks.study_report import combine
+from tasks.study_report import combine, results, show
 
 WON, LOST = [1, 4, 4, 4], [0, 10, 5, 10]
 
@@ -37,11 +38,15 @@ def _round(number: int, won: int, *, last: bool = False, precision: float = 0.9)
 _VALIDATED = {"val_exact_match": 0.5, "illegal_actions": 2}
 
 
-def _write(root: Path, name: str, rounds: list[StudyRound], **parameters: Any) -> Path:
-    folder = root / name / "study"
-    folder.mkdir(parents=True)
+def _started(base: str = "b", rate: float = 0.1, **parameters: Any) -> Started:
     given = {"rounds": 1, "variants": ["b-fft"], "games": 10, "profile": "tiny", "study_seed": 0} | parameters
-    started = Started(parameters=given, profile={"name": "tiny"}, base=None, mlflow_run="r")
+    profile = {"name": "tiny", "seeds": [given["study_seed"]], "training": {"fft": {"learning_rate": rate}}}
+    return Started(parameters=given, profile=profile, base=base, mlflow_run="r")
+
+
+def _write(root: Path, name: str, rounds: list[StudyRound], **changes: Any) -> Path:
+    folder, started = root / name / "study", _started(**changes)
+    folder.mkdir(parents=True)
     (folder / "study.json").write_text(started.model_dump_json())
     for each in rounds:
         (folder / f"round-{each.round}.json").write_text(each.model_dump_json())
@@ -73,7 +78,10 @@ def test_means_over_two_studies_by_hand(tmp_path: Path) -> None:
     ("rounds", "parameters", "message"),
     [
         (2, {}, "each study must have a seed of its own"),
-        (2, {"study_seed": 1, "games": 20}, "differ in games"),
+        (2, {"study_seed": 1, "games": 20}, "differ in games, 20 and 10"),
+        (2, {"study_seed": 1, "human_games": 5}, "differ in human_games"),
+        (2, {"study_seed": 1, "rate": 0.2}, r"differ in profile\.training\.fft\.learning_rate, 0\.2 and 0\.1"),
+        (2, {"study_seed": 1, "base": "another"}, "differ in base model's files"),
         (1, {"study_seed": 1}, "has finished 1 of its rounds"),
     ],
 )
@@ -87,6 +95,32 @@ def test_what_cannot_be_averaged_is_refused(
         combine([one, two], tmp_path / "mean")
     with pytest.raises(ValueError, match="no study in"):
         combine([one, tmp_path / "absent"], tmp_path / "mean")
+
+
+def test_code_and_interruptions_are_told_of_all_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, last = _round(0, 2), _round(1, 6, last=True)  # records without attempts
+    one = _write(tmp_path, "one", [first, last])
+    once = first.model_copy(update={"attempts": ["0.1.0+a"]})
+    twice = last.model_copy(update={"attempts": ["0.1.0+a", "0.1.0+b"]})
+    two = _write(tmp_path, "two", [once, twice], study_seed=1)
+    alike, mixed = combine([one], tmp_path / "alike"), combine([one, two], tmp_path / "mixed")
+    assert (alike["code_versions"], alike["resumed"]) == ([None], False)
+    assert (mixed["code_versions"], mixed["resumed"]) == ([None, "0.1.0+a", "0.1.0+b"], True)
+    assert [each["resumed"] for each in mixed["rounds"]] == [False, True]
+    show(mixed, Console(width=200))
+    assert "different versions of the code: unknown, 0.1.0+a, 0.1.0+b" in capsys.readouterr().out
+
+
+def test_a_record_without_attempts_is_read(tmp_path: Path) -> None:
+    run = _write(tmp_path, "run", [])
+    old = _round(0, 1).model_dump(mode="json", exclude={"attempts"})
+    (run / "study" / "round-0.json").write_text(json.dumps(old))
+    assert finished_rounds(run / "study") == [_round(0, 1)]
+
+
+def test_after_round_0_the_systems_are_those_of_the_study() -> None:
+    two = results([_started(variants=["b-kto", "b-fft"])], [[_round(0, 2)]])
+    assert list(two) == ["b-fft", "b-kto"] and two["b-fft"] == two["b-kto"]
 
 
 def test_rounds_are_read_in_order_of_number(tmp_path: Path) -> None:
