@@ -119,7 +119,8 @@ def train(
         lora: shape and placement of a new adapter; one that is continued keeps its own.
         seed: of adapter, dropout, batches and image orders.
         features: of the same base.
-        init_adapter: where KTO goes on from: the previous round's adapter, or the seed policy's (section 5).
+        init_adapter: where training goes on from, if `config` says that it does (in the paper KTO alone, section 5):
+            the previous round's adapter, or the seed policy's.
 
     Raises:
         ValueError: nothing to learn from, or `init_adapter` where the configuration starts from scratch, or none
@@ -129,7 +130,7 @@ def train(
     if config.from_previous_adapter and init_adapter is None:
         raise ValueError(f"{config.objective} goes on from an adapter: give the previous round's, or the seed policy's")
     if init_adapter is not None and not config.from_previous_adapter:
-        raise ValueError(f"{config.objective} starts from scratch each round (section 5) and does not take an adapter")
+        raise ValueError(f"{config.objective} starts from scratch here: its configuration does not take an adapter")
     require_probability(examples, config.objective)
     plan = plan_steps(examples, config, seed)
     if not plan:

@@ -25,7 +25,7 @@ from tasks.workspace import Workspace
     cache_policy=NO_CACHE,
 )
 def initial_adapter(workspace: Workspace, profile: Profile, variant: Variant, round: int) -> Path | None:
-    """Where training starts: KTO from the previous round's adapter or the seed's, the others from scratch."""
+    """The previous round's adapter or the seed's, where the profile goes on from it; None where it does not."""
     if not profile.training[variant.objective].from_previous_adapter:
         return None
     version = registry.previous(workspace, variant, round)
