@@ -8,11 +8,14 @@ costs 2 Nv P + 4 Lv dv P^2, and is frozen: never differentiated. The connector s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+
+from respect_core.base import inner
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,49 @@ class Shape:
     def see(self) -> float:
         """The vision tower on one image."""
         return 2 * self.vision * self.patches + self.vision_attention * self.patches**2
+
+
+@dataclass
+class Counts:
+    """What went through a model: tokens with their padding, and FLOPs by the formulas above."""
+
+    tokens: int = 0
+    flops: float = 0.0
+
+
+@contextmanager
+def counting(model: Any) -> Iterator[Counts]:
+    """Counts the forward passes of an Idefics2 while inside; a token attends to kept tokens and those before it."""
+    whole, counts = inner(model), Counts()
+    shape = Shape.of(whole)
+
+    def text(_: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        rows, tokens = options["inputs_embeds"].shape[:2]
+        past = options.get("past_key_values")
+        kept = past.get_seq_length() if past is not None else 0
+        counts.tokens += rows * tokens
+        counts.flops += rows * (2 * shape.text * tokens + shape.attention * (tokens**2 + 2 * tokens * kept))
+
+    def head(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        counts.flops += 2 * shape.head * arguments[0].shape[:-1].numel()
+
+    def connector(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        counts.flops += arguments[0].shape[0] * shape.connect()
+
+    def tower(_: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        counts.flops += options["pixel_values"].shape[0] * shape.see()
+
+    hooks = [
+        whole.model.text_model.register_forward_pre_hook(text, with_kwargs=True),
+        whole.get_output_embeddings().register_forward_pre_hook(head),
+        whole.model.connector.register_forward_pre_hook(connector),
+        whole.model.vision_model.register_forward_pre_hook(tower, with_kwargs=True),
+    ]
+    try:
+        yield counts
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _weights(module: nn.Module) -> int:

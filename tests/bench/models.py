@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from functools import lru_cache
+from typing import Any
 
 import torch
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration, Idefics2Processor, LlamaConfig
@@ -13,6 +14,7 @@ from respect_core.base import Base, load_base
 from respect_core.features import VisionFeatures
 from respect_core.tiny import skeleton
 from respect_core.tiny.gate import Drawings
+from respect_core.variants import LoraConfig, tiny
 
 SIZES = ("tiny", "135m")
 LATENTS = 8  # image tokens a picture
@@ -41,6 +43,21 @@ def pictures() -> Drawings:
 @lru_cache(maxsize=len(SIZES))
 def features(size: str) -> VisionFeatures:
     return VisionFeatures(base(size), pictures())
+
+
+def lora(size: str) -> LoraConfig:
+    """The profile's own for `tiny`, the paper's for the other."""
+    return tiny().lora if size == "tiny" else LoraConfig()
+
+
+def push(model: Any, scale: float = 0.03) -> Any:
+    """The model with its adapters moved away from zero, the same way each time, so that one that gets lost shows."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if "lora_B.default" in name or "lora_embedding_A.default" in name:
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    return model
 
 
 def _processor() -> Idefics2Processor:

@@ -1,11 +1,13 @@
 """What Prefect, MLflow and the store cost a round, against the same work as plain function calls.
 
 The round is the profile `tiny`'s own: b-fft with its steps and its validation set, after a log of games of three
-lengths. It is measured twice: from outside, the flow's time against that of `plain_round`; and from inside, where a
-stopwatch stands at every door to Prefect, MLflow and the store, because the few seconds asked for are within the
-noise of a minute of training. What is paid once a command, not once a round, is reported beside it.
+lengths. Before it the decoder is warmed up and all kept vision features are deleted. It is measured in two ways: from
+outside, the flow's time against that of `plain_round`; and from inside, where a stopwatch stands at every door to
+Prefect, MLflow and the store, because the few seconds asked for are within the noise of a minute of training. What is
+paid once a command, not once a round, is reported beside it.
 
-It all happens in a process of its own (`python -m tests.bench.overhead FOLDER`), whose Prefect server ends with it.
+It all happens in a process of its own (`python -m tests.bench.overhead FOLDER plain|flow`, which goes first), whose
+Prefect server ends with it; and once more in the other order, if both fit in four minutes.
 """
 
 from __future__ import annotations
@@ -14,16 +16,18 @@ import inspect
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -39,6 +43,7 @@ if TYPE_CHECKING:  # Prefect reads its settings when it is imported, so it waits
 VARIANT = Variant.B_FFT
 GAMES = 30  # of each length
 PACKAGES = ("prefect", "mlflow")
+SECONDS = 240  # for all of it
 
 
 # --- stopwatches ------------------------------------------------------------------------------------------------
@@ -129,8 +134,8 @@ class Measured:
     equality: str
 
 
-def measure(root: Path) -> Measured:
-    """Both sides on the same games."""
+def measure(root: Path, first: str) -> Measured:
+    """Both sides on the same games, "plain" or "flow" first."""
     from flows import environment
 
     environment.prepare(root)
@@ -143,15 +148,23 @@ def measure(root: Path) -> Measured:
     turns = _prepare(place, parameters)
     profile = parameters.resolved_profile()
 
-    started, used = time.perf_counter(), _processor()
-    with patch.dict(os.environ, OMP_NUM_THREADS="1"):  # for the training process, as `tasks.process` does
-        learned = plain_round(_files(place), profile, VARIANT, root / "plain")
-    plain, plain_processor = time.perf_counter() - started, _processor() - used
+    watches: list[Stopwatch] = []
 
-    with watching() as watch:
-        started, used = time.perf_counter(), _processor()
-        summary = _round(place, parameters)
-        flow, flow_processor = time.perf_counter() - started, _processor() - used
+    def run_plain() -> Learned:
+        with patch.dict(os.environ, OMP_NUM_THREADS="1"):  # for the training process, as `tasks.process` does
+            return plain_round(_files(place), profile, VARIANT, root / "plain")
+
+    def run_flow() -> dict[str, Any]:
+        with watching() as watch:
+            watches.append(watch)
+            return _round(place, parameters)
+
+    if first == "plain":
+        learned, plain, plain_processor = _timed(run_plain)
+    summary, flow, flow_processor = _timed(run_flow)
+    if first != "plain":
+        learned, plain, plain_processor = _timed(run_plain)
+    (watch,) = watches
     return Measured(
         turns=turns,
         steps=profile.training[VARIANT.objective].max_steps or 0,
@@ -165,6 +178,13 @@ def measure(root: Path) -> Measured:
         once=once,
         equality=_same(place, summary, learned),
     )
+
+
+def _timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
+    """What it returns, its seconds, and its seconds of processor."""
+    started, used = time.perf_counter(), _processor()
+    result = run()
+    return result, time.perf_counter() - started, _processor() - used
 
 
 def _processor() -> float:
@@ -190,11 +210,15 @@ def _server_start() -> float:
 
 
 def _prepare(place: Workspace, parameters: RoundParameters) -> int:
-    """Game sets, a seed policy of one step (the round finds it registered), and the log; returns its turns."""
+    """Game sets, a seed policy of one step (the round finds it registered), and the log; returns its turns.
+
+    Afterwards the decoder is warm, and no vision features are kept: both sides make their own.
+    """
     from flows import round as round_module
     from flows.seed import seed_policy
+    from respect_core import feedback
     from respect_core.images import put_images
-    from respect_core.interaction import InteractionLog, LoggedTurn, PolicyIdentity
+    from respect_core.interaction import InteractionLog, LoggedTurn, PolicyIdentity, turn_rows
     from respect_core.interaction_log import append_logs
     from tests.bench.models import pictures
 
@@ -221,6 +245,9 @@ def _prepare(place: Workspace, parameters: RoundParameters) -> int:
         for game in played
     ]
     append_logs(store, logs, "games")
+    shutil.rmtree(place.scratch / "vision", ignore_errors=True)
+    decoder = feedback.FeedbackDecoder(getattr(feedback, profile.feedback_decoder)())
+    decoder.decode([row for log in logs[:3] for row in turn_rows(log)])
     return sum(len(log.turns) for log in logs)
 
 
@@ -281,26 +308,44 @@ def overhead(quick: bool) -> Iterator[Record]:
     """The bar is 5% of the round, so 0.95 of its time is the plain calls'. There is no quick form: it takes minutes."""
     if quick:
         return
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-W", "ignore", "-m", "tests.bench.overhead", folder]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"DO_NOT_TRACK": "1"})
-        found = Measured(**json.loads((Path(folder) / "measured.json").read_text()))
-    size = f"tiny, {VARIANT}, {found.steps} steps, {found.turns} turns"
+    started = time.monotonic()
+    runs = [_in_a_process("plain")]
+    if 2 * (time.monotonic() - started) < SECONDS:
+        runs.append(_in_a_process("flow"))
+        order = "each side first once"
+    else:
+        order = f"plain calls first; the other order does not fit in {SECONDS} s"
+    one = runs[0]
+    size = f"tiny, {VARIANT}, {one.steps} steps, {one.turns} turns"
+    flows = [run.flow for run in runs]
     trained = (
-        f"training itself {found.flow_training:.1f} s in the flow, {found.plain_training:.1f} s plain; "
-        f"seconds of processor {found.flow_processor:.1f} and {found.plain_processor:.1f}"
+        f"training itself {mean(run.flow_training for run in runs):.1f} s in the flow, "
+        f"{mean(run.plain_training for run in runs):.1f} s plain; seconds of processor "
+        f"{mean(run.flow_processor for run in runs):.1f} and {mean(run.plain_processor for run in runs):.1f}; {order}"
     )
-    yield _record(size, found.flow, found.plain, "plain calls", 0.95, f"{found.equality}; {trained}")
-    counted = sum(seconds for stage, seconds in found.stages.items() if stage != "worker start")
-    stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in found.stages.items())
-    yield _record(f"{size}; inside", found.flow, found.flow - counted, "less what was counted", 0.95, stages)
-    paid = sum(found.once.values())
-    once = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in found.once.items())
-    yield _record(f"{size}; once a command", found.flow + paid, found.flow, "the round alone", None, once)
+    yield _record(size, flows, [run.plain for run in runs], "plain calls", 0.95, f"{one.equality}; {trained}")
+    outside = [sum(seconds for stage, seconds in run.stages.items() if stage != "worker start") for run in runs]
+    without = [flow - seconds for flow, seconds in zip(flows, outside, strict=True)]
+    stages = ", ".join(f"{stage} {mean(run.stages[stage] for run in runs):.2f} s" for stage in one.stages)
+    yield _record(f"{size}; inside", flows, without, "less what was counted", 0.95, stages)
+    whole = [run.flow + sum(run.once.values()) for run in runs]
+    once = ", ".join(f"{name} {mean(run.once[name] for run in runs):.1f} s" for name in one.once)
+    yield _record(f"{size}; once a command", whole, flows, "the round alone", None, once)
 
 
-def _record(size: str, ours: float, peer: float, peer_name: str, bar: float | None, equality: str) -> Record:
-    """Rounds a minute, so that higher is better, as everywhere."""
+def _in_a_process(first: str) -> Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-W", "ignore", "-m", "tests.bench.overhead", folder, first]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"DO_NOT_TRACK": "1"})
+        return Measured(**json.loads((Path(folder) / "measured.json").read_text()))
+
+
+def _record(
+    size: str, seconds: Sequence[float], of_peer: Sequence[float], peer_name: str, bar: float | None, equality: str
+) -> Record:
+    """Rounds a minute, so that higher is better, as everywhere; of the mean over the repeats."""
+    ours, peer = mean(seconds), mean(of_peer)
+    ratios = [other / one for one, other in zip(seconds, of_peer, strict=True)]
     return Record(
         case="overhead",
         size=size,
@@ -317,8 +362,8 @@ def _record(size: str, ours: float, peer: float, peer_name: str, bar: float | No
         flops_peer=None,
         seconds_ours=ours,
         seconds_peer=peer,
-        repeats=1,
-        spread=None,
+        repeats=len(ratios),
+        spread=(min(ratios), max(ratios)) if len(ratios) > 1 else None,
         equality=equality,
         versions=versions(*PACKAGES),
     )
@@ -326,5 +371,5 @@ def _record(size: str, ours: float, peer: float, peer_name: str, bar: float | No
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
-    result = measure(target)
+    result = measure(target, sys.argv[2])
     (target / "measured.json").write_text(json.dumps(asdict(result)))

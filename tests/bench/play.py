@@ -4,6 +4,7 @@ Both play constrained to legal actions: the peer through `prefix_allowed_tokens_
 prompt and pictures anew; keys and values are cached within its call, not from turn to turn. With greedy decoding both
 must take the same actions in every game. The clock runs with sampling at temperature 1, where the two draw different
 games; so turns are counted, and a side's games per second are its turns per second over the mean length of our games.
+Tokens and FLOPs are counted as they pass through the model, and the peer's scaled to our number of turns.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from respect_core import constrain, variants
+from respect_core import constrain
 from respect_core.base import attach_lora
 from respect_core.chat import chat
 from respect_core.interaction import Interaction, InteractionLog, PolicyIdentity
@@ -24,11 +25,26 @@ from respect_core.multiref import contexts, speakers
 from respect_core.multiref.play import play as play_games
 from respect_core.policy import Policy
 from tests.bench import models, peers
+from tests.bench.flops import counting
 from tests.bench.games import One
 from tests.bench.record import Record, case, compare
 
 BAR = 4.0
-GAMES, PEER_GAMES, SAME_GAMES = 64, 4, 3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How many games each side plays, and how many to compare actions in."""
+
+    games: int
+    peer_games: int
+    same_games: int
+    repeats: int
+
+
+TINY = Setting(games=64, peer_games=4, same_games=3, repeats=3)
+QUICK = Setting(games=64, peer_games=4, same_games=3, repeats=1)
+LARGE = Setting(games=8, peer_games=1, same_games=1, repeats=1)
 
 
 @dataclass
@@ -64,17 +80,19 @@ class OneCallPerTurn:
 
 @case("play")
 def play(quick: bool) -> Iterator[Record]:
-    yield measure("tiny", repeats=1 if quick else 3)
+    yield measure("tiny", QUICK if quick else TINY)
+    if not quick:
+        yield measure("135m", LARGE)
 
 
-def measure(size: str, *, repeats: int) -> Record:
+def measure(size: str, setting: Setting) -> Record:
     """Games on unseen images with the users' speakers."""
     base, features = models.base(size), models.features(size)
     pool = models.pictures().pool
     factory = speakers.speaker_factory(speakers.values_of(pool.tangrams))
-    played = contexts.sample(pool.main, GAMES, "bench-play")
+    played = contexts.sample(pool.main, setting.games, "bench-play")
     features.prepare(image for game in played for image in game.images)
-    model = merged(attach_lora(base, variants.LoraConfig(), seed=0))  # on both sides, as a deployed policy is
+    model = merged(models.push(attach_lora(base, models.lora(size), seed=0)))  # on both sides, as deployed
 
     def run(listener: Listener, count: int) -> list[InteractionLog]:
         torch.manual_seed(0)
@@ -87,23 +105,30 @@ def measure(size: str, *, repeats: int) -> Record:
     greedy = Policy(base, model, features, temperature=0.0)
     one_call = OneCallPerTurn(size, model, sample=False)
     actions = [
-        [[turn.action for turn in log.turns] for log in run(listener, SAME_GAMES)] for listener in (greedy, one_call)
+        [[turn.action for turn in log.turns] for log in run(listener, setting.same_games)]
+        for listener in (greedy, one_call)
     ]
     assert actions[0] == actions[1], "greedy play took different actions"
     sampling = OneCallPerTurn(size, model, sample=True)
-    ours, theirs = turns(run(Policy(base, model, features), GAMES)), turns(run(sampling, PEER_GAMES))
+    with counting(model) as counts:
+        ours = turns(run(Policy(base, model, features), setting.games))
+    with counting(model) as peer_counts:
+        theirs = turns(run(sampling, setting.peer_games))
+    share = ours / theirs
     return compare(
         "play",
         size,
         None,
-        ours=lambda: run(Policy(base, model, features), GAMES),
-        peer=lambda: run(sampling, PEER_GAMES),
-        work=GAMES,
-        peer_work=theirs / ours * GAMES,
+        ours=lambda: run(Policy(base, model, features), setting.games),
+        peer=lambda: run(sampling, setting.peer_games),
+        work=setting.games,
+        peer_work=setting.games / share,
         unit="games/s",
         peer_name="one generate call per turn",
         bar=BAR,
-        equality=f"greedy, the same actions in all {sum(map(len, actions[0]))} turns of {SAME_GAMES} games",
-        repeats=repeats,
+        equality=f"greedy, the same actions in all {sum(map(len, actions[0]))} turns of {setting.same_games} games",
+        tokens=(counts.tokens, round(share * peer_counts.tokens)),
+        flops=(counts.flops, share * peer_counts.flops),
+        repeats=setting.repeats,
         warm_up=False,
     )

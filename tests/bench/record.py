@@ -17,15 +17,20 @@ import gc
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+
+CODE = ("respect_core", "flows", "tasks", "tests")
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,21 @@ def case(name: str) -> Callable[[Run], Run]:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Of torch, transformers and `packages`, with the machine's cores and threads."""
+    """Of the code, torch, transformers and `packages`; the machine's cores and threads; today's date."""
     found = {name: version(name) for name in ("torch", "transformers", *packages)}
     cores = f"{len(os.sched_getaffinity(0))} of {platform.machine()}"
-    return found | {"python": platform.python_version(), "cores": cores, "threads": str(torch.get_num_threads())}
+    machine = {"python": platform.python_version(), "cores": cores, "threads": str(torch.get_num_threads())}
+    return found | machine | {"commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+
+
+@cache
+def commit() -> str:
+    """The last commit that changed the code, and whether it was changed since; asked once a process."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments, "--", *CODE], capture_output=True, text=True, check=True).stdout
+
+    return git("log", "-1", "--format=%h").strip() + (" with changes" if git("status", "--porcelain") else "")
 
 
 @dataclass(frozen=True)

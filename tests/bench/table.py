@@ -71,7 +71,11 @@ def write(records: Sequence[Record], document: Path) -> None:
 
 
 def below_floor(records: Sequence[Record]) -> list[str]:
-    """A sentence for each record whose ratio is under its floor, or that has none."""
+    """A sentence for each record whose ratio is under its floor, or that has none.
+
+    Ratios of time have floors near half of what a quiet machine shows. Ratios of tokens do not depend on its load, so
+    their floors, called "<key> tokens", lie close below what they are.
+    """
     floors: dict[str, float] = json.loads(FLOORS.read_text())
     wrong = []
     for record in records:
@@ -83,4 +87,8 @@ def below_floor(records: Sequence[Record]) -> list[str]:
                 f"{record.key}: {record.ratio or 0:.2f} times {record.peer_name}, below its floor of {floor:g}; "
                 f"single pairs gave {record.spread}"
             )
+        tokens = floors.get(f"{record.key} tokens")
+        found = record.tokens_peer / record.tokens_ours if record.tokens_peer and record.tokens_ours else 0.0
+        if tokens is not None and found < tokens:
+            wrong.append(f"{record.key}: the peer runs {found:.3f} times our tokens, and should run {tokens:g} times")
     return wrong
