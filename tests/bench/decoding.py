@@ -237,6 +237,7 @@ def _fastest(peer: Peer, texts: Sequence[str], batches: Sequence[int]) -> int:
     """The batch size with which the peer takes least time."""
     seconds = {}
     for batch in batches if len(batches) > 1 else ():
+        peer(texts[:batch], batch)  # warm-up
         started = perf_counter()
         peer(texts, batch)
         seconds[batch] = perf_counter() - started

@@ -68,6 +68,7 @@ def _best_batch() -> int:
     policy, seconds = _policy("tiny"), {}
     for batch in BATCHES:
         peer = Generating("tiny", policy.model, _played(16, games.LENGTHS[1]), batch)
+        peer.tell()  # warm-up
         started = time.perf_counter()
         peer.tell()
         seconds[batch] = time.perf_counter() - started
