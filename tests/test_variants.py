@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from respect_core.variants import PROFILES, DecoderKind, Objective, Variant, fft, kto, profile, rl, seed_policy
@@ -46,7 +48,15 @@ def test_six_variants() -> None:
 def test_profiles_train_every_objective(name: str) -> None:
     chosen = profile(name)
     assert {objective: config.objective for objective, config in chosen.training.items()} == {o: o for o in Objective}
-    assert (chosen.lora.rank, chosen.lora.alpha, chosen.lora.dropout) == (8, 8, 0.1)
+
+
+def test_adapters_are_the_papers_and_in_tiny_on_words_too() -> None:
+    paper, words = profile("idefics2-8b").lora, profile("tiny").lora
+    assert (paper.rank, paper.alpha, paper.dropout) == (8, 8, 0.1)
+    assert (words.rank, words.alpha, words.dropout) == (16, 16, 0.1)
+    embeddings, query = "model.text_model.embed_tokens", "model.text_model.layers.0.self_attn.q_proj"
+    assert [bool(re.fullmatch(lora.targets, embeddings)) for lora in (paper, words)] == [False, True]
+    assert all(re.fullmatch(lora.targets, query) for lora in (paper, words))
 
 
 def test_an_unknown_profile_is_refused_with_those_there_are() -> None:

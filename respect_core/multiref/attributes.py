@@ -163,7 +163,7 @@ def values(tangram: Tangram) -> Values:
 
 
 def meaning(word: str) -> tuple[str, str] | None:
-    """The attribute and value a word stands for; None for any other word."""
+    """The attribute and value a word commonly stands for; None for any other word."""
     return _MEANINGS.get(word)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from respect_core import actions
 from respect_core.interaction import from_log, turn_rows
-from respect_core.multiref import attributes, contexts, speakers, tangrams
+from respect_core.multiref import attributes, contexts, dialects, speakers, tangrams
 from respect_core.multiref.game import Game
 from respect_core.multiref.speakers import SpeakerFactory
 
@@ -65,7 +65,13 @@ def test_the_same_words_come_whatever_the_targets_order(factory: SpeakerFactory)
     letter = context.target_letters[0]
     own = attributes.values(tangrams.procedural_pool(0).tangrams[context.images[actions.LETTERS.index(letter)]])
     words = re.findall(r"[\w-]+", speaker._describe(letter))
-    meant = [meaning for word in words if (meaning := attributes.meaning(word))]
+    dialect = factory.dialect
+    meanings: dict[str, list[dialects.Value]] = {}
+    for value in dialects.VALUES:
+        for word in (*dialect.technical[value], *(word for word, _ in dialect.figurative[value])):
+            meanings.setdefault(word, []).append(value)
+    assert all(len(values) == 1 for values in meanings.values())
+    meant = [value for word in words for value in meanings.get(word, ())]
     assert meant and all(own[name] == value for name, value in meant)
 
 
@@ -100,3 +106,27 @@ def test_share_sets_how_figurative_speakers_are() -> None:
         words = [w for log in logs for turn in log.turns for w in re.findall(r"[\w-]+", turn.utterance)]
         said = [w for w in words if attributes.meaning(w)]
         assert sum(w in figurative for w in said) / len(said) == pytest.approx(share, abs=0.08)
+
+
+def test_users_have_one_reading_of_each_word_and_some_of_their_own() -> None:
+    users, world = dialects.users(1.0), dialects.readings()
+    read = {word: value for value, words in users.figurative.items() for word, _ in words}
+    assert read.keys() == world.keys()
+    own = [word for word in read if read[word] != world[word][0]]
+    assert 0.25 < len(own) / len(read) < 0.55  # OWN_SHARE of 87 words, give or take three standard errors
+    assert all(read[word] not in world[word] for word in own)
+    assert all(read[word] == world[word][0] for word in read if word not in own)
+
+
+def test_speakers_insist_on_the_image_they_described(factory: SpeakerFactory) -> None:
+    insisted = 0
+    for seed in range(100):
+        context = contexts.sample(tangrams.procedural_pool(0).main, 1, seed)[0]
+        speaker = factory(context, seed)
+        described = speaker.speak("", None).intended.select
+        other = next(letter for letter in context.target_letters if letter not in described)
+        saying = speaker.speak(other, actions.Action(select=other))
+        insisted += saying.intended.select in described and any(
+            form.partition("{}")[0] and saying.utterance.startswith(form.partition("{}")[0]) for form in dialects.INSIST
+        )
+    assert 0.5 < insisted / 100 < 0.9  # Manners.insist
