@@ -9,7 +9,6 @@ Deviations from the paper, numbered as they are cited elsewhere:
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import shutil
 import tempfile
@@ -20,11 +19,10 @@ from typing import Any
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from respect_core import tiny
-from respect_core.lora import make_lean
+from respect_core.lora import make_lean, view
 from respect_core.variants import LoraConfig
 
 
@@ -92,12 +90,6 @@ def files_hash(files: list[Path]) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def view(model: nn.Module) -> Any:
-    """A copy of the module tree that shares every weight: adapters on it leave the original as it is."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
 
 
 def inner(model: Any) -> Any:

@@ -25,6 +25,12 @@ from torch import Tensor, nn
 BITS = 16
 
 
+def view(model: nn.Module) -> Any:
+    """A copy of the module tree that shares every weight: adapters on it leave the original as it is."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
 class LeanLora(LoraVariant):
     """PEFT's hook for another way to compute a linear LoRA layer. What is saved, merged or loaded does not change."""
 
@@ -92,9 +98,7 @@ def merged(model: Any) -> Any:
     """
     if not isinstance(model, peft.PeftModel) or model.device.type != "cpu":
         return model
-    whole = model.get_base_model()
-    shared = {id(tensor): tensor for tensor in (*whole.parameters(), *whole.buffers())}
-    result = copy.deepcopy(whole, shared)
+    result = view(model.get_base_model())
     for name, module in list(result.named_modules()):
         if isinstance(module, Linear | Embedding) and module.active_adapters == ["default"]:
             plain: Any = module.base_layer

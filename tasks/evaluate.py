@@ -23,6 +23,7 @@ from respect_core.store import Store
 from respect_core.variants import SEED, Profile, Variant
 from respect_core.versions import code_version
 from tasks import game_sets, process, progress, registry
+from tasks.files import write_whole
 from tasks.references import EvaluatedRef, RegisteredRef
 from tasks.register import reference
 from tasks.worker import EvaluateSpec
@@ -80,8 +81,7 @@ def report_evaluation(
     summary = compare(game_sets.read(workspace.open(), game_set), evaluated)
     summary = {"game_set": game_set, "round": round, **summary}
     path = workspace.root / f"evaluation-{game_set}.json"
-    (unfinished := path.with_suffix(".tmp")).write_text(json.dumps(summary, indent=2) + "\n")
-    unfinished.replace(path)
+    write_whole(path, json.dumps(summary, indent=2) + "\n")
     run_id = registry.start_run(workspace, f"evaluation on {game_set}", tags={"round": round, "game_set": game_set})
     rates = [(f"exact_match.{name}", values["exact_match"], round) for name, values in summary["policies"].items()]
     chances = [

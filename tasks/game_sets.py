@@ -47,19 +47,22 @@ def read(store: Store, name: str) -> list[InteractionLog]:
     Raises:
         ValueError: there is no such set; the message lists those there are.
     """
-    if not exists(store, name):
-        raise ValueError(
-            f"no game set {name!r} in {store}; there are: {', '.join(names(store)) or 'none'}. "
-            "Make one with `respect import games FILE --game-set NAME`"
-        )
+    _require(store, name)
     return list(read_logs(store, _key(name)))
 
 
 def contents(store: Store, name: str) -> bytes:
     """A set as it is stored, to tell whether it changed. Raises ValueError as `read` does."""
-    if not exists(store, name):
-        read(store, name)
+    _require(store, name)
     return store.read(_key(name))
+
+
+def _require(store: Store, name: str) -> None:
+    if not exists(store, name):
+        raise ValueError(
+            f"no game set {name!r} in {store}; there are: {', '.join(names(store)) or 'none'}. "
+            "Make one with `respect import games FILE --game-set NAME`"
+        )
 
 
 def curated(store: Store, name: str) -> tuple[list[InteractionLog], set[TurnKey]]:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from tasks import registry
 from tasks.figures import confusion_figure, success_figure
+from tasks.files import write_whole
 from tasks.references import ExportedRef, FeedbackRef, PlayedRef, RegisteredRef, SelectedRef, TrainingSetRef
 from tasks.retries import if_transient
 from tasks.workspace import Workspace
@@ -79,9 +80,7 @@ def summarise(
 def report_round(workspace: Workspace, run_id: str, summary: dict[str, Any], path: Path | None) -> None:
     """Write the summary whole to `path`, if given, and attach the round's table and figures to Prefect and MLflow."""
     if path is not None:
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(summary, indent=2) + "\n")
-        scratch.replace(path)
+        write_whole(path, json.dumps(summary, indent=2) + "\n")
     registry.log_json(workspace, run_id, "summary.json", summary)
     mlflow = registry.client(workspace)
     for kind, figures in summary["decoder"].items():

@@ -18,6 +18,7 @@ from respect_core.metrics import read_counts
 from respect_core.variants import Profile
 from respect_core.versions import code_version
 from tasks import registry
+from tasks.files import write_whole
 from tasks.references import RegisteredRef
 from tasks.register import reference
 from tasks.workspace import Workspace
@@ -228,6 +229,4 @@ def _base_hash(profile: Profile) -> str | None:
 
 def _write(file: Path, record: BaseModel) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(record.model_dump_json(indent=1) + "\n")
-    unfinished.replace(file)
+    write_whole(file, record.model_dump_json(indent=1) + "\n")

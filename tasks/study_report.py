@@ -21,6 +21,7 @@ from respect_core.metrics import Counts, Figures, figures
 from respect_core.result_tables import TABLES, Results
 from respect_core.variants import CONTROL, HH, SEED, Variant
 from tasks import registry, study
+from tasks.files import write_whole
 from tasks.retries import if_transient
 from tasks.study import Deployed, Started, StudyRound
 from tasks.workspace import Workspace
@@ -126,8 +127,7 @@ def write(root: Path, summary: Mapping[str, Any], measured: Results, title: str)
         texts[f"{table.file}.csv"] = result_tables.comma_separated(table, measured)
         texts[f"{table.file}.md"] = result_tables.markdown(table, measured)
     for name, text in texts.items():
-        (unfinished := root / f"{name}.tmp").write_text(text)
-        unfinished.replace(root / name)
+        write_whole(root / name, text)
     return [*(root / name for name in texts), *save(figure_4(measured, title=title), root / "figure-4")]
 
 

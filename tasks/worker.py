@@ -25,6 +25,7 @@ from respect_core.interaction import Interaction, InteractionLog, PolicyIdentity
 from respect_core.store import Store
 from respect_core.variants import Profile, TrainingConfig
 from tasks import game_sets
+from tasks.files import write_whole
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:  # the parent process imports the specifications only, without torch
@@ -267,9 +268,7 @@ def main(spec_file: Path) -> None:
     result = WORK[spec.kind](spec)
     if not isinstance(spec, PropensitySpec):  # its result is a table by interaction
         result["seconds"] = time.monotonic() - started
-    unfinished = spec_file.with_name("result.tmp")
-    unfinished.write_text(json.dumps(result, indent=1))
-    unfinished.replace(spec_file.with_name("result.json"))
+    write_whole(spec_file.with_name("result.json"), json.dumps(result, indent=1))
 
 
 def _end_with_parent() -> None:
