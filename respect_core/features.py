@@ -18,6 +18,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from respect_core import cores
 from respect_core.base import Base, inner
 
 
@@ -79,9 +81,13 @@ class VisionFeatures:
         for each image, and no more."""
         distinct = list(dict.fromkeys(images))
         found: dict[str, Tensor] = {}
-        for start in range(0, len(distinct), self._batch_size):
-            batch = distinct[start : start + self._batch_size]
-            found.update(zip(batch, self._connect(model, batch), strict=True))
+        batches = list(cores.shares(distinct, self._batch_size))
+        if not _trained(inner(model).model.vision_model):
+            self.prepare(distinct)
+        for batch, tokens_ULH in zip(
+            batches, cores.each(partial(self._connect, model), batches, self._base.device), strict=True
+        ):
+            found.update(zip(batch, tokens_ULH, strict=True))
         result = copy.copy(self)
         result._connected = found
         return result
@@ -89,7 +95,7 @@ class VisionFeatures:
     def _connect(self, model: Any, distinct: Sequence[str]) -> Tensor:
         """Image tokens [U, L, H] under this model's connector."""
         backbone = inner(model).model
-        if any(isinstance(module, BaseTunerLayer) for module in backbone.vision_model.modules()):
+        if _trained(backbone.vision_model):
             tower = self._run(backbone.vision_model, distinct)
         else:
             self.prepare(distinct)
@@ -152,6 +158,11 @@ class VisionFeatures:
         content.update(picture.tobytes())
         assert self._cache_dir is not None
         return self._cache_dir / f"{content.hexdigest()}.safetensors"
+
+
+def _trained(tower: Any) -> bool:
+    """Whether the tower carries adapters (the enhanced placement)."""
+    return any(isinstance(module, BaseTunerLayer) for module in tower.modules())
 
 
 def _by_shape(pixels: Mapping[str, Tensor]) -> Iterator[list[str]]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from respect_core import cores
 from respect_core.local_models import LocalModel
 from respect_core.prompt_trees import Tree, TreePass
 
@@ -71,10 +72,16 @@ class LabelScorer:
         start = min(len(shared), min(map(len, tokens.values())) - 1)  # at least one token is left to every prompt
         prefix, rest = shared[:start], {text: each[start:] for text, each in tokens.items()}
         scores: dict[str, Tensor] = {}
+
+        def found(batch: list[str]) -> tuple[list[str], Tensor]:
+            return batch, self._score_batch(prefix, [rest[text] for text in batch], labels)
+
         with torch.inference_mode():
-            for batch in self._batches(rest, sum(len(label) - 1 for label in labels)):
-                found = self._score_batch(prefix, [rest[text] for text in batch], labels)
-                scores.update(zip(batch, found, strict=True))
+            if self.trees.takes_trees:
+                self.trees.keep(prefix)
+            batches = self._batches(rest, sum(len(label) - 1 for label in labels))
+            for batch, scores_BL in cores.each(found, batches, self.model.device):
+                scores.update(zip(batch, scores_BL, strict=True))
                 if progress:
                     progress(len(scores), len(rest))
         return torch.stack([scores[text] for text in prompts])

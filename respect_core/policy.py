@@ -13,14 +13,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
+from torch import Tensor
 
-from respect_core import actions, packing
+from respect_core import actions, cores, packing
 from respect_core.base import Base, load_adapter
 from respect_core.chat import chat
 from respect_core.constrain import legal_tokens
@@ -102,8 +103,8 @@ class Policy:
         packing.by_id(interactions)
         result: dict[packing.Key, float] = {}
         with evaluating(self.model):
-            for batch in self.packed(interactions):
-                scores = packing.score(self.model, batch, self.features)
+            score = partial(packing.score, self.model, features=self.features)
+            for scores in cores.each(score, self.packed(interactions), self.base.device):
                 result.update(zip(scores.keys, scores.logp.double().sum(1).tolist(), strict=True))
         return [[result[key] for key in packing.keys(interaction)] for interaction in interactions]
 
@@ -118,8 +119,11 @@ class Policy:
         games = packing.by_id(interactions)
         result: dict[packing.Key, float] = {}
         with evaluating(self.model):
-            for batch in self.packed(interactions):
-                logits_MV = packing.span_logits(self.model, batch, self.features)
+
+            def logits(batch: packing.PackedBatch) -> tuple[packing.PackedBatch, Tensor]:
+                return batch, packing.span_logits(self.model, batch, self.features)
+
+            for batch, logits_MV in cores.each(logits, self.packed(interactions), self.base.device):
                 # Candidates per token [M, A]: the legal continuations; none behind a token that is not one of them.
                 allowed: list[list[int]] = []
                 tokens = iter(batch.targets.tolist())
@@ -153,9 +157,8 @@ class Policy:
                 numbers.setdefault(name, set()).add(turn)
             encoded = [row.only(numbers.get(row.interaction_id, ())) for row in encoded]
         encoded = sorted((row for row in encoded if row.spans), key=lambda row: len(row.input_ids))
-        size = min(SCORED, self.batch_size)
-        for start in range(0, len(encoded), size):
-            yield packing.collate(encoded[start : start + size], self._chat.pad_id)
+        for rows in cores.shares(encoded, min(SCORED, self.batch_size)):
+            yield packing.collate(rows, self._chat.pad_id)
 
 
 @lru_cache(maxsize=512)

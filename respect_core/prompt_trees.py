@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 import torch
@@ -61,6 +62,8 @@ class Tree:
 class TreePass:
     """Runs trees through a model. The keys and values of the prefix are computed once and kept.
 
+    Several threads may run trees after a prefix that is kept.
+
     A model whose attention cannot take a mask of its own for every token (found by trying) gets one padded row for
     each leaf, prefix included, as it would from anybody.
     """
@@ -68,9 +71,17 @@ class TreePass:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.tokens = 0  # that went through the model, padding included, since this was made
+        self._counting = Lock()
         self._kept: tuple[list[int], Any] = [], None  # the last prefix, and its keys and values
         with torch.inference_mode():
             self.takes_trees = self._takes_trees()
+
+    def keep(self, prefix: list[int]) -> None:
+        """Compute the keys and values of a prefix, unless they are those that are kept."""
+        if prefix and prefix != self._kept[0]:
+            ids_1P = torch.tensor([prefix], device=self.model.device)
+            self._kept = prefix, self.model.base_model(ids_1P, use_cache=True).past_key_values
+            self.tokens += len(prefix)
 
     def hidden(self, prefix: list[int], tree: Tree) -> Tensor:
         """The last hidden state at every node of the tree after the prefix, [T, D]."""
@@ -121,18 +132,16 @@ class TreePass:
 
     def _past(self, prefix: list[int]) -> Any:
         """The prefix in a cache of its own, which a pass may lengthen: the tensors in it are shared, not copied."""
+        self.keep(prefix)
         if not prefix:
             return None
-        if prefix != self._kept[0]:
-            ids_1P = torch.tensor([prefix], device=self.model.device)
-            self._kept = prefix, self.model.base_model(ids_1P, use_cache=True).past_key_values
-            self.tokens += len(prefix)
         past = copy.copy(self._kept[1])
         past.layers = [copy.copy(layer) for layer in past.layers]
         return past
 
     def _run(self, rows: list[list[int]], **arguments: Any) -> Tensor:
         input_ids = torch.tensor(rows, device=self.model.device)
-        self.tokens += input_ids.numel()
+        with self._counting:
+            self.tokens += input_ids.numel()
         hidden: Tensor = self.model.base_model(input_ids, **arguments).last_hidden_state
         return hidden

@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from respect_core import packing
+from torch import Tensor
+
+from respect_core import cores, packing
 from respect_core.interaction import Interaction, Turn
 from respect_core.lora import merged
 from respect_core.policy import Policy, is_click
@@ -61,8 +63,11 @@ def exact_match(
         model = merged(policy.model)
         images = (image for name in sorted({name for name, _ in wanted}) for image in games[name].context)
         features = policy.features.connected(model, images)
-        for batch in policy.packed(interactions, wanted):
-            best_M = packing.span_logits(model, batch, features).argmax(-1).cpu()
+
+        def best(batch: packing.PackedBatch) -> tuple[packing.PackedBatch, Tensor]:
+            return batch, packing.span_logits(model, batch, features).argmax(-1).cpu()
+
+        for batch, best_M in cores.each(best, policy.packed(interactions, wanted), policy.base.device):
             for key, matches in zip(batch.keys, (best_M == batch.targets).split(batch.lengths), strict=True):
                 correct[key.interaction_id, key.turn] = bool(matches.all())
     illegal = None

@@ -46,7 +46,7 @@ class Setting:
 
 
 TINY = Setting("tiny", games=24, peer_games=8, batches=(8, 32), repeats=3)
-QUICK = Setting("tiny", games=16, peer_games=3, batches=(8,), repeats=2)
+QUICK = Setting("tiny", games=16, peer_games=3, batches=(8,), repeats=1)
 LARGE = Setting("135m", games=2, peer_games=1, batches=(1, 3), repeats=1)
 
 
