@@ -41,7 +41,7 @@ from respect_core.tables import PartWriter, commit, new_part, part_batches, put_
 
 TURNS, OUTCOMES = "turns", "outcomes"
 LINE_LIMIT = 4 << 20  # bytes; a longer line is set aside without being read into memory
-BLOCK = 1 << 20  # bytes of whole lines that are read as columns; one more line may hang over
+BLOCK = 2 << 20  # bytes of whole lines that are read as columns; one more line may hang over
 SMALL_BLOCK = 64 << 10  # bytes that are read record by record if not as columns
 
 

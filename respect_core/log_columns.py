@@ -121,16 +121,18 @@ def _check_images(records: pa.RecordBatch, images: Set[str]) -> None:
     context, targets = records["context"], records["outcome"].field("targets")
     sizes = pc.min_max(pc.list_value_length(context)).as_py()
     _require(sizes["min"] >= 2 and sizes["max"] <= len(actions.LETTERS))
-    names = context.flatten().unique()
-    _require(images.issuperset(names.to_pylist()))
-    shown, wanted = _members(context, names), _members(targets, names)
-    _require(pc.count_distinct(shown).as_py() == len(shown))
-    _require(pc.all(pc.is_in(wanted, value_set=shown), min_count=0).as_py())
+    shown = context.flatten().dictionary_encode()
+    _require(images.issuperset(shown.dictionary.to_pylist()))
+    shown_numbers = _members(context, shown.indices, len(shown.dictionary))
+    wanted = pc.index_in(targets.flatten(), value_set=shown.dictionary)  # null where no context has the target
+    _require(pc.count_distinct(shown_numbers).as_py() == len(shown))
+    wanted_numbers = _members(targets, wanted, len(shown.dictionary))
+    _require(pc.all(pc.is_in(wanted_numbers, value_set=shown_numbers), min_count=0).as_py())
 
 
-def _members(lists: pa.ListArray, names: pa.Array) -> pa.Array:
-    """A number for each member of each list, which tells list and name; null where the name is another."""
-    return pc.add(pc.multiply(pc.list_parent_indices(lists), len(names)), pc.index_in(lists.flatten(), value_set=names))
+def _members(lists: pa.ListArray, names: pa.Array, different: int) -> pa.Array:
+    """A number for each member of each list, given as the number of its name: one for a list and name."""
+    return pc.add(pc.multiply(pc.list_parent_indices(lists), different), names)
 
 
 @dataclass(frozen=True)
