@@ -122,7 +122,7 @@ def _check_images(records: pa.RecordBatch, images: Set[str]) -> None:
     sizes = pc.min_max(pc.list_value_length(context)).as_py()
     _require(sizes["min"] >= 2 and sizes["max"] <= len(actions.LETTERS))
     shown = context.flatten().dictionary_encode()
-    _require(images.issuperset(shown.dictionary.to_pylist()))
+    _require(images >= set(shown.dictionary.to_pylist()))
     shown_numbers = _members(context, shown.indices, len(shown.dictionary))
     wanted = pc.index_in(targets.flatten(), value_set=shown.dictionary)  # null where no context has the target
     _require(pc.count_distinct(shown_numbers).as_py() == len(shown))

@@ -38,7 +38,7 @@ from respect_core.manifests import (
     read_manifest,
     table_input,
 )
-from respect_core.store import Store
+from respect_core.store import MissingKeyError, Store
 from respect_core.versions import code_version
 
 __all__ = [
@@ -266,8 +266,10 @@ def commit(
         parts=tuple(parts),
         metadata=dict(metadata or {}),
     )
-    folder = partition.folder(name)
-    if not store.exists(folder + MANIFEST) or store.read(folder + MANIFEST) != manifest.to_bytes():
+    folder, stored = partition.folder(name), None
+    with suppress(MissingKeyError):
+        stored = store.read(folder + MANIFEST)
+    if stored != manifest.to_bytes():
         store.put(folder + MANIFEST, manifest.to_bytes())
     for key in set(store.keys(folder + "part-")) - {folder + part.path for part in parts}:
         store.delete(key)
