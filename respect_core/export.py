@@ -6,9 +6,13 @@ run that was killed at any point is completed by the next, and a run without new
 is exported anew when one of its objects changed size, or an image that its records lacked has arrived; log
 objects that are archived after their export take nothing out of the tables.
 
+Records are read in blocks of lines, as columns (`respect_core.log_columns`); a block with anything unusual in it goes
+through record by record, which gives the same rows and finds what is wrong.
+
 Of several records with one interaction id in a partition the first wins: earlier exports first, then by key and
-line. Memory holds two row groups of either table (one fills while a thread writes the other), one line, the ids of
-the partition's interactions, and what the store holds of two objects (one is read while the next is fetched).
+line. Memory holds two blocks and their columns (one is read while a thread writes the other), a row group of
+either table, the ids of the partition's interactions, and what the store holds of two objects (one is read while
+the next is fetched).
 """
 
 from __future__ import annotations
@@ -228,12 +232,12 @@ def _first(opened: deque[tuple[str, Future[BinaryIO]]]) -> Iterator[tuple[str, B
 def _blocks(file: BinaryIO, digest: hashlib._Hash) -> Iterator[bytes]:
     """Whole lines, about BLOCK bytes at a time; of a line over the limit the beginning. Every byte is digested."""
     while block := file.read(BLOCK):
-        rest = file.readline(LINE_LIMIT)
-        block += rest
+        block += file.readline(LINE_LIMIT)
         digest.update(block)
-        while len(rest) == LINE_LIMIT and not rest.endswith(b"\n"):
-            rest = file.readline(LINE_LIMIT)
+        while not block.endswith(b"\n") and (rest := file.readline(LINE_LIMIT)):
             digest.update(rest)
+            if rest.endswith(b"\n"):
+                block += b"\n"
         yield block
 
 
@@ -259,6 +263,7 @@ def _accept(
 def _by_record(
     block: bytes, first: int, partition: Partition, seen: _Seen
 ) -> tuple[Columns, list[tuple[int, RecordError]]]:
+    """The same of a block whose lines are read one by one."""
     turns: list[dict[str, Any]] = []
     outcomes: list[dict[str, Any]] = []
     refused: list[tuple[int, RecordError]] = []

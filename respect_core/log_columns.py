@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyarrow import json
+from pyarrow import json as arrow_json
 from pydantic import BaseModel
 
 from respect_core import actions
@@ -79,7 +79,7 @@ def _field(name: str, annotation: Any, optional: bool = False) -> pa.Field:
 RECORDS = pa.schema(_field("record", InteractionLog).type.fields)
 
 # Also refuses, by itself: another type, null or nothing where a field is required, a field that is named twice.
-_PARSE = json.ParseOptions(explicit_schema=RECORDS, unexpected_field_behavior="error")
+_PARSE = arrow_json.ParseOptions(explicit_schema=RECORDS, unexpected_field_behavior="error")
 
 
 def _parse(block: bytes) -> pa.RecordBatch:
@@ -89,8 +89,8 @@ def _parse(block: bytes) -> pa.RecordBatch:
     lines = block.count(b"}\n{") + 1
     _require(block.startswith(b"{") and block.endswith((b"}", b"}\n")))
     _require(block.count(b"\n") + (not block.endswith(b"\n")) == lines)
-    options = json.ReadOptions(use_threads=False, block_size=len(block))
-    (records,) = json.read_json(pa.BufferReader(block), options, _PARSE).to_batches()
+    options = arrow_json.ReadOptions(use_threads=False, block_size=len(block))
+    (records,) = arrow_json.read_json(pa.BufferReader(block), options, _PARSE).to_batches()
     records.validate(full=True)  # UTF-8
     _require(records.num_rows == lines)
     targets, success = records["outcome"].flatten()
@@ -121,17 +121,20 @@ def _check_images(records: pa.RecordBatch, images: Set[str]) -> None:
     context, targets = records["context"], records["outcome"].field("targets")
     sizes = pc.min_max(pc.list_value_length(context)).as_py()
     _require(sizes["min"] >= 2 and sizes["max"] <= len(actions.LETTERS))
-    shown = context.flatten().dictionary_encode()
-    _require(images >= set(shown.dictionary.to_pylist()))
-    shown_numbers = _members(context, shown.indices, len(shown.dictionary))
-    wanted = pc.index_in(targets.flatten(), value_set=shown.dictionary)  # null where no context has the target
-    _require(pc.count_distinct(shown_numbers).as_py() == len(shown))
-    wanted_numbers = _members(targets, wanted, len(shown.dictionary))
-    _require(pc.all(pc.is_in(wanted_numbers, value_set=shown_numbers), min_count=0).as_py())
+    names = context.flatten().dictionary_encode()
+    _require(images >= set(names.dictionary.to_pylist()))
+    different = len(names.dictionary)
+    shown = _members(context, names.indices, different)
+    wanted = _members(targets, pc.index_in(targets.flatten(), value_set=names.dictionary), different)
+    _require(pc.count_distinct(shown).as_py() == len(shown))
+    _require(pc.all(pc.is_in(wanted, value_set=shown), min_count=0).as_py())
 
 
 def _members(lists: pa.ListArray, names: pa.Array, different: int) -> pa.Array:
-    """A number for each member of each list, given as the number of its name: one for a list and name."""
+    """What tells list and name, as one number for each member of each list, from the numbers of so many names.
+
+    Null, as its name is, for a member that is none of them.
+    """
     return pc.add(pc.multiply(pc.list_parent_indices(lists), different), names)
 
 
