@@ -219,6 +219,7 @@ class PartWriter:
         rows = table.num_rows // ROW_GROUP * ROW_GROUP if whole_groups else table.num_rows
         self._writer.write_table(table.slice(0, rows), row_group_size=ROW_GROUP)
         self._waiting = [table.slice(rows)] if rows < table.num_rows else []
+        pa.default_memory_pool().release_unused()  # which is scattered over threads, and would grow with the table
 
 
 @contextmanager
