@@ -6,30 +6,47 @@ run that was killed at any point is completed by the next, and a run without new
 is exported anew when one of its objects changed size, or an image that its records lacked has arrived; log
 objects that are archived after their export take nothing out of the tables.
 
+Records are read in blocks of lines, as columns (`respect_core.log_columns`); a block with anything unusual in it goes
+through record by record, which gives the same rows and finds what is wrong.
+
 Of several records with one interaction id in a partition the first wins: earlier exports first, then by key and
-line. Memory holds two row groups of either table (one fills while a thread writes the other), one line, the ids of
-the partition's interactions, and what the store holds of two objects (one is read while the next is fetched).
+line. Memory holds two blocks and their columns (one is read while a thread writes the other), a row group of
+either table, the ids of the partition's interactions, and what the store holds of two objects (one is read while
+the next is fetched).
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import pyarrow as pa
 
 from respect_core.images import known_images
-from respect_core.interaction import SCHEMA_VERSION, InteractionLog, OutcomeColumns, TurnColumns
+from respect_core.interaction import (
+    OUTCOMES_SCHEMA,
+    SCHEMA_VERSION,
+    TURNS_SCHEMA,
+    InteractionLog,
+    outcome_row,
+    turn_rows,
+)
 from respect_core.interaction_log import LOGS, SET_ASIDE, RecordError, new_lines, parse_record
+from respect_core.log_columns import Columns, read_columns
 from respect_core.manifests import Input, Manifest, Part, Partition, partitions, partitions_with, read_manifest
 from respect_core.store import Store
-from respect_core.tables import ROW_GROUP, PartWriter, commit, new_part, part_batches, put_part
+from respect_core.tables import PartWriter, commit, new_part, part_batches, put_part
 
 TURNS, OUTCOMES = "turns", "outcomes"
 LINE_LIMIT = 4 << 20  # bytes; a longer line is set aside without being read into memory
+BLOCK = 2 << 20  # bytes of whole lines that are read as columns; one more line may hang over
+SMALL_BLOCK = 64 << 10  # bytes that are read record by record if not as columns
 
 
 @dataclass(frozen=True)
@@ -133,73 +150,53 @@ def _ids(store: Store, partition: Partition, kept: list[Part]) -> set[str]:
 
 def _export_batch(store: Store, partition: Partition, sizes: dict[str, int], seen: _Seen) -> tuple[Part, Part]:
     """One pass over log objects; stores a part of turns and one of outcomes, both still to be committed."""
-    counts = {"games": 0, "turns": 0, "turns_with_followup": 0, "set_aside": 0}
     inputs: list[Input] = []
     with ExitStack() as stack:
         turns = stack.enter_context(new_part(store, TURNS, partition))
         outcomes = stack.enter_context(new_part(store, OUTCOMES, partition))
         problems = stack.enter_context(new_lines(store, partition.folder(SET_ASIDE)))
-        accepted = stack.enter_context(_Accepted(turns, outcomes))
+        behind = stack.enter_context(_WriteBehind(turns, outcomes))
         for key, file in stack.enter_context(closing(_read_ahead(store, sizes))):
-            digest = hashlib.sha256()
-            for number, line in enumerate(_lines(file, digest), start=1):
-                if line is not None and not line.strip():
-                    continue
-                try:
-                    log = _accept(line, partition, seen)
-                except RecordError as error:
-                    problems.add(error.at(key, f"line {number}").to_json())
-                    counts["set_aside"] += 1
-                    continue
-                accepted.add(log)
-                counts["games"] += 1
-                counts["turns"] += len(log.turns)
-                counts["turns_with_followup"] += len(log.turns) - 1
+            digest, first = hashlib.sha256(), 1
+            for block in _blocks(file, digest):
+                for accepted, refused in _accept(block, first, partition, seen):
+                    behind.write(accepted)
+                    for number, error in refused:
+                        problems.add(error.at(key, f"line {number}").to_json())
+                first += block.count(b"\n")
             inputs.append(Input(key=key, size=sizes[key], sha256=digest.hexdigest()))
-        accepted.finish()
+        behind.finish()
         notes = {"lacking_images": sorted(seen.lacking)} if seen.lacking else {}
         set_aside = {"set_aside": problems.put(partition.folder(SET_ASIDE) + "export-")} if problems.count else {}
-        return (
-            put_part(store, turns, inputs, counts, notes | set_aside),
-            put_part(store, outcomes, inputs, {"games": counts["games"]}),
-        )
+        games = {"games": outcomes.rows}
+        followed = {"turns": turns.rows, "turns_with_followup": turns.rows - outcomes.rows}
+        counts = games | followed | {"set_aside": problems.count}
+        return put_part(store, turns, inputs, counts, notes | set_aside), put_part(store, outcomes, inputs, games)
 
 
-class _Accepted:
-    """Records on their way into both tables, a row group of turns at a time; a thread writes one while the next fills.
-
-    Leave it before the writers are closed.
-    """
+class _WriteBehind:
+    """Writes rows into both tables in a thread, while the caller reads the next. Leave it before the writers close."""
 
     def __init__(self, turns: PartWriter, outcomes: PartWriter) -> None:
         self._turns, self._outcomes = turns, outcomes
-        self._columns = TurnColumns(), OutcomeColumns()
         self._thread = ThreadPoolExecutor(1)
         self._written: Future[None] | None = None
 
-    def add(self, log: InteractionLog) -> None:
-        if self._columns[0].rows + len(log.turns) > ROW_GROUP:
-            self._flush()
-        for columns in self._columns:
-            columns.add(log)
+    def write(self, columns: Columns) -> None:
+        """Returns when what was given before is written."""
+        self.finish()
+        self._written = self._thread.submit(self._write, columns)
 
     def finish(self) -> None:
         """Returns when everything is written."""
-        self._flush()
-        self._flush()
-
-    def _flush(self) -> None:
         if self._written is not None:
             self._written.result()
-        self._written = self._thread.submit(self._write, *self._columns)
-        self._columns = TurnColumns(), OutcomeColumns()
 
-    def _write(self, turns: TurnColumns, outcomes: OutcomeColumns) -> None:
-        if turns.rows:
-            self._turns.add_batch(turns.table())
-            self._outcomes.add_batch(outcomes.table())
+    def _write(self, columns: Columns) -> None:
+        self._turns.add_batch(columns.turns)
+        self._outcomes.add_batch(columns.outcomes)
 
-    def __enter__(self) -> _Accepted:
+    def __enter__(self) -> _WriteBehind:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -232,10 +229,63 @@ def _first(opened: deque[tuple[str, Future[BinaryIO]]]) -> Iterator[tuple[str, B
         yield key, file
 
 
-def _accept(line: bytes | None, partition: Partition, seen: _Seen) -> InteractionLog:
-    """A record that may enter the tables. Raises RecordError."""
-    if line is None:
+def _blocks(file: BinaryIO, digest: hashlib._Hash) -> Iterator[bytes]:
+    """Whole lines, about BLOCK bytes at a time; of a line over the limit the beginning. Every byte is digested."""
+    while block := file.read(BLOCK):
+        block += file.readline(LINE_LIMIT)
+        digest.update(block)
+        while not block.endswith(b"\n") and (rest := file.readline(LINE_LIMIT)):
+            digest.update(rest)
+            if rest.endswith(b"\n"):
+                block += b"\n"
+        yield block
+
+
+def _accept(
+    block: bytes, first: int, partition: Partition, seen: _Seen
+) -> Iterator[tuple[Columns, list[tuple[int, RecordError]]]]:
+    """Rows of the records that may enter the tables, and by number of line why others may not; in order.
+
+    Where a block cannot be read as columns, its halves are tried, and so on: one odd record slows down few others.
+    """
+    columns = read_columns(block, partition, seen.ids, seen.images) if len(block) < LINE_LIMIT else None
+    half = block.find(b"\n", len(block) // 2) + 1
+    if columns is not None:
+        seen.ids.update(columns.outcomes["interaction_id"].to_pylist())
+        yield columns, []
+    elif len(block) > SMALL_BLOCK and 0 < half < len(block):
+        yield from _accept(block[:half], first, partition, seen)
+        yield from _accept(block[half:], first + block.count(b"\n", 0, half), partition, seen)
+    else:
+        yield _by_record(block, first, partition, seen)
+
+
+def _by_record(
+    block: bytes, first: int, partition: Partition, seen: _Seen
+) -> tuple[Columns, list[tuple[int, RecordError]]]:
+    """The same of a block whose lines are read one by one."""
+    turns: list[dict[str, Any]] = []
+    outcomes: list[dict[str, Any]] = []
+    refused: list[tuple[int, RecordError]] = []
+    for number, line in enumerate(io.BytesIO(block), start=first):
+        try:
+            log = _record(line, partition, seen)
+        except RecordError as error:
+            refused.append((number, error))
+            continue
+        if log is not None:
+            turns += turn_rows(log)
+            outcomes.append(outcome_row(log))
+    tables = pa.Table.from_pylist(turns, TURNS_SCHEMA), pa.Table.from_pylist(outcomes, OUTCOMES_SCHEMA)
+    return Columns(*tables), refused
+
+
+def _record(line: bytes, partition: Partition, seen: _Seen) -> InteractionLog | None:
+    """A record that may enter the tables; None for a blank line. Raises RecordError."""
+    if len(line.removesuffix(b"\n")) >= LINE_LIMIT:
         raise RecordError("", f"longer than {LINE_LIMIT} bytes", "write one interaction on each line")
+    if not line.strip():
+        return None
     log = parse_record(line)
     for name, value in zip(partition._fields, partition, strict=True):
         if getattr(log, name) != value:
@@ -256,19 +306,6 @@ def _accept(line: bytes | None, partition: Partition, seen: _Seen) -> Interactio
         )
     seen.ids.add(log.interaction_id)
     return log
-
-
-def _lines(file: BinaryIO, digest: hashlib._Hash) -> Iterator[bytes | None]:
-    """Lines of a log object, None for one over the limit; every byte goes into the digest."""
-    while line := file.readline(LINE_LIMIT):
-        digest.update(line)
-        if len(line) < LINE_LIMIT or line.endswith(b"\n"):
-            yield line
-            continue
-        while (rest := file.readline(LINE_LIMIT)) and not rest.endswith(b"\n"):
-            digest.update(rest)
-        digest.update(rest)
-        yield None
 
 
 def _forget_set_aside(store: Store, partition: Partition, manifest: Manifest) -> None:

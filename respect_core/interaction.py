@@ -215,81 +215,45 @@ TRAINING_SET_SCHEMA = pa.schema(
 )
 
 
-class TurnColumns:
-    """Rows of the `turns` table, gathered column by column from interactions. Reads nothing of `outcome`.
-
-    An interaction can be let go once it is added: the garbage collector's walks through thousands that are kept
-    took longer than all else that an export does.
-    """
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self._games: list[tuple[Any, ...]] = []  # what is the same in all turns of a game, in the order of _OF_GAME
-        self._numbers: list[int] = []  # the game of each turn
-        self._columns: dict[str, list[Any]] = {name: [] for name in TURNS_SCHEMA.names if name not in _OF_GAME}
-
-    def add(self, log: InteractionLog) -> None:
-        """The turns of one interaction."""
-        columns, turns, policy = self._columns, log.turns, log.policy
-        self._numbers += [len(self._games)] * len(turns)
-        self._games.append(
-            (
-                *(log.interaction_id, log.round, log.variant, log.scenario, log.user, log.context),
-                *(policy.name, policy.version, policy.adapter_hash),
-            )
-        )
-        said: list[str | None] = [turn.utterance for turn in turns]
-        columns["turn"] += range(len(turns))
-        columns["state"] += log.states()[:-1]
-        columns["utterance"] += said
-        columns["action"] += [turn.action for turn in turns]
-        columns["probability"] += [turn.probability for turn in turns]
-        columns["follow_up"] += said[1:]
-        columns["follow_up"].append(None)
-        self.rows += len(turns)
-
-    def table(self) -> pa.Table:
-        """What was added, in order."""
-        numbers = pa.array(self._numbers, pa.int32())
-        of_game = zip(*self._games, strict=True) if self._games else [()] * len(_OF_GAME)
-        columns = {
-            name: pa.array(values, TURNS_SCHEMA.field(name).type).take(numbers)
-            for name, values in zip(_OF_GAME, of_game, strict=True)
-        }
-        return pa.table(columns | self._columns, schema=TURNS_SCHEMA)
-
-
-_OF_GAME = (
-    *("interaction_id", "round", "variant", "scenario", "user", "context"),
-    *("policy_name", "policy_version", "adapter_hash"),
-)
-
-
-class OutcomeColumns:
-    """Rows of the `outcomes` table, gathered likewise."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[Any, ...]] = []  # in the order of the schema
-
-    def add(self, log: InteractionLog) -> None:
-        """The row of one interaction."""
-        targets, success = (log.outcome.targets, log.outcome.success) if log.outcome else (None, None)
-        seconds = [turn.seconds for turn in log.turns]
-        keys = log.interaction_id, log.round, log.variant, log.scenario, log.started_at
-        self._rows.append((*keys, len(log.turns), targets, success, seconds))
-
-    def table(self) -> pa.Table:
-        """What was added, in order."""
-        columns = zip(*self._rows, strict=True) if self._rows else [()] * len(OUTCOMES_SCHEMA)
-        return pa.table(dict(zip(OUTCOMES_SCHEMA.names, columns, strict=True)), schema=OUTCOMES_SCHEMA)
-
-
 def turn_rows(log: InteractionLog) -> list[dict[str, Any]]:
     """The rows of the `turns` table for one interaction. Reads nothing of `log.outcome`."""
-    columns = TurnColumns()
-    columns.add(log)
-    rows: list[dict[str, Any]] = columns.table().to_pylist()
-    return rows
+    of_game = {"interaction_id": log.interaction_id, "round": log.round, "variant": log.variant}
+    following = [turn.utterance for turn in log.turns[1:]]
+    return [
+        of_game
+        | {
+            "turn": number,
+            "scenario": log.scenario,
+            "user": log.user,
+            "context": log.context,
+            "state": state,
+            "utterance": turn.utterance,
+            "action": turn.action,
+            "probability": turn.probability,
+            "follow_up": follow_up,
+            "policy_name": log.policy.name,
+            "policy_version": log.policy.version,
+            "adapter_hash": log.policy.adapter_hash,
+        }
+        for number, (turn, state, follow_up) in enumerate(
+            zip(log.turns, log.states()[:-1], [*following, None], strict=True)
+        )
+    ]
+
+
+def outcome_row(log: InteractionLog) -> dict[str, Any]:
+    """The row of the `outcomes` table for one interaction."""
+    return {
+        "interaction_id": log.interaction_id,
+        "round": log.round,
+        "variant": log.variant,
+        "scenario": log.scenario,
+        "started_at": log.started_at,
+        "turns": len(log.turns),
+        "targets": log.outcome and log.outcome.targets,
+        "success": log.outcome and log.outcome.success,
+        "seconds": [turn.seconds for turn in log.turns],
+    }
 
 
 def interactions(rows: Iterable[dict[str, Any]]) -> list[Interaction]:

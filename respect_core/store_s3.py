@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -15,7 +16,14 @@ import boto3
 import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+)
 
 from respect_core.store import Store, StoreError, check_key, missing
 
@@ -92,7 +100,13 @@ class S3Store(Store):
 
     def open(self, key: str) -> BinaryIO:
         full_key = self._key(key)
-        file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, dir=str(self.scratch))  # noqa: SIM115  (returned open)
+        with self.errors(key):
+            answer = self._client.get_object(Bucket=self.bucket, Key=full_key)
+            # What is large, or breaks off, is left to boto's transfer: it fetches parts side by side, and anew.
+            with closing(answer["Body"]) as body, suppress(HTTPClientError, IncompleteReadError):
+                if answer["ContentLength"] <= _IN_MEMORY:
+                    return io.BytesIO(body.read())
+        file = tempfile.TemporaryFile(dir=str(self.scratch))  # noqa: SIM115  (returned open)
         try:
             with self.errors(key):
                 self._client.download_fileobj(self.bucket, full_key, file, Config=self._transfer)

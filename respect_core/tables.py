@@ -38,7 +38,7 @@ from respect_core.manifests import (
     read_manifest,
     table_input,
 )
-from respect_core.store import Store
+from respect_core.store import MissingKeyError, Store
 from respect_core.versions import code_version
 
 __all__ = [
@@ -168,19 +168,12 @@ class PartWriter:
             [field for field in self._full if field.name not in _PARTITIONED_BY], metadata=self._full.metadata
         )
         self._name, self._partition, self._path = name, partition, path
-        self._rows: list[dict[str, Any]] = []
+        self._waiting: list[pa.Table] = []  # less than a row group
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self.rows = 0
 
-    def add(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Append rows with the columns of the table's schema."""
-        self._rows.extend(rows)
-        if len(self._rows) >= ROW_GROUP:
-            self._flush()
-
     def add_batch(self, batch: pa.RecordBatch | pa.Table) -> None:
         """Append a batch. Raises TableError unless it has the table's schema and this partition's round and variant."""
-        self._flush()
         table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
         if sorted(table.column_names) != sorted(self._full.names):
             odd = sorted(set(table.column_names) ^ set(self._full.names)) or ["a repeated column"]
@@ -195,11 +188,19 @@ class PartWriter:
             odd_values = [each for each in table[column].unique().to_pylist() if each != value]
             if odd_values:
                 raise TableError(f"table {self._name!r}: {column} is {odd_values[0]!r} in a row of {self._partition}")
-        self._write(table.select(self._schema.names))
+        for field in self._schema:
+            if not field.nullable and table[field.name].null_count:
+                raise TableError(f"table {self._name!r}: {field.name} is null in a row; every row needs it")
+        if table.num_rows:
+            self._waiting.append(table.select(self._schema.names))
+        self.rows += table.num_rows
+        if sum(each.num_rows for each in self._waiting) >= ROW_GROUP:
+            self._write(whole_groups=True)
 
     def close(self) -> None:
         """Write what is left and the footer."""
-        self._flush()
+        if self._waiting:
+            self._write()
         self._writer.close()
 
     def __enter__(self) -> PartWriter:
@@ -212,17 +213,13 @@ class PartWriter:
             with suppress(pa.ArrowException, OSError):  # releases the file, which is thrown away
                 self._writer.close()
 
-    def _flush(self) -> None:
-        if self._rows:
-            self._write(pa.Table.from_pylist(self._rows, schema=self._schema))
-            self._rows = []
-
-    def _write(self, table: pa.Table) -> None:
-        for field in self._schema:
-            if not field.nullable and table[field.name].null_count:
-                raise TableError(f"table {self._name!r}: {field.name} is null in a row; every row needs it")
-        self._writer.write_table(table, row_group_size=ROW_GROUP)
-        self.rows += table.num_rows
+    def _write(self, whole_groups: bool = False) -> None:
+        """Write what waits, so that the file does not depend on how its rows were batched."""
+        table = pa.concat_tables(self._waiting).combine_chunks()
+        rows = table.num_rows // ROW_GROUP * ROW_GROUP if whole_groups else table.num_rows
+        self._writer.write_table(table.slice(0, rows), row_group_size=ROW_GROUP)
+        self._waiting = [table.slice(rows)] if rows < table.num_rows else []
+        pa.default_memory_pool().release_unused()  # which is scattered over threads, and would grow with the table
 
 
 @contextmanager
@@ -270,8 +267,10 @@ def commit(
         parts=tuple(parts),
         metadata=dict(metadata or {}),
     )
-    folder = partition.folder(name)
-    if not store.exists(folder + MANIFEST) or store.read(folder + MANIFEST) != manifest.to_bytes():
+    folder, stored = partition.folder(name), None
+    with suppress(MissingKeyError):
+        stored = store.read(folder + MANIFEST)
+    if stored != manifest.to_bytes():
         store.put(folder + MANIFEST, manifest.to_bytes())
     for key in set(store.keys(folder + "part-")) - {folder + part.path for part in parts}:
         store.delete(key)

@@ -9,7 +9,7 @@ import pytest
 from samples import IMAGES, game, with_images
 
 from respect_core.export import export
-from respect_core.interaction import Outcome, OutcomeColumns, turn_rows
+from respect_core.interaction import Outcome, outcome_row, turn_rows
 from respect_core.interaction_log import append_logs
 from respect_core.metrics import accurate_clicks, counts, figures, ratio, read_counts
 from respect_core.store import Store
@@ -38,10 +38,7 @@ def test_counts_of_games_by_hand() -> None:
     lost = game("g0", outcome=Outcome(targets=["image-B"], success=False))  # only C off is right: 1 of 4
     unknown = game("g2", outcome=None)
     logs = [won, lost, unknown]
-    outcomes = OutcomeColumns()
-    for log in logs:
-        outcomes.add(log)
-    found = counts([row for log in logs for row in turn_rows(log)], outcomes.table().to_pylist())
+    found = counts([row for log in logs for row in turn_rows(log)], [outcome_row(log) for log in logs])
     assert found.tolist() == [[0, 3, 1, 4], [1, 3, 3, 4]]
 
 

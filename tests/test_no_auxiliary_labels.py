@@ -44,9 +44,12 @@ LEARNING_PATH = [
     "variants",
 ]
 # What knows targets or outcomes: modules, and names of `interaction`.
-KNOWING = {f"respect_core.{name}" for name in ("labels", "metrics", "export", "multiref.game", "multiref.speakers")}
+KNOWING = {
+    f"respect_core.{name}"
+    for name in ("labels", "metrics", "export", "log_columns", "multiref.game", "multiref.speakers")
+}
 KNOWING |= {f"respect_core.interaction.{name}" for name in ("InteractionLog", "Outcome", "OUTCOMES_SCHEMA")}
-KNOWING |= {"respect_core.interaction.OutcomeColumns"}
+KNOWING |= {"respect_core.interaction.outcome_row"}
 
 
 @pytest.mark.parametrize("schema", [TURNS_SCHEMA, FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA], ids=lambda s: str(s.metadata))
