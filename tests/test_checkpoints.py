@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_training import CONFIGS, base, features, toy, validate
 
+from respect_core import gradients, losses
 from respect_core.base import adapter_hash, attach_lora, save_adapter
 from respect_core.checkpoints import HISTORY, ResumeFile
 from respect_core.training import StepRecord, TrainingResult, train
@@ -138,27 +140,29 @@ def test_without_a_resume_file_nothing_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-@pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.parametrize(("most", "passes_before"), [(1, 3), (3, 0)])
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(
-    name: str, most: int, tmp_path: Path, seed_adapter: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    name: str, most: int, passes_before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    """A device that takes `most` games at once, and fails anywhere in a step. Without dropout, whose draws differ."""
+    """A device that takes `most` games at once after some passes: from the start on, or in the middle of a step.
+
+    Without dropout, whose draws differ.
+    """
     config = replace(CONFIGS[name], micro_batch_interactions=8, batch_turns=18, max_steps=4, checkpoint_every=2)
     asked = toy(12, negatives=config.objective is not Objective.FFT)
 
+    lora = LoraConfig(dropout=0.0)
+    save_adapter(attach_lora(base(), lora, seed=7), tmp_path / "start")
+
     def run(folder: str) -> TrainingResult:
-        start = seed_adapter if config.from_previous_adapter else None
-        lora, out = LoraConfig(dropout=0.0), tmp_path / folder
-        return train(base(), asked, None, config, lora, 0, out, features=features(), init_adapter=start)
+        start = tmp_path / "start" if config.from_previous_adapter else None
+        return train(base(), asked, None, config, lora, 0, tmp_path / folder, features=features(), init_adapter=start)
 
     whole = run("whole")
-    from respect_core import gradients, losses
-
     real, passes = gradients.score, itertools.count()
 
     def limited(model: Any, batch: Any, *args: Any, **options: Any) -> Any:
-        # References and the first step find room; then somebody else takes it.
-        if next(passes) > 6 and batch.input_ids.shape[0] > most:
+        if next(passes) >= passes_before and batch.input_ids.shape[0] > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore advice")
         return real(model, batch, *args, **options)
 
@@ -188,6 +192,4 @@ def test_a_single_game_that_does_not_fit_is_an_error(tmp_path: Path, monkeypatch
 
 
 def _weights(adapter: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
     return load_file(adapter / "adapter_model.safetensors")
