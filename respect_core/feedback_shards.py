@@ -31,7 +31,7 @@ from respect_core.variants import DecoderKind
 from respect_core.versions import code_version
 
 SHARDS = "feedback_shards"
-TURNS = 4096
+TURNS = 2048
 """Turns of a shard. Prompts that several shards share are scored in each; docs/failures.md says what that costs."""
 
 Row = Mapping[str, Any]
