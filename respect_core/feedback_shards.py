@@ -74,15 +74,8 @@ def decode_partition(
     source, total = manifests.table_input(store, "turns", *partition), _turns(store, partition)
     result, done, keys = Decoded(), 0, []
     for turns in shards(_rows(store, partition), turns_per_shard):
-        before = done
-
-        def report(prompts: int, of: int, before: int = before, size: int = len(turns)) -> None:
-            if progress is not None:
-                progress(before + size * prompts // of, total)
-
-        key = f"{partition.folder(SHARDS)}{_hash(decoder, turns)}.parquet"
-        result += _shard(store, key, decoder, turns, report)
-        keys.append(key)
+        keys.append(f"{partition.folder(SHARDS)}{_hash(decoder, turns)}.parquet")
+        result += _shard(store, keys[-1], decoder, turns, _within(progress, done, len(turns), total))
         done += len(turns)
         if progress is not None:
             progress(done, total)
@@ -111,7 +104,14 @@ def shards(rows: Iterable[Row], turns: int) -> Iterator[list[Row]]:
         yield shard
 
 
-def _shard(store: Store, key: str, decoder: FeedbackDecoder, turns: list[Row], progress: Progress) -> Decoded:
+def _within(progress: Progress | None, before: int, turns: int, total: int) -> Progress | None:
+    """From prompts done in a shard to turns done in the partition."""
+    if progress is None:
+        return None
+    return lambda prompts, of: progress(before + turns * prompts // of, total)
+
+
+def _shard(store: Store, key: str, decoder: FeedbackDecoder, turns: list[Row], progress: Progress | None) -> Decoded:
     """See to it that a shard is stored."""
     if store.exists(key):
         found = _read(store, key).num_rows // len(DecoderKind)

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -190,14 +191,9 @@ def decode(spec: DecodeSpec) -> dict[str, Any]:
     store, decoder = spec.workspace.open(), feedback.FeedbackDecoder(feedback.named(spec.profile.feedback_decoder))
     total = feedback_shards.Decoded()
     for partition in spec.partitions:
-        name = f"round {partition.round}, {partition.variant}"
+        progress = partial(report, note=f"round {partition.round}, {partition.variant}")
         total += feedback_shards.decode_partition(
-            store,
-            partition,
-            decoder,
-            spec.identity,
-            spec.turns_per_shard,
-            lambda done, turns, name=name: report(done, turns, name),  # type: ignore[misc]  # mypy cannot infer it
+            store, partition, decoder, spec.identity, spec.turns_per_shard, progress
         )
     scored = total.turns - total.found
     return {"turns": total.turns, "found": total.found, "turns_per_second": scored / total.seconds if scored else None}
