@@ -25,6 +25,7 @@ from torch import Tensor
 from respect_core import local_models, prompts
 from respect_core.label_scoring import LabelScorer, Progress
 from respect_core.local_models import Dtype, LocalModel, ModelNotFound
+from respect_core.memory import fitting
 from respect_core.prompts import NEGATIVE, NEUTRAL, POSITIVE, Exchange, Kind, Prompt
 
 LONGEST = 1000  # characters of an utterance that the decoder reads
@@ -74,6 +75,12 @@ class DecoderConfig:
 
     def thresholds(self, kind: Kind) -> Thresholds:
         return self.binary_thresholds if kind == "binary" else self.ternary_thresholds
+
+
+def named(name: str) -> DecoderConfig:
+    """The decoder that a profile names: one of the functions below."""
+    config: DecoderConfig = {"idefics2_8b": idefics2_8b, "smollm2": smollm2}[name]()
+    return config
 
 
 def idefics2_8b() -> DecoderConfig:
@@ -132,6 +139,8 @@ class FeedbackDecoder:
     ) -> list[dict[str, Any]]:
         """Rows of the feedback table, kind by kind, for the turns that have a follow-up, in the order given.
 
+        Where the device runs out of memory, passes have half as many tokens from then on.
+
         Args:
             rows: rows of a turns table, in any order, whole interactions: the turn before each is looked up here.
             progress: called with distinct prompts done and distinct prompts in all, over both kinds where their
@@ -140,6 +149,7 @@ class FeedbackDecoder:
         Raises:
             ValueError: two rows for one turn; a turn whose predecessor is absent.
             LabelError: the model's tokenizer cannot tell the label words apart.
+            torch.OutOfMemoryError: the device has not even the memory for one prompt.
         """
         pairs = list(exchanges(rows))
         decoded = []
@@ -162,10 +172,18 @@ class FeedbackDecoder:
             texts = [self._render(prompt, each) for each in found]
             key = (*words, *texts)
             if key not in scored:
-                samples = [self._render(prompt, each) for each in _UNLIKE]
-                scored[key] = self.scorer.score(texts, words, samples, progress)
+                scored[key] = self._fitting(texts, words, [self._render(prompt, each) for each in _UNLIKE], progress)
             result.append(scored[key])
         return result
+
+    def _fitting(self, texts: list[str], words: list[str], samples: list[str], progress: Progress | None) -> Tensor:
+        """[N, words], in passes that the device has the memory for."""
+
+        def score(token_budget: int) -> Tensor:
+            self.scorer.token_budget = token_budget
+            return self.scorer.score(texts, words, samples, progress)
+
+        return fitting(score, self.scorer.token_budget, "tokens")[0]
 
     def _render(self, prompt: Prompt, exchange: Exchange) -> str:
         text = prompt.text(exchange)

@@ -33,7 +33,7 @@ SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-class ModelNotFound(RuntimeError):
+class ModelNotFound(LookupError):
     """A model that is not on this machine. The message names it and says what to do."""
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from respect_core import actions, objectives
 from respect_core.chat import chat
@@ -101,13 +102,35 @@ def references(
     return scored | logged
 
 
-def turn_losses(scores: SpanScores, games: Mapping[str, Game], config: TrainingConfig, reference: References) -> Tensor:
+def reference_point(scored: Sequence[SpanScores], config: TrainingConfig, reference: References) -> Tensor:
+    """KTO's z0 over the alternatives of one or more passes, without gradient; a scalar."""
+    longest = max(scores.logp.shape[1] for scores in scored)
+    logp, mask, references_A = [], [], []
+    for scores in scored:
+        others = [n for n, key in enumerate(scores.keys) if key.alternative]
+        more = (0, longest - scores.logp.shape[1])
+        logp.append(pad(scores.logp[others], more))
+        mask.append(pad(scores.mask[others], more))
+        references_A += [reference[scores.keys[n]] for n in others]
+    logp_AS, mask_AS = torch.cat(logp), torch.cat(mask)
+    reference_A = logp_AS.new_tensor(references_A)
+    return objectives.kto_kl(logp_AS, mask_AS, reference_A, length_normalised=config.length_normalised)
+
+
+def turn_losses(
+    scores: SpanScores,
+    games: Mapping[str, Game],
+    config: TrainingConfig,
+    reference: References,
+    z0: Tensor | None = None,
+) -> Tensor:
     """Loss of each kept turn of a micro-batch, entropy term included, [K].
 
     Args:
         scores: of the micro-batch, with entropy and mean log-probability where the configuration weighs them.
         games: the batch's games by interaction id.
         reference: from `references`; empty but for KTO.
+        z0: KTO's, where these scores are a part of the micro-batch; else it is theirs.
     """
     kept = [n for n, key in enumerate(scores.keys) if not key.alternative]
     labels = [games[scores.keys[n].interaction_id].labels[scores.keys[n].turn] for n in kept]
@@ -126,17 +149,13 @@ def turn_losses(scores: SpanScores, games: Mapping[str, Game], config: TrainingC
         reward_K = objectives.rewards(labels_K, config.negative_reward)
         loss_K = objectives.rl_loss(logp_KS, mask_KS, reward_K, p_K, floor=config.propensity_floor, **options)
     else:
-        others = [n for n, key in enumerate(scores.keys) if key.alternative]
-        reference_N = logp_KS.new_tensor([reference[key] for key in scores.keys])
-        kl = objectives.kto_kl(
-            scores.logp[others], scores.mask[others], reference_N[others], length_normalised=config.length_normalised
-        )
+        reference_K = logp_KS.new_tensor([reference[scores.keys[n]] for n in kept])
         loss_K = objectives.kto_loss(
             logp_KS,
             mask_KS,
-            reference_N[kept],
+            reference_K,
             labels_K > 0,
-            kl,
+            reference_point([scores], config, reference) if z0 is None else z0,
             beta=config.kto_beta,
             desirable=config.kto_desirable,
             undesirable=config.kto_undesirable,

@@ -13,61 +13,29 @@ generators are left as they were found.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from respect_core import objectives
 from respect_core.base import Base, attach_lora, load_adapter, save_adapter
-from respect_core.chat import chat
+from respect_core.checkpoints import Checkpoint, History, ResumeFile, StepRecord, capture, restore, trainable
 from respect_core.features import VisionFeatures
-from respect_core.losses import References, encode_game, length, micro_batches, references, turn_losses
-from respect_core.packing import collate, score
+from respect_core.gradients import TrainingError, find_references, leave_gradient
 from respect_core.sampling import Batch, Example, plan_epoch, require_probability
-from respect_core.variants import LoraConfig, Objective, TrainingConfig
+from respect_core.variants import LoraConfig, TrainingConfig
 
-Progress = Callable[[int, int, float], None]
-"""Called after each step with step (from 1), steps in all, and loss."""
+__all__ = ["Checkpoint", "StepRecord", "TrainingError", "TrainingResult", "train"]
+
+Progress = Callable[[StepRecord, int], None]
+"""Called after each step with its record, and with steps in all."""
 Validate = Callable[[Any], Mapping[str, float]]
 """Figures of a model on a validation set, `exact_match` among them; the model is in evaluation mode."""
-
-HISTORY = "history.jsonl"
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on. The message names the step, what was wrong and the interactions it happened on."""
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One optimizer step."""
-
-    step: int  # from 1
-    epoch: int  # from 0
-    loss: float  # mean over the batch's turns
-    learning_rate: float
-    grad_norm: float  # before clipping
-    positives: int
-    negatives: int
-    tokens: int  # real ones, of all forward passes
-    padded_tokens: int  # with padding
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """An adapter on the way, with its validation figures; none where there was nothing to validate on."""
-
-    step: int
-    epoch: int
-    adapter: Path
-    validation: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -108,6 +76,7 @@ def train(
     *,
     features: VisionFeatures,
     init_adapter: Path | None = None,
+    resume: ResumeFile | None = None,
     progress: Progress | None = None,
 ) -> TrainingResult:
     """Train an adapter; its checkpoints go to `out_dir/step-000030/`, a record of each step to `history.jsonl`.
@@ -121,8 +90,11 @@ def train(
         features: of the same base.
         init_adapter: where training goes on from, if `config` says that it does (in the paper KTO alone, section 5):
             the previous round's adapter, or the seed policy's.
+        resume: where resume points go, and where training goes on from if there is one. The last is written at the
+            end and stays: it is the caller's to delete, once the result is safe.
 
     Raises:
+        torch.OutOfMemoryError: the device has not even the memory for one interaction at once.
         ValueError: nothing to learn from, or `init_adapter` where the configuration starts from scratch, or none
             where it goes on from one, or RL without p.
         TrainingError: loss or gradient is not finite.
@@ -136,40 +108,35 @@ def train(
     if not plan:
         raise ValueError(f"nothing to train on: {len(examples)} games, and no positive turn in them")
     out_dir.mkdir(parents=True, exist_ok=True)
-    history: list[StepRecord] = []
-    checkpoints: list[Checkpoint] = []
-    seconds = 0.0
-    with isolated(seed, base.device), (out_dir / HISTORY).open("w") as log:
-
-        def write(record: Mapping[str, Any]) -> None:
-            log.write(json.dumps(record) + "\n")
-            log.flush()
-
+    with isolated(seed, base.device):
         model = load_adapter(base, init_adapter, trainable=True) if init_adapter else attach_lora(base, lora, seed=seed)
-        reference: References = {}
-        if config.objective is Objective.KTO:
-            reference = references(model, examples, base.processor, features, config)
+        reference, size = find_references(base, model, examples, config, features)
         optimizer = make_optimizer(model, config)
+        point, history, seconds = resume.load() if resume else None, History(out_dir), 0.0
+        if point is not None:
+            restore(point, model, optimizer, base.device)
+            history, seconds, size = History(out_dir, point.history), point.seconds, point.micro_batch
         model.train()
-        for step, (epoch, batch) in enumerate(plan):
+        for step, (epoch, batch) in list(enumerate(plan))[len(history.steps) :]:
             started = time.perf_counter()
             rate = learning_rate(config, step, len(plan))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            figures = _accumulate(base, model, batch, config, features, reference, step + 1)
+            figures, size = leave_gradient(base, model, batch, config, features, reference, step + 1, size)
             optimizer.step()
             optimizer.zero_grad()
             seconds += time.perf_counter() - started
-            history.append(StepRecord(step + 1, epoch, learning_rate=rate, **figures))
-            write(asdict(history[-1]))
+            history.add_step(StepRecord(step + 1, epoch, learning_rate=rate, micro_batch=size, **figures))
             if progress is not None:
-                progress(step + 1, len(plan), history[-1].loss)
-            if _due(plan, step, config):
+                progress(history.steps[-1], len(plan))
+            due = _due(plan, step, config)
+            if due:
                 adapter = out_dir / f"step-{step + 1:06}"
                 save_adapter(model, adapter)
-                checkpoints.append(Checkpoint(step + 1, epoch, adapter, _validated(validate, model, base.device)))
-                write({"step": step + 1, "checkpoint": adapter.name, **checkpoints[-1].validation})
-    return TrainingResult(tuple(history), tuple(checkpoints), seconds)
+                history.add_checkpoint(adapter.name, _validated(validate, model, base.device))
+            if resume is not None and (due or (step + 1) % resume.every == 0):
+                resume.save(capture(history, seconds, size, model, optimizer, base.device))
+    return TrainingResult(tuple(history.steps), tuple(history.checkpoints), seconds)
 
 
 def plan_steps(examples: Sequence[Example], config: TrainingConfig, seed: int) -> list[tuple[int, Batch]]:
@@ -201,52 +168,10 @@ def _validated(validate: Validate | None, model: Any, device: torch.device) -> d
     return figures
 
 
-def _accumulate(
-    base: Base,
-    model: Any,
-    batch: Batch,
-    config: TrainingConfig,
-    features: VisionFeatures,
-    reference: References,
-    step: int,
-) -> dict[str, Any]:
-    """Leave the clipped gradient of a batch in the model's parameters; what a StepRecord says of it."""
-    games = {game.interaction.interaction_id: game for game in batch.games}
-    rows = [encode_game(game, base.processor, config) for game in batch.games]
-    total, tokens, padded = 0.0, 0, 0
-    for micro in micro_batches(rows, config.micro_batch_interactions):
-        packed = collate(micro, chat(base.processor).pad_id)
-        scores = score(
-            model,
-            packed,
-            features,
-            with_entropy=config.entropy_weight != 0,
-            with_mean=config.label_smoothing != 0,
-        )
-        loss = objectives.batch_loss(turn_losses(scores, games, config, reference), turns=batch.turns)
-        value = loss.item()
-        if not math.isfinite(value):
-            names = ", ".join(row.interaction_id for row in micro)
-            raise TrainingError(
-                f"step {step}: the loss is {value} on {names}; lower the learning rate or leave them out"
-            )
-        loss.backward()
-        total += value
-        tokens += sum(length(row) for row in micro)
-        padded += packed.input_ids.numel()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
-    if not math.isfinite(norm):
-        raise TrainingError(f"step {step}: the gradient is {norm} on {', '.join(games)}; lower the learning rate")
-    counts = {"positives": batch.count(1), "negatives": batch.count(-1)}
-    return {"loss": total, "grad_norm": norm, "tokens": tokens, "padded_tokens": padded} | counts
-
-
 def make_optimizer(model: Any, config: TrainingConfig) -> torch.optim.Optimizer:
     """Table 1's optimizer over the trainable weights; the rate is set before each step."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     make = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.RMSprop
-    return make(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return make(trainable(model).values(), lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:

@@ -2,57 +2,57 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from respect_core import decoder_eval, feedback, manifests, tables
-from respect_core.feedback import DecoderConfig, FeedbackDecoder
-from respect_core.interaction import FEEDBACK_SCHEMA
+from respect_core import decoder_eval, feedback, feedback_shards, manifests, tables
+from respect_core.feedback import DecoderConfig
 from respect_core.labels import TurnKey, target_labels
 from respect_core.manifests import Partition
 from respect_core.store import Store
 from respect_core.variants import DecoderKind, Profile
-from tasks import progress
+from respect_core.versions import code_version
+from tasks import process, progress
 from tasks.references import DecoderFigures, FeedbackRef
-from tasks.retries import if_transient
+from tasks.retries import PATIENT
+from tasks.worker import DecodeSpec
 from tasks.workspace import Workspace
 
+_AUDITED = ["interaction_id", "turn", "decoder", "label", "score", "low_margin", "thresholds"]
 
-@task(
-    name="decode",
-    task_run_name="decode round {round}",
-    retries=1,
-    retry_delay_seconds=10,
-    retry_condition_fn=if_transient,
-    cache_policy=NO_CACHE,
-)
-def decode_feedback(workspace: Workspace, profile: Profile, round: int) -> FeedbackRef:
+
+@task(name="decode", task_run_name="decode round {round}", **PATIENT, cache_policy=NO_CACHE)
+def decode_feedback(
+    workspace: Workspace, profile: Profile, round: int, turns_per_shard: int = feedback_shards.TURNS
+) -> FeedbackRef:
     """Decode every turn of the rounds up to `round` that has a follow-up and is not decoded yet; audit `round`.
 
-    A partition is decoded anew when its turns or the decoder changed.
+    A partition is decoded anew when its turns or the decoder changed. One that was being decoded when its worker or
+    this process was killed goes on behind its last finished shard.
+
+    Raises:
+        WorkerFailed: decoding ended with an error; the message has the end of its log.
     """
-    started, store, config = time.monotonic(), workspace.open(), decoder_config(profile)
+    started, store = time.monotonic(), workspace.open()
     turns = [part for part in manifests.partitions(store, "turns") if part.round <= round]
-    identity = decoder_identity(config)
+    identity = decoder_identity(decoder_config(profile))
     outdated = [part for part in turns if not _is_current(store, part, identity)]
-    speed = _decode(store, outdated, config, identity) if outdated else None
-    rows = tables.read_table(store, "feedback", [round]).to_pylist()
-    actual = target_labels(store, [round])
-    figures = {kind.value: audit(rows, kind, actual, speed) for kind in DecoderKind}
+    speed = _decode(workspace, profile, round, outdated, identity, turns_per_shard) if outdated else None
+    batches = tables.iter_batches(store, "feedback", [round], columns=_AUDITED)
+    rows = (row for batch in batches for row in batch.to_pylist())
+    figures = audit(rows, target_labels(store, [round]), speed)
     return FeedbackRef(round=round, decoders=figures, seconds=time.monotonic() - started)
 
 
 def decoder_config(profile: Profile) -> DecoderConfig:
-    """The profile's decoder, by the name of its function in respect_core.feedback."""
-    config: DecoderConfig = getattr(feedback, profile.feedback_decoder)()
-    return config
+    return feedback.named(profile.feedback_decoder)
 
 
 def decoder_identity(config: DecoderConfig) -> dict[str, str]:
@@ -65,25 +65,33 @@ def decoder_identity(config: DecoderConfig) -> dict[str, str]:
 
 
 def audit(
-    rows: Sequence[Mapping[str, Any]], kind: DecoderKind, actual: Mapping[TurnKey, int], speed: float | None
-) -> DecoderFigures:
-    """Counts of one decoder's labels, and how they fit the labels derived from targets, where there are targets."""
-    mine = [row for row in rows if row["decoder"] == kind]
-    counts = Counter(row["label"] for row in mine)
-    known = any((row["interaction_id"], row["turn"]) in actual for row in mine)
-    found = decoder_eval.evaluate(mine, actual, kind) if known else None
-    return DecoderFigures(
-        positive=counts[1],
-        neutral=counts[0],
-        negative=counts[-1],
-        low_margin=sum(row["low_margin"] for row in mine),
-        confusion=found.confusion if found else None,
-        precision=found.at_shipped.precision if found else None,
-        recall=found.at_shipped.recall if found else None,
-        cross_validated=asdict(found.cross_validated) if found else None,
-        auc=found.auc if found else None,
-        turns_per_second=speed,
-    )
+    rows: Iterable[Mapping[str, Any]], actual: Mapping[TurnKey, int], speed: float | None
+) -> dict[str, DecoderFigures]:
+    """Counts of each decoder's labels, and how they fit the labels derived from targets, where there are targets."""
+    labels, low_margin = Counter[tuple[str, int]](), Counter[str]()
+    known: dict[str, list[Mapping[str, Any]]] = {kind: [] for kind in DecoderKind}
+    for row in rows:
+        labels[row["decoder"], row["label"]] += 1
+        low_margin[row["decoder"]] += row["low_margin"]
+        if (row["interaction_id"], row["turn"]) in actual:
+            known[row["decoder"]].append(row)
+    found = {kind: decoder_eval.evaluate(mine, actual, kind) if mine else None for kind, mine in known.items()}
+    return {
+        kind.value: DecoderFigures(
+            positive=labels[kind, 1],
+            neutral=labels[kind, 0],
+            negative=labels[kind, -1],
+            low_margin=low_margin[kind],
+            confusion=fit.confusion if fit else None,
+            precision=fit.at_shipped.precision if fit else None,
+            recall=fit.at_shipped.recall if fit else None,
+            cross_validated=asdict(fit.cross_validated) if fit else None,
+            auc=fit.auc if fit else None,
+            turns_per_second=speed,
+        )
+        for kind in DecoderKind
+        for fit in [found[kind]]
+    }
 
 
 def _is_current(store: Store, partition: Partition, identity: Mapping[str, str]) -> bool:
@@ -95,22 +103,25 @@ def _is_current(store: Store, partition: Partition, identity: Mapping[str, str])
     )
 
 
-def _decode(store: Store, outdated: Sequence[Partition], config: DecoderConfig, identity: Mapping[str, str]) -> float:
-    """Decode partitions and write their tables; returns turns per second, without loading the model."""
-    decoder, turns, seconds = FeedbackDecoder(config), 0, 0.0
-    for partition in outdated:
-        rows = tables.read_table(store, "turns", [partition.round], [partition.variant]).to_pylist()
-        with progress.bar(f"decode round {partition.round}, {partition.variant}") as bar:
-            started = time.monotonic()
-            decoded = decoder.decode(rows, progress=bar.update)
-            seconds += time.monotonic() - started
-        turns += len(decoded) // len(DecoderKind)  # both kinds of every turn
-        tables.write_partition(
-            store,
-            "feedback",
-            *partition,
-            pa.Table.from_pylist(decoded, schema=FEEDBACK_SCHEMA),
-            inputs=[manifests.table_input(store, "turns", *partition)],
-            metadata={"decoder": dict(identity)},
-        )
-    return turns / seconds
+def _decode(
+    workspace: Workspace,
+    profile: Profile,
+    round: int,
+    outdated: Sequence[Partition],
+    identity: Mapping[str, str],
+    turns_per_shard: int,
+) -> float | None:
+    """Decode partitions in a worker; returns turns per second, without loading the model, of what was left to do."""
+    spec = DecodeSpec(
+        workspace=workspace,
+        profile=profile,
+        code_version=code_version(),
+        partitions=list(outdated),
+        identity=dict(identity),
+        turns_per_shard=turns_per_shard,
+    )
+    directory = workspace.scratch / f"round={round}" / "decode"
+    with progress.bar(f"decode round {round}") as bar:
+        result = json.loads(process.run(spec, directory, bar.update, all_cores=True, again=True).read_text())
+    speed: float | None = result["turns_per_second"]
+    return speed

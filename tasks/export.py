@@ -10,18 +10,11 @@ from prefect.cache_policies import NO_CACHE
 from respect_core import export
 from tasks import progress
 from tasks.references import ExportedRef
-from tasks.retries import if_transient
+from tasks.retries import PATIENT
 from tasks.workspace import Workspace
 
 
-@task(
-    name="export",
-    task_run_name="export round {round}",
-    retries=2,
-    retry_delay_seconds=[5, 30],
-    retry_condition_fn=if_transient,
-    cache_policy=NO_CACHE,
-)
+@task(name="export", task_run_name="export round {round}", **PATIENT, cache_policy=NO_CACHE)
 def export_interactions(workspace: Workspace, round: int) -> ExportedRef:
     """Export what is new in a round. Broken records are set aside and counted; the rest goes on.
 

@@ -7,10 +7,11 @@ from prefect.cache_policies import NO_CACHE
 
 from respect_core.variants import Profile
 from tasks import game_sets, progress
+from tasks.retries import PATIENT
 from tasks.workspace import Workspace
 
 
-@task(name="prepare game sets", cache_policy=NO_CACHE)
+@task(name="prepare game sets", **PATIENT, cache_policy=NO_CACHE)
 def prepare_game_sets(workspace: Workspace, profile: Profile, validation: str) -> None:
     """See to it that D0 and the validation set are in the store.
 

@@ -11,6 +11,7 @@ from respect_core.variants import HH, Profile
 from respect_core.versions import code_version
 from tasks import process, progress, registry
 from tasks.references import PlayedRef, RegisteredRef
+from tasks.retries import PATIENT
 from tasks.worker import PlayResult, PlaySpec
 from tasks.workspace import Workspace
 
@@ -18,13 +19,13 @@ _FIXED_SET = 20_000
 """Seed of the contexts that every policy replays; no round plays on it."""
 
 
-@task(name="play", task_run_name="play round {round} {policy.variant}", cache_policy=NO_CACHE)
+@task(name="play", task_run_name="play round {round} {policy.variant}", **PATIENT, cache_policy=NO_CACHE)
 def play_games(workspace: Workspace, profile: Profile, policy: RegisteredRef, round: int, games: int) -> PlayedRef:
     """Deploy a policy for a round: its games are appended to the interaction log."""
     return _play(workspace, profile, policy, round, games, contexts_seed=round, seed=round, log=True)
 
 
-@task(name="deploy", task_run_name="play round {round} {policy.variant}", cache_policy=NO_CACHE)
+@task(name="deploy", task_run_name="play round {round} {policy.variant}", **PATIENT, cache_policy=NO_CACHE)
 def play_in_study(
     workspace: Workspace, profile: Profile, policy: RegisteredRef, round: int, games: int, study_seed: int
 ) -> PlayedRef:
@@ -36,7 +37,7 @@ def play_in_study(
     return _play(workspace, profile, policy, round, games, contexts_seed=contexts, seed=own, log=True)
 
 
-@task(name="people play", task_run_name="play round {round} hh", cache_policy=NO_CACHE)
+@task(name="people play", task_run_name="play round {round} hh", **PATIENT, cache_policy=NO_CACHE)
 def play_people(workspace: Workspace, round: int, games: int, study_seed: int) -> None:
     """Human-human games (HH) on the contexts that the policies of the round play: appended to the log."""
     from tasks import simulation
@@ -46,7 +47,7 @@ def play_people(workspace: Workspace, round: int, games: int, study_seed: int) -
     append_logs(store, logs, f"people-{study_seed}-{games}")
 
 
-@task(name="replay", task_run_name="replay {policy.variant}", cache_policy=NO_CACHE)
+@task(name="replay", task_run_name="replay {policy.variant}", **PATIENT, cache_policy=NO_CACHE)
 def replay_fixed_games(
     workspace: Workspace, profile: Profile, policy: RegisteredRef, round: int, games: int
 ) -> PlayedRef | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Condition, Lock
 
 from pydantic import BaseModel
 
@@ -23,8 +23,16 @@ ProgressCallback = Callable[[int, int, str], None]
 """done, total, note."""
 
 
+REFUSED = os.EX_DATAERR
+"""Exit code of a worker whose next try would end the same way."""
+
+
 class WorkerFailed(RuntimeError):
     """The process ended without a result; the message carries the end of its log."""
+
+
+class WorkerRefused(WorkerFailed, ValueError):
+    """It did because of what it was given, not because of where it ran: another try would end the same way."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +42,33 @@ class Slot:
     environment: dict[str, str]
 
 
+class _Slots:
+    """The shares there are. Who waits for several is not overtaken by those who want one."""
+
+    def __init__(self, slots: list[Slot]) -> None:
+        self._free, self._turn, self._changed = slots, Lock(), Condition()
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[list[Slot]]:
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: len(self._free) >= count)
+            taken, self._free = self._free[:count], self._free[count:]
+        try:
+            yield taken
+        finally:
+            with self._changed:
+                self._free += taken
+                self._changed.notify()
+
+
 @cache
-def _slots() -> queue.SimpleQueue[Slot]:
+def _slots() -> _Slots:
     import torch
 
-    slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
-    for number in range(parallel_workers()):
-        if torch.cuda.is_available():
-            slots.put(Slot({"CUDA_VISIBLE_DEVICES": str(number)}))
-        else:
-            # One thread each: on small models two processes of one thread outrun one process of two.
-            slots.put(Slot({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}))
-    return slots
+    if torch.cuda.is_available():
+        return _Slots([Slot({"CUDA_VISIBLE_DEVICES": str(number)}) for number in range(parallel_workers())])
+    # One thread each: on small models two processes of one thread outrun one process of two.
+    return _Slots([Slot({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"})] * parallel_workers())
 
 
 @cache
@@ -57,15 +80,18 @@ def parallel_workers() -> int:
 
 
 @contextmanager
-def _slot() -> Iterator[Slot]:
-    slot = _slots().get()
-    try:
-        yield slot
-    finally:
-        _slots().put(slot)
+def _share(all_cores: bool) -> Iterator[dict[str, str]]:
+    """Environment of a worker with one slot; or, where there are no devices, with every core."""
+    import torch
+
+    whole = all_cores and not torch.cuda.is_available()
+    with _slots().taken(parallel_workers() if whole else 1) as slots:
+        yield {} if whole else slots[0].environment
 
 
-def run(spec: BaseModel, directory: Path, progress: ProgressCallback) -> Path:
+def run(
+    spec: BaseModel, directory: Path, progress: ProgressCallback, *, all_cores: bool = False, again: bool = False
+) -> Path:
     """Run `python -m tasks.worker` on a specification, when a slot is free, and return its result file.
 
     Args:
@@ -73,25 +99,29 @@ def run(spec: BaseModel, directory: Path, progress: ProgressCallback) -> Path:
         directory: gets spec.json, worker.log and result.json. Where it holds the result of the very same
             specification (data hash and code version are in it), that is returned and nothing runs.
         progress: called with (done, total, note) as the worker reports.
+        all_cores: for work that cannot be cut into several workers: wait for the whole machine. Where there are
+            devices, one of them is enough.
+        again: run even where the result is there, because what matters was stored elsewhere.
 
     Raises:
-        WorkerFailed: it ended with an error.
+        WorkerRefused: it ended with an error that another try would not cure.
+        WorkerFailed: it ended with another error, or was killed.
     """
     directory.mkdir(parents=True, exist_ok=True)
     spec_file, log_file, result = (directory / name for name in ("spec.json", "worker.log", "result.json"))
     text = spec.model_dump_json(indent=2)
-    if result.exists() and spec_file.exists() and spec_file.read_text() == text:
+    if not again and result.exists() and spec_file.exists() and spec_file.read_text() == text:
         return result
     result.unlink(missing_ok=True)
     spec_file.write_text(text)
-    with _slot() as slot, log_file.open("w") as log:
+    with _share(all_cores) as environment, log_file.open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tasks.worker", str(spec_file)],
             stdin=subprocess.PIPE,  # never written to: it closes when this process ends, and the worker with it
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env={**os.environ, **slot.environment},
+            env={**os.environ, **environment},
         )
         assert process.stdout is not None
         try:
@@ -108,5 +138,6 @@ def run(spec: BaseModel, directory: Path, progress: ProgressCallback) -> Path:
             raise
     if code != 0 or not result.exists():
         tail = "\n".join(log_file.read_text().splitlines()[-15:])
-        raise WorkerFailed(f"worker for {spec_file} ended with exit code {code}; the end of {log_file}:\n{tail}")
+        failure = WorkerRefused if code == REFUSED else WorkerFailed
+        raise failure(f"worker for {spec_file} ended with exit code {code}; the end of {log_file}:\n{tail}")
     return result

@@ -16,11 +16,12 @@ from respect_core.variants import Objective, Profile, Propensity, Variant
 from respect_core.versions import code_version
 from tasks import process, progress, registry
 from tasks.references import PropensityRef, RegisteredRef
+from tasks.retries import PATIENT
 from tasks.worker import PropensitySpec
 from tasks.workspace import Workspace
 
 
-@task(name="propensities", task_run_name="propensities up to round {round}", cache_policy=NO_CACHE)
+@task(name="propensities", task_run_name="propensities up to round {round}", **PATIENT, cache_policy=NO_CACHE)
 def fill_propensities(
     workspace: Workspace, profile: Profile, round: int, variants: Sequence[Variant], seed: RegisteredRef
 ) -> list[PropensityRef]:

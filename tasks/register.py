@@ -18,12 +18,12 @@ from pydantic import TypeAdapter
 from respect_core.variants import SEED, Profile
 from tasks import registry
 from tasks.references import ExportedRef, RegisteredRef, SelectedRef, TrainingSetRef
-from tasks.retries import if_transient
+from tasks.retries import PATIENT
 from tasks.train import settings
 from tasks.workspace import Workspace
 
 
-@task(name="open round", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+@task(name="open round", **PATIENT, cache_policy=NO_CACHE)
 def open_round(
     workspace: Workspace, round: int, profile: Profile, exported: ExportedRef, study_run: str | None = None
 ) -> str:
@@ -46,21 +46,14 @@ def open_round(
     return run_id
 
 
-@task(name="close round", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+@task(name="close round", **PATIENT, cache_policy=NO_CACHE)
 def close_round(workspace: Workspace, run_id: str, failed: Mapping[str, str]) -> None:
     """End the parent run, as failed where a variant did."""
     registry.log(workspace, run_id, tags={f"failed.{variant}": reason[:400] for variant, reason in failed.items()})
     registry.end_run(workspace, run_id, failed=bool(failed))
 
 
-@task(
-    name="register",
-    task_run_name="register {selected.variant}",
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=if_transient,
-    cache_policy=NO_CACHE,
-)
+@task(name="register", task_run_name="register {selected.variant}", **PATIENT, cache_policy=NO_CACHE)
 def register_variant(
     workspace: Workspace,
     parent: str | None,

@@ -17,7 +17,7 @@ from tasks import registry
 from tasks.figures import confusion_figure, success_figure
 from tasks.files import write_whole
 from tasks.references import ExportedRef, FeedbackRef, PlayedRef, RegisteredRef, SelectedRef, TrainingSetRef
-from tasks.retries import if_transient
+from tasks.retries import PATIENT
 from tasks.workspace import Workspace
 
 Registered = Mapping[str, tuple[TrainingSetRef, SelectedRef, RegisteredRef]]
@@ -69,14 +69,7 @@ def summarise(
     }
 
 
-@task(
-    name="report",
-    task_run_name="report round {summary[round]}",
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=if_transient,
-    cache_policy=NO_CACHE,
-)
+@task(name="report", task_run_name="report round {summary[round]}", **PATIENT, cache_policy=NO_CACHE)
 def report_round(workspace: Workspace, run_id: str, summary: dict[str, Any], path: Path | None) -> None:
     """Write the summary whole to `path`, if given, and attach the round's table and figures to Prefect and MLflow."""
     if path is not None:

@@ -22,7 +22,7 @@ from respect_core.result_tables import TABLES, Results
 from respect_core.variants import CONTROL, HH, SEED, Variant
 from tasks import registry, study
 from tasks.files import write_whole
-from tasks.retries import if_transient
+from tasks.retries import PATIENT
 from tasks.study import Deployed, Started, StudyRound
 from tasks.workspace import Workspace
 
@@ -32,7 +32,7 @@ Studies = Sequence[Sequence[StudyRound]]
 _ORDER = [*Variant, CONTROL, HH]  # of policies in the paper's tables
 
 
-@task(name="report study", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+@task(name="report study", **PATIENT, cache_policy=NO_CACHE)
 def report_study(
     workspace: Workspace, started: Started, finished: Sequence[StudyRound], *, ended: bool = False
 ) -> dict[str, Any]:

@@ -21,18 +21,11 @@ from respect_core.variants import SEED, Objective, Profile, TrainingConfig, Vari
 from tasks import game_sets
 from tasks.propensity import read_probabilities
 from tasks.references import PropensityRef, TrainingSetRef
-from tasks.retries import if_transient
+from tasks.retries import PATIENT
 from tasks.workspace import Workspace
 
 
-@task(
-    name="subsample",
-    task_run_name="subsample {variant}",
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=if_transient,
-    cache_policy=NO_CACHE,
-)
+@task(name="subsample", task_run_name="subsample {variant}", **PATIENT, cache_policy=NO_CACHE)
 def subsample_variant(
     workspace: Workspace,
     profile: Profile,
@@ -68,7 +61,7 @@ def subsample_variant(
     return _write(store, table, Partition(round, variant), config, sources, inputs)
 
 
-@task(name="subsample", task_run_name="training set of the seed policy", cache_policy=NO_CACHE)
+@task(name="subsample", task_run_name="training set of the seed policy", **PATIENT, cache_policy=NO_CACHE)
 def seed_training_set(workspace: Workspace, profile: Profile) -> TrainingSetRef:
     """Write the seed policy's training set: D0 and its deselection augmentation (appendix B.2)."""
     store = workspace.open()

@@ -12,18 +12,12 @@ from respect_core.variants import SEED, Profile, TrainingConfig, Variant
 from respect_core.versions import code_version
 from tasks import process, progress, registry
 from tasks.references import TrainedRef, TrainingSetRef
-from tasks.retries import if_transient
+from tasks.retries import PATIENT
 from tasks.worker import TrainSpec
 from tasks.workspace import Workspace
 
 
-@task(
-    name="initial adapter",
-    task_run_name="initial adapter {variant}",
-    retries=2,
-    retry_condition_fn=if_transient,
-    cache_policy=NO_CACHE,
-)
+@task(name="initial adapter", task_run_name="initial adapter {variant}", **PATIENT, cache_policy=NO_CACHE)
 def initial_adapter(workspace: Workspace, profile: Profile, variant: Variant, round: int) -> Path | None:
     """The previous round's adapter or the seed's, where the profile goes on from it; None where it does not."""
     if not profile.training[variant.objective].from_previous_adapter:
@@ -34,7 +28,7 @@ def initial_adapter(workspace: Workspace, profile: Profile, variant: Variant, ro
     return registry.download(workspace, version)
 
 
-@task(name="train", task_run_name="train {training_set.variant} seed {seed}", cache_policy=NO_CACHE)
+@task(name="train", task_run_name="train {training_set.variant} seed {seed}", **PATIENT, cache_policy=NO_CACHE)
 def train_variant(
     workspace: Workspace,
     profile: Profile,
@@ -44,6 +38,8 @@ def train_variant(
     start: Path | None,
 ) -> TrainedRef:
     """Train on the training set, keeping a checkpoint and its validation figure at every interval.
+
+    Training whose worker was killed goes on from its last resume point, in the next try or the next run of the round.
 
     Raises:
         WorkerFailed: training ended with an error; the message has the end of its log.

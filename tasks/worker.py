@@ -15,22 +15,31 @@ import stat
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from respect_core.interaction import Interaction, InteractionLog, PolicyIdentity
+from respect_core.manifests import Partition
 from respect_core.store import Store
 from respect_core.variants import Profile, TrainingConfig
 from tasks import game_sets
 from tasks.files import write_whole
+from tasks.process import REFUSED
+from tasks.retries import is_transient
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:  # the parent process imports the specifications only, without torch
     from respect_core.base import Base
     from respect_core.features import VisionFeatures
+
+
+RESUME = "resume.pt"
+"""Where a killed training goes on, beside its specification; gone once the result is there."""
 
 
 class _Spec(BaseModel):
@@ -53,6 +62,15 @@ class TrainSpec(_Spec):
     validation: str = Field(description="name of the game set whose right turns serve")
     init_adapter: Path | None
     directory: Path
+
+
+class DecodeSpec(_Spec):
+    """Decode the feedback of partitions of the turns table, on every core that there is."""
+
+    kind: Literal["decode"] = "decode"
+    partitions: list[Partition]
+    identity: dict[str, str] = Field(description="what the tables depend on besides turns, for their manifests")
+    turns_per_shard: int
 
 
 class PlaySpec(_Spec):
@@ -105,7 +123,7 @@ class EvaluateSpec(_Spec):
     data_hash: str
 
 
-Spec = Annotated[TrainSpec | PlaySpec | PropensitySpec | EvaluateSpec, Field(discriminator="kind")]
+Spec = Annotated[TrainSpec | DecodeSpec | PlaySpec | PropensitySpec | EvaluateSpec, Field(discriminator="kind")]
 
 
 def report(done: int, total: int, note: str = "") -> None:
@@ -117,6 +135,7 @@ def train(spec: TrainSpec) -> dict[str, Any]:
     """Train and validate; returns checkpoints with their figures. The processor is saved beside them."""
     from respect_core import sampling, tables, training
     from respect_core.base import load_base
+    from respect_core.checkpoints import ResumeFile, StepRecord
     from respect_core.interaction import from_log
     from respect_core.policy import Policy
     from respect_core.validation import exact_match
@@ -136,6 +155,11 @@ def train(spec: TrainSpec) -> dict[str, Any]:
             "illegal_actions": result.illegal_actions or 0,
         }
 
+    def progress(step: StepRecord, total: int) -> None:
+        smaller = step.micro_batch < spec.training.micro_batch_interactions
+        note = f", {step.micro_batch} games at once: the device ran out of memory" if smaller else ""
+        report(step.step, total, f"loss {step.loss:.3f}{note}")
+
     result = training.train(
         base,
         examples,
@@ -146,7 +170,8 @@ def train(spec: TrainSpec) -> dict[str, Any]:
         spec.directory,
         features=features,
         init_adapter=spec.init_adapter,
-        progress=lambda step, total, loss: report(step, total, f"loss {loss:.3f}"),
+        resume=ResumeFile(spec.directory / RESUME, hashlib.sha256(spec.model_dump_json().encode()).hexdigest()),
+        progress=progress,
     )
     base.processor.save_pretrained(spec.directory / "processor")
     return {
@@ -159,10 +184,24 @@ def train(spec: TrainSpec) -> dict[str, Any]:
     }
 
 
+def decode(spec: DecodeSpec) -> dict[str, Any]:
+    """Decode the partitions that are not decoded yet; returns turns per second, without loading the model."""
+    from respect_core import feedback, feedback_shards
+
+    store, decoder = spec.workspace.open(), feedback.FeedbackDecoder(feedback.named(spec.profile.feedback_decoder))
+    total = feedback_shards.Decoded()
+    for partition in spec.partitions:
+        progress = partial(report, note=f"round {partition.round}, {partition.variant}")
+        total += feedback_shards.decode_partition(
+            store, partition, decoder, spec.identity, spec.turns_per_shard, progress
+        )
+    scored = total.turns - total.found
+    return {"turns": total.turns, "found": total.found, "turns_per_second": scored / total.seconds if scored else None}
+
+
 def play(spec: PlaySpec) -> dict[str, Any]:
     """Play games with simulated speakers, logging them where asked for; games in the log are not played again."""
     from respect_core.interaction_log import append_logs, find_logs, read_logs
-    from respect_core.manifests import Partition
 
     store, partition = spec.workspace.open(), Partition(spec.round, spec.variant)
     logged = find_logs(store, partition, spec.batch) if spec.log else None
@@ -255,6 +294,7 @@ def _of(games: Iterable[Interaction]) -> Iterator[str]:
 
 WORK: dict[str, Callable[[Any], dict[str, Any]]] = {
     "train": train,
+    "decode": decode,
     "play": play,
     "propensity": propensity,
     "evaluate": evaluate,
@@ -269,6 +309,7 @@ def main(spec_file: Path) -> None:
     if not isinstance(spec, PropensitySpec):  # its result is a table by interaction
         result["seconds"] = time.monotonic() - started
     write_whole(spec_file.with_name("result.json"), json.dumps(result, indent=1))
+    spec_file.with_name(RESUME).unlink(missing_ok=True)
 
 
 def _end_with_parent() -> None:
@@ -281,4 +322,8 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(1 if is_transient(error) else REFUSED)

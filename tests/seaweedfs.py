@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,13 @@ from respect_core.store import open_store
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server: what a client needs to reach its one bucket."""
+    """A running server: what a client needs to reach its one bucket. It may be stopped, and started on what it kept."""
 
     endpoint: str
     bucket: str
     environment: dict[str, str]
+    stop: Callable[[], None]
+    start: Callable[[], None]
 
 
 @contextmanager
@@ -44,18 +46,29 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     command += ["-s3.autoCreateBucket=false", "-master.telemetry=false", "-master.volumeSizeLimitMB=64"]
     credentials = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
     log = folder / "server.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            command, cwd=folder, env=os.environ | credentials, stdout=output, stderr=subprocess.STDOUT
-        )
     endpoint = f"http://127.0.0.1:{port}"
     environment = credentials | {"RESPECT_S3_ENDPOINT": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
-    try:
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        with log.open("ab") as output:
+            server = subprocess.Popen(
+                command, cwd=folder, env=os.environ | credentials, stdout=output, stderr=subprocess.STDOUT
+            )
+        running.append(server)
         _wait_for_bucket(server, f"s3://{bucket}", environment, log)
-        yield S3Server(endpoint, bucket, environment)
+
+    def stop() -> None:
+        running[-1].terminate()
+        running[-1].wait(timeout=60)
+
+    try:
+        start()
+        yield S3Server(endpoint, bucket, environment, stop, start)
     finally:
-        server.kill()  # nothing of it is kept
-        server.wait()
+        for server in running:
+            server.kill()  # nothing of it is kept
+            server.wait()
 
 
 def _free_ports(count: int) -> list[int]:

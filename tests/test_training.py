@@ -26,7 +26,7 @@ from transformers import (
 from transformers.models.idefics2.configuration_idefics2 import Idefics2PerceiverConfig, Idefics2VisionConfig
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
-from respect_core import actions, losses, training
+from respect_core import actions, checkpoints, losses, training
 from respect_core.base import Base, adapter_hash, attach_lora, load_adapter, load_base, save_adapter
 from respect_core.features import VisionFeatures
 from respect_core.interaction import Interaction, Turn
@@ -217,7 +217,7 @@ def test_learns_a_toy_by_heart(tmp_path: Path) -> None:
         0,
         tmp_path,
         features=features(),
-        progress=lambda step, total, loss: steps.append((step, total)),
+        progress=lambda record, total: steps.append((record.step, total)),
     )
     assert result.history[-1].loss < result.history[0].loss / 3
     figures = [point.validation["exact_match"] for point in result.checkpoints]
@@ -226,7 +226,7 @@ def test_learns_a_toy_by_heart(tmp_path: Path) -> None:
     assert steps == [(step, 40) for step in range(1, 41)]
     # What is saved is what was validated.
     assert validate(load_adapter(base(), result.checkpoints[-1].adapter)) == result.checkpoints[-1].validation
-    lines = [json.loads(line) for line in (tmp_path / training.HISTORY).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / checkpoints.HISTORY).read_text().splitlines()]
     assert [line["loss"] for line in lines if "loss" in line] == [record.loss for record in result.history]
     assert [line["exact_match"] for line in lines if "checkpoint" in line] == figures
     assert result.turns == 40 * 9

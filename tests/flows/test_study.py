@@ -62,7 +62,7 @@ class _ByWord(FeedbackDecoder):
 def smallest_study() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(round_module, "named_profile", smallest)
-        patch.setattr("tasks.decode.FeedbackDecoder", _ByWord)
+        patch.setattr("respect_core.feedback.FeedbackDecoder", _ByWord)
         yield
 
 
@@ -121,7 +121,7 @@ def _logs(place: Workspace, round: int, variant: str) -> list[InteractionLog]:
 
 
 def test_what_was_done_before_the_interruption_is_not_done_again(played: Played) -> None:
-    assert played.first == ["train 0 seed", "play 0 seed", "train 0 b-fft"]
+    assert played.first == ["train 0 seed", "play 0 seed", "decode None None", "train 0 b-fft"]
     assert sorted(played.second) == ["play 0 seed", "play 1 b-fft", "play 1 control"]  # the first found its games
     assert len(_logs(played.place, 0, "seed")) == 10
     assert not played.place.open().keys("set_aside/")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from respect_core.variants import DecoderKind
-from tasks.decode import audit
+from respect_core.variants import PROFILES
+from tasks.decode import audit, decoder_config
 
 
 def _row(game: str, turn: int, label: int, score: float) -> dict[str, object]:
@@ -31,7 +31,7 @@ ROWS = [
 
 def test_precision_and_recall_of_positives_count_a_partly_right_turn_as_wrong() -> None:
     actual = {("a", 0): 1, ("a", 1): 0, ("b", 0): -1, ("b", 1): 1, ("c", 0): 1}
-    figures = audit(ROWS, DecoderKind.BINARY, actual, speed=7.0)
+    figures = audit(iter(ROWS), actual, speed=7.0)["binary"]
     assert (figures.positive, figures.neutral, figures.negative, figures.low_margin) == (3, 0, 2, 2)
     assert figures.precision == 2 / 3
     assert figures.recall == 2 / 3
@@ -40,10 +40,19 @@ def test_precision_and_recall_of_positives_count_a_partly_right_turn_as_wrong() 
 
 
 def test_without_targets_there_are_counts_alone() -> None:
-    figures = audit(ROWS, DecoderKind.BINARY, {}, speed=None)
+    figures = audit(ROWS, {}, speed=None)["binary"]
     assert figures.positive == 3
     assert figures.precision is figures.recall is figures.confusion is figures.cross_validated is None
 
 
-def test_the_other_decoder_is_not_looked_at() -> None:
-    assert audit(ROWS, DecoderKind.TERNARY, {("a", 0): 1}, speed=None).positive == 0
+def test_the_decoders_are_told_apart() -> None:
+    figures = audit([*ROWS, {**ROWS[0], "decoder": "ternary", "label": 0}], {}, speed=None)
+    assert (figures["ternary"].positive, figures["ternary"].neutral) == (0, 1)
+    assert (figures["binary"].positive, figures["binary"].neutral) == (3, 0)
+
+
+def test_a_profile_names_its_decoder() -> None:
+    assert {decoder_config(profile()).name for profile in PROFILES.values()} == {
+        "SmolLM2-135M-Instruct",
+        "HuggingFaceM4/idefics2-8b",
+    }

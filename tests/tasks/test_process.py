@@ -5,13 +5,16 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from respect_core.variants import Objective, tiny
 from tasks import process
+from tasks.retries import is_transient
 from tasks.worker import TrainSpec
 from tasks.workspace import workspace
 
@@ -38,15 +41,57 @@ def test_a_specification_survives_the_way_to_the_process(tmp_path: Path) -> None
 
 
 def test_a_failing_worker_says_why_and_leaves_no_result(tmp_path: Path) -> None:
-    with pytest.raises(process.WorkerFailed, match="no game set 'no-such-set'"):
+    with pytest.raises(process.WorkerRefused, match="no game set 'no-such-set'") as failed:
         process.run(_spec(tmp_path), tmp_path / "out", lambda done, total, note: None)
     assert not (tmp_path / "out" / "result.json").exists()
+    assert not is_transient(failed.value)  # a set that is not there will not be there in a minute
+
+
+def test_a_worker_that_is_killed_is_worth_another_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    popen = subprocess.Popen
+
+    def killed(command: list[str], **options: Any) -> Any:
+        worker = popen(command, **options)
+        worker.kill()
+        return worker
+
+    monkeypatch.setattr("tasks.process.subprocess.Popen", killed)
+    with pytest.raises(process.WorkerFailed, match="exit code -9") as failed:
+        process.run(_spec(tmp_path), tmp_path / "out", lambda done, total, note: None)
+    assert is_transient(failed.value)
+
+
+def test_whoever_waits_for_the_whole_machine_is_not_overtaken() -> None:
+    """Three shares; the first of three users is at work when somebody asks for all, and then a fourth for one."""
+    slots = process._Slots([process.Slot({"number": str(number)}) for number in range(3)])
+    order: list[str] = []
+
+    def work(name: str, count: int) -> None:
+        with slots.taken(count) as taken:
+            assert len({slot.environment["number"] for slot in taken}) == count
+            order.append(name)
+
+    with slots.taken(1):
+        whole = threading.Thread(target=work, args=("whole", 3))
+        whole.start()
+        while not slots._turn.locked():
+            time.sleep(0.001)
+        single = threading.Thread(target=work, args=("single", 1))
+        single.start()
+        time.sleep(0.1)
+        assert order == []
+    whole.join(timeout=30)
+    single.join(timeout=30)
+    assert order == ["whole", "single"]
+    with slots.taken(3):
+        pass  # all came back
 
 
 _PARENT = """
 import os, subprocess, sys
 from pathlib import Path
 from tasks import process
+from tasks.retries import is_transient
 from tasks.worker import TrainSpec
 
 popen = subprocess.Popen
@@ -96,6 +141,8 @@ def test_the_result_of_the_same_specification_is_not_computed_again(tmp_path: Pa
     assert process.run(spec, out, lambda done, total, note: None).read_text() == "kept"
 
     changed = spec.model_copy(update={"data_hash": "other"})
+    with pytest.raises(process.WorkerFailed):
+        process.run(spec, out, lambda done, total, note: None, again=True)
     with pytest.raises(process.WorkerFailed):
         process.run(changed, out, lambda done, total, note: None)
     assert not (out / "result.json").exists()

@@ -1,0 +1,178 @@
+"""What a training run leaves behind: its history, its checkpoints, and the point from which it goes on when killed.
+
+A run that goes on from a resume point gives what an undisturbed one gives, bit for bit on one machine. The point is
+one file, written aside and moved into place: it is there whole or not at all. It is read without unpickling objects.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_log = logging.getLogger(__name__)
+
+HISTORY = "history.jsonl"
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer step."""
+
+    step: int  # from 1
+    epoch: int  # from 0
+    loss: float  # mean over the batch's turns
+    learning_rate: float
+    grad_norm: float  # before clipping
+    positives: int
+    negatives: int
+    tokens: int  # real ones, of all forward passes
+    padded_tokens: int  # with padding
+    micro_batch: int  # most interactions in one forward pass; falls where the device ran out of memory
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An adapter on the way, with its validation figures; none where there was nothing to validate on."""
+
+    step: int
+    epoch: int
+    adapter: Path
+    validation: Mapping[str, float]
+
+
+class History:
+    """Steps and checkpoints so far, in order, each appended to `history.jsonl` as it comes.
+
+    Args:
+        folder: of the run. A history that is there is replaced.
+        lines: of a history to go on from.
+    """
+
+    def __init__(self, folder: Path, lines: str = "") -> None:
+        self.folder, self.lines = folder, lines
+        self.steps: list[StepRecord] = []
+        self.checkpoints: list[Checkpoint] = []
+        for line in lines.splitlines():
+            self._add(json.loads(line))
+        (folder / HISTORY).write_text(lines)
+
+    def add_step(self, record: StepRecord) -> None:
+        self._write(asdict(record))
+
+    def add_checkpoint(self, adapter: str, validation: Mapping[str, float]) -> None:
+        """A checkpoint behind the last step, in the folder `adapter` of the run's."""
+        self._write({"step": self.steps[-1].step, "checkpoint": adapter, **validation})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        line = json.dumps(entry) + "\n"
+        with (self.folder / HISTORY).open("a") as file:
+            file.write(line)
+        self.lines += line
+        self._add(entry)
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        if "checkpoint" in entry:
+            figures = {name: value for name, value in entry.items() if name not in ("step", "checkpoint")}
+            adapter = self.folder / entry["checkpoint"]
+            self.checkpoints.append(Checkpoint(entry["step"], self.steps[-1].epoch, adapter, figures))
+        else:
+            self.steps.append(StepRecord(**entry))
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A run between two steps. Batches and their order come from the seed: the number of steps done says where."""
+
+    history: str  # lines of the history so far
+    seconds: float  # of optimization so far
+    micro_batch: int
+    weights: dict[str, Tensor]  # trainable ones, by name
+    optimizer: dict[str, Any]
+    generators: list[Tensor]
+
+
+@dataclass(frozen=True)
+class ResumeFile:
+    """Where a run keeps its latest resume point.
+
+    `key` stands for everything that the run depends on: a point of another key is not gone on from. `every`: steps
+    between points; there is one behind every checkpoint too.
+    """
+
+    file: Path
+    key: str
+    every: int = 10
+
+    def save(self, point: ResumePoint) -> None:
+        """Replace the point that is there."""
+        unfinished = self.file.with_name(f"{self.file.name}.tmp")
+        with unfinished.open("wb") as file:
+            torch.save({"key": self.key, **vars(point)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self.file)
+
+    def load(self) -> ResumePoint | None:
+        """The latest point; None where there is none of this run."""
+        try:
+            found = torch.load(self.file, map_location="cpu", weights_only=True)
+            if found.pop("key") != self.key:
+                return None
+            return ResumePoint(**found)
+        except FileNotFoundError:
+            return None
+        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
+            _log.warning("%s is not a resume point (%s); training starts from the beginning", self.file, error)
+            return None
+
+
+def trainable(model: Any) -> dict[str, Any]:
+    """A model's trainable weights, by name."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def generators(device: torch.device) -> list[Tensor]:
+    """States of the global random generators: the CPU's, and the device's if it is another."""
+    own = [] if device.type == "cpu" else [torch.get_device_module(device).get_rng_state(device)]
+    return [torch.get_rng_state(), *own]
+
+
+def set_generators(states: list[Tensor], device: torch.device) -> None:
+    """The counterpart of `generators`; a device without a state among them keeps its own."""
+    torch.set_rng_state(states[0])
+    if device.type != "cpu" and len(states) > 1:
+        torch.get_device_module(device).set_rng_state(states[1], device)
+
+
+def capture(
+    history: History,
+    seconds: float,
+    micro_batch: int,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> ResumePoint:
+    """A run as it stands. Holds the model's own tensors: save it before the next step."""
+    weights = {name: weight.detach() for name, weight in trainable(model).items()}
+    return ResumePoint(history.lines, seconds, micro_batch, weights, optimizer.state_dict(), generators(device))
+
+
+def restore(point: ResumePoint, model: Any, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Put weights, optimizer and generators back to where they were at the point."""
+    weights = trainable(model)
+    if weights.keys() != point.weights.keys():
+        raise ValueError("the resume point has other weights than the model; delete it to train from the beginning")
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(point.weights[name])
+    optimizer.load_state_dict(point.optimizer)
+    set_generators(point.generators, device)

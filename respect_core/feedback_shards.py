@@ -1,0 +1,148 @@
+"""Feedback of a partition, decoded shard by shard: what is finished stays finished, whatever becomes of the process.
+
+A shard is some thousand turns in the order of the table, whole interactions. What else is in a call changes scores by
+rounding (`respect_core.label_scoring`), so a shard is always decoded in one call, and its rows depend on its turns and
+on the decoder alone. A finished shard is stored under the hash of both, in `feedback_shards/round=R/variant=V/`:
+whoever decodes the partition next, in whichever process, finds it there. When all are there they become the partition
+of the `feedback` table, and are deleted.
+
+Memory holds one shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from respect_core import manifests, tables
+from respect_core.feedback import FeedbackDecoder
+from respect_core.interaction import FEEDBACK_SCHEMA
+from respect_core.manifests import Partition
+from respect_core.store import Store
+from respect_core.variants import DecoderKind
+from respect_core.versions import code_version
+
+SHARDS = "feedback_shards"
+TURNS = 2048
+"""Turns of a shard. Prompts that several shards share are scored in each; docs/failures.md says what that costs."""
+
+Row = Mapping[str, Any]
+Progress = Callable[[int, int], None]
+"""Turns done, and turns in all; those without a follow-up count as done with their shard."""
+
+# What the decoder reads, and what it repeats in its rows.
+_COLUMNS = ["interaction_id", "round", "variant", "turn", "utterance", "action", "follow_up"]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What one call did. Turns are those with a follow-up."""
+
+    turns: int = 0
+    found: int = 0  # of these, in shards that were there already
+    seconds: float = 0.0  # of decoding the others
+
+    def __add__(self, other: Decoded) -> Decoded:
+        return Decoded(self.turns + other.turns, self.found + other.found, self.seconds + other.seconds)
+
+
+def decode_partition(
+    store: Store,
+    partition: Partition,
+    decoder: FeedbackDecoder,
+    identity: Mapping[str, str],
+    turns_per_shard: int = TURNS,
+    progress: Progress | None = None,
+) -> Decoded:
+    """Write a partition of the `feedback` table from the same partition of `turns`.
+
+    Args:
+        identity: what the table depends on besides turns, for its manifest.
+
+    Raises:
+        ValueError: an interaction whose turns do not stand together in the table, or are not all there.
+        StoreError: the store cannot be read or written; shards that are finished stay.
+    """
+    source, total = manifests.table_input(store, "turns", *partition), _turns(store, partition)
+    result, done, keys = Decoded(), 0, []
+    for turns in shards(_rows(store, partition), turns_per_shard):
+        keys.append(f"{partition.folder(SHARDS)}{_hash(decoder, turns)}.parquet")
+        result += _shard(store, keys[-1], decoder, turns, _within(progress, done, len(turns), total))
+        done += len(turns)
+        if progress is not None:
+            progress(done, total)
+    tables.write_partition(
+        store,
+        "feedback",
+        *partition,
+        (batch for key in keys for batch in _read(store, key).to_batches()),
+        inputs=[source],
+        metadata={"decoder": dict(identity)},
+    )
+    for key in store.keys(partition.folder(SHARDS)):
+        store.delete(key)
+    return result
+
+
+def shards(rows: Iterable[Row], turns: int) -> Iterator[list[Row]]:
+    """Rows in order, in groups that hold whole interactions and end as soon as they have so many turns."""
+    shard: list[Row] = []
+    for row in rows:
+        if len(shard) >= turns and row["interaction_id"] != shard[-1]["interaction_id"]:
+            yield shard
+            shard = []
+        shard.append(row)
+    if shard:
+        yield shard
+
+
+def _within(progress: Progress | None, before: int, turns: int, total: int) -> Progress | None:
+    """From prompts done in a shard to turns done in the partition."""
+    if progress is None:
+        return None
+    return lambda prompts, of: progress(before + turns * prompts // of, total)
+
+
+def _shard(store: Store, key: str, decoder: FeedbackDecoder, turns: list[Row], progress: Progress | None) -> Decoded:
+    """See to it that a shard is stored."""
+    if store.exists(key):
+        found = _read(store, key).num_rows // len(DecoderKind)
+        return Decoded(turns=found, found=found)
+    started = time.monotonic()
+    rows = decoder.decode(turns, progress=progress)
+    seconds = time.monotonic() - started
+    with store.spool() as path:
+        with store.errors(key):
+            pq.write_table(pa.Table.from_pylist(rows, schema=FEEDBACK_SCHEMA), path, compression="zstd")
+        store.put_file(key, path)
+    return Decoded(turns=len(rows) // len(DecoderKind), seconds=seconds)  # both kinds of every turn
+
+
+def _read(store: Store, key: str) -> pa.Table:
+    with closing(store.open(key)) as file:
+        return pq.read_table(file, schema=FEEDBACK_SCHEMA)
+
+
+def _turns(store: Store, partition: Partition) -> int:
+    manifest = manifests.read_manifest(store, "turns", *partition)
+    return manifest.rows if manifest else 0
+
+
+def _rows(store: Store, partition: Partition) -> Iterator[Row]:
+    for batch in tables.iter_batches(store, "turns", [partition.round], [partition.variant], _COLUMNS):
+        yield from batch.to_pylist()
+
+
+def _hash(decoder: FeedbackDecoder, turns: list[Row]) -> str:
+    """Of all that a shard's rows depend on. Not of the model's folder, which is elsewhere on another machine."""
+    config = {name: value for name, value in asdict(decoder.config).items() if name != "model"}
+    made_from = [code_version(), decoder.local.revision, config, turns]
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]

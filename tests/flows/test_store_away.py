@@ -1,0 +1,132 @@
+"""Tasks outlast a store that is away for a while, and give up in the end on one that has no room."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import seaweedfs
+from prefect import flow
+from samples import game, with_images
+from seaweedfs import S3Server
+
+from respect_core import store as store_module
+from respect_core.feedback_shards import SHARDS
+from respect_core.interaction import LoggedTurn
+from respect_core.interaction_log import append_logs
+from respect_core.store import StoreError
+from respect_core.tables import read_table
+from respect_core.variants import tiny
+from tasks.decode import decode_feedback
+from tasks.export import export_interactions
+from tasks.retries import DELAYS
+from tasks.workspace import Workspace, workspace
+
+GAMES = 200
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[S3Server]:
+    """A server of its own, since it is stopped."""
+    (tmp_path / "s3").mkdir()
+    with seaweedfs.s3_server(tmp_path / "s3") as started:
+        yield started
+
+
+@pytest.fixture
+def place(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Its store in S3, with games. Requests are tried once, so that what is tested are the tasks' own tries."""
+    variables = {**server.environment, "AWS_MAX_ATTEMPTS": "1", "RESPECT_STORE": f"s3://{server.bucket}/store"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    made = workspace(tmp_path)
+    append_logs(with_images(made.open()), [_game(number) for number in range(GAMES)])
+    return made
+
+
+def _game(number: int) -> Any:
+    said = [f"the boat number {number}", f"no, the other one, not {number}", f"good, now the {number} cups"]
+    actions = ["select C", "deselect C select D", "select A"]
+    turns = [LoggedTurn(utterance=text, action=action) for text, action in zip(said, actions, strict=True)]
+    return game(f"g{number}", turns=turns)
+
+
+@flow
+def exporting(place: Workspace) -> Any:
+    return export_interactions(place, 5)
+
+
+@flow
+def decoding(place: Workspace) -> Any:
+    return decode_feedback(place, tiny(), 5, turns_per_shard=60)
+
+
+@pytest.mark.timeout(600)
+def test_export_waits_for_a_store_that_is_away(prefect_server: None, server: S3Server, place: Workspace) -> None:
+    server.stop()
+    with pytest.raises(StoreError, match="cannot be reached"):
+        place.open().keys()
+    back = threading.Timer(4, server.start)
+    back.start()
+    try:
+        assert exporting(place).games == GAMES
+    finally:
+        back.join()
+    assert read_table(place.open(), "turns").num_rows == 3 * GAMES
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_decode_outlasts_a_minute_without_its_store(prefect_server: None, server: S3Server, place: Workspace) -> None:
+    exporting(place)
+    kept: list[str] = []
+
+    def interrupt() -> None:
+        store = place.open()
+        while len(store.keys(SHARDS)) < 2:
+            time.sleep(0.05)
+        kept.extend(store.keys(SHARDS))
+        server.stop()
+        time.sleep(60)
+        server.start()
+
+    away = threading.Thread(target=interrupt)
+    away.start()
+    try:
+        found = decoding(place)
+    finally:
+        away.join()
+    assert kept
+    figures = found.decoders["binary"]
+    assert figures.positive + figures.negative == 2 * GAMES
+    assert read_table(place.open(), "feedback").num_rows == 4 * GAMES
+    assert not place.open().keys(SHARDS)
+
+
+@pytest.mark.timeout(600)
+def test_a_full_disk_fails_in_the_end_and_says_so(
+    prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RESPECT_STORE", raising=False)
+    place, tries = workspace(tmp_path), []
+    append_logs(with_images(place.open()), [_game(1)])
+
+    def full(path: Path) -> None:
+        tries.append(path)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store_module, "_sync", full)
+
+    @flow
+    def impatient() -> Any:
+        return export_interactions.with_options(retry_delay_seconds=0)(place, 5)
+
+    with pytest.raises(StoreError, match=r"no room to write.*free space.*nothing stored earlier was touched"):
+        impatient()
+    assert len(tries) == 1 + len(DELAYS)
+    assert not place.open().keys("turns/")

@@ -1,0 +1,261 @@
+"""kill -9 of real workers, in decode and in training: what comes after is as if nothing had happened.
+
+One kill each in the usual suite; ten at random points in the slow one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import contents, game, with_images
+
+from respect_core import tables
+from respect_core.base import adapter_hash
+from respect_core.export import export
+from respect_core.feedback_shards import SHARDS
+from respect_core.interaction import LoggedTurn
+from respect_core.interaction_log import append_logs
+from respect_core.manifests import Partition
+from respect_core.variants import SEED, tiny
+from tasks import worker
+from tasks.people import prepare_game_sets
+from tasks.subsample import seed_training_set
+from tasks.worker import DecodeSpec, TrainSpec
+from tasks.workspace import Workspace, workspace
+
+ROOT = Path(__file__).parents[1]
+HERE = Partition(5, "b-fft")
+KILLS = 10
+
+
+# --- what workers are given -------------------------------------------------------------------------------------
+
+
+def _decoding(root: Path, games: int, turns_per_shard: int) -> DecodeSpec:
+    """A store with turns, no two utterances alike, and the order to decode them."""
+    place, draw = workspace(root), random.Random(0)
+    words = ["no", "yes", "good", "the other one", "wrong", "great", "a tall one", "undo that", "with a hat", "a boat"]
+    logs = []
+    for number in range(games):
+        said = [f"{' '.join(draw.sample(words, 3))} {number}" for _ in range(3)]
+        actions = ["select C", "deselect C select D", "select A"]
+        turns = [LoggedTurn(utterance=text, action=action) for text, action in zip(said, actions, strict=True)]
+        logs.append(game(f"g{number:04}", turns=turns))
+    append_logs(with_images(place.open()), logs)
+    export(place.open(), HERE.round)
+    return DecodeSpec(
+        workspace=place,
+        profile=tiny(),
+        code_version="test",
+        partitions=[HERE],
+        identity={"decoder_model": "test"},
+        turns_per_shard=turns_per_shard,
+    )
+
+
+def _training(root: Path, steps: int, checkpoint_every: int) -> TrainSpec:
+    """A seed policy's training: three games between simulated people, and three to validate on."""
+    place = workspace(root)
+    short = replace(tiny().seed_training, max_steps=steps, checkpoint_every=checkpoint_every, batch_turns=8)
+    profile = replace(tiny(), seed_games=3, validation_games=3, seed_training=short)
+    prepare_game_sets.fn(place, profile, "validation")
+    training_set = seed_training_set.fn(place, profile)
+    return TrainSpec(
+        workspace=place,
+        profile=profile,
+        code_version="test",
+        variant=SEED,
+        round=0,
+        data_hash=training_set.data_hash,
+        training=short,
+        seed=0,
+        validation="validation",
+        init_adapter=None,
+        directory=root / "train",
+    )
+
+
+# --- running and killing them -----------------------------------------------------------------------------------
+
+
+class Attempt:
+    """A worker process, and what it has told of its progress."""
+
+    def __init__(self, spec: DecodeSpec | TrainSpec, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "spec.json").write_text(spec.model_dump_json())
+        self.told: list[int] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tasks.worker", str(folder / "spec.json")],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=(folder / "worker.log").open("ab"),
+            text=True,
+        )
+
+    def kill_when(self, ready: Callable[[], bool]) -> bool:
+        """kill -9 as soon as `ready`; False where the worker was faster."""
+        os.set_blocking(self._out.fileno(), False)
+        while not ready() and self.process.poll() is None:
+            self._listen()
+            time.sleep(0.005)
+        killed = self.process.poll() is None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(timeout=60)
+        self._listen()
+        return killed
+
+    def finish(self) -> None:
+        for line in self._out:
+            self.told.append(json.loads(line)["done"])
+        assert self.process.wait(timeout=600) == 0
+
+    @property
+    def _out(self) -> Any:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def _listen(self) -> None:
+        while line := self._out.readline():
+            if line.endswith("\n"):  # else the worker was killed while it wrote
+                self.told.append(json.loads(line)["done"])
+
+
+def _here(spec: DecodeSpec | TrainSpec, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The worker in this process, where the libraries are imported already; returns its progress."""
+    told: list[int] = []
+    monkeypatch.setattr(worker, "report", lambda done, total, note="": told.append(done))
+    folder.mkdir(exist_ok=True)
+    (folder / "spec.json").write_text(spec.model_dump_json())
+    worker.main(folder / "spec.json")
+    return told
+
+
+def _feedback(place: Workspace) -> dict[str, bytes]:
+    store = place.open()
+    assert not store.keys(SHARDS)
+    return contents(store, "feedback/")
+
+
+def _trained(folder: Path) -> Any:
+    """All that a training leaves but its speed and its paths."""
+    result = json.loads((folder / "result.json").read_text())
+    assert not list(folder.glob("resume*"))
+    adapters = [adapter_hash(Path(each.pop("adapter"))) for each in result["checkpoints"]]
+    return result["checkpoints"], adapters, (folder / "history.jsonl").read_text()
+
+
+# --- one kill each ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_decode_goes_on_behind_its_last_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = _decoding(tmp_path / "undisturbed", games=12, turns_per_shard=9)
+    _here(undisturbed, tmp_path / "undisturbed" / "work", monkeypatch)
+
+    spec = _decoding(tmp_path / "killed", games=12, turns_per_shard=9)
+    store = spec.workspace.open()
+    attempt = Attempt(spec, tmp_path / "killed" / "work")
+    assert attempt.kill_when(lambda: len(store.keys(SHARDS)) >= 2)
+    finished = len(store.keys(SHARDS))
+    assert 2 <= finished < 4 and not store.keys("feedback/")
+
+    told = _here(spec, tmp_path / "killed" / "work", monkeypatch)
+    assert told[:finished] == [9 * (number + 1) for number in range(finished)]  # at a stroke, without a prompt
+    result = json.loads((tmp_path / "killed" / "work" / "result.json").read_text())
+    assert (result["turns"], result["found"]) == (24, 6 * finished)
+    assert _feedback(spec.workspace) == _feedback(undisturbed.workspace)
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_training_goes_on_behind_its_last_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = _training(tmp_path / "undisturbed", steps=6, checkpoint_every=2)
+    assert _here(undisturbed, undisturbed.directory, monkeypatch) == [1, 2, 3, 4, 5, 6]
+
+    spec = _training(tmp_path / "killed", steps=6, checkpoint_every=2)
+    attempt = Attempt(spec, spec.directory)
+    assert attempt.kill_when(lambda: 3 in attempt.told)
+    assert not (spec.directory / "result.json").exists()
+    last = attempt.told[-1] // 2 * 2
+    told = _here(spec, spec.directory, monkeypatch)
+    assert told[-1] == 6 and last + 1 <= told[0] <= last + 3  # a point may be written behind the last word heard
+    assert _trained(spec.directory) == _trained(undisturbed.directory)
+
+
+# --- ten kills each ---------------------------------------------------------------------------------------------
+
+
+def _kill_again_and_again(spec: DecodeSpec | TrainSpec, folder: Path, seconds: float, after: Any) -> list[Attempt]:
+    """Kills at random moments of a worker's life, until there are ten; then one that may finish.
+
+    `after` is called behind each kill. A worker that was faster than its killer is no loss: what is left then is for
+    the next to find finished.
+    """
+    draw, attempts, kills = random.Random(20261124), [], 0
+    while kills < KILLS:
+        until = time.monotonic() + draw.uniform(0.2, 1.0) * seconds
+        attempts.append(Attempt(spec, folder))
+        kills += attempts[-1].kill_when(lambda until=until: time.monotonic() > until)  # type: ignore[misc]
+        after(attempts[-1])
+        assert not (folder / "result.json").exists(), "too little work for ten kills"
+    attempts.append(Attempt(spec, folder))
+    attempts[-1].finish()
+    return attempts
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_ten_kills_in_decode(tmp_path: Path) -> None:
+    size, shard = 1500, 60
+    undisturbed = _decoding(tmp_path / "undisturbed", size, shard)
+    started = time.monotonic()
+    Attempt(undisturbed, tmp_path / "undisturbed" / "work").finish()
+    seconds = (time.monotonic() - started) / 6
+
+    spec = _decoding(tmp_path / "killed", size, shard)
+    stored: dict[str, int] = {}
+
+    def unchanged(attempt: Attempt) -> None:
+        """A shard that is there stays as it is: nobody decodes it again."""
+        files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed/store" / SHARDS).rglob("*.parquet")}
+        assert stored.items() <= files.items()
+        stored.update(files)
+
+    _kill_again_and_again(spec, tmp_path / "killed" / "work", seconds, unchanged)
+    result = json.loads((tmp_path / "killed" / "work" / "result.json").read_text())
+    follow_ups = 2 * size
+    assert result["turns"] == follow_ups
+    assert result["found"] == len(stored) * shard * 2 // 3 > 0
+    assert _feedback(spec.workspace) == _feedback(undisturbed.workspace)
+    assert tables.read_table(spec.workspace.open(), "feedback").num_rows == 2 * follow_ups
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_ten_kills_in_training(tmp_path: Path) -> None:
+    undisturbed = _training(tmp_path / "undisturbed", steps=120, checkpoint_every=25)
+    started = time.monotonic()
+    Attempt(undisturbed, undisturbed.directory).finish()
+    seconds = (time.monotonic() - started) / 4
+
+    spec = _training(tmp_path / "killed", steps=120, checkpoint_every=25)
+    attempts = _kill_again_and_again(spec, spec.directory, seconds, lambda attempt: None)
+    reached = 0
+    for attempt in attempts:
+        if attempt.told:
+            assert reached - 10 < attempt.told[0] <= reached + 1 + 1, "more than the steps since the last point"
+            assert attempt.told == list(range(attempt.told[0], attempt.told[-1] + 1))
+            reached = attempt.told[-1]
+    assert reached == 120
+    assert _trained(spec.directory) == _trained(undisturbed.directory)
