@@ -26,6 +26,7 @@ from tasks.promote import (
     promotion_entry,
     report_gate,
     unchanged,
+    with_users,
 )
 from tasks.workspace import Workspace
 
@@ -40,21 +41,20 @@ class PromoteParameters(BaseModel):
     variant: Variant = Field(description="Variant whose policy is to be deployed.")
     version: int | None = Field(default=None, ge=1, description="Number of the version; empty: the newest candidate.")
     validation: str = Field(default="validation", description="Game set on which it is compared to what is deployed.")
-    profile: str = Field(default="tiny", description="Named configuration whose gate counts: tiny or idefics2-8b.")
     margin: float | None = Field(
         default=None, ge=0, le=1, description="Exact match that it may lie below what is deployed; the gate's if empty."
     )
     user_share_cap: float | None = Field(
-        default=None, gt=0, le=1, description="Largest share of one user in what it learned from; the gate's if empty."
+        default=None, ge=0, le=1, description="Largest share of one user in what it learned from; the gate's if empty."
     )
     approve: bool = Field(default=False, description="Once the gate is passed, wait for a person to approve in the UI.")
     actor: str = Field(default="", description="Who asks; empty: the account that runs it.")
     reason: str = Field(default="", description="Why, for the ledger.")
 
-    def gate(self) -> GateConfig:
-        """The profile's gate with what was set here."""
+    def gate(self, profile: str) -> GateConfig:
+        """The gate of the candidate's profile with what was set here."""
         changes = {"margin": self.margin, "user_share_cap": self.user_share_cap}
-        return replace(gate(self.profile), **{name: value for name, value in changes.items() if value is not None})
+        return replace(gate(profile), **{name: value for name, value in changes.items() if value is not None})
 
 
 class RollbackParameters(BaseModel):
@@ -87,8 +87,8 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> State[Promot
     if contest.candidate == contest.deployed:
         return _end(unchanged(contest, "already deployed"))
     deployed = examine(workspace, contest.deployed, parameters.validation)
-    candidate = examine(workspace, contest.candidate, parameters.validation)
-    settings = parameters.gate()
+    candidate = with_users(workspace, examine(workspace, contest.candidate, parameters.validation))
+    settings = parameters.gate(contest.profile)
     verdict = judge(candidate, deployed, settings)
     report_gate(workspace, contest, verdict)
     actor, reason = parameters.actor or _account(), parameters.reason

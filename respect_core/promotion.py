@@ -57,7 +57,7 @@ class Evidence:
 
     `right`: whether the greedy action was the validation turn's. `illegal_actions`: how many of the greedy actions on
     these turns were illegal. `learned`: turns with feedback that it learned from, by user. `unusable`: why the adapter
-    does not load or act; empty where it does.
+    does not load or act, or that nobody knows what it learned from; empty where all is well.
     """
 
     policy: str
@@ -95,7 +95,7 @@ def judge(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Verdic
             "roll it back first"
         )
     if candidate.unusable:
-        return Verdict(False, (f"{candidate.policy} does not act: {candidate.unusable}",), {})
+        return Verdict(False, (f"{candidate.policy} is not fit for use: {candidate.unusable}",), {})
     if candidate.right.keys() != deployed.right.keys() or not candidate.right:
         raise ValueError(
             f"{candidate.policy} was validated on {len(candidate.right)} turns and {deployed.policy} on "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,7 @@ class Contest(BaseModel):
 
     candidate: RegisteredRef
     deployed: RegisteredRef
+    profile: str  # with which the candidate was trained
     history: list[Entry]
 
 
@@ -76,30 +77,42 @@ def contenders(workspace: Workspace, variant: Variant, number: int | None) -> Co
     history = ledger.entries(workspace.open(), registry.model_name(variant))
     deployed = deployment.deployed(workspace, variant)
     candidate = deployment.candidate(workspace, variant, number)
-    refs = {"candidate": reference(variant, candidate), "deployed": reference(variant, deployed)}
-    return Contest(history=history, **refs)
+    return Contest(
+        candidate=reference(variant, candidate),
+        deployed=reference(variant, deployed),
+        profile=candidate.tags["profile"],
+        history=history,
+    )
 
 
 @task(name="examine", task_run_name="examine {policy.model}/{policy.version}", cache_policy=NO_CACHE)
 def examine(workspace: Workspace, policy: RegisteredRef, game_set: str) -> Evidence:
-    """Let a registered version act on a game set in a process of its own, and look up whom it learned from."""
-    version = registry.named(workspace, _name(policy))
-    files, problem = _files(workspace, version)
-    evidence = Evidence(_name(policy), unusable=problem, learned=_learned(workspace, version))
+    """Let a registered version act on a game set in a process of its own, after a look at its files."""
+    files, problem = _files(workspace, registry.named(workspace, _name(policy)))
     if problem:
-        return evidence
+        return Evidence(_name(policy), unusable=problem)
     profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
     try:
         found = evaluate_policy.fn(workspace, profile, policy, game_set)
     except WorkerFailed as error:
-        return Evidence(_name(policy), unusable=str(error))
+        first, *_, last = str(error).splitlines()
+        return Evidence(_name(policy), unusable=f"{first} {last}")
     return Evidence(
         _name(policy),
         right={(name, turn): right for name, turn, right in found.turns},
         illegal_actions=found.illegal_actions,
-        learned=evidence.learned,
         unusable="" if found.finite else "it gives probabilities that are not numbers",
     )
+
+
+@task(name="look up users", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
+    """The evidence with the users that the version learned from; without a lineage it is not fit for use."""
+    try:
+        keep_lineage(workspace, registry.named(workspace, evidence.policy))
+    except lineage.LineageError as error:
+        return replace(evidence, unusable=str(error))
+    return replace(evidence, learned=lineage.feedback_by_user(workspace.open(), evidence.policy))
 
 
 @task(name="report gate", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
@@ -226,11 +239,6 @@ def _files(workspace: Workspace, version: ModelVersion) -> tuple[Path, str]:
         shutil.rmtree(files)
         files = registry.download(workspace, version)
     return files, ""
-
-
-def _learned(workspace: Workspace, version: ModelVersion) -> dict[str, int]:
-    keep_lineage(workspace, version)
-    return dict(lineage.feedback_by_user(workspace.open(), f"{version.name}/{version.version}"))
 
 
 def _name(policy: RegisteredRef) -> str:
