@@ -40,6 +40,8 @@ def promote_command(
     from flows.promote import promote as flow
     from tasks import progress
 
+    if approve:
+        console.print(f"Once the gate is passed, answer on the run's page: respect ui --run {run} --only prefect")
     with clear_errors(), progress.shown():
         result = flow(
             workspace,

@@ -121,9 +121,15 @@ def rollback(history: Sequence[Entry], model: str, *, adapter_hash: str, actor: 
         adapter_hash: of the version that comes back, `to_roll_back(...).from_version`.
 
     Raises:
-        LedgerError: no promotion stands.
+        LedgerError: no promotion stands, or the version was deployed earlier with another adapter.
     """
     undone = to_roll_back(history, model)
+    for entry in history:
+        if entry.to_version == undone.from_version and entry.adapter_hash != adapter_hash:
+            raise LedgerError(
+                f"{entry.to_version} had adapter {entry.adapter_hash} in entry {entry.number} and has {adapter_hash} "
+                "now: the registry was changed or replaced; restore it, or promote another version"
+            )
     return _next(
         history,
         model,

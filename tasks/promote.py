@@ -95,8 +95,8 @@ def examine(workspace: Workspace, policy: RegisteredRef, game_set: str) -> Evide
     try:
         found = evaluate_policy.fn(workspace, profile, policy, game_set)
     except WorkerFailed as error:
-        first, *_, last = str(error).splitlines()
-        return Evidence(_name(policy), unusable=f"{first} {last}")
+        lines = str(error).splitlines()  # what went wrong and where its log lies, then the end of the log
+        return Evidence(_name(policy), unusable=f"{lines[0]} {lines[-1]}")
     return Evidence(
         _name(policy),
         right={(name, turn): right for name, turn, right in found.turns},

@@ -28,7 +28,9 @@ def _promote(store: Store, before: str, after: str, actor: str = "ann") -> Entry
 
 
 def _roll_back(store: Store) -> str:
-    entry = ledger.rollback(ledger.entries(store, MODEL), MODEL, adapter_hash="h", actor="bob", reason="worse")
+    history = ledger.entries(store, MODEL)
+    adapter = f"hash of {ledger.to_roll_back(history, MODEL).from_version}"
+    entry = ledger.rollback(history, MODEL, adapter_hash=adapter, actor="bob", reason="worse")
     ledger.append(store, entry)
     return entry.to_version
 
@@ -56,6 +58,13 @@ def test_rolling_back_goes_back_one_promotion_each_time(store: Store) -> None:
     with pytest.raises(LedgerError, match="no promotion to roll back"):
         _roll_back(store)
     assert [each.action for each in ledger.entries(store, MODEL)].count(Action.ROLLBACK) == 3
+
+
+def test_a_version_does_not_come_back_with_another_adapter(store: Store) -> None:
+    _promote(store, "respect.seed/1", f"{MODEL}/1")
+    _promote(store, f"{MODEL}/1", f"{MODEL}/2")
+    with pytest.raises(LedgerError, match=rf"{MODEL}/1 had adapter hash of {MODEL}/1 in entry 1 and has other now"):
+        ledger.rollback(ledger.entries(store, MODEL), MODEL, adapter_hash="other", actor="bob")
 
 
 def test_of_two_at_once_one_wins_and_the_other_is_told_by_whom(store: Store) -> None:
