@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from prefect import flow
-from prefect.client.schemas.objects import State
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.states import Completed
@@ -53,8 +52,12 @@ class PromoteParameters(BaseModel):
 
     def gate(self, profile: str) -> GateConfig:
         """The gate of the candidate's profile with what was set here."""
-        changes = {"margin": self.margin, "user_share_cap": self.user_share_cap}
-        return replace(gate(profile), **{name: value for name, value in changes.items() if value is not None})
+        found = gate(profile)
+        if self.margin is not None:
+            found = replace(found, margin=self.margin)
+        if self.user_share_cap is not None:
+            found = replace(found, user_share_cap=self.user_share_cap)
+        return found
 
 
 class RollbackParameters(BaseModel):
@@ -76,7 +79,7 @@ class Approval(RunInput):
 
 
 @flow(name="promote", flow_run_name="promote {parameters.variant}")
-def promote(workspace: Workspace, parameters: PromoteParameters) -> State[PromotionRef]:
+def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef:
     """Deploy a variant's candidate if the gate lets it through. No promotion is a normal end, with its reasons.
 
     Raises:
@@ -107,7 +110,7 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> State[Promot
 
 
 @flow(name="rollback", flow_run_name="rollback {parameters.variant}")
-def rollback(workspace: Workspace, parameters: RollbackParameters) -> State[PromotionRef]:
+def rollback(workspace: Workspace, parameters: RollbackParameters) -> PromotionRef:
     """Put back what was deployed before the newest promotion that stands; once more goes further back.
 
     Raises:
@@ -118,8 +121,8 @@ def rollback(workspace: Workspace, parameters: RollbackParameters) -> State[Prom
     return _end(changed(entry))
 
 
-def _end(result: PromotionRef) -> State[Any]:
-    """Completed either way; the state's message says how."""
+def _end(result: PromotionRef) -> Any:
+    """The result as a state that is completed either way and says how; Prefect hands callers the result itself."""
     return Completed(message=str(result), data=result)
 
 

@@ -71,7 +71,8 @@ def tree(workspace: Workspace, version: str) -> Tree:
     keep_lineage(workspace, found)
     known = lineage.read(store, version)
     assert known is not None, "it was kept"
-    aliases = [name for name, number in registry.aliases(workspace, found.name).items() if number == found.version]
+    number = str(found.version)
+    aliases = [name for name, of in registry.aliases(workspace, found.name).items() if of == number]
     root = Tree(f"[bold]{version}[/] {' '.join(f'@{alias}' for alias in sorted(aliases))}".rstrip())
     root.add(f"adapter {known.adapter_hash}")
     root.add(f"MLflow run {known.run_id}, round {known.round}, code {known.code_version}")

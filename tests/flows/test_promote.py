@@ -86,10 +86,8 @@ def _copy(place: Workspace, variant: Variant, scratch: Path, change: Change | No
 
 def _promote(place: Workspace, variant: Variant = Variant.B_FFT, **parameters: Any) -> PromotionRef:
     """Against the seed policy with any exact match; ten users cannot each stay under the usual share."""
-    result: PromotionRef = promote(
-        place, PromoteParameters(**{"variant": variant, "user_share_cap": 1.0, "margin": 1.0, **parameters})
-    )
-    return result
+    given = {"variant": variant, "user_share_cap": 1.0, "margin": 1.0, **parameters}
+    return promote(place, PromoteParameters(**given))
 
 
 def _noise(file: Path) -> None:
@@ -218,7 +216,7 @@ def test_killed_between_ledger_and_alias_the_next_operation_settles(
         with pytest.raises(ValueError, match="killed"):
             _promote(fresh, version=1)
     assert registry.DEPLOYED not in registry.aliases(fresh, "respect.b-fft")
-    assert deployment.deployed(fresh, Variant.B_FFT).version == 1
+    assert str(deployment.deployed(fresh, Variant.B_FFT).version) == "1"
     assert _is_deployed(fresh, ONE)
 
     registry.client(fresh).set_registered_model_alias("respect.b-fft", registry.DEPLOYED, "2")  # past the ledger
@@ -270,6 +268,8 @@ def test_lineage_leads_to_the_log_and_back(place: Workspace, monkeypatch: pytest
         "game_sets/d0.jsonl",
     ):
         assert expected in shown
+
+    assert f"{TWO} @candidate" in _respect("lineage", TWO)
 
     rows = tables.read_table(store, "training_sets", [0], ["b-fft"]).to_pylist()
     row = next(each for each in rows if each["source"] == "round" and each["label"] == 1)
