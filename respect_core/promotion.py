@@ -36,7 +36,7 @@ def standard() -> GateConfig:
 
 
 def tiny() -> GateConfig:
-    """For the embedded model, which writes an illegal action in one turn of twenty when nothing constrains it.
+    """For the embedded model, which writes illegal actions in a few of a hundred turns when nothing constrains it.
 
     Deployments constrain it, so that none reaches a user; the cap only tells a model that forgot the language.
     """

@@ -91,10 +91,10 @@ def tree(workspace: Workspace, version: str) -> Tree:
 
 def _deployments(root: Tree, store: Store, model: str, version: str) -> None:
     for entry in ledger.entries(store, model):
-        for name, ending in ((entry.to_version, "deployed"), (entry.from_version, "taken back")):
-            if name == version:
-                why = f": {escape(entry.reason)}" if entry.reason else ""
-                root.add(f"{ending} {entry.time[:19]} by {escape(entry.actor)}, {entry.action} {entry.number}{why}")
+        ends = {entry.to_version: "deployed", entry.from_version: f"gave way to {entry.to_version}"}
+        if version in ends:
+            why = f": {escape(entry.reason)}" if entry.reason else ""
+            root.add(f"{ends[version]} {entry.time[:19]} by {escape(entry.actor)}, {entry.action} {entry.number}{why}")
 
 
 def _source(data: Tree, source: Source) -> None:
