@@ -25,7 +25,7 @@ def promote_command(
         str, typer.Option(help="Game set on which it is compared to the deployed policy.")
     ] = "validation",
     margin: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Exact match that it may lie below. Default: the gate's.")
+        float | None, typer.Option(min=0, max=1, help="Loss of exact match that is allowed. Default: the gate's.")
     ] = None,
     user_share_cap: Annotated[
         float | None, typer.Option(min=0, max=1, help="Largest share of one user in its data. Default: the gate's.")

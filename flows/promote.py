@@ -41,7 +41,10 @@ class PromoteParameters(BaseModel):
     version: int | None = Field(default=None, ge=1, description="Number of the version; empty: the newest candidate.")
     validation: str = Field(default="validation", description="Game set on which it is compared to what is deployed.")
     margin: float | None = Field(
-        default=None, ge=0, le=1, description="Exact match that it may lie below what is deployed; the gate's if empty."
+        default=None,
+        ge=0,
+        le=1,
+        description="Loss of exact match that is allowed even where it is certain; the gate's if empty.",
     )
     user_share_cap: float | None = Field(
         default=None, ge=0, le=1, description="Largest share of one user in what it learned from; the gate's if empty."

@@ -1,8 +1,8 @@
 """The gate: whether a candidate may take the place of the deployed policy. Pure: from evidence to a verdict.
 
 Exact match is compared turn by turn on the same validation games. Turns of a game depend on each other, so the
-bootstrap draws games: a candidate is refused when its difference to the deployed policy lies below the margin with the
-given confidence, and not because a few turns of a small set fell out differently.
+bootstrap draws games: a candidate is refused when with the given confidence it loses more than the margin, and not
+because a few turns of a small set fell out differently.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Figures = dict[str, float | int | str]
 class GateConfig:
     """What the gate asks for. All shares lie between 0 and 1."""
 
-    margin: float = 0.01  # exact match that a candidate may certainly lie below the deployed policy
-    confidence: float = 0.95  # one-sided, of being below the margin
+    margin: float = 0.0  # loss of exact match that is allowed even where it is certain
+    confidence: float = 0.95  # one-sided, of a loss being certain
     resamples: int = 10_000  # of the validation games
     min_games: int = 10  # fewer validation games tell nothing
     illegal_cap: float = 0.01  # illegal greedy actions per validation turn: less than this
@@ -133,7 +133,7 @@ def _exact_match(candidate: Evidence, deployed: Evidence, config: GateConfig) ->
     sentence = (
         f"exact match {ours:.1%} on {turns} turns of {games} games against {theirs:.1%} of {deployed.policy}: "
         f"{found.value:+.1%}, with {config.confidence:.0%} confidence at most {found.high:+.1%}, "
-        f"{'not' if passed else 'which is'} below the margin of {-config.margin:+.1%}"
+        f"{'within' if passed else 'beyond'} the allowed loss of {config.margin:.1%}"
     )
     figures: Figures = {
         "exact_match": ours,

@@ -28,7 +28,7 @@ def test_the_same_loss_in_every_game_is_certain() -> None:
     assert not verdict.promote
     assert verdict.reasons == (
         "exact match 50.0% on 20 turns of 10 games against 100.0% of old: -50.0%, with 95% confidence at most -50.0%, "
-        "which is below the margin of -0.0%",
+        "beyond the allowed loss of 0.0%",
     )
     assert verdict.figures["difference"] == -0.5 and verdict.figures["deployed_exact_match"] == 1.0
     assert judge(candidate, deployed, replace(LOOSE, margin=0.5)).promote

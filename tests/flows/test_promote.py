@@ -158,7 +158,7 @@ def test_promote_rollback_promote(place: Workspace, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "tags", "reason"),
     [
-        (_noise, {}, r"exact match \d\.\d% .* below the margin of -1\.0%"),
+        (_noise, {}, r"exact match .* beyond the allowed loss of 0\.0%"),
         (_not_a_number, {}, "probabilities that are not numbers"),
         (_garbage, {}, "ended with exit code 1"),
         (None, {"adapter_hash": "0" * 64}, "its files hash to .* registered is 0000"),
