@@ -257,17 +257,6 @@ def _originals(interaction_ids: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.replace_substring_regex(interaction_ids, _COPY, "")
 
 
-def ancestors(store: Store, version: str) -> Iterator[Lineage]:
-    """The version's parents, the nearest first, as far as they were recorded."""
-    seen = {version}
-    lineage = read(store, version)
-    while lineage is not None and lineage.parent is not None and lineage.parent not in seen:
-        seen.add(lineage.parent)
-        lineage = read(store, lineage.parent)
-        if lineage is not None:
-            yield lineage
-
-
 def _ancestor_among(store: Store, version: str, touched: set[str]) -> str | None:
     """The nearest ancestor among `touched` whose weights the version goes on from."""
     lineage = read(store, version)

@@ -77,10 +77,7 @@ def tree(workspace: Workspace, version: str) -> Tree:
     root.add(f"adapter {known.adapter_hash}")
     root.add(f"MLflow run {known.run_id}, round {known.round}, code {known.code_version}")
     _deployments(root, store, found.name, version)
-    branch = root
-    for child, parent in zip([known, *(chain := list(lineage.ancestors(store, version)))], chain, strict=False):
-        how = "goes on from the weights of" if child.continued else "comes after"
-        branch = branch.add(f"{how} [bold]{parent.version}[/], round {parent.round}, data {parent.data_hash[:12]}")
+    _parents(root, store, known)
     data = root.add(f"training set {known.training_set.key} (manifest {known.training_set.sha256[:12]})")
     data.add(f"data {known.data_hash}")
     data.add(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in known.counts.items()))
@@ -95,6 +92,19 @@ def _deployments(root: Tree, store: Store, model: str, version: str) -> None:
         if version in ends:
             why = f": {escape(entry.reason)}" if entry.reason else ""
             root.add(f"{ends[version]} {entry.time[:19]} by {escape(entry.actor)}, {entry.action} {entry.number}{why}")
+
+
+def _parents(root: Tree, store: Store, known: Lineage) -> None:
+    """The chain of parents, each below the one that comes after it."""
+    branch, child = root, known
+    while child.parent is not None:
+        parent = lineage.read(store, child.parent)
+        how = "goes on from the weights of" if child.continued else "comes after"
+        what = f"round {parent.round}, data {parent.data_hash[:12]}" if parent else "whose lineage was not recorded"
+        branch = branch.add(f"{how} [bold]{child.parent}[/], {what}")
+        if parent is None:
+            return
+        child = parent
 
 
 def _source(data: Tree, source: Source) -> None:

@@ -19,6 +19,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, TypeAdapter
+from rich.markup import escape
 from rich.table import Table
 
 from respect_core import ledger, lineage
@@ -211,14 +212,14 @@ def changed(entry: Entry) -> PromotionRef:
 
 
 def ledger_table(entries: Sequence[Entry]) -> Table:
-    """Entries for the terminal, the newest last."""
-    shown = Table("model", "entry", "time", "what", "from", "to", "by", "why", title="Promotions")
+    """Entries for the terminal, in order; all of the evidence is in the entries themselves."""
+    shown = Table("model", "entry", "time", "what", "from", "to", "by", "why", "exact match", title="Promotions")
     for each in entries:
-        why = "; ".join([*([each.reason] if each.reason else []), *each.evidence.get("reasons", [])])
+        figures = each.evidence.get("figures", {})
+        match = f"{figures['exact_match']:.1%} against {figures['deployed_exact_match']:.1%}" if figures else ""
         when = each.time[:19].replace("T", " ")
-        shown.add_row(
-            each.model, str(each.number), when, each.action, each.from_version, each.to_version, each.actor, why
-        )
+        known = (each.model, str(each.number), when, each.action, each.from_version, each.to_version)
+        shown.add_row(*known, *map(escape, (each.actor, each.reason)), match)
     return shown
 
 

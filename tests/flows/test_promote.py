@@ -296,7 +296,7 @@ def test_the_command_line(fresh: Workspace, monkeypatch: pytest.MonkeyPatch) -> 
     assert f"rolled back: {SEED_POLICY} is deployed" in _respect("rollback", "b-fft", "--reason", "slow")
     assert "no promotion to roll back" in _respect("rollback", "b-fft", code=1)
     shown = _respect("ledger", "b-fft")
-    assert "carol" in shown and "slow" in shown and shown in _respect("ledger")
+    assert "carol" in shown and "slow" in shown and "% against " in shown and shown in _respect("ledger")
 
 
 def _respect(*command: str, code: int = 0) -> str:
