@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from flows import environment
+from flows.cli_promotion import promotion_app
+from flows.terminal import RUNS, Run, clear_errors, console, run_workspace
 from respect_core.variants import CONTROL, PROFILES, Propensity, Variant
-
-if TYPE_CHECKING:
-    from tasks.workspace import Workspace
 
 app = typer.Typer(
     help="RESPECT: learn, round after round, from the feedback that users give without being asked.",
@@ -24,21 +19,10 @@ app = typer.Typer(
 )
 import_app = typer.Typer(help="Bring logs from elsewhere into the store.", no_args_is_help=True)
 app.add_typer(import_app, name="import")
-console = Console()
-
-RUNS = Path("runs")
-
-Run = Annotated[str, typer.Option(help="Name of the run: everything it leaves lies in runs/NAME.")]
+app.add_typer(promotion_app)
 ProfileName = Annotated[str, typer.Option(help=f"What to run with: {' or '.join(PROFILES)}.")]
 Variants = Annotated[str, typer.Option(help="Comma-separated variants, or 'all'.")]
 Round = Annotated[int, typer.Option(min=0, help="Number of the round, counted from 0, the seed policy's deployment.")]
-
-
-def _workspace(run: str) -> Workspace:
-    environment.prepare(RUNS / run)
-    from tasks.workspace import workspace
-
-    return workspace(RUNS / run)
 
 
 def _variants(names: str) -> list[Variant]:
@@ -50,18 +34,6 @@ def _variants(names: str) -> list[Variant]:
         raise typer.BadParameter(f"{error}; there are: {', '.join(Variant)}, or 'all'") from None
 
 
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Expected failures end with one message instead of a traceback."""
-    from respect_core.store import StoreError
-
-    try:
-        yield
-    except (ValueError, StoreError, FileNotFoundError) as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
-        raise typer.Exit(1) from error
-
-
 @app.command()
 def demo(
     run: Run = "demo",
@@ -71,11 +43,11 @@ def demo(
     profile: ProfileName = "tiny",
 ) -> None:
     """One whole round with simulated speakers, from the seed policy's games to registered candidates."""
-    workspace = _workspace(run)
+    workspace = run_workspace(run)
     from flows.demo import demo as flow
     from tasks import progress, report
 
-    with _clear_errors(), progress.shown():
+    with clear_errors(), progress.shown():
         summary = flow(workspace, profile=profile, games=games, replay=replay, variants=_variants(variants))
     report.show(summary, console)
     console.print(
@@ -120,12 +92,12 @@ def round_command(
     ] = 0,
 ) -> None:
     """Export, decode, subsample, train, select and register: one round on the logs in the store."""
-    workspace = _workspace(run)
+    workspace = run_workspace(run)
     from flows.round import RoundParameters
     from flows.round import round as flow
     from tasks import progress, report
 
-    with _clear_errors(), progress.shown():
+    with clear_errors(), progress.shown():
         summary = flow(
             workspace,
             RoundParameters(
@@ -172,12 +144,12 @@ def study_command(
     if not learning:
         raise typer.BadParameter(f"{CONTROL} is deployed beside variants that learn: name one, e.g. b-fft,{CONTROL}")
     chosen = _variants(",".join(learning))
-    workspace = _workspace(run)
+    workspace = run_workspace(run)
     from flows.study import StudyParameters
     from flows.study import study as flow
     from tasks import progress, study_report
 
-    with _clear_errors(), progress.shown():
+    with clear_errors(), progress.shown():
         summary = flow(
             workspace,
             StudyParameters(
@@ -206,7 +178,7 @@ def study_summary(
     """Means over several studies: summary.json, tables 2 to 4 and figure 4."""
     from tasks import study_report
 
-    with _clear_errors():
+    with clear_errors():
         summary = study_report.combine([RUNS / name for name in studies], RUNS / run)
     study_report.show(summary, console)
     console.print(f"\nsummary.json, tables 2 to 4 and figure 4 are in {RUNS / run}", highlight=False, soft_wrap=True)
@@ -224,12 +196,12 @@ def evaluate_command(
     profile: ProfileName = "tiny",
 ) -> None:
     """Exact match of the seed policy and a round's variants on games that nobody trained on, against chance."""
-    workspace = _workspace(run)
+    workspace = run_workspace(run)
     from flows.evaluate import EvaluateParameters
     from flows.evaluate import evaluate as flow
     from tasks import evaluate, progress
 
-    with _clear_errors(), progress.shown():
+    with clear_errors(), progress.shown():
         summary = flow(workspace, EvaluateParameters(game_set=game_set, round=round, profile=profile))
     evaluate.show(summary, console)
 
@@ -257,10 +229,10 @@ def import_games(
     ] = 0.2,
 ) -> None:
     """Import games in the study's published format. The file is read without running anything in it."""
-    workspace = _workspace(run)
+    workspace = run_workspace(run)
     from tasks.importing import import_games as task
 
-    with _clear_errors():
+    with clear_errors():
         report = task(
             workspace,
             file,
@@ -287,10 +259,10 @@ def ui(
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI on 127.0.0.1.")] = 5000,
 ) -> None:
     """Open Prefect and MLflow on what a run left; ends with Ctrl-C."""
-    workspace = _workspace(run)
+    workspace = run_workspace(run)
     from flows.ui import serve
 
-    with _clear_errors():
+    with clear_errors():
         serve(workspace, only, prefect_port, mlflow_port, console)
 
 

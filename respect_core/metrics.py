@@ -112,9 +112,14 @@ def figures(studies: Sequence[Counts], *, resamples: int = RESAMPLES, seed: int 
 
 
 def ratio(
-    numerators: Sequence[float], denominators: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Estimate:
-    """Sum over sum, with a 95% interval that resamples the pairs, e.g. exact matches and turns of each game.
+    """Sum over sum, with an interval that resamples the pairs, e.g. exact matches and turns of each game.
 
     Raises:
         ValueError: the denominators add up to nothing.
@@ -124,7 +129,7 @@ def ratio(
         raise ValueError("nothing to divide by: no turns")
     drawn = _resampled(pairs, resamples, np.random.default_rng(seed))
     with np.errstate(invalid="ignore"):
-        low, high = np.nanpercentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
+        low, high = np.nanpercentile(drawn[:, 0] / drawn[:, 1], [50 * (1 - level), 50 * (1 + level)])
     return Estimate(float(pairs[:, 0].sum() / pairs[:, 1].sum()), float(low), float(high))
 
 

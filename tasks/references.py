@@ -114,11 +114,15 @@ class PlayedRef(_Reference):
 
 
 class EvaluatedRef(_Reference):
-    """A policy on the right turns of a game set: (interaction id, turn, whether it matched) of each."""
+    """A policy on the right turns of a game set: (interaction id, turn, whether it matched) of each.
+
+    `finite`: whether every probability that it gives to an action of the set is a number.
+    """
 
     policy: RegisteredRef
     turns: list[tuple[str, int, bool]]
     illegal_actions: int
+    finite: bool = True
     seconds: float
 
 

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from respect_core.variants import SEED, Profile
 from tasks import registry
+from tasks.lineage import keep_lineage, prepare_lineage
 from tasks.references import ExportedRef, RegisteredRef, SelectedRef, TrainingSetRef
 from tasks.retries import PATIENT
 from tasks.train import settings
@@ -64,11 +65,13 @@ def register_variant(
 ) -> RegisteredRef:
     """Register the adapter that the game set `validation` chose as `respect.<variant>` with alias candidate.
 
-    An adapter that is registered already, by content and training data, keeps its version.
+    An adapter that is registered already, by content and training data, keeps its version. What it learned from is
+    recorded beside it (respect_core.lineage), also where an earlier attempt ended before that.
     """
     variant, round = selected.variant, training_set.round
     known = registry.by_adapter_hash(workspace, registry.model_name(variant), selected.adapter_hash)
     if known is not None and known.tags.get("data_hash") == training_set.data_hash:
+        keep_lineage(workspace, known)
         return reference(variant, known)
     start = registry.previous(workspace, variant, round) if variant != SEED else None
     tags = {
@@ -79,6 +82,7 @@ def register_variant(
         "adapter_hash": selected.adapter_hash,
         "recipe": recipe(profile, training_set),
         "parent_version": f"{start.name}/{start.version}" if start else "none",
+        "continued": settings(profile, variant).from_previous_adapter,
         "seed": selected.seed,
         "step": selected.step,
         "validation": validation,
@@ -86,6 +90,7 @@ def register_variant(
     run_id = registry.start_run(workspace, f"{variant} round {round}", parent, tags)
     try:
         _log_training(workspace, run_id, profile, training_set, selected)
+        learned = prepare_lineage(workspace, tags, run_id)
         version = registry.register_adapter(
             workspace,
             run_id,
@@ -95,6 +100,7 @@ def register_variant(
             metrics={"val_exact_match": selected.exact_match},
             step=round,
         )
+        keep_lineage(workspace, version, learned)
     except BaseException:
         registry.end_run(workspace, run_id, failed=True)
         raise

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +32,9 @@ from tasks.workspace import Workspace
 CANDIDATE = "candidate"
 """Alias of the newest version of a model that has been trained and not yet promoted. Aliases are case-sensitive
 and not audited by MLflow: use these constants."""
+
+DEPLOYED = "deployed"
+"""Alias of the version in front of users: what the ledger says. Only `tasks.deployed` sets it."""
 
 ADAPTER = "adapter"
 """Folder of the adapter, with its processor, inside a logged model."""
@@ -179,6 +183,12 @@ def previous(workspace: Workspace, variant: str, round: int) -> ModelVersion | N
     return latest(workspace, variant, before_round=round) or latest(workspace, SEED)
 
 
+def aliases(workspace: Workspace, model: str) -> dict[str, str]:
+    """Version numbers by alias; none where the model is not registered."""
+    found = client(workspace).search_registered_models(f"name='{model}'")
+    return {alias: str(number) for alias, number in found[0].aliases.items()} if found else {}
+
+
 def by_adapter_hash(workspace: Workspace, name: str, adapter_hash: str) -> ModelVersion | None:
     """The registered version whose adapter has this hash: who acted, by content."""
     versions = client(workspace).search_model_versions(f"name='{name}'")
@@ -202,14 +212,21 @@ def download(workspace: Workspace, version: ModelVersion) -> Path:
     """The version's files on this machine; fetched once, versions never change."""
     target = workspace.scratch / "registry" / version.name / str(version.version)
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
         # Fetched beside its place and moved there whole: a copy cut short is never taken for the model.
-        with TemporaryDirectory(dir=target.parent) as scratch:
-            fetched = download_artifacts(
-                artifact_uri=version.source, dst_path=scratch, tracking_uri=workspace.tracking_uri
-            )
-            Path(fetched).rename(target)
+        with fetched(workspace, version) as files:
+            files.rename(target)
     return target
+
+
+@contextmanager
+def fetched(workspace: Workspace, version: ModelVersion) -> Iterator[Path]:
+    """The version's files fresh from the registry, gone at the end unless they were moved."""
+    beside = workspace.scratch / "registry" / version.name
+    beside.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=beside) as scratch:
+        yield Path(
+            download_artifacts(artifact_uri=version.source, dst_path=scratch, tracking_uri=workspace.tracking_uri)
+        )
 
 
 def log_json(workspace: Workspace, run_id: str, name: str, value: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from respect_core import manifests, sampling, tables
 from respect_core.interaction import FEEDBACK_SCHEMA, TURNS_SCHEMA, turn_rows
+from respect_core.lineage import data_hash
 from respect_core.manifests import Partition
 from respect_core.rounds import learning_partitions
 from respect_core.store import Store
@@ -127,7 +126,10 @@ def _write(
         counts=counts,
         metadata={"probabilities": probabilities},
     )
-    digest = hashlib.sha256(json.dumps([part.sha256 for part in manifest.parts]).encode()).hexdigest()
     return TrainingSetRef(
-        variant=partition.variant, round=partition.round, data_hash=digest, probabilities=probabilities, **counts
+        variant=partition.variant,
+        round=partition.round,
+        data_hash=data_hash(manifest),
+        probabilities=probabilities,
+        **counts,
     )

@@ -264,7 +264,9 @@ def propensity(spec: PropensitySpec) -> dict[str, Any]:
 
 
 def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
-    """Whether the policy's greedy action is the logged one, for every right turn of the set."""
+    """Whether the policy's greedy action is the logged one, for every right turn of the set; whether it computes."""
+    import math
+
     from respect_core.base import load_base
     from respect_core.interaction import from_log
     from respect_core.policy import Policy
@@ -276,7 +278,9 @@ def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
     policy = Policy(base, spec.adapter, _features(spec, base, _of(games)))
     result = exact_match(policy, games, right)
     turns = [(name, turn, match) for (name, turn), match in sorted(result.correct.items())]
-    return {"turns": turns, "illegal_actions": result.illegal_actions or 0}
+    logp = policy.log_probabilities([game for game in games if game.interaction_id in {name for name, _ in right}])
+    finite = all(math.isfinite(each) for game in logp for each in game)
+    return {"turns": turns, "illegal_actions": result.illegal_actions or 0, "finite": finite}
 
 
 def _features(spec: _Spec, base: Base, image_ids: Iterable[str]) -> VisionFeatures:

@@ -11,7 +11,10 @@ from typer.testing import CliRunner
 
 from flows import cli
 
-COMMANDS = [["demo"], ["round"], ["study"], ["study-summary"], ["evaluate"], ["import", "games"], ["ui"]]
+COMMANDS = [
+    *(["demo"], ["round"], ["study"], ["study-summary"], ["evaluate"], ["import", "games"], ["ui"]),
+    *(["promote"], ["rollback"], ["ledger"], ["lineage"]),
+]
 
 
 @pytest.mark.parametrize("command", [[], *COMMANDS])

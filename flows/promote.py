@@ -1,0 +1,146 @@
+"""What users meet: a candidate takes the deployed version's place through the gate, and goes back in one step."""
+
+from __future__ import annotations
+
+import getpass
+from dataclasses import replace
+from typing import Any
+
+from prefect import flow
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from prefect.states import Completed
+from pydantic import BaseModel, ConfigDict, Field
+
+from respect_core.promotion import GateConfig, Verdict, gate, judge
+from respect_core.variants import Variant
+from tasks.promote import (
+    Contest,
+    PromotionRef,
+    changed,
+    commit,
+    contenders,
+    examine,
+    prepare_rollback,
+    promotion_entry,
+    report_gate,
+    unchanged,
+    with_users,
+)
+from tasks.workspace import Workspace
+
+APPROVAL_SECONDS = 24 * 3600  # how long a person may take
+
+
+class PromoteParameters(BaseModel):
+    """What the command line and the Prefect form set of a promotion."""
+
+    model_config = ConfigDict(frozen=True)
+
+    variant: Variant = Field(description="Variant whose policy is to be deployed.")
+    version: int | None = Field(default=None, ge=1, description="Number of the version; empty: the newest candidate.")
+    validation: str = Field(default="validation", description="Game set on which it is compared to what is deployed.")
+    margin: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Loss of exact match that is allowed even where it is certain; the gate's if empty.",
+    )
+    user_share_cap: float | None = Field(
+        default=None, ge=0, le=1, description="Largest share of one user in what it learned from; the gate's if empty."
+    )
+    approve: bool = Field(default=False, description="Once the gate is passed, wait for a person to approve in the UI.")
+    actor: str = Field(default="", description="Who asks; empty: the account that runs it.")
+    reason: str = Field(default="", description="Why, for the ledger.")
+
+    def gate(self, profile: str) -> GateConfig:
+        """The gate of the candidate's profile with what was set here."""
+        found = gate(profile)
+        if self.margin is not None:
+            found = replace(found, margin=self.margin)
+        if self.user_share_cap is not None:
+            found = replace(found, user_share_cap=self.user_share_cap)
+        return found
+
+
+class RollbackParameters(BaseModel):
+    """What the command line and the Prefect form set of a rollback."""
+
+    model_config = ConfigDict(frozen=True)
+
+    variant: Variant = Field(description="Variant whose previously deployed version is to come back.")
+    reason: str = Field(default="", description="Why, for the ledger.")
+    actor: str = Field(default="", description="Who asks; empty: the account that runs it.")
+
+
+class Approval(RunInput):
+    """A person's answer to a promotion that waits."""
+
+    approve: bool = Field(default=False, description="Deploy the candidate.")
+    name: str = Field(default="", description="Who answers; kept in the ledger.")
+    note: str = Field(default="", description="Why; kept in the ledger.")
+
+
+@flow(name="promote", flow_run_name="promote {parameters.variant}")
+def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef:
+    """Deploy a variant's candidate if the gate lets it through. No promotion is a normal end, with its reasons.
+
+    Raises:
+        ValueError: no candidate, no such game set, or a deployed version that does not act.
+        LedgerError: somebody else changed what is deployed meanwhile.
+    """
+    contest = contenders(workspace, parameters.variant, parameters.version)
+    if contest.candidate == contest.deployed:
+        return _end(unchanged(contest, "already deployed"))
+    deployed = examine(workspace, contest.deployed, parameters.validation)
+    candidate = with_users(workspace, examine(workspace, contest.candidate, parameters.validation))
+    settings = parameters.gate(contest.profile)
+    verdict = judge(candidate, deployed, settings)
+    report_gate(workspace, contest, verdict)
+    actor, reason = parameters.actor or _account(), parameters.reason
+    if verdict.promote and parameters.approve:
+        answer = _ask(contest, verdict)
+        if not answer.approve:
+            refusal = f"{answer.name or 'a person'} did not approve: {answer.note or 'no reason given'}"
+            verdict = replace(verdict, promote=False, reasons=(refusal,))
+        actor += f", approved by {answer.name or 'a person'}"
+        reason = "; ".join(filter(None, [reason, answer.note]))
+    if not verdict.promote:
+        return _end(unchanged(contest, "no promotion", verdict))
+    entry = promotion_entry(workspace, contest, verdict, settings, parameters.validation, actor, reason)
+    commit(workspace, parameters.variant, entry)
+    return _end(changed(entry))
+
+
+@flow(name="rollback", flow_run_name="rollback {parameters.variant}")
+def rollback(workspace: Workspace, parameters: RollbackParameters) -> PromotionRef:
+    """Put back what was deployed before the newest promotion that stands; once more goes further back.
+
+    Raises:
+        LedgerError: nothing was promoted, or somebody else changed what is deployed meanwhile.
+    """
+    entry = prepare_rollback(workspace, parameters.variant, parameters.actor or _account(), parameters.reason)
+    commit(workspace, parameters.variant, entry)
+    return _end(changed(entry))
+
+
+def _end(result: PromotionRef) -> Any:
+    """The result as a state that is completed either way and says how; Prefect hands callers the result itself."""
+    return Completed(message=str(result), data=result)
+
+
+def _ask(contest: Contest, verdict: Verdict) -> Approval:
+    """Pause until somebody answers on the run's page. Raises FlowPauseTimeout after a day."""
+    found = "\n".join(f"- {reason}" for reason in verdict.reasons)
+    text = (
+        f"The gate lets {contest.candidate.model}/{contest.candidate.version} take the place of "
+        f"{contest.deployed.model}/{contest.deployed.version}:\n\n{found}"
+    )
+    return pause_flow_run(Approval.with_initial_data(description=text), timeout=APPROVAL_SECONDS, poll_interval=2)
+
+
+def _account() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"

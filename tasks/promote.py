@@ -1,0 +1,250 @@
+"""Promotion: from two registered versions to the gate's verdict, an entry in the ledger, and the alias `deployed`.
+
+The entry is the one point of commitment: it is an object that only one writer can make. So there is nothing to take
+back when a process dies before it, and nothing to repeat when it dies after it, where the next operation settles the
+alias. A transaction that undoes earlier tasks would add nothing: they only read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mlflow.entities.model_registry import ModelVersion
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+from rich.markup import escape
+from rich.table import Table
+
+from respect_core import ledger, lineage
+from respect_core.ledger import Entry
+from respect_core.promotion import Evidence, GateConfig, Verdict
+from respect_core.variants import Profile, Variant
+from tasks import deployed as deployment
+from tasks import game_sets, registry
+from tasks.evaluate import evaluate_policy
+from tasks.lineage import keep_lineage
+from tasks.process import WorkerFailed
+from tasks.references import RegisteredRef
+from tasks.register import reference
+from tasks.retries import if_transient
+from tasks.workspace import Workspace
+
+Decision = Literal["promoted", "rolled back", "no promotion", "already deployed"]
+
+
+class Contest(BaseModel):
+    """Who stands against whom, and the ledger's entries when they were chosen: a later one makes the verdict void."""
+
+    model_config = ConfigDict(frozen=True)
+
+    candidate: RegisteredRef
+    deployed: RegisteredRef
+    profile: str  # with which the candidate was trained
+    history: list[Entry]
+
+
+class PromotionRef(BaseModel):
+    """How a promotion or rollback ended. `version`: what is deployed now; `entry`: number in the ledger, if any."""
+
+    model_config = ConfigDict(frozen=True)
+
+    decision: Decision
+    model: str
+    version: str
+    adapter_hash: str
+    reasons: list[str] = []
+    figures: dict[str, float | int | str] = {}
+    entry: int | None = None
+
+    def __str__(self) -> str:
+        why = f": {'; '.join(self.reasons)}" if self.reasons else ""
+        return f"{self.decision}, {self.version} is deployed{why}"
+
+
+@task(name="contenders", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+def contenders(workspace: Workspace, variant: Variant, number: int | None) -> Contest:
+    """The candidate and the deployed version of a variant, the alias settled first.
+
+    Raises:
+        ValueError: no candidate, no such version, or nothing that is deployed.
+    """
+    history = ledger.entries(workspace.open(), registry.model_name(variant))
+    deployed = deployment.deployed(workspace, variant)
+    candidate = deployment.candidate(workspace, variant, number)
+    return Contest(
+        candidate=reference(variant, candidate),
+        deployed=reference(variant, deployed),
+        profile=candidate.tags["profile"],
+        history=history,
+    )
+
+
+@task(name="examine", task_run_name="examine {policy.model}/{policy.version}", cache_policy=NO_CACHE)
+def examine(workspace: Workspace, policy: RegisteredRef, game_set: str) -> Evidence:
+    """Let a registered version act on a game set in a process of its own, after a look at its files."""
+    files, problem = _files(workspace, registry.named(workspace, _name(policy)))
+    if problem:
+        return Evidence(_name(policy), unusable=problem)
+    profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
+    try:
+        found = evaluate_policy.fn(workspace, profile, policy, game_set)
+    except WorkerFailed as error:
+        lines = str(error).splitlines()  # what went wrong and where its log lies, then the end of the log
+        return Evidence(_name(policy), unusable=f"{lines[0]} {lines[-1]}")
+    return Evidence(
+        _name(policy),
+        right={(name, turn): right for name, turn, right in found.turns},
+        illegal_actions=found.illegal_actions,
+        unusable="" if found.finite else "it gives probabilities that are not numbers",
+    )
+
+
+@task(name="look up users", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
+    """The evidence with the users that the version learned from; without a lineage it is not fit for use."""
+    try:
+        keep_lineage(workspace, registry.named(workspace, evidence.policy))
+    except lineage.LineageError as error:
+        return replace(evidence, unusable=str(error))
+    return replace(evidence, learned=lineage.feedback_by_user(workspace.open(), evidence.policy))
+
+
+@task(name="report gate", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+def report_gate(workspace: Workspace, contest: Contest, verdict: Verdict) -> None:
+    """The verdict as a table in Prefect and as tags of the candidate's version in MLflow."""
+    model, number = contest.candidate.model, contest.candidate.version
+    rows = [{"figure": name, "value": str(value)} for name, value in verdict.figures.items()]
+    create_table_artifact(
+        key=f"gate-{contest.candidate.variant}",
+        table=[*({"figure": "reason", "value": reason} for reason in verdict.reasons), *rows],
+        description=f"{model}/{number}: {_decision(verdict)}",
+    )
+    mlflow = registry.client(workspace)
+    for name, value in {"gate": _decision(verdict), "gate.reasons": "; ".join(verdict.reasons)}.items():
+        mlflow.set_model_version_tag(model, number, name, value[:5000])
+
+
+@task(name="commit", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+def commit(workspace: Workspace, variant: Variant, entry: Entry) -> None:
+    """Write the entry, which decides, and let the alias follow.
+
+    Raises:
+        LedgerError: somebody else changed what is deployed since the entry was prepared.
+    """
+    ledger.append(workspace.open(), entry)
+    deployment.settle(workspace, variant)
+
+
+@task(name="prepare rollback", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason: str) -> Entry:
+    """The entry that puts back what was deployed before the newest promotion that stands.
+
+    Raises:
+        LedgerError: there is none.
+        ValueError: the version to come back is not registered any more.
+    """
+    deployment.settle(workspace, variant)
+    model = registry.model_name(variant)
+    history = ledger.entries(workspace.open(), model)
+    back = registry.named(workspace, ledger.to_roll_back(history, model).from_version)
+    return ledger.rollback(history, model, adapter_hash=back.tags["adapter_hash"], actor=actor, reason=reason)
+
+
+def promotion_entry(
+    workspace: Workspace, contest: Contest, verdict: Verdict, gate: GateConfig, game_set: str, actor: str, reason: str
+) -> Entry:
+    """The entry that puts the candidate in the place of what it was compared to, with the evidence."""
+    candidate = contest.candidate
+    tags = registry.named(workspace, _name(candidate)).tags
+    evidence: dict[str, Any] = {
+        "verdict": _decision(verdict),
+        "reasons": list(verdict.reasons),
+        "figures": verdict.figures,
+        "gate": asdict(gate),
+        "data_hash": tags["data_hash"],
+        "validation": {
+            "game_set": game_set,
+            "sha256": hashlib.sha256(game_sets.contents(workspace.open(), game_set)).hexdigest(),
+        },
+    }
+    return ledger.promotion(
+        contest.history,
+        candidate.model,
+        from_version=_name(contest.deployed),
+        to_version=_name(candidate),
+        adapter_hash=candidate.adapter_hash,
+        actor=actor,
+        reason=reason,
+        evidence=evidence,
+    )
+
+
+def unchanged(contest: Contest, decision: Decision, verdict: Verdict | None = None) -> PromotionRef:
+    """An end without an entry."""
+    return PromotionRef(
+        decision=decision,
+        model=contest.candidate.model,
+        version=_name(contest.deployed),
+        adapter_hash=contest.deployed.adapter_hash,
+        reasons=list(verdict.reasons) if verdict else [],
+        figures=verdict.figures if verdict else {},
+    )
+
+
+def changed(entry: Entry) -> PromotionRef:
+    """An end with an entry."""
+    return PromotionRef(
+        decision="promoted" if entry.action is ledger.Action.PROMOTE else "rolled back",
+        model=entry.model,
+        version=entry.to_version,
+        adapter_hash=entry.adapter_hash,
+        reasons=entry.evidence.get("reasons", [entry.reason] if entry.reason else []),
+        figures=entry.evidence.get("figures", {}),
+        entry=entry.number,
+    )
+
+
+def ledger_table(entries: Sequence[Entry]) -> Table:
+    """Entries for the terminal, in order; all of the evidence is in the entries themselves."""
+    shown = Table("model", "entry", "time", "what", "from", "to", "by", "why", "exact match", title="Promotions")
+    for each in entries:
+        figures = each.evidence.get("figures", {})
+        match = f"{figures['exact_match']:.1%} against {figures['deployed_exact_match']:.1%}" if figures else ""
+        when = each.time[:19].replace("T", " ")
+        known = (each.model, str(each.number), when, each.action, each.from_version, each.to_version)
+        shown.add_row(*known, *map(escape, (each.actor, each.reason)), match)
+    return shown
+
+
+def _files(workspace: Workspace, version: ModelVersion) -> tuple[Path, str]:
+    """The version's files on this machine, and what is wrong with those in the registry, if anything."""
+    from respect_core.base import adapter_hash  # torch takes seconds to import; the ledger does without
+
+    registered = version.tags["adapter_hash"]
+    with registry.fetched(workspace, version) as fresh:
+        try:
+            found = adapter_hash(fresh)
+        except FileNotFoundError as error:
+            found = str(error)
+    files = registry.download(workspace, version)
+    if found != registered:
+        return files, f"its files hash to {found}, registered is {registered}"
+    if adapter_hash(files) != registered:  # a copy that was changed on this machine
+        shutil.rmtree(files)
+        files = registry.download(workspace, version)
+    return files, ""
+
+
+def _name(policy: RegisteredRef) -> str:
+    return f"{policy.model}/{policy.version}"
+
+
+def _decision(verdict: Verdict) -> str:
+    return "promotion" if verdict.promote else "no promotion"
