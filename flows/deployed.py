@@ -5,6 +5,7 @@ They take small parameters only; where data lives comes from the worker's enviro
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from prefect import flow
@@ -20,6 +21,7 @@ from respect_core.variants import SEED, Profile, Variant
 from tasks import results
 from tasks.export import export_interactions
 from tasks.next_round import count_new, find_next_round
+from tasks.redecode import DecoderName, PromptName, configure, redecode_round
 from tasks.references import LearnedRef, RegisteredRef, TrainingSetRef
 from tasks.register import register_variant
 from tasks.report import report_decoder, report_variant
@@ -169,3 +171,27 @@ def run_study(
             max_steps=max_steps,
         ),
     )
+
+
+@flow(name="redecode", flow_run_name="redecode round {round} as {name}")
+def redecode(
+    round: int,
+    name: str,
+    decoder: DecoderName = "smollm2",
+    prompt: PromptName = "the decoder's own",
+    positive: float | None = None,
+) -> State[Any]:
+    """Another decoder, prompt or threshold over a round's turns; its labels lie beside those learned from.
+
+    Args:
+        round: Number of a round that has been decoded.
+        name: Of the new labels: lower-case letters, digits and dashes; they are in redecoded/NAME/ of the store.
+        decoder: Model that decodes.
+        prompt: What it is asked.
+        positive: Threshold on the log-odds of positive, in nats; the decoder's if empty.
+    """
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise ValueError(f"name {name!r}: use lower-case letters, digits and dashes, such as 'zero-shot'")
+    label_run(f"round:{round}")
+    redecode_round(from_environment(), configure(decoder, prompt, positive), round, name)
+    return Completed(message=f"the labels are in redecoded/{name}/feedback/")

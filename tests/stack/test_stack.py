@@ -1,0 +1,159 @@
+"""The local stack from end to end: real servers, real workers, a scheduled round. `make test-stack` runs it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, RunningStack
+
+from deployments.settings import Stack
+from respect_core.variants import Variant
+from tasks import registry
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
+
+ROUND = "next-round/round"
+ONE_EACH = {variant: ["1"] for variant in Variant}
+
+
+def test_credentials_are_private_and_in_no_log(running: RunningStack) -> None:
+    file = running.stack.credentials
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    secrets = running.stack.read_credentials().values()
+    assert len(set(secrets)) == 2
+    for log in [*running.stack.logs.iterdir(), running.stack.folder / "env", running.stack.folder / "supervisord.conf"]:
+        assert not [secret for secret in secrets if secret in log.read_text(errors="replace")]
+
+
+def test_a_busy_port_is_named(tmp_path: Path, running: RunningStack) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = running.command("up", RESPECT_STACK=str(tmp_path), RESPECT_MLFLOW_PORT=str(port))
+    assert done.returncode == 1 and "is taken" in done.stderr and "RESPECT_" in done.stderr
+
+
+def test_too_few_interactions_end_the_round_with_a_message(running: RunningStack) -> None:
+    run = running.ended(running.start(ROUND, **{**SMALL, "minimum": 1000}))
+    assert run["state_type"] == "COMPLETED"
+    assert "not enough new interactions" in run["state"]["message"] and "b-fft 980" in run["state"]["message"]
+    assert not any(running.versions().values())
+
+
+def test_a_scheduled_round_registers_six_versions(running: RunningStack) -> None:
+    before = len(running.runs(ROUND))
+    schedule = running.schedule(ROUND, 15, **SMALL)
+    deadline = time.monotonic() + 600
+    while not (started := [run for run in running.runs(ROUND)[before:] if run["auto_scheduled"] and run["start_time"]]):
+        assert time.monotonic() < deadline, "the schedule did not fire"
+        time.sleep(2)
+    running.api.delete(f"/deployments/{running.deployment(ROUND)}/schedules/{schedule}").raise_for_status()
+    run = running.ended(started[0]["id"])
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert run["name"] == "round 0" and "round:0" in run["tags"]
+    assert running.versions() == ONE_EACH
+    for variant in Variant:
+        assert running.mlflow.get_model_version_by_alias(f"respect.{variant}", registry.CANDIDATE).version == 1
+    trained = running.runs("train-variant/train-variant")
+    assert {tag for each in trained for tag in each["tags"] if tag.startswith("variant:")} >= {
+        f"variant:{variant}" for variant in Variant
+    }
+
+
+def test_the_round_has_its_artifacts(running: RunningStack) -> None:
+    found = running.api.post("/artifacts/latest/filter", json={"limit": 200}).raise_for_status().json()
+    keys = {each["key"] for each in found}
+    assert {"round-0", "decoder-round-0", "mlflow-round-0", "b-kto-round-0", "mlflow-b-kto-round-0"} <= keys
+    assert any(each["type"] == "progress" and each["data"] == 100 for each in found)
+
+
+def test_two_rounds_at_once_and_the_same_round_again_do_nothing_twice(running: RunningStack) -> None:
+    trained = len(running.runs("train-variant/train-variant"))
+    runs = [running.start(ROUND, **SMALL), running.start(ROUND, number=0, **SMALL)]
+    for run in runs:
+        ended = running.ended(run)
+        assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
+    assert running.versions() == ONE_EACH
+    assert len(running.runs("train-variant/train-variant")) == trained
+
+
+def test_two_new_rounds_at_once_give_one_result(running: RunningStack) -> None:
+    """Round 1 comes in; two runs find it at the same moment."""
+    import games
+
+    games.play(running.store(), 1, 12)
+    runs = [running.start(ROUND, variants=["b-fft"], **SMALL) for _ in range(2)]
+    messages = [running.ended(run)["state"]["message"] for run in runs]
+    assert sorted("registered respect.b-fft/2" in message for message in messages) == [False, True], messages
+    assert any("nothing to do" in message for message in messages)
+    assert sorted(running.versions()["b-fft"]) == ["1", "2"]
+
+
+def test_a_variant_retrained_by_hand_stands_beside_the_rounds(running: RunningStack) -> None:
+    before = running.mlflow.get_model_version_by_alias("respect.t-fft", registry.CANDIDATE).version
+    settings = {"max_steps": 1, "learning_rate": 1e-3}
+    run = running.ended(running.start("retrain/retrain", variant="t-fft", round=0, seeds=1, hyperparameters=settings))
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert running.mlflow.get_model_version_by_alias("respect.t-fft", registry.CANDIDATE).version == before
+    beside = running.mlflow.get_model_version("respect.t-fft", "2")
+    assert beside.tags[registry.RETRAINED] == "True" and beside.tags["round"] == "0"
+
+
+def test_redecoded_labels_lie_beside_the_old_ones(running: RunningStack) -> None:
+    from respect_core import tables
+    from respect_core.store import open_store
+
+    store = running.store()
+    before = tables.read_table(store, "feedback", [0])
+    run = running.ended(running.start("redecode/redecode", round=0, name="strict", positive=2.0))
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert tables.read_table(store, "feedback", [0]).equals(before)
+    after = tables.read_table(open_store(f"{store.uri}/redecoded/strict"), "feedback", [0])
+    assert len(after) == len(before)
+    positives = [sum(label == 1 for label in table["label"].to_pylist()) for table in (before, after)]
+    assert positives[1] < positives[0]
+
+
+def test_state_survives_down_and_up(running: RunningStack) -> None:
+    versions, runs = running.versions(), len(running.runs(ROUND))
+    credentials = running.stack.credentials.read_bytes()
+    assert running.command("down").returncode == 0
+    assert not _left(running.stack), "processes were left behind"
+    assert running.stack.mlflow in running.up()
+    assert running.versions() == versions
+    assert len(running.runs(ROUND)) == runs
+    assert running.stack.credentials.read_bytes() == credentials
+    assert running.store().exists("game_sets/d0.jsonl")
+
+
+def test_a_worker_that_dies_is_started_again(running: RunningStack) -> None:
+    (pid,) = [process for process, words in _left(running.stack) if "--name gpu " in words]
+    os.kill(pid, 9)
+    deadline = time.monotonic() + 300
+    while True:
+        now = [process for process, words in _left(running.stack) if "--name gpu " in words]
+        if now and now != [pid]:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(1)
+
+
+def _left(stack: Stack) -> list[tuple[int, str]]:
+    """Processes whose environment names this stack."""
+    listed = subprocess.run(["ps", "-eo", "pid="], capture_output=True, text=True, check=True).stdout.split()
+    found = []
+    for pid in listed:
+        try:
+            if f"RESPECT_STACK={stack.folder}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found.append((int(pid), words))
+        except OSError:
+            continue
+    return found
