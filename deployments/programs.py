@@ -31,7 +31,7 @@ def server_commands(stack: Stack) -> dict[str, list[str]]:
         "prefect": [sys.executable, "-m", "prefect", "server", "start", *here, str(stack.prefect_port)],
         "mlflow": [
             *(sys.executable, "-m", "mlflow", "server", *here, str(stack.mlflow_port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{stack.folder / 'mlflow.db'}"),
+            # Its database is in MLFLOW_BACKEND_STORE_URI: an address with a password belongs on no command line.
             *("--artifacts-destination", f"s3://{ARTIFACTS}"),
         ],
     }
