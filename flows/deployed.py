@@ -6,6 +6,7 @@ They take small parameters only; where data lives comes from the worker's enviro
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow
@@ -117,7 +118,7 @@ def train(
     """
     workspace, variant = from_environment(), training_set.variant
     if retrained:  # beside the checkpoints of the round, never over them
-        workspace = workspace.model_copy(update={"root": workspace.root / "retrained"})
+        workspace = workspace.model_copy(update={"root": workspace.root / "retrained" / Path(result).stem})
     start = initial_adapter(workspace, profile, Variant(variant), training_set.round) if variant != SEED else None
     trained = [
         train_variant.submit(workspace, profile, training_set, seed, validation, start) for seed in profile.seeds

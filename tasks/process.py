@@ -39,9 +39,10 @@ def _slots() -> queue.SimpleQueue[Slot]:
     import torch
 
     slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # a worker may have been given some of the machine's devices
     for number in range(parallel_workers()):
         if torch.cuda.is_available():
-            slots.put(Slot({"CUDA_VISIBLE_DEVICES": str(number)}))
+            slots.put(Slot({"CUDA_VISIBLE_DEVICES": visible.split(",")[number] if visible else str(number)}))
         else:
             # One thread each: on small models two processes of one thread outrun one process of two.
             slots.put(Slot({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}))

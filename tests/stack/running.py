@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,20 @@ class RunningStack:
                 return found
             assert time.monotonic() < deadline, f"{found['name']} is {found['state_name']}; {self.stack.logs}"
             time.sleep(2)
+
+    def heartbeats(self, run: str) -> list[dict[str, Any]]:
+        """Events that say that a run is alive."""
+        wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
+        answer = self.api.post("/events/filter", json={"filter": wanted}).raise_for_status()
+        found: list[dict[str, Any]] = answer.json()["events"]
+        return found
+
+    def wait(self, found: Callable[[], Sequence[Any]], seconds: float) -> None:
+        """Return when something is found."""
+        deadline = time.monotonic() + seconds
+        while not found():
+            assert time.monotonic() < deadline, f"not within {seconds} s; {self.stack.logs}"
+            time.sleep(1)
 
     def versions(self) -> dict[str, int]:
         """How many versions of each variant rounds have registered."""

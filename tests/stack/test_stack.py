@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import stat
 import subprocess
-import time
 from pathlib import Path
 
 import made_up_games
@@ -117,25 +117,27 @@ def test_state_survives_down_and_up(running: RunningStack, learned: str) -> None
     assert running.store().exists("game_sets/d0.jsonl")
 
 
-def test_a_worker_that_dies_is_started_again(running: RunningStack) -> None:
-    (pid,) = [process for process, words in _left(running.stack) if "--name gpu " in words]
-    os.kill(pid, 9)
-    deadline = time.monotonic() + 300
-    while True:
-        now = [process for process, words in _left(running.stack) if "--name gpu " in words]
-        if now and now != [pid]:
-            break
-        assert time.monotonic() < deadline
-        time.sleep(1)
+def test_a_killed_worker_is_started_again_and_its_run_becomes_crashed(running: RunningStack) -> None:
+    """kill -9 of the worker and of the process that runs its flow: nobody is left to say that the run ended."""
+    run = running.start("deployed-study/study", name="silent")
+    running.wait(lambda: running.heartbeats(run), 600)
+    (worker,) = [process for process, words in _left(running.stack) if "--name gpu " in words]
+    for process, _ in _left(running.stack, PREFECT__FLOW_RUN_ID=run):
+        os.kill(process, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    running.wait(lambda: [pid for pid, words in _left(running.stack) if "--name gpu " in words and pid != worker], 120)
+    ended = running.ended(run, seconds=600)
+    assert ended["state_type"] == "CRASHED" and "No heartbeat" in ended["state"]["message"]
 
 
-def _left(stack: Stack) -> list[tuple[int, str]]:
-    """Processes whose environment names this stack."""
+def _left(stack: Stack, **environment: str) -> list[tuple[int, str]]:
+    """Processes whose environment names this stack, and these values."""
+    wanted = {f"{name}={value}".encode() for name, value in {"RESPECT_STACK": stack.folder, **environment}.items()}
     listed = subprocess.run(["ps", "-eo", "pid="], capture_output=True, text=True, check=True).stdout.split()
     found = []
     for pid in listed:
         try:
-            if f"RESPECT_STACK={stack.folder}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+            if wanted <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
                 found.append((int(pid), words))
         except OSError:
