@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ Result = TypeVar("Result", bound=BaseModel)
 CRASHES = 3
 """So often a run may be lost with its worker before whoever asked for it gives up."""
 _POLL_SECONDS = 2.0
-_SILENT_SECONDS = 600.0
+_AWAY_SECONDS = 600.0
 
 
 class PoolRunFailed(RuntimeError):
@@ -53,7 +54,8 @@ def on_pool(
         if (found := results.find(store, key, kind)) is not None:
             return found
         # A key belongs to one run for good: after one that ended without a result the next attempt has its own.
-        run: FlowRun = run_deployment(  # type: ignore[assignment]  # not awaited: called outside of a loop
+        ask = partial(
+            run_deployment,
             deployment,
             parameters={**parameters, "result": key},
             idempotency_key=f"{key}#{attempt}",
@@ -61,6 +63,7 @@ def on_pool(
             tags=list(tags),
             timeout=0,
         )
+        run: FlowRun = _patiently(ask)
         if run.state is not None and run.state.is_final():
             continue  # of an earlier time
         ended = _wait(run)
@@ -75,14 +78,21 @@ def on_pool(
 
 
 def _wait(run: FlowRun) -> FlowRun:
-    """The run once it has ended. A server that is away is waited for, for a while."""
-    heard = time.monotonic()
+    """The run once it has ended."""
     with get_client(sync_client=True) as client:
         while run.state is None or not run.state.is_final():
             time.sleep(_POLL_SECONDS)
-            try:
-                run, heard = client.read_flow_run(run.id), time.monotonic()
-            except httpx.TransportError:
-                if time.monotonic() - heard > _SILENT_SECONDS:
-                    raise
+            run = _patiently(partial(client.read_flow_run, run.id))
     return run
+
+
+def _patiently(call: Callable[[], Any]) -> Any:
+    """The answer to a request that may be repeated; a server that is away is waited for, for a while."""
+    first = time.monotonic()
+    while True:
+        try:
+            return call()
+        except httpx.TransportError:
+            if time.monotonic() - first > _AWAY_SECONDS:
+                raise
+            time.sleep(_POLL_SECONDS)

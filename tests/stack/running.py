@@ -33,7 +33,9 @@ class RunningStack:
     def __init__(self, folder: Path) -> None:
         first, prefect, mlflow = _free_ports()
         self.stack = Stack(folder, prefect_port=prefect, mlflow_port=mlflow, s3_port=first)
-        self.api = httpx.Client(base_url=f"{self.stack.prefect}/api", timeout=60)
+        # A connection kept over a pause of a busy server may be gone when it is used again.
+        no_reuse = httpx.Limits(max_keepalive_connections=0)
+        self.api = httpx.Client(base_url=f"{self.stack.prefect}/api", timeout=600, limits=no_reuse)
         self.mlflow = MlflowClient(tracking_uri=self.stack.mlflow)
 
     @property
