@@ -152,9 +152,12 @@ def _require_free(stack: Stack) -> None:
 def _wait(stack: Stack, name: str, answers: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not answers():
-        if time.monotonic() > deadline or not _running(stack):
+        if not _running(stack):
+            raise StackError(f"the stack was stopped before {name} answered; see {stack.logs}")
+        if time.monotonic() > deadline:
             raise StackError(
-                f"{name} did not answer within {START_SECONDS:.0f} s; the end of its log:\n{_tail(stack, name)}"
+                f"{name} did not answer within {START_SECONDS:.0f} s (RESPECT_START_SECONDS); what did start runs on "
+                f"until `make down`. The end of its log:\n{_tail(stack, name)}"
             )
         time.sleep(0.5)
 
