@@ -22,8 +22,8 @@ from deployments.settings import GPU, LIGHT, LIGHT_RUNS, REPOSITORY, Stack
 from respect_core.versions import code_version
 
 SILENT = "Crash runs that went silent"
-SILENCE = timedelta(seconds=120)
-"""Runs send a heartbeat every 30 seconds."""
+SILENCE = timedelta(seconds=300)
+"""Runs send a heartbeat every 30 seconds; a machine that is very busy misses some."""
 
 LOST = "No heartbeat: the process that ran it is gone."
 

@@ -126,7 +126,7 @@ def test_a_killed_worker_is_started_again_and_its_run_becomes_crashed(running: R
         os.kill(process, signal.SIGKILL)
     os.kill(worker, signal.SIGKILL)
     running.wait(lambda: [pid for pid, words in _left(running.stack) if "--name gpu " in words and pid != worker], 120)
-    ended = running.ended(run, seconds=600)
+    ended = running.ended(run, seconds=900)
     assert ended["state_type"] == "CRASHED" and "No heartbeat" in ended["state"]["message"]
 
 
