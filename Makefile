@@ -10,7 +10,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo study ui test test-slow check bench bench-quick install clean
+.PHONY: demo study ui up down test test-slow test-stack check bench bench-quick install clean
 
 install: $(VENV)/.installed
 
@@ -31,11 +31,20 @@ study: install  ## the paper's experiment with simulated speakers; RUN and STUDY
 ui: install  ## Prefect and MLflow on what RUN left
 	$(BIN)/respect ui --run $(RUN)
 
+up: install  ## the local stack: Prefect, MLflow, S3 and workers on the loopback; RESPECT_STACK and RESPECT_*_PORT may be set
+	$(BIN)/python -m deployments.stack up
+
+down: install  ## stop it; its state stays
+	$(BIN)/python -m deployments.stack down
+
 test: install  ## two files at a time on two cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 test-slow: install  ## minutes long: bars measured on real data, the whole demo
 	$(BIN)/pytest -m slow
+
+test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium)
+	$(BIN)/pytest -m stack tests/stack
 
 bench: install  ## our engine against its peers: runs/bench/*.json and docs/performance.md
 	$(BIN)/python -m tests.bench

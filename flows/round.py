@@ -7,24 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from prefect import flow
-from prefect.futures import PrefectFuture
+from prefect import flow, tags
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.labels import label_run
 from flows.seed import seed_policy
+from flows.stages import decode, learn
 from respect_core.variants import Profile, Propensity, Variant
 from respect_core.variants import profile as named_profile
-from tasks.decode import decode_feedback
 from tasks.export import export_interactions
 from tasks.play import replay_fixed_games, seconds_played
-from tasks.propensity import fill_propensities
-from tasks.references import PropensityRef, RegisteredRef, SelectedRef, TrainingSetRef
-from tasks.register import close_round, open_round, register_variant
+from tasks.references import LearnedRef, PropensityRef
+from tasks.register import close_round, open_round
 from tasks.report import report_round, summarise
-from tasks.select import select_checkpoint
-from tasks.subsample import subsample_variant
-from tasks.train import initial_adapter, train_variant
 from tasks.workspace import Workspace
 
 
@@ -70,7 +66,11 @@ class VariantsFailed(RuntimeError):
 
 @flow(name="round", flow_run_name="round {parameters.round}", task_runner=ThreadPoolTaskRunner(max_workers=16))  # type: ignore[arg-type]  # a runner of futures of any result
 def round(
-    workspace: Workspace, parameters: RoundParameters, seconds_of_play: float = 0.0, study_run: str | None = None
+    workspace: Workspace,
+    parameters: RoundParameters,
+    seconds_of_play: float = 0.0,
+    study_run: str | None = None,
+    pools: bool = False,
 ) -> dict[str, Any]:
     """Export, decode, subsample, train, select, register; returns the summary.
 
@@ -79,33 +79,34 @@ def round(
     Args:
         seconds_of_play: what the games of this round took, where they were played here; for the summary.
         study_run: MLflow run of the study that the round is part of, if it is.
+        pools: send decoding and training to the GPU work pool, instead of doing them on this machine.
 
     Raises:
         VariantsFailed: names the variants that failed, after the others went through.
     """
     started, number, profile = time.monotonic(), parameters.round, parameters.resolved_profile()
-    seed = seed_policy(workspace, profile, parameters.validation)
+    label_run(f"round:{number}")
+    seed = seed_policy(workspace, profile, parameters.validation, pools)
     exported = export_interactions(workspace, number)
     run_id = open_round(workspace, number, profile, exported, study_run)
     try:
-        feedback = decode_feedback(workspace, profile, number)
-        propensities = fill_propensities(workspace, profile, number, parameters.variants, seed)
+        decoded = decode(workspace, profile, number, parameters.variants, seed, pools=pools)
         before = replay_fixed_games.submit(workspace, profile, seed, number, parameters.replay)
-        learned, failed = _learn(workspace, run_id, profile, parameters, propensities)
+        learned, failed = _learn(workspace, run_id, profile, parameters, decoded.propensities, pools)
         after = {
-            variant: replay_fixed_games.submit(workspace, profile, version, number, parameters.replay)
-            for variant, (_, _, version) in learned.items()
+            variant: replay_fixed_games.submit(workspace, profile, each.registered, number, parameters.replay)
+            for variant, each in learned.items()
         }
         played = {variant: future.result() for variant, future in after.items()}
         play = seconds_of_play + seconds_played(before.result(), *played.values())
         seconds = {
             "play": play or None,
             "export": exported.seconds,
-            "decode": feedback.seconds,
-            "train": sum(selected.seconds for _, selected, _ in learned.values()),
+            "decode": decoded.feedback.seconds,
+            "train": sum(each.selected.seconds for each in learned.values()),
             "total": seconds_of_play + time.monotonic() - started,
         }
-        summary = summarise(profile.name, exported, feedback, learned, before.result(), played, failed, seconds)
+        summary = summarise(profile.name, exported, decoded.feedback, learned, before.result(), played, failed, seconds)
         report_round(workspace, run_id, summary, workspace.root / "summary.json" if study_run is None else None)
     except BaseException as error:
         close_round(workspace, run_id, {"round": str(error)})
@@ -126,35 +127,20 @@ def _learn(
     profile: Profile,
     parameters: RoundParameters,
     propensities: Sequence[PropensityRef],
-) -> tuple[dict[str, tuple[TrainingSetRef, SelectedRef, RegisteredRef]], dict[str, str]]:
+    pools: bool,
+) -> tuple[dict[str, LearnedRef], dict[str, str]]:
     """All variants from turns to registered versions, beside each other; and why those that failed did."""
-    lines = {variant: _train(workspace, profile, parameters, variant, propensities) for variant in parameters.variants}
-    learned: dict[str, tuple[TrainingSetRef, SelectedRef, RegisteredRef]] = {}
+    number, validation = parameters.round, parameters.validation
+    with tags(f"round:{number}"):
+        lines = {
+            variant: learn(workspace, run_id, profile, variant, number, validation, propensities, pools=pools)
+            for variant in parameters.variants
+        }
+    learned: dict[str, LearnedRef] = {}
     failed: dict[str, str] = {}
-    for variant, (training_set, selected) in lines.items():
+    for variant, end in lines.items():
         try:
-            data, chosen = training_set.result(), selected.result()
-            version = register_variant(workspace, run_id, profile, data, chosen, parameters.validation)
-            learned[variant] = (data, chosen, version)
+            learned[variant] = end()
         except Exception as error:  # a variant that fails must not take the others down
             failed[variant] = str(error)
     return learned, failed
-
-
-def _train(
-    workspace: Workspace,
-    profile: Profile,
-    parameters: RoundParameters,
-    variant: Variant,
-    propensities: Sequence[PropensityRef],
-) -> tuple[PrefectFuture[TrainingSetRef], PrefectFuture[SelectedRef]]:
-    """Everything of one variant up to the chosen checkpoint, submitted: variants run beside each other."""
-    training_set = subsample_variant.submit(
-        workspace, profile, variant, parameters.round, parameters.validation, propensities
-    )
-    start = initial_adapter.submit(workspace, profile, variant, parameters.round)
-    trained = [
-        train_variant.submit(workspace, profile, training_set, seed, parameters.validation, start)  # type: ignore[call-overload]  # Prefect resolves futures
-        for seed in profile.seeds
-    ]
-    return training_set, select_checkpoint.submit(variant, trained)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.stages import train_on_pool
 from respect_core.variants import SEED, Profile
 from tasks.people import prepare_game_sets
 from tasks.references import RegisteredRef
@@ -15,13 +16,15 @@ from tasks.workspace import Workspace
 
 
 @flow(name="seed", flow_run_name="seed policy {profile.name}")
-def seed_policy(workspace: Workspace, profile: Profile, validation: str) -> RegisteredRef:
-    """The registered seed policy; trained if this workspace has none of the same data and settings."""
+def seed_policy(workspace: Workspace, profile: Profile, validation: str, pools: bool = False) -> RegisteredRef:
+    """The registered seed policy; trained, here or on the GPU pool, if there is none of the same data and settings."""
     prepare_game_sets(workspace, profile, validation)
     training_set = seed_training_set(workspace, profile)
     found = find_seed(workspace, profile, training_set)
     if found is not None:
         return found
+    if pools:
+        return train_on_pool(workspace, profile, training_set, validation, None).registered
     trained = [train_variant.submit(workspace, profile, training_set, seed, validation, None) for seed in profile.seeds]
     selected = select_checkpoint(SEED, [future.result() for future in trained])
     return register_seed(workspace, profile, training_set, selected, validation)

@@ -37,7 +37,7 @@ def policies(workspace: Workspace, game_set: str, round: int | None) -> tuple[in
         ValueError: no such game set, no seed policy, no variant of that round, or one that learned from the games or
             was chosen by them.
     """
-    found = {variant: registry.versions(workspace, variant) for variant in Variant}
+    found = {variant: registry.of_rounds(workspace, variant) for variant in Variant}
     rounds = sorted({int(version.tags["round"]) for versions in found.values() for version in versions})
     seed = registry.latest(workspace, SEED)
     number = round if round is not None else max(rounds, default=0)

@@ -66,7 +66,9 @@ def _slots() -> _Slots:
     import torch
 
     if torch.cuda.is_available():
-        return _Slots([Slot({"CUDA_VISIBLE_DEVICES": str(number)}) for number in range(parallel_workers())])
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # a worker may have been given some of the machine's devices
+        devices = visible.split(",") if visible else map(str, range(parallel_workers()))
+        return _Slots([Slot({"CUDA_VISIBLE_DEVICES": device}) for device in devices])
     # One thread each: on small models two processes of one thread outrun one process of two.
     return _Slots([Slot({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"})] * parallel_workers())
 

@@ -1,13 +1,22 @@
-"""Progress of long stages: bars on a terminal where the command line asked for them, nothing otherwise.
+"""Progress of long stages: bars on a terminal where the command line asked for them, artifacts in Prefect where a
+worker did (RESPECT_PROGRESS=artifacts), nothing otherwise.
 
 Tasks run in threads of one process, so one display serves them all.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
+import httpx
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import TaskRunContext
+from prefect.exceptions import PrefectException
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -29,6 +38,7 @@ class Bar:
     def __init__(self, description: str, total: int | None) -> None:
         self._description = description
         self._task = _display.add_task(description, total=total) if _display else None
+        self._artifact = Artifact(description) if Artifact.wanted() else None
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
         if _display is not None and self._task is not None:
@@ -37,11 +47,44 @@ class Bar:
                 _display.update(self._task, completed=done, description=description)
             else:
                 _display.update(self._task, completed=done, total=total, description=description)
+        if self._artifact is not None and total:
+            self._artifact.update(100 * done / total)
 
     def finish(self) -> None:
         if _display is not None and self._task is not None:
             total = _display.tasks[_display.task_ids.index(self._task)].total
             _display.update(self._task, completed=total or 1, total=total or 1)
+        if self._artifact is not None:
+            self._artifact.update(100.0)
+
+
+class Artifact:
+    """A stage's progress in the Prefect UI, at most once in EVERY_SECONDS; a server that is away is no error here."""
+
+    EVERY_SECONDS = 5.0
+
+    def __init__(self, description: str) -> None:
+        self._key = re.sub(r"[^a-z0-9]+", "-", description.lower()).strip("-")
+        self._description = description
+        self._id: UUID | None = None
+        self._written = 0.0
+
+    @staticmethod
+    def wanted() -> bool:
+        return os.environ.get("RESPECT_PROGRESS") == "artifacts" and TaskRunContext.get() is not None
+
+    def update(self, percent: float) -> None:
+        """Write it, unless it was written a moment ago; what is finished is always written."""
+        if percent < 100 and time.monotonic() - self._written < self.EVERY_SECONDS:
+            return
+        self._written = time.monotonic()
+        try:
+            if self._id is None:
+                self._id = create_progress_artifact(percent, key=self._key, description=self._description)  # type: ignore[assignment]  # not awaited: called outside of a loop
+            else:
+                update_progress_artifact(self._id, percent)
+        except (httpx.HTTPError, PrefectException):
+            pass  # the next one may be written
 
 
 def about(seconds: float | None) -> str:

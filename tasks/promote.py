@@ -33,7 +33,7 @@ from tasks.lineage import keep_lineage
 from tasks.process import WorkerFailed
 from tasks.references import RegisteredRef
 from tasks.register import reference
-from tasks.retries import if_transient
+from tasks.retries import PATIENT
 from tasks.workspace import Workspace
 
 Decision = Literal["promoted", "rolled back", "no promotion", "already deployed"]
@@ -68,7 +68,7 @@ class PromotionRef(BaseModel):
         return f"{self.decision}, {self.version} is deployed{why}"
 
 
-@task(name="contenders", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+@task(name="contenders", **PATIENT, cache_policy=NO_CACHE)
 def contenders(workspace: Workspace, variant: Variant, number: int | None) -> Contest:
     """The candidate and the deployed version of a variant, the alias settled first.
 
@@ -106,7 +106,7 @@ def examine(workspace: Workspace, policy: RegisteredRef, game_set: str) -> Evide
     )
 
 
-@task(name="look up users", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+@task(name="look up users", **PATIENT, cache_policy=NO_CACHE)
 def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
     """The evidence with the users that the version learned from; without a lineage it is not fit for use."""
     try:
@@ -116,7 +116,7 @@ def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
     return replace(evidence, learned=lineage.feedback_by_user(workspace.open(), evidence.policy))
 
 
-@task(name="report gate", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+@task(name="report gate", **PATIENT, cache_policy=NO_CACHE)
 def report_gate(workspace: Workspace, contest: Contest, verdict: Verdict) -> None:
     """The verdict as a table in Prefect and as tags of the candidate's version in MLflow."""
     model, number = contest.candidate.model, contest.candidate.version
@@ -131,7 +131,7 @@ def report_gate(workspace: Workspace, contest: Contest, verdict: Verdict) -> Non
         mlflow.set_model_version_tag(model, number, name, value[:5000])
 
 
-@task(name="commit", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+@task(name="commit", **PATIENT, cache_policy=NO_CACHE)
 def commit(workspace: Workspace, variant: Variant, entry: Entry) -> None:
     """Write the entry, which decides, and let the alias follow.
 
@@ -142,7 +142,7 @@ def commit(workspace: Workspace, variant: Variant, entry: Entry) -> None:
     deployment.settle(workspace, variant)
 
 
-@task(name="prepare rollback", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+@task(name="prepare rollback", **PATIENT, cache_policy=NO_CACHE)
 def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason: str) -> Entry:
     """The entry that puts back what was deployed before the newest promotion that stands.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 
@@ -49,12 +50,12 @@ def fill_propensities(
     return [_fill(workspace, profile, partition, seed) for partition in lacking]
 
 
-def read_probabilities(references: Sequence[PropensityRef]) -> dict[sampling.TurnKey, float]:
+def read_probabilities(store: Store, references: Sequence[PropensityRef]) -> dict[sampling.TurnKey, float]:
     """p by turn, of all references."""
     return {
         (interaction_id, turn): p
         for reference in references
-        for interaction_id, values in json.loads(reference.path.read_text()).items()
+        for interaction_id, values in json.loads(store.read(reference.key)).items()
         for turn, p in enumerate(values)
         if p is not None
     }
@@ -88,8 +89,10 @@ def _fill(workspace: Workspace, profile: Profile, partition: Partition, seed: Re
         data_hash=manifests.table_input(store, "turns", *partition).sha256,
     )
     with progress.bar(f"probabilities of round {partition.round}, {partition.variant}") as bar:
-        path = process.run(spec, directory, bar.update)
-    return PropensityRef(round=partition.round, variant=partition.variant, source=profile.propensity, path=path)
+        result = process.run(spec, directory, bar.update).read_bytes()
+    key = f"{partition.folder('propensities')}{hashlib.sha256(result).hexdigest()[:32]}.json"
+    store.put(key, result)
+    return PropensityRef(round=partition.round, variant=partition.variant, source=profile.propensity, key=key)
 
 
 def _acted(store: Store, partition: Partition) -> tuple[str, str | None]:

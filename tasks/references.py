@@ -132,4 +132,19 @@ class PropensityRef(_Reference):
     round: int
     variant: str
     source: str  # backfill | surrogate
-    path: Path  # JSON: interaction id -> p per turn
+    key: str  # in the store; JSON: interaction id -> p per turn
+
+
+class DecodedRef(_Reference):
+    """All that a round learns from besides the turns themselves."""
+
+    feedback: FeedbackRef
+    propensities: list[PropensityRef]
+
+
+class LearnedRef(_Reference):
+    """A variant from its training set to its registered version."""
+
+    training_set: TrainingSetRef
+    selected: SelectedRef
+    registered: RegisteredRef

@@ -62,17 +62,20 @@ def register_variant(
     training_set: TrainingSetRef,
     selected: SelectedRef,
     validation: str,
+    retrained: bool = False,
 ) -> RegisteredRef:
     """Register the adapter that the game set `validation` chose as `respect.<variant>` with alias candidate.
 
-    An adapter that is registered already, by content and training data, keeps its version. What it learned from is
-    recorded beside it (respect_core.lineage), also where an earlier attempt ended before that.
+    An adapter that is registered already, by content and training data, keeps its version. One that was retrained by
+    hand stands beside those of rounds, and the alias stays where it is. What it learned from is recorded beside it
+    (respect_core.lineage), also where an earlier attempt ended before that.
     """
     variant, round = selected.variant, training_set.round
-    known = registry.by_adapter_hash(workspace, registry.model_name(variant), selected.adapter_hash)
-    if known is not None and known.tags.get("data_hash") == training_set.data_hash:
-        keep_lineage(workspace, known)
-        return reference(variant, known)
+    for known in registry.versions(workspace, variant):
+        made_from = (known.tags["adapter_hash"], known.tags.get("data_hash"), registry.RETRAINED in known.tags)
+        if made_from == (selected.adapter_hash, training_set.data_hash, retrained):
+            keep_lineage(workspace, known)
+            return reference(variant, known)
     start = registry.previous(workspace, variant, round) if variant != SEED else None
     tags = {
         "round": round,
@@ -86,6 +89,7 @@ def register_variant(
         "seed": selected.seed,
         "step": selected.step,
         "validation": validation,
+        **({registry.RETRAINED: True} if retrained else {}),
     }
     run_id = registry.start_run(workspace, f"{variant} round {round}", parent, tags)
     try:

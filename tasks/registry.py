@@ -36,6 +36,9 @@ and not audited by MLflow: use these constants."""
 DEPLOYED = "deployed"
 """Alias of the version in front of users: what the ledger says. Only `tasks.deployed` sets it."""
 
+RETRAINED = "retrained"
+"""Tag of a version that was trained by hand beside a round's. No round goes on from it."""
+
 ADAPTER = "adapter"
 """Folder of the adapter, with its processor, inside a logged model."""
 
@@ -137,7 +140,8 @@ def register_adapter(
 ) -> ModelVersion:
     """Log a directory (adapter, processor, model card) as a model of the run and register it as a candidate.
 
-    The version appears only once all files are in place, so that a reader never sees half a model.
+    One with the tag RETRAINED leaves the alias where it is. The version appears only once all files are in place, so
+    that a reader never sees half a model.
 
     Raises:
         FileNotFoundError: no adapter in the directory; MLflow would register nothing without a word.
@@ -163,7 +167,8 @@ def register_adapter(
     version = mlflow.create_model_version(
         name, logged.artifact_location, run_id=run_id, tags=texts, model_id=logged.model_id
     )
-    mlflow.set_registered_model_alias(name, CANDIDATE, version.version)
+    if RETRAINED not in texts:
+        mlflow.set_registered_model_alias(name, CANDIDATE, version.version)
     return version
 
 
@@ -172,9 +177,15 @@ def versions(workspace: Workspace, variant: str) -> list[ModelVersion]:
     return list(client(workspace).search_model_versions(f"name='{model_name(variant)}'"))
 
 
+def of_rounds(workspace: Workspace, variant: str) -> list[ModelVersion]:
+    """The versions of a variant that rounds registered: all but those retrained by hand."""
+    return [version for version in versions(workspace, variant) if RETRAINED not in version.tags]
+
+
 def latest(workspace: Workspace, variant: str, before_round: int | None = None) -> ModelVersion | None:
     """The newest version of a variant, of those trained on rounds before `before_round` if given."""
-    eligible = [v for v in versions(workspace, variant) if before_round is None or int(v.tags["round"]) < before_round]
+    of_variant = of_rounds(workspace, variant)
+    eligible = [v for v in of_variant if before_round is None or int(v.tags["round"]) < before_round]
     return max(eligible, key=lambda v: (int(v.tags["round"]), int(v.version)), default=None)
 
 

@@ -16,11 +16,11 @@ from rich.table import Table
 from tasks import registry
 from tasks.figures import confusion_figure, success_figure
 from tasks.files import write_whole
-from tasks.references import ExportedRef, FeedbackRef, PlayedRef, RegisteredRef, SelectedRef, TrainingSetRef
+from tasks.references import ExportedRef, FeedbackRef, LearnedRef, PlayedRef
 from tasks.retries import PATIENT
 from tasks.workspace import Workspace
 
-Registered = Mapping[str, tuple[TrainingSetRef, SelectedRef, RegisteredRef]]
+Registered = Mapping[str, LearnedRef]
 
 
 def summarise(
@@ -44,25 +44,25 @@ def summarise(
         "decoder": {kind: figures.model_dump(mode="json") for kind, figures in feedback.decoders.items()},
         "variants": {
             variant: {
-                "train_turns": data.train_turns,
-                "positives": data.positives,
-                "negatives_used": data.negatives_used,
-                "rehearsal_turns": data.rehearsal_turns,
-                "probabilities": data.probabilities,
-                "data_hash": data.data_hash,
-                "val_exact_match": chosen.exact_match,
-                "illegal_actions": chosen.illegal_actions,
-                "seed": chosen.seed,
-                "step": chosen.step,
-                "model": version.model,
-                "version": version.version,
+                "train_turns": each.training_set.train_turns,
+                "positives": each.training_set.positives,
+                "negatives_used": each.training_set.negatives_used,
+                "rehearsal_turns": each.training_set.rehearsal_turns,
+                "probabilities": each.training_set.probabilities,
+                "data_hash": each.training_set.data_hash,
+                "val_exact_match": each.selected.exact_match,
+                "illegal_actions": each.selected.illegal_actions,
+                "seed": each.selected.seed,
+                "step": each.selected.step,
+                "model": each.registered.model,
+                "version": each.registered.version,
                 "success_before": before.success if before else None,
                 "success_after": played.success if (played := after.get(variant)) else None,
                 "turns_before": before.turns_per_game if before else None,
                 "turns_after": played.turns_per_game if played else None,
-                "seconds": chosen.seconds,
+                "seconds": each.selected.seconds,
             }
-            for variant, (data, chosen, version) in registered.items()
+            for variant, each in registered.items()
         },
         "failed": dict(failed),
         "seconds": dict(seconds),
@@ -86,16 +86,44 @@ def report_round(workspace: Workspace, run_id: str, summary: dict[str, Any], pat
         table=[{"variant": name, **values} for name, values in summary["variants"].items()],
         description=f"Round {summary['round']}: what each variant learned from, and what came out",
     )
-    _link_to_mlflow(workspace, run_id, summary["round"])
+    _link_to_mlflow(workspace, run_id, f"round-{summary['round']}")
 
 
-def _link_to_mlflow(workspace: Workspace, run_id: str, round: int) -> None:
-    key = f"mlflow-round-{round}"
+def report_decoder(feedback: FeedbackRef) -> None:
+    """What the decoders said about a round, and how that fits the targets, as a Prefect artifact."""
+    rows = [{"decoder": kind, **figures.model_dump(mode="json")} for kind, figures in feedback.decoders.items()]
+    create_table_artifact(
+        key=f"decoder-round-{feedback.round}",
+        table=[{name: value for name, value in row.items() if not isinstance(value, dict)} for row in rows],
+        description=f"Round {feedback.round}: decoded feedback, and precision and recall of positives",
+    )
+
+
+def report_variant(workspace: Workspace, learned: LearnedRef) -> None:
+    """A variant's figures and the page of its MLflow run, as Prefect artifacts."""
+    variant, round = learned.registered.variant, learned.training_set.round
+    create_table_artifact(
+        key=f"{variant}-round-{round}",
+        table=[
+            {
+                "version": f"{learned.registered.model}/{learned.registered.version}",
+                **learned.training_set.model_dump(include={"train_turns", "positives", "negatives_used"}),
+                **learned.selected.model_dump(include={"seed", "step", "exact_match", "illegal_actions"}),
+                "seconds": learned.selected.seconds,
+            }
+        ],
+        description=f"{variant} after round {round}: what it learned from, and the checkpoint chosen",
+    )
+    _link_to_mlflow(workspace, learned.registered.run_id, f"{variant}-round-{round}")
+
+
+def _link_to_mlflow(workspace: Workspace, run_id: str, name: str) -> None:
+    key = f"mlflow-{name}"
     if workspace.tracking_uri.startswith("http"):
         page = f"{workspace.tracking_uri}/#/experiments/{registry.experiment_id(workspace)}/runs/{run_id}"
-        create_link_artifact(page, link_text=f"MLflow run of round {round}", key=key)
+        create_link_artifact(page, link_text=f"MLflow run: {name}", key=key)
     else:  # a database has no page of its own; `respect ui` serves one
-        create_markdown_artifact(f"MLflow run `{run_id}` of round {round} in `{workspace.tracking_uri}`", key=key)
+        create_markdown_artifact(f"MLflow run `{run_id}` of {name} in `{workspace.tracking_uri}`", key=key)
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:

@@ -49,7 +49,7 @@ def subsample_variant(
     )
     lacking = table["probability"].null_count
     if config.objective is Objective.RL:
-        table = sampling.fill_probability(table, read_probabilities(propensities))
+        table = sampling.fill_probability(table, read_probabilities(store, propensities))
         sampling.require_probability(table, config.objective)
     sources = {
         "logged": len(table) - lacking,

@@ -39,3 +39,30 @@ def workspace(root: Path, experiment: str = "respect") -> Workspace:
         tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}"),
         experiment=experiment,
     )
+
+
+def from_environment(part: str | None = None) -> Workspace:
+    """The workspace of a run on a work pool: what it is told and what it leaves lies where other machines see it.
+
+    RESPECT_STORE and MLFLOW_TRACKING_URI name the shared places, RESPECT_ROOT a folder of this machine for scratch.
+
+    Args:
+        part: a workspace of its own inside: its folder, its part of the store, and its experiment.
+
+    Raises:
+        ValueError: one of the variables is not set.
+    """
+    names = ("RESPECT_STORE", "MLFLOW_TRACKING_URI", "RESPECT_ROOT")
+    if lacking := [name for name in names if not os.environ.get(name)]:
+        raise ValueError(
+            f"{', '.join(lacking)} not set on this worker: set them in its environment, or in the work pool's job "
+            "template; docs/operations.md says to what"
+        )
+    store, tracking, root = (os.environ[name] for name in names)
+    shared = Workspace(root=Path(root).resolve(), store_uri=store, tracking_uri=tracking)
+    if part is not None:
+        shared = shared.model_copy(
+            update={"root": shared.root / part, "store_uri": f"{store}/{part}", "experiment": f"respect/{part}"}
+        )
+    shared.root.mkdir(parents=True, exist_ok=True)
+    return shared

@@ -183,7 +183,7 @@ def test_backfill_gives_what_the_policy_would_have_logged(place: Workspace, summ
     assert version is not None
 
     (filled,) = fill_propensities.fn(place, profile, 1, [Variant.T_RL], reference("seed", version))
-    computed = read_probabilities([filled])
+    computed = read_probabilities(store, [filled])
     assert filled.source == "backfill" and len(computed) == sum(map(len, logged.values()))
     for (name, turn), p in computed.items():
         assert p == pytest.approx(logged[name][turn], rel=1e-3)

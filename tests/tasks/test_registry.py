@@ -112,3 +112,16 @@ def test_the_data_of_a_run_is_named_by_our_digest(place: Workspace) -> None:
     inputs = registry.client(place).get_run(run_id).inputs.dataset_inputs
     assert [(each.dataset.name, each.dataset.digest) for each in inputs] == [("b-fft-round-0", "ab" * 16)]
     assert inputs[0].tags[0].value == "ab" * 32
+
+
+def test_a_version_retrained_by_hand_moves_no_alias_and_is_no_rounds_start(place: Workspace, adapter: Path) -> None:
+    of_round = _register(place, "t-kto", 1, adapter, "a" * 64)
+    run_id = registry.start_run(place, "t-kto round 1")
+    tags = {"round": 1, "adapter_hash": "b" * 64, registry.RETRAINED: True}
+    beside = registry.register_adapter(place, run_id, "t-kto", adapter, tags=tags, metrics={}, step=1)
+    assert len(registry.versions(place, "t-kto")) == 2
+    assert [str(version.version) for version in registry.of_rounds(place, "t-kto")] == [of_round]
+    candidate = registry.client(place).get_model_version_by_alias("respect.t-kto", registry.CANDIDATE)
+    assert str(candidate.version) == of_round != str(beside.version)
+    start = registry.previous(place, "t-kto", 2)
+    assert start is not None and str(start.version) == of_round

@@ -1,0 +1,98 @@
+"""Work sent to Prefect work pools: one result for one key, however often and by however many it is asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import count
+from typing import Any, TypeVar
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from pydantic import BaseModel
+
+from tasks import results
+from tasks.workspace import Workspace
+
+Result = TypeVar("Result", bound=BaseModel)
+
+CRASHES = 3
+"""So often a run may be lost with its worker before whoever asked for it gives up."""
+_POLL_SECONDS = 2.0
+_AWAY_SECONDS = 600.0
+
+
+class PoolRunFailed(RuntimeError):
+    """A run on a work pool ended without a result. The message names the run and has its own message."""
+
+
+def on_pool(
+    workspace: Workspace,
+    deployment: str,
+    key: str,
+    kind: type[Result],
+    parameters: Mapping[str, Any],
+    *,
+    name: str,
+    tags: Sequence[str] = (),
+) -> Result:
+    """The result of a deployment for a key: found in the store, waited for where a run is at it, or asked for.
+
+    Args:
+        deployment: e.g. "decode/decode"; its flow leaves its result in the store under its parameter `result`.
+        key: of `tasks.results`: everything that the result depends on.
+        name: of the flow run.
+
+    Raises:
+        PoolRunFailed: the run failed or was cancelled, or was lost with its worker CRASHES times.
+    """
+    store, crashes = workspace.open(), 0
+    for attempt in count(1):
+        if (found := results.find(store, key, kind)) is not None:
+            return found
+        # A key belongs to one run for good: after one that ended without a result the next attempt has its own.
+        ask = partial(
+            run_deployment,
+            deployment,
+            parameters={**parameters, "result": key},
+            idempotency_key=f"{key}#{attempt}",
+            flow_run_name=name,
+            tags=list(tags),
+            timeout=0,
+        )
+        run: FlowRun = _patiently(ask)
+        if run.state is not None and run.state.is_final():
+            continue  # of an earlier time
+        ended = _wait(run)
+        if ended.state is not None and ended.state.is_crashed() and (crashes := crashes + 1) < CRASHES:
+            continue
+        if (found := results.find(store, key, kind)) is not None:
+            return found
+        state = ended.state.name if ended.state else "without a state"
+        reason = ended.state.message if ended.state else None
+        raise PoolRunFailed(f"run {ended.name!r} of {deployment} ended {state}: {reason or 'see its log'}")
+    raise AssertionError("count() does not end")
+
+
+def _wait(run: FlowRun) -> FlowRun:
+    """The run once it has ended."""
+    with get_client(sync_client=True) as client:
+        while run.state is None or not run.state.is_final():
+            time.sleep(_POLL_SECONDS)
+            run = _patiently(partial(client.read_flow_run, run.id))
+    return run
+
+
+def _patiently(call: Callable[[], Any]) -> Any:
+    """The answer to a request that may be repeated; a server that is away is waited for, for a while."""
+    first = time.monotonic()
+    while True:
+        try:
+            return call()
+        except httpx.TransportError:
+            if time.monotonic() - first > _AWAY_SECONDS:
+                raise
+            time.sleep(_POLL_SECONDS)

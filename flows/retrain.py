@@ -1,0 +1,96 @@
+"""One variant trained again by hand, from a form: a version beside the round's, never in its place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.deployed import ProfileName
+from flows.labels import label_run
+from flows.round import RoundParameters
+from flows.stages import decode, learn
+from respect_core import manifests
+from respect_core.variants import SEED, Profile, Variant, fft
+from tasks import registry
+from tasks.register import reference
+from tasks.report import report_variant
+from tasks.workspace import from_environment
+
+_TABLE_1 = fft()
+"""What has one value for all objectives in Table 1 has it here."""
+
+
+class Hyperparameters(BaseModel):
+    """A few settings of training. What is left empty is the profile's."""
+
+    model_config = ConfigDict(frozen=True)
+
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="Table 1: 1e-4 for FFT and RL, 1e-5 for KTO. Empty: the profile's."
+    )
+    max_steps: int | None = Field(
+        default=None, ge=1, description="Optimizer steps. Table 1 counts 20 epochs. Empty: the profile's."
+    )
+    warmup_steps: int = Field(
+        default=_TABLE_1.warmup_steps, ge=0, description="Steps over which the rate rises from zero (Table 1)."
+    )
+    weight_decay: float = Field(default=_TABLE_1.weight_decay, ge=0, description="Of AdamW and RMSprop (Table 1).")
+    negative_reward: float = Field(
+        default=_TABLE_1.negative_reward, le=0, description="Reward of a negative turn in REINFORCE (equation 1)."
+    )
+    positive_to_negative: float = Field(
+        default=_TABLE_1.positive_to_negative,
+        gt=0,
+        description="Positives to negatives in a batch: 5:4 (appendix B.3).",
+    )
+    kto_beta: float = Field(default=_TABLE_1.kto_beta, gt=0, description="Strength of KTO's reference (Table 1).")
+
+    def of(self, profile: Profile, variant: Variant) -> Profile:
+        """The profile with these settings for the variant's objective."""
+        changes: dict[str, Any] = {name: value for name, value in self.model_dump().items() if value is not None}
+        if self.max_steps is not None:
+            changes["checkpoint_every"] = max(1, self.max_steps // 4)
+        config = replace(profile.training[variant.objective], **changes)
+        return replace(profile, training={**profile.training, variant.objective: config})
+
+
+@flow(name="retrain", flow_run_name="retrain {variant}, round {round}")
+def retrain(
+    variant: Variant,
+    round: int = 0,
+    seeds: int | None = None,
+    hyperparameters: Hyperparameters = Hyperparameters(),  # noqa: B008  # frozen
+    profile: ProfileName = "tiny",
+    validation: str = "validation",
+) -> State[Any]:
+    """Train one variant again on a round. The version it registers stands beside the round's, and no alias moves.
+
+    Args:
+        variant: Which of the six.
+        round: Number of a round that has been exported.
+        seeds: Training seeds; the profile's if empty.
+        hyperparameters: What to change of its training.
+        profile: Named configuration.
+        validation: Game set whose right turns choose the checkpoint.
+    """
+    workspace = from_environment()
+    label_run(f"round:{round}", f"variant:{variant}")
+    parameters = RoundParameters(round=round, profile=profile, variants=[variant], validation=validation, seeds=seeds)
+    settings = hyperparameters.of(parameters.resolved_profile(), variant)
+    seed = registry.latest(workspace, SEED)
+    if seed is None or not manifests.partitions(workspace.open(), "turns", [round]):
+        raise ValueError(f"round {round} has not been learned from in {workspace.store_uri}; start `round` first")
+    # As a round of all variants decodes, so that what it left is found.
+    decoded = decode(workspace, settings, round, list(Variant), reference(SEED, seed), pools=True)
+    end = learn(workspace, None, settings, variant, round, validation, decoded.propensities, pools=True, retrained=True)
+    learned = end()
+    report_variant(workspace, learned)
+    version, selected = learned.registered, learned.selected
+    return Completed(
+        message=f"{version.model}/{version.version} stands beside the round's: exact match {selected.exact_match:.3f}"
+    )

@@ -1,0 +1,38 @@
+"""What a run on a work pool leaves for whoever asked for it: a small record in the store, named by its inputs.
+
+The record is written last, so that work is finished where there is one. The name is the run's idempotency key too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from respect_core.manifests import Partition
+from respect_core.store import MissingKeyError, Store
+from respect_core.versions import code_version
+
+Result = TypeVar("Result", bound=BaseModel)
+
+
+def key(kind: str, round: int, variant: str, made_from: Mapping[str, Any]) -> str:
+    """Where the result of these inputs lies; the code's version is one of them."""
+    inputs = json.dumps({**made_from, "code": code_version()}, sort_keys=True)
+    digest = hashlib.sha256(inputs.encode()).hexdigest()[:32]
+    return f"{Partition(round, variant).folder(f'results/{kind}')}{digest}.json"
+
+
+def find(store: Store, key: str, kind: type[Result]) -> Result | None:
+    """The record, if the work is finished."""
+    try:
+        return kind.model_validate_json(store.read(key))
+    except MissingKeyError:
+        return None
+
+
+def put(store: Store, key: str, result: BaseModel) -> None:
+    store.put(key, result.model_dump_json(indent=1).encode())

@@ -1,0 +1,99 @@
+"""What the local stack consists of, without starting it (tests/stack does)."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import stat
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect import Flow
+
+from deployments import programs, settings
+from deployments.settings import GPU, LIGHT, REPOSITORY, Stack
+
+
+def test_ports_come_from_the_environment_and_must_be_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESPECT_PREFECT_PORT", "4999")
+    assert settings.from_environment().prefect == "http://127.0.0.1:4999"
+    monkeypatch.setenv("RESPECT_S3_PORT", "80a")
+    with pytest.raises(ValueError, match=r"RESPECT_S3_PORT='80a' is no port"):
+        settings.from_environment()
+
+
+def test_credentials_are_made_once_and_are_in_no_other_file(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    stack.prepare()
+    made = stack.read_credentials()
+    stack.prepare()
+    assert stack.read_credentials() == made and set(made) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert stat.S_IMODE(stack.credentials.stat().st_mode) == 0o600
+    assert not [secret for secret in made.values() if secret in (tmp_path / "env").read_text()]
+
+
+def test_a_worker_for_each_device_that_it_alone_sees() -> None:
+    workers = programs.worker_commands(devices=2, cores=16)
+    assert set(workers) == {"light", "gpu-0", "gpu-1"}
+    assert [workers[name][1] for name in ("gpu-0", "gpu-1")] == [
+        {"CUDA_VISIBLE_DEVICES": "0"},
+        {"CUDA_VISIBLE_DEVICES": "1"},
+    ]
+    command, environment = programs.worker_commands(devices=0, cores=16)["gpu"]
+    assert command[command.index("--limit") + 1] == "16" and not environment
+
+
+def test_supervisord_starts_servers_by_itself_and_workers_when_told(tmp_path: Path) -> None:
+    parser = ConfigParser(interpolation=None)
+    parser.read_string(programs.configuration(Stack(tmp_path / "50%"), devices=0, cores=2))
+    assert parser["unix_http_server"]["chmod"] == "0600" and "50%%" in parser["unix_http_server"]["file"]
+    starts = {name: parser[f"program:{name}"]["autostart"] for name in ("s3", "prefect", "mlflow", "light", "gpu")}
+    assert starts == {"s3": "true", "prefect": "true", "mlflow": "true", "light": "false", "gpu": "false"}
+    assert "inet_http_server" not in parser
+
+
+def test_every_server_listens_on_the_loopback_alone(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    for name in ("prefect", "mlflow"):
+        command = programs.server_commands(stack)[name]
+        assert command[command.index("--host") + 1] == "127.0.0.1"
+    weed = programs.seaweedfs(stack)
+    assert {"-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"} <= set(weed)
+    ports = {int(option.partition("=")[2]) for option in weed if re.match(r"-\w+\.port(\.grpc)?=[1-9]", option)}
+    assert ports == set(stack.ports) - {stack.prefect_port, stack.mlflow_port}
+
+
+def _deployments() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = yaml.safe_load((REPOSITORY / "deployments/prefect.yaml").read_text())["deployments"]
+    return found
+
+
+@pytest.mark.parametrize("deployment", _deployments(), ids=lambda deployment: deployment["name"])
+def test_a_deployment_names_a_flow_whose_arguments_are_explained(deployment: dict[str, Any]) -> None:
+    file, _, name = deployment["entrypoint"].partition(":")
+    flow = getattr(importlib.import_module(file.removesuffix(".py").replace(os.sep, ".")), name)
+    assert isinstance(flow, Flow)
+    assert deployment["work_pool"]["name"] in (LIGHT, GPU)
+    assert all(field.get("description") for field in flow.parameters.properties.values())
+
+
+def test_only_one_round_runs_at_a_time_and_the_next_one_waits() -> None:
+    (round,) = [each for each in _deployments() if each["name"] == "round"]
+    assert round["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+    assert [schedule["cron"] for schedule in round["schedules"]] == ["0 3 * * 1"]
+
+
+def test_the_kubernetes_template_asks_for_a_device_and_uses_only_what_it_declares() -> None:
+    text = (REPOSITORY / "deployments/kubernetes.json").read_text()
+    template = json.loads(text)
+    declared = set(template["variables"]["properties"])
+    assert set(re.findall(r"{{ (\w+) }}", json.dumps(template["job_configuration"]))) <= declared
+    pod = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "{{ gpus }}"
+    assert template["variables"]["properties"]["gpus"]["default"] == 1
+    assert "secret" not in json.dumps(template["variables"]["properties"]["env"]).lower()

@@ -1,0 +1,30 @@
+"""Hyperparameters of the `retrain` form."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from flows.retrain import Hyperparameters
+from respect_core.variants import Variant, fft, kto, profile, rl
+
+
+def test_what_has_a_default_has_it_for_every_objective_of_table_1() -> None:
+    given = {name: value for name, value in Hyperparameters().model_dump().items() if value is not None}
+    for config in (fft(), rl(), kto()):
+        assert given.items() <= asdict(config).items()
+
+
+def test_every_field_explains_itself() -> None:
+    assert all(field.description for field in Hyperparameters.model_fields.values())
+
+
+def test_an_untouched_form_trains_as_the_profile_says() -> None:
+    for name in ("tiny", "idefics2-8b"):
+        assert Hyperparameters().of(profile(name), Variant.T_KTO) == profile(name)
+
+
+def test_only_the_variants_objective_changes() -> None:
+    before = profile("tiny")
+    after = Hyperparameters(learning_rate=1e-3, max_steps=8).of(before, Variant.B_RL)
+    changed = replace(before.training[Variant.B_RL.objective], learning_rate=1e-3, max_steps=8, checkpoint_every=2)
+    assert after.training == {**before.training, Variant.B_RL.objective: changed}

@@ -1,0 +1,141 @@
+"""A local stack in a folder of its own, on free ports, as its users see it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+from mlflow import MlflowClient
+
+from deployments.settings import S3_PORTS, Stack
+from respect_core.store import Store, open_store
+from respect_core.variants import Variant
+from tasks import registry
+
+ROOT = Path(__file__).parents[2]
+ROUND = "next-round/round"
+TRAIN = "train-variant/train-variant"
+SMALL = {"seeds": 1, "max_steps": 2, "minimum": 10}
+"""Parameters of a round that take little time."""
+
+
+class RunningStack:
+    """A stack, the commands that start and stop it, and its servers as their users see them."""
+
+    def __init__(self, folder: Path) -> None:
+        first, prefect, mlflow = _free_ports()
+        self.stack = Stack(folder, prefect_port=prefect, mlflow_port=mlflow, s3_port=first)
+        # A connection kept over a pause of a busy server may be gone when it is used again.
+        no_reuse = httpx.Limits(max_keepalive_connections=0)
+        self.api = httpx.Client(base_url=f"{self.stack.prefect}/api", timeout=600, limits=no_reuse)
+        self.mlflow = MlflowClient(tracking_uri=self.stack.mlflow)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "RESPECT_STACK": str(self.stack.folder),
+            "RESPECT_PREFECT_PORT": str(self.stack.prefect_port),
+            "RESPECT_MLFLOW_PORT": str(self.stack.mlflow_port),
+            "RESPECT_S3_PORT": str(self.stack.s3_port),
+            "RESPECT_START_SECONDS": "900",
+        }
+
+    def command(self, name: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`make up` and the like, without the installation that make would look after first."""
+        return subprocess.run(
+            [sys.executable, "-m", "deployments.stack", name],
+            cwd=ROOT,
+            env=os.environ | self.environment | environment,
+            capture_output=True,
+            text=True,
+        )
+
+    def up(self) -> str:
+        done = self.command("up")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def store(self) -> Store:
+        """Needs the stack's variables in the environment."""
+        return open_store(self.stack.environment()["RESPECT_STORE"])
+
+    def deployment(self, name: str) -> str:
+        """Its id."""
+        answer = self.api.get(f"/deployments/name/{name}").raise_for_status()
+        return str(answer.json()["id"])
+
+    def start(self, deployment: str, **parameters: Any) -> str:
+        """A run of a deployment, as its form makes it; returns its id."""
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        answer = self.api.post(f"/deployments/{self.deployment(deployment)}/create_flow_run", json=body)
+        return str(answer.raise_for_status().json()["id"])
+
+    def schedule(self, deployment: str, seconds: float, **parameters: Any) -> str:
+        """A schedule that fires once soon, and then daily; returns its id."""
+        schedule = {"interval": 86400, "anchor_date": (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()}
+        body = [{"schedule": schedule, "active": True, "parameters": parameters, "slug": "soon"}]
+        answer = self.api.post(f"/deployments/{self.deployment(deployment)}/schedules", json=body)
+        return str(answer.raise_for_status().json()[0]["id"])
+
+    def runs(self, deployment: str) -> list[dict[str, Any]]:
+        """All runs of a deployment, the oldest first."""
+        body = {"deployments": {"id": {"any_": [self.deployment(deployment)]}}, "sort": "START_TIME_ASC"}
+        found: list[dict[str, Any]] = self.api.post("/flow_runs/filter", json=body).raise_for_status().json()
+        return found
+
+    def ended(self, run: str, seconds: float = 1500) -> dict[str, Any]:
+        """The run once it has ended."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found: dict[str, Any] = self.api.get(f"/flow_runs/{run}").raise_for_status().json()
+            if found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+                return found
+            assert time.monotonic() < deadline, f"{found['name']} is {found['state_name']}; {self.stack.logs}"
+            time.sleep(2)
+
+    def heartbeats(self, run: str) -> list[dict[str, Any]]:
+        """Events that say that a run is alive."""
+        wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
+        answer = self.api.post("/events/filter", json={"filter": wanted}).raise_for_status()
+        found: list[dict[str, Any]] = answer.json()["events"]
+        return found
+
+    def wait(self, found: Callable[[], Sequence[Any]], seconds: float) -> None:
+        """Return when something is found."""
+        deadline = time.monotonic() + seconds
+        while not found():
+            assert time.monotonic() < deadline, f"not within {seconds} s; {self.stack.logs}"
+            time.sleep(1)
+
+    def versions(self) -> dict[str, int]:
+        """How many versions of each variant rounds have registered."""
+        found = {variant: self.mlflow.search_model_versions(f"name='respect.{variant}'") for variant in Variant}
+        return {
+            variant: sum(registry.RETRAINED not in each.tags for each in versions)
+            for variant, versions in found.items()
+        }
+
+
+def _free_ports() -> tuple[int, int, int]:
+    """The first of S3_PORTS in a row, and two more."""
+    for first in range(20_000, 30_000, S3_PORTS + 2):
+        if all(_is_free(port) for port in range(first, first + S3_PORTS + 2)):
+            return first, first + S3_PORTS, first + S3_PORTS + 1
+    raise AssertionError("no twelve free ports in a row")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

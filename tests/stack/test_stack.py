@@ -1,0 +1,145 @@
+"""The local stack from end to end: real servers, real workers, a scheduled round. `make test-stack` runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+from pathlib import Path
+
+import made_up_games
+import pytest
+from running import ROUND, SMALL, TRAIN, RunningStack
+
+from deployments.settings import Stack
+from respect_core import tables
+from respect_core.store import open_store
+from respect_core.variants import Variant
+from tasks import registry
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
+
+
+def test_credentials_are_private_and_in_no_log(running: RunningStack) -> None:
+    file = running.stack.credentials
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    secrets = running.stack.read_credentials().values()
+    assert len(set(secrets)) == 2
+    for log in [*running.stack.logs.iterdir(), running.stack.folder / "env", running.stack.folder / "supervisord.conf"]:
+        assert not [secret for secret in secrets if secret in log.read_text(errors="replace")]
+
+
+def test_a_busy_port_is_named(tmp_path: Path, running: RunningStack) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = running.command("up", RESPECT_STACK=str(tmp_path), RESPECT_MLFLOW_PORT=str(port))
+    assert done.returncode == 1 and "is taken" in done.stderr and "RESPECT_" in done.stderr
+
+
+def test_too_few_interactions_end_the_round_with_a_message(running: RunningStack) -> None:
+    run = running.ended(running.start(ROUND, **{**SMALL, "number": 0, "minimum": 1000}))
+    assert run["state_type"] == "COMPLETED"
+    assert "not enough new interactions" in run["state"]["message"] and "b-fft 980" in run["state"]["message"]
+
+
+def test_a_scheduled_round_registers_six_versions(running: RunningStack, learned: str) -> None:
+    run = running.ended(learned)
+    assert run["name"] == "round 0" and "round:0" in run["tags"]
+    assert all(count >= 1 for count in running.versions().values())
+    for variant in Variant:
+        candidate = running.mlflow.get_model_version_by_alias(f"respect.{variant}", registry.CANDIDATE)
+        assert candidate.tags["round"] in ("0", "1") and candidate.tags["variant"] == variant
+    tags = {tag for each in running.runs(TRAIN) for tag in each["tags"]}
+    assert tags >= {f"variant:{variant}" for variant in Variant}
+
+
+def test_the_round_has_its_artifacts(running: RunningStack, learned: str) -> None:
+    found = running.api.post("/artifacts/latest/filter", json={"limit": 200}).raise_for_status().json()
+    keys = {each["key"] for each in found}
+    assert {"round-0", "decoder-round-0", "mlflow-round-0", "b-kto-round-0", "mlflow-b-kto-round-0"} <= keys
+    assert any(each["type"] == "progress" and each["data"] == 100 for each in found)
+
+
+def test_the_same_round_again_repeats_nothing(running: RunningStack, learned: str) -> None:
+    trained, versions = len(running.runs(TRAIN)), running.versions()
+    run = running.ended(running.start(ROUND, number=0, **SMALL))
+    assert run["state_type"] == "COMPLETED" and "registered respect.b-fft/1" in run["state"]["message"]
+    assert running.versions() == versions
+    assert len(running.runs(TRAIN)) == trained
+
+
+def test_two_rounds_at_once_give_one_result(running: RunningStack, learned: str) -> None:
+    """Round 1 comes in; two runs are started at the same moment."""
+    made_up_games.play(running.store(), 1, 12)
+    before = running.versions()
+    runs = [running.start(ROUND, variants=["b-fft"], **SMALL) for _ in range(2)]
+    messages = sorted(running.ended(run)["state"]["message"] for run in runs)
+    assert "nothing to do" in messages[0] and "round 1 registered respect.b-fft/" in messages[1]
+    assert running.versions() == {**before, "b-fft": before["b-fft"] + 1}
+
+
+def test_a_variant_retrained_by_hand_stands_beside_the_rounds(running: RunningStack, learned: str) -> None:
+    before = running.mlflow.get_model_version_by_alias("respect.t-fft", registry.CANDIDATE).version
+    settings = {"max_steps": 1, "learning_rate": 1e-3}
+    run = running.ended(running.start("retrain/retrain", variant="t-fft", round=0, seeds=1, hyperparameters=settings))
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert running.mlflow.get_model_version_by_alias("respect.t-fft", registry.CANDIDATE).version == before
+    name, number = run["state"]["message"].split()[0].split("/")
+    beside = running.mlflow.get_model_version(name, number)
+    assert beside.tags[registry.RETRAINED] == "True" and beside.tags["round"] == "0"
+
+
+def test_redecoded_labels_lie_beside_the_old_ones(running: RunningStack, learned: str) -> None:
+    store = running.store()
+    before = tables.read_table(store, "feedback", [0])
+    run = running.ended(running.start("redecode/redecode", round=0, name="strict", positive=2.0))
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert tables.read_table(store, "feedback", [0]).equals(before)
+    after = tables.read_table(open_store(f"{store.uri}/redecoded/strict"), "feedback", [0])
+    assert len(after) == len(before)
+    positives = [sum(label == 1 for label in table["label"].to_pylist()) for table in (before, after)]
+    assert positives[1] < positives[0]
+
+
+def test_state_survives_down_and_up(running: RunningStack, learned: str) -> None:
+    versions, runs = running.versions(), len(running.runs(ROUND))
+    credentials = running.stack.credentials.read_bytes()
+    assert running.command("down").returncode == 0
+    assert not _left(running.stack), "processes were left behind"
+    assert running.stack.mlflow in running.up()
+    assert running.versions() == versions
+    assert len(running.runs(ROUND)) == runs
+    assert running.stack.credentials.read_bytes() == credentials
+    assert running.store().exists("game_sets/d0.jsonl")
+
+
+def test_a_killed_worker_is_started_again_and_its_run_becomes_crashed(running: RunningStack) -> None:
+    """kill -9 of the worker and of the process that runs its flow: nobody is left to say that the run ended."""
+    run = running.start("deployed-study/study", name="silent")
+    running.wait(lambda: running.heartbeats(run), 600)
+    (worker,) = [process for process, words in _left(running.stack) if "--name gpu " in words]
+    for process, _ in _left(running.stack, PREFECT__FLOW_RUN_ID=run):
+        os.kill(process, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    running.wait(lambda: [pid for pid, words in _left(running.stack) if "--name gpu " in words and pid != worker], 120)
+    ended = running.ended(run, seconds=900)
+    assert ended["state_type"] == "CRASHED" and "No heartbeat" in ended["state"]["message"]
+
+
+def _left(stack: Stack, **environment: str) -> list[tuple[int, str]]:
+    """Processes whose environment names this stack, and these values."""
+    wanted = {f"{name}={value}".encode() for name, value in {"RESPECT_STACK": stack.folder, **environment}.items()}
+    listed = subprocess.run(["ps", "-eo", "pid="], capture_output=True, text=True, check=True).stdout.split()
+    found = []
+    for pid in listed:
+        try:
+            if wanted <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found.append((int(pid), words))
+        except OSError:
+            continue
+    return found
