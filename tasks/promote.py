@@ -30,10 +30,10 @@ from tasks import deployed as deployment
 from tasks import game_sets, registry
 from tasks.evaluate import evaluate_policy
 from tasks.lineage import keep_lineage
-from tasks.process import WorkerFailed
-from tasks.references import RegisteredRef
+from tasks.process import WorkerFailed, WorkerRefused
+from tasks.references import EvaluatedRef, RegisteredRef
 from tasks.register import reference
-from tasks.retries import if_transient
+from tasks.retries import PATIENT
 from tasks.workspace import Workspace
 
 Decision = Literal["promoted", "rolled back", "no promotion", "already deployed"]
@@ -68,7 +68,7 @@ class PromotionRef(BaseModel):
         return f"{self.decision}, {self.version} is deployed{why}"
 
 
-@task(name="contenders", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+@task(name="contenders", **PATIENT, cache_policy=NO_CACHE)
 def contenders(workspace: Workspace, variant: Variant, number: int | None) -> Contest:
     """The candidate and the deployed version of a variant, the alias settled first.
 
@@ -94,7 +94,7 @@ def examine(workspace: Workspace, policy: RegisteredRef, game_set: str) -> Evide
         return Evidence(_name(policy), unusable=problem)
     profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
     try:
-        found = evaluate_policy.fn(workspace, profile, policy, game_set)
+        found = _evaluated(workspace, profile, policy, game_set)
     except WorkerFailed as error:
         lines = str(error).splitlines()  # what went wrong and where its log lies, then the end of the log
         return Evidence(_name(policy), unusable=f"{lines[0]} {lines[-1]}")
@@ -106,7 +106,7 @@ def examine(workspace: Workspace, policy: RegisteredRef, game_set: str) -> Evide
     )
 
 
-@task(name="look up users", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+@task(name="look up users", **PATIENT, cache_policy=NO_CACHE)
 def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
     """The evidence with the users that the version learned from; without a lineage it is not fit for use."""
     try:
@@ -116,7 +116,7 @@ def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
     return replace(evidence, learned=lineage.feedback_by_user(workspace.open(), evidence.policy))
 
 
-@task(name="report gate", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+@task(name="report gate", **PATIENT, cache_policy=NO_CACHE)
 def report_gate(workspace: Workspace, contest: Contest, verdict: Verdict) -> None:
     """The verdict as a table in Prefect and as tags of the candidate's version in MLflow."""
     model, number = contest.candidate.model, contest.candidate.version
@@ -131,7 +131,7 @@ def report_gate(workspace: Workspace, contest: Contest, verdict: Verdict) -> Non
         mlflow.set_model_version_tag(model, number, name, value[:5000])
 
 
-@task(name="commit", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+@task(name="commit", **PATIENT, cache_policy=NO_CACHE)
 def commit(workspace: Workspace, variant: Variant, entry: Entry) -> None:
     """Write the entry, which decides, and let the alias follow.
 
@@ -142,7 +142,7 @@ def commit(workspace: Workspace, variant: Variant, entry: Entry) -> None:
     deployment.settle(workspace, variant)
 
 
-@task(name="prepare rollback", retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient, cache_policy=NO_CACHE)
+@task(name="prepare rollback", **PATIENT, cache_policy=NO_CACHE)
 def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason: str) -> Entry:
     """The entry that puts back what was deployed before the newest promotion that stands.
 
@@ -240,6 +240,16 @@ def _files(workspace: Workspace, version: ModelVersion) -> tuple[Path, str]:
         shutil.rmtree(files)
         files = registry.download(workspace, version)
     return files, ""
+
+
+def _evaluated(workspace: Workspace, profile: Profile, policy: RegisteredRef, game_set: str) -> EvaluatedRef:
+    """Raises WorkerFailed where the policy is at fault: twice, unless the worker says that it would be the same."""
+    try:
+        return evaluate_policy.fn(workspace, profile, policy, game_set)
+    except WorkerRefused:
+        raise
+    except WorkerFailed:  # killed, or out of memory, or an adapter that no error tells from these
+        return evaluate_policy.fn(workspace, profile, policy, game_set)
 
 
 def _name(policy: RegisteredRef) -> str:
