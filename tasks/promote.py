@@ -30,8 +30,8 @@ from tasks import deployed as deployment
 from tasks import game_sets, registry
 from tasks.evaluate import evaluate_policy
 from tasks.lineage import keep_lineage
-from tasks.process import WorkerFailed
-from tasks.references import RegisteredRef
+from tasks.process import WorkerFailed, WorkerRefused
+from tasks.references import EvaluatedRef, RegisteredRef
 from tasks.register import reference
 from tasks.retries import PATIENT
 from tasks.workspace import Workspace
@@ -94,7 +94,7 @@ def examine(workspace: Workspace, policy: RegisteredRef, game_set: str) -> Evide
         return Evidence(_name(policy), unusable=problem)
     profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
     try:
-        found = evaluate_policy.fn(workspace, profile, policy, game_set)
+        found = _evaluated(workspace, profile, policy, game_set)
     except WorkerFailed as error:
         lines = str(error).splitlines()  # what went wrong and where its log lies, then the end of the log
         return Evidence(_name(policy), unusable=f"{lines[0]} {lines[-1]}")
@@ -240,6 +240,16 @@ def _files(workspace: Workspace, version: ModelVersion) -> tuple[Path, str]:
         shutil.rmtree(files)
         files = registry.download(workspace, version)
     return files, ""
+
+
+def _evaluated(workspace: Workspace, profile: Profile, policy: RegisteredRef, game_set: str) -> EvaluatedRef:
+    """Raises WorkerFailed where the policy is at fault: twice, unless the worker says that it would be the same."""
+    try:
+        return evaluate_policy.fn(workspace, profile, policy, game_set)
+    except WorkerRefused:
+        raise
+    except WorkerFailed:  # killed, or out of memory, or an adapter that no error tells from these
+        return evaluate_policy.fn(workspace, profile, policy, game_set)
 
 
 def _name(policy: RegisteredRef) -> str:
