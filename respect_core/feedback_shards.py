@@ -54,6 +54,15 @@ class Decoded:
         return Decoded(self.turns + other.turns, self.found + other.found, self.seconds + other.seconds)
 
 
+def is_decoded(store: Store, partition: Partition, identity: Mapping[str, str]) -> bool:
+    """Whether the partition's feedback is that of this decoder on the turns as they are now."""
+    manifest = manifests.read_manifest(store, "feedback", *partition)
+    turns = manifests.table_input(store, "turns", *partition)
+    return manifest is not None and all(
+        part.inputs == (turns,) and part.metadata["decoder"] == identity for part in manifest.parts
+    )
+
+
 def decode_partition(
     store: Store,
     partition: Partition,
@@ -62,7 +71,7 @@ def decode_partition(
     turns_per_shard: int = TURNS,
     progress: Progress | None = None,
 ) -> Decoded:
-    """Write a partition of the `feedback` table from the same partition of `turns`.
+    """Write a partition of the `feedback` table from the same partition of `turns`, unless it is there.
 
     Args:
         identity: what the table depends on besides turns, for its manifest.
@@ -71,6 +80,8 @@ def decode_partition(
         ValueError: an interaction whose turns do not stand together in the table, or are not all there.
         StoreError: the store cannot be read or written; shards that are finished stay.
     """
+    if is_decoded(store, partition, identity):
+        return Decoded()
     source, total = manifests.table_input(store, "turns", *partition), _turns(store, partition)
     result, done, keys = Decoded(), 0, []
     for turns in shards(_rows(store, partition), turns_per_shard):

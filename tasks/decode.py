@@ -14,9 +14,9 @@ from prefect.cache_policies import NO_CACHE
 
 from respect_core import decoder_eval, feedback, feedback_shards, manifests, tables
 from respect_core.feedback import DecoderConfig
+from respect_core.feedback_shards import is_decoded
 from respect_core.labels import TurnKey, target_labels
 from respect_core.manifests import Partition
-from respect_core.store import Store
 from respect_core.variants import DecoderKind, Profile
 from respect_core.versions import code_version
 from tasks import process, progress
@@ -43,7 +43,7 @@ def decode_feedback(
     started, store = time.monotonic(), workspace.open()
     turns = [part for part in manifests.partitions(store, "turns") if part.round <= round]
     identity = decoder_identity(decoder_config(profile))
-    outdated = [part for part in turns if not _is_current(store, part, identity)]
+    outdated = [part for part in turns if not is_decoded(store, part, identity)]
     speed = _decode(workspace, profile, round, outdated, identity, turns_per_shard) if outdated else None
     batches = tables.iter_batches(store, "feedback", [round], columns=_AUDITED)
     rows = (row for batch in batches for row in batch.to_pylist())
@@ -92,15 +92,6 @@ def audit(
         for kind in DecoderKind
         for fit in [found[kind]]
     }
-
-
-def _is_current(store: Store, partition: Partition, identity: Mapping[str, str]) -> bool:
-    """Whether the partition was decoded by this decoder, from the turns as they are now."""
-    manifest = manifests.read_manifest(store, "feedback", *partition)
-    turns = manifests.table_input(store, "turns", *partition)
-    return manifest is not None and all(
-        part.inputs == (turns,) and part.metadata["decoder"] == identity for part in manifest.parts
-    )
 
 
 def _decode(

@@ -97,6 +97,7 @@ def test_interrupted_again_and_again_it_ends_the_same(
     assert (done.turns, done.found) == (18, 12)
     assert contents(store, "feedback/") == expected
     assert not store.keys(SHARDS)
+    assert _decode(store, last) == Decoded() and len(last.calls) == 2  # nothing is left to do
 
 
 def test_the_table_is_what_the_decoder_says_in_one_piece(
@@ -195,15 +196,15 @@ def test_out_of_memory_halves_the_tokens_of_a_pass(
         return hidden(prefix, tree)
 
     monkeypatch.setattr(small.scorer.trees, "hidden", limited)
-    expected = {(r["interaction_id"], r["turn"], r["decoder"]): r["score"] for r in _scores(store, small)}
+    expected = {(r["interaction_id"], r["turn"], r["decoder"]): r["score"] for r in _scores(store, small, "large")}
     limit = max(sizes) - 1
-    found = {(r["interaction_id"], r["turn"], r["decoder"]): r["score"] for r in _scores(store, small)}
+    found = {(r["interaction_id"], r["turn"], r["decoder"]): r["score"] for r in _scores(store, small, "small")}
     assert small.scorer.token_budget < decoder.config.token_budget
     assert "going on with 192 tokens at once" in caplog.text
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-def _scores(store: Store, decoder: FeedbackDecoder) -> list[dict[str, Any]]:
-    decode_partition(store, HERE, decoder, IDENTITY, feedback_shards.TURNS)
+def _scores(store: Store, decoder: FeedbackDecoder, name: str) -> list[dict[str, Any]]:
+    decode_partition(store, HERE, decoder, {"decoder_model": name}, feedback_shards.TURNS)
     rows: list[dict[str, Any]] = tables.read_table(store, "feedback").to_pylist()
     return rows
