@@ -43,7 +43,7 @@ class Setting:
 
 
 TINY = Setting(games=64, peer_games=4, same_games=3, repeats=3)
-QUICK = Setting(games=64, peer_games=2, same_games=1, repeats=1)
+QUICK = Setting(games=32, peer_games=2, same_games=1, repeats=1)
 LARGE = Setting(games=8, peer_games=1, same_games=1, repeats=1)
 
 
