@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import pytest
@@ -27,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from small import smallest
 from typer.testing import CliRunner
 
-from flows import cli
+from flows import cli, terminal
 from flows import promote as promote_module
 from flows import round as round_module
 from flows.demo import demo
@@ -300,6 +301,7 @@ def test_the_command_line(fresh: Workspace, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _respect(*command: str, code: int = 0) -> str:
-    result = CliRunner().invoke(cli.app, list(command), env={"COLUMNS": "300"})
+    with patch.object(terminal.console, "_width", 300):  # so that no line is broken
+        result = CliRunner().invoke(cli.app, list(command))
     assert result.exit_code == code, result.output
     return " ".join(result.output.split())

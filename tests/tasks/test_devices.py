@@ -17,5 +17,5 @@ def test_devices_are_those_that_this_process_may_use(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    slots = process._slots.__wrapped__()
-    assert [slots.get().environment["CUDA_VISIBLE_DEVICES"] for _ in range(2)] == given
+    with process._slots.__wrapped__().taken(2) as slots:
+        assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == given
