@@ -14,8 +14,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows import promote as promotion
 from flows import stages
 from flows.labels import label_run
+from flows.promote import PromoteParameters, RollbackParameters
 from flows.round import RoundParameters, round
 from flows.study import StudyParameters, study
 from respect_core.variants import SEED, Profile, Variant
@@ -196,3 +198,25 @@ def redecode(
     label_run(f"round:{round}")
     redecode_round(from_environment(), configure(decoder, prompt, positive), round, name)
     return Completed(message=f"the labels are in redecoded/{name}/feedback/")
+
+
+@flow(name="deployed-promote", flow_run_name="promote {parameters.variant}")
+def promote(parameters: PromoteParameters) -> State[Any]:
+    """A variant's candidate to its users, if the gate lets it through; no promotion is a normal end, with its reasons.
+
+    Args:
+        parameters: What to promote, and what to ask of it.
+    """
+    label_run(f"variant:{parameters.variant}")
+    return promotion.promote.fn(from_environment(), parameters)
+
+
+@flow(name="deployed-rollback", flow_run_name="roll back {parameters.variant}")
+def rollback(parameters: RollbackParameters) -> State[Any]:
+    """What was deployed before the newest promotion that stands, back to its users; once more goes further back.
+
+    Args:
+        parameters: What to roll back, and why.
+    """
+    label_run(f"variant:{parameters.variant}")
+    return promotion.rollback.fn(from_environment(), parameters)
