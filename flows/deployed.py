@@ -24,6 +24,7 @@ from respect_core.variants import SEED, Profile, Variant
 from tasks import results
 from tasks.export import export_interactions
 from tasks.next_round import count_new, find_next_round
+from tasks.promote import PromotionRef
 from tasks.redecode import DecoderName, PromptName, configure, redecode_round
 from tasks.references import LearnedRef, RegisteredRef, TrainingSetRef
 from tasks.register import register_variant
@@ -201,7 +202,7 @@ def redecode(
 
 
 @flow(name="deployed-promote", flow_run_name="promote {parameters.variant}")
-def promote(parameters: PromoteParameters) -> State[Any]:
+def promote(parameters: PromoteParameters) -> PromotionRef:
     """A variant's candidate to its users, if the gate lets it through; no promotion is a normal end, with its reasons.
 
     Args:
@@ -212,7 +213,7 @@ def promote(parameters: PromoteParameters) -> State[Any]:
 
 
 @flow(name="deployed-rollback", flow_run_name="roll back {parameters.variant}")
-def rollback(parameters: RollbackParameters) -> State[Any]:
+def rollback(parameters: RollbackParameters) -> PromotionRef:
     """What was deployed before the newest promotion that stands, back to its users; once more goes further back.
 
     Args:

@@ -29,6 +29,7 @@ from small import smallest
 from typer.testing import CliRunner
 
 from flows import cli, terminal
+from flows import deployed as deployments
 from flows import promote as promote_module
 from flows import round as round_module
 from flows.demo import demo
@@ -286,6 +287,19 @@ def test_lineage_leads_to_the_log_and_back(place: Workspace, monkeypatch: pytest
     copied = next(each for each in rows if each["source"] == "rehearsal")
     everyone = {each.version for each in lineage.learned_from(store, interaction_id=copied["interaction_id"])}
     assert {SEED_POLICY, ONE} <= everyone  # D0 is rehearsed
+
+
+def test_the_deployments_do_the_same_where_their_environment_says(
+    fresh: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESPECT_STORE", fresh.store_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", fresh.tracking_uri)
+    monkeypatch.setenv("RESPECT_ROOT", str(fresh.root))
+    asked = PromoteParameters(variant=Variant.B_FFT, version=1, user_share_cap=1.0, margin=1.0)
+    assert deployments.promote(asked).decision == "promoted"
+    assert _is_deployed(fresh, ONE)
+    assert deployments.rollback(RollbackParameters(variant=Variant.B_FFT)).version == SEED_POLICY
+    assert _is_deployed(fresh, SEED_POLICY)
 
 
 def test_the_command_line(fresh: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
