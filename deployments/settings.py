@@ -23,6 +23,10 @@ S3_PORTS = 10
 """Ports that SeaweedFS takes, from the S3 port on."""
 
 
+FOREIGN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+"""Variables of other installations, which boto3 would take before the stack's credentials file."""
+
+
 @dataclass(frozen=True)
 class Stack:
     """One local stack: a folder for its state, and ports on the loopback."""
@@ -88,7 +92,8 @@ class Stack:
             )
             self.credentials.touch(0o600)  # before there is a secret in it
             self.credentials.write_text(text)
-        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in self.environment().items()]
+        lines = [f"unset {' '.join(FOREIGN)}\n"]
+        lines += [f"export {name}={shlex.quote(value)}\n" for name, value in self.environment().items()]
         (self.folder / "env").write_text("".join(lines))
 
     def read_credentials(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import typer
 
 from deployments import programs
-from deployments.settings import REPOSITORY, Stack, from_environment
+from deployments.settings import FOREIGN, REPOSITORY, Stack, from_environment
 from flows import environment
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -79,6 +79,8 @@ def start(stack: Stack) -> None:
         StackError: a port is taken, or something does not answer in time.
     """
     stack.prepare()
+    for name in FOREIGN:
+        os.environ.pop(name, None)
     os.environ.update(stack.environment())
     environment.prepare(stack.folder)
     os.environ.update(_server_environment(stack))

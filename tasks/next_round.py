@@ -46,7 +46,7 @@ def find_next_round(workspace: Workspace, variants: Sequence[Variant]) -> int | 
     return first_unfinished({part.round for part in logged}, finished_rounds(workspace, variants))
 
 
-@task(name="count new interactions", cache_policy=NO_CACHE)
+@task(name="count new interactions", **PATIENT, cache_policy=NO_CACHE)
 def count_new(workspace: Workspace, round: int, variants: Sequence[Variant], wanted: int) -> NewInteractions:
     """Count a round's exported interactions, by the variant that learns from them."""
     store = workspace.open()

@@ -86,7 +86,7 @@ def contenders(workspace: Workspace, variant: Variant, number: int | None) -> Co
     )
 
 
-@task(name="examine", task_run_name="examine {policy.model}/{policy.version}", cache_policy=NO_CACHE)
+@task(name="examine", task_run_name="examine {policy.model}/{policy.version}", **PATIENT, cache_policy=NO_CACHE)
 def examine(workspace: Workspace, policy: RegisteredRef, game_set: str) -> Evidence:
     """Let a registered version act on a game set in a process of its own, after a look at its files."""
     files, problem = _files(workspace, registry.named(workspace, _name(policy)))

@@ -23,6 +23,7 @@ from respect_core.store import Store, open_store
 from respect_core.variants import DecoderKind
 from tasks import progress
 from tasks.decode import audit, decoder_identity
+from tasks.retries import PATIENT
 from tasks.workspace import Workspace
 
 DecoderName = Literal["smollm2", "idefics2_8b"]
@@ -51,7 +52,7 @@ def beside(workspace: Workspace, name: str) -> Store:
     return open_store(f"{workspace.store_uri}/redecoded/{name}")
 
 
-@task(name="redecode", task_run_name="redecode round {round}", cache_policy=NO_CACHE)
+@task(name="redecode", task_run_name="redecode round {round}", **PATIENT, cache_policy=NO_CACHE)
 def redecode_round(workspace: Workspace, config: DecoderConfig, round: int, name: str) -> list[dict[str, Any]]:
     """Decode a round's turns into the table of that name, and compare with the round's own labels.
 

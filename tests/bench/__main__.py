@@ -1,6 +1,7 @@
 """`python -m tests.bench [CASES...] [--quick] [--out runs/bench]`: measure and write the records.
 
-The table in docs/performance.md is written once there are records of every case, all of the same commit.
+The table in docs/performance.md is written once there are records of every case, all of the same commit. `--table`
+writes it from those that there are, and it names the cases that have none.
 """
 
 from __future__ import annotations
@@ -33,11 +34,15 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", metavar="CASES", help=f"all by default: {', '.join(sorted(CASES))}")
     parser.add_argument("--quick", action="store_true", help="small settings, held against floors.json; no table")
     parser.add_argument("--out", type=Path, help="folder of the records (runs/bench, or runs/bench-quick)")
+    parser.add_argument("--table", action="store_true", help="measure nothing; write the table from what there is")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.cases) - set(CASES))
     if unknown:
         parser.error(f"no case {', '.join(unknown)}; there are: {', '.join(sorted(CASES))}")
     out: Path = arguments.out or Path("runs/bench-quick" if arguments.quick else "runs/bench")
+    if arguments.table:
+        print(_write_table(out, whole=False))
+        return 0
     warnings.simplefilter("ignore")
     commit()  # as it is before anything runs
     wrong: list[str] = []
@@ -71,17 +76,17 @@ def _run(name: str, quick: bool, out: Path) -> list[Record]:
     return records
 
 
-def _write_table(out: Path) -> str:
-    """Write the table if the records are whole and of one commit; what was done, or why not."""
+def _write_table(out: Path, *, whole: bool = True) -> str:
+    """Write the table if the records are of one commit, and of every case if `whole`; what was done, or why not."""
     missing = sorted(name for name in CASES if not (out / f"{name}.json").is_file())
-    if missing:
-        return f"no table: {', '.join(missing)} not measured yet"
+    if missing and whole:
+        return f"no table: {', '.join(missing)} not measured yet (--table writes it without them)"
     records = load(out)
     commits = sorted({record.versions.get("commit", "unknown") for record in records})
     if len(commits) > 1:
         return f"no table: records of several commits, {', '.join(commits)}; measure the older ones again"
-    table.write(records, DOCUMENT)
-    return f"table written to {DOCUMENT}"
+    table.write(records, missing, DOCUMENT)
+    return f"table written to {DOCUMENT}; not measured yet: {', '.join(missing) or 'none'}"
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ def _times(peer: float | None, ours: float | None) -> str:
     return f"{peer / ours:.2f}x" if peer and ours else ""
 
 
-def write(records: Sequence[Record], document: Path) -> None:
-    """Put the table, and what it ran on, between the markers of a document.
+def write(records: Sequence[Record], missing: Sequence[str], document: Path) -> None:
+    """Put the table, what it ran on and the names of cases that are missing, between the markers of a document.
 
     Raises:
         ValueError: no markers in it.
@@ -67,7 +67,8 @@ def write(records: Sequence[Record], document: Path) -> None:
     for record in records:
         known |= record.versions
     ran = ", ".join(f"{name} {value}" for name, value in known.items())
-    document.write_text(f"{before}{BEGIN}\n{table(records)}\nMeasured with {ran}.\n{END}{after}")
+    lacking = f" Not measured with this commit: {', '.join(missing)}." if missing else ""
+    document.write_text(f"{before}{BEGIN}\n{table(records)}\nMeasured with {ran}.{lacking}\n{END}{after}")
 
 
 def below_floor(records: Sequence[Record]) -> list[str]:

@@ -31,7 +31,7 @@ class RunningStack:
     """A stack, the commands that start and stop it, and its servers as their users see them."""
 
     def __init__(self, folder: Path) -> None:
-        first, prefect, mlflow = _free_ports()
+        first, prefect, mlflow = free_ports()
         self.stack = Stack(folder, prefect_port=prefect, mlflow_port=mlflow, s3_port=first)
         # A connection kept over a pause of a busy server may be gone when it is used again.
         no_reuse = httpx.Limits(max_keepalive_connections=0)
@@ -124,7 +124,7 @@ class RunningStack:
         }
 
 
-def _free_ports() -> tuple[int, int, int]:
+def free_ports() -> tuple[int, int, int]:
     """The first of S3_PORTS in a row, and two more."""
     for first in range(20_000, 30_000, S3_PORTS + 2):
         if all(_is_free(port) for port in range(first, first + S3_PORTS + 2)):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import made_up_games
 import pytest
-from running import ROUND, SMALL, TRAIN, RunningStack
+from running import ROUND, SMALL, TRAIN, RunningStack, free_ports
 
 from deployments.settings import Stack
 from respect_core import tables
@@ -36,8 +36,11 @@ def test_a_busy_port_is_named(tmp_path: Path, running: RunningStack) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = running.command("up", RESPECT_STACK=str(tmp_path), RESPECT_MLFLOW_PORT=str(port))
-    assert done.returncode == 1 and "is taken" in done.stderr and "RESPECT_" in done.stderr
+        first, prefect, _ = free_ports()
+        elsewhere = {"RESPECT_PREFECT_PORT": str(prefect), "RESPECT_S3_PORT": str(first)}
+        done = running.command("up", RESPECT_STACK=str(tmp_path), RESPECT_MLFLOW_PORT=str(port), **elsewhere)
+    assert done.returncode == 1 and f"port {port} of 127.0.0.1" in done.stderr
+    assert "is taken" in done.stderr and "RESPECT_MLFLOW_PORT" in done.stderr
 
 
 def test_too_few_interactions_end_the_round_with_a_message(running: RunningStack) -> None:
