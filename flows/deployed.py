@@ -129,8 +129,8 @@ def train(
     selected = select_checkpoint(variant, [each.result() for each in trained])
     version = register_variant(workspace, run_id, profile, training_set, selected, validation, retrained)
     learned = LearnedRef(training_set=training_set, selected=selected, registered=version)
-    report_variant(workspace, learned)
     results.put(workspace.open(), result, learned)
+    report_variant(workspace, learned)
 
 
 @flow(name="deployed-study", flow_run_name="study {name}")

@@ -25,8 +25,11 @@ _POLL_SECONDS = 2.0
 _AWAY_SECONDS = 600.0
 
 
-class PoolRunFailed(RuntimeError):
-    """A run on a work pool ended without a result. The message names the run and has its own message."""
+class PoolRunFailed(LookupError):
+    """A run on a work pool ended without a result. The message names the run and has its own message.
+
+    Not worth another try by itself (tasks.retries): the run had its own.
+    """
 
 
 def on_pool(

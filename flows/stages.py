@@ -19,6 +19,7 @@ from tasks.decode import decode_feedback
 from tasks.propensity import fill_propensities
 from tasks.references import DecodedRef, LearnedRef, PropensityRef, RegisteredRef, TrainingSetRef
 from tasks.register import register_variant
+from tasks.retries import PATIENT
 from tasks.select import select_checkpoint
 from tasks.subsample import subsample_variant
 from tasks.train import initial_adapter, train_variant
@@ -98,7 +99,12 @@ def learn(
     return end
 
 
-@task(name="train on the pool", task_run_name="train {training_set.variant} on the pool", cache_policy=NO_CACHE)
+@task(
+    name="train on the pool",
+    task_run_name="train {training_set.variant} on the pool",
+    **PATIENT,
+    cache_policy=NO_CACHE,
+)
 def train_on_pool(
     workspace: Workspace,
     profile: Profile,

@@ -51,9 +51,10 @@ def each(work: Callable[[Item], Result], items: Iterable[Item], device: torch.de
                 future.cancel()
 
 
-def shares(items: Sequence[Item], most: int) -> Iterator[Sequence[Item]]:
-    """Slices of so many items at most, and of few enough that every core has one."""
-    size = max(1, min(most, -(-len(items) // torch.get_num_threads())))
+def shares(items: Sequence[Item], most: int, device: torch.device) -> Iterator[Sequence[Item]]:
+    """Slices of so many items at most; on a CPU, of few enough that every core has one."""
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    size = max(1, min(most, -(-len(items) // threads)))
     return (items[start : start + size] for start in range(0, len(items), size))
 
 

@@ -81,9 +81,8 @@ class VisionFeatures:
         for each image, and no more."""
         distinct = list(dict.fromkeys(images))
         found: dict[str, Tensor] = {}
-        batches = list(cores.shares(distinct, self._batch_size))
-        if not _trained(inner(model).model.vision_model):
-            self.prepare(distinct)
+        batches = list(cores.shares(distinct, self._batch_size, self._base.device))
+        self.ready(model, distinct)
         for batch, tokens_ULH in zip(
             batches, cores.each(partial(self._connect, model), batches, self._base.device), strict=True
         ):
@@ -91,6 +90,11 @@ class VisionFeatures:
         result = copy.copy(self)
         result._connected = found
         return result
+
+    def ready(self, model: Any, images: Iterable[str]) -> None:
+        """Compute what `model` will take from the tower as it is kept: nothing where it trains the tower."""
+        if not _trained(inner(model).model.vision_model):
+            self.prepare(images)
 
     def _connect(self, model: Any, distinct: Sequence[str]) -> Tensor:
         """Image tokens [U, L, H] under this model's connector."""

@@ -103,6 +103,7 @@ class Policy:
         packing.by_id(interactions)
         result: dict[packing.Key, float] = {}
         with evaluating(self.model):
+            self._prepare(interactions)
             score = partial(packing.score, self.model, features=self.features)
             for scores in cores.each(score, self.packed(interactions), self.base.device):
                 result.update(zip(scores.keys, scores.logp.double().sum(1).tolist(), strict=True))
@@ -119,6 +120,7 @@ class Policy:
         games = packing.by_id(interactions)
         result: dict[packing.Key, float] = {}
         with evaluating(self.model):
+            self._prepare(interactions)
 
             def logits(batch: packing.PackedBatch) -> tuple[packing.PackedBatch, Tensor]:
                 return batch, packing.span_logits(self.model, batch, self.features)
@@ -142,6 +144,10 @@ class Policy:
                 result.update((key, p) for key, p in zip(batch.keys, products, strict=True) if p > 0)
         return [[result.get(key) for key in packing.keys(interaction)] for interaction in interactions]
 
+    def _prepare(self, interactions: Sequence[Interaction]) -> None:
+        """What several threads need is there before they start, once."""
+        self.features.ready(self.model, (image for game in interactions for image in game.context))
+
     def packed(
         self, interactions: Sequence[Interaction], turns: Collection[tuple[str, int]] | None = None
     ) -> Iterator[packing.PackedBatch]:
@@ -157,7 +163,7 @@ class Policy:
                 numbers.setdefault(name, set()).add(turn)
             encoded = [row.only(numbers.get(row.interaction_id, ())) for row in encoded]
         encoded = sorted((row for row in encoded if row.spans), key=lambda row: len(row.input_ids))
-        for rows in cores.shares(encoded, min(SCORED, self.batch_size)):
+        for rows in cores.shares(encoded, min(SCORED, self.batch_size), self.base.device):
             yield packing.collate(rows, self._chat.pad_id)
 
 

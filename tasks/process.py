@@ -61,6 +61,10 @@ class _Slots:
                 self._changed.notify()
 
 
+_making = Lock()
+"""Several threads may be the first to ask for slots, and must get the same ones."""
+
+
 @cache
 def _slots() -> _Slots:
     import torch
@@ -87,7 +91,9 @@ def _share(all_cores: bool) -> Iterator[dict[str, str]]:
     import torch
 
     whole = all_cores and not torch.cuda.is_available()
-    with _slots().taken(parallel_workers() if whole else 1) as slots:
+    with _making:
+        slots_there = _slots()
+    with slots_there.taken(parallel_workers() if whole else 1) as slots:
         yield {} if whole else slots[0].environment
 
 

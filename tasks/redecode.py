@@ -65,6 +65,7 @@ def redecode_round(workspace: Workspace, config: DecoderConfig, round: int, name
         raise ValueError(f"round {round} has no feedback in {workspace.store_uri}; run the round first")
     decoder, identity = FeedbackDecoder(config), decoder_identity(config)
     for partition in partitions:
+        source = manifests.table_input(store, "turns", *partition)
         rows = tables.read_table(store, "turns", [round], [partition.variant]).to_pylist()
         with progress.bar(f"redecode round {round}, {partition.variant}") as bar:
             decoded = decoder.decode(rows, progress=bar.update)
@@ -73,7 +74,7 @@ def redecode_round(workspace: Workspace, config: DecoderConfig, round: int, name
             "feedback",
             *partition,
             pa.Table.from_pylist(decoded, schema=FEEDBACK_SCHEMA),
-            inputs=[manifests.table_input(store, "turns", *partition)],
+            inputs=[source],
             metadata={"decoder": identity},
         )
     before, after = (tables.read_table(each, "feedback", [round]).to_pylist() for each in (store, target))

@@ -75,6 +75,7 @@ def register_variant(
         made_from = (known.tags["adapter_hash"], known.tags.get("data_hash"), registry.RETRAINED in known.tags)
         if made_from == (selected.adapter_hash, training_set.data_hash, retrained):
             keep_lineage(workspace, known)
+            registry.finish(workspace, variant, known)  # an attempt may have ended right behind the version
             return reference(variant, known)
     start = registry.previous(workspace, variant, round) if variant != SEED else None
     tags = {

@@ -27,6 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from respect_core.variants import SEED
+from tasks.retries import is_transient
 from tasks.workspace import Workspace
 
 CANDIDATE = "candidate"
@@ -172,6 +173,15 @@ def register_adapter(
     return version
 
 
+def finish(workspace: Workspace, variant: str, version: ModelVersion) -> None:
+    """Put right what an attempt left that ended right behind a version: the alias of the newest, and an open run."""
+    mlflow, newest, run_id = client(workspace), latest(workspace, variant), str(version.run_id)
+    if newest is not None and newest.version == version.version:
+        mlflow.set_registered_model_alias(version.name, CANDIDATE, version.version)
+    if mlflow.get_run(run_id).info.status != "FINISHED":
+        end_run(workspace, run_id)
+
+
 def versions(workspace: Workspace, variant: str) -> list[ModelVersion]:
     """All registered versions of a variant."""
     return list(client(workspace).search_model_versions(f"name='{model_name(variant)}'"))
@@ -216,6 +226,8 @@ def named(workspace: Workspace, reference: str) -> ModelVersion:
     try:
         return client(workspace).get_model_version(name, number)
     except MlflowException as error:
+        if is_transient(error):
+            raise
         raise ValueError(f"{reference!r} is not a registered version, such as 'respect.b-fft/3': {error}") from None
 
 

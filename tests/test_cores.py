@@ -90,8 +90,12 @@ def test_shares_are_small_enough_that_every_core_has_one(count: int, most: int, 
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        shares = list(cores.shares(range(count), most))
+        shares = list(cores.shares(range(count), most, CPU))
     finally:
         torch.set_num_threads(before)
     assert [len(share) for share in shares] == sizes
     assert [item for share in shares for item in share] == list(range(count))
+
+
+def test_shares_of_an_accelerator_are_as_large_as_they_may_be() -> None:
+    assert [len(share) for share in cores.shares(range(9), 4, torch.device("meta"))] == [4, 4, 1]
