@@ -38,7 +38,7 @@ down: install  ## stop it; its state stays
 	$(BIN)/python -m deployments.stack down
 
 test: install  ## two files at a time on two cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 test-slow: install  ## minutes long: bars measured on real data, the whole demo
 	$(BIN)/pytest -m slow

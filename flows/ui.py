@@ -45,6 +45,7 @@ def serve(workspace: Workspace, only: str | None, prefect_port: int, mlflow_port
             **os.environ,
             "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{prefect_port}/api",  # the page would ask port 4200
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # four more processes that pages do not need
         }
         servers = [
             subprocess.Popen(command, stdout=output, stderr=output, env=environment) for command in pages.values()

@@ -53,6 +53,6 @@ def test_mlflow_answers_and_ends_with_the_command(tmp_path: Path, free_port: int
                 time.sleep(0.5)
     finally:
         pages.send_signal(ending)
-        assert pages.wait(timeout=60) == 0
+        assert pages.wait(timeout=150) == 0
     with pytest.raises(OSError):  # the server ended with it
         urllib.request.urlopen(f"http://127.0.0.1:{free_port}/health", timeout=5)
