@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
@@ -66,7 +65,7 @@ def evaluate_policy(workspace: Workspace, profile: Profile, policy: RegisteredRe
         adapter=registry.download(workspace, version),
         adapter_hash=policy.adapter_hash,
         game_set=game_set,
-        data_hash=hashlib.sha256(game_sets.contents(workspace.open(), game_set)).hexdigest(),
+        data_hash=game_sets.stored(workspace.open(), game_set).sha256,
     )
     directory = workspace.scratch / "evaluate" / game_set / policy.model / policy.version
     with progress.bar(f"evaluate {policy.variant}") as bar:

@@ -6,11 +6,13 @@ that a set can serve for validation; training reads only `Interaction`s from it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from respect_core.interaction import InteractionLog
 from respect_core.interaction_log import read_logs
 from respect_core.labels import TurnKey, right_turns
+from respect_core.manifests import Input
 from respect_core.store import Store
 
 D0 = "d0"
@@ -51,10 +53,11 @@ def read(store: Store, name: str) -> list[InteractionLog]:
     return list(read_logs(store, _key(name)))
 
 
-def contents(store: Store, name: str) -> bytes:
-    """A set as it is stored, to tell whether it changed. Raises ValueError as `read` does."""
+def stored(store: Store, name: str) -> Input:
+    """A set as it is stored, by content, to tell whether it changed. Raises ValueError as `read` does."""
     _require(store, name)
-    return store.read(_key(name))
+    data = store.read(_key(name))
+    return Input(key=_key(name), size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def _require(store: Store, name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,10 +53,8 @@ def keep_lineage(workspace: Workspace, version: ModelVersion, prepared: tuple[Li
 def _d0(store: Store) -> tuple[Input, dict[str, str]] | None:
     if not game_sets.exists(store, game_sets.D0):
         return None
-    data = game_sets.contents(store, game_sets.D0)
     users = {log.interaction_id: log.user for log in game_sets.read(store, game_sets.D0)}
-    key = f"game_sets/{game_sets.D0}.jsonl"
-    return Input(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest()), users
+    return game_sets.stored(store, game_sets.D0), users
 
 
 def tree(workspace: Workspace, version: str) -> Tree:

@@ -7,7 +7,6 @@ alias. A transaction that undoes earlier tasks would add nothing: they only read
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -169,10 +168,7 @@ def promotion_entry(
         "figures": verdict.figures,
         "gate": asdict(gate),
         "data_hash": tags["data_hash"],
-        "validation": {
-            "game_set": game_set,
-            "sha256": hashlib.sha256(game_sets.contents(workspace.open(), game_set)).hexdigest(),
-        },
+        "validation": {"game_set": game_set, "sha256": game_sets.stored(workspace.open(), game_set).sha256},
     }
     return ledger.promotion(
         contest.history,
