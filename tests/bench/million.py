@@ -2,7 +2,8 @@
 
 The log is that of tests/bench/export.py. Both stages are those of a round but for the decoder's model: prompts are
 made, tokenized, grouped into trees and passes, shards are cut, stored, found again and joined, and scores come from
-the prompt's tokens at the cost of a checksum. Decoding is interrupted after half of the shards and goes on.
+the prompt's tokens at the cost of a checksum. Prompts do without the worked examples that all of them repeat. Decoding
+is interrupted after half of the shards and goes on.
 
     python -m tests.bench.million STAGE FOLDER
 
@@ -20,6 +21,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,9 +167,12 @@ class WithoutModel(LabelScorer):
 def decode_plan(place: Workspace) -> tuple[int, str]:
     """`decode_partition`, interrupted, gone on with, and asked once more."""
     store, config = place.open(), smollm2()
+    binary, ternary = (replace(prompt, examples=()) for prompt in (config.binary, config.ternary))
+    config = replace(config, binary=binary, ternary=ternary)
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, max_position_embeddings=8192, **shape))
-    local = local_models.LocalModel(model, AutoTokenizer.from_pretrained(place.root / TOKENIZER), None, "none")
+    tokenizer = AutoTokenizer.from_pretrained(place.root / TOKENIZER)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=8192, **shape))
+    local = local_models.LocalModel(model, tokenizer, None, "none")
     decoder = FeedbackDecoder(config, local)
     decoder.scorer = scorer = WithoutModel(local, config.token_budget)
     manifest = read_manifest(store, "turns", *HERE)
