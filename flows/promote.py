@@ -110,7 +110,8 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef
     if not verdict.promote:
         return _end(unchanged(contest, "no promotion", verdict))
     require_same(workspace, contest)
-    commit(workspace, parameters.variant, entry := promotion_entry(contest, verdict, settings, actor, reason))
+    entry = promotion_entry(contest, verdict, settings, actor, reason)
+    commit(workspace, parameters.variant, entry)
     return _end(changed(entry))
 
 

@@ -83,7 +83,10 @@ def report_evaluation(
     summary = {"game_set": game_set, "round": round, **summary}
     path = workspace.root / f"evaluation-{game_set}.json"
     write_whole(path, json.dumps(summary, indent=2) + "\n")
-    run_id = registry.start_run(workspace, f"evaluation on {game_set}", tags={"round": round, "game_set": game_set})
+    name = f"evaluation on {game_set}"
+    for run in registry.left_open(workspace, name):
+        registry.end_killed(workspace, str(run.info.run_id))
+    run_id = registry.start_run(workspace, name, tags={"round": round, "game_set": game_set})
     rates = [(f"exact_match.{name}", values["exact_match"], round) for name, values in summary["policies"].items()]
     chances = [
         (f"chance.{name.replace(' ', '_')}", values["exact_match"], round) for name, values in summary["chance"].items()

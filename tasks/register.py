@@ -70,7 +70,8 @@ def register_variant(
 
     An adapter that is registered already, by content and training data, keeps its version. One that was retrained by
     hand stands beside those of rounds, and the alias stays where it is. What it learned from is recorded beside it
-    (respect_core.lineage), also where an earlier attempt ended before that.
+    (respect_core.lineage), also where an earlier attempt ended before that. A run that an attempt left open when it was
+    killed is ended as such.
     """
     variant, round = selected.variant, training_set.round
     for known in registry.versions(workspace, variant):
