@@ -204,7 +204,9 @@ def test_policies_are_evaluated_on_a_set_that_nobody_trained_on(
     record_workers(monkeypatch)
     store = played.place.open()
     game_sets.write(store, "people", _logs(played.place, 1, "hh"))
+    left = registry.start_run(played.place, "evaluation on people")  # by an evaluation that was killed
     result = evaluate(played.place, EvaluateParameters(game_set="people"))
+    assert registry.client(played.place).get_run(left).info.status == "KILLED"
     assert json.loads((played.place.root / "evaluation-people.json").read_text()) == result
     assert (result["round"], result["games"], set(result["policies"])) == (0, 4, {"seed", "b-fft"})
     assert result["turns"] == len(game_sets.curated(store, "people")[1])
