@@ -52,9 +52,9 @@ def on_pool(
     Raises:
         PoolRunFailed: the run failed or was cancelled, or was lost with its worker CRASHES times.
     """
-    store, crashes = workspace.open(), 0
+    crashes = 0
     for attempt in count(1):
-        if (found := results.find(store, key, kind)) is not None:
+        if (found := results.find(workspace, key, kind)) is not None:
             return found
         # A key belongs to one run for good: after one that ended without a result the next attempt has its own.
         ask = partial(
@@ -72,7 +72,7 @@ def on_pool(
         ended = _wait(run)
         if ended.state is not None and ended.state.is_crashed() and (crashes := crashes + 1) < CRASHES:
             continue
-        if (found := results.find(store, key, kind)) is not None:
+        if (found := results.find(workspace, key, kind)) is not None:
             return found
         state = ended.state.name if ended.state else "without a state"
         reason = ended.state.message if ended.state else None

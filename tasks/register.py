@@ -11,10 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import TypeAdapter
@@ -34,28 +32,28 @@ def open_round(
 ) -> str:
     """The parent run of a round, itself a child of its study's if it has one; returns its id.
 
-    In a study, the run of an attempt that was killed is gone on with.
+    The run of an attempt that was killed is gone on with, and so are the runs of variants below it that workers still
+    add to; one of other settings is ended as killed.
     """
     name, tags = f"round {round}", {"round": round, "profile": profile.name}
-    if study_run is None:
-        for left in _running(workspace, {"mlflow.runName": name, "profile": profile.name}):
-            registry.end_run(workspace, left, failed=True)  # by an attempt that could not end it
-        run_id = registry.start_run(workspace, name, tags=tags)
-    else:
-        run_id = registry.child_run(workspace, study_run, name, tags, running=True)
+    params = {"profile": profile.name, "base": profile.base, "feedback_decoder": profile.feedback_decoder}
+    run_id = None
+    for run in registry.left_open(workspace, name, study_run):
+        if run_id is None and run.data.params.items() <= params.items():  # it may have died before it logged them
+            run_id = str(run.info.run_id)
+        else:
+            registry.end_killed(workspace, str(run.info.run_id))
+    run_id = run_id or registry.start_run(workspace, name, study_run, tags)
     figures = ("games", "turns", "turns_with_followup", "set_aside")
-    registry.log(
-        workspace,
-        run_id,
-        params={"profile": profile.name, "base": profile.base, "feedback_decoder": profile.feedback_decoder},
-        metrics=[(name, getattr(exported, name), round) for name in figures],
-    )
+    metrics = [(name, getattr(exported, name), round) for name in figures]
+    registry.log(workspace, run_id, params=params, metrics=metrics)
     return run_id
 
 
 @task(name="close round", **PATIENT, cache_policy=NO_CACHE)
 def close_round(workspace: Workspace, run_id: str, failed: Mapping[str, str]) -> None:
-    """End the parent run, as failed where a variant did."""
+    """End the parent run, as failed where a variant did, and what a variant left open below it."""
+    registry.end_killed_below(workspace, run_id)
     registry.log(workspace, run_id, tags={f"failed.{variant}": reason[:400] for variant, reason in failed.items()})
     registry.end_run(workspace, run_id, failed=bool(failed))
 
@@ -74,7 +72,8 @@ def register_variant(
 
     An adapter that is registered already, by content and training data, keeps its version. One that was retrained by
     hand stands beside those of rounds, and the alias stays where it is. What it learned from is recorded beside it
-    (respect_core.lineage), also where an earlier attempt ended before that.
+    (respect_core.lineage), also where an earlier attempt ended before that. A run that an attempt left open when it was
+    killed is ended as such.
     """
     variant, round = selected.variant, training_set.round
     for known in registry.versions(workspace, variant):
@@ -98,8 +97,11 @@ def register_variant(
         "validation": validation,
         **({registry.RETRAINED: True} if retrained else {}),
     }
-    _end_attempts(workspace, {name: str(tags[name]) for name in ("variant", "data_hash", "adapter_hash")})
-    run_id = registry.start_run(workspace, f"{variant} round {round}", parent, tags)
+    name = f"{variant} round {round}"
+    for run in registry.left_open(workspace, name, parent):
+        if (registry.RETRAINED in run.data.tags) == retrained:
+            registry.end_killed(workspace, str(run.info.run_id))
+    run_id = registry.start_run(workspace, name, parent, tags)
     try:
         _log_training(workspace, run_id, profile, training_set, selected)
         learned = prepare_lineage(workspace, tags, run_id)
@@ -156,26 +158,6 @@ def reference(variant: str, version: ModelVersion) -> RegisteredRef:
         run_id=str(version.run_id),
         adapter_hash=version.tags["adapter_hash"],
     )
-
-
-def _end_attempts(workspace: Workspace, tags: Mapping[str, str]) -> None:
-    """End as failed what was left open when MLflow went away or the process died: runs with these tags, and theirs."""
-    mlflow, experiments = registry.client(workspace), [registry.experiment_id(workspace)]
-    for run_id in _running(workspace, tags):
-        for child in _running(workspace, {MLFLOW_PARENT_RUN_ID: run_id}):
-            registry.end_run(workspace, child, failed=True)
-        for model in mlflow.search_logged_models(experiments, f"source_run_id = '{run_id}'"):
-            if model.status == LoggedModelStatus.PENDING:
-                mlflow.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
-        registry.end_run(workspace, run_id, failed=True)
-
-
-def _running(workspace: Workspace, tags: Mapping[str, str]) -> list[str]:
-    """Ids of the open runs with these tags."""
-    wanted = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
-    query = " and ".join([*wanted, "attributes.status = 'RUNNING'"])
-    found = registry.client(workspace).search_runs([registry.experiment_id(workspace)], query)
-    return [str(run.info.run_id) for run in found]
 
 
 def _log_training(
