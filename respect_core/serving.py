@@ -73,20 +73,23 @@ class Batcher(Generic[Item, Result]):
         self._thread.join()
 
     def _run(self) -> None:
-        closing = False
-        while not closing:
-            taken = [self._queue.get()]
-            deadline = time.monotonic() + self._wait
-            while taken[-1] is not None and len(taken) < self._most:
-                try:
-                    taken.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
-                except Empty:
-                    break
-            closing = taken[-1] is None
-            batch = [each for each in taken if each is not None and each[1].set_running_or_notify_cancel()]
-            if batch:
-                self._observe(len(batch))
-                self._do(batch)
+        while self._pass():
+            pass
+
+    def _pass(self) -> bool:
+        """Gather items and do them; False when it is time to end. Between passes nothing refers to an item."""
+        taken = [self._queue.get()]
+        deadline = time.monotonic() + self._wait
+        while taken[-1] is not None and len(taken) < self._most:
+            try:
+                taken.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
+            except Empty:
+                break
+        batch = [each for each in taken if each is not None and each[1].set_running_or_notify_cancel()]
+        if batch:
+            self._observe(len(batch))
+            self._do(batch)
+        return taken[-1] is not None
 
     def _do(self, batch: Sequence[tuple[Item, Future[Result]]]) -> None:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -61,6 +63,25 @@ def test_one_that_fails_does_not_fail_the_others() -> None:
     with pytest.raises(ValueError, match="thirteen"):
         futures[2].result()
     assert work.passes == [[0], [1, 13, 2], [1], [13], [2]]
+
+
+def test_between_passes_nothing_is_held() -> None:
+    class Thing:
+        pass
+
+    def work(items: Sequence[Thing]) -> list[None]:
+        return [None for _ in items]
+
+    batcher = Batcher(work, wait=0.0)
+    thing = Thing()
+    held = weakref.ref(thing)
+    batcher.submit(thing).result(timeout=60)
+    del thing
+    deadline = time.monotonic() + 60
+    while held() is not None and time.monotonic() < deadline:  # the pass ends right behind the result
+        time.sleep(0.01)
+    assert held() is None
+    batcher.close()
 
 
 def test_work_that_loses_a_result_is_found_out() -> None:

@@ -108,7 +108,7 @@ class Follower:
         entries = len(ledger.entries(self._workspace.open(), registry.model_name(variant)))
         if entries < (known := self._entries.get(variant, 0)):
             raise Refused(
-                f"the ledger had {known} entries and has {entries}: restore the store, or start the server anew"
+                f"the ledger had {known} entries and has {entries}; restore the store, or start the server anew"
             )
         self._entries[variant] = entries
 

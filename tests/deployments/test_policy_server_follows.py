@@ -156,7 +156,7 @@ def test_a_store_that_comes_back_empty_is_no_rollback(place: Workspace) -> None:
     with serving(place) as running:
         folder.rename(folder.with_name("elsewhere"))
         until(lambda: running.ready()["variants"]["b-fft"]["refused"])
-        assert "its ledger had 1 entries and has 0" in running.ready()["variants"]["b-fft"]["refused"]
+        assert "the ledger had 1 entries and has 0" in running.ready()["variants"]["b-fft"]["refused"]
         assert running.serves(ONE)
         folder.with_name("elsewhere").rename(folder)
         until(lambda: running.ready()["variants"]["b-fft"]["refused"] is None)
