@@ -47,6 +47,8 @@ class Follower:
         self._refused_versions: dict[tuple[str, str], tuple[float, str]] = {}
         self._entries: dict[str, int] = {}  # of the ledger, by variant
         self._contact: float | None = None
+        self._away: set[str] = set()  # variants whose last look was not answered
+        self._loading = False  # which may take long
         self._in_use: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
@@ -61,21 +63,23 @@ class Follower:
 
     @property
     def seconds_since_contact(self) -> float | None:
-        """Since registry and store last answered for every variant; None before the first time."""
+        """Since registry and store last answered; None before the first time."""
         return None if self._contact is None else time.monotonic() - self._contact
 
     @property
     def following(self) -> bool:
-        """Whether what is deployed is known; a look or two may be under way."""
+        """Whether what is deployed is known: every variant's last look was answered, and not long ago."""
         since = self.seconds_since_contact
-        return since is not None and since < 3 * self.every + 1
+        return since is not None and not self._away and (self._loading or since < 3 * self.every + 1)
 
     def look(self) -> None:
         """One look at every variant."""
-        asked = time.monotonic()
-        answered = [self._follow(variant) for variant in self.variants]
-        if all(answered):
-            self._contact = asked
+        for variant in self.variants:
+            if self._follow(variant):
+                self._contact = time.monotonic()
+                self._away.discard(variant)
+            else:
+                self._away.add(variant)
         self._retire()
 
     def _run(self) -> None:
@@ -87,7 +91,9 @@ class Follower:
         """Whether registry and store answered."""
         try:
             self._look_at_ledger(variant)
-            served = self._loaded(deployment.deployed(self._workspace, variant))
+            version = deployment.deployed(self._workspace, variant)
+            self._contact = time.monotonic()
+            served = self._loaded(version)
         except Refused as error:
             self._refuse(variant, str(error))
         except Exception as error:
@@ -118,11 +124,14 @@ class Follower:
         refused = self._refused_versions.get(key)
         if refused and time.monotonic() - refused[0] < RETRY:
             raise Refused(refused[1])
+        self._loading = True
         try:
             return self._load(version)
         except Refused as error:
             self._refused_versions[key] = time.monotonic(), str(error)
             raise
+        finally:
+            self._loading = False
 
     def _refuse(self, variant: str, reason: str) -> None:
         if self.refused.get(variant) != reason:

@@ -110,7 +110,7 @@ def test_while_the_registry_is_away_what_is_loaded_goes_on(place: Workspace) -> 
     """Another program locks its database."""
     promote(place, 1)
     with serving(place) as running:
-        assert running.ready()["following"] and running.metric("following") == 1
+        until(lambda: running.ready()["following"] and running.metric("following") == 1)
         game, entry = PlayedGame("through").play(running), promotion(place, 2)
         with closing(sqlite3.connect(place.root / "mlflow.db", isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
