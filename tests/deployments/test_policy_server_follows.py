@@ -71,6 +71,7 @@ def test_promote_rollback_promote_under_load(place: Workspace) -> None:
                 change()
                 seconds.append(until(partial(running.serves, version)))
                 fresh = PlayedGame(f"fresh-{len(seconds)}").play(running)
+                played.append(fresh)
                 running.client.delete(f"/games/b-fft/{fresh.name}").raise_for_status()
                 assert {name for name, _ in fresh.versions} == {version}
                 if version == ONE:
@@ -85,10 +86,12 @@ def test_promote_rollback_promote_under_load(place: Workspace) -> None:
         running.client.delete("/games/b-fft/middle").raise_for_status()
         until(lambda: one() is None)  # the last game of it is over
         assert ONE not in running.ready()["running_games"]
-        assert running.metric('responses_total{code="200"}') == sum(len(game.codes) for game in played) + 4 + 3 + 3
+        assert running.metric('responses_total{code="200"}') == sum(
+            len(game.codes) for game in (*played, steady, middle)
+        )
         assert all(code == 200 for game in played for code in game.codes)
 
-    assert max(seconds) < 60, seconds  # a look every 0.2 s, and loading
+    assert max(seconds) < 60, seconds  # a look every 0.2 s, and loading; the rest is for a busy machine
     assert {name for name, _ in steady.versions} == {SEED} and {name for name, _ in middle.versions} == {ONE}
     assert all(len(game.versions) == 1 for game in played)
     by_version = {
