@@ -10,7 +10,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo study ui up down test test-slow test-stack check bench bench-quick install clean
+.PHONY: demo study ui up down test test-slow test-stack test-ray check bench bench-quick install clean
 
 install: $(VENV)/.installed
 
@@ -45,6 +45,10 @@ test-slow: install  ## minutes long: bars measured on real data, the whole demo
 
 test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium)
 	$(BIN)/pytest -m stack tests/stack
+
+test-ray: install  ## a round on a Ray cluster of two nodes, of which two are lost on the way
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray tests/flows
 
 bench: install  ## our engine against its peers: runs/bench/*.json and docs/performance.md
 	$(BIN)/python -m tests.bench

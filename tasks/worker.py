@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -49,6 +49,24 @@ class _Spec(BaseModel):
     profile: Profile
     code_version: str
 
+    @property
+    def given(self) -> Path | None:
+        """The adapter that the work begins with."""
+        return None
+
+    def moved(self, workspace: Workspace, directory: Path, given: Path | None) -> Self:
+        """The same work with its files elsewhere."""
+        places = {"workspace": workspace, "directory": directory, "init_adapter": given, "adapter": given}
+        return self.model_copy(update={name: places[name] for name in places if name in type(self).model_fields})
+
+    def key(self) -> str:
+        """Hash of what the result depends on: the same wherever the files lie."""
+        from respect_core.base import adapter_hash
+
+        given = self.given and adapter_hash(self.given)
+        fields = self.model_dump_json(exclude={"workspace", "directory", "adapter", "init_adapter"})
+        return hashlib.sha256(f"{given} {fields}".encode()).hexdigest()[:32]
+
 
 class TrainSpec(_Spec):
     """Train one variant with one seed on its training set, validating as it goes."""
@@ -63,6 +81,10 @@ class TrainSpec(_Spec):
     init_adapter: Path | None
     directory: Path
 
+    @property
+    def given(self) -> Path | None:
+        return self.init_adapter
+
 
 class DecodeSpec(_Spec):
     """Decode the feedback of partitions of the turns table, on every core that there is."""
@@ -71,6 +93,7 @@ class DecodeSpec(_Spec):
     partitions: list[Partition]
     identity: dict[str, str] = Field(description="what the tables depend on besides turns, for their manifests")
     turns_per_shard: int
+    shards: list[int] | None = Field(default=None, description="of one partition, and no table; None: all, and tables")
 
 
 class PlaySpec(_Spec):
@@ -112,6 +135,10 @@ class PropensitySpec(_Spec):
     variant: str
     data_hash: str
 
+    @property
+    def given(self) -> Path:
+        return self.adapter
+
 
 class EvaluateSpec(_Spec):
     """Exact match of a registered policy on the right turns of a game set."""
@@ -123,6 +150,8 @@ class EvaluateSpec(_Spec):
     data_hash: str
 
 
+Movable = Annotated[TrainSpec | DecodeSpec | PropensitySpec, Field(discriminator="kind")]
+"""What another machine may carry out that shares the store alone."""
 Spec = Annotated[TrainSpec | DecodeSpec | PlaySpec | PropensitySpec | EvaluateSpec, Field(discriminator="kind")]
 
 
@@ -170,13 +199,13 @@ def train(spec: TrainSpec) -> dict[str, Any]:
         spec.directory,
         features=features,
         init_adapter=spec.init_adapter,
-        resume=ResumeFile(spec.directory / RESUME, hashlib.sha256(spec.model_dump_json().encode()).hexdigest()),
+        resume=ResumeFile(spec.directory / RESUME, spec.key()),
         progress=progress,
     )
     base.processor.save_pretrained(spec.directory / "processor")
     return {
         "checkpoints": [
-            {"step": each.step, "adapter": str(each.adapter), **each.validation} for each in result.checkpoints
+            {"step": each.step, "adapter": each.adapter.name, **each.validation} for each in result.checkpoints
         ],
         "turns_per_second": result.turns_per_second,
         "tokens": result.tokens,
@@ -192,9 +221,14 @@ def decode(spec: DecodeSpec) -> dict[str, Any]:
     total = feedback_shards.Decoded()
     for partition in spec.partitions:
         progress = partial(report, note=f"round {partition.round}, {partition.variant}")
-        total += feedback_shards.decode_partition(
-            store, partition, decoder, spec.identity, spec.turns_per_shard, progress
-        )
+        if spec.shards is None:
+            total += feedback_shards.decode_partition(
+                store, partition, decoder, spec.identity, spec.turns_per_shard, progress
+            )
+        else:
+            total += feedback_shards.decode_shards(
+                store, partition, decoder, spec.shards, spec.turns_per_shard, progress
+            )
     scored = total.turns - total.found
     return {"turns": total.turns, "found": total.found, "turns_per_second": scored / total.seconds if scored else None}
 

@@ -151,7 +151,7 @@ def _trained(folder: Path) -> Any:
     """All that a training leaves but its speed and its paths."""
     result = json.loads((folder / "result.json").read_text())
     assert not list(folder.glob("resume*"))
-    adapters = [adapter_hash(Path(each.pop("adapter"))) for each in result["checkpoints"]]
+    adapters = [adapter_hash(folder / each.pop("adapter")) for each in result["checkpoints"]]
     return result["checkpoints"], adapters, (folder / "history.jsonl").read_text()
 
 

@@ -11,15 +11,16 @@ from respect_core.variants import profile as named_profile
 
 def small(name: str) -> Profile:
     """The named profile, small."""
-    return _cut(named_profile(name), people=6, max_steps=4, checkpoint_every=2)
+    return cut(named_profile(name), people=6, max_steps=4, checkpoint_every=2)
 
 
 def smallest(name: str) -> Profile:
     """The named profile with as little training as makes a version, for tests of what is around it."""
-    return _cut(named_profile(name), people=3, max_steps=2, checkpoint_every=2, batch_turns=8)
+    return cut(named_profile(name), people=3, max_steps=2, checkpoint_every=2, batch_turns=8)
 
 
-def _cut(profile: Profile, people: int, **short: int) -> Profile:
+def cut(profile: Profile, people: int, **short: int) -> Profile:
+    """A profile with so many games between people, and changed settings in all its training."""
     return replace(
         profile,
         seed_games=people,
