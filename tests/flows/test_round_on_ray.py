@@ -78,8 +78,8 @@ class TwoNodes:
         # A busy machine may hold a process for minutes. The connection of one that was killed ends at once.
         patience = {"health_check_timeout_ms": 600_000, "health_check_period_ms": 1000}
         self._folder, self._nodes = folder, 0
-        self._options: dict[str, Any] = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-        self.cluster = Cluster()
+        self._options: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False}
+        self.cluster = Cluster(shutdown_at_exit=False)  # whose hooks only the main thread may set
         self.add(_system_config=patience)
 
     def add(self, **options: Any) -> Node:
