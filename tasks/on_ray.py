@@ -113,8 +113,9 @@ class Job:
 
     def submit(self, store: Store) -> Any:
         """Leave the specification, with its adapter, in the store, and hand the job to Ray; returns its reference."""
-        given = self.spec.given and f"jobs/adapters/{adapter_hash(self.spec.given)}"
-        if self.spec.given and given:
+        given = None
+        if self.spec.given is not None:
+            given = f"jobs/adapters/{adapter_hash(self.spec.given)}"
             store.upload_tree(self.spec.given, given)
         # Nodes have no use for MLflow, whose address may hold a password.
         workspace = self.spec.workspace.model_copy(update={"tracking_uri": ""})
