@@ -32,7 +32,7 @@ from respect_core.base import adapter_hash
 from respect_core.store import Store, StoreError, open_store
 from respect_core.versions import code_version
 from tasks import process
-from tasks.process import ProgressCallback
+from tasks.process import ProgressCallback, processes_of_training
 from tasks.worker import RESUME, DecodeSpec, Movable
 
 LOST = 3
@@ -56,12 +56,20 @@ class NoCluster(LookupError):
 
 
 def run(
-    spec: Movable, directory: Path, progress: ProgressCallback, *, all_cores: bool = False, again: bool = False
+    spec: Movable,
+    directory: Path,
+    progress: ProgressCallback,
+    *,
+    all_cores: bool = False,
+    again: bool = False,
+    spread: bool = False,
 ) -> Path:
     """As `process.run`, on nodes of the cluster. What the work leaves is in the store, and then in `directory`.
 
     Args:
         all_cores: for work that cannot be cut; decoding is, and each job has a core or device.
+        spread: for training, which takes a core or device of one node for each process (RESPECT_ACCELERATE, the same
+            on driver and nodes).
 
     Raises:
         NoCluster: there is none at RAY_ADDRESS, nor on this machine.
@@ -76,7 +84,7 @@ def run(
     if again:
         whole.delete(store)
     if not store.exists(f"{whole.folder}/{_RESULT}"):
-        _finish(store, [whole], progress)
+        _finish(store, [whole], progress, processes_of_training() if spread else 1)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / _RESULT).unlink(missing_ok=True)
     (directory / _SPEC).write_text(spec.model_dump_json(indent=2))  # so that `process.run` knows whose result it is
@@ -111,7 +119,7 @@ class Job:
     def of(cls, spec: Movable) -> Job:
         return cls(spec, f"jobs/{spec.kind}/{spec.key()}")
 
-    def submit(self, store: Store) -> Any:
+    def submit(self, store: Store, processes: int) -> Any:
         """Leave the specification, with its adapter, in the store, and hand the job to Ray; returns its reference."""
         given = None
         if self.spec.given is not None:
@@ -121,8 +129,8 @@ class Job:
         workspace = self.spec.workspace.model_copy(update={"tracking_uri": ""})
         spec = self.spec.model_copy(update={"workspace": workspace})
         store.put(f"{self.folder}/{_SPEC}", spec.model_dump_json(indent=2).encode())
-        device = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-        options = {"name": self.folder, "max_retries": LOST, "scheduling_strategy": "SPREAD", **device}
+        devices = {"num_gpus" if ray.cluster_resources().get("GPU") else "num_cpus": processes}
+        options = {"name": self.folder, "max_retries": LOST, "scheduling_strategy": "SPREAD", **devices}
         return ray.remote(work).options(**options).remote(store.uri, self.folder, given, code_version())
 
     def delete(self, store: Store) -> None:
@@ -144,9 +152,9 @@ def _parts(store: Store, spec: DecodeSpec) -> list[Job]:
     return jobs
 
 
-def _finish(store: Store, jobs: Sequence[Job], progress: ProgressCallback) -> None:
+def _finish(store: Store, jobs: Sequence[Job], progress: ProgressCallback, processes: int = 1) -> None:
     """Return when all jobs are done. Where one fails the others are given up, to go on in the next try."""
-    waiting = {job.submit(store): job for job in jobs}
+    waiting = {job.submit(store, processes): job for job in jobs}
     try:
         while waiting:
             done, _ = ray.wait(list(waiting), timeout=_POLL_SECONDS)
@@ -205,7 +213,7 @@ def work(store_uri: str, folder: str, given: str | None, code: str) -> None:
         _fetch(store, folder, place)
         copy = _Copy(store, folder, place)
         workspace = spec.workspace.model_copy(update={"root": root, "store_uri": store_uri})
-        process.run(spec.moved(workspace, place, adapter), place, copy.tell)
+        process.run(spec.moved(workspace, place, adapter), place, copy.tell, spread=spec.kind == "train")
         copy.send()
 
 

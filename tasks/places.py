@@ -32,6 +32,7 @@ class Run(Protocol):
         *,
         all_cores: bool = False,
         again: bool = False,
+        spread: bool = False,
     ) -> Path: ...
 
 

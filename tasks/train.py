@@ -62,7 +62,7 @@ def train_variant(
         directory=directory,
     )
     with progress.bar(f"train {variant} seed {seed}") as bar:
-        result = json.loads(runner(on)(spec, directory, bar.update).read_text())
+        result = json.loads(runner(on)(spec, directory, bar.update, spread=True).read_text())
     return TrainedRef(variant=variant, seed=seed, directory=directory, seconds=result["seconds"])
 
 

@@ -167,9 +167,10 @@ def train(spec: TrainSpec) -> dict[str, Any]:
     from respect_core.checkpoints import ResumeFile, StepRecord
     from respect_core.interaction import from_log
     from respect_core.policy import Policy
+    from respect_core.spread import launched
     from respect_core.validation import exact_match
 
-    store = spec.workspace.open()
+    store, processes = spec.workspace.open(), launched()
     base = load_base(spec.profile.base, image_size=spec.profile.image_size)
     examples = sampling.examples(tables.read_table(store, "training_sets", [spec.round], [spec.variant]))
     logs, right = game_sets.curated(store, spec.validation)
@@ -198,11 +199,13 @@ def train(spec: TrainSpec) -> dict[str, Any]:
         spec.seed,
         spec.directory,
         features=features,
+        processes=processes,
         init_adapter=spec.init_adapter,
         resume=ResumeFile(spec.directory / RESUME, spec.key()),
         progress=progress,
     )
-    base.processor.save_pretrained(spec.directory / "processor")
+    if processes.first:
+        base.processor.save_pretrained(spec.directory / "processor")
     return {
         "checkpoints": [
             {"step": each.step, "adapter": each.adapter.name, **each.validation} for each in result.checkpoints
@@ -341,9 +344,13 @@ WORK: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 def main(spec_file: Path) -> None:
     """Do what a specification says and leave result.json beside it."""
+    from respect_core.spread import launched
+
     spec = TypeAdapter(Spec).validate_json(spec_file.read_bytes())
     started = time.monotonic()
     result = WORK[spec.kind](spec)
+    if not launched().first:
+        return  # the first of the processes that trained together has written everything
     if not isinstance(spec, PropensitySpec):  # its result is a table by interaction
         result["seconds"] = time.monotonic() - started
     write_whole(spec_file.with_name("result.json"), json.dumps(result, indent=1))
@@ -364,4 +371,6 @@ if __name__ == "__main__":
         main(Path(sys.argv[1]))
     except Exception as error:
         traceback.print_exc()
-        sys.exit(1 if is_transient(error) else REFUSED)
+        if not is_transient(error):
+            Path(sys.argv[1]).with_name(REFUSED).touch()
+        sys.exit(1)
