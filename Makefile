@@ -8,6 +8,7 @@ RUN ?= demo
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
+export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: demo study ui up down test test-slow test-stack test-ray check bench bench-quick install clean

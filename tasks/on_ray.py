@@ -78,11 +78,11 @@ def run(
     """
     connect()
     store = spec.workspace.open()
-    if isinstance(spec, DecodeSpec):
-        _finish(store, _parts(store, spec), progress)
-    whole = Job.of(spec)
+    whole, parts = Job.of(spec), _parts(store, spec) if isinstance(spec, DecodeSpec) else []
     if again:
-        whole.delete(store)
+        _delete(store, [*parts, whole])
+    if len(parts) > 1:
+        _finish(store, parts, progress)
     if not store.exists(f"{whole.folder}/{_RESULT}"):
         _finish(store, [whole], progress, processes_of_training() if spread else 1)
     directory.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def run(
     (directory / _SPEC).write_text(spec.model_dump_json(indent=2))  # so that `process.run` knows whose result it is
     _fetch(store, whole.folder, directory, point=False)
     if again:
-        whole.delete(store)
+        _delete(store, [*parts, whole])
     return directory / _RESULT
 
 
@@ -133,10 +133,6 @@ class Job:
         options = {"name": self.folder, "max_retries": LOST, "scheduling_strategy": "SPREAD", **devices}
         return ray.remote(work).options(**options).remote(store.uri, self.folder, given, code_version())
 
-    def delete(self, store: Store) -> None:
-        for key in store.keys(f"{self.folder}/"):
-            store.delete(key)
-
 
 def _parts(store: Store, spec: DecodeSpec) -> list[Job]:
     """Decoding in a few jobs for each device, of neighbouring shards; none of them writes a table."""
@@ -167,6 +163,12 @@ def _finish(store: Store, jobs: Sequence[Job], progress: ProgressCallback, proce
     finally:
         for reference in waiting:
             ray.cancel(reference, force=True)
+
+
+def _delete(store: Store, jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        for key in store.keys(f"{job.folder}/"):
+            store.delete(key)
 
 
 def _tell(store: Store, waiting: Sequence[Job], jobs: int, progress: ProgressCallback) -> None:
