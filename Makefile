@@ -47,7 +47,7 @@ test-slow: install  ## minutes long: bars measured on real data, the whole demo
 test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium)
 	$(BIN)/pytest -m stack tests/stack
 
-test-ray: install  ## a round on a Ray cluster of two nodes, of which two are lost on the way
+test-ray: install  ## a round and a training on a Ray cluster of two nodes, of which one is lost on the way
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray tests/flows
 

@@ -11,16 +11,15 @@ from respect_core.variants import profile as named_profile
 
 def small(name: str) -> Profile:
     """The named profile, small."""
-    return cut(named_profile(name), people=6, max_steps=4, checkpoint_every=2)
+    return _cut(named_profile(name), people=6, max_steps=4, checkpoint_every=2)
 
 
 def smallest(name: str) -> Profile:
     """The named profile with as little training as makes a version, for tests of what is around it."""
-    return cut(named_profile(name), people=3, max_steps=2, checkpoint_every=2, batch_turns=8)
+    return _cut(named_profile(name), people=3, max_steps=2, checkpoint_every=2, batch_turns=8)
 
 
-def cut(profile: Profile, people: int, **short: int) -> Profile:
-    """A profile with so many games between people, and changed settings in all its training."""
+def _cut(profile: Profile, people: int, **short: int) -> Profile:
     return replace(
         profile,
         seed_games=people,

@@ -1,6 +1,6 @@
-"""A round on a Ray cluster of two nodes, one lost in decode and another in training, gives what one machine gives.
+"""On a Ray cluster of two nodes, of which one is lost on the way, a round and a training give what one machine gives.
 
-Two nodes of one machine, each with scratch of its own: they share the store alone.
+The nodes are of one machine, each with scratch of its own: they share the store alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,18 @@ from typing import Any
 import psutil
 import pytest
 from samples import contents
-from small import cut
+from small import smallest
+from test_kill import _training
 
 from flows import round as round_module
 from flows import stages
 from flows.round import RoundParameters
 from flows.round import round as round_flow
+from respect_core.base import adapter_hash
 from respect_core.feedback_shards import SHARDS
-from respect_core.store import Store
-from respect_core.variants import Profile, Variant
-from respect_core.variants import profile as named_profile
-from tasks import registry
+from respect_core.store import Store, StoreError
+from respect_core.variants import Variant
+from tasks import process, registry
 from tasks.decode import decode_feedback
 from tasks.places import Place
 from tasks.workspace import Workspace, workspace
@@ -35,19 +37,14 @@ from tasks.workspace import Workspace, workspace
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(3000)]
 pytest.importorskip("ray", reason="Ray is not installed: pip install -c constraints.txt -e '.[ray]'")
 
-VARIANTS = [Variant.B_FFT, Variant.T_RL, Variant.B_KTO]
+VARIANTS = [Variant.B_FFT, Variant.B_KTO]
 ROOT = Path(__file__).parents[2]
-
-
-def _short(name: str) -> Profile:
-    """Long enough to be killed in the middle."""
-    return cut(named_profile(name), people=4, max_steps=12, checkpoint_every=4, batch_turns=8)
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small profile, and shards of a few turns; one thread everywhere, since rounding depends on it."""
-    monkeypatch.setattr(round_module, "named_profile", _short)
+    monkeypatch.setattr(round_module, "named_profile", smallest)
     monkeypatch.setattr(stages, "decode_feedback", lambda *a, **k: decode_feedback(*a, turns_per_shard=12, **k))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
@@ -69,37 +66,37 @@ class Node:
             each.kill()
 
 
-class TwoNodes:
-    """A cluster; a node that was lost is replaced by a new one."""
+class Cluster:
+    """A head that carries no work, and nodes of one core."""
 
     def __init__(self, folder: Path) -> None:
-        from ray.cluster_utils import Cluster
+        import ray.cluster_utils
 
         # A busy machine may hold a process for minutes. The connection of one that was killed ends at once.
         patience = {"health_check_timeout_ms": 600_000, "health_check_period_ms": 1000}
         self._folder, self._nodes = folder, 0
-        self._options: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False}
-        self.cluster = Cluster(shutdown_at_exit=False)  # whose hooks only the main thread may set
-        self.add(_system_config=patience)
+        # Its hooks at exit could be set by the main thread alone.
+        self.cluster = ray.cluster_utils.Cluster(shutdown_at_exit=False)
+        self.cluster.add_node(num_cpus=0, include_dashboard=False, _system_config=patience)
 
-    def add(self, **options: Any) -> Node:
+    def add(self) -> Node:
         from ray._private import ray_constants
 
         self._nodes += 1
         root = self._folder / f"node-{self._nodes}"
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         variables = {"RESPECT_ROOT": str(root), "PYTHONPATH": path}
-        node = self.cluster.add_node(env_vars=variables, **self._options, **options)
+        node = self.cluster.add_node(env_vars=variables, num_cpus=1, include_dashboard=False)
         (raylet,) = node.all_processes[ray_constants.PROCESS_TYPE_RAYLET]
         return Node(psutil.Process(raylet.process.pid), root)
 
 
 @pytest.fixture
-def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoNodes]:
+def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     import ray
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    made = TwoNodes(tmp_path / "nodes")
+    made = Cluster(tmp_path / "nodes")
     monkeypatch.setenv("RAY_ADDRESS", made.cluster.address)
     try:
         yield made
@@ -121,35 +118,20 @@ def _with_games(root: Path) -> Workspace:
     finally:
         sys.path.pop(0)
     place = workspace(root)
-    made_up_games.people(place.open(), 4)
+    made_up_games.people(place.open())
     made_up_games.play(place.open(), 0, games=24)
     return place
 
 
-def test_two_nodes_are_lost_and_the_result_is_the_same(
-    one_machine: tuple[Workspace, dict[str, Any]], two_nodes: TwoNodes, tmp_path: Path
+def test_a_node_lost_in_decode_changes_nothing_of_a_round(
+    one_machine: tuple[Workspace, dict[str, Any]], nodes: Cluster, tmp_path: Path
 ) -> None:
-    place, stop = _with_games(tmp_path / "on-ray"), threading.Event()
-    store, lost = place.open(), list[str]()
-
-    def lose() -> None:
-        node = two_nodes.add()
-        if _until(lambda: bool(store.keys(SHARDS)) and node.works(), stop):
-            node.lose()
-            lost.append("in decode")
-        node = two_nodes.add()
-        if _until(lambda: _has_sent_a_point(node, store), stop):
-            node.lose()
-            lost.append("in training")
-
-    killer = threading.Thread(target=lose)
-    killer.start()
-    try:
+    place = _with_games(tmp_path / "on-ray")
+    store = place.open()
+    nodes.add()
+    second = nodes.add()
+    with _lost(nodes, second, lambda: bool(store.keys(SHARDS)) and second.works()):
         summary = round_flow(place, RoundParameters(round=0, variants=VARIANTS), on=Place.RAY)
-    finally:
-        stop.set()
-        killer.join()
-    assert lost == ["in decode", "in training"]
 
     here, expected = one_machine
     assert contents(store, "feedback/") == contents(here.open(), "feedback/") and not store.keys(SHARDS)
@@ -157,12 +139,42 @@ def test_two_nodes_are_lost_and_the_result_is_the_same(
     assert _adapters(place) == _adapters(here)
 
 
-def _until(ready: Callable[[], bool], stop: threading.Event) -> bool:
-    while not stop.is_set():
-        if ready():
-            return True
-        time.sleep(0.02)
-    return False
+def test_a_training_goes_on_on_another_node(nodes: Cluster, tmp_path: Path) -> None:
+    from tasks import on_ray
+
+    spec = _training(tmp_path / "driver", steps=30, checkpoint_every=6)
+    first = nodes.add()
+    with _lost(nodes, first, lambda: _has_sent_a_point(first, spec.workspace.open())):
+        on_ray.run(spec, spec.directory, lambda done, total, note: None, spread=True)
+    here = spec.moved(spec.workspace, tmp_path / "here", None)
+    process.run(here, here.directory, lambda done, total, note: None)
+    assert (spec.directory / "history.jsonl").read_text() == (here.directory / "history.jsonl").read_text()
+    name = "step-000030"
+    assert adapter_hash(spec.directory / name) == adapter_hash(here.directory / name)
+
+
+@contextmanager
+def _lost(nodes: Cluster, node: Node, ready: Callable[[], bool]) -> Iterator[None]:
+    """Lose a node as soon as `ready`, while another takes its place."""
+    stop, lost = threading.Event(), threading.Event()
+
+    def lose() -> None:
+        while not stop.is_set() and not lost.is_set():
+            with suppress(psutil.Error, OSError, StoreError):  # processes and files that went in between
+                if ready():
+                    node.lose()
+                    lost.set()
+                    nodes.add()
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=lose)
+    killer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        killer.join()
+    assert lost.is_set()
 
 
 def _has_sent_a_point(node: Node, store: Store) -> bool:
