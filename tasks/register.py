@@ -6,11 +6,15 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import TypeAdapter
@@ -34,6 +38,8 @@ def open_round(
     """
     name, tags = f"round {round}", {"round": round, "profile": profile.name}
     if study_run is None:
+        for left in _running(workspace, {"mlflow.runName": name, "profile": profile.name}):
+            registry.end_run(workspace, left, failed=True)  # by an attempt that could not end it
         run_id = registry.start_run(workspace, name, tags=tags)
     else:
         run_id = registry.child_run(workspace, study_run, name, tags, running=True)
@@ -92,6 +98,7 @@ def register_variant(
         "validation": validation,
         **({registry.RETRAINED: True} if retrained else {}),
     }
+    _end_attempts(workspace, {name: str(tags[name]) for name in ("variant", "data_hash", "adapter_hash")})
     run_id = registry.start_run(workspace, f"{variant} round {round}", parent, tags)
     try:
         _log_training(workspace, run_id, profile, training_set, selected)
@@ -107,7 +114,8 @@ def register_variant(
         )
         keep_lineage(workspace, version, learned)
     except BaseException:
-        registry.end_run(workspace, run_id, failed=True)
+        with suppress(MlflowException):  # MLflow may be what is away: the next attempt ends this one's run
+            registry.end_run(workspace, run_id, failed=True)
         raise
     registry.end_run(workspace, run_id)
     return reference(variant, version)
@@ -148,6 +156,26 @@ def reference(variant: str, version: ModelVersion) -> RegisteredRef:
         run_id=str(version.run_id),
         adapter_hash=version.tags["adapter_hash"],
     )
+
+
+def _end_attempts(workspace: Workspace, tags: Mapping[str, str]) -> None:
+    """End as failed what was left open when MLflow went away or the process died: runs with these tags, and theirs."""
+    mlflow, experiments = registry.client(workspace), [registry.experiment_id(workspace)]
+    for run_id in _running(workspace, tags):
+        for child in _running(workspace, {MLFLOW_PARENT_RUN_ID: run_id}):
+            registry.end_run(workspace, child, failed=True)
+        for model in mlflow.search_logged_models(experiments, f"source_run_id = '{run_id}'"):
+            if model.status == LoggedModelStatus.PENDING:
+                mlflow.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
+        registry.end_run(workspace, run_id, failed=True)
+
+
+def _running(workspace: Workspace, tags: Mapping[str, str]) -> list[str]:
+    """Ids of the open runs with these tags."""
+    wanted = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+    query = " and ".join([*wanted, "attributes.status = 'RUNNING'"])
+    found = registry.client(workspace).search_runs([registry.experiment_id(workspace)], query)
+    return [str(run.info.run_id) for run in found]
 
 
 def _log_training(
