@@ -8,9 +8,10 @@ RUN ?= demo
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
+export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo study ui serve up down test test-slow test-stack check bench bench-quick install clean
+.PHONY: demo study ui serve up down test test-slow test-stack test-ray check bench bench-quick install clean
 
 install: $(VENV)/.installed
 
@@ -49,6 +50,10 @@ test-slow: install  ## minutes long: bars measured on real data, the whole demo
 
 test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium)
 	$(BIN)/pytest -m stack tests/stack
+
+test-ray: install  ## a round and a training on a Ray cluster of two nodes, of which one is lost on the way
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray tests/flows
 
 bench: install  ## our engine against its peers: runs/bench/*.json and docs/performance.md
 	$(BIN)/python -m tests.bench

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -91,12 +91,17 @@ def round_command(
     replay: Annotated[
         int, typer.Option(min=0, help="Games of a fixed simulated set that the seed and every new policy play.")
     ] = 0,
+    on: Annotated[
+        Literal["here", "ray"],
+        typer.Option(help="Where decoding and training run: on this machine, or on the Ray cluster of RAY_ADDRESS."),
+    ] = "here",
 ) -> None:
     """Export, decode, subsample, train, select and register: one round on the logs in the store."""
     workspace = run_workspace(run)
     from flows.round import RoundParameters
     from flows.round import round as flow
     from tasks import progress, report
+    from tasks.places import Place
 
     with clear_errors(), progress.shown():
         summary = flow(
@@ -111,6 +116,7 @@ def round_command(
                 max_steps=max_steps,
                 replay=replay,
             ),
+            on=Place(on),
         )
     report.show(summary, console)
 

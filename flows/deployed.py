@@ -24,6 +24,7 @@ from respect_core.variants import SEED, Profile, Variant
 from tasks import results
 from tasks.export import export_interactions
 from tasks.next_round import count_new, find_next_round
+from tasks.places import Place
 from tasks.promote import PromotionRef
 from tasks.redecode import DecoderName, PromptName, configure, redecode_round
 from tasks.references import LearnedRef, RegisteredRef, TrainingSetRef
@@ -45,6 +46,7 @@ def next_round(
     validation: str = "validation",
     seeds: int | None = None,
     max_steps: int | None = None,
+    on: Literal["pools", "ray"] = "pools",
 ) -> State[Any]:
     """The first round that has interactions and is not registered: exported, decoded, trained, registered.
 
@@ -56,6 +58,7 @@ def next_round(
         validation: Game set whose right turns choose checkpoints; its games are kept out of training.
         seeds: Training seeds of each variant; the profile's if empty.
         max_steps: Optimizer steps of each training run; the profile's if empty.
+        on: Where decoding and training run: on the GPU work pool, or on a Ray cluster.
     """
     workspace = from_environment()
     chosen = find_next_round(workspace, variants) if number is None else number
@@ -74,7 +77,7 @@ def next_round(
         seeds=seeds,
         max_steps=max_steps,
     )
-    summary = round(workspace, parameters, pools=True)
+    summary = round(workspace, parameters, on=Place(on))
     versions = ", ".join(f"{each['model']}/{each['version']}" for each in summary["variants"].values())
     return Completed(message=f"round {chosen} registered {versions}")
 

@@ -17,6 +17,7 @@ from flows.stages import decode, learn
 from respect_core import manifests
 from respect_core.variants import SEED, Profile, Variant, fft
 from tasks import registry
+from tasks.places import Place
 from tasks.register import reference
 from tasks.report import report_variant
 from tasks.workspace import from_environment
@@ -86,8 +87,9 @@ def retrain(
     if seed is None or not manifests.partitions(workspace.open(), "turns", [round]):
         raise ValueError(f"round {round} has not been learned from in {workspace.store_uri}; start `round` first")
     # As a round of all variants decodes, so that what it left is found.
-    decoded = decode(workspace, settings, round, list(Variant), reference(SEED, seed), pools=True)
-    end = learn(workspace, None, settings, variant, round, validation, decoded.propensities, pools=True, retrained=True)
+    decoded = decode(workspace, settings, round, list(Variant), reference(SEED, seed), on=Place.POOLS)
+    propensities, on = decoded.propensities, Place.POOLS
+    end = learn(workspace, None, settings, variant, round, validation, propensities, on=on, retrained=True)
     learned = end()
     report_variant(workspace, learned)
     version, selected = learned.registered, learned.selected

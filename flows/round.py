@@ -17,6 +17,7 @@ from flows.stages import decode, learn
 from respect_core.variants import Profile, Propensity, Variant
 from respect_core.variants import profile as named_profile
 from tasks.export import export_interactions
+from tasks.places import Place
 from tasks.play import replay_fixed_games, seconds_played
 from tasks.references import LearnedRef, PropensityRef
 from tasks.register import close_round, open_round
@@ -70,7 +71,7 @@ def round(
     parameters: RoundParameters,
     seconds_of_play: float = 0.0,
     study_run: str | None = None,
-    pools: bool = False,
+    on: Place = Place.HERE,
 ) -> dict[str, Any]:
     """Export, decode, subsample, train, select, register; returns the summary.
 
@@ -79,20 +80,20 @@ def round(
     Args:
         seconds_of_play: what the games of this round took, where they were played here; for the summary.
         study_run: MLflow run of the study that the round is part of, if it is.
-        pools: send decoding and training to the GPU work pool, instead of doing them on this machine.
+        on: where decoding and training run.
 
     Raises:
         VariantsFailed: names the variants that failed, after the others went through.
     """
     started, number, profile = time.monotonic(), parameters.round, parameters.resolved_profile()
     label_run(f"round:{number}")
-    seed = seed_policy(workspace, profile, parameters.validation, pools)
+    seed = seed_policy(workspace, profile, parameters.validation, on)
     exported = export_interactions(workspace, number)
     run_id = open_round(workspace, number, profile, exported, study_run)
     try:
-        decoded = decode(workspace, profile, number, parameters.variants, seed, pools=pools)
+        decoded = decode(workspace, profile, number, parameters.variants, seed, on=on)
         before = replay_fixed_games.submit(workspace, profile, seed, number, parameters.replay)
-        learned, failed = _learn(workspace, run_id, profile, parameters, decoded.propensities, pools)
+        learned, failed = _learn(workspace, run_id, profile, parameters, decoded.propensities, on)
         after = {
             variant: replay_fixed_games.submit(workspace, profile, each.registered, number, parameters.replay)
             for variant, each in learned.items()
@@ -127,13 +128,13 @@ def _learn(
     profile: Profile,
     parameters: RoundParameters,
     propensities: Sequence[PropensityRef],
-    pools: bool,
+    on: Place,
 ) -> tuple[dict[str, LearnedRef], dict[str, str]]:
     """All variants from turns to registered versions, beside each other; and why those that failed did."""
     number, validation = parameters.round, parameters.validation
     with tags(f"round:{number}"):
         lines = {
-            variant: learn(workspace, run_id, profile, variant, number, validation, propensities, pools=pools)
+            variant: learn(workspace, run_id, profile, variant, number, validation, propensities, on=on)
             for variant in parameters.variants
         }
     learned: dict[str, LearnedRef] = {}

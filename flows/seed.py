@@ -7,6 +7,7 @@ from prefect import flow
 from flows.stages import train_on_pool
 from respect_core.variants import SEED, Profile
 from tasks.people import prepare_game_sets
+from tasks.places import Place
 from tasks.references import RegisteredRef
 from tasks.register import find_seed, register_seed
 from tasks.select import select_checkpoint
@@ -16,15 +17,17 @@ from tasks.workspace import Workspace
 
 
 @flow(name="seed", flow_run_name="seed policy {profile.name}")
-def seed_policy(workspace: Workspace, profile: Profile, validation: str, pools: bool = False) -> RegisteredRef:
-    """The registered seed policy; trained, here or on the GPU pool, if there is none of the same data and settings."""
+def seed_policy(workspace: Workspace, profile: Profile, validation: str, on: Place = Place.HERE) -> RegisteredRef:
+    """The registered seed policy; trained if there is none of the same data and settings."""
     prepare_game_sets(workspace, profile, validation)
     training_set = seed_training_set(workspace, profile)
     found = find_seed(workspace, profile, training_set)
     if found is not None:
         return found
-    if pools:
+    if on is Place.POOLS:
         return train_on_pool(workspace, profile, training_set, validation, None).registered
-    trained = [train_variant.submit(workspace, profile, training_set, seed, validation, None) for seed in profile.seeds]
+    trained = [
+        train_variant.submit(workspace, profile, training_set, seed, validation, None, on) for seed in profile.seeds
+    ]
     selected = select_checkpoint(SEED, [future.result() for future in trained])
     return register_seed(workspace, profile, training_set, selected, validation)

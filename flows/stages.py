@@ -1,6 +1,6 @@
-"""The stages of a round that want a device, and where they run: in this process, or on the GPU work pool.
+"""The stages of a round that want a device, and where they run: on this machine, on the GPU work pool, or on Ray.
 
-Both ways give the same references, so a flow reads the same wherever it runs.
+All ways give the same references, so a flow reads the same wherever it runs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from respect_core import manifests
 from respect_core.variants import SEED, Profile, Variant
 from tasks import registry, results
 from tasks.decode import decode_feedback
+from tasks.places import Place
 from tasks.propensity import fill_propensities
 from tasks.references import DecodedRef, LearnedRef, PropensityRef, RegisteredRef, TrainingSetRef
 from tasks.register import register_variant
@@ -36,12 +37,13 @@ def decode(
     variants: Sequence[Variant],
     seed: RegisteredRef,
     *,
-    pools: bool = False,
+    on: Place = Place.HERE,
 ) -> DecodedRef:
     """Feedback of the turns up to `round`, and the probabilities that their logs lack."""
-    if not pools:
-        feedback = decode_feedback(workspace, profile, round)
-        return DecodedRef(feedback=feedback, propensities=fill_propensities(workspace, profile, round, variants, seed))
+    if on is not Place.POOLS:
+        feedback = decode_feedback(workspace, profile, round, on=on)
+        propensities = fill_propensities(workspace, profile, round, variants, seed, on)
+        return DecodedRef(feedback=feedback, propensities=propensities)
     store = workspace.open()
     turns = [part for part in manifests.partitions(store, "turns") if part.round <= round]
     parameters = {"profile": as_json(profile), "variants": sorted(variants), "seed": seed.model_dump()}
@@ -75,18 +77,18 @@ def learn(
     validation: str,
     propensities: Sequence[PropensityRef],
     *,
-    pools: bool = False,
+    on: Place = Place.HERE,
     retrained: bool = False,
 ) -> Learning:
-    """Submit everything of one variant: variants run beside each other, in threads or on the pool."""
+    """Submit everything of one variant: variants run beside each other, wherever that is."""
     with tags(f"variant:{variant}"):
         training_set = subsample_variant.submit(workspace, profile, variant, round, validation, propensities)
-        if pools:
+        if on is Place.POOLS:
             trained = train_on_pool.submit(workspace, profile, training_set, validation, run_id, retrained)  # type: ignore[call-overload]  # Prefect resolves futures
             return lambda: trained.result()
         start = initial_adapter.submit(workspace, profile, variant, round)
         seeds = [
-            train_variant.submit(workspace, profile, training_set, seed, validation, start)  # type: ignore[call-overload]  # Prefect resolves futures
+            train_variant.submit(workspace, profile, training_set, seed, validation, start, on)  # type: ignore[call-overload]  # Prefect resolves futures
             for seed in profile.seeds
         ]
         selected = select_checkpoint.submit(variant, seeds)

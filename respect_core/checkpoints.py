@@ -53,17 +53,18 @@ class History:
     """Steps and checkpoints so far, in order, each appended to `history.jsonl` as it comes.
 
     Args:
-        folder: of the run. A history that is there is replaced.
+        folder: of the run. A history that is there is replaced. None: nothing is written.
         lines: of a history to go on from.
     """
 
-    def __init__(self, folder: Path, lines: str = "") -> None:
+    def __init__(self, folder: Path | None, lines: str = "") -> None:
         self.folder, self.lines = folder, lines
         self.steps: list[StepRecord] = []
         self.checkpoints: list[Checkpoint] = []
         for line in lines.splitlines():
             self._add(json.loads(line))
-        (folder / HISTORY).write_text(lines)
+        if folder is not None:
+            (folder / HISTORY).write_text(lines)
 
     def add_step(self, record: StepRecord) -> None:
         self._write(asdict(record))
@@ -74,15 +75,16 @@ class History:
 
     def _write(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry) + "\n"
-        with (self.folder / HISTORY).open("a") as file:
-            file.write(line)
+        if self.folder is not None:
+            with (self.folder / HISTORY).open("a") as file:
+                file.write(line)
         self.lines += line
         self._add(entry)
 
     def _add(self, entry: dict[str, Any]) -> None:
         if "checkpoint" in entry:
             figures = {name: value for name, value in entry.items() if name not in ("step", "checkpoint")}
-            adapter = self.folder / entry["checkpoint"]
+            adapter = (self.folder or Path()) / entry["checkpoint"]
             self.checkpoints.append(Checkpoint(entry["step"], self.steps[-1].epoch, adapter, figures))
         else:
             self.steps.append(StepRecord(**entry))

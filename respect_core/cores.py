@@ -61,12 +61,12 @@ def shares(items: Sequence[Item], most: int, device: torch.device) -> Iterator[S
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def even(count: int, most: int, device: torch.device) -> int:
+def even(count: int, most: int, device: torch.device, processes: int = 1) -> int:
     """How many of `count` items make a slice, so that no slice has more than `most` and every core has as many slices.
 
-    On an accelerator, `most`.
+    On an accelerator, `most`. `processes`: so many share the items, each with as many cores as this one.
     """
-    threads = at_once(device)
+    threads = at_once(device) * (processes if device.type == "cpu" else 1)
     if threads == 1:
         return most
     slices = threads * -(-count // (most * threads))

@@ -14,9 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -106,6 +107,31 @@ def decode_partition(
     return result
 
 
+def decode_shards(
+    store: Store,
+    partition: Partition,
+    decoder: FeedbackDecoder,
+    numbers: Collection[int],
+    turns_per_shard: int = TURNS,
+    progress: Progress | None = None,
+) -> Decoded:
+    """Store the shards of these numbers, counted from 0, and no table: `decode_partition` then finds them."""
+    result, done = Decoded(), 0
+    folder, last = partition.folder(SHARDS), max(numbers, default=-1)
+    for number, turns in enumerate(islice(shards(_rows(store, partition), turns_per_shard), last + 1)):
+        if number in numbers:
+            result += _shard(store, f"{folder}{_hash(decoder, turns)}.parquet", decoder, turns, None)
+            done += 1
+            if progress is not None:
+                progress(done, len(numbers))
+    return result
+
+
+def count_shards(store: Store, partition: Partition, turns_per_shard: int = TURNS) -> int:
+    """How many shards a partition of `turns` has."""
+    return sum(1 for _ in shards(_rows(store, partition, ["interaction_id"]), turns_per_shard))
+
+
 def shards(rows: Iterable[Row], turns: int) -> Iterator[list[Row]]:
     """Rows in order, in groups that hold whole interactions and end as soon as they have so many turns."""
     shard: list[Row] = []
@@ -150,8 +176,8 @@ def _turns(store: Store, partition: Partition) -> int:
     return manifest.rows if manifest else 0
 
 
-def _rows(store: Store, partition: Partition) -> Iterator[Row]:
-    for batch in tables.iter_batches(store, "turns", [partition.round], [partition.variant], _COLUMNS):
+def _rows(store: Store, partition: Partition, columns: Sequence[str] = _COLUMNS) -> Iterator[Row]:
+    for batch in tables.iter_batches(store, "turns", [partition.round], [partition.variant], columns):
         yield from batch.to_pylist()
 
 

@@ -34,6 +34,7 @@ from respect_core.losses import (
 from respect_core.memory import fitting
 from respect_core.packing import Encoded, SpanScores, collate, score
 from respect_core.sampling import Batch, Example, Game
+from respect_core.spread import ALONE, Processes
 from respect_core.variants import Objective, TrainingConfig
 
 
@@ -61,6 +62,7 @@ class Gradients:
 
     Args:
         reference: KTO's, from `find_references`; empty for others.
+        processes: those that share the passes of a batch.
     """
 
     base: Base
@@ -68,6 +70,7 @@ class Gradients:
     config: TrainingConfig
     features: VisionFeatures
     reference: References
+    processes: Processes = ALONE
 
     def leave(self, batch: Batch, step: int, size: int) -> tuple[dict[str, Any], int]:
         """Leave the clipped gradient of a batch in the model's parameters.
@@ -96,25 +99,32 @@ class Gradients:
         games = {game.interaction.interaction_id: game for game in batch.games}
         rows = [encode_game(game, self.base.processor, self.config) for game in batch.games]
         self.features.ready(self.model, [image for row in rows for image in row.images])
-        total, padded = 0.0, 0
         self.model.zero_grad()
-        # Added up in the order of the passes: the sum does not depend on which of them is done first.
-        for done in self._passes(rows, games, batch.turns, step, size):
-            total, padded = total + done.loss, padded + done.tokens
-            for weight, gradient in zip(weights.values(), done.gradients, strict=True):
-                if gradient is not None:
-                    weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+
+        def share() -> tuple[float, int]:
+            """Gradients of this process's passes, left in the weights; loss and tokens of them."""
+            total, padded = 0.0, 0
+            # Added up in the order of the passes: the sum does not depend on which of them is done first.
+            for done in self._passes(rows, games, batch.turns, step, size):
+                total, padded = total + done.loss, padded + done.tokens
+                for weight, gradient in zip(weights.values(), done.gradients, strict=True):
+                    if gradient is not None:
+                        weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+            return total, padded
+
+        total, padded = self.processes.add_up(list(weights.values()), self.processes.fitting(share))
         norm = float(torch.nn.utils.clip_grad_norm_(weights.values(), self.config.max_grad_norm))
         if not math.isfinite(norm):
             raise TrainingError(f"step {step}: the gradient is {norm} on {', '.join(games)}; lower the learning rate")
         counts = {"positives": batch.count(1), "negatives": batch.count(-1)}
         tokens = sum(length(row) for row in rows)
-        return {"loss": total, "grad_norm": norm, "tokens": tokens, "padded_tokens": padded} | counts
+        return {"loss": total, "grad_norm": norm, "tokens": tokens, "padded_tokens": int(padded)} | counts
 
     def _passes(
         self, rows: Sequence[Encoded], games: Mapping[str, Game], turns: int, step: int, size: int
     ) -> Iterator[_Pass]:
-        """The passes of a batch. Micro-batches matter to KTO alone, since z0 is theirs; others share out the batch."""
+        """This process's passes of a batch. Micro-batches matter to KTO alone, since z0 is theirs; others share out
+        the batch."""
         weights, kto = list(trainable(self.model).values()), self.config.objective is Objective.KTO
         device, together = self.base.device, lora.draws_apart(self.model)
 
@@ -126,8 +136,9 @@ class Gradients:
                 value = _finite(loss, part.rows, step)
                 return _Pass(value, torch.autograd.grad(loss, weights, allow_unused=True), part.tokens)
 
+        dealt = 0
         for micro in micro_batches(rows, self.config.micro_batch_interactions if kto else len(rows)):
-            most = cores.even(len(micro), size, device) if together else size
+            most = cores.even(len(micro), size, device, self.processes.count) if together else size
             slices = (micro[start : start + most] for start in range(0, len(micro), most))
             parts = [_Part(rows, int(torch.randint(2**62, ()))) for rows in slices]
             scored: Sequence[SpanScores | None] = [None] * len(parts)
@@ -138,12 +149,16 @@ class Gradients:
                 alternatives = list(cores.each(score_part, parts, device, together=together))
                 z0 = reference_point(alternatives, self.config, self.reference)
                 scored = alternatives if at_once else scored
-            yield from cores.each(run, list(zip(parts, scored, repeat(z0), strict=False)), device, together=together)
+            mine = list(self.processes.deal(zip(parts, scored, repeat(z0), strict=False), dealt))
+            dealt += len(parts)
+            yield from cores.each(run, mine, device, together=together)
 
     def _score(self, part: _Part, *, gradient: bool = True) -> SpanScores:
         """Scores of a part; the same draws of dropout each time."""
         options = {"with_entropy": self.config.entropy_weight != 0, "with_mean": self.config.label_smoothing != 0}
         packed = collate(part.rows, chat(self.base.processor).pad_id)
+        if (device := self.base.device).type != "cpu":
+            torch.get_device_module(device).manual_seed(part.seed)  # whatever this process did before
         with torch.set_grad_enabled(gradient), lora.draws(part.seed):
             return score(self.model, packed, self.features, **options)
 

@@ -28,6 +28,7 @@ from respect_core.checkpoints import Checkpoint, History, ResumeFile, StepRecord
 from respect_core.features import VisionFeatures
 from respect_core.gradients import Gradients, TrainingError, find_references
 from respect_core.sampling import Batch, Example, plan_epoch, require_probability
+from respect_core.spread import ALONE, Processes
 from respect_core.variants import LoraConfig, TrainingConfig
 
 __all__ = ["Checkpoint", "StepRecord", "TrainingError", "TrainingResult", "train"]
@@ -78,6 +79,7 @@ def train(
     init_adapter: Path | None = None,
     resume: ResumeFile | None = None,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> TrainingResult:
     """Train an adapter; its checkpoints go to `out_dir/step-000030/`, a record of each step to `history.jsonl`.
 
@@ -92,6 +94,8 @@ def train(
             the previous round's adapter, or the seed policy's.
         resume: where resume points go, and where training goes on from if there is one. The last is written at the
             end and stays: it is the caller's to delete, once the result is safe.
+        processes: those that train together, each calling this with the same arguments. The first one writes,
+            validates and reports; the others' results have no checkpoints.
 
     Raises:
         torch.OutOfMemoryError: the device has not even the memory for one interaction at once.
@@ -111,12 +115,13 @@ def train(
     with isolated(seed, base.device):
         model = load_adapter(base, init_adapter, trainable=True) if init_adapter else attach_lora(base, lora, seed=seed)
         reference, size = find_references(base, model, examples, config, features)
-        gradients = Gradients(base, model, config, features, reference)
+        size, folder = processes.least(size), out_dir if processes.first else None
+        gradients = Gradients(base, model, config, features, reference, processes)
         optimizer = make_optimizer(model, config)
-        point, history, seconds = resume.load() if resume else None, History(out_dir), 0.0
+        point, history, seconds = resume.load() if resume else None, History(folder), 0.0
         if point is not None:
             restore(point, model, optimizer, base.device)
-            history, seconds, size = History(out_dir, point.history), point.seconds, point.micro_batch
+            history, seconds, size = History(folder, point.history), point.seconds, point.micro_batch
         model.train()
         for step, (epoch, batch) in list(enumerate(plan))[len(history.steps) :]:
             started = time.perf_counter()
@@ -128,6 +133,8 @@ def train(
             optimizer.zero_grad()
             seconds += time.perf_counter() - started
             history.add_step(StepRecord(step + 1, epoch, learning_rate=rate, micro_batch=size, **figures))
+            if not processes.first:
+                continue
             if progress is not None:
                 progress(history.steps[-1], len(plan))
             due = _due(plan, step, config)

@@ -19,7 +19,8 @@ from respect_core.labels import TurnKey, target_labels
 from respect_core.manifests import Partition
 from respect_core.variants import DecoderKind, Profile
 from respect_core.versions import code_version
-from tasks import process, progress
+from tasks import progress
+from tasks.places import Place, runner
 from tasks.references import DecoderFigures, FeedbackRef
 from tasks.retries import PATIENT
 from tasks.worker import DecodeSpec
@@ -30,7 +31,11 @@ _AUDITED = ["interaction_id", "turn", "decoder", "label", "score", "low_margin",
 
 @task(name="decode", task_run_name="decode round {round}", **PATIENT, cache_policy=NO_CACHE)
 def decode_feedback(
-    workspace: Workspace, profile: Profile, round: int, turns_per_shard: int = feedback_shards.TURNS
+    workspace: Workspace,
+    profile: Profile,
+    round: int,
+    turns_per_shard: int = feedback_shards.TURNS,
+    on: Place = Place.HERE,
 ) -> FeedbackRef:
     """Decode every turn of the rounds up to `round` that has a follow-up and is not decoded yet; audit `round`.
 
@@ -44,7 +49,7 @@ def decode_feedback(
     turns = [part for part in manifests.partitions(store, "turns") if part.round <= round]
     identity = decoder_identity(decoder_config(profile))
     outdated = [part for part in turns if not is_decoded(store, part, identity)]
-    speed = _decode(workspace, profile, round, outdated, identity, turns_per_shard) if outdated else None
+    speed = _decode(workspace, profile, round, outdated, identity, turns_per_shard, on) if outdated else None
     batches = tables.iter_batches(store, "feedback", [round], columns=_AUDITED)
     rows = (row for batch in batches for row in batch.to_pylist())
     figures = audit(rows, target_labels(store, [round]), speed)
@@ -101,8 +106,9 @@ def _decode(
     outdated: Sequence[Partition],
     identity: Mapping[str, str],
     turns_per_shard: int,
+    on: Place,
 ) -> float | None:
-    """Decode partitions in a worker; returns turns per second, without loading the model, of what was left to do."""
+    """Decode partitions in workers; returns turns per second, without loading the model, of what was left to do."""
     spec = DecodeSpec(
         workspace=workspace,
         profile=profile,
@@ -113,6 +119,6 @@ def _decode(
     )
     directory = workspace.scratch / f"round={round}" / "decode"
     with progress.bar(f"decode round {round}") as bar:
-        result = json.loads(process.run(spec, directory, bar.update, all_cores=True, again=True).read_text())
+        result = json.loads(runner(on)(spec, directory, bar.update, all_cores=True, again=True).read_text())
     speed: float | None = result["turns_per_second"]
     return speed

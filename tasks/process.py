@@ -26,6 +26,10 @@ ProgressCallback = Callable[[int, int, str], None]
 
 REFUSED = os.EX_DATAERR
 """Exit code of a worker whose next try would end the same way."""
+EXIT_CODE = "exit-code"
+"""File in which a worker that fails leaves its exit code: a launcher of several has one of its own."""
+ACCELERATE = "RESPECT_ACCELERATE"
+"""Variable that names a configuration of accelerate: a training runs in as many processes as that says."""
 
 CUT_OFF = os.EX_TEMPFAIL
 """Exit code of a worker that the store failed, or the disk."""
@@ -96,19 +100,49 @@ def parallel_workers() -> int:
 
 
 @contextmanager
-def _share(all_cores: bool) -> Iterator[dict[str, str]]:
-    """Environment of a worker with one slot; or, where there are no devices, with every core."""
+def _share(all_cores: bool, processes: int) -> Iterator[dict[str, str]]:
+    """Environment of a worker with a slot for each of its processes; or, where there are no devices, every core."""
     import torch
 
     whole = all_cores and not torch.cuda.is_available()
     with _making:
         slots_there = _slots()
-    with slots_there.taken(parallel_workers() if whole else 1) as slots:
-        yield {} if whole else slots[0].environment
+    with slots_there.taken(parallel_workers() if whole else processes) as slots:
+        names = {} if whole else slots[0].environment
+        joined = {"CUDA_VISIBLE_DEVICES"} & names.keys()
+        yield names | {name: ",".join(slot.environment[name] for slot in slots) for name in joined}
+
+
+def processes_of_training() -> int:
+    """How many processes train together: what accelerate's configuration in RESPECT_ACCELERATE says, else one.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    config = os.environ.get(ACCELERATE)
+    if not config:
+        return 1
+    if not Path(config).is_file():
+        raise ValueError(f"{ACCELERATE}={config}: no such file; name one such as deployments/accelerate/ddp.yaml")
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    return int(load_config_from_file(config).num_processes)
+
+
+def _command(processes: int) -> list[str]:
+    """Start of the command line of a worker."""
+    launch = ["-m", "accelerate.commands.launch", "--config_file", os.environ[ACCELERATE]] if processes > 1 else []
+    return [sys.executable, *launch, "-m", "tasks.worker"]
 
 
 def run(
-    spec: BaseModel, directory: Path, progress: ProgressCallback, *, all_cores: bool = False, again: bool = False
+    spec: BaseModel,
+    directory: Path,
+    progress: ProgressCallback,
+    *,
+    all_cores: bool = False,
+    again: bool = False,
+    spread: bool = False,
 ) -> Path:
     """Run `python -m tasks.worker` on a specification, when a slot is free, and return its result file.
 
@@ -120,8 +154,10 @@ def run(
         all_cores: for work that cannot be cut into several workers: wait for the whole machine. Where there are
             devices, one of them is enough.
         again: run even where the result is there, because what matters was stored elsewhere.
+        spread: for training, which runs in as many processes as RESPECT_ACCELERATE says.
 
     Raises:
+        ValueError: there are fewer devices or cores than processes.
         WorkerRefused: it ended with an error that another try would not cure.
         WorkerCutOff: it was killed, or its store or disk failed it.
         WorkerFailed: it ended with another error.
@@ -131,11 +167,19 @@ def run(
     text = spec.model_dump_json(indent=2)
     if not again and result.exists() and spec_file.exists() and spec_file.read_text() == text:
         return result
-    result.unlink(missing_ok=True)
+    processes = processes_of_training() if spread else 1
+    if processes > parallel_workers():
+        raise ValueError(
+            f"{ACCELERATE} asks for {processes} processes, and there are {parallel_workers()} devices or cores; "
+            "lower num_processes in it"
+        )
+    left = directory / EXIT_CODE
+    for old in (result, left):
+        old.unlink(missing_ok=True)
     spec_file.write_text(text)
-    with _share(all_cores) as environment, log_file.open("w") as log:
+    with _share(all_cores, processes) as environment, log_file.open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.worker", str(spec_file)],
+            [*_command(processes), str(spec_file)],
             stdin=subprocess.PIPE,  # never written to: it closes when this process ends, and the worker with it
             stdout=subprocess.PIPE,
             stderr=log,
@@ -152,11 +196,14 @@ def run(
                     log.write(line)
             code = process.wait()
         except BaseException:
+            assert process.stdin is not None
+            process.stdin.close()  # ends those whom a launcher started
             process.kill()
             process.wait()
             raise
     if code != 0 or not result.exists():
         tail = "\n".join(log_file.read_text().splitlines()[-15:])
+        code = int(left.read_text()) if left.exists() else code
         raise _failure(code)(f"worker for {spec_file} ended with exit code {code}; the end of {log_file}:\n{tail}")
     return result
 

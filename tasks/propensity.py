@@ -16,7 +16,8 @@ from respect_core.store import Store
 from respect_core.training_sets import TurnKey
 from respect_core.variants import Objective, Profile, Propensity, Variant
 from respect_core.versions import code_version
-from tasks import process, progress, registry
+from tasks import progress, registry
+from tasks.places import Place, runner
 from tasks.references import PropensityRef, RegisteredRef
 from tasks.retries import PATIENT
 from tasks.worker import PropensitySpec
@@ -25,7 +26,12 @@ from tasks.workspace import Workspace
 
 @task(name="propensities", task_run_name="propensities up to round {round}", **PATIENT, cache_policy=NO_CACHE)
 def fill_propensities(
-    workspace: Workspace, profile: Profile, round: int, variants: Sequence[Variant], seed: RegisteredRef
+    workspace: Workspace,
+    profile: Profile,
+    round: int,
+    variants: Sequence[Variant],
+    seed: RegisteredRef,
+    on: Place = Place.HERE,
 ) -> list[PropensityRef]:
     """Compute p for the turns that RL will learn from and that lack it, as the profile says.
 
@@ -48,7 +54,7 @@ def fill_propensities(
     if lacking and profile.propensity is Propensity.SURROGATE:
         named = "; ".join(f"round {each.round}, {each.variant}" for each in lacking)
         get_run_logger().warning("%s: p is the seed policy's, not that of the policy that acted", named)
-    return [_fill(workspace, profile, partition, seed) for partition in lacking]
+    return [_fill(workspace, profile, partition, seed, on) for partition in lacking]
 
 
 def read_probabilities(store: Store, references: Sequence[PropensityRef]) -> dict[TurnKey, float]:
@@ -67,7 +73,9 @@ def _lacks_probability(store: Store, partition: Partition) -> bool:
     return bool(column["probability"].null_count)
 
 
-def _fill(workspace: Workspace, profile: Profile, partition: Partition, seed: RegisteredRef) -> PropensityRef:
+def _fill(
+    workspace: Workspace, profile: Profile, partition: Partition, seed: RegisteredRef, on: Place
+) -> PropensityRef:
     store = workspace.open()
     backfill = profile.propensity is Propensity.BACKFILL
     name, adapter = _acted(store, partition) if backfill else (seed.model, seed.adapter_hash)
@@ -90,7 +98,7 @@ def _fill(workspace: Workspace, profile: Profile, partition: Partition, seed: Re
         data_hash=manifests.table_input(store, "turns", *partition).sha256,
     )
     with progress.bar(f"probabilities of round {partition.round}, {partition.variant}") as bar:
-        result = process.run(spec, directory, bar.update).read_bytes()
+        result = runner(on)(spec, directory, bar.update).read_bytes()
     key = f"{partition.folder('propensities')}{hashlib.sha256(result).hexdigest()[:32]}.json"
     store.put(key, result)
     return PropensityRef(round=partition.round, variant=partition.variant, source=profile.propensity, key=key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -30,7 +29,8 @@ def select_checkpoint(variant: str, trained: Sequence[TrainedRef]) -> SelectedRe
         )
         for (seed, step), figures in checkpoints.items()
     )
-    adapter = Path(checkpoints[chosen.seed, chosen.step]["adapter"])
+    (directory,) = {each.directory for each in trained if each.seed == chosen.seed}
+    adapter = directory / checkpoints[chosen.seed, chosen.step]["adapter"]
     return SelectedRef(
         variant=variant,
         seed=chosen.seed,

@@ -10,7 +10,8 @@ from prefect.cache_policies import NO_CACHE
 
 from respect_core.variants import SEED, Profile, TrainingConfig, Variant
 from respect_core.versions import code_version
-from tasks import process, progress, registry
+from tasks import progress, registry
+from tasks.places import Place, runner
 from tasks.references import TrainedRef, TrainingSetRef
 from tasks.retries import PATIENT
 from tasks.worker import TrainSpec
@@ -36,6 +37,7 @@ def train_variant(
     seed: int,
     validation: str,
     start: Path | None,
+    on: Place = Place.HERE,
 ) -> TrainedRef:
     """Train on the training set, keeping a checkpoint and its validation figure at every interval.
 
@@ -60,7 +62,7 @@ def train_variant(
         directory=directory,
     )
     with progress.bar(f"train {variant} seed {seed}") as bar:
-        result = json.loads(process.run(spec, directory, bar.update).read_text())
+        result = json.loads(runner(on)(spec, directory, bar.update, spread=True).read_text())
     return TrainedRef(variant=variant, seed=seed, directory=directory, seconds=result["seconds"])
 
 

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -29,7 +29,7 @@ from respect_core.store import Store, StoreError
 from respect_core.variants import Profile, TrainingConfig
 from tasks import game_sets
 from tasks.files import write_whole
-from tasks.process import CUT_OFF, REFUSED
+from tasks.process import CUT_OFF, EXIT_CODE, REFUSED
 from tasks.retries import is_transient
 from tasks.workspace import Workspace
 
@@ -49,6 +49,24 @@ class _Spec(BaseModel):
     profile: Profile
     code_version: str
 
+    @property
+    def given(self) -> Path | None:
+        """The adapter that the work begins with."""
+        return None
+
+    def moved(self, workspace: Workspace, directory: Path, given: Path | None) -> Self:
+        """The same work with its files elsewhere."""
+        places = {"workspace": workspace, "directory": directory, "init_adapter": given, "adapter": given}
+        return self.model_copy(update={name: places[name] for name in places if name in type(self).model_fields})
+
+    def key(self) -> str:
+        """Hash of what the result depends on: the same wherever the files lie."""
+        from respect_core.base import adapter_hash
+
+        given = self.given and adapter_hash(self.given)
+        fields = self.model_dump_json(exclude={"workspace", "directory", "adapter", "init_adapter"})
+        return hashlib.sha256(f"{given} {fields}".encode()).hexdigest()[:32]
+
 
 class TrainSpec(_Spec):
     """Train one variant with one seed on its training set, validating as it goes."""
@@ -63,6 +81,10 @@ class TrainSpec(_Spec):
     init_adapter: Path | None
     directory: Path
 
+    @property
+    def given(self) -> Path | None:
+        return self.init_adapter
+
 
 class DecodeSpec(_Spec):
     """Decode the feedback of partitions of the turns table, on every core that there is."""
@@ -71,6 +93,7 @@ class DecodeSpec(_Spec):
     partitions: list[Partition]
     identity: dict[str, str] = Field(description="what the tables depend on besides turns, for their manifests")
     turns_per_shard: int
+    shards: list[int] | None = Field(default=None, description="of one partition, and no table; None: all, and tables")
 
 
 class PlaySpec(_Spec):
@@ -112,6 +135,10 @@ class PropensitySpec(_Spec):
     variant: str
     data_hash: str
 
+    @property
+    def given(self) -> Path:
+        return self.adapter
+
 
 class EvaluateSpec(_Spec):
     """Exact match of a registered policy on the right turns of a game set."""
@@ -123,6 +150,8 @@ class EvaluateSpec(_Spec):
     data_hash: str
 
 
+Movable = Annotated[TrainSpec | DecodeSpec | PropensitySpec, Field(discriminator="kind")]
+"""What another machine may carry out that shares the store alone."""
 Spec = Annotated[TrainSpec | DecodeSpec | PlaySpec | PropensitySpec | EvaluateSpec, Field(discriminator="kind")]
 
 
@@ -138,9 +167,10 @@ def train(spec: TrainSpec) -> dict[str, Any]:
     from respect_core.checkpoints import ResumeFile, StepRecord
     from respect_core.interaction import from_log
     from respect_core.policy import Policy
+    from respect_core.spread import launched
     from respect_core.validation import exact_match
 
-    store = spec.workspace.open()
+    store, processes = spec.workspace.open(), launched()
     base = load_base(spec.profile.base, image_size=spec.profile.image_size)
     examples = sampling.examples(tables.read_table(store, "training_sets", [spec.round], [spec.variant]))
     logs, right = game_sets.curated(store, spec.validation)
@@ -169,14 +199,16 @@ def train(spec: TrainSpec) -> dict[str, Any]:
         spec.seed,
         spec.directory,
         features=features,
+        processes=processes,
         init_adapter=spec.init_adapter,
-        resume=ResumeFile(spec.directory / RESUME, hashlib.sha256(spec.model_dump_json().encode()).hexdigest()),
+        resume=ResumeFile(spec.directory / RESUME, spec.key()),
         progress=progress,
     )
-    base.processor.save_pretrained(spec.directory / "processor")
+    if processes.first:
+        base.processor.save_pretrained(spec.directory / "processor")
     return {
         "checkpoints": [
-            {"step": each.step, "adapter": str(each.adapter), **each.validation} for each in result.checkpoints
+            {"step": each.step, "adapter": each.adapter.name, **each.validation} for each in result.checkpoints
         ],
         "turns_per_second": result.turns_per_second,
         "tokens": result.tokens,
@@ -192,9 +224,14 @@ def decode(spec: DecodeSpec) -> dict[str, Any]:
     total = feedback_shards.Decoded()
     for partition in spec.partitions:
         progress = partial(report, note=f"round {partition.round}, {partition.variant}")
-        total += feedback_shards.decode_partition(
-            store, partition, decoder, spec.identity, spec.turns_per_shard, progress
-        )
+        if spec.shards is None:
+            total += feedback_shards.decode_partition(
+                store, partition, decoder, spec.identity, spec.turns_per_shard, progress
+            )
+        else:
+            total += feedback_shards.decode_shards(
+                store, partition, decoder, spec.shards, spec.turns_per_shard, progress
+            )
     scored = total.turns - total.found
     return {"turns": total.turns, "found": total.found, "turns_per_second": scored / total.seconds if scored else None}
 
@@ -307,9 +344,13 @@ WORK: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 def main(spec_file: Path) -> None:
     """Do what a specification says and leave result.json beside it."""
+    from respect_core.spread import launched
+
     spec = TypeAdapter(Spec).validate_json(spec_file.read_bytes())
     started = time.monotonic()
     result = WORK[spec.kind](spec)
+    if not launched().first:
+        return  # the first of the processes that trained together has written everything
     if not isinstance(spec, PropensitySpec):  # its result is a table by interaction
         result["seconds"] = time.monotonic() - started
     write_whole(spec_file.with_name("result.json"), json.dumps(result, indent=1))
@@ -338,4 +379,7 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.exit(run(Path(sys.argv[1])))
+    specification = Path(sys.argv[1])
+    if code := run(specification):
+        specification.with_name(EXIT_CODE).write_text(str(code))
+    sys.exit(code)

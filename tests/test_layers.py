@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ["respect_core", "tasks", "flows", "deployments"]  # from the bottom
-NOT_IN_THE_METHOD = {"prefect", "mlflow", "fastapi", "flask", "starlette", "typer"}
+NOT_IN_THE_METHOD = {"prefect", "mlflow", "fastapi", "flask", "starlette", "typer", "ray"}
 
 
 def _imported(file: Path) -> set[str]:

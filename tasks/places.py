@@ -1,0 +1,45 @@
+"""Where decoding and training run. The same specification goes to any place, and the same result comes back."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from tasks import process
+from tasks.process import ProgressCallback
+
+if TYPE_CHECKING:
+    from tasks.worker import Movable
+
+
+class Place(StrEnum):
+    """Who computes."""
+
+    HERE = "here"  # processes of this machine
+    POOLS = "pools"  # runs on the GPU work pool, in processes of the worker's machine
+    RAY = "ray"  # processes on the nodes of a Ray cluster
+
+
+class Run(Protocol):
+    """Carries out a specification; see `process.run`."""
+
+    def __call__(
+        self,
+        spec: Movable,
+        directory: Path,
+        progress: ProgressCallback,
+        *,
+        all_cores: bool = False,
+        again: bool = False,
+        spread: bool = False,
+    ) -> Path: ...
+
+
+def runner(place: Place) -> Run:
+    """What a task calls with a specification. A run on a pool is on its worker's machine already."""
+    if place is Place.RAY:
+        from tasks import on_ray  # Ray is an extra of this project
+
+        return on_ray.run
+    return process.run

@@ -1,0 +1,129 @@
+"""Two real processes on gloo train as one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from test_kill import _training
+
+from respect_core.variants import Objective, tiny
+from tasks import process
+from tasks.worker import TrainSpec
+
+CONFIG = Path(__file__).parents[1] / "deployments" / "accelerate" / "ddp.yaml"
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two processes need two cores"),
+]
+
+
+def _spec(root: Path, objective: Objective) -> TrainSpec:
+    """Four passes in a step, the last of them smaller."""
+    spec = _training(root, steps=6, checkpoint_every=3)
+    config = replace(
+        tiny().training[objective],
+        max_steps=6,
+        checkpoint_every=3,
+        batch_turns=20,
+        micro_batch_interactions=2,
+        from_previous_adapter=False,
+    )
+    return spec.model_copy(update={"training": config})
+
+
+def _nothing(done: int, total: int, note: str) -> None:
+    """Nobody watches."""
+
+
+def _history(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("objective", [Objective.FFT, Objective.KTO])
+def test_two_processes_give_what_one_gives(
+    objective: Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two threads, and two of one thread each: on CPUs a batch is cut for all cores there are."""
+    one = _spec(tmp_path / "one", objective)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    process.run(one, one.directory, _nothing, all_cores=True)
+
+    two = one.moved(one.workspace, tmp_path / "two", None)
+    monkeypatch.setenv(process.ACCELERATE, str(CONFIG))
+    told: list[int] = []
+    process.run(two, two.directory, lambda done, total, note: told.append(done), spread=True)
+
+    assert told == [1, 2, 3, 4, 5, 6], "one of the processes reports"
+    expected, found = _history(one.directory), _history(two.directory)
+    assert len(found) == 8 and [each.keys() for each in found] == [each.keys() for each in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    for name in ("step-000003", "step-000006"):
+        ours, theirs = (load_file(each / name / "adapter_model.safetensors") for each in (two.directory, one.directory))
+        assert max(float((ours[key] - theirs[key]).abs().max()) for key in theirs) < 1e-5
+
+
+_SCRIPT = """
+import json, sys, torch
+from pathlib import Path
+from respect_core.spread import launched
+
+processes = launched()
+first, second = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))
+if processes.rank == 1:
+    first.grad = torch.ones(2)
+
+def work():
+    if processes.rank == 1:
+        raise torch.OutOfMemoryError("no room")
+
+said = ""
+try:
+    processes.fitting(work)
+except torch.OutOfMemoryError as error:
+    said = str(error)
+told = {
+    "dealt": list(processes.deal(range(5))),
+    "sums": processes.add_up([first, second], [1.0, processes.rank]),
+    "first": first.grad.tolist(),
+    "second": second.grad,
+    "least": processes.least(8 >> processes.rank),
+    "memory": said,
+}
+Path(sys.argv[1], f"{processes.rank}.json").write_text(json.dumps(told))
+"""
+
+
+def test_what_processes_agree_on(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
+    root = str(Path(__file__).parents[1])
+    subprocess.run(
+        [*launch, str(tmp_path / "script.py"), str(tmp_path)], check=True, env=os.environ | {"PYTHONPATH": root}
+    )
+    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert [each["dealt"] for each in told] == [[0, 2, 4], [1, 3]]
+    assert [each["memory"] for each in told] == ["another process is out of memory", "no room"]
+    for each in told:
+        assert (each["sums"], each["first"], each["second"], each["least"]) == ([2.0, 1.0], [1.0, 1.0], None, 4)
+
+
+def test_more_processes_than_cores_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = tmp_path / "many.yaml"
+    many.write_text(CONFIG.read_text().replace("num_processes: 2", "num_processes: 4096"))
+    monkeypatch.setenv(process.ACCELERATE, str(many))
+    spec = _spec(tmp_path / "one", Objective.FFT)
+    with pytest.raises(ValueError, match=r"4096 processes.*lower num_processes"):
+        process.run(spec, spec.directory, _nothing, spread=True)
+    monkeypatch.setenv(process.ACCELERATE, "nowhere.yaml")
+    with pytest.raises(ValueError, match=r"nowhere\.yaml: no such file"):
+        process.run(spec, spec.directory, _nothing, spread=True)
