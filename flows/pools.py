@@ -9,15 +9,20 @@ from itertools import count
 from typing import Any, TypeVar
 
 import httpx
+from prefect import task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from pydantic import BaseModel
 
+from respect_core.store import StoreError
 from tasks import results
+from tasks.retries import PATIENT
 from tasks.workspace import Workspace
 
 Result = TypeVar("Result", bound=BaseModel)
+Answer = TypeVar("Answer")
 
 CRASHES = 3
 """So often a run may be lost with its worker before whoever asked for it gives up."""
@@ -52,9 +57,10 @@ def on_pool(
     Raises:
         PoolRunFailed: the run failed or was cancelled, or was lost with its worker CRASHES times.
     """
-    store, crashes = workspace.open(), 0
+    find = partial(results.find, workspace.open(), key, kind)
+    crashes = 0
     for attempt in count(1):
-        if (found := results.find(store, key, kind)) is not None:
+        if (found := _patiently(find)) is not None:
             return found
         # A key belongs to one run for good: after one that ended without a result the next attempt has its own.
         ask = partial(
@@ -72,12 +78,18 @@ def on_pool(
         ended = _wait(run)
         if ended.state is not None and ended.state.is_crashed() and (crashes := crashes + 1) < CRASHES:
             continue
-        if (found := results.find(store, key, kind)) is not None:
+        if (found := _patiently(find)) is not None:
             return found
         state = ended.state.name if ended.state else "without a state"
         reason = ended.state.message if ended.state else None
         raise PoolRunFailed(f"run {ended.name!r} of {deployment} ended {state}: {reason or 'see its log'}")
     raise AssertionError("count() does not end")
+
+
+@task(name="leave result", **PATIENT, cache_policy=NO_CACHE)
+def leave(workspace: Workspace, key: str, result: BaseModel) -> None:
+    """Where `on_pool` finds it. The last step of what runs there: work whose result is left is never done again."""
+    results.put(workspace.open(), key, result)
 
 
 def _wait(run: FlowRun) -> FlowRun:
@@ -89,13 +101,13 @@ def _wait(run: FlowRun) -> FlowRun:
     return run
 
 
-def _patiently(call: Callable[[], Any]) -> Any:
-    """The answer to a request that may be repeated; a server that is away is waited for, for a while."""
+def _patiently(call: Callable[[], Answer]) -> Answer:
+    """The answer to a request that may be repeated; a server or store that is away is waited for, for a while."""
     first = time.monotonic()
     while True:
         try:
             return call()
-        except httpx.TransportError:
+        except (httpx.TransportError, StoreError):
             if time.monotonic() - first > _AWAY_SECONDS:
                 raise
             time.sleep(_POLL_SECONDS)
