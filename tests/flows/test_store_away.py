@@ -6,6 +6,7 @@ import errno
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from prefect import flow
 from samples import game, with_images
 from seaweedfs import S3Server
 
+from flows.pools import leave, on_pool
 from respect_core import store as store_module
 from respect_core.feedback_shards import SHARDS
 from respect_core.interaction import LoggedTurn
@@ -24,6 +26,7 @@ from respect_core.tables import read_table
 from respect_core.variants import tiny
 from tasks.decode import decode_feedback
 from tasks.export import export_interactions
+from tasks.references import RegisteredRef
 from tasks.retries import DELAYS
 from tasks.workspace import Workspace, workspace
 
@@ -56,6 +59,18 @@ def _game(number: int) -> Any:
     return game(f"g{number}", turns=turns)
 
 
+@contextmanager
+def _back_soon(server: S3Server) -> Iterator[None]:
+    """Away now, and back in a few seconds."""
+    server.stop()
+    back = threading.Timer(4, server.start)
+    back.start()
+    try:
+        yield
+    finally:
+        back.join()
+
+
 @flow
 def exporting(place: Workspace) -> Any:
     return export_interactions(place, 5)
@@ -68,16 +83,27 @@ def decoding(place: Workspace) -> Any:
 
 @pytest.mark.timeout(600)
 def test_export_waits_for_a_store_that_is_away(prefect_server: None, server: S3Server, place: Workspace) -> None:
-    server.stop()
-    with pytest.raises(StoreError, match="cannot be reached"):
-        place.open().keys()
-    back = threading.Timer(4, server.start)
-    back.start()
-    try:
+    with _back_soon(server):
+        with pytest.raises(StoreError, match="cannot be reached"):
+            place.open().keys()
         assert exporting(place).games == GAMES
-    finally:
-        back.join()
     assert read_table(place.open(), "turns").num_rows == 3 * GAMES
+
+
+@flow
+def leaving(place: Workspace, key: str, result: RegisteredRef) -> None:
+    leave(place, key, result)
+
+
+@pytest.mark.timeout(600)
+def test_a_result_is_left_and_found_over_a_store_that_is_away(
+    prefect_server: None, server: S3Server, place: Workspace
+) -> None:
+    result = RegisteredRef(variant="seed", model="respect.seed", version="1", run_id="", adapter_hash="a1")
+    with _back_soon(server):
+        leaving(place, "results/decode/a.json", result)
+    with _back_soon(server):
+        assert on_pool(place, "decode/decode", "results/decode/a.json", RegisteredRef, {}, name="never run") == result
 
 
 @pytest.mark.slow
