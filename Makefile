@@ -44,7 +44,7 @@ test-slow: install  ## minutes long: bars measured on real data, the whole demo
 	$(BIN)/pytest -m slow
 
 test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium)
-	$(BIN)/pytest -m stack tests/stack
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m stack tests/stack
 
 bench: install  ## our engine against its peers: runs/bench/*.json and docs/performance.md
 	$(BIN)/python -m tests.bench
