@@ -22,7 +22,6 @@ from tasks.retries import PATIENT
 from tasks.workspace import Workspace
 
 Result = TypeVar("Result", bound=BaseModel)
-Answer = TypeVar("Answer")
 
 CRASHES = 3
 """So often a run may be lost with its worker before whoever asked for it gives up."""
@@ -57,7 +56,7 @@ def on_pool(
     Raises:
         PoolRunFailed: the run failed or was cancelled, or was lost with its worker CRASHES times.
     """
-    find = partial(results.find, workspace.open(), key, kind)
+    find: Callable[[], Result | None] = partial(results.find, workspace.open(), key, kind)
     crashes = 0
     for attempt in count(1):
         if (found := _patiently(find)) is not None:
@@ -101,7 +100,7 @@ def _wait(run: FlowRun) -> FlowRun:
     return run
 
 
-def _patiently(call: Callable[[], Answer]) -> Answer:
+def _patiently(call: Callable[[], Any]) -> Any:
     """The answer to a request that may be repeated; a server or store that is away is waited for, for a while."""
     first = time.monotonic()
     while True:
