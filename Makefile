@@ -10,7 +10,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo study ui up down test test-slow test-stack check bench bench-quick install clean
+.PHONY: demo study ui serve up down test test-slow test-stack check bench bench-quick install clean
 
 install: $(VENV)/.installed
 
@@ -30,6 +30,10 @@ study: install  ## the paper's experiment with simulated speakers; RUN and STUDY
 
 ui: install  ## Prefect and MLflow on what RUN left
 	$(BIN)/respect ui --run $(RUN)
+
+serve: RUN = main
+serve: install  ## the policy server on 127.0.0.1:8000: what is deployed in RUN answers
+	$(BIN)/respect serve --run $(RUN)
 
 up: install  ## the local stack: Prefect, MLflow, S3 and workers on the loopback; RESPECT_STACK and RESPECT_*_PORT may be set
 	$(BIN)/python -m deployments.stack up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -264,6 +265,13 @@ def ui(
 
     with clear_errors():
         serve(workspace, only, prefect_port, mlflow_port, console)
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(context: typer.Context) -> None:
+    """Answer users with what is deployed; `respect serve --help` lists its options."""
+    # What is deployed stands above the flows: it is another program, in the place of this one.
+    os.execv(sys.executable, [sys.executable, "-m", "deployments.serving", *context.args])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 import httpx
+from mlflow.exceptions import MlflowException
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
@@ -18,7 +19,7 @@ from pydantic import BaseModel
 
 from respect_core.store import StoreError
 from tasks import results
-from tasks.retries import PATIENT
+from tasks.retries import PATIENT, is_transient
 from tasks.workspace import Workspace
 
 Result = TypeVar("Result", bound=BaseModel)
@@ -56,7 +57,7 @@ def on_pool(
     Raises:
         PoolRunFailed: the run failed or was cancelled, or was lost with its worker CRASHES times.
     """
-    find: Callable[[], Result | None] = partial(results.find, workspace.open(), key, kind)
+    find: Callable[[], Result | None] = partial(results.find, workspace, key, kind)
     crashes = 0
     for attempt in count(1):
         if (found := _patiently(find)) is not None:
@@ -101,12 +102,12 @@ def _wait(run: FlowRun) -> FlowRun:
 
 
 def _patiently(call: Callable[[], Any]) -> Any:
-    """The answer to a request that may be repeated; a server or store that is away is waited for, for a while."""
+    """The answer to a request that may be repeated; what is away is waited for, for a while."""
     first = time.monotonic()
     while True:
         try:
             return call()
-        except (httpx.TransportError, StoreError):
-            if time.monotonic() - first > _AWAY_SECONDS:
+        except (httpx.TransportError, StoreError, MlflowException) as error:
+            if not is_transient(error) or time.monotonic() - first > _AWAY_SECONDS:
                 raise
             time.sleep(_POLL_SECONDS)

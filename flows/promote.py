@@ -6,8 +6,8 @@ import getpass
 from dataclasses import replace
 from typing import Any
 
-from prefect import flow
-from prefect.flow_runs import pause_flow_run
+from prefect import flow, runtime
+from prefect.flow_runs import pause_flow_run, suspend_flow_run
 from prefect.input import RunInput
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +24,7 @@ from tasks.promote import (
     prepare_rollback,
     promotion_entry,
     report_gate,
+    require_same,
     unchanged,
     with_users,
 )
@@ -86,14 +87,15 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef
     """Deploy a variant's candidate if the gate lets it through. No promotion is a normal end, with its reasons.
 
     Raises:
-        ValueError: no candidate, no such game set, or a deployed version that does not act.
+        ValueError: no candidate, no such game set, a deployed version that does not act, or a candidate or game set
+            that was replaced meanwhile.
         LedgerError: somebody else changed what is deployed meanwhile.
     """
-    contest = contenders(workspace, parameters.variant, parameters.version)
+    contest = contenders(workspace, parameters.variant, parameters.version, parameters.validation)
     if contest.candidate == contest.deployed:
         return _end(unchanged(contest, "already deployed"))
-    deployed = examine(workspace, contest.deployed, parameters.validation)
-    candidate = with_users(workspace, examine(workspace, contest.candidate, parameters.validation))
+    deployed = examine(workspace, contest, contest.deployed)
+    candidate = with_users(workspace, examine(workspace, contest, contest.candidate))
     settings = parameters.gate(contest.profile)
     verdict = judge(candidate, deployed, settings)
     report_gate(workspace, contest, verdict)
@@ -107,7 +109,8 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef
         reason = "; ".join(filter(None, [reason, answer.note]))
     if not verdict.promote:
         return _end(unchanged(contest, "no promotion", verdict))
-    entry = promotion_entry(workspace, contest, verdict, settings, parameters.validation, actor, reason)
+    require_same(workspace, contest)
+    entry = promotion_entry(contest, verdict, settings, actor, reason)
     commit(workspace, parameters.variant, entry)
     return _end(changed(entry))
 
@@ -130,13 +133,21 @@ def _end(result: PromotionRef) -> Any:
 
 
 def _ask(contest: Contest, verdict: Verdict) -> Approval:
-    """Pause until somebody answers on the run's page. Raises FlowPauseTimeout after a day."""
+    """Wait until somebody answers on the run's page.
+
+    A deployment's run ends meanwhile, so that it holds neither device nor slot, and starts again from its beginning
+    when it is answered: all is examined anew, and where anything is another by then, asked anew. Any other run waits
+    where it is, and raises FlowPauseTimeout after a day.
+    """
     found = "\n".join(f"- {reason}" for reason in verdict.reasons)
     text = (
         f"The gate lets {contest.candidate.model}/{contest.candidate.version} take the place of "
         f"{contest.deployed.model}/{contest.deployed.version}:\n\n{found}"
     )
-    return pause_flow_run(Approval.with_initial_data(description=text), timeout=APPROVAL_SECONDS, poll_interval=2)
+    question = Approval.with_initial_data(description=text)
+    if runtime.deployment.id:
+        return suspend_flow_run(question, timeout=APPROVAL_SECONDS, key=contest.hash())
+    return pause_flow_run(question, timeout=APPROVAL_SECONDS, poll_interval=2)
 
 
 def _account() -> str:

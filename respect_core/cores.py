@@ -20,11 +20,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def each(work: Callable[[Item], Result], items: Iterable[Item], device: torch.device) -> Iterator[Result]:
-    """`work` of every item, in their order, without gradients; on a CPU as many at once as torch has threads.
+def each(
+    work: Callable[[Item], Result], items: Iterable[Item], device: torch.device, *, together: bool = True
+) -> Iterator[Result]:
+    """`work` of every item, in their order; on a CPU as many at once as torch has threads, if they go `together`.
 
-    Exhaust it or close it: torch has one thread for an operation until then. Items are taken as they are needed.
-    Raises what `work` raises.
+    Without gradients, unless `work` enables them. Exhaust it or close it: torch has one thread for an operation until
+    then. Items are taken as they are needed; one that is known to be alone has all threads. Raises what `work` raises.
     """
     threads = torch.get_num_threads()
     inference = torch.is_inference_mode_enabled()
@@ -33,7 +35,8 @@ def each(work: Callable[[Item], Result], items: Iterable[Item], device: torch.de
         with torch.inference_mode() if inference else torch.no_grad():  # both are a thread's own
             return work(item)
 
-    if device.type != "cpu" or threads == 1:
+    alone = isinstance(items, Sequence) and len(items) == 1
+    if at_once(device) == 1 or alone or not together:
         yield from map(run, items)
         return
     one_thread = partial(torch.set_num_threads, 1)
@@ -53,9 +56,26 @@ def each(work: Callable[[Item], Result], items: Iterable[Item], device: torch.de
 
 def shares(items: Sequence[Item], most: int, device: torch.device) -> Iterator[Sequence[Item]]:
     """Slices of so many items at most; on a CPU, of few enough that every core has one."""
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    threads = at_once(device)
     size = max(1, min(most, -(-len(items) // threads)))
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def even(count: int, most: int, device: torch.device) -> int:
+    """How many of `count` items make a slice, so that no slice has more than `most` and every core has as many slices.
+
+    On an accelerator, `most`.
+    """
+    threads = at_once(device)
+    if threads == 1:
+        return most
+    slices = threads * -(-count // (most * threads))
+    return max(1, -(-count // max(1, slices)))
+
+
+def at_once(device: torch.device) -> int:
+    """How many passes run beside each other."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
 
 
 @contextmanager

@@ -161,8 +161,9 @@ class FeedbackDecoder:
             by_label = [
                 part.mean(1).tolist() for part in scores_NW.split([len(each) for each in words.values()], dim=1)
             ]
+            same = self._same_for_all(kind)
             for (row, _), *scores in zip(pairs, *by_label, strict=True):
-                decoded.append(self._feedback(row, kind, dict(zip(words, scores, strict=True))))
+                decoded.append(self._feedback(row, kind, dict(zip(words, scores, strict=True))) | same)
         return decoded
 
     def _scores(self, found: list[Exchange], kinds: Sequence[Kind], progress: Progress | None) -> list[Tensor]:
@@ -209,10 +210,15 @@ class FeedbackDecoder:
             "label": thresholds.label(score, neutral_odds),
             "score": score,
             "low_margin": abs(score - thresholds.positive) < self.config.margin,
+        }
+
+    def _same_for_all(self, kind: Kind) -> dict[str, str]:
+        """Columns that are the same in every row of a kind."""
+        return {
             "decoder_model": self.config.name,
             "decoder_revision": self.local.revision,
             "prompt_hash": self.config.prompt(kind).hash(),
-            "thresholds": json.dumps(asdict(thresholds), sort_keys=True),
+            "thresholds": json.dumps(asdict(self.config.thresholds(kind)), sort_keys=True),
         }
 
 

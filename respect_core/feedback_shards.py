@@ -54,9 +54,9 @@ class Decoded:
         return Decoded(self.turns + other.turns, self.found + other.found, self.seconds + other.seconds)
 
 
-def is_decoded(store: Store, partition: Partition, identity: Mapping[str, str]) -> bool:
-    """Whether the partition's feedback is that of this decoder on the turns as they are now."""
-    manifest = manifests.read_manifest(store, "feedback", *partition)
+def is_decoded(store: Store, partition: Partition, identity: Mapping[str, str], target: Store | None = None) -> bool:
+    """Whether the partition's feedback, in `target` if given, is that of this decoder on the turns as they are now."""
+    manifest = manifests.read_manifest(target or store, "feedback", *partition)
     turns = manifests.table_input(store, "turns", *partition)
     return manifest is not None and all(
         part.inputs == (turns,) and part.metadata["decoder"] == identity for part in manifest.parts
@@ -70,36 +70,39 @@ def decode_partition(
     identity: Mapping[str, str],
     turns_per_shard: int = TURNS,
     progress: Progress | None = None,
+    target: Store | None = None,
 ) -> Decoded:
     """Write a partition of the `feedback` table from the same partition of `turns`, unless it is there.
 
     Args:
         identity: what the table depends on besides turns, for its manifest.
+        target: where shards and table go; where the turns are, by default.
 
     Raises:
         ValueError: an interaction whose turns do not stand together in the table, or are not all there.
         StoreError: the store cannot be read or written; shards that are finished stay.
     """
-    if is_decoded(store, partition, identity):
+    target = target or store
+    if is_decoded(store, partition, identity, target):
         return Decoded()
     source, total = manifests.table_input(store, "turns", *partition), _turns(store, partition)
     result, done, keys = Decoded(), 0, []
     for turns in shards(_rows(store, partition), turns_per_shard):
         keys.append(f"{partition.folder(SHARDS)}{_hash(decoder, turns)}.parquet")
-        result += _shard(store, keys[-1], decoder, turns, _within(progress, done, len(turns), total))
+        result += _shard(target, keys[-1], decoder, turns, _within(progress, done, len(turns), total))
         done += len(turns)
         if progress is not None:
             progress(done, total)
     tables.write_partition(
-        store,
+        target,
         "feedback",
         *partition,
-        (batch for key in keys for batch in _read(store, key).to_batches()),
+        (batch for key in keys for batch in _read(target, key).to_batches()),
         inputs=[source],
         metadata={"decoder": dict(identity)},
     )
-    for key in store.keys(partition.folder(SHARDS)):
-        store.delete(key)
+    for key in target.keys(partition.folder(SHARDS)):
+        target.delete(key)
     return result
 
 

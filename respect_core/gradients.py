@@ -1,21 +1,23 @@
-"""The gradient of a batch, in passes that the device has the memory for.
+"""The gradient of a batch, in passes that the device has the memory for; on a CPU, a pass on each core.
 
 Deviation from the paper: where the memory does not do for a micro-batch, it goes through in parts of half as many
 games, or a quarter, down to one. The gradient is the same up to rounding, but for other draws of dropout; KTO's z0
-stays the whole micro-batch's, which then costs a pass without gradient.
+stays the whole micro-batch's, which then costs a pass without gradient on a device that cannot hold all parts at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from respect_core import objectives
+from respect_core import cores, lora, objectives
 from respect_core.base import Base
 from respect_core.chat import chat
 from respect_core.checkpoints import generators, set_generators, trainable
@@ -30,8 +32,8 @@ from respect_core.losses import (
     turn_losses,
 )
 from respect_core.memory import fitting
-from respect_core.packing import Encoded, collate, score
-from respect_core.sampling import Batch, Example
+from respect_core.packing import Encoded, SpanScores, collate, score
+from respect_core.sampling import Batch, Example, Game
 from respect_core.variants import Objective, TrainingConfig
 
 
@@ -53,69 +55,119 @@ def find_references(
     return fitting(attempt, config.micro_batch_interactions, "games")
 
 
-def leave_gradient(
-    base: Base,
-    model: Any,
-    batch: Batch,
-    config: TrainingConfig,
-    features: VisionFeatures,
-    reference: References,
-    step: int,
-    size: int,
-) -> tuple[dict[str, Any], int]:
-    """Leave the clipped gradient of a batch in the model's parameters.
+@dataclass(frozen=True)
+class Gradients:
+    """Gradients of batches under a model and its objective.
 
     Args:
-        size: most interactions in one pass; halved where the device has not the memory for them.
-
-    Returns:
-        What a StepRecord says of the batch, and the size that fitted.
+        reference: KTO's, from `find_references`; empty for others.
     """
-    states = generators(base.device)
 
-    def attempt(size: int) -> dict[str, Any]:
-        model.zero_grad()
-        set_generators(states, base.device)
-        return _accumulate(base, model, batch, config, features, reference, step, size)
+    base: Base
+    model: Any
+    config: TrainingConfig
+    features: VisionFeatures
+    reference: References
 
-    return fitting(attempt, size, "games")
+    def leave(self, batch: Batch, step: int, size: int) -> tuple[dict[str, Any], int]:
+        """Leave the clipped gradient of a batch in the model's parameters.
+
+        Args:
+            step: its number, for errors.
+            size: most interactions in one pass; halved where the device has not the memory for them.
+
+        Returns:
+            What a StepRecord says of the batch, and the size that fitted.
+
+        Raises:
+            TrainingError: loss or gradient is not finite.
+            torch.OutOfMemoryError: not even one interaction fits.
+        """
+        states = generators(self.base.device)
+
+        def attempt(size: int) -> dict[str, Any]:
+            set_generators(states, self.base.device)
+            return self._accumulate(batch, step, size)
+
+        return fitting(attempt, size, "games")
+
+    def _accumulate(self, batch: Batch, step: int, size: int) -> dict[str, Any]:
+        weights = trainable(self.model)
+        games = {game.interaction.interaction_id: game for game in batch.games}
+        rows = [encode_game(game, self.base.processor, self.config) for game in batch.games]
+        self.features.ready(self.model, [image for row in rows for image in row.images])
+        total, padded = 0.0, 0
+        self.model.zero_grad()
+        # Added up in the order of the passes: the sum does not depend on which of them is done first.
+        for done in self._passes(rows, games, batch.turns, step, size):
+            total, padded = total + done.loss, padded + done.tokens
+            for weight, gradient in zip(weights.values(), done.gradients, strict=True):
+                if gradient is not None:
+                    weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        norm = float(torch.nn.utils.clip_grad_norm_(weights.values(), self.config.max_grad_norm))
+        if not math.isfinite(norm):
+            raise TrainingError(f"step {step}: the gradient is {norm} on {', '.join(games)}; lower the learning rate")
+        counts = {"positives": batch.count(1), "negatives": batch.count(-1)}
+        tokens = sum(length(row) for row in rows)
+        return {"loss": total, "grad_norm": norm, "tokens": tokens, "padded_tokens": padded} | counts
+
+    def _passes(
+        self, rows: Sequence[Encoded], games: Mapping[str, Game], turns: int, step: int, size: int
+    ) -> Iterator[_Pass]:
+        """The passes of a batch. Micro-batches matter to KTO alone, since z0 is theirs; others share out the batch."""
+        weights, kto = list(trainable(self.model).values()), self.config.objective is Objective.KTO
+        device, together = self.base.device, lora.draws_apart(self.model)
+
+        def run(job: tuple[_Part, SpanScores | None, Tensor | None]) -> _Pass:
+            part, scores, z0 = job
+            with torch.enable_grad():
+                loss_K = turn_losses(scores or self._score(part), games, self.config, self.reference, z0)
+                loss = objectives.batch_loss(loss_K, turns=turns)
+                value = _finite(loss, part.rows, step)
+                return _Pass(value, torch.autograd.grad(loss, weights, allow_unused=True), part.tokens)
+
+        for micro in micro_batches(rows, self.config.micro_batch_interactions if kto else len(rows)):
+            most = cores.even(len(micro), size, device) if together else size
+            slices = (micro[start : start + most] for start in range(0, len(micro), most))
+            parts = [_Part(rows, int(torch.randint(2**62, ()))) for rows in slices]
+            scored: Sequence[SpanScores | None] = [None] * len(parts)
+            z0 = None
+            if kto and len(parts) > 1:
+                at_once = together and len(parts) <= cores.at_once(device)  # so many graphs are in memory anyway
+                score_part = partial(self._score, gradient=at_once)
+                alternatives = list(cores.each(score_part, parts, device, together=together))
+                z0 = reference_point(alternatives, self.config, self.reference)
+                scored = alternatives if at_once else scored
+            yield from cores.each(run, list(zip(parts, scored, repeat(z0), strict=False)), device, together=together)
+
+    def _score(self, part: _Part, *, gradient: bool = True) -> SpanScores:
+        """Scores of a part; the same draws of dropout each time."""
+        options = {"with_entropy": self.config.entropy_weight != 0, "with_mean": self.config.label_smoothing != 0}
+        packed = collate(part.rows, chat(self.base.processor).pad_id)
+        with torch.set_grad_enabled(gradient), lora.draws(part.seed):
+            return score(self.model, packed, self.features, **options)
 
 
-def _accumulate(
-    base: Base,
-    model: Any,
-    batch: Batch,
-    config: TrainingConfig,
-    features: VisionFeatures,
-    reference: References,
-    step: int,
-    size: int,
-) -> dict[str, Any]:
-    games = {game.interaction.interaction_id: game for game in batch.games}
-    rows = [encode_game(game, base.processor, config) for game in batch.games]
-    options = {"with_entropy": config.entropy_weight != 0, "with_mean": config.label_smoothing != 0}
-    pad = chat(base.processor).pad_id
-    total, tokens, padded = 0.0, 0, 0
-    for micro in micro_batches(rows, config.micro_batch_interactions):
-        parts = [micro[start : start + size] for start in range(0, len(micro), size)]
-        z0 = None
-        if config.objective is Objective.KTO and len(parts) > 1:
-            with torch.no_grad():  # the point is that of the whole micro-batch, however small the passes are
-                scored = [score(model, collate(part, pad), features) for part in parts]
-                z0 = reference_point(scored, config, reference)
-        for part in parts:
-            packed = collate(part, pad)
-            scores = score(model, packed, features, **options)
-            loss = objectives.batch_loss(turn_losses(scores, games, config, reference, z0), turns=batch.turns)
-            total += _finite(loss, part, step)
-            loss.backward()
-            tokens += sum(length(row) for row in part)
-            padded += packed.input_ids.numel()
-    norm = float(torch.nn.utils.clip_grad_norm_(trainable(model).values(), config.max_grad_norm))
-    if not math.isfinite(norm):
-        raise TrainingError(f"step {step}: the gradient is {norm} on {', '.join(games)}; lower the learning rate")
-    counts = {"positives": batch.count(1), "negatives": batch.count(-1)}
-    return {"loss": total, "grad_norm": norm, "tokens": tokens, "padded_tokens": padded} | counts
+@dataclass(frozen=True)
+class _Part:
+    """Games that go through the model in one pass."""
+
+    rows: Sequence[Encoded]
+    seed: int  # of dropout
+
+    @property
+    def tokens(self) -> int:
+        """With padding."""
+        return len(self.rows) * max(length(row) for row in self.rows)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a pass adds to its batch."""
+
+    loss: float
+    gradients: Sequence[Tensor | None]  # of the trainable weights, in their order
+    tokens: int
 
 
 def _finite(loss: Tensor, rows: Sequence[Encoded], step: int) -> float:

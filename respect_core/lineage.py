@@ -219,6 +219,20 @@ def feedback_by_user(store: Store, version: str) -> Counter[str]:
     return Counter(user or "unknown" for user in chosen["user"].to_pylist())
 
 
+def games(store: Store, version: str) -> set[str]:
+    """Interactions in the version's training set, as context too; copies count as the game. Raises MissingKeyError."""
+    return set(_originals(learned_turns(store, version)["interaction_id"]).to_pylist())
+
+
+def weights(store: Store, version: str) -> Iterator[str]:
+    """The version, then those whose weights it goes on from, the nearest first, as far as lineages were recorded."""
+    name: str | None = version
+    while name is not None:
+        yield name
+        lineage = read(store, name)
+        name = lineage.parent if lineage is not None and lineage.continued else None
+
+
 def learned_from(
     store: Store, *, interaction_id: str | None = None, turn: int | None = None, user: str | None = None
 ) -> list[Learned]:
@@ -234,9 +248,9 @@ def learned_from(
     touched = {version for version, turns in direct.items() if turns}
     found = []
     for version in direct:
-        through = None if version in touched else _ancestor_among(store, version, touched)
-        if version in touched or through:
-            found.append(Learned(version, direct[version], through))
+        nearest = next((each for each in weights(store, version) if each in touched), None)
+        if nearest is not None:
+            found.append(Learned(version, direct[version], through=None if nearest == version else nearest))
     return found
 
 
@@ -255,13 +269,3 @@ def _matching(store: Store, version: str, asked: Mapping[str, Any]) -> Iterator[
 def _originals(interaction_ids: pa.ChunkedArray) -> pa.ChunkedArray:
     """The games that copies were made from; others are their own."""
     return pc.replace_substring_regex(interaction_ids, _COPY, "")
-
-
-def _ancestor_among(store: Store, version: str, touched: set[str]) -> str | None:
-    """The nearest ancestor among `touched` whose weights the version goes on from."""
-    lineage = read(store, version)
-    while lineage is not None and lineage.continued and lineage.parent is not None:
-        if lineage.parent in touched:
-            return lineage.parent
-        lineage = read(store, lineage.parent)
-    return None

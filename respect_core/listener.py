@@ -11,10 +11,14 @@ from respect_core.interaction import Interaction
 
 @dataclass(frozen=True)
 class Act:
-    """A canonical, legal action, and the probability with which it was taken (renormalised over legal actions)."""
+    """A canonical, legal action, and the probability with which it was taken (renormalised over legal actions).
+
+    `legal` is False where something else was written and the action was made of it.
+    """
 
     action: str
     probability: float
+    legal: bool = True
 
 
 class Listener(Protocol):

@@ -8,12 +8,15 @@ For playing and validating, where weights stand still, `merged` folds the adapte
 
 The mask: each element has 16 bits of its own and is dropped where they are below round(p 65536), independently of
 all others; p = 0.1 becomes 0.100006, and what is kept is divided by exactly the probability of being kept. The draws
-come from torch's generator, so the same seed gives the same masks.
+come from torch's generator, or in `draws` from one of their own, so the same seed gives the same masks.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import peft
@@ -23,6 +26,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 BITS = 16
+_generator: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
 
 
 def view(model: nn.Module) -> Any:
@@ -83,11 +87,32 @@ def keep_mask(like: Tensor, p: float) -> tuple[Tensor, float]:
     """1 where an element stays and 0 where it is dropped, in `like`'s shape and type; the probability of staying."""
     dropped = round(p * 2**BITS)
     size = like.numel()
-    draws = torch.empty(-(-size * BITS // 64), dtype=torch.int64, device=like.device).random_(-(2**63), None)
+    draws = torch.empty(-(-size * BITS // 64), dtype=torch.int64, device=like.device)
+    draws.random_(-(2**63), None, generator=_generator.get())
     bits = draws.view(torch.int16)[:size].view(like.shape)
     # Bits are signed; written straight into the wanted type, the comparison takes half as long as with a cast.
     kept = torch.ge(bits, dropped - 2 ** (BITS - 1), out=torch.empty_like(like, requires_grad=False))
     return kept, 1 - dropped / 2**BITS
+
+
+@contextmanager
+def draws(seed: int) -> Iterator[None]:
+    """Masks of lean layers in this thread come from a generator of their own, whatever other threads draw."""
+    before = _generator.set(torch.Generator().manual_seed(seed))
+    try:
+        yield
+    finally:
+        _generator.reset(before)
+
+
+def draws_apart(model: nn.Module) -> bool:
+    """Whether lean layers are all that is random in a model's forward pass: then passes in threads of their own draw
+    what they would draw one after the other."""
+    layers: list[Any] = list(model.modules())
+    adapted = [layer for layer in layers if isinstance(layer, Embedding) or getattr(layer, "lora_variant", {})]
+    lean = {one for layer in adapted for one in layer.lora_dropout.values()}  # PEFT's embeddings do not apply theirs
+    other = any(isinstance(layer, nn.Dropout) and layer.p and layer not in lean for layer in layers)
+    return not other and not any(getattr(layer, "attention_dropout", 0) for layer in layers)
 
 
 def make_lean(model: nn.Module) -> None:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from respect_core import actions, objectives
+from respect_core import actions, cores, objectives
 from respect_core.chat import chat
 from respect_core.features import VisionFeatures
 from respect_core.interaction import Turn
@@ -81,6 +81,7 @@ def references(
 ) -> References:
     """KTO's references: logged where they are and `config.kto_reference` says so, else scored by `model` as it is."""
     rows, logged = [], {}
+    pad_id = chat(processor).pad_id
     for example in examples:
         identity = tuple(range(len(example.interaction.context)))
         labels = tuple(label or None for label in example.labels)
@@ -93,11 +94,16 @@ def references(
                 logged[Key(example.interaction.interaction_id, turn)] = math.log(p)
     was_training = model.training
     model.eval()
+    features.ready(model, [image for row in rows for image in row.images])
+
+    def run(batch: Sequence[Encoded]) -> dict[Key, float]:
+        scores = score(model, collate(batch, pad_id), features)
+        return dict(zip(scores.keys, objectives.span_total(scores.logp, scores.mask).tolist(), strict=True))
+
     scored: dict[Key, float] = {}
-    for batch in micro_batches(rows, config.micro_batch_interactions):
-        scores = score(model, collate(batch, chat(processor).pad_id), features)
-        totals = objectives.span_total(scores.logp, scores.mask).tolist()
-        scored.update(zip(scores.keys, totals, strict=True))
+    size = cores.even(len(rows), config.micro_batch_interactions, model.device)
+    for part in cores.each(run, micro_batches(rows, size), model.device):
+        scored |= part
     model.train(was_training)
     return scored | logged
 

@@ -87,7 +87,7 @@ class Policy:
             legal = is_click(written.text, state, n_images)
             self.counts.update(acts=1, illegal=not legal)
             action = actions.canonical(written.text) if legal else str(repair(written.text, state, n_images))
-            acts.append(Act(action, min(1.0, max(math.exp(written.logp), 1e-300))))
+            acts.append(Act(action, min(1.0, max(math.exp(written.logp), 1e-300)), legal))
         return acts
 
     def write(self, interactions: Sequence[Interaction], manner: Manner) -> list[Written]:

@@ -7,8 +7,8 @@ Deviations from the paper, and why:
    no biases or norms among them.
 3. Every checkpoint is validated and kept; the choice among seeds and steps is made elsewhere.
 
-The same seed gives the same adapter bit for bit on one machine: everything random comes from the seed, and the global
-generators are left as they were found.
+The same seed gives the same adapter bit for bit on one machine with as many threads: everything random comes from the
+seed, and the global generators are left as they were found.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from respect_core.base import Base, attach_lora, load_adapter, save_adapter
 from respect_core.checkpoints import Checkpoint, History, ResumeFile, StepRecord, capture, restore, trainable
 from respect_core.features import VisionFeatures
-from respect_core.gradients import TrainingError, find_references, leave_gradient
+from respect_core.gradients import Gradients, TrainingError, find_references
 from respect_core.sampling import Batch, Example, plan_epoch, require_probability
 from respect_core.variants import LoraConfig, TrainingConfig
 
@@ -111,6 +111,7 @@ def train(
     with isolated(seed, base.device):
         model = load_adapter(base, init_adapter, trainable=True) if init_adapter else attach_lora(base, lora, seed=seed)
         reference, size = find_references(base, model, examples, config, features)
+        gradients = Gradients(base, model, config, features, reference)
         optimizer = make_optimizer(model, config)
         point, history, seconds = resume.load() if resume else None, History(out_dir), 0.0
         if point is not None:
@@ -122,7 +123,7 @@ def train(
             rate = learning_rate(config, step, len(plan))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            figures, size = leave_gradient(base, model, batch, config, features, reference, step + 1, size)
+            figures, size = gradients.leave(batch, step + 1, size)
             optimizer.step()
             optimizer.zero_grad()
             seconds += time.perf_counter() - started

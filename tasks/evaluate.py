@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from rich.console import Console
 from rich.table import Table
 
-from respect_core import tables
+from respect_core import lineage
 from respect_core.chance import LISTENERS
 from respect_core.interaction import InteractionLog
 from respect_core.metrics import Estimate, ratio
@@ -23,6 +23,7 @@ from respect_core.variants import SEED, Profile, Variant
 from respect_core.versions import code_version
 from tasks import game_sets, process, progress, registry
 from tasks.files import write_whole
+from tasks.lineage import keep_lineage
 from tasks.references import EvaluatedRef, RegisteredRef
 from tasks.register import reference
 from tasks.worker import EvaluateSpec
@@ -33,8 +34,8 @@ def policies(workspace: Workspace, game_set: str, round: int | None) -> tuple[in
     """The seed policy and the variants registered after a round, the newest round by default.
 
     Raises:
-        ValueError: no such game set, no seed policy, no variant of that round, or one that learned from the games or
-            was chosen by them.
+        ValueError: no such game set, no seed policy, no variant of that round, or one that learned from the games,
+            was chosen by them, or of which nobody knows what it learned from.
     """
     found = {variant: registry.of_rounds(workspace, variant) for variant in Variant}
     rounds = sorted({int(version.tags["round"]) for versions in found.values() for version in versions})
@@ -47,7 +48,8 @@ def policies(workspace: Workspace, game_set: str, round: int | None) -> tuple[in
     for variant, versions in found.items():
         if of_round := [version for version in versions if int(version.tags["round"]) == number]:
             chosen[variant] = max(of_round, key=lambda version: int(version.version))
-    _require_unseen(workspace.open(), number, list(chosen), game_set)
+    for version in chosen.values():
+        _require_unseen(workspace, f"{version.name}/{version.version}", game_set)
     # Versions registered before they were tagged were chosen on the set of that default name.
     chosen_on = {variant: version.tags.get("validation", game_sets.VALIDATION) for variant, version in chosen.items()}
     _require_not_chosen_on(workspace.open(), chosen_on, game_set)
@@ -81,7 +83,10 @@ def report_evaluation(
     summary = {"game_set": game_set, "round": round, **summary}
     path = workspace.root / f"evaluation-{game_set}.json"
     write_whole(path, json.dumps(summary, indent=2) + "\n")
-    run_id = registry.start_run(workspace, f"evaluation on {game_set}", tags={"round": round, "game_set": game_set})
+    name = f"evaluation on {game_set}"
+    for run in registry.left_open(workspace, name):
+        registry.end_killed(workspace, str(run.info.run_id))
+    run_id = registry.start_run(workspace, name, tags={"round": round, "game_set": game_set})
     rates = [(f"exact_match.{name}", values["exact_match"], round) for name, values in summary["policies"].items()]
     chances = [
         (f"chance.{name.replace(' ', '_')}", values["exact_match"], round) for name, values in summary["chance"].items()
@@ -136,17 +141,18 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def _require_unseen(store: Store, round: int, variants: Sequence[str], game_set: str) -> None:
-    """All rounds count, not only the last: an adapter may go on from those before it."""
+def _require_unseen(workspace: Workspace, version: str, game_set: str) -> None:
+    """What the versions learned from whose weights it goes on from counts too."""
+    store = workspace.open()
     games = _ids(store, game_set)
-    for variant in variants:
-        learned = tables.read_table(store, "training_sets", range(round + 1), [variant], ["round", "interaction_id"])
-        seen = {(row["round"], row["interaction_id"]) for row in learned.to_pylist() if row["interaction_id"] in games}
-        if seen:
-            first, game = min(seen)
+    for each in lineage.weights(store, version):
+        if lineage.read(store, each) is None:
+            keep_lineage(workspace, registry.named(workspace, each))
+        if seen := games & lineage.games(store, each):
+            who = version if each == version else f"{version} goes on from {each}, which"
             raise ValueError(
-                f"{variant} learned from {len({game for _, game in seen})} games of {game_set!r}, such as {game} in "
-                f"round {first}: keep the set aside when the games are imported, before the round"
+                f"{who} learned from {len(seen)} games of {game_set!r}, such as {min(seen)}: keep the set aside when "
+                "the games are imported, before the round"
             )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,11 @@ ProgressCallback = Callable[[int, int, str], None]
 REFUSED = os.EX_DATAERR
 """Exit code of a worker whose next try would end the same way."""
 
+CUT_OFF = os.EX_TEMPFAIL
+"""Exit code of a worker that the store failed, or the disk."""
+
+_KILLED = (-signal.SIGKILL, -signal.SIGTERM)
+
 
 class WorkerFailed(RuntimeError):
     """The process ended without a result; the message carries the end of its log."""
@@ -33,6 +39,10 @@ class WorkerFailed(RuntimeError):
 
 class WorkerRefused(WorkerFailed, ValueError):
     """It did because of what it was given, not because of where it ran: another try would end the same way."""
+
+
+class WorkerCutOff(WorkerFailed):
+    """It was killed, or its store or disk failed it: this says nothing about what it was given."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,8 @@ def run(
 
     Raises:
         WorkerRefused: it ended with an error that another try would not cure.
-        WorkerFailed: it ended with another error, or was killed.
+        WorkerCutOff: it was killed, or its store or disk failed it.
+        WorkerFailed: it ended with another error.
     """
     directory.mkdir(parents=True, exist_ok=True)
     spec_file, log_file, result = (directory / name for name in ("spec.json", "worker.log", "result.json"))
@@ -146,6 +157,11 @@ def run(
             raise
     if code != 0 or not result.exists():
         tail = "\n".join(log_file.read_text().splitlines()[-15:])
-        failure = WorkerRefused if code == REFUSED else WorkerFailed
-        raise failure(f"worker for {spec_file} ended with exit code {code}; the end of {log_file}:\n{tail}")
+        raise _failure(code)(f"worker for {spec_file} ended with exit code {code}; the end of {log_file}:\n{tail}")
     return result
+
+
+def _failure(code: int) -> type[WorkerFailed]:
+    if code == CUT_OFF or code in _KILLED:
+        return WorkerCutOff
+    return WorkerRefused if code == REFUSED else WorkerFailed

@@ -7,6 +7,7 @@ alias. A transaction that undoes earlier tasks would add nothing: they only read
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -29,7 +30,7 @@ from tasks import deployed as deployment
 from tasks import game_sets, registry
 from tasks.evaluate import evaluate_policy
 from tasks.lineage import keep_lineage
-from tasks.process import WorkerFailed, WorkerRefused
+from tasks.process import WorkerCutOff, WorkerFailed, WorkerRefused
 from tasks.references import EvaluatedRef, RegisteredRef
 from tasks.register import reference
 from tasks.retries import PATIENT
@@ -39,14 +40,24 @@ Decision = Literal["promoted", "rolled back", "no promotion", "already deployed"
 
 
 class Contest(BaseModel):
-    """Who stands against whom, and the ledger's entries when they were chosen: a later one makes the verdict void."""
+    """Who stands against whom on which games, as they were chosen: the verdict is about nothing else.
+
+    `history`: the ledger's entries; a later one makes the verdict void.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     candidate: RegisteredRef
     deployed: RegisteredRef
     profile: str  # with which the candidate was trained
+    data_hash: str  # of what the candidate was trained on
+    game_set: str
+    validation_sha256: str  # of the game set
     history: list[Entry]
+
+    def hash(self) -> str:
+        """Names it, for an answer that counts for this contest alone."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:32]
 
 
 class PromotionRef(BaseModel):
@@ -68,32 +79,44 @@ class PromotionRef(BaseModel):
 
 
 @task(name="contenders", **PATIENT, cache_policy=NO_CACHE)
-def contenders(workspace: Workspace, variant: Variant, number: int | None) -> Contest:
+def contenders(workspace: Workspace, variant: Variant, number: int | None, game_set: str) -> Contest:
     """The candidate and the deployed version of a variant, the alias settled first.
 
     Raises:
-        ValueError: no candidate, no such version, or nothing that is deployed.
+        ValueError: no candidate, no such version or game set, or nothing that is deployed.
     """
-    history = ledger.entries(workspace.open(), registry.model_name(variant))
+    store = workspace.open()
+    history = ledger.entries(store, registry.model_name(variant))
     deployed = deployment.deployed(workspace, variant)
     candidate = deployment.candidate(workspace, variant, number)
     return Contest(
         candidate=reference(variant, candidate),
         deployed=reference(variant, deployed),
         profile=candidate.tags["profile"],
+        data_hash=candidate.tags["data_hash"],
+        game_set=game_set,
+        validation_sha256=game_sets.stored(store, game_set).sha256,
         history=history,
     )
 
 
 @task(name="examine", task_run_name="examine {policy.model}/{policy.version}", **PATIENT, cache_policy=NO_CACHE)
-def examine(workspace: Workspace, policy: RegisteredRef, game_set: str) -> Evidence:
-    """Let a registered version act on a game set in a process of its own, after a look at its files."""
+def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Evidence:
+    """Let a registered version act on the contest's games in a process of its own, after a look at its files.
+
+    Raises:
+        WorkerCutOff: the process was killed, or its store was away, which says nothing about the version.
+        ValueError: the games are others by now.
+    """
     files, problem = _files(workspace, registry.named(workspace, _name(policy)))
     if problem:
         return Evidence(_name(policy), unusable=problem)
     profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
     try:
-        found = _evaluated(workspace, profile, policy, game_set)
+        found = _evaluated(workspace, profile, policy, contest.game_set)
+        _require_same_games(workspace, contest)
+    except WorkerCutOff:
+        raise
     except WorkerFailed as error:
         lines = str(error).splitlines()  # what went wrong and where its log lies, then the end of the log
         return Evidence(_name(policy), unusable=f"{lines[0]} {lines[-1]}")
@@ -130,6 +153,22 @@ def report_gate(workspace: Workspace, contest: Contest, verdict: Verdict) -> Non
         mlflow.set_model_version_tag(model, number, name, value[:5000])
 
 
+@task(name="require the same", **PATIENT, cache_policy=NO_CACHE)
+def require_same(workspace: Workspace, contest: Contest) -> None:
+    """See to it that the candidate's files and the games are those that the verdict is about, however long it took.
+
+    Raises:
+        ValueError: they are not.
+    """
+    candidate = registry.named(workspace, _name(contest.candidate))
+    _, problem = _files(workspace, candidate)
+    if not problem and candidate.tags["adapter_hash"] != contest.candidate.adapter_hash:
+        problem = f"it has adapter {candidate.tags['adapter_hash']}, examined was {contest.candidate.adapter_hash}"
+    if problem:
+        raise ValueError(f"{_name(contest.candidate)} is not what was examined: {problem}; promote again")
+    _require_same_games(workspace, contest)
+
+
 @task(name="commit", **PATIENT, cache_policy=NO_CACHE)
 def commit(workspace: Workspace, variant: Variant, entry: Entry) -> None:
     """Write the entry, which decides, and let the alias follow.
@@ -156,19 +195,16 @@ def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason:
     return ledger.rollback(history, model, adapter_hash=back.tags["adapter_hash"], actor=actor, reason=reason)
 
 
-def promotion_entry(
-    workspace: Workspace, contest: Contest, verdict: Verdict, gate: GateConfig, game_set: str, actor: str, reason: str
-) -> Entry:
+def promotion_entry(contest: Contest, verdict: Verdict, gate: GateConfig, actor: str, reason: str) -> Entry:
     """The entry that puts the candidate in the place of what it was compared to, with the evidence."""
     candidate = contest.candidate
-    tags = registry.named(workspace, _name(candidate)).tags
     evidence: dict[str, Any] = {
         "verdict": _decision(verdict),
         "reasons": list(verdict.reasons),
         "figures": verdict.figures,
         "gate": asdict(gate),
-        "data_hash": tags["data_hash"],
-        "validation": {"game_set": game_set, "sha256": game_sets.stored(workspace.open(), game_set).sha256},
+        "data_hash": contest.data_hash,
+        "validation": {"game_set": contest.game_set, "sha256": contest.validation_sha256},
     }
     return ledger.promotion(
         contest.history,
@@ -242,10 +278,19 @@ def _evaluated(workspace: Workspace, profile: Profile, policy: RegisteredRef, ga
     """Raises WorkerFailed where the policy is at fault: twice, unless the worker says that it would be the same."""
     try:
         return evaluate_policy.fn(workspace, profile, policy, game_set)
-    except WorkerRefused:
+    except (WorkerRefused, WorkerCutOff):
         raise
-    except WorkerFailed:  # killed, or out of memory, or an adapter that no error tells from these
+    except WorkerFailed:  # out of memory, or an adapter that no error tells from it
         return evaluate_policy.fn(workspace, profile, policy, game_set)
+
+
+def _require_same_games(workspace: Workspace, contest: Contest) -> None:
+    found = game_sets.stored(workspace.open(), contest.game_set).sha256
+    if found != contest.validation_sha256:
+        raise ValueError(
+            f"the game set {contest.game_set!r} was replaced while policies were compared on it (sha256 {found[:12]}, "
+            f"it was {contest.validation_sha256[:12]}); promote again"
+        )
 
 
 def _name(policy: RegisteredRef) -> str:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from respect_core import manifests, sampling, tables
+from respect_core import manifests, tables
 from respect_core.manifests import Partition
 from respect_core.rounds import learning_partitions
 from respect_core.store import Store
+from respect_core.training_sets import TurnKey
 from respect_core.variants import Objective, Profile, Propensity, Variant
 from respect_core.versions import code_version
 from tasks import process, progress, registry
@@ -50,7 +51,7 @@ def fill_propensities(
     return [_fill(workspace, profile, partition, seed) for partition in lacking]
 
 
-def read_probabilities(store: Store, references: Sequence[PropensityRef]) -> dict[sampling.TurnKey, float]:
+def read_probabilities(store: Store, references: Sequence[PropensityRef]) -> dict[TurnKey, float]:
     """p by turn, of all references."""
     return {
         (interaction_id, turn): p

@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import pyarrow as pa
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from respect_core import feedback, manifests, prompts, tables
 from respect_core.feedback import DecoderConfig, FeedbackDecoder
-from respect_core.interaction import FEEDBACK_SCHEMA
+from respect_core.feedback_shards import TURNS, decode_partition
 from respect_core.labels import TurnKey, target_labels
 from respect_core.store import Store, open_store
 from respect_core.variants import DecoderKind
@@ -53,8 +52,12 @@ def beside(workspace: Workspace, name: str) -> Store:
 
 
 @task(name="redecode", task_run_name="redecode round {round}", **PATIENT, cache_policy=NO_CACHE)
-def redecode_round(workspace: Workspace, config: DecoderConfig, round: int, name: str) -> list[dict[str, Any]]:
+def redecode_round(
+    workspace: Workspace, config: DecoderConfig, round: int, name: str, turns_per_shard: int = TURNS
+) -> list[dict[str, Any]]:
     """Decode a round's turns into the table of that name, and compare with the round's own labels.
+
+    As in a round, a try that was cut short is gone on with behind its last finished shard.
 
     Raises:
         ValueError: the round has not been decoded.
@@ -65,18 +68,8 @@ def redecode_round(workspace: Workspace, config: DecoderConfig, round: int, name
         raise ValueError(f"round {round} has no feedback in {workspace.store_uri}; run the round first")
     decoder, identity = FeedbackDecoder(config), decoder_identity(config)
     for partition in partitions:
-        source = manifests.table_input(store, "turns", *partition)
-        rows = tables.read_table(store, "turns", [round], [partition.variant]).to_pylist()
         with progress.bar(f"redecode round {round}, {partition.variant}") as bar:
-            decoded = decoder.decode(rows, progress=bar.update)
-        tables.write_partition(
-            target,
-            "feedback",
-            *partition,
-            pa.Table.from_pylist(decoded, schema=FEEDBACK_SCHEMA),
-            inputs=[source],
-            metadata={"decoder": identity},
-        )
+            decode_partition(store, partition, decoder, identity, turns_per_shard, bar.update, target)
     before, after = (tables.read_table(each, "feedback", [round]).to_pylist() for each in (store, target))
     compared = compare(before, after, target_labels(store, [round]))
     create_table_artifact(key=f"redecoded-{name}-round-{round}", table=compared, description=f"{name}: {config.name}")

@@ -6,11 +6,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import TypeAdapter
@@ -30,26 +32,28 @@ def open_round(
 ) -> str:
     """The parent run of a round, itself a child of its study's if it has one; returns its id.
 
-    In a study, the run of an attempt that was killed is gone on with.
+    The run of an attempt that was killed is gone on with, and so are the runs of variants below it that workers still
+    add to; one of other settings is ended as killed.
     """
     name, tags = f"round {round}", {"round": round, "profile": profile.name}
-    if study_run is None:
-        run_id = registry.start_run(workspace, name, tags=tags)
-    else:
-        run_id = registry.child_run(workspace, study_run, name, tags, running=True)
+    params = {"profile": profile.name, "base": profile.base, "feedback_decoder": profile.feedback_decoder}
+    run_id = None
+    for run in registry.left_open(workspace, name, study_run):
+        if run_id is None and run.data.params.items() <= params.items():  # it may have died before it logged them
+            run_id = str(run.info.run_id)
+        else:
+            registry.end_killed(workspace, str(run.info.run_id))
+    run_id = run_id or registry.start_run(workspace, name, study_run, tags)
     figures = ("games", "turns", "turns_with_followup", "set_aside")
-    registry.log(
-        workspace,
-        run_id,
-        params={"profile": profile.name, "base": profile.base, "feedback_decoder": profile.feedback_decoder},
-        metrics=[(name, getattr(exported, name), round) for name in figures],
-    )
+    metrics = [(name, getattr(exported, name), round) for name in figures]
+    registry.log(workspace, run_id, params=params, metrics=metrics)
     return run_id
 
 
 @task(name="close round", **PATIENT, cache_policy=NO_CACHE)
 def close_round(workspace: Workspace, run_id: str, failed: Mapping[str, str]) -> None:
-    """End the parent run, as failed where a variant did."""
+    """End the parent run, as failed where a variant did, and what a variant left open below it."""
+    registry.end_killed_below(workspace, run_id)
     registry.log(workspace, run_id, tags={f"failed.{variant}": reason[:400] for variant, reason in failed.items()})
     registry.end_run(workspace, run_id, failed=bool(failed))
 
@@ -68,7 +72,8 @@ def register_variant(
 
     An adapter that is registered already, by content and training data, keeps its version. One that was retrained by
     hand stands beside those of rounds, and the alias stays where it is. What it learned from is recorded beside it
-    (respect_core.lineage), also where an earlier attempt ended before that.
+    (respect_core.lineage), also where an earlier attempt ended before that. A run that an attempt left open when it was
+    killed is ended as such.
     """
     variant, round = selected.variant, training_set.round
     for known in registry.versions(workspace, variant):
@@ -92,7 +97,11 @@ def register_variant(
         "validation": validation,
         **({registry.RETRAINED: True} if retrained else {}),
     }
-    run_id = registry.start_run(workspace, f"{variant} round {round}", parent, tags)
+    name = f"{variant} round {round}"
+    for run in registry.left_open(workspace, name, parent):
+        if (registry.RETRAINED in run.data.tags) == retrained:
+            registry.end_killed(workspace, str(run.info.run_id))
+    run_id = registry.start_run(workspace, name, parent, tags)
     try:
         _log_training(workspace, run_id, profile, training_set, selected)
         learned = prepare_lineage(workspace, tags, run_id)
@@ -107,7 +116,8 @@ def register_variant(
         )
         keep_lineage(workspace, version, learned)
     except BaseException:
-        registry.end_run(workspace, run_id, failed=True)
+        with suppress(MlflowException):  # MLflow may be what is away: the next attempt ends this one's run
+            registry.end_run(workspace, run_id, failed=True)
         raise
     registry.end_run(workspace, run_id)
     return reference(variant, version)

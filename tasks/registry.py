@@ -21,12 +21,13 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from respect_core.variants import SEED
+from tasks.references import RegisteredRef
 from tasks.retries import is_transient
 from tasks.workspace import Workspace
 
@@ -81,14 +82,36 @@ def start_run(
     return str(run.info.run_id)
 
 
-def child_run(
-    workspace: Workspace, parent: str, name: str, tags: Mapping[str, Any] = {}, *, running: bool = False
-) -> str:
-    """The child of that name, made if absent; returns its id. With `running`, one that has ended counts as absent."""
+def child_run(workspace: Workspace, parent: str, name: str) -> str:
+    """The child of that name, made if absent; returns its id."""
     wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and attributes.run_name = '{name}'"
-    wanted += " and attributes.status = 'RUNNING'" if running else ""
     found = client(workspace).search_runs([experiment_id(workspace)], wanted)
-    return str(found[0].info.run_id) if found else start_run(workspace, name, parent, tags)
+    return str(found[0].info.run_id) if found else start_run(workspace, name, parent)
+
+
+def left_open(workspace: Workspace, name: str, parent: str | None = None) -> list[Run]:
+    """Open runs of that name below that parent, the newest first: what attempts left that were killed."""
+    wanted = f"attributes.run_name = '{name}' and attributes.status = 'RUNNING'"
+    found = client(workspace).search_runs([experiment_id(workspace)], wanted)
+    return [run for run in found if run.data.tags.get(MLFLOW_PARENT_RUN_ID) == parent]
+
+
+def end_killed(workspace: Workspace, run_id: str) -> None:
+    """End an open run that nobody is at any more, and the open runs below it, as killed; a model of it that is not
+    whole, as failed."""
+    mlflow = client(workspace)
+    end_killed_below(workspace, run_id)
+    for model in mlflow.search_logged_models([experiment_id(workspace)], f"source_run_id = '{run_id}'"):
+        if model.status == LoggedModelStatus.PENDING:
+            mlflow.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
+    mlflow.set_terminated(run_id, "KILLED")
+
+
+def end_killed_below(workspace: Workspace, run_id: str) -> None:
+    """End the open runs below a run as killed."""
+    wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' and attributes.status = 'RUNNING'"
+    for child in client(workspace).search_runs([experiment_id(workspace)], wanted):
+        end_killed(workspace, str(child.info.run_id))
 
 
 def logged_steps(workspace: Workspace, run_id: str, metric: str) -> set[int]:
@@ -214,6 +237,12 @@ def by_adapter_hash(workspace: Workspace, name: str, adapter_hash: str) -> Model
     """The registered version whose adapter has this hash: who acted, by content."""
     versions = client(workspace).search_model_versions(f"name='{name}'")
     return next((v for v in versions if v.tags.get("adapter_hash") == adapter_hash), None)
+
+
+def holds(workspace: Workspace, version: RegisteredRef) -> bool:
+    """Whether that version is registered, with that adapter."""
+    found = client(workspace).search_model_versions(f"name='{version.model}'")
+    return (version.version, version.adapter_hash) in {(str(v.version), v.tags.get("adapter_hash")) for v in found}
 
 
 def named(workspace: Workspace, reference: str) -> ModelVersion:

@@ -1,12 +1,14 @@
 """What a run on a work pool leaves for whoever asked for it: a small record in the store, named by its inputs.
 
 The record is written last, so that work is finished where there is one. The name is the run's idempotency key too.
+A record may outlive the registry that it points into: then the work counts as not done.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -15,6 +17,11 @@ from pydantic import BaseModel
 from respect_core.manifests import Partition
 from respect_core.store import MissingKeyError, Store
 from respect_core.versions import code_version
+from tasks import registry
+from tasks.references import LearnedRef, RegisteredRef
+from tasks.workspace import Workspace
+
+_log = logging.getLogger(__name__)
 
 Result = TypeVar("Result", bound=BaseModel)
 
@@ -26,12 +33,20 @@ def key(kind: str, round: int, variant: str, made_from: Mapping[str, Any]) -> st
     return f"{Partition(round, variant).folder(f'results/{kind}')}{digest}.json"
 
 
-def find(store: Store, key: str, kind: type[Result]) -> Result | None:
-    """The record, if the work is finished."""
+def find(workspace: Workspace, key: str, kind: type[Result]) -> Result | None:
+    """The record, if the work is finished and the version that it names, if any, is registered."""
     try:
-        return kind.model_validate_json(store.read(key))
+        found = kind.model_validate_json(workspace.open().read(key))
     except MissingKeyError:
         return None
+    version = found.registered if isinstance(found, LearnedRef) else found
+    if isinstance(version, RegisteredRef) and not registry.holds(workspace, version):
+        _log.warning(
+            "%s names %s/%s with adapter %s, which %s does not have: the work is done again",
+            *(key, version.model, version.version, version.adapter_hash, workspace.tracking_uri),
+        )
+        return None
+    return found
 
 
 def put(store: Store, key: str, result: BaseModel) -> None:

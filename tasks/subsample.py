@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from respect_core import manifests, sampling, tables
-from respect_core.interaction import FEEDBACK_SCHEMA, TURNS_SCHEMA, turn_rows
+from respect_core import manifests, tables, training_sets
+from respect_core.interaction import TURNS_SCHEMA, turn_rows
 from respect_core.lineage import data_hash
 from respect_core.manifests import Partition
 from respect_core.rounds import learning_partitions
 from respect_core.store import Store
-from respect_core.variants import SEED, Objective, Profile, TrainingConfig, Variant
+from respect_core.training_sets import Tally, TurnKey
+from respect_core.variants import SEED, Objective, Profile, Propensity, TrainingConfig, Variant
 from tasks import game_sets
 from tasks.propensity import read_probabilities
 from tasks.references import PropensityRef, TrainingSetRef
@@ -40,24 +40,20 @@ def subsample_variant(
     """
     store, config = workspace.open(), profile.training[variant.objective]
     chosen = learning_partitions(manifests.partitions(store, "turns"), variant, round)
-    held_out = game_sets.held_out(store, validation)
-    turns = _without(_rows(store, "turns", chosen, TURNS_SCHEMA), held_out)
-    feedback = _without(_rows(store, "feedback", chosen, FEEDBACK_SCHEMA), held_out)
+    held_out = pa.array(game_sets.held_out(store, validation), pa.string())
     d0, right = _d0(store)
-    table = sampling.training_set(
-        turns, feedback, d0, variant, deselection_ratio=profile.deselection_ratio, d0_right=right
+    batches = training_sets.training_batches(
+        _without(_batches(store, "turns", chosen), held_out),
+        _without(_batches(store, "feedback", chosen), held_out),
+        d0,
+        variant,
+        deselection_ratio=profile.deselection_ratio,
+        d0_right=right,
+        scratch=store.scratch,
     )
-    lacking = table["probability"].null_count
-    if config.objective is Objective.RL:
-        table = sampling.fill_probability(table, read_probabilities(store, propensities))
-        sampling.require_probability(table, config.objective)
-    sources = {
-        "logged": len(table) - lacking,
-        str(profile.propensity): lacking - table["probability"].null_count,
-        "none": table["probability"].null_count,
-    }
+    p = read_probabilities(store, propensities) if config.objective is Objective.RL else {}
     inputs = [manifests.table_input(store, name, *part) for part in chosen for name in ("turns", "feedback")]
-    return _write(store, table, Partition(round, variant), config, sources, inputs)
+    return _write(store, batches, Partition(round, variant), config, p, profile.propensity, inputs)
 
 
 @task(name="subsample", task_run_name="training set of the seed policy", **PATIENT, cache_policy=NO_CACHE)
@@ -65,25 +61,20 @@ def seed_training_set(workspace: Workspace, profile: Profile) -> TrainingSetRef:
     """Write the seed policy's training set: D0 and its deselection augmentation (appendix B.2)."""
     store = workspace.open()
     d0, right = _d0(store)
-    table = sampling.training_set(
-        TURNS_SCHEMA.empty_table(),
-        FEEDBACK_SCHEMA.empty_table(),
-        d0,
-        None,
-        deselection_ratio=profile.deselection_ratio,
-        d0_right=right,
+    batches = training_sets.training_batches(
+        [], [], d0, None, deselection_ratio=profile.deselection_ratio, d0_right=right
     )
-    return _write(store, table, Partition(0, SEED), profile.seed_training, {}, [])
+    return _write(store, batches, Partition(0, SEED), profile.seed_training, {}, None, [])
 
 
-def _rows(store: Store, name: str, chosen: Sequence[Partition], schema: pa.Schema) -> pa.Table:
-    parts = [tables.read_table(store, name, [part.round], [part.variant]) for part in chosen]
-    return pa.concat_tables(parts) if parts else schema.empty_table()
+def _batches(store: Store, name: str, chosen: Sequence[Partition]) -> Iterator[pa.RecordBatch]:
+    for part in chosen:
+        yield from tables.iter_batches(store, name, [part.round], [part.variant])
 
 
-def _without(table: pa.Table, interaction_ids: Sequence[str]) -> pa.Table:
-    known = pc.is_in(table["interaction_id"], pa.array(interaction_ids, pa.string()))
-    return table.filter(pc.invert(known))
+def _without(batches: Iterable[pa.RecordBatch], interaction_ids: pa.Array) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch.filter(pc.invert(pc.is_in(batch.column("interaction_id"), interaction_ids)))
 
 
 def _d0(store: Store) -> tuple[pa.Table, frozenset[tuple[str, int]]]:
@@ -95,41 +86,50 @@ def _d0(store: Store) -> tuple[pa.Table, frozenset[tuple[str, int]]]:
 
 def _write(
     store: Store,
-    table: pa.Table,
+    batches: Iterable[pa.RecordBatch],
     partition: Partition,
     config: TrainingConfig,
-    probabilities: dict[str, int],
+    probability: Mapping[TurnKey, float],
+    filled_from: Propensity | None,
     inputs: Sequence[manifests.Input],
 ) -> TrainingSetRef:
-    batches = sampling.plan_epoch(sampling.examples(table), config, seed=0, epoch=0)
-    labels = Counter(zip(table["source"].to_pylist(), table["label"].to_pylist(), strict=True))
-    rehearsed = sum(count for (source, label), count in labels.items() if source != "round" and label is not None)
-    counts = {
-        "train_turns": sum(batch.turns for batch in batches),
-        "positives": labels["round", 1],
-        "negatives": labels["round", -1],
-        "negatives_used": sum(batch.count(-1) for batch in batches),
-        "rehearsal_turns": rehearsed,
-    }
-    # A row's round and variant are those of the training set; the turn's own are found by its interaction_id.
-    for name, value in partition._asdict().items():
-        field = table.schema.field(name)
-        table = table.set_column(
-            table.schema.get_field_index(name), field, pa.repeat(value, len(table)).cast(field.type)
-        )
-    manifest = tables.write_partition(
-        store,
-        "training_sets",
-        *partition,
-        table,
-        inputs=inputs,
-        counts=counts,
-        metadata={"probabilities": probabilities},
-    )
+    """Write the rows, with p from `probability` where they have none.
+
+    Args:
+        filled_from: where `probability` is from; None for the seed policy, whose sources of p nobody asks for.
+    """
+    tally, lacking = Tally(), 0
+    with tables.new_part(store, "training_sets", partition) as writer:
+        for batch in batches:
+            lacking += batch.column("probability").null_count
+            complete = training_sets.fill_probability(batch, probability) if probability else batch
+            tally.add(complete)
+            writer.add_batch(_of(partition, complete))
+        if config.objective is Objective.RL:
+            tally.require_probability()
+        sources, counts = _sources(tally, lacking, filled_from), tally.counts(config)
+        part = tables.put_part(store, writer, inputs, counts, {"probabilities": sources})
+    manifest = tables.commit(store, "training_sets", partition, [part])
     return TrainingSetRef(
         variant=partition.variant,
         round=partition.round,
         data_hash=data_hash(manifest),
-        probabilities=probabilities,
+        probabilities=sources,
         **counts,
     )
+
+
+def _sources(tally: Tally, lacking: int, filled_from: Propensity | None) -> dict[str, int]:
+    """Turns by where their p is from; `lacking` had none logged."""
+    if filled_from is None:
+        return {}
+    filled = {} if filled_from is Propensity.LOGGED else {str(filled_from): lacking - tally.without_p}
+    return {"logged": tally.rows - lacking, **filled, "none": tally.without_p}
+
+
+def _of(partition: Partition, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A row's round and variant are those of the training set; the turn's own are found by its interaction_id."""
+    for name, value in partition._asdict().items():
+        place, field = batch.schema.get_field_index(name), batch.schema.field(name)
+        batch = batch.set_column(place, field, pa.repeat(value, batch.num_rows).cast(field.type))
+    return batch

@@ -25,11 +25,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from respect_core.interaction import Interaction, InteractionLog, PolicyIdentity
 from respect_core.manifests import Partition
-from respect_core.store import Store
+from respect_core.store import Store, StoreError
 from respect_core.variants import Profile, TrainingConfig
 from tasks import game_sets
 from tasks.files import write_whole
-from tasks.process import REFUSED
+from tasks.process import CUT_OFF, REFUSED
 from tasks.retries import is_transient
 from tasks.workspace import Workspace
 
@@ -316,6 +316,18 @@ def main(spec_file: Path) -> None:
     spec_file.with_name(RESUME).unlink(missing_ok=True)
 
 
+def run(spec_file: Path) -> int:
+    """As `main`; returns the exit code, which says what kind of failure it was. The error itself goes to the log."""
+    try:
+        main(spec_file)
+    except Exception as error:
+        traceback.print_exc()
+        if isinstance(error, StoreError) or (isinstance(error, OSError) and error.errno is not None):
+            return CUT_OFF  # the store, or the system itself
+        return 1 if is_transient(error) else REFUSED
+    return 0
+
+
 def _end_with_parent() -> None:
     """Where standard input is a pipe, its other end closes when the parent ends, however it ends."""
     if not stat.S_ISFIFO(os.fstat(0).st_mode):
@@ -326,8 +338,4 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        main(Path(sys.argv[1]))
-    except Exception as error:
-        traceback.print_exc()
-        sys.exit(1 if is_transient(error) else REFUSED)
+    sys.exit(run(Path(sys.argv[1])))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -132,3 +134,14 @@ def sentencepiece_processor() -> Idefics2Processor:
 def reload(folder: Path) -> tuple[Any, Any]:
     """Model and processor as stock transformers loads them."""
     return AutoModelForImageTextToText.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads for an operation of torch, and so many passes at once."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

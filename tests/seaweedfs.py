@@ -22,12 +22,12 @@ from respect_core.store import open_store
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server: what a client needs to reach its one bucket. It may be stopped, and started on what it kept."""
+    """A running server: what a client needs to reach its one bucket. It may be killed, and started on what it kept."""
 
     endpoint: str
     bucket: str
     environment: dict[str, str]
-    stop: Callable[[], None]
+    kill: Callable[[], None]
     start: Callable[[], None]
 
 
@@ -58,13 +58,13 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         running.append(server)
         _wait_for_bucket(server, f"s3://{bucket}", environment, log)
 
-    def stop() -> None:
-        running[-1].terminate()
+    def kill() -> None:
+        running[-1].kill()
         running[-1].wait(timeout=60)
 
     try:
         start()
-        yield S3Server(endpoint, bucket, environment, stop, start)
+        yield S3Server(endpoint, bucket, environment, kill, start)
     finally:
         for server in running:
             server.kill()  # nothing of it is kept

@@ -41,6 +41,7 @@ LEARNING_PATH = [
     "rounds",
     "sampling",
     "training",
+    "training_sets",
     "variants",
 ]
 # What knows targets or outcomes: modules, and names of `interaction`.

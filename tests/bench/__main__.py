@@ -1,7 +1,7 @@
 """`python -m tests.bench [CASES...] [--quick] [--out runs/bench]`: measure and write the records.
 
 The table in docs/performance.md is written once there are records of every case, all of the same commit. `--table`
-writes it from those that there are, and it names the cases that have none.
+writes it from those that there are, and it names the commit of each case and the cases that have none.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def _write_table(out: Path, *, whole: bool = True) -> str:
         return f"no table: {', '.join(missing)} not measured yet (--table writes it without them)"
     records = load(out)
     commits = sorted({record.versions.get("commit", "unknown") for record in records})
-    if len(commits) > 1:
-        return f"no table: records of several commits, {', '.join(commits)}; measure the older ones again"
+    if len(commits) > 1 and whole:
+        return f"no table: records of several commits, {', '.join(commits)}; measure again, or name them by --table"
     table.write(records, missing, DOCUMENT)
     return f"table written to {DOCUMENT}; not measured yet: {', '.join(missing) or 'none'}"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from respect_core import sampling
+from respect_core import sampling, training_sets
 from respect_core.interaction import FEEDBACK_SCHEMA, TURNS_SCHEMA, InteractionLog, from_log, turn_rows
 from respect_core.labels import right_turns
 from respect_core.variants import Profile, Variant
@@ -50,7 +50,7 @@ def plain_round(files: Files, profile: Profile, variant: Variant, out: Path) -> 
     decoder = feedback.FeedbackDecoder(getattr(feedback, profile.feedback_decoder)())
     decoded = pa.Table.from_pylist(decoder.decode(turns.to_pylist()), schema=FEEDBACK_SCHEMA)
     people = _read(files.d0)
-    table = sampling.training_set(
+    table = training_sets.training_set(
         turns,
         decoded,
         _turns(people),

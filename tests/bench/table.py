@@ -53,7 +53,7 @@ def _times(peer: float | None, ours: float | None) -> str:
 
 
 def write(records: Sequence[Record], missing: Sequence[str], document: Path) -> None:
-    """Put the table, what it ran on and the names of cases that are missing, between the markers of a document.
+    """Put the table, what it ran on, each case's commit and the missing cases between the markers of a document.
 
     Raises:
         ValueError: no markers in it.
@@ -63,12 +63,18 @@ def write(records: Sequence[Record], missing: Sequence[str], document: Path) -> 
         raise ValueError(f"{document} has no place for the table: {BEGIN} and {END}")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
-    known: dict[str, str] = {}
+    known: dict[str, set[str]] = {}
+    commits: dict[str, set[str]] = {}
     for record in records:
-        known |= record.versions
-    ran = ", ".join(f"{name} {value}" for name, value in known.items())
-    lacking = f" Not measured with this commit: {', '.join(missing)}." if missing else ""
-    document.write_text(f"{before}{BEGIN}\n{table(records)}\nMeasured with {ran}.{lacking}\n{END}{after}")
+        for name, value in record.versions.items():
+            known.setdefault(name, set()).add(value)
+        commits.setdefault(record.versions.get("commit", "unknown"), set()).add(record.case)
+    ran = ", ".join(f"{name} {' and '.join(sorted(known[name]))}" for name in known if name != "commit")
+    of = "; ".join(f"{commit}: {', '.join(sorted(cases))}" for commit, cases in sorted(commits.items()))
+    lacking = f" Not measured: {', '.join(missing)}." if missing else ""
+    document.write_text(
+        f"{before}{BEGIN}\n{table(records)}\nMeasured with {ran}. Commits: {of}.{lacking}\n{END}{after}"
+    )
 
 
 def below_floor(records: Sequence[Record]) -> list[str]:

@@ -1,7 +1,8 @@
 """Promotion with the embedded model, a real Prefect server and MLflow on SQLite: gate, ledger, alias, lineage.
 
 One round makes b-fft/1, and a copy of it is b-fft/2; poisoned copies are versions of b-kto, which is never deployed.
-A version is evaluated once, in a process of its own, so that all tests use the same few.
+A version is evaluated once, so that all tests use the same few. Workers run here, as tests/flows/here.py has them;
+tests/stack and tests/tasks/test_process.py have them in processes of their own.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import contextvars
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +22,16 @@ from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
+import pyarrow.compute as pc
 import pytest
 import torch
+from here import ByWord, record_workers
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow
 from prefect.flow_runs import resume_flow_run
 from safetensors.torch import load_file, save_file
 from small import smallest
@@ -34,13 +43,20 @@ from flows import promote as promote_module
 from flows import round as round_module
 from flows.demo import demo
 from flows.promote import PromoteParameters, RollbackParameters, promote, rollback
-from respect_core import ledger, lineage, tables
+from respect_core import ledger, lineage, manifests, tables
 from respect_core.base import adapter_hash
 from respect_core.ledger import LedgerError
-from respect_core.variants import Profile, Variant
+from respect_core.store import StoreError
+from respect_core.variants import Objective, Profile, Variant
 from tasks import deployed as deployment
-from tasks import registry
+from tasks import game_sets, registry
+from tasks.process import WorkerCutOff
 from tasks.promote import PromotionRef
+from tasks.references import RegisteredRef, TrainingSetRef
+from tasks.register import register_variant
+from tasks.select import select_checkpoint
+from tasks.subsample import subsample_variant
+from tasks.train import initial_adapter, train_variant
 from tasks.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(1200)  # the round itself is in the set-up of the first test
@@ -49,16 +65,24 @@ Change = Callable[[Path], None]
 SEED_POLICY, ONE, TWO = "respect.seed/1", "respect.b-fft/1", "respect.b-fft/2"
 
 
+def _profile(name: str = "tiny") -> Profile:
+    return replace(smallest(name), validation_games=12)
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Workspace:
+def workers() -> Iterator[list[str]]:
+    """Kind, round and variant of every worker that was started."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield record_workers(patch)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: None, workers: list[str]) -> Workspace:
     """A round in which b-fft learned from ten games; twelve games validate."""
-
-    def profile(name: str) -> Profile:
-        return replace(smallest(name), validation_games=12)
-
     made = workspace(tmp_path_factory.mktemp("promotion") / "runs" / "main")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(round_module, "named_profile", profile)
+        patch.setattr(round_module, "named_profile", _profile)
+        patch.setattr("respect_core.feedback.FeedbackDecoder", ByWord)
         demo(made, profile="tiny", games=10, replay=0, variants=[Variant.B_FFT])
     _copy(made, Variant.B_FFT, tmp_path_factory.mktemp("copy"))
     return made
@@ -154,7 +178,10 @@ def test_promote_rollback_promote(place: Workspace, tmp_path: Path) -> None:
     )
     evidence = entries[0].evidence
     assert evidence["verdict"] == "promotion" and evidence["gate"]["margin"] == 1.0
-    assert evidence["figures"]["validation_games"] == 12 and len(evidence["validation"]["sha256"]) == 64
+    assert evidence["figures"]["validation_games"] == 12
+    assert evidence["data_hash"] == registry.named(place, ONE).tags["data_hash"]
+    games = game_sets.stored(place.open(), "validation").sha256
+    assert evidence["validation"] == {"game_set": "validation", "sha256": games}
 
 
 @pytest.mark.parametrize(
@@ -177,6 +204,98 @@ def test_a_poisoned_candidate_is_refused(
     assert any(re.search(reason, sentence) for sentence in result.reasons), result.reasons
     assert _is_deployed(place, SEED_POLICY, Variant.B_KTO)
     assert registry.named(place, version).tags["gate"] == "no promotion"
+
+
+def test_a_candidate_that_learned_from_flipped_labels_is_refused(place: Workspace) -> None:
+    """Of two trainings that differ in nothing but the labels' signs, one is deployed and the other is not."""
+    _learn(place, flipped=False)
+    assert _promote(place, Variant.B_RL, margin=None).decision == "promoted"
+    before = ledger.entries(place.open(), "respect.b-rl")
+    poisoned = _learn(place, flipped=True)
+    result = _promote(place, Variant.B_RL, margin=None)
+    assert result.decision == "no promotion"
+    assert any("beyond the allowed loss of 0.0%" in reason for reason in result.reasons), result.reasons
+    assert registry.named(place, f"{poisoned.model}/{poisoned.version}").tags["gate"] == "no promotion"
+    assert ledger.entries(place.open(), "respect.b-rl") == before and len(before) == 1
+    assert _is_deployed(place, "respect.b-rl/1", Variant.B_RL)
+
+
+@flow
+def _learn(place: Workspace, flipped: bool) -> RegisteredRef:
+    """b-rl, which goes on from the seed policy, for a few steps at a rate at which they tell."""
+    rl = replace(_profile().training[Objective.RL], max_steps=8, checkpoint_every=8, negative_reward=-1.0)
+    profile = replace(_profile(), training=_profile().training | {Objective.RL: rl})
+    data = subsample_variant(place, profile, Variant.B_RL, 0, "validation", [])
+    if flipped:
+        data = _flipped(place, data)
+    start = initial_adapter(place, profile, Variant.B_RL, 0)
+    trained = train_variant(place, profile, data, 0, "validation", start)
+    return register_variant(place, None, profile, data, select_checkpoint(Variant.B_RL, [trained]), "validation")
+
+
+def _flipped(place: Workspace, data: TrainingSetRef) -> TrainingSetRef:
+    """The training set made anew with what was right called wrong, and the other way round; p is 1 where none is."""
+    store, partition = place.open(), manifests.Partition(data.round, data.variant)
+    table = tables.read_table(store, "training_sets", [data.round], [data.variant])
+    found = manifests.read_manifest(store, "training_sets", *partition)
+    assert found is not None
+    (part,) = found.parts
+    columns = {"label": pc.negate(table["label"]), "probability": pc.fill_null(table["probability"], 1.0)}
+    for name, values in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
+    manifest = tables.write_partition(
+        store, "training_sets", *partition, table, inputs=part.inputs, counts=part.counts, metadata=part.metadata
+    )
+    return data.model_copy(update={"data_hash": lineage.data_hash(manifest)})
+
+
+def test_a_store_that_is_away_is_no_verdict(fresh: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the candidate acts, its worker loses the store: in both tries of the first promotion, not afterwards."""
+    shutil.rmtree(fresh.scratch / "evaluate" / "validation" / "respect.b-fft" / "2", ignore_errors=True)
+    monkeypatch.setattr(
+        promote_module, "examine", promote_module.examine.with_options(retries=1, retry_delay_seconds=0)
+    )
+    _promote(fresh, version=1)  # what is deployed acts before the store goes
+    registry.client(fresh).delete_model_version_tag("respect.b-fft", "2", "gate")
+    curated, away = game_sets.curated, [2]
+
+    def lost(*arguments: Any) -> Any:
+        if away[0]:
+            away[0] -= 1
+            raise StoreError("s3://bucket cannot be reached")
+        return curated(*arguments)
+
+    monkeypatch.setattr(game_sets, "curated", lost)
+    with pytest.raises(WorkerCutOff, match="s3://bucket cannot be reached"):
+        _promote(fresh, version=2)
+    assert away == [0] and "gate" not in registry.named(fresh, TWO).tags
+    assert _is_deployed(fresh, ONE)
+    away[0] = 1
+    assert _promote(fresh, version=2).decision == "promoted"
+    assert away == [0] and _is_deployed(fresh, TWO)
+
+
+@pytest.mark.parametrize("what", ["adapter", "games"])
+def test_what_was_examined_is_what_is_promoted(fresh: Workspace, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Between verdict and entry, which may be a day, the version or the games become others."""
+    store, key = fresh.open(), game_sets.stored(fresh.open(), "validation").key
+    games, tag, mlflow = store.read(key), registry.named(fresh, TWO).tags["adapter_hash"], registry.client(fresh)
+
+    def replaced(*_: Any) -> None:
+        if what == "games":
+            store.put(key, games.splitlines(keepends=True)[0])
+        else:
+            mlflow.set_model_version_tag("respect.b-fft", "2", "adapter_hash", "0" * 64)
+
+    monkeypatch.setattr(promote_module, "report_gate", replaced)
+    expected = "the game set 'validation' was replaced" if what == "games" else f"{TWO} is not what was examined"
+    try:
+        with pytest.raises(ValueError, match=expected):
+            _promote(fresh, version=2)
+    finally:
+        store.put(key, games)
+        mlflow.set_model_version_tag("respect.b-fft", "2", "adapter_hash", tag)
+    assert _is_deployed(fresh, SEED_POLICY)
 
 
 def test_a_candidate_that_learned_too_much_from_one_user_is_refused(fresh: Workspace) -> None:
@@ -203,27 +322,59 @@ def test_of_two_promotions_at_once_one_wins(fresh: Workspace, monkeypatch: pytes
     assert _is_deployed(fresh, TWO)
 
 
+_KILLED = """
+import os, signal, sys
+from respect_core.ledger import Entry
+from tasks import deployed, promote
+from tasks.workspace import Workspace
+
+deployed.settle = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+place, entry = Workspace.model_validate_json(sys.argv[1]), Entry.model_validate_json(sys.argv[2])
+promote.commit.fn(place, "b-fft", entry)
+"""
+
+
 def test_killed_between_ledger_and_alias_the_next_operation_settles(
     fresh: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    point = deployment._point_deployed
+    """kill -9 of the process that commits, three times; what comes next is a look, a promotion, a rollback."""
 
-    def killed(workspace: Workspace, model: str, entry: ledger.Entry | None) -> None:
-        if entry is not None and entry.to_version == ONE:
-            raise ValueError("killed")
-        point(workspace, model, entry)
+    def killed(place: Workspace, variant: Variant, entry: ledger.Entry) -> None:
+        command = [sys.executable, "-c", _KILLED, place.model_dump_json(), entry.model_dump_json()]
+        ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        raise InterruptedError
 
-    with monkeypatch.context() as patch:
-        patch.setattr(deployment, "_point_deployed", killed)
-        with pytest.raises(ValueError, match="killed"):
-            _promote(fresh, version=1)
-    assert registry.DEPLOYED not in registry.aliases(fresh, "respect.b-fft")
+    def promote_killed(version: int) -> None:
+        with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+            patch.setattr(promote_module, "commit", killed)
+            _promote(fresh, version=version)
+        last = ledger.last(fresh.open(), "respect.b-fft")
+        assert last is not None and last.to_version == f"respect.b-fft/{version}"
+
+    def alias() -> str | None:
+        return registry.aliases(fresh, "respect.b-fft").get(registry.DEPLOYED)
+
+    promote_killed(1)
+    assert alias() is None
     assert str(deployment.deployed(fresh, Variant.B_FFT).version) == "1"
     assert _is_deployed(fresh, ONE)
 
+    promote_killed(2)
+    assert alias() == "1"
+    assert _promote(fresh, version=1).decision == "promoted"  # in the place of what the ledger says
+    last = ledger.last(fresh.open(), "respect.b-fft")
+    assert last is not None and (last.from_version, last.to_version) == (TWO, ONE)
+    assert _is_deployed(fresh, ONE)
+
+    promote_killed(2)
+    assert alias() == "1"
+    assert rollback(fresh, RollbackParameters(variant=Variant.B_FFT)).version == ONE
+    assert _is_deployed(fresh, ONE)
+
     registry.client(fresh).set_registered_model_alias("respect.b-fft", registry.DEPLOYED, "2")  # past the ledger
-    assert rollback(fresh, RollbackParameters(variant=Variant.B_FFT)).version == SEED_POLICY
-    assert _is_deployed(fresh, SEED_POLICY)
+    assert rollback(fresh, RollbackParameters(variant=Variant.B_FFT)).version == TWO
+    assert _is_deployed(fresh, TWO)
 
 
 def test_a_promotion_waits_for_a_person_where_that_is_asked(fresh: Workspace) -> None:
@@ -240,6 +391,41 @@ def test_a_promotion_waits_for_a_person_where_that_is_asked(fresh: Workspace) ->
     assert result.decision == "promoted" and _is_deployed(fresh, TWO)
     entry = ledger.last(fresh.open(), "respect.b-fft")
     assert entry is not None and (entry.actor, entry.reason) == ("ann, approved by bob", "looked at it")
+
+
+def test_a_deployment_that_waits_holds_nothing_and_asks_anew_where_something_changed(
+    fresh: Workspace, monkeypatch: pytest.MonkeyPatch, workers: list[str]
+) -> None:
+    """Its run is suspended, so that the process ends. Meanwhile a rival goes through: that is not what was approved."""
+    _in_environment(fresh, monkeypatch)
+    asked = PromoteParameters(
+        variant=Variant.B_FFT, version=2, user_share_cap=1.0, margin=1.0, approve=True, actor="ann"
+    )
+    with get_client(sync_client=True) as client:
+        deployed_as = client.create_deployment(client.create_flow(deployments.promote), "promote")
+        made = client.create_flow_run_from_deployment(deployed_as, parameters={"parameters": asked.model_dump()})
+
+        def start() -> FlowRun:
+            """As a worker does; returns the run where it stopped."""
+            with pytest.raises(Pause):
+                run_flow(deployments.promote, flow_run=client.read_flow_run(made.id))
+            return client.read_flow_run(made.id)
+
+        for contender in ("seed policy", "rival"):
+            waits = start()
+            assert waits.state is not None and waits.state.name == "Suspended", contender
+            if contender == "seed policy":
+                assert _is_deployed(fresh, SEED_POLICY)
+                assert _promote(fresh, version=1, actor="rival").decision == "promoted"
+            resume_flow_run(made.id, run_input={"approve": True, "name": "bob", "note": contender})
+        examined = len(workers)
+        result = run_flow(deployments.promote, flow_run=client.read_flow_run(made.id))
+    assert isinstance(result, PromotionRef) and result.decision == "promoted"
+    assert len(workers) == examined  # both had acted before
+    assert _is_deployed(fresh, TWO)
+    entry = ledger.last(fresh.open(), "respect.b-fft")
+    assert entry is not None and entry.from_version == ONE
+    assert (entry.actor, entry.reason) == ("ann, approved by bob", "rival")
 
 
 def _paused(run: Future[Any]) -> UUID:
@@ -292,14 +478,19 @@ def test_lineage_leads_to_the_log_and_back(place: Workspace, monkeypatch: pytest
 def test_the_deployments_do_the_same_where_their_environment_says(
     fresh: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RESPECT_STORE", fresh.store_uri)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", fresh.tracking_uri)
-    monkeypatch.setenv("RESPECT_ROOT", str(fresh.root))
+    _in_environment(fresh, monkeypatch)
     asked = PromoteParameters(variant=Variant.B_FFT, version=1, user_share_cap=1.0, margin=1.0)
     assert deployments.promote(asked).decision == "promoted"
     assert _is_deployed(fresh, ONE)
     assert deployments.rollback(RollbackParameters(variant=Variant.B_FFT)).version == SEED_POLICY
     assert _is_deployed(fresh, SEED_POLICY)
+
+
+def _in_environment(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a worker of a pool is told its places."""
+    monkeypatch.setenv("RESPECT_STORE", place.store_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place.tracking_uri)
+    monkeypatch.setenv("RESPECT_ROOT", str(place.root))
 
 
 def test_the_command_line(fresh: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +502,9 @@ def test_the_command_line(fresh: Workspace, monkeypatch: pytest.MonkeyPatch) -> 
     assert f"rolled back: {SEED_POLICY} is deployed" in _respect("rollback", "b-fft", "--reason", "slow")
     assert "no promotion to roll back" in _respect("rollback", "b-fft", code=1)
     shown = _respect("ledger", "b-fft")
-    assert "carol" in shown and "slow" in shown and "% against " in shown and shown in _respect("ledger")
+    assert "carol" in shown and "slow" in shown and "% against " in shown
+    everything = _respect("ledger")
+    assert "carol" in everything and "slow" in everything
 
 
 def _respect(*command: str, code: int = 0) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import errno
+import resource
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +14,11 @@ from typing import Any
 import pytest
 import seaweedfs
 from prefect import flow
-from samples import game, with_images
+from samples import contents, game, with_images
 from seaweedfs import S3Server
 
 from flows.pools import leave, on_pool
-from respect_core import store as store_module
+from respect_core import export as export_module
 from respect_core.feedback_shards import SHARDS
 from respect_core.interaction import LoggedTurn
 from respect_core.interaction_log import append_logs
@@ -26,7 +27,7 @@ from respect_core.tables import read_table
 from respect_core.variants import tiny
 from tasks.decode import decode_feedback
 from tasks.export import export_interactions
-from tasks.references import RegisteredRef
+from tasks.references import PropensityRef
 from tasks.retries import DELAYS
 from tasks.workspace import Workspace, workspace
 
@@ -35,7 +36,7 @@ GAMES = 200
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[S3Server]:
-    """A server of its own, since it is stopped."""
+    """A server of its own, since it is killed."""
     (tmp_path / "s3").mkdir()
     with seaweedfs.s3_server(tmp_path / "s3") as started:
         yield started
@@ -62,7 +63,7 @@ def _game(number: int) -> Any:
 @contextmanager
 def _back_soon(server: S3Server) -> Iterator[None]:
     """Away now, and back in a few seconds."""
-    server.stop()
+    server.kill()
     back = threading.Timer(4, server.start)
     back.start()
     try:
@@ -91,7 +92,7 @@ def test_export_waits_for_a_store_that_is_away(prefect_server: None, server: S3S
 
 
 @flow
-def leaving(place: Workspace, key: str, result: RegisteredRef) -> None:
+def leaving(place: Workspace, key: str, result: PropensityRef) -> None:
     leave(place, key, result)
 
 
@@ -99,11 +100,44 @@ def leaving(place: Workspace, key: str, result: RegisteredRef) -> None:
 def test_a_result_is_left_and_found_over_a_store_that_is_away(
     prefect_server: None, server: S3Server, place: Workspace
 ) -> None:
-    result = RegisteredRef(variant="seed", model="respect.seed", version="1", run_id="", adapter_hash="a1")
+    result = PropensityRef(round=0, variant="seed", source="surrogate", key="propensities/a.json")
     with _back_soon(server):
         leaving(place, "results/decode/a.json", result)
     with _back_soon(server):
-        assert on_pool(place, "decode/decode", "results/decode/a.json", RegisteredRef, {}, name="never run") == result
+        assert on_pool(place, "decode/decode", "results/decode/a.json", PropensityRef, {}, name="never run") == result
+
+
+@flow
+def impatient(place: Workspace) -> Any:
+    return export_interactions.with_options(retry_delay_seconds=0)(place, 5)
+
+
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with every attempt at an export."""
+    made: list[int] = []
+    whole = export_module.export
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        made.append(len(made))
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(export_module, "export", counting)
+    return made
+
+
+@pytest.mark.timeout(600)
+def test_a_store_that_stays_away_fails_in_the_end_and_says_so(
+    prefect_server: None, server: S3Server, place: Workspace, tries: list[int]
+) -> None:
+    before = contents(place.open())
+    server.kill()
+    with pytest.raises(StoreError, match="cannot be reached"):
+        impatient(place)
+    assert len(tries) == 1 + len(DELAYS)
+    server.start()
+    assert contents(place.open()) == before
+    assert impatient(place).games == GAMES  # as if nothing had happened
 
 
 @pytest.mark.slow
@@ -117,7 +151,7 @@ def test_decode_outlasts_a_minute_without_its_store(prefect_server: None, server
         while len(store.keys(SHARDS)) < 2:
             time.sleep(0.05)
         kept.extend(store.keys(SHARDS))
-        server.stop()
+        server.kill()
         time.sleep(60)
         server.start()
 
@@ -134,25 +168,33 @@ def test_decode_outlasts_a_minute_without_its_store(prefect_server: None, server
     assert not place.open().keys(SHARDS)
 
 
+@contextmanager
+def _no_file_larger_than(size: int) -> Iterator[None]:
+    """As on a disk that is full: the system itself refuses to write on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
 @pytest.mark.timeout(600)
 def test_a_full_disk_fails_in_the_end_and_says_so(
-    prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: list[int]
 ) -> None:
     monkeypatch.delenv("RESPECT_STORE", raising=False)
-    place, tries = workspace(tmp_path), []
-    append_logs(with_images(place.open()), [_game(1)])
-
-    def full(path: Path) -> None:
-        tries.append(path)
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(store_module, "_sync", full)
-
-    @flow
-    def impatient() -> Any:
-        return export_interactions.with_options(retry_delay_seconds=0)(place, 5)
-
-    with pytest.raises(StoreError, match=r"no room to write.*free space.*nothing stored earlier was touched"):
-        impatient()
+    place = workspace(tmp_path)
+    append_logs(with_images(place.open()), [_game(number) for number in range(GAMES)])
+    before = contents(place.open())
+    with (
+        _no_file_larger_than(2_000),
+        pytest.raises(StoreError, match=r"no room to write.*free space.*nothing stored earlier was touched"),
+    ):
+        impatient(place)
     assert len(tries) == 1 + len(DELAYS)
-    assert not place.open().keys("turns/")
+    assert contents(place.open()) == before and not list(place.open().scratch.iterdir())
+    assert impatient(place).games == GAMES
+    assert read_table(place.open(), "turns").num_rows == 3 * GAMES

@@ -6,15 +6,13 @@ The feedback decoder is here without its model, which test_round.py and test_stu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
+from here import ByWord, record_workers
 from small import smallest
 
 from flows import round as round_module
@@ -22,12 +20,11 @@ from flows import study as study_module
 from flows.evaluate import EvaluateParameters, evaluate
 from flows.study import StudyParameters, study
 from respect_core import tables
-from respect_core.feedback import DecoderConfig, FeedbackDecoder
 from respect_core.interaction import InteractionLog
 from respect_core.interaction_log import read_logs
 from respect_core.variants import Objective, Variant
 from respect_core.versions import code_version
-from tasks import game_sets, registry, worker
+from tasks import game_sets, registry
 from tasks.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(1200)  # the study itself is in the set-up of the first test
@@ -45,24 +42,11 @@ class Played:
     second: list[str]
 
 
-class _ByWord(FeedbackDecoder):
-    """The decoder with one rule for a model: what begins with a no is negative."""
-
-    def __init__(self, config: DecoderConfig) -> None:
-        self.config = config
-        self.local: Any = SimpleNamespace(revision="none", render_chat=None)
-
-    def _scores(self, found: Sequence[Any], kinds: Sequence[Any], progress: Any) -> list[torch.Tensor]:
-        pleased = torch.tensor([[not each.follow_up.startswith(("no", "wrong"))] for each in found]) * 4.0 - 2.0
-        by_kind = [self.config.prompt(kind).words for kind in kinds]
-        return [torch.cat([pleased * label for label, words in each.items() for _ in words], dim=1) for each in by_kind]
-
-
 @pytest.fixture(scope="module")
 def smallest_study() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(round_module, "named_profile", smallest)
-        patch.setattr("respect_core.feedback.FeedbackDecoder", _ByWord)
+        patch.setattr("respect_core.feedback.FeedbackDecoder", ByWord)
         yield
 
 
@@ -72,46 +56,19 @@ def played(tmp_path_factory: pytest.TempPathFactory, prefect_server: None, small
     if the worker had died between logging its games and saying so."""
     place = workspace(tmp_path_factory.mktemp("study"))
     with pytest.MonkeyPatch.context() as patch:
-        first = _record_workers(patch)
+        first = record_workers(patch)
         patch.setattr(study_module.record, "finish_round", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             study(place, PARAMETERS)
     (place.scratch / "round=0" / "seed" / "play" / "result.json").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        second = _record_workers(patch)
+        second = record_workers(patch)
         summary = study(place, PARAMETERS)
     return Played(place, summary, first, second)
 
 
 def _interrupted(*_: Any) -> None:
     raise KeyboardInterrupt
-
-
-class _WorkerHere:
-    """A worker in this process, which has torch at hand already (test_round.py has them in their own)."""
-
-    lock = Lock()  # loading a model is not for several threads
-    stdout: tuple[str, ...] = ()
-
-    def __init__(self, spec_file: Path) -> None:
-        with self.lock:
-            worker.main(spec_file)
-
-    def wait(self) -> int:
-        return 0
-
-
-def _record_workers(patch: pytest.MonkeyPatch) -> list[str]:
-    """Collects kind, round and variant of every worker that is started."""
-    started: list[str] = []
-
-    def recorded(command: list[str], **_: Any) -> _WorkerHere:
-        spec = json.loads(Path(command[-1]).read_text())
-        started.append(" ".join(str(spec.get(name)) for name in ("kind", "round", "variant")))
-        return _WorkerHere(Path(command[-1]))
-
-    patch.setattr("tasks.process.subprocess.Popen", recorded)
-    return started
 
 
 def _logs(place: Workspace, round: int, variant: str) -> list[InteractionLog]:
@@ -198,7 +155,7 @@ def test_tables_and_figure_are_files_and_mlflow_has_the_curves(played: Played) -
 
 
 def test_a_finished_study_is_only_reported_again(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = _record_workers(monkeypatch)
+    started = record_workers(monkeypatch)
     assert study(played.place, PARAMETERS) == played.summary
     assert not started
 
@@ -244,10 +201,12 @@ def test_study_seeds_share_no_training_seed() -> None:
 def test_policies_are_evaluated_on_a_set_that_nobody_trained_on(
     played: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _record_workers(monkeypatch)
+    record_workers(monkeypatch)
     store = played.place.open()
     game_sets.write(store, "people", _logs(played.place, 1, "hh"))
+    left = registry.start_run(played.place, "evaluation on people")  # by an evaluation that was killed
     result = evaluate(played.place, EvaluateParameters(game_set="people"))
+    assert registry.client(played.place).get_run(left).info.status == "KILLED"
     assert json.loads((played.place.root / "evaluation-people.json").read_text()) == result
     assert (result["round"], result["games"], set(result["policies"])) == (0, 4, {"seed", "b-fft"})
     assert result["turns"] == len(game_sets.curated(store, "people")[1])
@@ -261,7 +220,7 @@ def test_policies_are_evaluated_on_a_set_that_nobody_trained_on(
 
 def test_games_that_were_learned_from_are_not_evaluated_on(played: Played) -> None:
     game_sets.write(played.place.open(), "learned", _logs(played.place, 0, "seed"))
-    with pytest.raises(ValueError, match=r"b-fft learned from \d+ games of 'learned', such as .* in round 0"):
+    with pytest.raises(ValueError, match=r"b-fft/1 learned from \d+ games of 'learned', such as .*: keep the set"):
         evaluate(played.place, EvaluateParameters(game_set="learned"))
     with pytest.raises(ValueError, match="checkpoint of seed was chosen by 3 games of 'validation'"):
         evaluate(played.place, EvaluateParameters(game_set="validation"))

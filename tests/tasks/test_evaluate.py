@@ -9,12 +9,15 @@ import pyarrow as pa
 import pytest
 from samples import game
 
+from respect_core import lineage
 from respect_core.interaction import TRAINING_SET_SCHEMA, turn_rows
-from respect_core.store import Store, open_store
+from respect_core.manifests import Partition
+from respect_core.store import Store
 from respect_core.tables import write_partition
-from tasks import game_sets
+from tasks import game_sets, registry
 from tasks.evaluate import _require_not_chosen_on, _require_unseen, compare
 from tasks.references import EvaluatedRef, RegisteredRef
+from tasks.workspace import Workspace, workspace
 
 
 def _evaluated(variant: str, *right: bool) -> EvaluatedRef:
@@ -38,44 +41,80 @@ def test_exact_match_difference_and_chance_by_hand() -> None:
 
 
 @pytest.fixture
-def learned(tmp_path: Path) -> Store:
-    """The seed policy learned from g0, b-fft from g5 in round 5 and from g6 in round 6."""
-    store = open_store(tmp_path / "store")
-    _learn(store, 0, "seed", ["g0"])
-    _learn(store, 5, "b-fft", ["g5"])
-    _learn(store, 6, "b-fft", ["g6"])
-    return store
+def place(tmp_path: Path) -> Workspace:
+    """b-fft/1 learned from g5 in round 5; b-fft/2 goes on from it and b-fft/3 does not, and both learned from g6."""
+    made = workspace(tmp_path)
+    _keep(made.open(), 1, 5, "g5", parent=None)
+    _keep(made.open(), 2, 6, "g6", parent="respect.b-fft/1")
+    _keep(made.open(), 3, 6, "g6", parent=None)
+    return made
 
 
-def _learn(store: Store, round: int, variant: str, names: Sequence[str]) -> None:
-    rows = [row for name in names for row in turn_rows(game(name, round, variant))]
+def _train(store: Store, round: int, names: Sequence[str]) -> str:
+    """Write a training set of these games; returns its data hash."""
+    rows = [row for name in names for row in turn_rows(game(name, round, "b-fft"))]
     kept = [{name: row.get(name, "round") for name in TRAINING_SET_SCHEMA.names} | {"label": 1} for row in rows]
-    write_partition(store, "training_sets", round, variant, pa.Table.from_pylist(kept, schema=TRAINING_SET_SCHEMA))
+    table = pa.Table.from_pylist(kept, schema=TRAINING_SET_SCHEMA)
+    return lineage.data_hash(write_partition(store, "training_sets", round, "b-fft", table))
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("g0", "seed learned from 1 games of 'people', such as g0 in round 0"),
-        ("g5", "b-fft learned from 1 games of 'people', such as g5 in round 5"),
-        ("g6", "b-fft learned from 1 games of 'people', such as g6 in round 6"),
-    ],
-)
-def test_games_learned_from_in_any_round_so_far_are_refused(learned: Store, name: str, message: str) -> None:
-    game_sets.write(learned, "people", [game("new"), game(name)])
-    with pytest.raises(ValueError, match=message):
-        _require_unseen(learned, 6, ["seed", "b-fft"], "people")
+def _keep(store: Store, number: int, round: int, name: str, parent: str | None) -> None:
+    described, rows = lineage.describe(
+        store,
+        f"respect.b-fft/{number}",
+        Partition(round, "b-fft"),
+        None,
+        run_id="run",
+        adapter_hash="adapter",
+        parent=parent,
+        continued=parent is not None,
+        data_hash=_train(store, round, [name]),
+    )
+    lineage.write(store, described, rows)
 
 
-def test_games_of_later_rounds_and_of_others_are_not_refused(learned: Store) -> None:
-    game_sets.write(learned, "people", [game("g6")])
-    _require_unseen(learned, 5, ["seed", "b-fft"], "people")
-    _require_unseen(learned, 6, ["seed", "t-rl"], "people")
+def test_games_that_a_version_learned_from_are_refused_whatever_became_of_its_training_set(place: Workspace) -> None:
+    _train(place.open(), 5, ["another"])  # the round was run again since
+    game_sets.write(place.open(), "people", [game("new"), game("g5")])
+    with pytest.raises(
+        ValueError, match=r"respect\.b-fft/1 learned from 1 games of 'people', such as g5: keep the set"
+    ):
+        _require_unseen(place, "respect.b-fft/1", "people")
 
 
-def test_the_set_that_chose_the_checkpoints_is_refused_by_its_games(learned: Store) -> None:
-    game_sets.write(learned, "validation", [game("v")])
-    game_sets.write(learned, "people", [game("new"), game("v")])
+def test_games_that_its_weights_go_on_from_are_refused_too_and_others_are_not(place: Workspace) -> None:
+    game_sets.write(place.open(), "people", [game("new"), game("g5")])
+    with pytest.raises(
+        ValueError, match=r"b-fft/2 goes on from respect\.b-fft/1, which learned from 1 games of 'people'"
+    ):
+        _require_unseen(place, "respect.b-fft/2", "people")
+    _require_unseen(place, "respect.b-fft/3", "people")  # of the same variant, but from the beginning
+    game_sets.write(place.open(), "people", [game("g6")])
+    _require_unseen(place, "respect.b-fft/1", "people")  # of a later round
+
+
+def test_a_version_is_not_evaluated_where_nobody_knows_what_it_learned_from(place: Workspace, tmp_path: Path) -> None:
+    """Registered without a lineage, and its training set is another by now; while it was the same, it was told."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    data_hash = _train(place.open(), 7, ["g7"])
+    for number in (1, 2):
+        tags = {"variant": "b-fft", "round": 7, "adapter_hash": f"adapter-{number}", "data_hash": data_hash}
+        run_id = registry.start_run(place, "b-fft round 7")
+        registry.register_adapter(place, run_id, "t-rl", adapter, tags=tags, metrics={}, step=7)
+    game_sets.write(place.open(), "people", [game("g7")])
+    with pytest.raises(ValueError, match=r"respect\.t-rl/1 learned from 1 games of 'people', such as g7"):
+        _require_unseen(place, "respect.t-rl/1", "people")
+    _train(place.open(), 7, ["another"])
+    with pytest.raises(ValueError, match=r"its training set .* is another by now, so what it learned from cannot"):
+        _require_unseen(place, "respect.t-rl/2", "people")
+
+
+def test_the_set_that_chose_the_checkpoints_is_refused_by_its_games(place: Workspace) -> None:
+    store = place.open()
+    game_sets.write(store, "validation", [game("v")])
+    game_sets.write(store, "people", [game("new"), game("v")])
     with pytest.raises(ValueError, match=r"checkpoint of b-fft was chosen by 1 games of 'people'.* such as v"):
-        _require_not_chosen_on(learned, {"seed": "gone", "b-fft": "validation"}, "people")
-    _require_not_chosen_on(learned, {"seed": "gone", "b-fft": "other"}, "people")
+        _require_not_chosen_on(store, {"seed": "gone", "b-fft": "validation"}, "people")
+    _require_not_chosen_on(store, {"seed": "gone", "b-fft": "other"}, "people")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from respect_core.store import StoreError
 from respect_core.variants import Objective, tiny
-from tasks import process
+from tasks import process, worker
 from tasks.retries import is_transient
 from tasks.worker import TrainSpec
 from tasks.workspace import workspace
@@ -56,9 +59,37 @@ def test_a_worker_that_is_killed_is_worth_another_try(tmp_path: Path, monkeypatc
         return worker
 
     monkeypatch.setattr("tasks.process.subprocess.Popen", killed)
-    with pytest.raises(process.WorkerFailed, match="exit code -9") as failed:
+    with pytest.raises(process.WorkerCutOff, match="exit code -9") as failed:
         process.run(_spec(tmp_path), tmp_path / "out", lambda done, total, note: None)
     assert is_transient(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StoreError("s3://bucket cannot be reached"), process.CUT_OFF),
+        (OSError(errno.ENOSPC, "No space left on device"), process.CUT_OFF),
+        (FileNotFoundError("no adapter in /adapter"), 1),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1),
+        (ValueError("no such game set"), process.REFUSED),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_workers_exit_code_says_who_failed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    def fails(spec: TrainSpec) -> Any:
+        raise error
+
+    monkeypatch.setitem(worker.WORK, "train", fails)
+    (tmp_path / "spec.json").write_text(_spec(tmp_path).model_dump_json())
+    assert worker.run(tmp_path / "spec.json") == code
+
+
+def test_a_worker_whose_store_is_away_is_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file where the store's directory was")
+    with pytest.raises(process.WorkerCutOff, match=r"exit code 75(?s:.*)StoreError"):
+        process.run(_spec(tmp_path), tmp_path / "out", lambda done, total, note: None)
 
 
 def test_whoever_waits_for_the_whole_machine_is_not_overtaken() -> None:

@@ -46,15 +46,30 @@ def test_a_round_is_a_tree_of_runs(place: Workspace) -> None:
     assert mlflow.get_run(parent).info.status == "FAILED"
 
 
-def test_a_child_is_found_again_by_its_name_and_whether_it_still_runs(place: Workspace) -> None:
+def test_a_child_is_found_again_by_its_name(place: Workspace) -> None:
     study, other = registry.start_run(place, "study"), registry.start_run(place, "study")
-    first = registry.child_run(place, study, "round 0", {"round": 0}, running=True)
-    assert registry.client(place).get_run(first).data.tags["round"] == "0"
-    assert registry.child_run(place, study, "round 0", running=True) == first
-    assert registry.child_run(place, other, "round 0", running=True) != first
+    first = registry.child_run(place, study, "b-fft")
+    assert registry.child_run(place, other, "b-fft") != first
     registry.end_run(place, first)
-    assert registry.child_run(place, study, "round 0") == first
-    assert registry.child_run(place, study, "round 0", running=True) != first
+    assert registry.child_run(place, study, "b-fft") == first
+
+
+def test_what_a_killed_attempt_left_is_found_below_its_parent_and_ended_with_what_is_below(place: Workspace) -> None:
+    above, other = registry.start_run(place, "round 7"), registry.start_run(place, "round 7")
+    left = registry.start_run(place, "t-rl round 7", above)
+    seed, done = (registry.start_run(place, f"t-rl round 7 seed {number}", left) for number in range(2))
+    registry.end_run(place, done)
+    elsewhere = registry.start_run(place, "t-rl round 7", other)
+
+    def found(name: str, parent: str | None) -> set[str]:
+        return {str(run.info.run_id) for run in registry.left_open(place, name, parent)}
+
+    assert found("round 7", None) == {above, other}
+    assert found("t-rl round 7", above) == {left} and found("t-rl round 7", None) == set()
+    registry.end_killed(place, left)
+    assert found("t-rl round 7", above) == set()
+    status = [registry.client(place).get_run(run).info.status for run in (above, left, seed, done, elsewhere)]
+    assert status == ["RUNNING", "KILLED", "KILLED", "FINISHED", "RUNNING"]
 
 
 def test_registered_files_come_back_whole_and_the_newest_is_the_candidate(place: Workspace, adapter: Path) -> None:

@@ -1,0 +1,68 @@
+"""`respect serve`: the policy server on the loopback, until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Annotated
+
+import typer
+
+from flows.terminal import Run, clear_errors, run_workspace
+from respect_core.variants import Variant
+
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+
+
+@app.command()
+def serve(
+    run: Run = "main",
+    variants: Annotated[str, typer.Option(help="Comma-separated variants, or 'all'.")] = "all",
+    host: Annotated[str, typer.Option(help="Address to listen on. There is no login: keep it where you trust all.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    seed: Annotated[int, typer.Option(min=0, help="Of draws, where a request gives none.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0, help="Of sampling; 0 takes the most probable action.")] = 1.0,
+    most: Annotated[int, typer.Option(min=1, help="Turns in one pass.")] = 64,
+    wait_ms: Annotated[float, typer.Option(min=0, help="How long a pass waits for more turns.")] = 4.0,
+    cache_mb: Annotated[int, typer.Option(min=0, help="Memory for keys and values of games, for each version.")] = 1024,
+    idle: Annotated[float, typer.Option(min=1, help="Seconds until a game without turns counts as over.")] = 1800.0,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at what is deployed.")] = 3.0,
+) -> None:
+    """Answer users with what is deployed (docs/serving.md)."""
+    workspace = run_workspace(run)
+    # A registry that is away shall be noticed, and found again, within seconds.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    import uvicorn
+
+    from deployments.serving.api import create_app
+    from deployments.serving.server import PolicyServer, Settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    with clear_errors():
+        settings = Settings(
+            variants=_variants(variants),
+            seed=seed,
+            temperature=temperature,
+            most=most,
+            wait=wait_ms / 1000,
+            cache_bytes=cache_mb << 20,
+            idle=idle,
+            every=every,
+        )
+        uvicorn.run(create_app(PolicyServer(workspace, settings)), host=host, port=port, access_log=False)
+
+
+def _variants(names: str) -> tuple[str, ...]:
+    if names == "all":
+        return tuple(Variant)
+    try:
+        return tuple(Variant(name.strip()) for name in names.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; there are: {', '.join(Variant)}, or 'all'") from None
+
+
+if __name__ == "__main__":
+    app(prog_name="respect serve")

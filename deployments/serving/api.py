@@ -1,0 +1,143 @@
+"""The HTTP interface, over anything that acts: the server in this process, or another that does the same elsewhere.
+
+No reply and no log line repeats what a user wrote.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Protocol
+
+from fastapi import FastAPI, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.serving.metrics import Metrics
+from deployments.serving.schema import ActReply, ActRequest, Name, Problem, Readiness
+from deployments.serving.server import NotLogged, NotReady, UnknownVariant
+from respect_core.serving import Overloaded
+from respect_core.store import MissingKeyError, StoreError
+
+log = logging.getLogger(__name__)
+LARGEST_BODY = 128 * 1024
+"""Bytes; the largest valid request has half as many, with every character escaped."""
+_PROBLEMS: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (404, 413, 422, 500, 503)}
+
+
+class Actor(Protocol):
+    """What the interface is over."""
+
+    metrics: Metrics
+
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+    async def act(self, request: ActRequest) -> ActReply: ...
+    def end(self, variant: str, game: str) -> None: ...
+    def readiness(self) -> Readiness: ...
+    def prometheus(self) -> bytes: ...
+
+
+def create_app(actor: Actor) -> FastAPI:
+    """The application; `actor` starts and closes with it."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        actor.start()
+        yield
+        actor.close()
+
+    app = FastAPI(title="RESPECT policy server", lifespan=lifespan)
+    app.add_middleware(SmallBodies)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
+
+    @app.post("/act", response_model=ActReply, responses=_PROBLEMS)
+    async def act(request: ActRequest) -> Response:
+        """The policy's action in a game."""
+        status, answer = await _answered(actor, request)
+        actor.metrics.responses.labels(str(status)).inc()
+        headers = {"Retry-After": "1"} if status == 503 else None
+        return JSONResponse(answer.model_dump(), status, headers)
+
+    @app.delete("/games/{variant}/{game}", status_code=204)
+    def end(variant: Annotated[str, Path(max_length=40)], game: Name) -> None:
+        """The game is over: its version is not kept for it any more."""
+        actor.end(variant, game)
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @app.get("/ready", responses={503: {"model": Readiness}})
+    def ready(response: Response) -> Readiness:
+        """200 where every variant has a version to act, else 503."""
+        found = actor.readiness()
+        response.status_code = 200 if found.ready else 503
+        return found
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """For Prometheus."""
+        return Response(actor.prometheus(), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+async def _answered(actor: Actor, request: ActRequest) -> tuple[int, ActReply | Problem]:
+    try:
+        return 200, await actor.act(request)
+    except UnknownVariant as error:
+        return 404, Problem(field="variant", reason=str(error))
+    except MissingKeyError:
+        return 422, Problem(field="context", reason="names an image that the store does not have; put it there first")
+    except StoreError:
+        return 503, Problem(reason="the store does not give the images of this context")
+    except (NotReady, NotLogged, Overloaded) as error:
+        return 503, Problem(reason=str(error))
+    except Exception as error:  # its message may hold what a user wrote
+        log.error("%s in an act\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        return 500, Problem(reason=f"internal error ({type(error).__name__}); the server's log has more")
+
+
+async def _invalid(request: Request, error: Any) -> JSONResponse:
+    """The first complaint, without the input."""
+    first = error.errors()[0]
+    path = [part for part in first["loc"] if part not in ("body", "path")]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "json_invalid":
+        field, reason = "", "not JSON"
+    elif not field and ": " in reason:  # a check over several fields names its own
+        field, _, reason = reason.partition(": ")
+    return JSONResponse(Problem(field=field, reason=reason).model_dump(), 422)
+
+
+async def _refused(request: Request, error: Any) -> JSONResponse:
+    return JSONResponse(Problem(reason=str(error.detail)).model_dump(), error.status_code, error.headers)
+
+
+class SmallBodies:
+    """Middleware: 413 once a body has more than LARGEST_BODY bytes, whatever its header says."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > LARGEST_BODY:
+                raise HTTPException(413, f"the body has more than {LARGEST_BODY} bytes")
+            return message
+
+        await self._app(scope, counted, send)

@@ -1,0 +1,147 @@
+"""Follows what is deployed: new versions come beside the old ones, which go once no game needs them."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from mlflow.entities.model_registry import ModelVersion
+
+from deployments.serving.versions import Refused, Served
+from respect_core import ledger
+from respect_core.serving import Roster
+from tasks import deployed as deployment
+from tasks import registry
+from tasks.retries import is_transient
+from tasks.workspace import Workspace
+
+log = logging.getLogger(__name__)
+RETRY = 60.0
+"""Seconds until a refused version is looked at again."""
+
+
+class Follower:
+    """Asks ledger and registry every few seconds, in a thread of its own.
+
+    A version that is refused, and a registry or store that is away, leave in place what acts.
+
+    Args:
+        load: makes a version ready to act; raises Refused.
+        every: seconds between two looks.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        variants: Sequence[str],
+        roster: Roster[Served],
+        load: Callable[[ModelVersion], Served],
+        *,
+        every: float = 3.0,
+    ) -> None:
+        self._workspace, self.variants, self._roster, self._load, self.every = workspace, variants, roster, load, every
+        self.refused: dict[str, str] = {}  # by variant
+        self._refused_versions: dict[tuple[str, str], tuple[float, str]] = {}
+        self._entries: dict[str, int] = {}  # of the ledger, by variant
+        self._contact: float | None = None
+        self._away: set[str] = set()  # variants whose last look was not answered
+        self._loading = False  # which may take long
+        self._in_use: set[str] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """End after what is under way. A registry that does not answer is not waited for."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    @property
+    def seconds_since_contact(self) -> float | None:
+        """Since registry and store last answered; None before the first time."""
+        return None if self._contact is None else time.monotonic() - self._contact
+
+    @property
+    def following(self) -> bool:
+        """Whether what is deployed is known: every variant's last look was answered, and not long ago."""
+        since = self.seconds_since_contact
+        return since is not None and not self._away and (self._loading or since < 3 * self.every + 1)
+
+    def look(self) -> None:
+        """One look at every variant."""
+        for variant in self.variants:
+            if self._follow(variant):
+                self._contact = time.monotonic()
+                self._away.discard(variant)
+            else:
+                self._away.add(variant)
+        self._retire()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.look()
+            self._stop.wait(self.every)
+
+    def _follow(self, variant: str) -> bool:
+        """Whether registry and store answered."""
+        try:
+            self._look_at_ledger(variant)
+            version = deployment.deployed(self._workspace, variant)
+            self._contact = time.monotonic()
+            served = self._loaded(version)
+        except Refused as error:
+            self._refuse(variant, str(error))
+        except Exception as error:
+            if is_transient(error):
+                log.warning("%s: registry or store is away (%s)", variant, type(error).__name__)
+                return False
+            # Addresses may carry a password.
+            self._refuse(variant, str(error).replace(self._workspace.tracking_uri, "the registry"))
+        else:
+            self.refused.pop(variant, None)
+            if self._roster.deployed().get(variant) is not served:
+                self._roster.deploy(variant, served)
+                log.info("%s: new games get %s, adapter %s", variant, served.name, served.adapter_hash)
+        return True
+
+    def _look_at_ledger(self, variant: str) -> None:
+        """Entries only become more. Fewer are no rollback, but a store that is away or another one."""
+        entries = len(ledger.entries(self._workspace.open(), registry.model_name(variant)))
+        if entries < (known := self._entries.get(variant, 0)):
+            raise Refused(
+                f"the ledger had {known} entries and has {entries}; restore the store, or start the server anew"
+            )
+        self._entries[variant] = entries
+
+    def _loaded(self, version: ModelVersion) -> Served:
+        """The version, ready to act; one that was refused is not fetched again at every look."""
+        key = f"{version.name}/{version.version}", version.tags["adapter_hash"]
+        refused = self._refused_versions.get(key)
+        if refused and time.monotonic() - refused[0] < RETRY:
+            raise Refused(refused[1])
+        self._loading = True
+        try:
+            return self._load(version)
+        except Refused as error:
+            self._refused_versions[key] = time.monotonic(), str(error)
+            raise
+        finally:
+            self._loading = False
+
+    def _refuse(self, variant: str, reason: str) -> None:
+        if self.refused.get(variant) != reason:
+            self.refused[variant] = reason
+            log.error("%s: not served: %s", variant, reason)
+
+    def _retire(self) -> None:
+        """Nobody holds what neither a variant nor a running game needs; its memory comes back at once."""
+        in_use = {version.name for version in (*self._roster.running(), *self._roster.deployed().values())}
+        if gone := self._in_use - in_use:
+            log.info("freed: %s", ", ".join(sorted(gone)))
+            gc.collect()
+        self._in_use = in_use

@@ -1,0 +1,52 @@
+"""What Prometheus reads at /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from deployments.serving.follow import Follower
+from deployments.serving.versions import Served
+from respect_core.serving import Roster
+
+
+class Metrics:
+    """Counted as it happens; what is a state is read when it is asked for. Names begin with `respect_`."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        made: dict[str, Any] = {"registry": self._registry, "namespace": "respect"}
+        self.acts = Counter("acts", "Turns answered", ["variant", "version"], **made)
+        self.responses = Counter("responses", "Replies to /act by status code", ["code"], **made)
+        buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
+        self.seconds = Histogram("act_seconds", "From a request's arrival to its action", buckets=buckets, **made)
+        self.passes = Histogram("pass_turns", "Turns in one pass", buckets=[1, 2, 4, 8, 16, 32, 64], **made)
+        self._waiting = Gauge("waiting_requests", "Requests that wait for a pass", **made)
+        self._deployed = Gauge(
+            "deployed_info", "1 for what new games get", ["variant", "version", "adapter_hash"], **made
+        )
+        self._games = Gauge("running_games", "Games by the version that acts in them", ["version"], **made)
+        self._refused = Gauge("refused", "1 where what is deployed is not served", ["variant"], **made)
+        self._following = Gauge("following", "0 while the registry or the store is away", **made)
+        self._contact = Gauge("contact_age_seconds", "Since registry and store last answered; NaN before", **made)
+        self.log_failures = Counter("log_failures", "Lines that went neither to disk nor to the store", **made)
+
+    def text(self, roster: Roster[Served], follower: Follower, waiting: int) -> bytes:
+        """The exposition format."""
+        self._waiting.set(waiting)
+        self._following.set(follower.following)
+        since = follower.seconds_since_contact
+        self._contact.set(float("nan") if since is None else since)
+        _replace(self._games, {(version.name,): float(games) for version, games in roster.running().items()})
+        _replace(self._refused, {(variant,): float(variant in follower.refused) for variant in follower.variants})
+        deployed = roster.deployed().items()
+        _replace(self._deployed, {(variant, each.name, each.adapter_hash): 1.0 for variant, each in deployed})
+        return generate_latest(self._registry)
+
+
+def _replace(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
+    gauge.clear()
+    for labels, value in values.items():
+        gauge.labels(*labels).set(value)

@@ -1,0 +1,104 @@
+"""Requests and replies of the policy server, as JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from respect_core import actions
+from respect_core.interaction import Turn
+from respect_core.multiref.game import MAX_TURNS
+
+LISTENER_TURNS = MAX_TURNS // 2
+LONGEST_UTTERANCE = 500  # characters
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
+Utterance = Annotated[str, StringConstraints(max_length=LONGEST_UTTERANCE, pattern=r"\S")]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Played(_Message):
+    """A turn that is over."""
+
+    utterance: Utterance
+    action: Annotated[str, StringConstraints(max_length=actions.LONGEST)] = Field(description="as it was returned")
+
+
+class ActRequest(_Message):
+    """A game in which the listener is to act."""
+
+    scenario: Literal["multiref"] = "multiref"
+    variant: Annotated[str, StringConstraints(min_length=1, max_length=40)] = Field(description="e.g. 'b-fft'")
+    game: Name = Field(description="its id, the same in each of its turns; never a user's id, as it is logged")
+    context: list[Name] = Field(
+        min_length=2, max_length=len(actions.LETTERS), description="image ids in the listener's order"
+    )
+    turns: list[Played] = Field(default=[], max_length=LISTENER_TURNS - 1, description="the turns so far")
+    utterance: Utterance = Field(description="what the speaker says now")
+    seed: Annotated[int, Field(ge=0, lt=2**53)] | None = Field(
+        default=None, description="of the draw, together with game and turn; the server's by default"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ActRequest:
+        if len(set(self.context)) != len(self.context):
+            raise ValueError("context names an image twice")
+        self.played()
+        return self
+
+    def played(self) -> tuple[Turn, ...]:
+        """The turns with the state before each; the last has no action yet. Raises ValueError at an illegal action."""
+        state, result = "", []
+        for number, turn in enumerate(self.turns):
+            result.append(Turn(state, turn.utterance, turn.action))
+            try:
+                state = actions.step(turn.action, state, len(self.context))
+            except actions.ActionError as error:
+                raise ValueError(f"turns[{number}].action: {error}") from None
+        return (*result, Turn(state, self.utterance))
+
+
+class ActReply(_Message):
+    """What the policy does, and who it was."""
+
+    action: str = Field(description="canonical and legal in the state")
+    legal: bool = Field(description="false where something else was written and `action` was made of it")
+    probability: float = Field(
+        description="of the action under the sampling distribution, renormalised over legal actions; at temperature 0, "
+        "where nothing is drawn, at temperature 1"
+    )
+    variant: str
+    version: str = Field(description="registered version that acted, e.g. 'respect.b-fft/3'")
+    adapter_hash: str = Field(description="sha256 of its adapter's files")
+    turn: int = Field(description="number of the turn, from 0")
+    seed: int
+    latency_ms: float = Field(description="from the request's arrival to the action")
+
+
+class VariantState(_Message):
+    """What new games of a variant get."""
+
+    version: str | None = Field(description="null where nothing is loaded")
+    adapter_hash: str | None
+    refused: str | None = Field(description="why what is deployed by now is not served; the one above goes on")
+
+
+class Readiness(_Message):
+    """Whether every variant has a version to act, and how fresh the knowledge of what is deployed is."""
+
+    ready: bool
+    following: bool = Field(description="false while the registry or the store is away: what is loaded goes on")
+    seconds_since_contact: float | None = Field(description="since registry and store last answered; null before that")
+    variants: dict[str, VariantState]
+    running_games: dict[str, int] = Field(description="by version")
+
+
+class Problem(_Message):
+    """Why there is no action. A field is named as in 'turns[2].action'."""
+
+    field: str = ""
+    reason: str

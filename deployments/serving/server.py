@@ -1,0 +1,187 @@
+"""The policy server in this process: what stands behind the HTTP interface, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from deployments.serving.follow import Follower
+from deployments.serving.metrics import Metrics
+from deployments.serving.schema import ActReply, ActRequest, Readiness, VariantState
+from deployments.serving.versions import Loader, Served
+from respect_core.interaction import Interaction
+from respect_core.listener import Act
+from respect_core.served_turns import ServedTurn, TurnLog
+from respect_core.serving import Batcher, Roster, seeded
+from respect_core.store import StoreError
+from respect_core.variants import Variant
+from tasks.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+
+class UnknownVariant(ValueError):
+    """The server does not serve it; the message lists what it serves."""
+
+
+class NotReady(RuntimeError):
+    """Nothing is loaded for the variant yet, or there is nothing that could be; try again later."""
+
+
+class NotLogged(RuntimeError):
+    """The turn could not be logged, so it is not answered."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve. Times in seconds."""
+
+    variants: tuple[str, ...] = tuple(Variant)
+    seed: int = 0  # of draws, where a request gives none
+    temperature: float = 1.0
+    most: int = 64  # turns in one pass
+    wait: float = 0.004  # for others, before a pass
+    queue: int = 1024  # requests that may wait
+    cache_bytes: int = 1 << 30  # keys and values of running games, for each version
+    idle: float = 1800.0  # until a game without turns counts as over
+    games: int = 100_000  # that may run
+    every: float = 3.0  # between looks at what is deployed
+    flush: float = 10.0  # until lines of the log are in the store
+
+
+class PolicyServer:
+    """Any number of variants over one base model."""
+
+    def __init__(self, workspace: Workspace, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.roster: Roster[Served] = Roster(idle=settings.idle, most=settings.games)
+        self._loader = Loader(
+            workspace, temperature=settings.temperature, cache_bytes=settings.cache_bytes, most=settings.most
+        )
+        self.follower = Follower(workspace, settings.variants, self.roster, self._loader.load, every=settings.every)
+        self._turns = TurnLog(workspace.open(), workspace.scratch / "served")
+        self._batcher: Batcher[tuple[Served, Interaction], Act] = Batcher(
+            _act, most=settings.most, wait=settings.wait, queue=settings.queue, observe=self.metrics.passes.observe
+        )
+        self._stop = threading.Event()
+        self._flusher = threading.Thread(target=self._flush, name="turn log", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow what is deployed. Returns at once; `ready` says when there is something to act."""
+        self.follower.start()
+        self._flusher.start()
+
+    def close(self) -> None:
+        """Answer what was asked, bring the log into the store, and end."""
+        self._batcher.close()
+        self.follower.close()
+        self._stop.set()
+        self._flusher.join()
+
+    async def act(self, request: ActRequest) -> ActReply:
+        """The action, by the version that the game began with.
+
+        Raises:
+            UnknownVariant, NotReady, NotLogged: see there.
+            MissingKeyError: an image that the store does not have.
+            StoreError: the store is away, and an image of the context was never needed before.
+            Overloaded: too many requests wait.
+        """
+        began = time.perf_counter()
+        if request.variant not in self.settings.variants:
+            raise UnknownVariant(f"{request.variant!r} is not served; there are: {', '.join(self.settings.variants)}")
+        if self._loader.images.missing(request.context):
+            await asyncio.to_thread(self._loader.images.require, request.context)
+        try:
+            served = self.roster.version(request.variant, request.game)
+        except KeyError:
+            raise NotReady(f"{request.variant}: no version is loaded; GET /ready says why") from None
+        seed = self.settings.seed if request.seed is None else request.seed
+        interaction = seeded(request.game, seed, request.context, request.played())
+        act = await asyncio.wrap_future(self._batcher.submit((served, interaction)))
+        reply = ActReply(
+            action=act.action,
+            legal=act.legal,
+            probability=act.probability,
+            variant=request.variant,
+            version=served.name,
+            adapter_hash=served.adapter_hash,
+            turn=len(request.turns),
+            seed=seed,
+            latency_ms=(time.perf_counter() - began) * 1000,
+        )
+        self._log(request, reply)
+        self.metrics.acts.labels(reply.variant, reply.version).inc()
+        self.metrics.seconds.observe(reply.latency_ms / 1000)
+        return reply
+
+    def end(self, variant: str, game: str) -> None:
+        """The game is over. Nothing happens where it does not run."""
+        self.roster.end(variant, game)
+
+    def readiness(self) -> Readiness:
+        """Whether there is a version for every variant, and what acts."""
+        deployed, refused = self.roster.deployed(), dict(self.follower.refused)
+
+        def state(variant: str) -> VariantState:
+            served = deployed.get(variant)
+            return VariantState(
+                version=served.name if served else None,
+                adapter_hash=served.adapter_hash if served else None,
+                refused=refused.get(variant),
+            )
+
+        since = self.follower.seconds_since_contact
+        return Readiness(
+            ready=set(deployed) >= set(self.settings.variants),
+            following=self.follower.following,
+            seconds_since_contact=None if since is None else round(since, 1),
+            variants={variant: state(variant) for variant in self.settings.variants},
+            running_games={version.name: games for version, games in self.roster.running().items()},
+        )
+
+    def prometheus(self) -> bytes:
+        """The metrics' text."""
+        return self.metrics.text(self.roster, self.follower, self._batcher.waiting)
+
+    def _log(self, request: ActRequest, reply: ActReply) -> None:
+        turn = ServedTurn(
+            time=datetime.now(UTC).isoformat(),
+            game=request.game,
+            temperature=self.settings.temperature,
+            **reply.model_dump(),
+        )
+        try:
+            self._turns.add(turn)
+        except OSError as error:
+            self.metrics.log_failures.inc()
+            log.error("a turn is not answered, because it cannot be logged: %s", error)
+            raise NotLogged("the server cannot write its log") from error
+
+    def _flush(self) -> None:
+        while True:
+            ending = self._stop.wait(self.settings.flush)
+            try:
+                self._turns.flush()
+            except (StoreError, OSError) as error:
+                self.metrics.log_failures.inc()
+                log.warning("served turns wait on this machine for the store (%s)", type(error).__name__)
+            if ending:
+                return
+
+
+def _act(asked: Sequence[tuple[Served, Interaction]]) -> list[Act]:
+    """One pass for each version."""
+    places: dict[Served, list[int]] = {}
+    for place, (served, _) in enumerate(asked):
+        places.setdefault(served, []).append(place)
+    acts: dict[int, Act] = {}
+    for served, of_version in places.items():
+        acts.update(zip(of_version, served.policy.act([asked[place][1] for place in of_version]), strict=True))
+    return [acts[place] for place in range(len(asked))]

@@ -1,0 +1,141 @@
+"""Registered versions as policies over one base model, loaded once their files are what was registered."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from mlflow.entities.model_registry import ModelVersion
+from PIL import Image
+from pydantic import TypeAdapter
+
+from respect_core.base import Base, adapter_hash, load_base
+from respect_core.features import VisionFeatures
+from respect_core.images import load_images
+from respect_core.policy import Policy
+from respect_core.store import Store
+from respect_core.variants import Profile
+from tasks import registry
+from tasks.workspace import Workspace
+
+
+class Refused(ValueError):
+    """A version that is not served: the message says why, and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """An immutable version, ready to act."""
+
+    name: str  # 'respect.b-fft/3'
+    adapter_hash: str
+    policy: Policy
+
+
+class StoredImages(Mapping[str, Image.Image]):
+    """Pictures of the store by id. `require` reads them; afterwards they are here without the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[str, Image.Image] = {}
+
+    def missing(self, images: Iterable[str]) -> list[str]:
+        """Those that have to be read first."""
+        return [image for image in images if image not in self._known]
+
+    def require(self, images: Iterable[str]) -> None:
+        """Raises MissingKeyError for an image that the store does not have, and StoreError as `load_images` does."""
+        self._known |= load_images(self._store, self.missing(images))
+
+    def __getitem__(self, image: str) -> Image.Image:
+        return self._known[image]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+class Loader:
+    """Loads versions. One that is in use is loaded once, for all variants that it serves.
+
+    Args:
+        temperature: of sampling.
+        cache_bytes: keys and values of running games, for each version.
+        most: games in one pass.
+    """
+
+    def __init__(
+        self, workspace: Workspace, *, temperature: float = 1.0, cache_bytes: int = 1 << 30, most: int = 64
+    ) -> None:
+        self._workspace = workspace
+        self._temperature, self._cache_bytes, self._most = temperature, cache_bytes, most
+        self.images = StoredImages(workspace.open())
+        self._base: tuple[Base, VisionFeatures] | None = None
+        self._in_use: WeakValueDictionary[str, Served] = WeakValueDictionary()
+
+    def load(self, version: ModelVersion) -> Served:
+        """The version, ready to act.
+
+        Raises:
+            Refused: its files are not what was registered, do not load, or are for another base model.
+        """
+        name, registered = f"{version.name}/{version.version}", str(version.tags["adapter_hash"])
+        known = self._in_use.get(name)
+        if known is not None and known.adapter_hash == registered:
+            return known
+        files = self._files(version, name, registered)
+        try:
+            profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
+            base, features = self._base_of(profile, name)
+            policy = Policy(
+                base,
+                files,
+                features,
+                temperature=self._temperature,
+                batch_size=self._most,
+                cache_bytes=self._cache_bytes,
+            )
+        except Refused:
+            raise
+        except Exception as error:  # whatever peft, safetensors or torch make of broken files
+            raise Refused(f"{name} does not load ({type(error).__name__}); register it again, or roll back") from error
+        served = self._in_use[name] = Served(name, registered, policy)
+        return served
+
+    def _files(self, version: ModelVersion, name: str, registered: str) -> Path:
+        """The version's files on this machine, fetched again if they were changed here."""
+        files = registry.download(self._workspace, version)
+        if _hash(files) != registered:
+            shutil.rmtree(files)
+            files = registry.download(self._workspace, version)
+        if (found := _hash(files)) != registered:
+            shutil.rmtree(files)
+            raise Refused(
+                f"{name}: its files hash to {found}, registered is {registered}; restore them in the registry, or "
+                "roll back"
+            )
+        return files
+
+    def _base_of(self, profile: Profile, name: str) -> tuple[Base, VisionFeatures]:
+        """The base model of the server, which is that of the first version."""
+        if self._base is None:
+            base = load_base(profile.base, image_size=profile.image_size)
+            vision = self._workspace.scratch / "vision"
+            self._base = base, VisionFeatures(base, self.images, cache_dir=vision)
+        elif self._base[0].name != profile.base:
+            raise Refused(
+                f"{name} is over {profile.base}, and this server has loaded {self._base[0].name}: serve it by another"
+            )
+        return self._base
+
+
+def _hash(files: Path) -> str:
+    try:
+        return adapter_hash(files)
+    except FileNotFoundError:
+        return "nothing: there are none"

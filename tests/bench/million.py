@@ -1,0 +1,222 @@
+"""Decode plan and subsample of a round as the log grows: peak memory of a process of its own, and turns a second.
+
+The log is that of tests/bench/export.py. Both stages are those of a round but for the decoder's model: prompts are
+made, tokenized, grouped into trees and passes, shards are cut, stored, found again and joined, and scores come from
+the prompt's tokens at the cost of a checksum. Prompts do without the worked examples that all of them repeat. Decoding
+is interrupted after half of the shards and goes on.
+
+    python -m tests.bench.million STAGE FOLDER
+
+is a stage on the store in a folder, for the case itself: it prints what it found as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from respect_core import local_models
+from respect_core.export import export
+from respect_core.feedback import FeedbackDecoder, smollm2
+from respect_core.feedback_shards import TURNS, Decoded, decode_partition
+from respect_core.interaction import InteractionLog, LoggedTurn, Outcome, PolicyIdentity
+from respect_core.label_scoring import LabelScorer
+from respect_core.manifests import Partition, read_manifest
+from respect_core.prompt_trees import Tree
+from respect_core.variants import Variant, tiny
+from tasks import game_sets
+from tasks.subsample import subsample_variant
+from tasks.workspace import Workspace, workspace
+from tests.bench.export import ROUND, SIZES, VARIANT, fill
+from tests.bench.export import TURNS as TURNS_OF_A_GAME
+from tests.bench.record import Record, case, versions
+
+LEARNER = Variant.B_RL
+HERE = Partition(ROUND, VARIANT)
+TOKENIZER = "tokenizer"
+
+
+class Found(NamedTuple):
+    """What a stage tells: turns that it went through, seconds, MiB when it began and at the peak, and how it ended."""
+
+    turns: int
+    seconds: float
+    before: float
+    peak: float
+    note: str
+
+
+@case("million")
+def million(quick: bool) -> Iterator[Record]:
+    """A record for each stage: what the largest log needs over the smallest. The bar is 0.8."""
+    sizes = (1_000, 10_000) if quick else SIZES
+    found: dict[str, dict[int, Found]] = {stage: {} for stage in STAGES}
+    for turns in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            _prepare(Path(folder), turns)
+            for stage in STAGES:
+                command = [sys.executable, "-m", "tests.bench.million", stage, folder]
+                done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+                found[stage][turns] = Found(*json.loads(done.stdout.splitlines()[-1]))
+    for stage, by_size in found.items():
+        yield _record(stage, by_size)
+
+
+def _record(stage: str, by_size: dict[int, Found]) -> Record:
+    sizes = list(by_size)
+    least, most = by_size[sizes[0]], by_size[sizes[-1]]
+    bytes_per_turn = (most.peak - most.before - least.peak + least.before) * 2**20 / (sizes[-1] - sizes[0])
+    figures = [
+        f"{turns:,} turns: {each.peak:.0f} MiB, {each.peak - each.before:.0f} above the start, "
+        f"{each.turns / each.seconds:,.0f} turns/s"
+        for turns, each in by_size.items()
+    ]
+    return Record(
+        case="million",
+        size=f"{stage}, {sizes[-1] // 1000}k turns",
+        turns_per_game=None,
+        ours=most.peak,
+        peer=least.peak,
+        peer_name=f"the same for {sizes[0] // 1000}k turns",
+        unit="MiB at the peak",
+        ratio=least.peak / most.peak,
+        bar=0.8,
+        tokens_ours=None,
+        tokens_peer=None,
+        flops_ours=None,
+        flops_peer=None,
+        seconds_ours=most.seconds,
+        seconds_peer=least.seconds,
+        repeats=1,
+        spread=None,
+        equality=f"{'; '.join(figures)}; {bytes_per_turn:.0f} bytes more a turn; {most.note}",
+        versions=versions("pyarrow"),
+    )
+
+
+def _prepare(folder: Path, turns: int) -> None:
+    """A workspace with turns, D0 and a validation set, and a tokenizer that loads without its model."""
+    store = workspace(folder).open()
+    fill(store, turns)
+    export(store, ROUND)
+    for name in (game_sets.D0, game_sets.VALIDATION):
+        game_sets.write(store, name, [_game(f"{name}-{number}") for number in range(20)])
+    local_models.load(smollm2().model, smollm2().gguf_file).tokenizer.save_pretrained(folder / TOKENIZER)
+
+
+def _game(name: str) -> InteractionLog:
+    images = [f"image-{letter}" for letter in "ABCD"]
+    return InteractionLog(
+        interaction_id=name,
+        round=0,
+        variant="hh",
+        policy=PolicyIdentity(name="people", version="unknown"),
+        user="0123456789abcdef",
+        started_at="2026-01-02T03:04:05",
+        context=images,
+        turns=[LoggedTurn(utterance=f"the {each}", action=f"select {each}") for each in "ABC"],
+        outcome=Outcome(targets=images[:3], success=True),
+    )
+
+
+# --- stages, in a process of their own ----------------------------------------------------------------------------
+
+
+class Interrupted(BaseException):
+    """Stands for the end of the process."""
+
+
+class WithoutModel(LabelScorer):
+    """Scores by a checksum of the prompt's tokens, after all that is done around the model's passes."""
+
+    prompts_left = 2**63
+
+    def score(self, prompts: Sequence[str], *others: Any, **options: Any) -> Tensor:
+        self.prompts_left -= len(prompts)
+        if self.prompts_left < 0:
+            raise Interrupted
+        return super().score(prompts, *others, **options)
+
+    def _score_batch(self, prefix: list[int], prompts: list[list[int]], labels: list[list[int]]) -> Tensor:
+        tree = Tree()
+        for prompt in prompts:
+            for label in labels:
+                tree.add([*prompt, *label[:-1]])
+        tree.sees()
+        log_odds = [
+            zlib.crc32(str(prompt).encode()) % 600 / 100 - 3.91 for prompt in prompts
+        ]  # about half are positive
+        half = len(labels) // 2
+        return torch.tensor([[odds] * half + [0.0] * (len(labels) - half) for odds in log_odds])
+
+
+def decode_plan(place: Workspace) -> tuple[int, str]:
+    """`decode_partition`, interrupted, gone on with, and asked once more."""
+    store, config = place.open(), smollm2()
+    binary, ternary = (replace(prompt, examples=()) for prompt in (config.binary, config.ternary))
+    config = replace(config, binary=binary, ternary=ternary)
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    tokenizer = AutoTokenizer.from_pretrained(place.root / TOKENIZER)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=8192, **shape))
+    local = local_models.LocalModel(model, tokenizer, None, "none")
+    decoder = FeedbackDecoder(config, local)
+    decoder.scorer = scorer = WithoutModel(local, config.token_budget)
+    manifest = read_manifest(store, "turns", *HERE)
+    assert manifest is not None
+    scorer.prompts_left = manifest.rows // 2
+    identity = {"decoder_model": "checksum"}
+    with suppress(Interrupted):
+        decode_partition(store, HERE, decoder, identity)
+    scorer.prompts_left = WithoutModel.prompts_left
+    second = decode_partition(store, HERE, decoder, identity)
+    assert second.turns == manifest.rows * (TURNS_OF_A_GAME - 1) // TURNS_OF_A_GAME
+    assert second.found or manifest.rows < 4 * TURNS, "nothing was found that was finished before the interruption"
+    assert decode_partition(store, HERE, decoder, identity) == Decoded()
+    return manifest.rows, f"{second.found:,} of {second.turns:,} turns with a follow-up found in finished shards"
+
+
+def subsample(place: Workspace) -> tuple[int, str]:
+    """The task of a round, without its run in Prefect."""
+    found = subsample_variant.fn(place, tiny(), LEARNER, ROUND, game_sets.VALIDATION, [])
+    store = place.open()
+    turns, rows = read_manifest(store, "turns", *HERE), read_manifest(store, "training_sets", ROUND, LEARNER)
+    assert turns is not None and rows is not None
+    assert 0 < found.negatives_used * 5 <= (found.positives + found.rehearsal_turns) * 4
+    labelled = f"{found.positives:,} positive, {found.negatives_used:,} of {found.negatives:,} negative turns"
+    return turns.rows, f"{rows.rows:,} rows, {labelled}, {found.rehearsal_turns} of D0"
+
+
+STAGES: dict[str, Callable[[Workspace], tuple[int, str]]] = {"decode plan": decode_plan, "subsample": subsample}
+
+
+def _status(field: str) -> float:
+    """MiB of this process alone; ru_maxrss would carry over the peak of the process that started it."""
+    found = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def main(stage: str, folder: str) -> None:
+    place = workspace(Path(folder))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
+    before, started = _status("VmRSS"), time.monotonic()
+    turns, note = STAGES[stage](place)
+    print(json.dumps(Found(turns, time.monotonic() - started, before, _status("VmHWM"), note)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,58 @@
+"""Stand-ins for what takes long in tests of whole flows: processes for workers, and a model for the decoder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from threading import Lock
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from respect_core.feedback import DecoderConfig, FeedbackDecoder
+from tasks import worker
+
+
+class ByWord(FeedbackDecoder):
+    """The decoder with one rule for a model: what begins with a no is negative."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        self.config = config
+        self.local: Any = SimpleNamespace(revision="none", render_chat=None)
+
+    def _scores(self, found: Sequence[Any], kinds: Sequence[Any], progress: Any) -> list[torch.Tensor]:
+        pleased = torch.tensor([[not each.follow_up.startswith(("no", "wrong"))] for each in found]) * 4.0 - 2.0
+        by_kind = [self.config.prompt(kind).words for kind in kinds]
+        return [torch.cat([pleased * label for label, words in each.items() for _ in words], dim=1) for each in by_kind]
+
+
+class _WorkerHere:
+    """A worker in this process, which has torch at hand already (test_round.py has them in their own)."""
+
+    lock = Lock()  # loading a model is not for several threads
+    stdout: tuple[str, ...] = ()
+
+    def __init__(self, spec_file: Path, log: Any) -> None:
+        with self.lock, redirect_stderr(log):
+            self.code = worker.run(spec_file)
+
+    def wait(self) -> int:
+        return self.code
+
+
+def record_workers(patch: pytest.MonkeyPatch) -> list[str]:
+    """Has workers run here; collects kind, round and variant of every one that is started."""
+    started: list[str] = []
+
+    def recorded(command: list[str], *, stderr: Any, **_: Any) -> _WorkerHere:
+        spec = json.loads(Path(command[-1]).read_text())
+        started.append(" ".join(str(spec.get(name)) for name in ("kind", "round", "variant")))
+        return _WorkerHere(Path(command[-1]), stderr)
+
+    patch.setattr("tasks.process.subprocess", SimpleNamespace(Popen=recorded, PIPE=subprocess.PIPE))
+    return started

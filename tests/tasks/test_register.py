@@ -1,0 +1,115 @@
+"""A round's runs in MLflow, where the process that kept them was killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from samples import game
+
+from respect_core.base import adapter_hash
+from respect_core.interaction import TRAINING_SET_SCHEMA, turn_rows
+from respect_core.lineage import data_hash
+from respect_core.tables import write_partition
+from respect_core.variants import tiny
+from tasks import registry
+from tasks.references import ExportedRef, SelectedRef, TrainedRef, TrainingSetRef
+from tasks.register import close_round, open_round, register_variant
+from tasks.workspace import Workspace, workspace
+
+EXPORTED = ExportedRef(round=5, variants=["b-fft"], games=1, turns=3, turns_with_followup=2, set_aside=0, seconds=0.0)
+
+_KILLED = """
+import os, signal, sys
+from respect_core.variants import tiny
+from tasks import registry
+from tasks.references import ExportedRef, SelectedRef, TrainingSetRef
+from tasks.register import open_round, register_variant
+from tasks.workspace import Workspace
+
+registry.end_run = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+kinds = (Workspace, ExportedRef, TrainingSetRef, SelectedRef)
+place, exported, data, selected = (kind.model_validate_json(text) for kind, text in zip(kinds, sys.argv[1:]))
+run_id = open_round.fn(place, 5, tiny(), exported)
+register_variant.fn(place, run_id, tiny(), data, selected, "validation")
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workspace:
+    return workspace(tmp_path / "root")
+
+
+def _training_set(place: Workspace) -> TrainingSetRef:
+    rows = [{name: row.get(name) for name in TRAINING_SET_SCHEMA.names} for row in turn_rows(game("g1"))]
+    table = pa.Table.from_pylist([row | {"label": 1, "source": "round"} for row in rows], schema=TRAINING_SET_SCHEMA)
+    counts = dict.fromkeys(("train_turns", "positives", "negatives", "negatives_used", "rehearsal_turns"), 1)
+    manifest = write_partition(place.open(), "training_sets", 5, "b-fft", table, counts=counts)
+    return TrainingSetRef(variant="b-fft", round=5, data_hash=data_hash(manifest), probabilities={}, **counts)
+
+
+def _selected(folder: Path) -> SelectedRef:
+    """A checkpoint and what its training left."""
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
+    (folder / "processor").mkdir()
+    (folder / "history.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5}) + "\n")
+    return SelectedRef(
+        variant="b-fft",
+        seed=0,
+        step=1,
+        exact_match=0.5,
+        validation_turns=2,
+        illegal_actions=0,
+        adapter=folder / "adapter",
+        adapter_hash=adapter_hash(folder / "adapter"),
+        trained=[TrainedRef(variant="b-fft", seed=0, directory=folder, seconds=1.0)],
+    )
+
+
+def _runs(place: Workspace) -> list[tuple[str, str]]:
+    """Name and status of every run, in the order in which they began."""
+    found = registry.client(place).search_runs([registry.experiment_id(place)], order_by=["attributes.start_time"])
+    return [(run.info.run_name, run.info.status) for run in found]
+
+
+def test_a_killed_rounds_run_is_gone_on_with_and_nothing_stays_open(place: Workspace, tmp_path: Path) -> None:
+    """kill -9 while the curves of a variant's seed are being logged."""
+    data, selected = _training_set(place), _selected(tmp_path)
+    given = [each.model_dump_json() for each in (place, EXPORTED, data, selected)]
+    command = [sys.executable, "-c", _KILLED, *given]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    names = ["round 5", "b-fft round 5", "b-fft round 5 seed 0"]
+    assert _runs(place) == [(name, "RUNNING") for name in names]
+
+    run_id = open_round.fn(place, 5, tiny(), EXPORTED)
+    version = register_variant.fn(place, run_id, tiny(), data, selected, "validation")
+    close_round.fn(place, run_id, {})
+    statuses = ["FINISHED", "KILLED", "KILLED", "FINISHED", "FINISHED"]
+    assert _runs(place) == list(zip([*names, *names[1:]], statuses, strict=True))
+    run = registry.client(place).get_run(version.run_id)
+    assert (run.data.tags["mlflow.parentRunId"], run.info.status) == (run_id, "FINISHED")
+
+
+def test_a_round_of_other_settings_does_not_go_on_with_a_killed_ones_run(place: Workspace) -> None:
+    left = open_round.fn(place, 5, replace(tiny(), base="other"), EXPORTED)
+    run_id = open_round.fn(place, 5, tiny(), EXPORTED)
+    assert run_id != left
+    assert _runs(place) == [("round 5", "KILLED"), ("round 5", "RUNNING")]
+    assert open_round.fn(place, 5, tiny(), EXPORTED) == run_id
+
+
+def test_what_is_open_below_a_round_ends_with_it(place: Workspace) -> None:
+    """MLflow was away when a variant wanted to say that it had failed."""
+    run_id = open_round.fn(place, 5, tiny(), EXPORTED)
+    registry.start_run(place, "b-fft round 5", run_id)
+    close_round.fn(place, run_id, {"b-fft": "MLflow was away"})
+    assert _runs(place) == [("round 5", "FAILED"), ("b-fft round 5", "KILLED")]
