@@ -49,7 +49,7 @@ test-slow: install  ## minutes long: bars measured on real data, the whole demo
 	$(BIN)/pytest -m slow
 
 test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium)
-	$(BIN)/pytest -m stack tests/stack
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m stack tests/stack
 
 test-ray: install  ## a round and a training on a Ray cluster of two nodes, of which one is lost on the way
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'

@@ -6,19 +6,21 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
+from prefect.variables import Variable
 from prefect.workers.process import ProcessWorker
 
-from deployments.settings import GPU, LIGHT, LIGHT_RUNS, REPOSITORY, Stack
+from deployments.settings import GPU, LIGHT, LIGHT_RUNS, REPOSITORY
 from respect_core.versions import code_version
 
 SILENT = "Crash runs that went silent"
@@ -27,31 +29,40 @@ SILENCE = timedelta(seconds=300)
 
 LOST = "No heartbeat: the process that ran it is gone."
 
+REGISTERED = "respect_registered"
+"""Prefect variable: hash of what was registered last. It is on the server, so that a new database knows of nothing."""
 
-def register(stack: Stack, devices: int) -> None:
-    """Make what is absent; deploy prefect.yaml unless this version of it was.
 
-    What was edited in the UI stays until the deployments or the code change.
+def register(devices: int) -> None:
+    """Make what is absent; deploy prefect.yaml and set the pools' limits unless just that was done before.
+
+    What was edited in the UI stays until the deployments, the code or the number of devices change.
+
+    Args:
+        devices: Runs at once on the GPU pool.
+
+    Raises:
+        ValueError: prefect.yaml was not deployed; the message has what the command said.
     """
+    limits = {LIGHT: LIGHT_RUNS, GPU: devices}
+    version = _version(limits)
+    changed = Variable.get(REGISTERED) != version
     with get_client(sync_client=True) as client:
-        _work_pool(client, LIGHT, LIGHT_RUNS)
-        _work_pool(client, GPU, devices)
+        for pool, limit in limits.items():
+            _work_pool(client, pool, limit, changed)
         _automation(client)
-    deploy(stack)
+    if changed:
+        _deploy()
+        Variable.set(REGISTERED, version, overwrite=True)
 
 
-def deploy(stack: Stack) -> None:
-    """Deploy deployments/prefect.yaml."""
-    marker, version = stack.folder / "deployed", _version()
-    if marker.exists() and marker.read_text() == version:
-        return
+def _deploy() -> None:
     file = REPOSITORY / "deployments" / "prefect.yaml"
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
     environment = {**os.environ, "RESPECT_CODE": str(REPOSITORY)}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"{file} was not deployed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    marker.write_text(version)
 
 
 def workers_online(since: datetime) -> bool:
@@ -69,8 +80,10 @@ def workers_online(since: datetime) -> bool:
     )
 
 
-def _work_pool(client: SyncPrefectClient, name: str, limit: int) -> None:
+def _work_pool(client: SyncPrefectClient, name: str, limit: int, changed: bool) -> None:
     if client.read_work_pools(work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[name]))):
+        if changed:
+            client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
         return
     client.create_work_pool(
         WorkPoolCreate(
@@ -105,10 +118,11 @@ def _automation(client: SyncPrefectClient) -> None:
     )
 
 
-def _version() -> str:
-    """Hash of all that a deployment is made from."""
-    files = [Path(__file__).with_name("prefect.yaml"), *sorted((REPOSITORY / "flows").glob("*.py"))]
-    digest = hashlib.sha256(code_version().encode())
+def _version(limits: Mapping[str, int]) -> str:
+    """Hash of all that pools and deployments are made from."""
+    files = [Path(__file__).with_name("prefect.yaml")]
+    files += [file for room in ("flows", "tasks") for file in sorted((REPOSITORY / room).glob("*.py"))]
+    digest = hashlib.sha256(f"{REPOSITORY} {sorted(limits.items())} {code_version()}".encode())
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -94,7 +94,7 @@ def start(stack: Stack) -> None:
     _wait(stack, "mlflow", lambda: _answers(f"{stack.mlflow}/health"))
     from deployments import registration  # imports Prefect, which reads its settings then
 
-    registration.register(stack, programs.cuda_devices() or _cores())
+    registration.register(programs.cuda_devices() or _cores())
     asked = datetime.now(UTC)
     _control(stack, "start", f"{programs.WORKERS}:*")
     _wait(stack, programs.WORKERS, lambda: registration.workers_online(asked))

@@ -17,11 +17,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows import promote as promotion
 from flows import stages
 from flows.labels import label_run
+from flows.pools import leave
 from flows.promote import PromoteParameters, RollbackParameters
 from flows.round import RoundParameters, round
 from flows.study import StudyParameters, study
 from respect_core.variants import SEED, Profile, Variant
-from tasks import results
 from tasks.export import export_interactions
 from tasks.next_round import count_new, find_next_round
 from tasks.places import Place
@@ -96,7 +96,7 @@ def decode(profile: Profile, round: int, variants: list[Variant], seed: Register
     workspace = from_environment()
     decoded = stages.decode(workspace, profile, round, variants, seed)
     report_decoder(decoded.feedback)
-    results.put(workspace.open(), result, decoded)
+    leave(workspace, result, decoded)
 
 
 @flow(
@@ -132,7 +132,7 @@ def train(
     selected = select_checkpoint(variant, [each.result() for each in trained])
     version = register_variant(workspace, run_id, profile, training_set, selected, validation, retrained)
     learned = LearnedRef(training_set=training_set, selected=selected, registered=version)
-    results.put(workspace.open(), result, learned)
+    leave(workspace, result, learned)
     report_variant(workspace, learned)
 
 

@@ -9,12 +9,17 @@ from itertools import count
 from typing import Any, TypeVar
 
 import httpx
+from mlflow.exceptions import MlflowException
+from prefect import task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from pydantic import BaseModel
 
+from respect_core.store import StoreError
 from tasks import results
+from tasks.retries import PATIENT, is_transient
 from tasks.workspace import Workspace
 
 Result = TypeVar("Result", bound=BaseModel)
@@ -52,9 +57,10 @@ def on_pool(
     Raises:
         PoolRunFailed: the run failed or was cancelled, or was lost with its worker CRASHES times.
     """
+    find: Callable[[], Result | None] = partial(results.find, workspace, key, kind)
     crashes = 0
     for attempt in count(1):
-        if (found := results.find(workspace, key, kind)) is not None:
+        if (found := _patiently(find)) is not None:
             return found
         # A key belongs to one run for good: after one that ended without a result the next attempt has its own.
         ask = partial(
@@ -72,12 +78,18 @@ def on_pool(
         ended = _wait(run)
         if ended.state is not None and ended.state.is_crashed() and (crashes := crashes + 1) < CRASHES:
             continue
-        if (found := results.find(workspace, key, kind)) is not None:
+        if (found := _patiently(find)) is not None:
             return found
         state = ended.state.name if ended.state else "without a state"
         reason = ended.state.message if ended.state else None
         raise PoolRunFailed(f"run {ended.name!r} of {deployment} ended {state}: {reason or 'see its log'}")
     raise AssertionError("count() does not end")
+
+
+@task(name="leave result", **PATIENT, cache_policy=NO_CACHE)
+def leave(workspace: Workspace, key: str, result: BaseModel) -> None:
+    """Where `on_pool` finds it. The last step of what runs there: work whose result is left is never done again."""
+    results.put(workspace.open(), key, result)
 
 
 def _wait(run: FlowRun) -> FlowRun:
@@ -90,12 +102,12 @@ def _wait(run: FlowRun) -> FlowRun:
 
 
 def _patiently(call: Callable[[], Any]) -> Any:
-    """The answer to a request that may be repeated; a server that is away is waited for, for a while."""
+    """The answer to a request that may be repeated; what is away is waited for, for a while."""
     first = time.monotonic()
     while True:
         try:
             return call()
-        except httpx.TransportError:
-            if time.monotonic() - first > _AWAY_SECONDS:
+        except (httpx.TransportError, StoreError, MlflowException) as error:
+            if not is_transient(error) or time.monotonic() - first > _AWAY_SECONDS:
                 raise
             time.sleep(_POLL_SECONDS)

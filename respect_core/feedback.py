@@ -18,15 +18,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from respect_core import local_models, prompts
-from respect_core.label_scoring import LabelScorer, Progress
 from respect_core.local_models import Dtype, LocalModel, ModelNotFound
-from respect_core.memory import fitting
 from respect_core.prompts import NEGATIVE, NEUTRAL, POSITIVE, Exchange, Kind, Prompt
+
+if TYPE_CHECKING:  # torch takes seconds to import; who only names a decoder does without
+    from torch import Tensor
+
+    from respect_core.label_scoring import Progress
 
 LONGEST = 1000  # characters of an utterance that the decoder reads
 
@@ -125,6 +126,8 @@ class FeedbackDecoder:
     """
 
     def __init__(self, config: DecoderConfig, local: LocalModel | None = None) -> None:
+        from respect_core.label_scoring import LabelScorer
+
         self.config = config
         self.local = local or local_models.load(
             config.model, config.gguf_file, dtype=config.dtype, local_files_only=config.local_files_only
@@ -179,6 +182,7 @@ class FeedbackDecoder:
 
     def _fitting(self, texts: list[str], words: list[str], samples: list[str], progress: Progress | None) -> Tensor:
         """[N, words], in passes that the device has the memory for."""
+        from respect_core.memory import fitting
 
         def score(token_budget: int) -> Tensor:
             self.scorer.token_budget = token_budget

@@ -15,19 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from huggingface_hub import snapshot_download
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+if TYPE_CHECKING:  # torch and transformers take seconds to import; who only names a model does without
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -86,6 +77,9 @@ def load(
     Raises:
         ModelNotFound: no such folder, file, or (with `local_files_only`) cached download.
     """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = getattr(torch, dtype) if dtype != "auto" else torch.bfloat16 if device.type == "cuda" else torch.float32
     if gguf_file is None:
@@ -111,6 +105,8 @@ def load(
 def _folder(model: str, local_files_only: bool) -> Path:
     if Path(model).is_dir():
         return Path(model)
+    from huggingface_hub import snapshot_download
+
     try:
         return Path(snapshot_download(model, local_files_only=local_files_only))
     except Exception as error:
@@ -123,6 +119,9 @@ def _dequantised(source: Path, revision: str) -> Path:
     target = cache_root() / "models" / f"{source.stem}-{revision[:16]}"
     if target.is_dir():
         return target
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     draft = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
     draft.mkdir(parents=True)
     try:
@@ -159,6 +158,8 @@ def _sha256_of_weights(folder: Path) -> str:
 
 def _chat_renderer(folder: Path, tokenizer: PreTrainedTokenizerBase, with_images: bool) -> Callable[[str], str] | None:
     """Models that take images keep their template with the processor, and their messages hold typed parts."""
+    from transformers import AutoProcessor
+
     template: Any = AutoProcessor.from_pretrained(folder) if with_images else tokenizer
     if not getattr(template, "chat_template", None):
         return None

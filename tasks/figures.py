@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:  # most that imports this module draws nothing, and does not wait for matplotlib
+    from matplotlib.figure import Figure
 
 _NAMES = ("negative", "neutral", "positive")
 
@@ -18,6 +20,8 @@ def confusion_figure(decoder: str, confusion: Mapping[str, Mapping[str, int]]) -
         decoder: for the title.
         confusion: actual -> decoded -> turns.
     """
+    from matplotlib.figure import Figure
+
     counts = np.array([[confusion[actual][decoded] for decoded in _NAMES] for actual in _NAMES], dtype=float)
     shares = counts / max(counts.sum(), 1)
     figure = Figure(figsize=(4, 3.6), layout="constrained")
@@ -37,6 +41,8 @@ def confusion_figure(decoder: str, confusion: Mapping[str, Mapping[str, int]]) -
 
 def success_figure(variants: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Success of the seed policy and of each variant on the same games."""
+    from matplotlib.figure import Figure
+
     played = {name: values for name, values in variants.items() if values["success_after"] is not None}
     before = next(iter(played.values()))["success_before"]
     figure = Figure(figsize=(5.5, 3.2), layout="constrained")

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from respect_core.base import adapter_hash
-from respect_core.validation import Candidate, ValidationResult, choose
 from tasks.references import SelectedRef, TrainedRef
 
 
 @task(name="select", task_run_name="select {variant}", cache_policy=NO_CACHE)
 def select_checkpoint(variant: str, trained: Sequence[TrainedRef]) -> SelectedRef:
     """Choose among the checkpoints of all seeds; ties go to the earlier step, then to the lower seed."""
+    # torch takes seconds to import; flows that only send work elsewhere do without
+    from respect_core.base import adapter_hash
+    from respect_core.validation import Candidate, ValidationResult, choose
+
     checkpoints = {
         (each.seed, checkpoint["step"]): checkpoint
         for each in trained

@@ -17,6 +17,7 @@ from prefect import flow
 from samples import contents, game, with_images
 from seaweedfs import S3Server
 
+from flows.pools import leave, on_pool
 from respect_core import export as export_module
 from respect_core.feedback_shards import SHARDS
 from respect_core.interaction import LoggedTurn
@@ -26,6 +27,7 @@ from respect_core.tables import read_table
 from respect_core.variants import tiny
 from tasks.decode import decode_feedback
 from tasks.export import export_interactions
+from tasks.references import PropensityRef
 from tasks.retries import DELAYS
 from tasks.workspace import Workspace, workspace
 
@@ -58,6 +60,18 @@ def _game(number: int) -> Any:
     return game(f"g{number}", turns=turns)
 
 
+@contextmanager
+def _back_soon(server: S3Server) -> Iterator[None]:
+    """Away now, and back in a few seconds."""
+    server.kill()
+    back = threading.Timer(4, server.start)
+    back.start()
+    try:
+        yield
+    finally:
+        back.join()
+
+
 @flow
 def exporting(place: Workspace) -> Any:
     return export_interactions(place, 5)
@@ -70,16 +84,27 @@ def decoding(place: Workspace) -> Any:
 
 @pytest.mark.timeout(600)
 def test_export_waits_for_a_store_that_is_away(prefect_server: None, server: S3Server, place: Workspace) -> None:
-    server.kill()
-    with pytest.raises(StoreError, match="cannot be reached"):
-        place.open().keys()
-    back = threading.Timer(4, server.start)
-    back.start()
-    try:
+    with _back_soon(server):
+        with pytest.raises(StoreError, match="cannot be reached"):
+            place.open().keys()
         assert exporting(place).games == GAMES
-    finally:
-        back.join()
     assert read_table(place.open(), "turns").num_rows == 3 * GAMES
+
+
+@flow
+def leaving(place: Workspace, key: str, result: PropensityRef) -> None:
+    leave(place, key, result)
+
+
+@pytest.mark.timeout(600)
+def test_a_result_is_left_and_found_over_a_store_that_is_away(
+    prefect_server: None, server: S3Server, place: Workspace
+) -> None:
+    result = PropensityRef(round=0, variant="seed", source="surrogate", key="propensities/a.json")
+    with _back_soon(server):
+        leaving(place, "results/decode/a.json", result)
+    with _back_soon(server):
+        assert on_pool(place, "decode/decode", "results/decode/a.json", PropensityRef, {}, name="never run") == result
 
 
 @flow

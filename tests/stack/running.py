@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 from mlflow import MlflowClient
+from prefect.client.base import PrefectHttpxSyncClient
 
 from deployments.settings import S3_PORTS, Stack
 from respect_core.store import Store, open_store
@@ -35,7 +36,8 @@ class RunningStack:
         self.stack = Stack(folder, prefect_port=prefect, mlflow_port=mlflow, s3_port=first)
         # A connection kept over a pause of a busy server may be gone when it is used again.
         no_reuse = httpx.Limits(max_keepalive_connections=0)
-        self.api = httpx.Client(base_url=f"{self.stack.prefect}/api", timeout=600, limits=no_reuse)
+        # As Prefect's own clients: the server answers 503 where two writes to its SQLite meet, and is asked again.
+        self.api = PrefectHttpxSyncClient(base_url=f"{self.stack.prefect}/api", timeout=600, limits=no_reuse)
         self.mlflow = MlflowClient(tracking_uri=self.stack.mlflow)
 
     @property
@@ -46,6 +48,9 @@ class RunningStack:
             "RESPECT_MLFLOW_PORT": str(self.stack.mlflow_port),
             "RESPECT_S3_PORT": str(self.stack.s3_port),
             "RESPECT_START_SECONDS": "900",
+            # How often the scheduler looks for new schedules, and workers for work; by default every 60 and 10 s.
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
         }
 
     def command(self, name: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -69,33 +74,33 @@ class RunningStack:
 
     def deployment(self, name: str) -> str:
         """Its id."""
-        answer = self.api.get(f"/deployments/name/{name}").raise_for_status()
+        answer = self.api.get(f"/deployments/name/{name}")
         return str(answer.json()["id"])
 
     def start(self, deployment: str, **parameters: Any) -> str:
         """A run of a deployment, as its form makes it; returns its id."""
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         answer = self.api.post(f"/deployments/{self.deployment(deployment)}/create_flow_run", json=body)
-        return str(answer.raise_for_status().json()["id"])
+        return str(answer.json()["id"])
 
     def schedule(self, deployment: str, seconds: float, **parameters: Any) -> str:
         """A schedule that fires once soon, and then daily; returns its id."""
         schedule = {"interval": 86400, "anchor_date": (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()}
         body = [{"schedule": schedule, "active": True, "parameters": parameters, "slug": "soon"}]
         answer = self.api.post(f"/deployments/{self.deployment(deployment)}/schedules", json=body)
-        return str(answer.raise_for_status().json()[0]["id"])
+        return str(answer.json()[0]["id"])
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         """All runs of a deployment, the oldest first."""
         body = {"deployments": {"id": {"any_": [self.deployment(deployment)]}}, "sort": "START_TIME_ASC"}
-        found: list[dict[str, Any]] = self.api.post("/flow_runs/filter", json=body).raise_for_status().json()
+        found: list[dict[str, Any]] = self.api.post("/flow_runs/filter", json=body).json()
         return found
 
     def ended(self, run: str, seconds: float = 1500) -> dict[str, Any]:
         """The run once it has ended."""
         deadline = time.monotonic() + seconds
         while True:
-            found: dict[str, Any] = self.api.get(f"/flow_runs/{run}").raise_for_status().json()
+            found: dict[str, Any] = self.api.get(f"/flow_runs/{run}").json()
             if found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
                 return found
             assert time.monotonic() < deadline, f"{found['name']} is {found['state_name']}; {self.stack.logs}"
@@ -104,7 +109,7 @@ class RunningStack:
     def heartbeats(self, run: str) -> list[dict[str, Any]]:
         """Events that say that a run is alive."""
         wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
-        answer = self.api.post("/events/filter", json={"filter": wanted}).raise_for_status()
+        answer = self.api.post("/events/filter", json={"filter": wanted})
         found: list[dict[str, Any]] = answer.json()["events"]
         return found
 
@@ -114,6 +119,19 @@ class RunningStack:
         while not found():
             assert time.monotonic() < deadline, f"not within {seconds} s; {self.stack.logs}"
             time.sleep(1)
+
+    def processes(self, **environment: str) -> dict[int, str]:
+        """Command lines by process id, of those whose environment names this stack, and these values."""
+        values = {"RESPECT_STACK": self.stack.folder, **environment}
+        wanted = {f"{name}={value}".encode() for name, value in values.items()}
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if wanted <= set((folder / "environ").read_bytes().split(b"\0")):
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:  # it has ended
+                continue
+        return found
 
     def versions(self) -> dict[str, int]:
         """How many versions of each variant rounds have registered."""

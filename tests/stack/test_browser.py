@@ -74,17 +74,22 @@ def test_a_variant_is_retrained_from_the_form(running: RunningStack, learned: st
 
 
 def test_pages_of_the_round(running: RunningStack, learned: str, page: Page) -> None:
-    """The round's page in Prefect names it and its tags; MLflow lists its six variants."""
+    """The round's page in Prefect names it and its tags; in MLflow it unfolds to its six variants, with charts."""
     page.goto(f"{running.stack.prefect}/runs/flow-run/{learned}")
     page.get_by_text("round:0").first.wait_for()
     page.wait_for_timeout(3000)  # the graph is drawn after the rest
     _shot(page, "round-run")
     experiment = running.mlflow.get_experiment_by_name("respect")
     assert experiment is not None
-    page.goto(f"{running.stack.mlflow}/#/experiments/{experiment.experiment_id}/runs")
+    page.goto(f"{running.stack.mlflow}/#/experiments/{experiment.experiment_id}/runs?compareRunsMode=CHART")
+    row = page.get_by_role("row").filter(has=page.get_by_text("round 0", exact=True))
+    row.locator("[data-component-id$='runnamecellrenderer.tsx_46']").click()
     for variant in Variant:
-        page.get_by_text(f"{variant} round 0").first.wait_for()
-    _shot(page, "mlflow-runs")
+        page.get_by_text(f"{variant} round 0", exact=True).first.wait_for()
+    page.get_by_placeholder("Search metric charts").fill("exact_match|positives|illegal")
+    page.get_by_text("val_exact_match", exact=True).first.wait_for()
+    page.wait_for_timeout(3000)  # bars are drawn after their titles
+    _shot(page, "mlflow-variants")
 
 
 def _shot(page: Page, name: str) -> None:

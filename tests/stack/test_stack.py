@@ -6,14 +6,12 @@ import os
 import signal
 import socket
 import stat
-import subprocess
 from pathlib import Path
 
 import made_up_games
 import pytest
 from running import ROUND, SMALL, TRAIN, RunningStack, free_ports
 
-from deployments.settings import Stack
 from respect_core import tables
 from respect_core.store import open_store
 from respect_core.variants import Variant
@@ -61,10 +59,27 @@ def test_a_scheduled_round_registers_six_versions(running: RunningStack, learned
 
 
 def test_the_round_has_its_artifacts(running: RunningStack, learned: str) -> None:
-    found = running.api.post("/artifacts/latest/filter", json={"limit": 200}).raise_for_status().json()
+    found = running.api.post("/artifacts/latest/filter", json={"limit": 200}).json()
     keys = {each["key"] for each in found}
     assert {"round-0", "decoder-round-0", "mlflow-round-0", "b-kto-round-0", "mlflow-b-kto-round-0"} <= keys
     assert any(each["type"] == "progress" and each["data"] == 100 for each in found)
+
+
+@pytest.fixture(scope="module")
+def silenced(running: RunningStack, learned: str) -> tuple[str, set[int]]:
+    """A run whose process was killed together with its worker: nobody is left to say that it ended. And the worker."""
+    run = running.start("deployed-study/study", name="silent")
+    running.wait(lambda: running.heartbeats(run), 600)
+    workers = _gpu_workers(running)
+    for process in workers | set(running.processes(PREFECT__FLOW_RUN_ID=run)):
+        os.kill(process, signal.SIGKILL)
+    return run, workers
+
+
+def test_a_killed_worker_is_started_again(running: RunningStack, silenced: tuple[str, set[int]]) -> None:
+    _, killed = silenced
+    assert killed
+    running.wait(lambda: list(_gpu_workers(running) - killed), 120)
 
 
 def test_the_same_round_again_repeats_nothing(running: RunningStack, learned: str) -> None:
@@ -108,11 +123,16 @@ def test_redecoded_labels_lie_beside_the_old_ones(running: RunningStack, learned
     assert positives[1] < positives[0]
 
 
+def test_a_run_that_went_silent_becomes_crashed(running: RunningStack, silenced: tuple[str, set[int]]) -> None:
+    ended = running.ended(silenced[0], seconds=900)
+    assert ended["state_type"] == "CRASHED" and "No heartbeat" in ended["state"]["message"]
+
+
 def test_state_survives_down_and_up(running: RunningStack, learned: str) -> None:
     versions, runs = running.versions(), len(running.runs(ROUND))
     credentials = running.stack.credentials.read_bytes()
     assert running.command("down").returncode == 0
-    assert not _left(running.stack), "processes were left behind"
+    assert not running.processes(), "processes were left behind"
     assert running.stack.mlflow in running.up()
     assert running.versions() == versions
     assert len(running.runs(ROUND)) == runs
@@ -120,29 +140,5 @@ def test_state_survives_down_and_up(running: RunningStack, learned: str) -> None
     assert running.store().exists("game_sets/d0.jsonl")
 
 
-def test_a_killed_worker_is_started_again_and_its_run_becomes_crashed(running: RunningStack) -> None:
-    """kill -9 of the worker and of the process that runs its flow: nobody is left to say that the run ended."""
-    run = running.start("deployed-study/study", name="silent")
-    running.wait(lambda: running.heartbeats(run), 600)
-    (worker,) = [process for process, words in _left(running.stack) if "--name gpu " in words]
-    for process, _ in _left(running.stack, PREFECT__FLOW_RUN_ID=run):
-        os.kill(process, signal.SIGKILL)
-    os.kill(worker, signal.SIGKILL)
-    running.wait(lambda: [pid for pid, words in _left(running.stack) if "--name gpu " in words and pid != worker], 120)
-    ended = running.ended(run, seconds=900)
-    assert ended["state_type"] == "CRASHED" and "No heartbeat" in ended["state"]["message"]
-
-
-def _left(stack: Stack, **environment: str) -> list[tuple[int, str]]:
-    """Processes whose environment names this stack, and these values."""
-    wanted = {f"{name}={value}".encode() for name, value in {"RESPECT_STACK": stack.folder, **environment}.items()}
-    listed = subprocess.run(["ps", "-eo", "pid="], capture_output=True, text=True, check=True).stdout.split()
-    found = []
-    for pid in listed:
-        try:
-            if wanted <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                found.append((int(pid), words))
-        except OSError:
-            continue
-    return found
+def _gpu_workers(running: RunningStack) -> set[int]:
+    return {process for process, words in running.processes().items() if "--name gpu " in words}
