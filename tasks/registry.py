@@ -266,7 +266,11 @@ def download(workspace: Workspace, version: ModelVersion) -> Path:
     if not target.exists():
         # Fetched beside its place and moved there whole: a copy cut short is never taken for the model.
         with fetched(workspace, version) as files:
-            files.rename(target)
+            try:
+                files.rename(target)
+            except OSError:
+                if not target.exists():  # else another run was first, with the same files
+                    raise
     return target
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +87,25 @@ def test_registered_files_come_back_whole_and_the_newest_is_the_candidate(place:
     files = registry.download(place, candidate)
     assert (files / "adapter_model.safetensors").read_bytes() == b"weights"
     assert registry.download(place, candidate) == files
+
+
+def test_two_that_fetch_a_version_at_once_both_have_it(
+    place: Workspace, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is done between this one's look and its move."""
+    _register(place, "t-fft", 0, adapter, "hash-0")
+    version = registry.client(place).get_model_version_by_alias("respect.t-fft", registry.CANDIDATE)
+    real, target = registry.fetched, place.scratch / "registry" / version.name / str(version.version)
+
+    @contextmanager
+    def behind(*args: Any) -> Iterator[Path]:
+        with real(*args) as files:
+            shutil.copytree(files, target)
+            yield files
+
+    monkeypatch.setattr(registry, "fetched", behind)
+    assert registry.download(place, version) == target
+    assert {path.name for path in target.parent.iterdir()} == {target.name}, "something was left behind"
 
 
 def test_training_goes_on_from_the_previous_round_else_from_the_seed(place: Workspace, adapter: Path) -> None:
