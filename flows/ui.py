@@ -37,7 +37,8 @@ def commands(workspace: Workspace, only: str | None, prefect_port: int, mlflow_p
 def serve(workspace: Workspace, only: str | None, prefect_port: int, mlflow_port: int, console: Console) -> None:
     """Start the servers, say where they are, and wait. Ends all when one ends, on Ctrl-C and on SIGTERM."""
     pages = commands(workspace, only, prefect_port, mlflow_port)
-    signal.signal(signal.SIGTERM, _interrupt)  # else the servers would outlive this command
+    for ending in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored by what a script starts in its background
+        signal.signal(ending, _interrupt)  # else the servers would outlive this command
     log = workspace.scratch / "ui.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:

@@ -87,7 +87,7 @@ class TurnLog:
 
     def _new_file(self) -> FileIO:
         while True:
-            path = self._folder / f"{datetime.now(UTC):%Y-%m-%dT%H%M%S}-{uuid.uuid4().hex[:12]}.jsonl"
+            path = self._folder / f"{datetime.now(UTC):%Y-%m-%dT%H%M%S.%f}-{uuid.uuid4().hex[:12]}.jsonl"
             file = path.open("xb", buffering=0)
             fcntl.flock(file, fcntl.LOCK_EX)  # held while it is open: whoever flushes leaves it alone
             if os.fstat(file.fileno()).st_nlink:  # else it was taken for a finished one before it was locked

@@ -47,3 +47,11 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 def store(new_store: Callable[[], Store]) -> Store:
     """An empty store, of one kind and then of the other."""
     return new_store()
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store to train a seed policy from (trainings.py); copy it."""
+    import trainings  # loads torch, which most tests do without
+
+    return trainings.people(tmp_path_factory.mktemp("people"))

@@ -8,18 +8,17 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from samples import contents, game, with_images
+from trainings import training
 
 from respect_core import feedback
 from respect_core.base import adapter_hash
@@ -29,10 +28,8 @@ from respect_core.feedback_shards import SHARDS
 from respect_core.interaction import LoggedTurn
 from respect_core.interaction_log import append_logs
 from respect_core.manifests import Partition
-from respect_core.variants import SEED, tiny
+from respect_core.variants import tiny
 from tasks import worker
-from tasks.people import prepare_game_sets
-from tasks.subsample import seed_training_set
 from tasks.worker import DecodeSpec, TrainSpec
 from tasks.workspace import Workspace, workspace
 
@@ -63,36 +60,6 @@ def _decoding(root: Path, games: int, turns_per_shard: int) -> DecodeSpec:
         partitions=[HERE],
         identity={"decoder_model": "test"},
         turns_per_shard=turns_per_shard,
-    )
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with three games between simulated people, and three to validate on."""
-    place = workspace(tmp_path_factory.mktemp("people"))
-    prepare_game_sets.fn(place, replace(tiny(), seed_games=3, validation_games=3), "validation")
-    return place.root / "store"
-
-
-def _training(people: Path, root: Path, steps: int, checkpoint_every: int) -> TrainSpec:
-    """A seed policy's training on these games."""
-    shutil.copytree(people, root / "store")
-    place = workspace(root)
-    short = replace(tiny().seed_training, max_steps=steps, checkpoint_every=checkpoint_every, batch_turns=8)
-    profile = replace(tiny(), seed_training=short)
-    training_set = seed_training_set.fn(place, profile)
-    return TrainSpec(
-        workspace=place,
-        profile=profile,
-        code_version="test",
-        variant=SEED,
-        round=0,
-        data_hash=training_set.data_hash,
-        training=short,
-        seed=0,
-        validation="validation",
-        init_adapter=None,
-        directory=root / "work",
     )
 
 
@@ -194,10 +161,10 @@ def test_a_killed_decode_goes_on_behind_its_last_shard(tmp_path: Path, monkeypat
 def test_a_killed_training_goes_on_behind_its_last_point(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed = _training(people, tmp_path / "undisturbed", steps=4, checkpoint_every=2)
+    undisturbed = training(people, tmp_path / "undisturbed", steps=4, checkpoint_every=2)
     assert _here(undisturbed, undisturbed.directory, monkeypatch) == [1, 2, 3, 4]
 
-    spec = _training(people, tmp_path / "killed", steps=4, checkpoint_every=2)
+    spec = training(people, tmp_path / "killed", steps=4, checkpoint_every=2)
     attempt = Attempt(spec, spec.directory)
     assert attempt.kill_when(lambda: 3 in attempt.told)
     assert not (spec.directory / "result.json").exists()
@@ -275,7 +242,7 @@ def test_ten_kills_in_decode(tmp_path: Path) -> None:
 @pytest.mark.timeout(7200)
 def test_ten_kills_in_training(people: Path, tmp_path: Path) -> None:
     steps, every = 24, 10
-    undisturbed = _training(people, tmp_path / "undisturbed", steps, every)
+    undisturbed = training(people, tmp_path / "undisturbed", steps, every)
     seconds = _life(undisturbed, undisturbed.directory)
     expected = _trained(undisturbed.directory)
     reached: dict[Path, int] = {}
@@ -291,4 +258,4 @@ def test_ten_kills_in_training(people: Path, tmp_path: Path) -> None:
     def same(spec: DecodeSpec | TrainSpec, folder: Path) -> None:
         assert _trained(folder / "work") == expected
 
-    _kill_again_and_again(lambda root: _training(people, root, steps, every), tmp_path, seconds, few_repeated, same)
+    _kill_again_and_again(lambda root: training(people, root, steps, every), tmp_path, seconds, few_repeated, same)

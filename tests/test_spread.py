@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from test_kill import _training
+from trainings import training
 
 from respect_core.variants import Objective, tiny
 from tasks import process
@@ -26,9 +26,9 @@ pytestmark = [
 ]
 
 
-def _spec(root: Path, objective: Objective) -> TrainSpec:
+def _spec(people: Path, root: Path, objective: Objective) -> TrainSpec:
     """Four passes in a step, the last of them smaller."""
-    spec = _training(root, steps=6, checkpoint_every=3)
+    spec = training(people, root, steps=6, checkpoint_every=3)
     config = replace(
         tiny().training[objective],
         max_steps=6,
@@ -50,10 +50,10 @@ def _history(directory: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("objective", [Objective.FFT, Objective.KTO])
 def test_two_processes_give_what_one_gives(
-    objective: Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    people: Path, objective: Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of two threads, and two of one thread each: on CPUs a batch is cut for all cores there are."""
-    one = _spec(tmp_path / "one", objective)
+    one = _spec(people, tmp_path / "one", objective)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     process.run(one, one.directory, _nothing, all_cores=True)
 
@@ -117,11 +117,11 @@ def test_what_processes_agree_on(tmp_path: Path) -> None:
         assert (each["sums"], each["first"], each["second"], each["least"]) == ([2.0, 1.0], [1.0, 1.0], None, 4)
 
 
-def test_more_processes_than_cores_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_cores_are_refused(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = tmp_path / "many.yaml"
     many.write_text(CONFIG.read_text().replace("num_processes: 2", "num_processes: 4096"))
     monkeypatch.setenv(process.ACCELERATE, str(many))
-    spec = _spec(tmp_path / "one", Objective.FFT)
+    spec = _spec(people, tmp_path / "one", Objective.FFT)
     with pytest.raises(ValueError, match=r"4096 processes.*lower num_processes"):
         process.run(spec, spec.directory, _nothing, spread=True)
     monkeypatch.setenv(process.ACCELERATE, "nowhere.yaml")

@@ -183,7 +183,7 @@ def test_what_an_attempt_left_in_its_middle_is_ended_by_the_next(
     monkeypatch.setattr(MlflowClient, "log_model_artifacts", log_model_artifacts)
     learning(place, trained, EAGER, lambda: None)
     interrupted[0].join()
-    _require_whole(place, {"FINISHED": 4, "FAILED": 1})  # the first attempt was through with its seed
+    _require_whole(place, {"FINISHED": 4, "KILLED": 1})  # the first attempt was through with its seed
 
 
 @pytest.mark.timeout(1800)
@@ -195,4 +195,4 @@ def test_an_mlflow_that_stays_away_fails_in_the_end_and_the_next_round_puts_it_r
     server.start()
     assert not registry.versions(place, SEED)
     learning(place, trained, HASTY, lambda: None)
-    _require_whole(place, {"FINISHED": 3, "FAILED": 1})  # the round that could not be closed
+    _require_whole(place, {"FINISHED": 3})  # the round that could not be closed was gone on with

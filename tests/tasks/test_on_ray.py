@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_kill import _training
+from trainings import training
 
 from respect_core.base import adapter_hash
 from respect_core.versions import code_version
@@ -33,8 +33,10 @@ def _work(spec: TrainSpec, folder: str, code: str | None = None) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_another_node_goes_on_behind_the_point_that_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = _training(tmp_path / "driver", steps=12, checkpoint_every=4)
+def test_another_node_goes_on_behind_the_point_that_was_sent(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = training(people, tmp_path / "driver", steps=12, checkpoint_every=4)
     store, folder = spec.workspace.open(), _left(spec.workspace, spec)
     told: list[int] = []
     tell = on_ray._Copy.tell
@@ -70,14 +72,14 @@ def _trained(directory: Path) -> Any:
     return [{**each, "adapter": adapter_hash(directory / each["adapter"])} for each in points]
 
 
-def test_a_node_with_other_code_refuses(tmp_path: Path) -> None:
-    spec = _training(tmp_path, steps=2, checkpoint_every=2)
+def test_a_node_with_other_code_refuses(people: Path, tmp_path: Path) -> None:
+    spec = training(people, tmp_path, steps=2, checkpoint_every=2)
     with pytest.raises(ValueError, match="install the same on all"):
         _work(spec, _left(spec.workspace, spec), code="other")
 
 
-def test_the_key_does_not_depend_on_where_files_lie(tmp_path: Path) -> None:
-    spec = _training(tmp_path, steps=2, checkpoint_every=2)
+def test_the_key_does_not_depend_on_where_files_lie(people: Path, tmp_path: Path) -> None:
+    spec = training(people, tmp_path, steps=2, checkpoint_every=2)
     elsewhere = spec.workspace.model_copy(update={"root": Path("/elsewhere"), "tracking_uri": "http://other"})
     assert spec.moved(elsewhere, Path("/elsewhere/job"), None).key() == spec.key()
     assert spec.model_copy(update={"seed": 1}).key() != spec.key()

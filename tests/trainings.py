@@ -1,0 +1,42 @@
+"""A short real training of the tiny model, for tests that end, move or divide it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from respect_core.variants import SEED, tiny
+from tasks.game_sets import prepare_game_sets
+from tasks.subsample import seed_training_set
+from tasks.worker import TrainSpec
+from tasks.workspace import workspace
+
+
+def people(root: Path) -> Path:
+    """A store with three games between simulated people, and three to validate on."""
+    place = workspace(root)
+    prepare_game_sets.fn(place, replace(tiny(), seed_games=3, validation_games=3), "validation")
+    return place.root / "store"
+
+
+def training(people: Path, root: Path, steps: int, checkpoint_every: int) -> TrainSpec:
+    """A seed policy's training on these games."""
+    shutil.copytree(people, root / "store")
+    place = workspace(root)
+    short = replace(tiny().seed_training, max_steps=steps, checkpoint_every=checkpoint_every, batch_turns=8)
+    profile = replace(tiny(), seed_training=short)
+    training_set = seed_training_set.fn(place, profile)
+    return TrainSpec(
+        workspace=place,
+        profile=profile,
+        code_version="test",
+        variant=SEED,
+        round=0,
+        data_hash=training_set.data_hash,
+        training=short,
+        seed=0,
+        validation="validation",
+        init_adapter=None,
+        directory=root / "work",
+    )
