@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from respect_core.variants import SEED, tiny
-from tasks.game_sets import prepare_game_sets
+from tasks.people import prepare_game_sets
 from tasks.subsample import seed_training_set
 from tasks.worker import TrainSpec
 from tasks.workspace import workspace
