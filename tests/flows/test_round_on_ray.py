@@ -19,7 +19,7 @@ import psutil
 import pytest
 from samples import contents
 from small import smallest
-from test_kill import _training
+from trainings import training
 
 from flows import round as round_module
 from flows import stages
@@ -139,10 +139,10 @@ def test_a_node_lost_in_decode_changes_nothing_of_a_round(
     assert _adapters(place) == _adapters(here)
 
 
-def test_a_training_goes_on_on_another_node(nodes: Cluster, tmp_path: Path) -> None:
+def test_a_training_goes_on_on_another_node(people: Path, nodes: Cluster, tmp_path: Path) -> None:
     from tasks import on_ray
 
-    spec = _training(tmp_path / "driver", steps=30, checkpoint_every=6)
+    spec = training(people, tmp_path / "driver", steps=30, checkpoint_every=6)
     first = nodes.add()
     with _lost(nodes, first, lambda: _has_sent_a_point(first, spec.workspace.open())):
         on_ray.run(spec, spec.directory, lambda done, total, note: None, spread=True)
