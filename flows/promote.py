@@ -105,6 +105,7 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef
         if not answer.approve:
             refusal = f"{answer.name or 'a person'} did not approve: {answer.note or 'no reason given'}"
             verdict = replace(verdict, promote=False, reasons=(refusal,))
+            report_gate(workspace, contest, verdict)
         actor += f", approved by {answer.name or 'a person'}"
         reason = "; ".join(filter(None, [reason, answer.note]))
     if not verdict.promote:

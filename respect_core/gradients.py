@@ -154,7 +154,7 @@ class Gradients:
             yield from cores.each(run, mine, device, together=together)
 
     def _score(self, part: _Part, *, gradient: bool = True) -> SpanScores:
-        """Scores of a part; the same draws of dropout each time."""
+        """Scores of a part; the same draws of dropout each time, if all of it is lean layers' or an accelerator's."""
         options = {"with_entropy": self.config.entropy_weight != 0, "with_mean": self.config.label_smoothing != 0}
         packed = collate(part.rows, chat(self.base.processor).pad_id)
         if (device := self.base.device).type != "cpu":

@@ -237,7 +237,7 @@ class _Copy:
                 text = json.dumps({"done": done, "total": total, "note": note})
                 self._store.put(f"{self._folder}/{_PROGRESS}", text.encode())
                 self._told = time.monotonic()
-        except StoreError as error:
+        except (StoreError, OSError) as error:  # the latter where the work replaced a file meanwhile
             _log.warning("not sent, for now: %s", error)
 
     def send(self) -> None:

@@ -99,7 +99,9 @@ def register_variant(
     }
     name = f"{variant} round {round}"
     for run in registry.left_open(workspace, name, parent):
-        if (registry.RETRAINED in run.data.tags) == retrained:
+        # Beside a retraining another one may run, with other settings; beside a round's there is none.
+        same = not retrained or run.data.tags.get("adapter_hash") == str(tags["adapter_hash"])
+        if (registry.RETRAINED in run.data.tags) == retrained and same:
             registry.end_killed(workspace, str(run.info.run_id))
     run_id = registry.start_run(workspace, name, parent, tags)
     try:

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -381,5 +382,7 @@ if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
     specification = Path(sys.argv[1])
     if code := run(specification):
-        specification.with_name(EXIT_CODE).write_text(str(code))
+        # The first of several processes that fails knows why; the others only miss it.
+        with suppress(FileExistsError), specification.with_name(EXIT_CODE).open("x") as file:
+            file.write(str(code))
     sys.exit(code)
