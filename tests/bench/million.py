@@ -62,8 +62,8 @@ class Found(NamedTuple):
 
 @case("million")
 def million(quick: bool) -> Iterator[Record]:
-    """A record for each stage: what the largest log needs over the smallest. The bar is 0.8."""
-    sizes = (1_000, 10_000) if quick else SIZES
+    """A record for each stage: what the largest log needs over the smallest. The bar is 0.8. None in the quick form."""
+    sizes = () if quick else SIZES
     found: dict[str, dict[int, Found]] = {stage: {} for stage in STAGES}
     for turns in sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,8 @@ def million(quick: bool) -> Iterator[Record]:
                 done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
                 found[stage][turns] = Found(*json.loads(done.stdout.splitlines()[-1]))
     for stage, by_size in found.items():
-        yield _record(stage, by_size)
+        if by_size:
+            yield _record(stage, by_size)
 
 
 def _record(stage: str, by_size: dict[int, Found]) -> Record:
