@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import SEED, PlayedGame, Running, by_hand, registered, serving
+from policy_servers import SEED, PlayedGame, Running, by_hand, registered, serving
 
 from respect_core import actions
 from respect_core.served_turns import read

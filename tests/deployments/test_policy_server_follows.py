@@ -12,7 +12,7 @@ from contextlib import closing
 from functools import partial
 
 import pytest
-from serving import (
+from policy_servers import (
     MODEL,
     SEED,
     PlayedGame,
