@@ -8,13 +8,10 @@ alias. A transaction that undoes earlier tasks would add nothing: they only read
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from mlflow.entities.model_registry import ModelVersion
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -108,9 +105,10 @@ def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Ev
         WorkerCutOff: the process was killed, or its store was away, which says nothing about the version.
         ValueError: the games are others by now.
     """
-    files, problem = _files(workspace, registry.named(workspace, _name(policy)))
-    if problem:
-        return Evidence(_name(policy), unusable=problem)
+    try:
+        files = registry.adapter(workspace, registry.named(workspace, _name(policy)), fresh=True)
+    except registry.Changed as error:
+        return Evidence(_name(policy), unusable=str(error))
     profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
     try:
         found = _evaluated(workspace, profile, policy, contest.game_set)
@@ -161,11 +159,12 @@ def require_same(workspace: Workspace, contest: Contest) -> None:
         ValueError: they are not.
     """
     candidate = registry.named(workspace, _name(contest.candidate))
-    _, problem = _files(workspace, candidate)
-    if not problem and candidate.tags["adapter_hash"] != contest.candidate.adapter_hash:
-        problem = f"it has adapter {candidate.tags['adapter_hash']}, examined was {contest.candidate.adapter_hash}"
-    if problem:
-        raise ValueError(f"{_name(contest.candidate)} is not what was examined: {problem}; promote again")
+    try:
+        registry.adapter(workspace, candidate, fresh=True)
+        if (found := candidate.tags["adapter_hash"]) != contest.candidate.adapter_hash:
+            raise registry.Changed(f"it has adapter {found}, examined was {contest.candidate.adapter_hash}")
+    except registry.Changed as error:
+        raise ValueError(f"{_name(contest.candidate)} is not what was examined: {error}; promote again") from None
     _require_same_games(workspace, contest)
 
 
@@ -253,25 +252,6 @@ def ledger_table(entries: Sequence[Entry]) -> Table:
         known = (each.model, str(each.number), when, each.action, each.from_version, each.to_version)
         shown.add_row(*known, *map(escape, (each.actor, each.reason)), match)
     return shown
-
-
-def _files(workspace: Workspace, version: ModelVersion) -> tuple[Path, str]:
-    """The version's files on this machine, and what is wrong with those in the registry, if anything."""
-    from respect_core.base import adapter_hash  # torch takes seconds to import; the ledger does without
-
-    registered = version.tags["adapter_hash"]
-    with registry.fetched(workspace, version) as fresh:
-        try:
-            found = adapter_hash(fresh)
-        except FileNotFoundError as error:
-            found = str(error)
-    files = registry.download(workspace, version)
-    if found != registered:
-        return files, f"its files hash to {found}, registered is {registered}"
-    if adapter_hash(files) != registered:  # a copy that was changed on this machine
-        shutil.rmtree(files)
-        files = registry.download(workspace, version)
-    return files, ""
 
 
 def _evaluated(workspace: Workspace, profile: Profile, policy: RegisteredRef, game_set: str) -> EvaluatedRef:

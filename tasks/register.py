@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
@@ -107,15 +108,11 @@ def register_variant(
     try:
         _log_training(workspace, run_id, profile, training_set, selected)
         learned = prepare_lineage(workspace, tags, run_id)
-        version = registry.register_adapter(
-            workspace,
-            run_id,
-            variant,
-            _bundle(workspace, profile, training_set, selected, tags),
-            tags=tags,
-            metrics={"val_exact_match": selected.exact_match},
-            step=round,
-        )
+        metrics = {"val_exact_match": selected.exact_match}
+        with _bundle(workspace, profile, training_set, selected, tags) as directory:
+            version = registry.register_adapter(
+                workspace, run_id, variant, directory, tags=tags, metrics=metrics, step=round
+            )
         keep_lineage(workspace, version, learned)
     except BaseException:
         with suppress(MlflowException):  # MLflow may be what is away: the next attempt ends this one's run
@@ -205,25 +202,30 @@ def _curves(history: list[dict[str, Any]]) -> list[tuple[str, float, int]]:
     ]
 
 
+@contextmanager
 def _bundle(
     workspace: Workspace,
     profile: Profile,
     training_set: TrainingSetRef,
     selected: SelectedRef,
     tags: Mapping[str, Any],
-) -> Path:
-    """A directory with the adapter, its processor and a model card: what plain peft and transformers load."""
+) -> Iterator[Path]:
+    """A directory with the adapter, its processor and a model card: what plain peft and transformers load.
+
+    It is this registration's own: a round's and one by hand may be at the same variant at the same time.
+    """
     from respect_core.base import adapter_hash  # torch takes seconds to import; `tasks.study` does without
 
-    directory = workspace.scratch / f"round={training_set.round}" / selected.variant / "registered"
-    shutil.rmtree(directory, ignore_errors=True)
-    shutil.copytree(selected.adapter, directory)
-    shutil.copytree(selected.trained[0].directory / "processor", directory, dirs_exist_ok=True)
-    (directory / "README.md").write_text(_model_card(profile, training_set, selected, tags))
-    (directory / "profile.json").write_bytes(TypeAdapter(Profile).dump_json(profile, indent=2))
-    if adapter_hash(directory) != selected.adapter_hash:
-        raise OSError(f"the adapter in {selected.adapter} changed while it was registered; train it again")
-    return directory
+    workspace.scratch.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=workspace.scratch, prefix="registering-") as made:
+        directory = Path(made)
+        shutil.copytree(selected.adapter, directory, dirs_exist_ok=True)
+        shutil.copytree(selected.trained[0].directory / "processor", directory, dirs_exist_ok=True)
+        (directory / "README.md").write_text(_model_card(profile, training_set, selected, tags))
+        (directory / "profile.json").write_bytes(TypeAdapter(Profile).dump_json(profile, indent=2))
+        if adapter_hash(directory) != selected.adapter_hash:
+            raise OSError(f"the adapter in {selected.adapter} changed while it was registered; train it again")
+        yield directory
 
 
 def _model_card(profile: Profile, training_set: TrainingSetRef, selected: SelectedRef, tags: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ chosen adapter is a logged model of its child run, registered as `respect.<varia
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,10 @@ RETRAINED = "retrained"
 
 ADAPTER = "adapter"
 """Folder of the adapter, with its processor, inside a logged model."""
+
+
+class Changed(ValueError):
+    """A version's files are not what was registered."""
 
 
 def model_name(variant: str) -> str:
@@ -272,6 +277,45 @@ def download(workspace: Workspace, version: ModelVersion) -> Path:
                 if not target.exists():  # else another run was first, with the same files
                     raise
     return target
+
+
+def adapter(workspace: Workspace, version: ModelVersion, *, fresh: bool = False) -> Path:
+    """The version's files on this machine, whose adapter is the registered one. A copy that was changed here, or lost
+    files, is fetched again.
+
+    Args:
+        fresh: look at the registry's own files too, where the copy is good.
+
+    Raises:
+        Changed: the registry's files are not what was registered.
+    """
+    if fresh:
+        with fetched(workspace, version) as files:
+            _require(files, version)
+    files = download(workspace, version)
+    try:
+        _require(files, version)
+    except Changed:
+        shutil.rmtree(files)
+        files = download(workspace, version)
+        try:
+            _require(files, version)
+        except Changed:
+            shutil.rmtree(files)  # the next look shall see what is in the registry by then
+            raise
+    return files
+
+
+def _require(files: Path, version: ModelVersion) -> None:
+    from respect_core.base import adapter_hash  # torch takes seconds to import; much of the registry does without
+
+    registered = version.tags["adapter_hash"]
+    try:
+        found = adapter_hash(files)
+    except FileNotFoundError:
+        found = "nothing (there are none)"
+    if found != registered:
+        raise Changed(f"its files hash to {found}, registered is {registered}")
 
 
 @contextmanager

@@ -38,6 +38,15 @@ def game(interaction_id: str = "g1", round: int = 5, variant: str = "b-fft", **c
     return InteractionLog(**(fields | changes))
 
 
+def played(interaction_id: str, *actions: str, probability: float | None = 0.5, **changes: Any) -> InteractionLog:
+    """A game of round 0 in which the listener does this, whatever is said."""
+    turns = [
+        LoggedTurn(utterance=f"say {number}", action=action, probability=probability)
+        for number, action in enumerate(actions)
+    ]
+    return game(interaction_id, **({"round": 0, "variant": "seed", "turns": turns} | changes))
+
+
 def line(log: InteractionLog | None = None, **changes: Any) -> bytes:
     """A log line with fields changed after validation; a value of None removes the field."""
     fields = json.loads((log or game()).model_dump_json()) | changes

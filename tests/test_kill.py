@@ -9,7 +9,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forked
 from samples import contents, game, with_images
 from trainings import training
 
@@ -33,7 +33,6 @@ from tasks import worker
 from tasks.worker import DecodeSpec, TrainSpec
 from tasks.workspace import Workspace, workspace
 
-ROOT = Path(__file__).parents[1]
 HERE = Partition(5, "b-fft")
 KILLS = 10
 
@@ -73,17 +72,12 @@ class Attempt:
         folder.mkdir(exist_ok=True)
         (folder / "spec.json").write_text(spec.model_dump_json())
         self.told: list[int] = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.worker", str(folder / "spec.json")],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=(folder / "worker.log").open("ab"),
-            text=True,
-        )
+        with (folder / "worker.log").open("ab") as log:
+            self.process = Forked([sys.executable, "-m", "tasks.worker", str(folder / "spec.json")], stderr=log)
 
     def kill_when(self, ready: Callable[[], bool]) -> bool:
         """kill -9 as soon as `ready`; False where the worker was faster."""
-        os.set_blocking(self._out.fileno(), False)
+        os.set_blocking(self.process.stdout.fileno(), False)
         while not ready() and self.process.poll() is None:
             self._listen()
             time.sleep(0.005)
@@ -94,17 +88,12 @@ class Attempt:
         return code != 0
 
     def finish(self) -> None:
-        for line in self._out:
+        for line in self.process.stdout:
             self.told.append(json.loads(line)["done"])
         assert self.process.wait(timeout=600) == 0
 
-    @property
-    def _out(self) -> Any:
-        assert self.process.stdout is not None
-        return self.process.stdout
-
     def _listen(self) -> None:
-        while line := self._out.readline():
+        while line := self.process.stdout.readline():
             if line.endswith("\n"):  # else the worker was killed while it wrote
                 self.told.append(json.loads(line)["done"])
 

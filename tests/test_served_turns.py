@@ -114,7 +114,7 @@ def test_while_the_store_is_away_lines_wait(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_line_that_the_disk_does_not_take_leaves_no_half(tmp_path: Path) -> None:
     """A limit on the size of files stands for a full disk."""
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="this system knows no limit on the size of files")
     store = open_store(tmp_path / "store")
     log = TurnLog(store, tmp_path / "served")
     log.add(turn(0))

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import IMAGES, played
 
 from respect_core import actions, rehearsal, sampling, training_sets
 from respect_core.interaction import (
@@ -18,29 +19,11 @@ from respect_core.interaction import (
     TRAINING_SET_SCHEMA,
     TURNS_SCHEMA,
     InteractionLog,
-    LoggedTurn,
-    Outcome,
-    PolicyIdentity,
     turn_rows,
 )
 from respect_core.variants import Objective, Variant, rl
 
-IMAGES = [f"tangram-{n}" for n in range(10)]
 EMPTY_TURNS, EMPTY_FEEDBACK = TURNS_SCHEMA.empty_table(), FEEDBACK_SCHEMA.empty_table()
-
-
-def _log(name: str, *played: str, probability: float | None = 0.5) -> InteractionLog:
-    return InteractionLog(
-        interaction_id=name,
-        round=0,
-        variant="seed",
-        policy=PolicyIdentity(name="seed", version="1"),
-        user="user",
-        started_at="2026-01-01T00:00:00",
-        context=IMAGES,
-        turns=[LoggedTurn(utterance=f"say {n}", action=a, probability=probability) for n, a in enumerate(played)],
-        outcome=Outcome(targets=IMAGES[:3], success=True),
-    )
 
 
 def _turns(*logs: InteractionLog) -> pa.Table:
@@ -54,7 +37,7 @@ def _feedback(labels: dict[tuple[str, int], int], decoder: str = "binary") -> pa
     return pa.Table.from_pylist(rows, schema=FEEDBACK_SCHEMA)
 
 
-GAME = _log("g1", "select A", "select B C", "nothing", "deselect A select D", "select E")
+GAME = played("g1", "select A", "select B C", "nothing", "deselect A select D", "select E")
 LABELS = {("g1", 0): 1, ("g1", 1): -1, ("g1", 2): 1, ("g1", 3): 0, ("g1", 4): 1}
 
 
@@ -92,8 +75,8 @@ def test_each_variant_reads_its_own_decoder() -> None:
 
 
 def test_training_set_keeps_whole_games_and_is_deterministic() -> None:
-    other = _log("g0", "select A", "select B")
-    d0 = _turns(_log("h1", "select A", "select B", "select C D", probability=None))
+    other = played("g0", "select A", "select B")
+    d0 = _turns(played("h1", "select A", "select B", "select C D", probability=None))
     tables = [
         training_sets.training_set(turns, _feedback(LABELS), d0, Variant.B_RL, deselection_ratio=2 / 3, seed=3)
         for turns in (_turns(GAME, other), _turns(other, GAME))
@@ -142,7 +125,7 @@ def _replay(table: pa.Table) -> None:
 
 
 def test_deselection_augmentation() -> None:
-    d0 = _turns(*(_log(f"h{n:02}", "select A", "select B C", "deselect B select D", "select E") for n in range(30)))
+    d0 = _turns(*(played(f"h{n:02}", "select A", "select B C", "deselect B select D", "select E") for n in range(30)))
     table = training_sets.training_set(EMPTY_TURNS, EMPTY_FEEDBACK, d0, None, seed=1)
     _replay(table)
     rows = table.to_pylist()
@@ -175,7 +158,7 @@ def _tallied(*batches: pa.RecordBatch) -> training_sets.Tally:
 
 
 def test_rl_without_p_names_turns_and_remedies() -> None:
-    turns = _turns(_log("g1", "select A", "select B", "select C", probability=None))
+    turns = _turns(played("g1", "select A", "select B", "select C", probability=None))
     table = training_sets.training_set(turns, _feedback({("g1", 0): 1, ("g1", 1): -1}), EMPTY_TURNS, Variant.B_RL)
     [batch] = table.to_batches()
     with pytest.raises(ValueError, match=r"g1 turn 1\. .*--propensity backfill.*--propensity surrogate"):
@@ -225,7 +208,7 @@ LABELLED = st.lists(st.sampled_from([1, 0, -1, None]), min_size=1, max_size=4)
 def test_batches_and_runs_of_any_size_give_the_same_rows(
     games: dict[str, list[int | None]], variant: Variant, size: int, random: Random
 ) -> None:
-    logs = [_log(name, *_played(len(labels), random)) for name, labels in games.items()]
+    logs = [played(name, *_played(len(labels), random)) for name, labels in games.items()]
     feedback = [
         _feedback({(name, turn): label}, decoder)
         for name, labels in games.items()

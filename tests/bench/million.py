@@ -33,7 +33,7 @@ from respect_core import local_models
 from respect_core.export import export
 from respect_core.feedback import FeedbackDecoder, smollm2
 from respect_core.feedback_shards import TURNS, Decoded, decode_partition
-from respect_core.interaction import InteractionLog, LoggedTurn, Outcome, PolicyIdentity
+from respect_core.interaction import InteractionLog, Outcome
 from respect_core.label_scoring import LabelScorer
 from respect_core.manifests import Partition, read_manifest
 from respect_core.prompt_trees import Tree
@@ -44,6 +44,7 @@ from tasks.workspace import Workspace, workspace
 from tests.bench.export import ROUND, SIZES, VARIANT, fill
 from tests.bench.export import TURNS as TURNS_OF_A_GAME
 from tests.bench.record import Record, case, versions
+from tests.samples import IMAGES, played
 
 LEARNER = Variant.B_RL
 HERE = Partition(ROUND, VARIANT)
@@ -120,18 +121,9 @@ def _prepare(folder: Path, turns: int) -> None:
 
 
 def _game(name: str) -> InteractionLog:
-    images = [f"image-{letter}" for letter in "ABCD"]
-    return InteractionLog(
-        interaction_id=name,
-        round=0,
-        variant="hh",
-        policy=PolicyIdentity(name="people", version="unknown"),
-        user="0123456789abcdef",
-        started_at="2026-01-02T03:04:05",
-        context=images,
-        turns=[LoggedTurn(utterance=f"the {each}", action=f"select {each}") for each in "ABC"],
-        outcome=Outcome(targets=images[:3], success=True),
-    )
+    """Between people, who click all that they want one by one."""
+    outcome = Outcome(targets=IMAGES[:3], success=True)
+    return played(name, "select A", "select B", "select C", probability=None, variant="hh", outcome=outcome)
 
 
 # --- stages, in a process of their own ----------------------------------------------------------------------------

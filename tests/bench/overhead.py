@@ -258,13 +258,16 @@ def _profile(_: str) -> Profile:
 
 
 def _files(place: Workspace) -> Files:
-    store = Path(place.store_uri)
+    from tasks import registry
+
+    store, seed = Path(place.store_uri), registry.latest(place, SEED)
+    assert seed is not None
     return Files(
         logs=store / "interactions/round=0/variant=seed/games.jsonl",
         d0=store / "game_sets/d0.jsonl",
         validation=store / "game_sets/validation.jsonl",
         images=store / "images",
-        adapter=place.scratch / "round=0" / SEED / "registered",
+        adapter=registry.download(place, seed),
     )
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -86,7 +87,8 @@ def test_a_workers_exit_code_says_who_failed_it(
     assert worker.run(tmp_path / "spec.json") == code
 
 
-def test_a_worker_whose_store_is_away_is_cut_off(tmp_path: Path) -> None:
+def test_a_worker_whose_store_is_away_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.process.subprocess", forked.popen)
     (tmp_path / "store").write_text("a file where the store's directory was")
     with pytest.raises(process.WorkerCutOff, match=r"exit code 75(?s:.*)StoreError"):
         process.run(_spec(tmp_path), tmp_path / "out", lambda done, total, note: None)
@@ -164,7 +166,10 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_the_result_of_the_same_specification_is_not_computed_again(tmp_path: Path) -> None:
+def test_the_result_of_the_same_specification_is_not_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.process.subprocess", forked.popen)
     spec, out = _spec(tmp_path), tmp_path / "out"
     out.mkdir()
     (out / "spec.json").write_text(spec.model_dump_json(indent=2))

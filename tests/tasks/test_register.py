@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from forked import Forked
 from samples import game
 
 from respect_core.base import adapter_hash
@@ -85,8 +86,9 @@ def test_a_killed_rounds_run_is_gone_on_with_and_nothing_stays_open(place: Works
     data, selected = _training_set(place), _selected(tmp_path)
     given = [each.model_dump_json() for each in (place, EXPORTED, data, selected)]
     command = [sys.executable, "-c", _KILLED, *given]
-    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    with (tmp_path / "log").open("w") as log:
+        code = Forked(command, stderr=log).wait()
+    assert code == -signal.SIGKILL, (tmp_path / "log").read_text()
     names = ["round 5", "b-fft round 5", "b-fft round 5 seed 0"]
     assert _runs(place) == [(name, "RUNNING") for name in names]
 
@@ -113,3 +115,29 @@ def test_what_is_open_below_a_round_ends_with_it(place: Workspace) -> None:
     registry.start_run(place, "b-fft round 5", run_id)
     close_round.fn(place, run_id, {"b-fft": "MLflow was away"})
     assert _runs(place) == [("round 5", "FAILED"), ("b-fft round 5", "KILLED")]
+
+
+def test_a_retraining_at_the_same_time_has_files_of_its_own(
+    place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It registers another adapter of variant and round while the round's files are being sent."""
+    data, mine = _training_set(place), _selected(tmp_path)
+    (tmp_path / "other").mkdir()
+    by_hand = _selected(tmp_path / "other")
+    (by_hand.adapter / "adapter_model.safetensors").write_bytes(b"other weights")
+    by_hand = by_hand.model_copy(update={"adapter_hash": adapter_hash(by_hand.adapter)})
+    whole, between = registry.register_adapter, [None]
+
+    def register_adapter(*arguments: Any, **options: Any) -> Any:
+        if between:
+            between.pop()
+            register_variant.fn(place, None, tiny(), data, by_hand, "validation", retrained=True)
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(registry, "register_adapter", register_adapter)
+    register_variant.fn(place, None, tiny(), data, mine, "validation")
+    found = {version.tags["adapter_hash"] for version in registry.versions(place, "b-fft")}
+    assert found == {mine.adapter_hash, by_hand.adapter_hash}
+    for version in registry.versions(place, "b-fft"):
+        registry.adapter(place, version, fresh=True)
+    assert not list(place.scratch.glob("registering-*"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from respect_core.base import adapter_hash
 from tasks import registry
 from tasks.workspace import Workspace, workspace
 
@@ -163,3 +164,21 @@ def test_a_version_retrained_by_hand_moves_no_alias_and_is_no_rounds_start(place
     assert str(candidate.version) == of_round != str(beside.version)
     start = registry.previous(place, "t-kto", 2)
     assert start is not None and str(start.version) == of_round
+
+
+def test_a_copy_that_lost_files_is_fetched_again_and_registered_ones_that_did_are_told(
+    place: Workspace, adapter: Path
+) -> None:
+    number = _register(place, "t-fft", 0, adapter, adapter_hash(adapter))
+    version = registry.named(place, f"respect.t-fft/{number}")
+    for fresh in (False, True):
+        copy = registry.adapter(place, version, fresh=fresh)
+        for file in copy.glob("adapter_*"):
+            file.unlink()
+        assert adapter_hash(registry.adapter(place, version, fresh=fresh)) == version.tags["adapter_hash"]
+
+    for file in Path(version.source.removeprefix("file://")).glob("adapter_*"):
+        file.unlink()
+    registry.adapter(place, version)  # the copy here is good
+    with pytest.raises(registry.Changed, match=r"hash to nothing.*registered is"):
+        registry.adapter(place, version, fresh=True)
