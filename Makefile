@@ -42,8 +42,8 @@ up: install  ## the local stack: Prefect, MLflow, S3 and workers on the loopback
 down: install  ## stop it; its state stays
 	$(BIN)/python -m deployments.stack down
 
-test: install  ## two files at a time on two cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+test: install  ## two files at a time on two cores, the longest first (tests/conftest.py)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-slow: install  ## minutes long: bars measured on real data, the whole demo
 	$(BIN)/pytest -m slow
@@ -51,9 +51,9 @@ test-slow: install  ## minutes long: bars measured on real data, the whole demo
 test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m stack tests/stack
 
-test-ray: install  ## a round and a training on a Ray cluster of two nodes, of which one is lost on the way
+test-ray: install  ## a round and a training on a Ray cluster of two nodes, of which one is lost; policies on Ray Serve
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray tests/flows
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray tests/flows tests/deployments
 
 bench: install  ## our engine against its peers: runs/bench/*.json and docs/performance.md
 	$(BIN)/python -m tests.bench

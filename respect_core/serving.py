@@ -141,11 +141,24 @@ class Roster(Generic[Version]):
         Raises:
             KeyError: nothing of the variant is deployed.
         """
+        return self._turn(variant, game, lambda: self._deployed[variant])
+
+    def begin(self, variant: str, game: str, version: Version) -> Version:
+        """As `version`, but where the game is new it gets this one, whatever is deployed."""
+        return self._turn(variant, game, lambda: version)
+
+    def runs(self, variant: str, game: str) -> bool:
+        """Whether the game has begun here, and is not over."""
+        with self._lock:
+            known = self._games.get((variant, game))
+            return known is not None and self._clock() - known[1] <= self._idle
+
+    def _turn(self, variant: str, game: str, new: Callable[[], Version]) -> Version:
         with self._lock:
             now, key = self._clock(), (variant, game)
             known = self._games.pop(key, None)
             fresh = known is not None and now - known[1] <= self._idle
-            version = known[0] if known is not None and fresh else self._deployed[variant]
+            version = known[0] if known is not None and fresh else new()
             self._games[key] = version, now
             while len(self._games) > self._most:
                 self._games.popitem(last=False)

@@ -148,6 +148,18 @@ def test_a_game_ends_when_it_is_idle_for_too_long() -> None:
     assert roster.running() == {"two": 1}
 
 
+def test_a_game_that_began_elsewhere_goes_on_with_its_version() -> None:
+    clock = Clock()
+    roster: Roster[str] = Roster(idle=10, clock=clock)
+    roster.deploy("b-fft", "two")
+    assert not roster.runs("b-fft", "g1")
+    assert roster.begin("b-fft", "g1", "one") == "one"
+    assert roster.runs("b-fft", "g1") and roster.version("b-fft", "g1") == "one"
+    assert roster.begin("b-fft", "g1", "two") == "one", "it has begun"
+    clock.now = 11
+    assert not roster.runs("b-fft", "g1") and roster.version("b-fft", "g1") == "two"
+
+
 def test_of_too_many_games_the_one_that_waited_longest_ends() -> None:
     roster: Roster[str] = Roster(most=2)
     roster.deploy("b-fft", "one")

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from flows.terminal import Run, clear_errors, run_workspace
 from respect_core.variants import Variant
+
+
+class Place(StrEnum):
+    """Who acts."""
+
+    HERE = "here"
+    RAY = "ray"
+
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
@@ -29,16 +37,18 @@ def serve(
     cache_mb: Annotated[int, typer.Option(min=0, help="Memory for keys and values of games, for each version.")] = 1024,
     idle: Annotated[float, typer.Option(min=1, help="Seconds until a game without turns counts as over.")] = 1800.0,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at what is deployed.")] = 3.0,
+    on: Annotated[Place, typer.Option(help="This process, or replicas on a Ray cluster.")] = Place.HERE,
+    replicas: Annotated[int, typer.Option(min=1, help="On Ray: servers, each with a device or core.")] = 1,
 ) -> None:
     """Answer users with what is deployed (docs/serving.md)."""
     workspace = run_workspace(run)
-    # A registry that is away shall be noticed, and found again, within seconds.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     import uvicorn
 
     from deployments.serving.api import create_app
+    from deployments.serving.follow import quick_registry
     from deployments.serving.server import PolicyServer, Settings
+
+    quick_registry()
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with clear_errors():
@@ -52,6 +62,10 @@ def serve(
             idle=idle,
             every=every,
         )
+        if on is Place.RAY:
+            from deployments.serving import on_ray  # Ray is an extra of this project
+
+            return on_ray.run(workspace, settings, replicas=replicas, host=host, port=port)
         uvicorn.run(create_app(PolicyServer(workspace, settings)), host=host, port=port, access_log=False)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Protocol
 
@@ -28,6 +28,14 @@ log = logging.getLogger(__name__)
 LARGEST_BODY = 128 * 1024
 """Bytes; the largest valid request has half as many, with every character escaped."""
 _PROBLEMS: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (404, 413, 422, 500, 503)}
+
+
+class Answered(Exception):
+    """An actor elsewhere has made the whole answer of a refusal: its status code and what to say."""
+
+    def __init__(self, status: int, problem: Problem) -> None:
+        super().__init__(status, problem)
+        self.status, self.problem = status, problem
 
 
 class Actor(Protocol):
@@ -60,7 +68,7 @@ def create_app(actor: Actor) -> FastAPI:
     @app.post("/act", response_model=ActReply, responses=_PROBLEMS)
     async def act(request: ActRequest) -> Response:
         """The policy's action in a game."""
-        status, answer = await _answered(actor, request)
+        status, answer = await answered(actor.act, request)
         actor.metrics.responses.labels(str(status)).inc()
         headers = {"Retry-After": "1"} if status == 503 else None
         return JSONResponse(answer.model_dump(), status, headers)
@@ -90,9 +98,14 @@ def create_app(actor: Actor) -> FastAPI:
     return app
 
 
-async def _answered(actor: Actor, request: ActRequest) -> tuple[int, ActReply | Problem]:
+async def answered(
+    act: Callable[[ActRequest], Awaitable[ActReply]], request: ActRequest
+) -> tuple[int, ActReply | Problem]:
+    """What `Actor.act` comes to, as status code and body."""
     try:
-        return 200, await actor.act(request)
+        return 200, await act(request)
+    except Answered as error:
+        return error.status, error.problem
     except UnknownVariant as error:
         return 404, Problem(field="variant", reason=str(error))
     except MissingKeyError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,12 @@ from tasks.workspace import Workspace
 log = logging.getLogger(__name__)
 RETRY = 60.0
 """Seconds until a refused version is looked at again."""
+
+
+def quick_registry() -> None:
+    """A registry that is away shall be noticed, and found again, within seconds."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 
 class Follower:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -55,10 +55,20 @@ class Settings:
 
 
 class PolicyServer:
-    """Any number of variants over one base model."""
+    """Any number of variants over one base model.
 
-    def __init__(self, workspace: Workspace, settings: Settings) -> None:
-        self.settings = settings
+    Args:
+        began_with: where a game may have begun at another server: asked with variant, game and the version that would
+            get it, at its first turn here; names the version that it began with.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        settings: Settings,
+        began_with: Callable[[str, str, str], Awaitable[str]] | None = None,
+    ) -> None:
+        self.settings, self._began_with = settings, began_with
         self.metrics = Metrics()
         self.roster: Roster[Served] = Roster(idle=settings.idle, most=settings.games)
         self._loader = Loader(
@@ -98,10 +108,7 @@ class PolicyServer:
             raise UnknownVariant(f"{request.variant!r} is not served; there are: {', '.join(self.settings.variants)}")
         if self._loader.images.missing(request.context):
             await asyncio.to_thread(self._loader.images.require, request.context)
-        try:
-            served = self.roster.version(request.variant, request.game)
-        except KeyError:
-            raise NotReady(f"{request.variant}: no version is loaded; GET /ready says why") from None
+        served = await self._version(request.variant, request.game)
         seed = self.settings.seed if request.seed is None else request.seed
         interaction = seeded(request.game, seed, request.context, request.played())
         act = await asyncio.wrap_future(self._batcher.submit((served, interaction)))
@@ -120,6 +127,22 @@ class PolicyServer:
         self.metrics.acts.labels(reply.variant, reply.version).inc()
         self.metrics.seconds.observe(reply.latency_ms / 1000)
         return reply
+
+    async def _version(self, variant: str, game: str) -> Served:
+        """Who acts in the game."""
+        try:
+            if self._began_with is None or self.roster.runs(variant, game):
+                return self.roster.version(variant, game)
+            new = self.roster.deployed()[variant]
+        except KeyError:
+            raise NotReady(f"{variant}: no version is loaded; GET /ready says why") from None
+        try:
+            name = await self._began_with(variant, game, new.name)
+            served = new if name == new.name else await asyncio.to_thread(self._loader.named, name)
+        except Exception as error:  # whatever the way there or the registry make of being away
+            log.error("%s: not known or not loaded what a game began with (%s)", variant, type(error).__name__)
+            raise NotReady(f"{variant}: the version that this game began with is not to be had at the moment") from None
+        return self.roster.begin(variant, game, served)
 
     def end(self, variant: str, game: str) -> None:
         """The game is over. Nothing happens where it does not run."""

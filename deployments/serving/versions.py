@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from threading import Lock
 from weakref import WeakValueDictionary
 
 from mlflow.entities.model_registry import ModelVersion
 from PIL import Image
 from pydantic import TypeAdapter
 
-from respect_core.base import Base, adapter_hash, load_base
+from respect_core.base import Base, load_base
 from respect_core.features import VisionFeatures
 from respect_core.images import load_images
 from respect_core.policy import Policy
@@ -77,18 +76,30 @@ class Loader:
         self.images = StoredImages(workspace.open())
         self._base: tuple[Base, VisionFeatures] | None = None
         self._in_use: WeakValueDictionary[str, Served] = WeakValueDictionary()
+        self._lock = Lock()
 
     def load(self, version: ModelVersion) -> Served:
-        """The version, ready to act.
+        """The version, ready to act. Several threads may ask; they are served one by one.
 
         Raises:
             Refused: its files are not what was registered, do not load, or are for another base model.
         """
+        with self._lock:
+            return self._load(version)
+
+    def named(self, name: str) -> Served:
+        """As `load`, for a name such as 'respect.b-fft/3', which is not looked up where the version is in use."""
+        return self._in_use.get(name) or self.load(registry.named(self._workspace, name))
+
+    def _load(self, version: ModelVersion) -> Served:
         name, registered = f"{version.name}/{version.version}", str(version.tags["adapter_hash"])
         known = self._in_use.get(name)
         if known is not None and known.adapter_hash == registered:
             return known
-        files = self._files(version, name, registered)
+        try:
+            files = registry.adapter(self._workspace, version)
+        except registry.Changed as error:
+            raise Refused(f"{name}: {error}; restore them in the registry, or roll back") from None
         try:
             profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
             base, features = self._base_of(profile, name)
@@ -107,20 +118,6 @@ class Loader:
         served = self._in_use[name] = Served(name, registered, policy)
         return served
 
-    def _files(self, version: ModelVersion, name: str, registered: str) -> Path:
-        """The version's files on this machine, fetched again if they were changed here."""
-        files = registry.download(self._workspace, version)
-        if _hash(files) != registered:
-            shutil.rmtree(files)
-            files = registry.download(self._workspace, version)
-        if (found := _hash(files)) != registered:
-            shutil.rmtree(files)
-            raise Refused(
-                f"{name}: its files hash to {found}, registered is {registered}; restore them in the registry, or "
-                "roll back"
-            )
-        return files
-
     def _base_of(self, profile: Profile, name: str) -> tuple[Base, VisionFeatures]:
         """The base model of the server, which is that of the first version."""
         if self._base is None:
@@ -132,10 +129,3 @@ class Loader:
                 f"{name} is over {profile.base}, and this server has loaded {self._base[0].name}: serve it by another"
             )
         return self._base
-
-
-def _hash(files: Path) -> str:
-    try:
-        return adapter_hash(files)
-    except FileNotFoundError:
-        return "nothing: there are none"

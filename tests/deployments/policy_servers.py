@@ -123,9 +123,10 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(place: Workspace, *, ready: bool = True, **settings: Any) -> Iterator[Running]:
+def serving(place: Workspace, *, ready: bool = True, began_with: Any = None, **settings: Any) -> Iterator[Running]:
     """A server of b-fft that looks often at what is deployed."""
-    server = PolicyServer(place, Settings(**{"variants": ("b-fft",), "every": 0.2, "flush": 0.5} | settings))
+    given = Settings(**{"variants": ("b-fft",), "every": 0.2, "flush": 0.5} | settings)
+    server = PolicyServer(place, given, began_with)
     http = uvicorn.Server(uvicorn.Config(create_app(server), port=0, log_level="warning"))
     thread = threading.Thread(target=http.run)
     thread.start()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from forked import Forked
 from policy_servers import SEED, PlayedGame, Running, by_hand, registered, serving
 
 from respect_core import actions
@@ -182,9 +181,8 @@ def test_without_any_version_it_is_healthy_and_not_ready(tmp_path: Path) -> None
 def test_the_command_serves_until_it_is_told_to_end(place: Workspace, tmp_path: Path) -> None:
     log = tmp_path / "log"
     command = [sys.executable, "-m", "flows.cli", "serve", "--port", "0", "--variants", "b-fft", "--every", "0.2"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with log.open("w") as output:
-        server = subprocess.Popen(command, cwd=place.root.parents[1], env=environment, stderr=output, stdout=output)
+        server = Forked(command, cwd=place.root.parents[1], stderr=output)
     try:
         address = _address(server, log)
         with httpx.Client(base_url=address, timeout=240) as client:
@@ -199,7 +197,7 @@ def test_the_command_serves_until_it_is_told_to_end(place: Workspace, tmp_path: 
     assert json.loads(reply.text)["action"] in {each.action for each in read(place.open()) if each.game == "by-command"}
 
 
-def _address(server: subprocess.Popen[bytes], log: Path) -> str:
+def _address(server: Forked, log: Path) -> str:
     while True:
         for line in log.read_text().splitlines():
             if "running on " in line:

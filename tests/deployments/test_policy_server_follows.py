@@ -174,3 +174,23 @@ def test_an_idle_game_lets_its_version_go(place: Workspace) -> None:
         until(lambda: running.serves(TWO))
         until(lambda: old() is None)
         assert running.ready()["running_games"] == {}
+
+
+def test_a_game_that_began_at_another_server_goes_on_with_its_version(place: Workspace) -> None:
+    asked: list[tuple[str, str, str]] = []
+
+    async def began_with(variant: str, game: str, version: str) -> str:
+        asked.append((variant, game, version))
+        if game == "nobody-knows":
+            raise ConnectionError
+        return ONE if game == "old" else version
+
+    with serving(place, began_with=began_with) as running:
+        old = PlayedGame("old").play(running, 2)
+        assert {name for name, _ in old.versions} == {ONE}
+        assert {name for name, _ in PlayedGame("new").play(running, 2).versions} == {SEED}
+        assert asked == [("b-fft", "old", SEED), ("b-fft", "new", SEED)], "once a game"
+        answer = running.act(PlayedGame("nobody-knows").request())
+        assert answer.status_code == 503 and "began with" in answer.json()["reason"]
+    ((first, second),) = by_hand(place, ONE, [old])
+    assert [first[0], second[0]] == [reply["action"] for reply in old.replies]

@@ -1,0 +1,203 @@
+"""The policy server on Ray Serve: the same HTTP interface, over replicas that each hold a `PolicyServer`.
+
+    Front (api.py)  ── session = game ──►  Policies: base model, adapters, keys and values, one pass at a time
+                                               └─ first turn of a game here ──►  Games: the version that each began with
+
+All turns of a game go to one replica, by consistent hashing of its id, so that its keys and values are there. Replicas
+follow what is deployed each for itself, and may see a promotion seconds apart; `Games` is why a game that comes to
+another replica, because one was lost or added, goes on with the version that it began with.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.config import RequestRouterConfig
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
+
+from deployments.serving.api import Answered, answered, create_app
+from deployments.serving.follow import quick_registry
+from deployments.serving.gathered import exposition, gather, together
+from deployments.serving.metrics import Metrics
+from deployments.serving.schema import LISTENER_TURNS, ActReply, ActRequest, Problem, Readiness
+from deployments.serving.server import NotReady, PolicyServer, Settings
+from respect_core.serving import Overloaded, Roster
+from tasks.on_ray import connect
+from tasks.workspace import Workspace
+
+log = logging.getLogger(__name__)
+APPLICATION = "respect"
+"""Name of the Serve application."""
+_PATIENCE = 10.0
+"""Seconds for what is asked of all replicas."""
+_BY_SESSION = RequestRouterConfig(
+    request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
+    request_router_kwargs={"num_fallback_replicas": 0},
+)
+
+
+class Games:
+    """The version that each running game began with. One for all replicas, in memory.
+
+    Args:
+        settings: a game is forgotten once it would be over at every replica.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._roster: Roster[str] = Roster(idle=settings.idle * LISTENER_TURNS, most=settings.games)
+
+    def begin(self, variant: str, game: str, version: str) -> str:
+        """The version of a game; this one where it is new."""
+        return self._roster.begin(variant, game, version)
+
+    def end(self, variant: str, game: str) -> None:
+        self._roster.end(variant, game)
+
+
+class Policies:
+    """A replica. Its device, or core, is its own; adapters share its one base model."""
+
+    def __init__(self, workspace: Workspace, settings: Settings, games: DeploymentHandle) -> None:
+        quick_registry()
+        root = Path(os.environ.get("RESPECT_ROOT", workspace.root)).resolve()  # where this node keeps scratch
+        self._games = games
+        self._server = PolicyServer(workspace.model_copy(update={"root": root}), settings, self._began_with)
+        self._server.start()
+
+    def __del__(self) -> None:  # Ray Serve's way to end a replica
+        self._server.close()
+
+    async def act(self, request: ActRequest) -> tuple[int, ActReply | Problem]:
+        """The whole answer: Ray would log the message of an error, which may hold what a user wrote."""
+        return await answered(self._server.act, request)
+
+    def end(self, variant: str, game: str) -> None:
+        self._server.end(variant, game)
+
+    def readiness(self) -> Readiness:
+        return self._server.readiness()
+
+    def prometheus(self) -> tuple[str, str]:
+        """Name of the replica, and its metrics."""
+        return serve.get_replica_context().replica_tag, self._server.prometheus().decode()
+
+    async def _began_with(self, variant: str, game: str, version: str) -> str:
+        return str(await self._games.begin.remote(variant, game, version))
+
+
+class Replicas:
+    """The `Actor` of a front: it has no state but its metrics, so that there may be several."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+
+    def start(self) -> None:
+        self._policies = serve.get_deployment_handle(Policies.__name__, APPLICATION)
+        self._games = serve.get_deployment_handle(Games.__name__, APPLICATION)
+
+    def close(self) -> None:
+        """Replicas end by themselves."""
+
+    async def act(self, request: ActRequest) -> ActReply:
+        """As `PolicyServer.act`, but that refusals come as they are said."""
+        try:
+            status, answer = await self._of(request.variant, request.game).act.remote(request)
+        except BackPressureError:
+            raise Overloaded("too many requests are waiting") from None
+        except (RayError, RayServeException) as error:
+            log.error("a replica did not answer (%s)", type(error).__name__)
+            raise NotReady("the replica that plays this game was lost; another takes over") from None
+        if isinstance(answer, Problem):
+            raise Answered(status, answer)
+        reply: ActReply = answer
+        return reply
+
+    def end(self, variant: str, game: str) -> None:
+        for handle in (self._of(variant, game), self._games):
+            with suppress(RayError, RayServeException, TimeoutError):  # who was lost has forgotten the game
+                handle.end.remote(variant, game).result(timeout_s=_PATIENCE)
+
+    def readiness(self) -> Readiness:
+        """Of all replicas: what is true of each."""
+        answers = self._ask_all("readiness")
+        states = [answer for answer in answers if isinstance(answer, Readiness)]
+        found = together(states)
+        return found if len(states) == len(answers) else found.model_copy(update={"ready": False})
+
+    def prometheus(self) -> bytes:
+        """The metrics of all replicas, each under its name, and the replies that this front gave."""
+        own = {metric.name: metric for metric in self.metrics.responses.collect()}
+        texts = [answer for answer in self._ask_all("prometheus") if not isinstance(answer, Exception)]
+        return exposition([*gather(texts, set(own)), *own.values()])
+
+    def _of(self, variant: str, game: str) -> DeploymentHandle:
+        return self._policies.options(session_id=f"{variant}/{game}")
+
+    def _ask_all(self, method: str) -> list[Any]:
+        """The answer of each replica, or the error of one that was lost."""
+        asked = self._policies.broadcast(method)
+        return list(asked.results(timeout_s=_PATIENCE, return_exceptions=True))
+
+
+def front() -> FastAPI:
+    """The HTTP interface in a replica of the front. A text scenario's route is added to `create_app`, as everywhere."""
+    return create_app(Replicas())
+
+
+def application(workspace: Workspace, settings: Settings, replicas: int) -> serve.Application:
+    """The three deployments. Each replica of policies has a device, or a core where the cluster has no devices."""
+    share = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+    free = {"ray_actor_options": {"num_cpus": 0}, "max_ongoing_requests": settings.queue}
+    games = serve.deployment(Games, name=Games.__name__, **free).bind(settings)
+    policies = serve.deployment(
+        Policies,
+        name=Policies.__name__,
+        num_replicas=replicas,
+        ray_actor_options=share,
+        max_ongoing_requests=settings.queue,  # the server itself gathers them into passes
+        max_queued_requests=settings.queue,
+        request_router_config=_BY_SESSION,
+        graceful_shutdown_timeout_s=30.0,
+    ).bind(workspace, settings, games)
+    return serve.deployment(serve.ingress(front)(), name="Front", **free).bind(policies, games)
+
+
+def start(workspace: Workspace, settings: Settings, *, replicas: int, host: str, port: int) -> None:
+    """Serve on the cluster of RAY_ADDRESS, or of this machine, until `stop`. Host and port are the cluster's: where Ray
+    Serve runs there already, they stay.
+
+    Raises:
+        NoCluster: there is none.
+    """
+    connect()
+    quiet = LoggingConfig(enable_access_log=False)
+    serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
+    serve.run(application(workspace, settings, replicas), name=APPLICATION, route_prefix="/", logging_config=quiet)
+
+
+def stop() -> None:
+    """What was asked is answered, and logs go to the store."""
+    serve.delete(APPLICATION)
+
+
+def run(workspace: Workspace, settings: Settings, *, replicas: int, host: str, port: int) -> None:
+    """`start`, and `stop` on Ctrl-C or SIGTERM."""
+    ended = threading.Event()
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, lambda *_: ended.set())
+    start(workspace, settings, replicas=replicas, host=host, port=port)
+    log.info("%s replicas on Ray answer at http://%s:%s", replicas, host, port)
+    ended.wait()
+    stop()
