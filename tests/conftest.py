@@ -14,6 +14,15 @@ from seaweedfs import S3Server
 from respect_core.store import Store, open_store
 
 REPOSITORY = Path(__file__).parents[1]
+LONGEST = ("test_round.py", "test_promote.py", "flows", "deployments", "test_spread.py")
+"""Files and folders of tests, the longest first: whoever is done early takes the short ones (see `make test`)."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((number for number, name in enumerate(LONGEST) if name in item.path.parts), len(LONGEST))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -29,7 +29,9 @@ class Killed(BaseException):
 
 
 class Counting(FeedbackDecoder):
-    """Counts the turns that it decodes, and may end with one of its calls."""
+    """Counts the turns that it decodes, and may end with one of its calls. What one has decoded all know."""
+
+    known: ClassVar[dict[Any, list[dict[str, Any]]]] = {}
 
     def __init__(self, other: FeedbackDecoder, ends_in: int | None = None) -> None:
         super().__init__(other.config, other.local)
@@ -38,7 +40,10 @@ class Counting(FeedbackDecoder):
 
     def decode(self, rows: Any, *args: Any, **options: Any) -> list[dict[str, Any]]:
         self.calls.append(len(rows))
-        found = super().decode(rows, *args, **options)
+        key = repr(self.config), tuple((row["interaction_id"], row["turn"]) for row in rows)
+        if key not in self.known:
+            self.known[key] = super().decode(rows, *args, **options)
+        found = self.known[key]
         if len(self.calls) == self.ends_in:
             raise Killed  # all scored, nothing stored
         return found
@@ -69,6 +74,7 @@ def _decode(store: Store, decoder: FeedbackDecoder, **options: Any) -> Decoded:
 
 @pytest.fixture(scope="module")
 def expected(decoder: FeedbackDecoder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    Counting.known.clear()
     store = _with_turns(open_store(tmp_path_factory.mktemp("undisturbed")))
     counting, told = Counting(decoder), []
     done = _decode(store, counting, progress=lambda turns, total: told.append((turns, total)))
@@ -104,7 +110,7 @@ def test_the_table_is_what_the_decoder_says_in_one_piece(
     decoder: FeedbackDecoder, expected: dict[str, bytes], tmp_path: Any
 ) -> None:
     store = _with_turns(open_store(tmp_path))
-    _decode(store, decoder)
+    _decode(store, Counting(decoder))
     key = lambda row: (row["interaction_id"], row["turn"], row["decoder"])  # noqa: E731
     found = {key(row): row for row in tables.read_table(store, "feedback").to_pylist()}
     whole = {key(row): row for row in decoder.decode(tables.read_table(store, "turns").to_pylist())}

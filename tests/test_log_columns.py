@@ -246,7 +246,7 @@ def _dump(value: Any, spaces: tuple[str, str], ascii_only: bool) -> str:
 
 
 _PROPERTY = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 

@@ -17,6 +17,7 @@ from prefect import flow
 from samples import contents, game, with_images
 from seaweedfs import S3Server
 
+from flows import pools
 from flows.pools import leave, on_pool
 from respect_core import export as export_module
 from respect_core.feedback_shards import SHARDS
@@ -32,6 +33,7 @@ from tasks.retries import DELAYS
 from tasks.workspace import Workspace, workspace
 
 GAMES = 200
+EAGER: dict[str, Any] = {"retries": 100, "retry_delay_seconds": 0.5}
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def _game(number: int) -> Any:
 def _back_soon(server: S3Server) -> Iterator[None]:
     """Away now, and back in a few seconds."""
     server.kill()
-    back = threading.Timer(4, server.start)
+    back = threading.Timer(1, server.start)
     back.start()
     try:
         yield
@@ -74,7 +76,7 @@ def _back_soon(server: S3Server) -> Iterator[None]:
 
 @flow
 def exporting(place: Workspace) -> Any:
-    return export_interactions(place, 5)
+    return export_interactions.with_options(**EAGER)(place, 5)
 
 
 @flow
@@ -93,13 +95,14 @@ def test_export_waits_for_a_store_that_is_away(prefect_server: None, server: S3S
 
 @flow
 def leaving(place: Workspace, key: str, result: PropensityRef) -> None:
-    leave(place, key, result)
+    leave.with_options(**EAGER)(place, key, result)
 
 
 @pytest.mark.timeout(600)
 def test_a_result_is_left_and_found_over_a_store_that_is_away(
-    prefect_server: None, server: S3Server, place: Workspace
+    prefect_server: None, server: S3Server, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pools, "_POLL_SECONDS", 0.2)
     result = PropensityRef(round=0, variant="seed", source="surrogate", key="propensities/a.json")
     with _back_soon(server):
         leaving(place, "results/decode/a.json", result)

@@ -24,35 +24,45 @@ def test_one_page_or_both(tmp_path: Path) -> None:
         commands(place, "grafana", 1, 2)
 
 
+_LIGHT = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from flows import ui
+from tasks.workspace import workspace
+
+ui.commands = lambda *_: {"a page": [sys.executable, "-m", "http.server", sys.argv[1], "--bind", "127.0.0.1"]}
+ui.serve(workspace(Path("runs/r")), None, 0, 0, Console())
+"""
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_mlflow_answers_and_ends_with_the_command(tmp_path: Path, free_port: int, ending: signal.Signals) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "flows.cli",
-        "ui",
-        "--run",
-        "r",
-        "--only",
-        "mlflow",
-        "--mlflow-port",
-        str(free_port),
-    ]
+def test_a_server_ends_with_the_command(tmp_path: Path, free_port: int, ending: signal.Signals) -> None:
+    """A light one."""
+    _answers_and_ends(["-c", _LIGHT, str(free_port)], tmp_path, f"http://127.0.0.1:{free_port}/", ending)
+
+
+def test_mlflow_answers_and_ends_with_the_command(tmp_path: Path, free_port: int) -> None:
+    command = ["-m", "flows.cli", "ui", "--run", "r", "--only", "mlflow", "--mlflow-port", str(free_port)]
+    _answers_and_ends(command, tmp_path, f"http://127.0.0.1:{free_port}/health", signal.SIGINT)
+
+
+def _answers_and_ends(command: list[str], folder: Path, page: str, ending: signal.Signals) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    pages = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    pages = subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 120
         while True:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{free_port}/health", timeout=5) as answer:
+                with urllib.request.urlopen(page, timeout=5) as answer:
                     assert answer.status == 200
                 break
             except OSError:
-                log = tmp_path / "runs/r/work/ui.log"
+                log = folder / "runs/r/work/ui.log"
                 assert pages.poll() is None and time.monotonic() < deadline, log.read_text() if log.exists() else ""
-                time.sleep(0.5)
+                time.sleep(0.1)
     finally:
         pages.send_signal(ending)
         assert pages.wait(timeout=150) == 0
     with pytest.raises(OSError):  # the server ended with it
-        urllib.request.urlopen(f"http://127.0.0.1:{free_port}/health", timeout=5)
+        urllib.request.urlopen(page, timeout=5)
