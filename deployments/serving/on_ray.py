@@ -22,7 +22,6 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
@@ -42,10 +41,10 @@ APPLICATION = "respect"
 """Name of the Serve application."""
 _PATIENCE = 10.0
 """Seconds for what is asked of all replicas."""
-_BY_SESSION = RequestRouterConfig(
-    request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
-    request_router_kwargs={"num_fallback_replicas": 0},
-)
+_BY_SESSION = {
+    "request_router_class": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
+    "request_router_kwargs": {"num_fallback_replicas": 0},
+}
 
 
 class Games:
@@ -159,9 +158,10 @@ def front() -> FastAPI:
 def application(workspace: Workspace, settings: Settings, replicas: int) -> serve.Application:
     """The three deployments. Each replica of policies has a device, or a core where the cluster has no devices."""
     share = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+    deployment: Any = serve.deployment  # its types do not know that it takes a class
     free = {"ray_actor_options": {"num_cpus": 0}, "max_ongoing_requests": settings.queue}
-    games = serve.deployment(Games, name=Games.__name__, **free).bind(settings)
-    policies = serve.deployment(
+    games = deployment(Games, name=Games.__name__, **free).bind(settings)
+    policies = deployment(
         Policies,
         name=Policies.__name__,
         num_replicas=replicas,
@@ -171,7 +171,8 @@ def application(workspace: Workspace, settings: Settings, replicas: int) -> serv
         request_router_config=_BY_SESSION,
         graceful_shutdown_timeout_s=30.0,
     ).bind(workspace, settings, games)
-    return serve.deployment(serve.ingress(front)(), name="Front", **free).bind(policies, games)
+    made: serve.Application = deployment(serve.ingress(front)(), name="Front", **free).bind(policies, games)
+    return made
 
 
 def start(workspace: Workspace, settings: Settings, *, replicas: int, host: str, port: int) -> None:
