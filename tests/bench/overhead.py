@@ -1,10 +1,10 @@
 """What Prefect, MLflow and the store cost a round, against the same work as plain function calls.
 
 The round is the profile `tiny`'s own: b-fft with its steps and its validation set, after a log of games of three
-lengths. Before it the decoder's files are read once and all kept vision features are deleted. It is measured in two ways: from
-outside, the flow's time against that of `plain_round`; and from inside, where a stopwatch stands at every door to
-Prefect, MLflow and the store, because the few seconds asked for are within the noise of a minute of training. What is
-paid once a command, not once a round, is reported beside it.
+lengths. Before it the decoder's files are read once and all kept vision features are deleted. It is measured in two
+ways: from outside, the flow's time against that of `plain_round`; and from inside, where a stopwatch stands at every
+door to Prefect, MLflow and the store, because the few seconds asked for are within the noise of a minute of training.
+What is paid once a command, not once a round, is reported beside it.
 
 It all happens in a process of its own (`python -m tests.bench.overhead FOLDER plain|flow`, which goes first), whose
 Prefect server ends with it; and once more in the other order, if both fit in four minutes.
