@@ -49,7 +49,7 @@ def gather(texts: Iterable[tuple[str, str]], without: set[str]) -> list[Metric]:
     found: dict[str, Metric] = {}
     for replica, text in texts:
         for family in text_string_to_metric_families(text):
-            if family.name not in without:
+            if family.name.removesuffix("_created") not in without:
                 whole = found.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 for sample in family.samples:
                     whole.samples.append(sample._replace(labels={**sample.labels, "replica": replica}))
