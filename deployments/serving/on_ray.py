@@ -22,6 +22,7 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
@@ -41,10 +42,11 @@ APPLICATION = "respect"
 """Name of the Serve application."""
 _PATIENCE = 10.0
 """Seconds for what is asked of all replicas."""
-_BY_SESSION = {
-    "request_router_class": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
-    "request_router_kwargs": {"num_fallback_replicas": 0},
-}
+_router: Any = RequestRouterConfig  # its types do not know that a class may be named
+_BY_SESSION = _router(
+    request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
+    request_router_kwargs={"num_fallback_replicas": 0},
+)
 
 
 class Games:
