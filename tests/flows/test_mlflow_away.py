@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -12,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import Forked
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
@@ -33,43 +34,33 @@ EAGER: dict[str, Any] = {"retries": 150, "retry_delay_seconds": 1}
 HASTY: dict[str, Any] = {"retries": len(DELAYS), "retry_delay_seconds": 0}
 
 
-_SERVER = """
-import os, sys, uvicorn
-from mlflow import server
-from mlflow.server.fastapi_app import app
-
-database, artifacts, port = sys.argv[1:]
-os.environ[server.BACKEND_STORE_URI_ENV_VAR] = database
-os.environ[server.ARTIFACTS_DESTINATION_ENV_VAR] = artifacts
-os.environ[server.ARTIFACT_ROOT_ENV_VAR], os.environ[server.SERVE_ARTIFACTS_ENV_VAR] = "mlflow-artifacts:/", "true"
-server.handlers.initialize_backend_stores(database, database, "mlflow-artifacts:/")
-uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning")
-"""
-
-
 class MlflowServer:
-    """What `mlflow server` starts, on SQLite; it may be killed, and started on what it kept."""
+    """A server on SQLite that may be killed, and started on what it kept."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self.uri = folder, f"http://127.0.0.1:{port}"
-        self._command = [sys.executable, "-c", _SERVER, f"sqlite:///{folder / 'mlflow.db'}"]
-        self._command += [str(folder / "artifacts"), str(port)]
+        self._command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        self._command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+        self._command += ["--artifacts-destination", str(folder / "artifacts")]
 
     def start(self) -> None:
+        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         with (self.folder / "server.log").open("ab") as log:
-            self._process = Forked(self._command, stderr=log)
+            self._process = subprocess.Popen(
+                self._command, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True
+            )
         deadline = time.monotonic() + 300
         while True:
             try:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
                 return
             except OSError:
-                assert self._process.poll() is None, (self.folder / "server.log").read_text()
                 assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
                 time.sleep(0.2)
 
     def kill(self) -> None:
-        self._process.kill()
+        """With its workers, which would answer on."""
+        os.killpg(self._process.pid, 9)
         self._process.wait()
 
 

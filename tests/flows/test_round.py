@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import forked
 import peft
 import pytest
 import torch
@@ -45,9 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def summary(place: Workspace, prefect_server: None, small_profile: None) -> dict[str, Any]:
     """Seed policy, ten games, one round of three variants, each replaying four games."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.process.subprocess", forked.popen)
-        result: dict[str, Any] = demo(place, profile="tiny", games=10, replay=4, variants=VARIANTS)
+    result: dict[str, Any] = demo(place, profile="tiny", games=10, replay=4, variants=VARIANTS)
     return result
 
 
@@ -126,7 +123,6 @@ def test_running_the_round_again_trains_and_registers_nothing_new(
 def test_a_variant_that_fails_leaves_the_others_standing(
     place: Workspace, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.process.subprocess", forked.popen)
     settings = train_module.settings
 
     def broken(profile: Profile, variant: str) -> Any:
@@ -175,11 +171,8 @@ def test_what_people_want_is_in_no_training_set(place: Workspace, summary: dict[
         assert not {"targets", "success", "outcome"} & set(pq.read_schema(path).names)
 
 
-def test_backfill_gives_what_the_policy_would_have_logged(
-    place: Workspace, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_backfill_gives_what_the_policy_would_have_logged(place: Workspace, summary: dict[str, Any]) -> None:
     """The games of round 0 again as round 1, stripped of p; then by a policy that nobody knows."""
-    monkeypatch.setattr("tasks.process.subprocess", forked.popen)
     store, profile = place.open(), replace(small("tiny"), propensity=Propensity.BACKFILL)
     (key,) = store.keys("interactions/round=0/variant=seed/")
     played = list(read_logs(store, key))
