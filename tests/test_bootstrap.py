@@ -86,7 +86,9 @@ def test_two_samples_are_drawn_apart_even_if_they_are_equal() -> None:
     assert later is not None and later.value == 1  # second minus first
 
 
-@given(st.lists(st.tuples(st.sampled_from(["b", "a", "é", "10", "9"]), st.integers(-5, 5), st.integers(0, 5)), min_size=1))
+@given(
+    st.lists(st.tuples(st.sampled_from(["b", "a", "é", "10", "9"]), st.integers(-5, 5), st.integers(0, 5)), min_size=1)
+)
 def test_turns_are_added_up_by_game(turns: list[tuple[str, int, int]]) -> None:
     expected: dict[str, list[int]] = {}
     for game, *columns in turns:

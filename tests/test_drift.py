@@ -14,7 +14,9 @@ WORDS = [f"w{number}" for number in range(40)]
 
 def test_language_drift_by_hand() -> None:
     """Unigrams a 1/2, b 1/2 against b 1/4, c 3/4; their mean is a 1/4, b 3/8, c 3/8."""
-    found = language_drift({3: [["a b"], ["b a"]], 5: [["b c c"], ["c", "c c b c c"]], 6: [["b c c c"]]}, permutations=9)
+    found = language_drift(
+        {3: [["a b"], ["b a"]], 5: [["b c c"], ["c", "c c b c c"]], 6: [["b c c c"]]}, permutations=9
+    )
     first, second = found
     assert (first.earlier, first.later, second.earlier, second.later) == (3, 5, 5, 6)
     of_first = 0.5 * math.log2(0.5 / (0.5 + 2 / 9) * 2) + 0.5 * math.log2(2)

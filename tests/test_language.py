@@ -17,7 +17,7 @@ from respect_core.language import RESET, TRY_AGAIN, language, occurrences, token
         ("left-facing house w/ 2 roofs", "house 2 roofs"),  # one token each, with a sign in it
         ("No. The other one.", "no the other one"),  # the first sentence's period is cut off
         ("no. the other one... not 3.5", "no the other one not"),
-        ("(dog)[cat]\"boat\"", "dog cat boat"),
+        ('(dog)[cat]"boat"', "dog cat boat"),
         ("café ½", "café ½"),
         ("?!", ""),
     ],
