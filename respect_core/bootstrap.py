@@ -11,7 +11,7 @@ Shapes: T turns, N units that are drawn (games), R resamples, C columns that are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -133,6 +133,7 @@ def resampled(rows: NDArray[Any], resamples: int, source: int | np.random.Genera
         source: a seed, whose draws are kept for the next figures, or a generator to go on with.
     """
     n = len(rows)
+    times: Iterable[NDArray[np.uint16]]
     if isinstance(source, int) and n * resamples <= _KEPT:
         times = _kept(n, resamples, source)
     else:
