@@ -154,7 +154,7 @@ def _add_game(
         found.set_aside(record, error)
         return
     if (problem := undrawn(log, drawings, record.file, tangrams)) is not None:
-        found.set_aside(record, RecordError(problem.field, problem.reason, problem.remedy))
+        found.set_aside(record, RecordError("context", problem.reason, problem.remedy))
         return
     found.counts += counts
     found.logs[log.interaction_id] = log
@@ -249,10 +249,10 @@ def _store_feedback(store: Store, files: ReleasedFiles | HubDataset, found: _Fou
             rows.setdefault(Partition(log.round, log.variant), []).append(row)
     for partition, some in rows.items():
         manifest = read_manifest(store, "feedback", *partition)
-        if manifest and manifest.metadata.get("source") != RELEASED:
+        if manifest and any(part.metadata.get("source") != RELEASED for part in manifest.parts):
             raise ReleasedError(
-                f"{store.uri}: round {partition.round}, variant {partition.variant!r} holds feedback of another origin, "
-                "which is kept; import the dataset into a run of its own"
+                f"{store.uri}: round {partition.round}, variant {partition.variant!r} holds feedback of another "
+                "origin, which is kept; import the dataset into a run of its own"
             )
         some.sort(key=lambda row: (row["interaction_id"], row["turn"], row["decoder"]))
         table = pa.Table.from_pylist([row | partition._asdict() for row in some], FEEDBACK_SCHEMA)
