@@ -20,7 +20,7 @@ from respect_core.export import export
 from respect_core.human_eval import read_annotated
 from respect_core.importers.games import import_games
 from respect_core.importers.released import ReleasedReport, import_released
-from respect_core.importers.released_files import ReleasedError
+from respect_core.importers.released_files import HubDataset, ReleasedError, find
 from respect_core.interaction import PolicyIdentity, pseudonym
 from respect_core.interaction_log import append_logs
 from respect_core.released import SCHEMAS, export_released
@@ -265,6 +265,36 @@ def test_types_that_other_writers_choose(store: Store, tangrams: Path, tmp_path:
     pq.write_table(table.cast(pa.schema(fields)), path)
     assert read_in(store, data, tangrams).set_aside == 0
     assert read_table(store, "outcomes", [0])["started_at"].to_pylist() == ["2024-07-18"]
+
+
+def test_a_damaged_column_of_the_last_configuration_stops_it_before_anything_is_stored(
+    store: Store, tangrams: Path, tmp_path: Path
+) -> None:
+    data = write(tmp_path / "data", released())
+    path = data / "feedback_decoder_ternary" / "train-00000-of-00001.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["predictions"]), path)
+    with pytest.raises(ReleasedError, match="column 'predictions' of 'feedback_decoder_ternary' is absent"):
+        read_in(store, data, tangrams)
+    assert contents(store) == {}
+
+
+def test_through_datasets_as_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the dataset's card is loaded by `datasets` as the hub's is."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    data = write(tmp_path / "data", released(), shards=2)
+    listed = "".join(f"- config_name: {name}\n  data_files: {name}/*.parquet\n" for name in SCHEMAS)
+    (data / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    names = datasets.get_dataset_config_names(str(data))
+    hub, folder = HubDataset(str(data), names), find(str(data))
+    columns = ["game_id", "turn_id", "context", "prob_action"]
+    hub.check("turn")
+    rows = [[record.row for record in source.records("turn", columns)] for source in (hub, folder)]
+    assert len(rows[0]) == 21
+    assert rows[0] == rows[1]
+    with pytest.raises(ReleasedError, match="the hub did not give it"):
+        hub.check("nothing")
 
 
 def test_the_hub_without_the_package(
