@@ -131,16 +131,16 @@ def drifts(evidence: Evidence) -> tuple[Plain | None, Plain | None]:
 def users(evidence: Evidence) -> Plain | None:
     """How evenly the turns are spread over users."""
     return _plain(
-        "Share of the turns per user: of the one with most, Gini coefficient, and the number of users with equal "
-        "shares that would be as concentrated.",
-        ("round", "policy", "users", "turns", "largest share", "Gini", "effective users"),
+        "Shares of the turns of the user, and of the five users, with most; Gini coefficient; number of users with "
+        "equal shares that would be as concentrated.",
+        ("round", "policy", "users", "turns", "top user", "top five", "Gini", "effective users"),
         (
             (
                 str(round),
                 policy.upper(),
                 str(cell.users.users),
                 f"{cell.users.turns:,}",
-                f"{100 * cell.users.largest:.1f}%",
+                *(f"{100 * cell.users.top[k]:.1f}%" for k in (1, 5)),
                 f"{cell.users.gini:.2f}",
                 f"{cell.users.effective:.1f}",
             )

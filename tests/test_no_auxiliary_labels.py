@@ -47,7 +47,10 @@ LEARNING_PATH = [
 # What knows targets or outcomes: modules, and names of `interaction`.
 KNOWING = {
     f"respect_core.{name}"
-    for name in ("labels", "metrics", "export", "log_columns", "multiref.game", "multiref.speakers")
+    for name in (
+        *("labels", "metrics", "turn_metrics", "decoder_metrics", "comparison"),
+        *("export", "log_columns", "multiref.game", "multiref.speakers"),
+    )
 }
 KNOWING |= {f"respect_core.interaction.{name}" for name in ("InteractionLog", "Outcome", "OUTCOMES_SCHEMA")}
 KNOWING |= {"respect_core.interaction.outcome_row"}
