@@ -81,7 +81,7 @@ def draw(evidence: Evidence, grids: Sequence[Grid]) -> dict[int, Drawn]:
         5: (lambda narrow: curves.figure_5(cells, columns=1 if narrow else 3), alt_text("By round.", grids, (5,))),
         6: (lambda narrow: confusions.figure_6(cells, columns=2 if narrow else None), matrices),
         7: (
-            lambda narrow: curves.figure_7(cells, columns=1 if narrow else 4),
+            lambda narrow: curves.figure_7(cells, columns=1 if narrow else 2),
             alt_text("By round.", grids, (6, 7, 8, 9)),
         ),
         14: (lambda _: curves.figure_14(learned), f"Cumulative interactions: {totals}."),

@@ -135,8 +135,9 @@ def _line(grid: Grid, row: str, values: Sequence[Value | None]) -> str:
     return f"{grid.label(row)} from {before} in round {first} to {after} in round {last}"
 
 
-def _on_page(number: int, drawn: Drawn) -> dict[str, str]:
+def _on_page(number: int, drawn: Drawn) -> dict[str, Any]:
     return {
+        "small": len(drawn.wide.axes) == 1,
         "wide": inline_svg(drawn.wide, f"w{number}"),
         "narrow": inline_svg(drawn.narrow, f"n{number}"),
         "alt": drawn.alt,

@@ -33,7 +33,7 @@ def comparisons(evidence: Evidence) -> Plain | None:
         (
             (
                 str(each.round),
-                f"{each.policy.upper()} − {each.other.upper()}",  # noqa: RUF001  # a minus
+                f"{each.policy.upper()} over {each.other.upper()}",
                 str(each.result.games),
                 points(each.result.success),
                 number(each.result.turns_per_game, signed=True),
@@ -70,7 +70,7 @@ def decoders(evidence: Evidence) -> Plain | None:
     return _plain(
         f"The decoders on turns of {(shown or '').upper()}, in percent. Strict: only right turns count as positive; "
         "with partly right: those count too. Calibration error of the scores as probabilities.",
-        ("round", "decoder", "turns", "+ / 0 / −", "precision", "with partly right", "recall", "calibration error"),  # noqa: RUF001  # a minus
+        ("round", "decoder", "turns", "+ / 0 / -", "precision", "with partly right", "recall", "calibration error"),
         (
             (
                 str(round),
@@ -119,7 +119,9 @@ def drifts(evidence: Evidence) -> tuple[Plain | None, Plain | None]:
             (
                 f"{each.earlier} → {each.later}",
                 decoder,
-                *(points(share) for share in (each.positive, each.neutral, each.negative)),
+                points(each.positive),
+                points(each.neutral) if decoder == "ternary" else DASH,
+                points(each.negative),
             )
             for decoder, moves in evidence.drift.feedback.items()
             for each in moves

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from respect_core.cell import Cell
+from respect_core.decoder_metrics import Confusion
 from respect_core.evidence import Cells
 from respect_core.figures.style import panels, style
 from respect_core.variants import CONTROL, HH, Variant
@@ -34,14 +35,15 @@ def figure_6(cells: Cells, *, columns: int | None = None) -> Figure | None:
         for number, cell in sorted(cells[policy].items())
         if (decoded := cell.decoded.get(decoder)) is not None and decoded.confusion is not None
     ]
-    by_decoder = max(sum(each == decoder for each, _, _ in shown) for decoder in ("binary", "ternary"))
+    across = columns or max(sum(each == decoder for each, _, _ in shown) for decoder in ("binary", "ternary"))
     with style():
-        figure, axes = panels(len(shown), columns or by_decoder, size=(2.1, 2.2))
-        for each, (decoder, number, decoded) in zip(axes, shown, strict=True):
+        figure, axes = panels(len(shown), across, size=(2.1, 2.1))
+        for place, (each, (decoder, number, decoded)) in enumerate(zip(axes, shown, strict=True)):
             assert decoded.confusion is not None and decoded.against is not None
-            predicted = [_DECODED[label + 1] for label in decoded.confusion.predicted]
-            draw_confusion(each, decoded.confusion.matrix, _ACTUAL[decoded.against], predicted)
+            draw_confusion(each, _three_columns(decoded.confusion), _ACTUAL[decoded.against])
             each.set_title(f"{decoder}, round {number}", fontsize=10)
+            if place % min(across, len(shown)):
+                each.set_yticklabels([])
     return figure
 
 
@@ -56,23 +58,30 @@ def decoded_policy(cells: Cells) -> str | None:
     return next((policy for policy in preferred if compared(cells[policy])), None)
 
 
-def draw_confusion(
-    axes: Axes,
-    shares: ArrayLike,
-    actual: Sequence[str],
-    decoded: Sequence[str] = _DECODED,
-    counts: ArrayLike | None = None,
-) -> None:
-    """A matrix of shares of all turns, rows actual and columns decoded, each from negative to positive."""
+def _three_columns(confusion: Confusion) -> NDArray[np.float64]:
+    """The matrix with a column for each label, not a number for those that the decoder does not know."""
+    matrix = np.full((len(_DECODED), len(_DECODED)), np.nan)
+    matrix[:, [label + 1 for label in confusion.predicted]] = confusion.matrix
+    return matrix
+
+
+def draw_confusion(axes: Axes, shares: ArrayLike, actual: Sequence[str], counts: ArrayLike | None = None) -> None:
+    """A matrix of shares of all turns [3, 3], rows actual and columns decoded, from negative to positive.
+
+    Not a number: a dash.
+    """
     values = np.asarray(shares, dtype=float)
     axes.pcolormesh(values, cmap="Blues", vmin=0, vmax=0.7, edgecolors="#ffffff", linewidth=1)
     for row, column in np.ndindex(values.shape):
+        if np.isnan(values[row, column]):
+            axes.text(column + 0.5, row + 0.5, "-", ha="center", va="center")
+            continue
         text = f"{values[row, column]:.2f}"
         if counts is not None:
             text += f"\n({np.asarray(counts)[row, column]:.0f})"
         color = "#ffffff" if values[row, column] > 0.4 else "#111111"  # stays dark on a dark page: cells are light
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=color)
-    axes.set_xticks(np.arange(len(decoded)) + 0.5, decoded)
+    axes.set_xticks(np.arange(len(_DECODED)) + 0.5, _DECODED)
     axes.set_yticks(np.arange(len(actual)) + 0.5, actual)
     axes.invert_yaxis()
     axes.set_aspect("equal")

@@ -85,7 +85,7 @@ def figure_5(cells: Cells, *, columns: int = 3) -> Figure | None:
     return figure
 
 
-def figure_7(cells: Cells, *, columns: int = 4) -> Figure | None:
+def figure_7(cells: Cells, *, columns: int = 2) -> Figure | None:
     """The speakers' language: vocabulary, utterance length, reset and try-again words; None without utterances."""
     return _draw(cells, FIGURE_7, None, columns)
 
@@ -116,7 +116,7 @@ def _draw(cells: Cells, shown: Sequence[Panel], title: str | None, columns: int)
     if all(value is None for value in known):
         return None
     with style():
-        figure, axes = panels(len(shown), columns)
+        figure, axes = panels(len(shown), columns, size=(9.6 / columns, 2.9))
         for each, panel in zip(axes, shown, strict=True):
             _panel(each, cells, panel)
         legend(figure, axes, 8 if columns > 1 else 3)
@@ -175,4 +175,4 @@ def _finish(axes: Axes, title: str, axis: str) -> None:
         axes.set_ylim(0, 1.03)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
