@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 
 from flows.terminal import RUNS, clear_errors, console, run_workspace
+
+if TYPE_CHECKING:
+    from respect_core.evidence import Evidence
 
 report_app = typer.Typer()
 
@@ -27,6 +31,9 @@ def report_command(
             help="CSV or Parquet file (image_a, image_b, similarity) for equation 3; without it table 5 has none.",
         ),
     ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Beside the paper's values, with a verdict per cell; published.csv.")
+    ] = False,
     games: Annotated[
         bool, typer.Option(help="Draw games turn by turn, with what users wrote: leave out where it must not be seen.")
     ] = True,
@@ -38,12 +45,14 @@ def report_command(
         workspace = run_workspace(study)
         from respect_core.evidence import gather
         from respect_core.export import export_everything
+        from respect_core.human_eval import build_annotations
         from respect_core.report import PAGE, write
         from respect_core.similarity import from_table
         from tasks import run_facts
 
         store, folder = workspace.open(), out or workspace.root / "report"
         export_everything(store)
+        build_annotations(store)
         evidence = gather(
             store,
             study,
@@ -58,3 +67,31 @@ def report_command(
             f"since the report of {changes.since}: {len(changes.beyond)} cells moved beyond the intervals, "
             f"{changes.within} within, {len(changes.new)} are new, {len(changes.gone)} gone"
         )
+    if published:
+        _show_verdicts(evidence, folder)
+
+
+def _show_verdicts(evidence: Evidence, folder: Path) -> None:
+    """Published and measured side by side, on the terminal and in published.csv."""
+    from respect_core.published import comma_separated, verdicts
+    from respect_core.report_verdicts import measured
+    from respect_core.result_tables import grids
+    from tasks.files import write_whole
+
+    found = verdicts(measured(evidence, grids(evidence.cells)))
+    write_whole(folder / "published.csv", comma_separated(found))
+    compared = [each for each in found if each.measured is not None]
+    table = Table("cell", "published", "measured", "95% interval", "verdict", title="The paper's values, and these")
+    for each in compared:
+        interval = "" if each.low is None else f"{each.low:.2f} to {each.high:.2f}"
+        cell = " ".join(filter(None, (str(each.table), each.row, each.column)))
+        verdict = "[green]agrees[/]" if each.agrees else f"[red]differs[/]: {each.why}"
+        table.add_row(cell, f"{each.published:g}", f"{each.measured:.6g}", interval, verdict)
+    console.print(table)
+    agree = sum(bool(each.agrees) for each in compared)
+    console.print(
+        f"{agree} of {len(compared)} measured cells agree with the published ones; {len(found) - len(compared)} "
+        f"published cells are not measured here: {folder / 'published.csv'}",
+        highlight=False,
+        soft_wrap=True,
+    )

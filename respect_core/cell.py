@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any, Literal
 
 from respect_core import actions
@@ -68,6 +69,7 @@ class Played:
     by_context: Mapping[Context, Sequence[int]]  # counts of the game, as respect_core.metrics.COLUMNS
     utterances: Sequence[Sequence[str]]
     labels: Mapping[str, Sequence[Sequence[int]]]  # by decoder
+    annotated: Sequence[AnnotatedTurn]
     turns: int
     users: frozenset[str]
     starts: Sequence[str]  # ISO 8601
@@ -108,6 +110,7 @@ class Rows:
             },
             utterances=list(self.utterances().values()),
             labels={decoder: list(games.values()) for decoder, games in labels.items()},
+            annotated=_annotated(self),
             turns=len(self.turns),
             users=frozenset(row["user"] for row in self.turns),
             starts=[row["started_at"] for row in self.outcomes.values()],
@@ -186,9 +189,15 @@ def _decoded(rows: Rows, judged: Sequence[AnnotatedTurn]) -> dict[str, Decoded]:
             *(labels.count(label) for label in (-1, 0, 1)),
             against=("annotations" if satisfied else "targets") if known else None,
             confusion=confusion(right, [row["label"] for row, _ in known], decoder, games) if known else None,
-            calibration=calibration([row["score"] for row, _ in known], right, games) if known else None,
+            calibration=_calibration(known),
         )
     return found
+
+
+def _calibration(known: Sequence[tuple[Mapping[str, Any], int]]) -> Calibration | None:
+    """None without scores: the released data has labels only, and not a number for each score."""
+    scored = [(row["score"], label, row["interaction_id"]) for row, label in known if not isnan(row["score"])]
+    return calibration(*map(list, zip(*scored, strict=True))) if scored else None
 
 
 def _target_labels(rows: Rows) -> dict[TurnKey, int]:

@@ -21,6 +21,7 @@ from respect_core.manifests import Partition, partitions
 from respect_core.rounds import learning_partitions
 from respect_core.similarity import ImageSimilarity
 from respect_core.store import Store
+from respect_core.turn_metrics import Agreement, agreement
 from respect_core.variants import CONTROL, HH, SEED, Variant
 
 ENHANCED = "b-fft+"
@@ -61,6 +62,7 @@ class Evidence:
     learned_from: Mapping[str, Mapping[int, int]]  # policy -> round -> interactions up to it (figure 14)
     comparisons: tuple[Comparison, ...]
     drift: Drift | None
+    agreement: Agreement | None  # over all rounds and policies
     costs: tuple[Cost, ...]
     games: int
     turns: int
@@ -134,6 +136,9 @@ def gather(
         learned_from=learned_from({each: len(games.utterances) for each, games in played.items()}, cells),
         comparisons=tuple(_comparisons(played)),
         drift=_drift(played, cells),
+        agreement=agreement(judged)
+        if (judged := [row for each in played.values() for row in each.annotated])
+        else None,
         costs=tuple(read_cost(store, run, number) for number in rounds_of(cells)),
         games=sum(len(each.utterances) for each in played.values()),
         turns=sum(each.turns for each in played.values()),

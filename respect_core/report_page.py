@@ -22,7 +22,7 @@ from respect_core.metrics import Estimate
 from respect_core.report_changes import Changes
 from respect_core.report_tables import agreement, changed, comparisons, costs, decoders, drifts, users
 from respect_core.result_tables import TABLES, Grid, Value
-from respect_core.variants import CONTROL
+from respect_core.variants import CONTROL, Variant
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def page(
         feedback_drift=feedback,
         users=users(evidence),
         costs=costs(evidence),
+        beside=Variant.B_FFT.value in evidence.cells,
         absent=_absent(evidence, figures),
         cases=[_case(case) for case in cases],
         drawings=drawings,

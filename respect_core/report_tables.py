@@ -46,20 +46,24 @@ def comparisons(evidence: Evidence) -> Plain | None:
 
 
 def agreement(evidence: Evidence) -> Plain | None:
-    """Agreement of three annotators or more (appendix A.2)."""
+    """Agreement of three annotators or more (appendix A.2), by round and policy, and over all."""
+    found = [
+        (str(round), policy.upper(), cell.agreement)
+        for policy, round, cell in _cells(evidence)
+        if cell.agreement is not None
+    ]
     return _plain(
         "Agreement of all annotators, in percent, over turns that three or more annotated (appendix A.2).",
         ("round", "policy", "turns", "correctness", "action", "satisfaction"),
         (
             (
-                str(round),
-                policy.upper(),
-                str(cell.agreement.turns),
-                *(percent(each) for each in (cell.agreement.correctness, cell.agreement.action)),
-                percent(cell.agreement.satisfaction),
+                round,
+                policy,
+                str(agreed.turns),
+                *(percent(each) for each in (agreed.correctness, agreed.action, agreed.satisfaction)),
             )
-            for policy, round, cell in _cells(evidence)
-            if cell.agreement is not None and cell.agreement.turns
+            for round, policy, agreed in [*found, *([("all", "all", evidence.agreement)] if evidence.agreement else [])]
+            if agreed.turns
         ),
     )
 

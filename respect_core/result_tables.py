@@ -96,8 +96,8 @@ LANGUAGE_TABLES = (
 TURN_ROWS: Mapping[str, Callable[[TurnFigures], Estimate | None]] = {
     "Exact match": lambda figures: figures.exact_match,
     "Pos Feedback": lambda figures: figures.positive_feedback,
-    "Sim(â, a*)": lambda figures: figures.similarity,
-    "Sim(â, a*) -FB": lambda figures: figures.similarity_negative,
+    "Sim": lambda figures: figures.similarity,
+    "Sim -FB": lambda figures: figures.similarity_negative,
 }
 """The rows of table 5."""
 
@@ -111,13 +111,13 @@ class Grid:
     title: str
     percent: bool
     of: Literal["policy", "metric"]  # what a row is
-    columns: tuple[str, ...]  # rounds, and in table 5 CONTROL and HH
+    columns: tuple[str, ...]  # rounds, and in table 5 control and hh
     rows: Mapping[str, tuple[Value | None, ...]]
     best: Mapping[int, str]  # column -> the row in bold
 
-    def label(self, row: str) -> str:
-        """A row's name as the paper prints it."""
-        return row.upper() if self.of == "policy" else row
+    def label(self, name: str) -> str:
+        """The name of a row or column as the paper prints it."""
+        return name.upper() if name not in TURN_ROWS else name.replace("Sim", "Sim(â, a*)")
 
     def text(self, value: float) -> str:
         """A number as the paper prints it; counts are whole."""
@@ -163,7 +163,7 @@ def table_5(cells: Cells) -> Grid | None:
     for other in (CONTROL, HH):
         # The last of its rounds: in round 0 CONTROL is the seed policy, which the policy's own column has.
         if other != policy and (measured := annotated.get(other)) and (last := max(measured)) > 0:
-            columns[other.upper()] = measured[last]
+            columns[other] = measured[last]
     return Grid(
         number=5,
         file="table-5-turns",
@@ -200,7 +200,7 @@ def markdown(filled: Grid) -> str:
     """The table with its title above; bold as in the paper."""
     lines = [
         f"Table {filled.number}: {filled.title}\n",
-        "| round | " + " | ".join(filled.columns) + " |",
+        "| round | " + " | ".join(map(filled.label, filled.columns)) + " |",
         "|---" * (len(filled.columns) + 1) + "|",
     ]
     for name, row in filled.rows.items():

@@ -9,6 +9,7 @@ from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 
 from respect_core.evidence import gather
+from respect_core.human_eval import build_annotations
 from respect_core.report import PAGE, write
 from tasks import registry, run_facts
 from tasks.retries import PATIENT
@@ -24,6 +25,7 @@ def publish_report(workspace: Workspace, run_id: str, up_to: int, key: str) -> P
         key: of the Prefect artifact that links to it.
     """
     store, out = workspace.open(), workspace.root / "report"
+    build_annotations(store)
     systems = run_facts.systems(workspace.root)
     evidence = gather(store, workspace.root.name, run=workspace.root, systems=systems, up_to=up_to)
     write(evidence, out, store=store, up_to=up_to, facts=run_facts.facts(workspace.root))

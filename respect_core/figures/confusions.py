@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -71,10 +72,11 @@ def draw_confusion(axes: Axes, shares: ArrayLike, actual: Sequence[str], counts:
     Not a number: a dash.
     """
     values = np.asarray(shares, dtype=float)
-    axes.pcolormesh(values, cmap="Blues", vmin=0, vmax=0.7, edgecolors="#ffffff", linewidth=1)
+    blues = mpl.colormaps["Blues"].with_extremes(bad="#eceef2")
+    axes.pcolormesh(np.ma.masked_invalid(values), cmap=blues, vmin=0, vmax=0.7, edgecolors="#ffffff", linewidth=1)
     for row, column in np.ndindex(values.shape):
         if np.isnan(values[row, column]):
-            axes.text(column + 0.5, row + 0.5, "-", ha="center", va="center")
+            axes.text(column + 0.5, row + 0.5, "-", ha="center", va="center", color="#111111")
             continue
         text = f"{values[row, column]:.2f}"
         if counts is not None:
