@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from math import comb
 
 import numpy as np
-from numpy.typing import NDArray
 
 from respect_core.bootstrap import LEVEL, RESAMPLES, Estimate, Floats, bootstrap
-from respect_core.metrics import COLUMNS, Counts, counts, rates
-from respect_core.store import Store
-from respect_core.tables import read_table
+from respect_core.metrics import COLUMNS, Counts, rates
 
 
 @dataclass(frozen=True)
@@ -63,34 +60,3 @@ def sign_test(wins: int, losses: int) -> float:
     trials = wins + losses
     tail = sum(comb(trials, k) for k in range(min(wins, losses) + 1))
     return min(1.0, 2 * tail / 2**trials)
-
-
-def read_paired(store: Store, round: int, first: str, second: str) -> tuple[Counts, Counts]:
-    """Games of two variants in a round on the contexts that both played: metrics.COLUMNS [N, 4] of each.
-
-    Contexts are the same if they have the same images and targets, in whatever order. Of several games of a variant
-    on one context the first by id counts. Raises as reading tables does.
-    """
-    one, other = _by_context(store, round, first), _by_context(store, round, second)
-    shared = sorted(one.keys() & other.keys())
-    return _stacked([one[key] for key in shared]), _stacked([other[key] for key in shared])
-
-
-_Context = tuple[tuple[str, ...], tuple[str, ...]]
-
-
-def _by_context(store: Store, round: int, variant: str) -> dict[_Context, NDArray[np.int64]]:
-    """COLUMNS of the games of a partition by images and targets, sorted."""
-    turns = read_table(store, "turns", [round], [variant], ["interaction_id", "context", "action"]).to_pylist()
-    columns = ["interaction_id", "targets", "success", "turns"]
-    outcomes = read_table(store, "outcomes", [round], [variant], columns).to_pylist()
-    targets = {row["interaction_id"]: row["targets"] for row in outcomes if row["success"] is not None}
-    contexts = {row["interaction_id"]: row["context"] for row in turns}
-    found: dict[_Context, NDArray[np.int64]] = {}
-    for game, row in zip(sorted(targets), counts(turns, outcomes), strict=True):
-        found.setdefault((tuple(sorted(contexts[game])), tuple(sorted(targets[game]))), row)
-    return found
-
-
-def _stacked(rows: list[NDArray[np.int64]]) -> Counts:
-    return np.array(rows, dtype=np.int64).reshape(-1, len(COLUMNS))

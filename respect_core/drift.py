@@ -17,8 +17,6 @@ import numpy as np
 
 from respect_core.bootstrap import LEVEL, RESAMPLES, Estimate, Floats, bootstrap, difference, quotients
 from respect_core.language import tokens
-from respect_core.store import Store
-from respect_core.tables import read_table
 
 PERMUTATIONS = 200
 LABELS = (1, 0, -1)
@@ -72,32 +70,26 @@ def language_drift(
 ) -> list[LanguageDrift]:
     """Drift between each two rounds that follow each other, from the utterances of each game by round.
 
-    Memory grows with games times vocabulary. Raises ValueError for a round without tokens.
+    Memory grows with games times vocabulary.
+
+    Raises:
+        ValueError: a round without tokens.
     """
-    counted = {number: [_counted(game) for game in rounds[number]] for number in sorted(rounds)}
     found = []
-    for earlier, later in pairwise(counted):
-        words, other = counted[earlier], counted[later]
-        known = sorted({word for game in (*words, *other) for word in game})
-        place = {word: index for index, word in enumerate(known)}
-        table = np.zeros((len(words) + len(other), len(known)))  # [N, V]
-        for row, game in enumerate([*words, *other]):
-            for word, times in game.items():
-                table[row, place[word]] = times
-        total, before = table.sum(0), table[: len(words)].sum(0)
-        if not before.sum() or before.sum() == total.sum():
-            number = later if before.sum() else earlier
-            raise ValueError(f"round {number} has no tokens to compare")
-        divergence = float(_divergence(before, total - before))
-        rng = np.random.default_rng(seed)
-        dealt = rng.permuted(np.tile(np.arange(len(table)) < len(words), (permutations, 1)), axis=1)
-        first = dealt.astype(float) @ table  # [P, V]
-        chance = _divergence(first, total - first)
-        lengths = [
-            [(sum(words.values()), len(game)) for words, game in zip(counted[number], rounds[number], strict=True)]
-            for number in (earlier, later)
-        ]
-        change = difference(*lengths, quotients, resamples=resamples, seed=seed, level=level)[0]
+    for earlier, later in pairwise(sorted(rounds)):
+        games = [*rounds[earlier], *rounds[later]]
+        table = _words(games)
+        is_earlier = np.arange(len(games)) < len(rounds[earlier])
+        first, second = table[is_earlier].sum(0), table[~is_earlier].sum(0)
+        for number, words in ((earlier, first), (later, second)):
+            if not words.sum():
+                raise ValueError(f"round {number} has no tokens to compare")
+        divergence = float(_divergence(first, second))
+        dealt = np.random.default_rng(seed).permuted(np.tile(is_earlier, (permutations, 1)), axis=1).astype(float)
+        chance = _divergence(dealt @ table, (1 - dealt) @ table)
+        lengths = np.stack([table.sum(1), [len(game) for game in games]], axis=1)
+        tables = lengths[is_earlier], lengths[~is_earlier]
+        change = difference(*tables, quotients, resamples=resamples, seed=seed, level=level)[0]
         assert change is not None  # both rounds have utterances
         found.append(
             LanguageDrift(
@@ -107,7 +99,7 @@ def language_drift(
                 by_chance=float(np.median(chance)),
                 p=float(1 + (chance >= divergence).sum()) / (1 + permutations),
                 length=change,
-                unseen=float((total - before)[before == 0].sum() / (total - before).sum()),
+                unseen=float(second[first == 0].sum() / second.sum()),
             )
         )
     return found
@@ -145,18 +137,15 @@ def feedback_drift(
     return found
 
 
-def read_labels(store: Store, round: int, variant: str, decoder: str) -> list[list[int]]:
-    """Decoded labels of each game of a partition of the feedback table. Raises as reading tables does."""
-    table = read_table(store, "feedback", [round], [variant], ["interaction_id", "decoder", "label"])
-    games: dict[str, list[int]] = {}
-    for row in table.to_pylist():
-        if row["decoder"] == decoder:
-            games.setdefault(row["interaction_id"], []).append(row["label"])
-    return [games[game] for game in sorted(games)]
-
-
-def _counted(game: Sequence[str]) -> Counter[str]:
-    return Counter(token for utterance in game for token in tokens(utterance))
+def _words(games: Sequence[Sequence[str]]) -> Floats:
+    """How often each game has each word of all of them [N, V]."""
+    counted = [Counter(token for utterance in game for token in tokens(utterance)) for game in games]
+    place = {word: index for index, word in enumerate(sorted({word for game in counted for word in game}))}
+    table = np.zeros((len(games), len(place)))
+    for row, game in zip(table, counted, strict=True):
+        for word, times in game.items():
+            row[place[word]] = times
+    return table
 
 
 def _divergence(first: Floats, second: Floats) -> Floats:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from respect_core.bootstrap import LEVEL, RESAMPLES, Estimate, ratio
-from respect_core.store import Store
-from respect_core.tables import read_table
 
 RESET = (
     "reset",
@@ -88,15 +86,6 @@ def occurrences(utterances: Iterable[str], phrases: Sequence[str]) -> int:
     A phrase does not run on from one utterance into the next.
     """
     return sum(utterance.lower().count(phrase) for utterance in utterances for phrase in phrases)
-
-
-def read_utterances(store: Store, round: int, variant: str) -> list[list[str]]:
-    """Utterances of each game of a partition of the turns table, by id and turn. Raises as reading tables does."""
-    table = read_table(store, "turns", [round], [variant], ["interaction_id", "turn", "utterance"])
-    games: dict[str, list[str]] = {}
-    for row in sorted(table.to_pylist(), key=lambda row: (row["interaction_id"], row["turn"])):
-        games.setdefault(row["interaction_id"], []).append(row["utterance"])
-    return list(games.values())
 
 
 @cache

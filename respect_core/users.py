@@ -6,12 +6,8 @@ gate caps what one user taught a policy (`respect_core.promotion`); this describ
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from respect_core.store import Store
-from respect_core.tables import iter_batches
 
 
 @dataclass(frozen=True)
@@ -44,11 +40,3 @@ def user_shares(turns: Mapping[str, int], top: tuple[int, ...] = (1, 3, 5, 10)) 
         gini=below / (users * total),
         effective=total**2 / sum(count**2 for count in ranked),
     )
-
-
-def read_user_turns(store: Store, round: int, variant: str) -> dict[str, int]:
-    """Turns of each user in a partition of the turns table. Raises as reading tables does."""
-    counted: Counter[str] = Counter()
-    for batch in iter_batches(store, "turns", [round], [variant], ["user"]):
-        counted.update(batch.column(0).to_pylist())
-    return dict(counted)
