@@ -138,7 +138,7 @@ def _line(grid: Grid, row: str, values: Sequence[Value | None]) -> str:
 
 def _on_page(number: int, drawn: Drawn) -> dict[str, Any]:
     return {
-        "small": len(drawn.wide.axes) == 1,
+        "pixels": round(96 * drawn.wide.get_size_inches()[0]),
         "wide": inline_svg(drawn.wide, f"w{number}"),
         "narrow": inline_svg(drawn.narrow, f"n{number}"),
         "alt": drawn.alt,

@@ -73,7 +73,7 @@ def test_the_last_round_to_read_can_be_said(played: Store) -> None:
 
 
 def test_an_empty_store_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no games in the tables of .*; play or import some first"):
+    with pytest.raises(ValueError, match=r"no games in the tables of .*; play or import some first"):
         gather(open_store(str(tmp_path)), "mine")
 
 

@@ -48,12 +48,13 @@ LEARNING_PATH = [
 KNOWING = {
     f"respect_core.{name}"
     for name in (
-        *("labels", "metrics", "turn_metrics", "decoder_metrics", "comparison"),
-        *("export", "log_columns", "multiref.game", "multiref.speakers"),
+        *("labels", "metrics", "turn_metrics", "decoder_metrics", "comparison", "cell", "evidence", "case_studies"),
+        *("export", "log_columns", "human_eval", "annotation_tasks"),
     )
 }
+KNOWING |= {f"respect_core.{name}" for name in ("released", "multiref.game", "multiref.speakers")}
 KNOWING |= {f"respect_core.interaction.{name}" for name in ("InteractionLog", "Outcome", "OUTCOMES_SCHEMA")}
-KNOWING |= {"respect_core.interaction.outcome_row"}
+KNOWING |= {"respect_core.interaction.outcome_row", "respect_core.interaction.ANNOTATIONS_SCHEMA"}
 
 
 @pytest.mark.parametrize("schema", [TURNS_SCHEMA, FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA], ids=lambda s: str(s.metadata))

@@ -176,3 +176,4 @@ def _finish(axes: Axes, title: str, axis: str) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     else:
         axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))

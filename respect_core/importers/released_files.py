@@ -51,19 +51,21 @@ class ReleasedFiles:
         """Whether there are files of a configuration."""
         return bool(self.paths[configuration])
 
-    def records(self, configuration: str, columns: Sequence[str]) -> Iterator[Record]:
-        """The rows of all files of a configuration, these columns.
+    def check(self, configuration: str) -> None:
+        """Raise ReleasedError for a file that is no Parquet, or whose columns are not those of the configuration."""
+        for path in self.paths[configuration]:
+            try:
+                schema = pq.read_schema(path)
+            except (pa.ArrowException, OSError) as error:
+                raise ReleasedError(f"{path}: {error}; download it again") from error
+            check_columns(str(path.relative_to(self.root)), configuration, schema)
 
-        Raises:
-            ReleasedError: a file that is not Parquet or damaged, a column of the configuration that is absent or of
-                another type.
-        """
+    def records(self, configuration: str, columns: Sequence[str]) -> Iterator[Record]:
+        """The rows of all files of a configuration, these columns. Raises ReleasedError at a damaged file."""
         for path in self.paths[configuration]:
             name, number = str(path.relative_to(self.root)), 0
             try:
                 with pq.ParquetFile(path) as file:
-                    schema = file.schema_arrow
-                    check_columns(name, configuration, schema)
                     for batch in file.iter_batches(BATCH, columns=list(columns)):
                         for row in _cast(name, configuration, pa.Table.from_batches([batch])).to_pylist():
                             number += 1
@@ -83,26 +85,34 @@ class HubDataset:
         """Whether the dataset has a configuration."""
         return configuration in self.configurations
 
+    def check(self, configuration: str) -> None:
+        """Raise ReleasedError where it cannot be loaded, or its columns are not those of the configuration."""
+        check_columns(f"{self.name}:{configuration}", configuration, self._load(configuration).features.arrow_schema)
+
     def records(self, configuration: str, columns: Sequence[str]) -> Iterator[Record]:
-        """The rows of a configuration's split `train`. Raises ReleasedError as `ReleasedFiles.records` does."""
+        """The rows of a configuration's split `train`, these columns. Raises ReleasedError where it is not loaded."""
         where, number = f"{self.name}:{configuration}", 0
-        try:
-            dataset = _datasets().load_dataset(self.name, name=configuration, split="train")
-        except Exception as error:  # the library's and the network's, of many kinds
-            raise ReleasedError(_not_loaded(self.name, error)) from error
-        check_columns(where, configuration, dataset.features.arrow_schema)
-        for table in dataset.select_columns(list(columns)).with_format("arrow").iter(batch_size=BATCH):
+        rows = self._load(configuration).select_columns(list(columns)).with_format("arrow")
+        for table in rows.iter(batch_size=BATCH):
             for row in _cast(where, configuration, table).to_pylist():
                 number += 1
                 yield Record(where, number, row)
 
+    def _load(self, configuration: str) -> Any:
+        try:
+            return _datasets().load_dataset(self.name, name=configuration, split="train")
+        except ReleasedError:
+            raise
+        except Exception as error:  # the library's and the network's, of many kinds
+            raise ReleasedError(_not_loaded(self.name, error)) from error
+
 
 def find(source: str) -> ReleasedFiles | HubDataset:
-    """The dataset in a folder, or by its name on the hub (owner/name).
+    """The dataset in a folder, or by its name on the hub (owner/name), its columns checked.
 
     Raises:
-        ReleasedError: neither a folder nor a name, no files of `interaction` or `turn`, or `datasets` or the network
-            is wanting.
+        ReleasedError: neither a folder nor a name; no files of `interaction` or `turn`; a column that is absent or of
+            another type; or `datasets` or the network is wanting.
     """
     root = Path(source)
     found: ReleasedFiles | HubDataset
@@ -126,6 +136,9 @@ def find(source: str) -> ReleasedFiles | HubDataset:
                 f"{source}: no files of the configuration {configuration!r}; expected e.g. "
                 f"{configuration}/train-00000-of-00001.parquet"
             )
+    for configuration in SCHEMAS:
+        if found.has(configuration):
+            found.check(configuration)
     return found
 
 
