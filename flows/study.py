@@ -79,7 +79,10 @@ def study(workspace: Workspace, parameters: StudyParameters) -> dict[str, Any]:
             bar.update(number, note=f"round {number} of {parameters.rounds}{progress.about(left)}")
             finished.append(_round(workspace, parameters, number, finished, started.mlflow_run))
             report_study(workspace, started, finished)
-            publish_report(workspace, started.mlflow_run, number, "report-study", return_state=True)  # never in the way
+            if number < parameters.rounds:
+                publish_report(workspace, started.mlflow_run, number, "report-study", return_state=True)
+    # A report that fails is shown and is not in the way. The last one is made whenever the study is run again.
+    publish_report(workspace, started.mlflow_run, parameters.rounds, "report-study", return_state=True)
     return report_study(workspace, started, finished, ended=True)
 
 

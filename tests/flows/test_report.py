@@ -1,4 +1,4 @@
-"""`respect report` on the command line. The round's and the study's reports are with their flows."""
+"""`respect report` on the command line, and the report that flows attach and link."""
 
 from __future__ import annotations
 
@@ -44,3 +44,19 @@ def test_a_run_that_is_not_there_is_not_made(run: Path) -> None:
     done = CliRunner().invoke(app, ["report", "--study", "other"])
     assert done.exit_code == 1 and "no run 'other' in" in done.output
     assert not (run.parent / "other").exists()
+
+
+def test_a_report_is_attached_to_the_mlflow_run_and_linked_in_prefect(run: Path, prefect_server: None) -> None:
+    from prefect.artifacts import Artifact
+
+    from tasks import registry
+    from tasks.report_page import publish_report
+    from tasks.workspace import workspace
+
+    place = workspace(run)
+    run_id = registry.start_run(place, "round 1")
+    page = publish_report(place, run_id, 1, "report-round-1")
+    attached = {each.path for each in registry.client(place).list_artifacts(run_id, "report")}
+    assert {"report/index.html", "report/report.json", "report/tables"} <= attached
+    linked = Artifact.get("report-round-1")
+    assert linked is not None and page.as_uri() in str(linked.data)
