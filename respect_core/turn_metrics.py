@@ -150,11 +150,11 @@ def _columns(row: AnnotatedTurn, f: ImageSimilarity | None) -> list[float]:
             f"interaction {row.interaction_id}, turn {row.turn}: satisfaction {row.satisfaction!r} is none of "
             f"{', '.join(LABELS)}"
         )
-    told, asked, negative = row.right is not None, row.satisfaction is not None, row.satisfaction == NO
+    right, asked, negative = row.right, row.satisfaction is not None, row.satisfaction == NO
     compared = f is not None and row.intended is not None
     alike = similarity(row.action, row.intended, row.context, f) if f and row.intended is not None else 0.0
     return [
-        *(float(row.right or False), told),
+        *(float(right or False), right is not None),
         *(alike, compared),
         *(alike * negative, compared and negative),
         *(row.satisfaction == YES, asked),
