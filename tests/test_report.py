@@ -109,8 +109,8 @@ def test_without_a_store_no_game_is_shown(played: Store, tmp_path: Path, no_figu
 def test_what_changed_is_told_and_the_same_again_changes_nothing(
     played: Store, tmp_path: Path, no_figures: None
 ) -> None:
-    write(gather(played, "mine", up_to=0), tmp_path, made=MADE)
-    changes = write(gather(played, "mine", up_to=0), tmp_path, made=MADE.replace(hour=4))
+    write(gather(played, "mine", systems=["b-fft"], up_to=0), tmp_path, made=MADE)
+    changes = write(gather(played, "mine", systems=["b-fft"], up_to=0), tmp_path, made=MADE.replace(hour=4))
     assert changes is None
     later = MADE.replace(hour=5)
     append_logs(played, [lost(number, 2, "b-fft") for number in range(9)])
