@@ -94,9 +94,9 @@ def ratio(
 
 
 def quotients(sums: Floats) -> Floats:
-    """The statistic of rates: of columns a, b, c, d, ... it makes a / b, c / d, ...; nan for nothing by nothing."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray(sums[..., ::2] / sums[..., 1::2])
+    """The statistic of rates: of columns a, b, c, d, ... it makes a / b, c / d, ...; nan where b, d, ... is 0."""
+    above, below = sums[..., ::2], sums[..., 1::2]
+    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
 
 
 def by_game(games: Sequence[str], columns: ArrayLike) -> Floats:

@@ -186,7 +186,9 @@ def _decoded(rows: Rows, judged: Sequence[AnnotatedTurn]) -> dict[str, Decoded]:
         known = [(row, actual[key]) for row in said if (key := (row["interaction_id"], row["turn"])) in actual]
         right, games = [label for _, label in known], [row["interaction_id"] for row, _ in known]
         found[decoder] = Decoded(
-            *(labels.count(label) for label in (-1, 0, 1)),
+            negative=labels.count(-1),
+            neutral=labels.count(0),
+            positive=labels.count(1),
             against=("annotations" if satisfied else "targets") if known else None,
             confusion=confusion(right, [row["label"] for row, _ in known], decoder, games) if known else None,
             calibration=_calibration(known),

@@ -49,7 +49,7 @@ TABLES = (
         2,
         "success",
         "Interaction task success rate in percent",
-        lambda cell: cell.figures and cell.figures.success,
+        lambda cell: cell.figures.success if cell.figures else None,
         "percent",
         "higher",
     ),
@@ -57,14 +57,14 @@ TABLES = (
         3,
         "turns_per_game",
         "Turns per interaction",
-        lambda cell: cell.figures and cell.figures.turns_per_game,
+        lambda cell: cell.figures.turns_per_game if cell.figures else None,
         better="lower",
     ),
     Table(
         4,
         "click_accuracy",
         "Click accuracy in percent",
-        lambda cell: cell.figures and cell.figures.click_accuracy,
+        lambda cell: cell.figures.click_accuracy if cell.figures else None,
         "percent",
         "higher",
     ),
@@ -76,20 +76,22 @@ LANGUAGE_TABLES = (
         6,
         "vocabulary",
         "Vocabulary size of speaker instructions",
-        lambda cell: cell.language and cell.language.vocabulary,
+        lambda cell: cell.language.vocabulary if cell.language else None,
     ),
     Table(
         7,
         "utterance_length",
         "Utterance length of speaker instructions in words",
-        lambda cell: cell.language and cell.language.utterance_length,
+        lambda cell: cell.language.utterance_length if cell.language else None,
     ),
-    Table(8, "resets", "Reset words in speaker instructions", lambda cell: cell.language and cell.language.resets),
+    Table(
+        8, "resets", "Reset words in speaker instructions", lambda cell: cell.language.resets if cell.language else None
+    ),
     Table(
         9,
         "try_agains",
         "Try-again words in speaker instructions",
-        lambda cell: cell.language and cell.language.try_agains,
+        lambda cell: cell.language.try_agains if cell.language else None,
     ),
 )
 

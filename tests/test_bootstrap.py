@@ -106,6 +106,8 @@ def test_bad_input_is_named() -> None:
         by_game(["a"], [[1], [2]])
     with pytest.raises(ValueError, match="no turns"):
         ratio([], [])
+    with pytest.raises(ValueError, match="no turns"):
+        ratio([1.0], [0.0])
 
 
 def test_estimates_take_each_column_by_itself() -> None:

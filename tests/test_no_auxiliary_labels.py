@@ -48,11 +48,11 @@ LEARNING_PATH = [
 KNOWING = {
     f"respect_core.{name}"
     for name in (
-        *("labels", "metrics", "turn_metrics", "decoder_metrics", "comparison", "cell", "evidence", "case_studies"),
-        *("export", "log_columns", "human_eval", "annotation_tasks"),
+        *("labels", "metrics", "turn_metrics", "decoder_metrics", "comparison", "human_eval", "annotation_tasks"),
+        *("cell", "evidence", "case_studies"),
+        *("export", "log_columns", "released", "multiref.game", "multiref.speakers"),
     )
 }
-KNOWING |= {f"respect_core.{name}" for name in ("released", "multiref.game", "multiref.speakers")}
 KNOWING |= {f"respect_core.interaction.{name}" for name in ("InteractionLog", "Outcome", "OUTCOMES_SCHEMA")}
 KNOWING |= {"respect_core.interaction.outcome_row", "respect_core.interaction.ANNOTATIONS_SCHEMA"}
 

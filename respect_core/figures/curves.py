@@ -36,15 +36,15 @@ class Panel:
 
 
 FIGURE_4 = (
-    Panel("games won", lambda cell: cell.figures and cell.figures.success, "share"),
-    Panel("turns per game", lambda cell: cell.figures and cell.figures.turns_per_game, "turns"),
-    Panel("click accuracy", lambda cell: cell.figures and cell.figures.click_accuracy, "share"),
+    Panel("games won", lambda cell: cell.figures.success if cell.figures else None, "share"),
+    Panel("turns per game", lambda cell: cell.figures.turns_per_game if cell.figures else None, "turns"),
+    Panel("click accuracy", lambda cell: cell.figures.click_accuracy if cell.figures else None, "share"),
 )
 FIGURE_7 = (
-    Panel("vocabulary, words", lambda cell: cell.language and cell.language.vocabulary, "count"),
-    Panel("utterance length, words", lambda cell: cell.language and cell.language.utterance_length, "count"),
-    Panel("reset words", lambda cell: cell.language and cell.language.resets, "count"),
-    Panel("try-again words", lambda cell: cell.language and cell.language.try_agains, "count"),
+    Panel("vocabulary, words", lambda cell: cell.language.vocabulary if cell.language else None, "count"),
+    Panel("utterance length, words", lambda cell: cell.language.utterance_length if cell.language else None, "count"),
+    Panel("reset words", lambda cell: cell.language.resets if cell.language else None, "count"),
+    Panel("try-again words", lambda cell: cell.language.try_agains if cell.language else None, "count"),
 )
 
 
