@@ -11,6 +11,7 @@ import typer
 
 from flows.cli_annotations import annotate_app, released_app, released_import_app
 from flows.cli_promotion import promotion_app
+from flows.cli_report import report_app
 from flows.terminal import RUNS, Run, clear_errors, console, run_workspace
 from respect_core.variants import CONTROL, PROFILES, Propensity, Variant
 
@@ -25,6 +26,7 @@ import_app.add_typer(released_import_app)
 app.add_typer(released_app)
 app.add_typer(annotate_app, name="annotate")
 app.add_typer(promotion_app)
+app.add_typer(report_app)
 ProfileName = Annotated[str, typer.Option(help=f"What to run with: {' or '.join(PROFILES)}.")]
 Variants = Annotated[str, typer.Option(help="Comma-separated variants, or 'all'.")]
 Round = Annotated[int, typer.Option(min=0, help="Number of the round, counted from 0, the seed policy's deployment.")]
@@ -177,7 +179,10 @@ def study_command(
         )
     study_report.show(summary, console)
     console.print(
-        f"\nsummary.json, tables 2 to 4 and figure 4 are in {workspace.root}", highlight=False, soft_wrap=True
+        f"\nsummary.json, tables 2 to 4 and figure 4 are in {workspace.root}, the report in "
+        f"{workspace.root / 'report' / 'index.html'}",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -22,6 +22,7 @@ from tasks.play import replay_fixed_games, seconds_played
 from tasks.references import LearnedRef, PropensityRef
 from tasks.register import close_round, open_round
 from tasks.report import report_round, summarise
+from tasks.report_page import publish_report
 from tasks.workspace import Workspace
 
 
@@ -109,6 +110,8 @@ def round(
         }
         summary = summarise(profile.name, exported, decoded.feedback, learned, before.result(), played, failed, seconds)
         report_round(workspace, run_id, summary, workspace.root / "summary.json" if study_run is None else None)
+        if study_run is None:  # a study has one of its own; a report that fails is shown and is not in the way
+            publish_report(workspace, run_id, number, f"report-round-{number}", return_state=True)
     except BaseException as error:
         close_round(workspace, run_id, {"round": str(error)})
         raise

@@ -23,6 +23,7 @@ from tasks import study as record
 from tasks.export import export_interactions
 from tasks.play import play_in_study, play_people
 from tasks.references import RegisteredRef
+from tasks.report_page import publish_report
 from tasks.study import StudyRound
 from tasks.study_report import report_study
 from tasks.workspace import Workspace
@@ -78,6 +79,10 @@ def study(workspace: Workspace, parameters: StudyParameters) -> dict[str, Any]:
             bar.update(number, note=f"round {number} of {parameters.rounds}{progress.about(left)}")
             finished.append(_round(workspace, parameters, number, finished, started.mlflow_run))
             report_study(workspace, started, finished)
+            if number < parameters.rounds:
+                publish_report(workspace, started.mlflow_run, number, "report-study", return_state=True)
+    # A report that fails is shown and is not in the way. The last one is made whenever the study is run again.
+    publish_report(workspace, started.mlflow_run, parameters.rounds, "report-study", return_state=True)
     return report_study(workspace, started, finished, ended=True)
 
 

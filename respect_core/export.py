@@ -101,6 +101,12 @@ def export(store: Store, round: int, variants: Iterable[str] | None = None) -> E
     return report
 
 
+def export_everything(store: Store) -> None:
+    """Export what is new in all rounds. Raises as `export` does."""
+    for round in sorted({partition.round for partition in partitions_with(store, LOGS, ".jsonl")}):
+        export(store, round)
+
+
 def _export_partition(store: Store, partition: Partition, images: set[str]) -> tuple[Manifest, int, int]:
     """Export one partition; returns its turns manifest, the number of new objects, and of all objects."""
     sizes = {key: size for key, size in store.sizes(partition.folder(LOGS)).items() if key.endswith(".jsonl")}

@@ -22,18 +22,12 @@ def confusion_figure(decoder: str, confusion: Mapping[str, Mapping[str, int]]) -
     """
     from matplotlib.figure import Figure
 
+    from respect_core.figures.confusions import TARGETS, draw_confusion
+
     counts = np.array([[confusion[actual][decoded] for decoded in _NAMES] for actual in _NAMES], dtype=float)
-    shares = counts / max(counts.sum(), 1)
     figure = Figure(figsize=(4, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=0.7)
-    for row, column in np.ndindex(shares.shape):
-        dark = shares[row, column] > 0.4
-        text = f"{shares[row, column]:.2f}\n({counts[row, column]:.0f})"
-        axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
-    axes.set_xticks(range(3), _NAMES)
-    axes.set_yticks(range(3), ("wrong", "partly right", "right"))
-    axes.set_xlabel("decoded")
+    draw_confusion(axes, counts / max(counts.sum(), 1), TARGETS, counts=counts)
     axes.set_ylabel("by the targets")
     axes.set_title(f"{decoder} decoder, {counts.sum():.0f} turns")
     return figure

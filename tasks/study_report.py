@@ -16,10 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from respect_core import result_tables
-from respect_core.figures import figure_4, save
+from respect_core.cell import Cell
+from respect_core.evidence import Cells, rounds_of, shared_round_0
+from respect_core.figures.curves import figure_4
+from respect_core.figures.style import save
 from respect_core.metrics import Counts, Figures, figures
-from respect_core.result_tables import TABLES, Results
-from respect_core.variants import CONTROL, HH, SEED, Variant
+from respect_core.result_tables import TABLES, grid
+from respect_core.variants import SEED
 from tasks import registry, study
 from tasks.files import write_whole
 from tasks.retries import PATIENT
@@ -28,8 +31,6 @@ from tasks.workspace import Workspace
 
 Studies = Sequence[Sequence[StudyRound]]
 """The finished rounds of each study."""
-
-_ORDER = [*Variant, CONTROL, HH]  # of policies in the paper's tables
 
 
 @task(name="report study", **PATIENT, cache_policy=NO_CACHE)
@@ -43,7 +44,7 @@ def report_study(
     _log_curves(workspace, started.mlflow_run, finished, measured)
     for file in files:
         registry.client(workspace).log_artifact(started.mlflow_run, str(file))
-    tables = "\n".join(result_tables.markdown(table, measured) for table in TABLES)
+    tables = "\n".join(result_tables.markdown(grid(table, measured)) for table in TABLES)
     create_markdown_artifact(tables, key="study", description="Tables 2 to 4 of the paper for this study")
     if ended:
         registry.end_run(workspace, started.mlflow_run)
@@ -76,21 +77,18 @@ def combine(runs: Sequence[Path], root: Path) -> dict[str, Any]:
     return summary
 
 
-def results(starts: Sequence[Started], studies: Studies) -> Results:
-    """Figures by policy and round; a system's round 0 is the seed policy's, which acted for all (table 2)."""
+def results(starts: Sequence[Started], studies: Studies) -> Cells:
+    """Cells by policy and round, with figures only; of several studies their means."""
     counted: dict[str, dict[int, list[Counts]]] = defaultdict(lambda: defaultdict(list))
     for finished in studies:
         for each in finished:
             for policy, deployed in each.policies.items():
                 counted[policy][each.round].append(np.array(deployed.games))
-    measured = {policy: {number: figures(games) for number, games in by.items()} for policy, by in counted.items()}
-    shared = measured.pop(SEED, {})
-    shown = {*starts[0].parameters["variants"], *measured}
-    systems = [policy for policy in _ORDER if policy in shown]
-    return {policy: (shared if policy != HH else {}) | measured.get(policy, {}) for policy in systems}
+    measured = {policy: {n: Cell(figures(games)) for n, games in by.items()} for policy, by in counted.items()}
+    return shared_round_0(measured, starts[0].parameters["variants"])
 
 
-def summarise(starts: Sequence[Started], studies: Studies, measured: Results) -> dict[str, Any]:
+def summarise(starts: Sequence[Started], studies: Studies, measured: Cells) -> dict[str, Any]:
     """The summary in its documented shape. Of several studies: means over them, and `study_seed` is a list.
 
     `code_versions` are those of all attempts at a round, None where its record does not say.
@@ -106,13 +104,13 @@ def summarise(starts: Sequence[Started], studies: Studies, measured: Results) ->
             {
                 "round": number,
                 "policies": {
-                    policy: _policy(by_round[number], _deployed(studies, policy, number))
+                    policy: _policy(measured_here, _deployed(studies, policy, number))
                     for policy, by_round in measured.items()
-                    if number in by_round
+                    if number in by_round and (measured_here := by_round[number].figures)
                 },
                 **_learning([each for each in rounds if each.round == number]),
             }
-            for number in result_tables.rounds(measured)
+            for number in rounds_of(measured)
         ],
         "seconds": _mean([_added(each.seconds for each in finished) for finished in studies]),
         "resumed": any(each.resumed for each in rounds),
@@ -120,15 +118,12 @@ def summarise(starts: Sequence[Started], studies: Studies, measured: Results) ->
     }
 
 
-def write(root: Path, summary: Mapping[str, Any], measured: Results, title: str) -> list[Path]:
+def write(root: Path, summary: Mapping[str, Any], measured: Cells, title: str) -> list[Path]:
     """summary.json, a CSV and a Markdown file for each table, and figure 4 as SVG and PNG; returns their paths."""
-    texts = {"summary.json": json.dumps(summary, indent=2) + "\n"}
-    for table in TABLES:
-        texts[f"{table.file}.csv"] = result_tables.comma_separated(table, measured)
-        texts[f"{table.file}.md"] = result_tables.markdown(table, measured)
-    for name, text in texts.items():
-        write_whole(root / name, text)
-    return [*(root / name for name in texts), *save(figure_4(measured, title=title), root / "figure-4")]
+    write_whole(root / "summary.json", json.dumps(summary, indent=2) + "\n")
+    tables = result_tables.write([grid(table, measured) for table in TABLES], root)
+    drawn = figure_4(measured, title=title)
+    return [root / "summary.json", *tables, *(save(drawn, root / "figure-4") if drawn else [])]
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
@@ -215,7 +210,7 @@ def _added(values: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
     return dict(total)
 
 
-def _log_curves(workspace: Workspace, study_run: str, finished: Sequence[StudyRound], measured: Results) -> None:
+def _log_curves(workspace: Workspace, study_run: str, finished: Sequence[StudyRound], measured: Cells) -> None:
     """A run per policy under the study's, with a point a round, so that MLflow's comparison draws the curves."""
     for policy, by_round in measured.items():
         run_id = registry.child_run(workspace, study_run, policy)
@@ -225,10 +220,10 @@ def _log_curves(workspace: Workspace, study_run: str, finished: Sequence[StudyRo
             run_id,
             metrics=[
                 (metric, estimate.value, number)
-                for number, measured_here in by_round.items()
+                for number, cell in by_round.items()
                 if number not in known
                 for metric in ("success", "turns_per_game", "click_accuracy")
-                if (estimate := getattr(measured_here, metric)) is not None
+                if (estimate := getattr(cell.figures, metric)) is not None
             ],
         )
         registry.end_run(workspace, run_id)

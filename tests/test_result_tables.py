@@ -1,4 +1,4 @@
-"""Tables 2 to 4 and figure 4."""
+"""Tables 2 to 9."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-from respect_core.figures import figure_4, save
-from respect_core.metrics import Estimate, Figures
-from respect_core.result_tables import TABLES, comma_separated, markdown
+from reports import figures
+
+from respect_core.cell import Cell
+from respect_core.evidence import Cells
+from respect_core.language import Language
+from respect_core.metrics import Estimate
+from respect_core.result_tables import LANGUAGE_TABLES, TABLES, comma_separated, grid, grids, markdown, table_5, write
+from respect_core.turn_metrics import TurnFigures
 
 
-def _figures(success: float) -> Figures:
-    rate = Estimate(success, success - 0.05, success + 0.05)
-    turns = Estimate(10 - 5 * success, 9 - 5 * success, 11 - 5 * success)
-    return Figures(100, rate, turns, rate)
+def _cell(success: float) -> Cell:
+    return Cell(figures(success))
 
 
-RESULTS = {
-    "b-fft": {0: _figures(0.3), 1: _figures(0.5), 2: _figures(0.625)},
-    "t-rl": {0: _figures(0.3), 1: _figures(0.55)},
-    "control": {0: _figures(0.3), 2: _figures(0.31)},
-    "hh": {2: _figures(0.9)},
+RESULTS: Cells = {
+    "b-fft": {0: _cell(0.3), 1: _cell(0.5), 2: _cell(0.625)},
+    "t-rl": {0: _cell(0.3), 1: _cell(0.55)},
+    "control": {0: _cell(0.3), 2: _cell(0.31)},
+    "hh": {2: _cell(0.9)},
 }
 
 
 def test_tables_as_the_paper_prints_them() -> None:
-    lines = markdown(TABLES[0], RESULTS).splitlines()
-    assert lines[0].startswith("Table 2: Interaction task success rate in percent (higher is better)")
+    lines = markdown(grid(TABLES[0], RESULTS)).splitlines()
+    assert lines[0] == "Table 2: Interaction task success rate in percent (higher is better), with 95% intervals."
     assert lines[2:] == [
         "| round | 0 | 1 | 2 |",
         "|---|---|---|---|",
@@ -37,35 +40,63 @@ def test_tables_as_the_paper_prints_them() -> None:
         "| CONTROL | 30.0 [25.0, 35.0] | - | 31.0 [26.0, 36.0] |",
         "| HH | - | - | 90.0 [85.0, 95.0] |",
     ]
-    assert "**7.25** [6.25, 8.25]" in markdown(TABLES[1], RESULTS)  # fewest turns
+    assert "**7.25** [6.25, 8.25]" in markdown(grid(TABLES[1], RESULTS))  # fewest turns
 
 
 def test_the_same_as_comma_separated_values() -> None:
-    header, *rows = csv.reader(io.StringIO(comma_separated(TABLES[2], RESULTS)))
+    header, *rows = csv.reader(io.StringIO(comma_separated(grid(TABLES[2], RESULTS))))
     assert header == ["policy", "0", "0 low", "0 high", "1", "1 low", "1 high", "2", "2 low", "2 high"]
     assert rows[1] == ["t-rl", "0.3", "0.25", "0.35", "0.55", "0.5", "0.6", "-", "-", "-"]
     assert [row[0] for row in rows] == list(RESULTS)
 
 
-def test_a_policy_that_never_clicks_has_a_dash(tmp_path: Path) -> None:
-    silent = {"b-fft": {0: _figures(0.3), 1: replace(_figures(0.0), click_accuracy=None)}, "t-rl": RESULTS["t-rl"]}
-    assert markdown(TABLES[2], silent).splitlines()[4:] == [
+def test_a_policy_that_never_clicks_has_a_dash() -> None:
+    silent = {
+        "b-fft": {0: _cell(0.3), 1: Cell(replace(figures(0.0), click_accuracy=None))},
+        "t-rl": RESULTS["t-rl"],
+    }
+    assert markdown(grid(TABLES[2], silent)).splitlines()[4:] == [
         "| B-FFT | 30.0 [25.0, 35.0] | - |",
         "| T-RL | 30.0 [25.0, 35.0] | 55.0 [50.0, 60.0] |",
     ]
-    assert comma_separated(TABLES[2], silent).splitlines()[1].endswith("0.35,-,-,-")
-    never = {"b-fft": {0: replace(_figures(0.0), click_accuracy=None)}}
-    assert all(file.stat().st_size for file in save(figure_4(never), tmp_path / "never"))
+    assert comma_separated(grid(TABLES[2], silent)).splitlines()[1].endswith("0.35,-,-,-")
 
 
-def test_figure_4_has_every_policy_in_three_panels_and_repeats_bit_for_bit(tmp_path: Path) -> None:
-    svg, png = save(figure_4(RESULTS, title="profile tiny"), tmp_path / "figure-4")
-    drawn = svg.read_text()
-    for text in ("B-FFT", "T-RL", "CONTROL", "HH", "games won", "turns per game", "click accuracy", "profile tiny"):
-        assert text in drawn
-    again, _ = save(figure_4(RESULTS, title="profile tiny"), tmp_path / "again")
-    assert again.read_text() == drawn
-    assert png.read_bytes().startswith(b"\x89PNG") and len(list(tmp_path.iterdir())) == 4
-    panels = figure_4(RESULTS).axes
-    assert len(panels) == 3
-    assert [list(line.get_xdata()) for line in panels[0].lines[:2]] == [[0, 1, 2], [0, 1]]
+def test_language_has_counts_without_intervals() -> None:
+    spoken = Language(900, 1458, Estimate(8.78, 8.5, 9.0), 19, 0)
+    cells = {"b-fft": {0: Cell(language=spoken), 1: Cell()}}
+    six, seven, _, nine = (grid(table, cells) for table in LANGUAGE_TABLES)
+    assert markdown(six).splitlines()[-1] == "| B-FFT | 1458 | - |"
+    assert "95%" not in markdown(six)
+    assert markdown(seven).splitlines()[-1] == "| B-FFT | 8.78 [8.50, 9.00] | - |"
+    assert comma_separated(nine) == "policy,0,1\nb-fft,0,-\n"  # nothing said so is a number, not known is a dash
+
+
+def test_table_5_has_control_and_people_beside_the_rounds() -> None:
+    def turns(exact: float) -> Cell:
+        share = Estimate(exact, exact - 0.1, exact + 0.1)
+        return Cell(turn_figures=TurnFigures(10, share, None, None, share))
+
+    cells = {
+        "b-fft": {0: turns(0.3), 1: Cell(), 2: turns(0.5)},
+        "control": {0: turns(0.3), 2: turns(0.2)},
+        "hh": {2: turns(0.8)},
+    }
+    five = table_5(cells)
+    assert five is not None and five.columns == ("0", "2", "control", "hh")
+    lines = markdown(five).splitlines()
+    assert lines[2] == "| round | 0 | 2 | CONTROL | HH |"
+    assert lines[4] == (
+        "| Exact match | 30.0 [20.0, 40.0] | 50.0 [40.0, 60.0] | 20.0 [10.0, 30.0] | 80.0 [70.0, 90.0] |"
+    )
+    assert lines[6] == "| Sim(â, a*) | - | - | - | - |"
+    assert [row[0] for row in csv.reader(io.StringIO(comma_separated(five)))] == ["metric", *five.rows]
+    assert table_5(RESULTS) is None
+
+
+def test_only_tables_that_say_something_are_written(tmp_path: Path) -> None:
+    made = grids(RESULTS)
+    assert [each.number for each in made] == [2, 3, 4]
+    written = write(made, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in written)
+    assert (tmp_path / "table-3-turns-per-game.csv").read_text() == comma_separated(made[1])

@@ -1,0 +1,97 @@
+"""`respect report`: the paper's tables and figures of a run, and a page that reads like a short paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from flows.terminal import RUNS, clear_errors, console, run_workspace
+
+if TYPE_CHECKING:
+    from respect_core.evidence import Evidence
+
+report_app = typer.Typer()
+
+
+@report_app.command("report")
+def report_command(
+    study: Annotated[str, typer.Option(help="Name of the run, a study's or any other: runs/NAME.")],
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder of the report. Default: runs/NAME/report.")
+    ] = None,
+    similarity: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="CSV or Parquet file (image_a, image_b, similarity) for equation 3; without it table 5 has none.",
+        ),
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Beside the paper's values, with a verdict per cell; published.csv.")
+    ] = False,
+    games: Annotated[
+        bool, typer.Option(help="Draw games turn by turn, with what users wrote: leave out where it must not be seen.")
+    ] = True,
+) -> None:
+    """Tables 2 to 9, figures 4 to 7, 14 and 15, and one HTML page, of whatever rounds and policies are there."""
+    with clear_errors():
+        if not (RUNS / study).is_dir():
+            raise ValueError(f"no run {study!r} in {RUNS.resolve()}; play or import one, or name another")
+        workspace = run_workspace(study)
+        from respect_core.evidence import gather
+        from respect_core.export import export_everything
+        from respect_core.human_eval import build_annotations
+        from respect_core.report import PAGE, write
+        from respect_core.similarity import from_table
+        from tasks import run_facts
+
+        store, folder = workspace.open(), out or workspace.root / "report"
+        export_everything(store)
+        build_annotations(store)
+        evidence = gather(
+            store,
+            study,
+            run=workspace.root,
+            systems=run_facts.systems(workspace.root),
+            f=from_table(similarity) if similarity else None,
+        )
+        changes = write(evidence, folder, store=store if games else None, facts=run_facts.facts(workspace.root))
+    console.print(f"{evidence.games:,} games of {len(evidence.cells)} policies: {escape(str(folder / PAGE))}")
+    if changes:
+        console.print(
+            f"since the report of {changes.since}: {len(changes.beyond)} cells moved beyond the intervals, "
+            f"{changes.within} within, {len(changes.new)} are new, {len(changes.gone)} gone"
+        )
+    if published:
+        _show_verdicts(evidence, folder)
+
+
+def _show_verdicts(evidence: Evidence, folder: Path) -> None:
+    """Published and measured side by side, on the terminal and in published.csv."""
+    from respect_core.published import comma_separated, verdicts
+    from respect_core.report_verdicts import measured
+    from respect_core.result_tables import grids
+    from tasks.files import write_whole
+
+    found = verdicts(measured(evidence, grids(evidence.cells)))
+    write_whole(folder / "published.csv", comma_separated(found))
+    compared = [each for each in found if each.measured is not None]
+    table = Table("cell", "published", "measured", "95% interval", "verdict", title="The paper's values, and these")
+    for each in compared:
+        interval = "" if each.low is None else f"{each.low:.2f} to {each.high:.2f}"
+        cell = " ".join(filter(None, (str(each.table), each.row, each.column)))
+        verdict = "[green]agrees[/]" if each.agrees else f"[red]differs[/]: {each.why}"
+        table.add_row(cell, f"{each.published:g}", f"{each.measured:.6g}", interval, verdict)
+    console.print(table)
+    agree = sum(bool(each.agrees) for each in compared)
+    console.print(
+        f"{agree} of {len(compared)} measured cells agree with the published ones; {len(found) - len(compared)} "
+        f"published cells are not measured here: {folder / 'published.csv'}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,213 @@
+"""One policy's games of one round, and what they show: a partition of the tables read and measured.
+
+FOR MEASURING ONLY: outcomes and labels derived from targets come in.
+
+Deviations from the paper, numbered as they are cited elsewhere:
+1. Where no turn was annotated, the decoder is measured against labels derived from the targets
+   (`respect_core.labels`). The paper's figure 6 is against annotators' judgements of the speaker's satisfaction, which
+   is another question: `Decoded.against` says which it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isnan
+from typing import Any, Literal
+
+from respect_core import actions
+from respect_core.decoder_metrics import Calibration, Confusion, calibration, confusion
+from respect_core.labels import TurnKey, target_label
+from respect_core.language import Language, language
+from respect_core.manifests import Partition, read_manifest
+from respect_core.metrics import Counts, Figures, counts, figures
+from respect_core.similarity import ImageSimilarity
+from respect_core.store import Store
+from respect_core.tables import read_table
+from respect_core.turn_metrics import LABELS as SATISFIED
+from respect_core.turn_metrics import Agreement, AnnotatedTurn, TurnFigures, agreement, ground_truth, turn_figures
+from respect_core.users import UserShares, user_shares
+
+Context = tuple[tuple[str, ...], tuple[str, ...]]
+"""What a game is about: its images and its targets, each in order of name."""
+_COLUMNS = {
+    "turns": ["interaction_id", "turn", "user", "context", "state", "utterance", "action"],
+    "outcomes": ["interaction_id", "targets", "success", "turns", "started_at"],
+    "feedback": ["interaction_id", "turn", "decoder", "label", "score", "decoder_model", "decoder_revision"],
+}
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What one decoder said about a policy's turns, and how that fits what they were (see deviation 1)."""
+
+    negative: int
+    neutral: int
+    positive: int
+    against: Literal["annotations", "targets"] | None = None  # None: there is nothing to compare with
+    confusion: Confusion | None = None
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One policy in one round. What was not logged, decoded or annotated is None, or absent."""
+
+    figures: Figures | None = None
+    language: Language | None = None
+    decoded: Mapping[str, Decoded] = field(default_factory=dict)
+    turn_figures: TurnFigures | None = None
+    agreement: Agreement | None = None
+    users: UserShares | None = None
+
+
+@dataclass(frozen=True)
+class Played:
+    """What is kept of a partition to compare it with others. Utterances and labels: of each game."""
+
+    by_context: Mapping[Context, Sequence[int]]  # counts of the game, as respect_core.metrics.COLUMNS
+    utterances: Sequence[Sequence[str]]
+    labels: Mapping[str, Sequence[Sequence[int]]]  # by decoder
+    annotated: Sequence[AnnotatedTurn]
+    turns: int
+    users: frozenset[str]
+    starts: Sequence[str]  # ISO 8601
+    decoders: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a partition: turns in order, outcomes by interaction id, feedback, annotations by annotator."""
+
+    turns: Sequence[Mapping[str, Any]]
+    outcomes: Mapping[str, Mapping[str, Any]]
+    feedback: Sequence[Mapping[str, Any]]
+    annotations: Sequence[Mapping[str, Any]]
+
+    def utterances(self) -> dict[str, list[str]]:
+        """By game."""
+        said: dict[str, list[str]] = defaultdict(list)
+        for row in self.turns:
+            said[row["interaction_id"]].append(row["utterance"])
+        return said
+
+    def counts(self) -> Counts:
+        return counts(self.turns, self.outcomes.values())
+
+    def played(self) -> Played:
+        """What is kept when the rows are let go."""
+        contexts = {row["interaction_id"]: tuple(sorted(row["context"])) for row in self.turns}
+        counted = sorted(key for key, row in self.outcomes.items() if row["success"] is not None)
+        labels: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for row in self.feedback:
+            labels[row["decoder"]][row["interaction_id"]].append(row["label"])
+        return Played(
+            by_context={
+                (contexts[key], tuple(sorted(self.outcomes[key]["targets"]))): games
+                for key, games in zip(counted, self.counts().tolist(), strict=True)
+                if key in contexts
+            },
+            utterances=list(self.utterances().values()),
+            labels={decoder: list(games.values()) for decoder, games in labels.items()},
+            annotated=_annotated(self),
+            turns=len(self.turns),
+            users=frozenset(row["user"] for row in self.turns),
+            starts=[row["started_at"] for row in self.outcomes.values()],
+            decoders=frozenset(f"{row['decoder_model']} ({row['decoder_revision'][:12]})" for row in self.feedback),
+        )
+
+
+def read_rows(store: Store, partition: Partition) -> Rows:
+    """A partition of all tables. Raises TableError and StoreError as reading tables does."""
+    where = [partition.round], [partition.variant]
+    turns, outcomes, feedback = (read_table(store, name, *where, columns) for name, columns in _COLUMNS.items())
+    annotated = read_manifest(store, "annotations", *partition) is not None
+    annotations = read_table(store, "annotations", *where).to_pylist() if annotated else []
+    return Rows(
+        sorted(turns.to_pylist(), key=lambda row: (row["interaction_id"], row["turn"])),
+        {row["interaction_id"]: row for row in outcomes.to_pylist()},
+        feedback.to_pylist(),
+        sorted(annotations, key=lambda row: (row["interaction_id"], row["turn"], row["annotator"])),
+    )
+
+
+def cell(rows: Rows, f: ImageSimilarity | None = None) -> Cell:
+    """All figures of a partition.
+
+    Args:
+        f: similarity of images for equation 3; without it there are no similarities.
+    """
+    games, said, judged = rows.counts(), list(rows.utterances().values()), _annotated(rows)
+    return Cell(
+        figures=figures([games]) if len(games) else None,
+        language=language(said) if said else None,
+        decoded=_decoded(rows, judged),
+        turn_figures=turn_figures(judged, f) if judged else None,
+        agreement=agreement(judged) if judged else None,
+        users=user_shares(Counter(row["user"] for row in rows.turns)) if rows.turns else None,
+    )
+
+
+def _annotated(rows: Rows) -> list[AnnotatedTurn]:
+    """Annotations with the turns they are about, in the order of annotators; those of unknown turns are left out."""
+    turns = {(row["interaction_id"], row["turn"]): row for row in rows.turns}
+    return [
+        AnnotatedTurn(
+            row["interaction_id"],
+            row["turn"],
+            tuple(turn["context"]),
+            turn["state"],
+            turn["action"],
+            row["intended"],
+            row["satisfaction"],
+            row["annotator"],
+            row["correct"],
+        )
+        for row in rows.annotations
+        if (turn := turns.get((row["interaction_id"], row["turn"]))) is not None
+    ]
+
+
+def _decoded(rows: Rows, judged: Sequence[AnnotatedTurn]) -> dict[str, Decoded]:
+    """By decoder; turns without a label are in the counts only."""
+    satisfied = {
+        (turn.interaction_id, turn.turn): SATISFIED[turn.satisfaction]
+        for turn in ground_truth(judged)
+        if turn.satisfaction is not None
+    }
+    actual = satisfied or _target_labels(rows)
+    by_decoder: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows.feedback:
+        by_decoder[row["decoder"]].append(row)
+    found = {}
+    for decoder, said in sorted(by_decoder.items()):
+        labels = [row["label"] for row in said]
+        known = [(row, actual[key]) for row in said if (key := (row["interaction_id"], row["turn"])) in actual]
+        right, games = [label for _, label in known], [row["interaction_id"] for row, _ in known]
+        found[decoder] = Decoded(
+            negative=labels.count(-1),
+            neutral=labels.count(0),
+            positive=labels.count(1),
+            against=("annotations" if satisfied else "targets") if known else None,
+            confusion=confusion(right, [row["label"] for row, _ in known], decoder, games) if known else None,
+            calibration=_calibration(known),
+        )
+    return found
+
+
+def _calibration(known: Sequence[tuple[Mapping[str, Any], int]]) -> Calibration | None:
+    """None without scores: the released data has labels only, and not a number for each score."""
+    scored = [(row["score"], label, row["interaction_id"]) for row, label in known if not isnan(row["score"])]
+    return calibration(*map(list, zip(*scored, strict=True))) if scored else None
+
+
+def _target_labels(rows: Rows) -> dict[TurnKey, int]:
+    labels = {}
+    for row in rows.turns:
+        outcome = rows.outcomes.get(row["interaction_id"])
+        if outcome is not None and outcome["targets"] is not None:
+            named = zip(actions.LETTERS, row["context"], strict=False)
+            letters = {letter for letter, image in named if image in outcome["targets"]}
+            labels[row["interaction_id"], row["turn"]] = target_label(actions.parse(row["action"]), letters)
+    return labels

@@ -1,0 +1,43 @@
+"""What a run was, from the files in its folder, for a report's page. Light: `respect report` waits for no engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def systems(root: Path) -> list[str]:
+    """The policies of the run's study, whether or not they have acted; none where the run is no study."""
+    started = _read(root / "study" / "study.json")
+    return [str(each) for each in started.get("parameters", {}).get("variants", [])]
+
+
+def facts(root: Path) -> dict[str, str]:
+    """Profile, seeds, code and time of a study or a round, as far as the run's files say. Raises ValueError."""
+    started, summary = _read(root / "study" / "study.json"), _read(root / "summary.json")
+    parameters, profile = started.get("parameters", {}), started.get("profile", {})
+    rounds = [_read(file) for file in sorted((root / "study").glob("round-*.json"))]
+    versions = sorted({version for each in rounds for version in each.get("attempts", [])})
+    seconds = sum(each.get("seconds", {}).get("total") or 0.0 for each in rounds)
+    said = {
+        "Profile": profile.get("name") or summary.get("profile"),
+        "Study": parameters
+        and f"seed {parameters.get('study_seed')}, {parameters.get('games')} games of every policy in a round, "
+        f"{parameters.get('rounds')} rounds of learning",
+        "Base model": profile.get("base"),
+        "Training seeds": ", ".join(map(str, profile.get("seeds", []))),
+        "Code": ", ".join(versions),
+        "Time": f"{seconds / 60:.0f} minutes" if seconds else "",
+    }
+    return {name: str(text) for name, text in said.items() if text}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON ({error}); restore the file, or move it away") from None
+    return found if isinstance(found, dict) else {}
