@@ -77,7 +77,7 @@ class Table:
     started_at: str
     study: str | None = None
     practice: bool = False
-    clocks: Clocks = Clocks()
+    clocks: Clocks = field(default_factory=Clocks)
     game: Game = field(init=False)
     since: float = 0.0
     seq: int = 0
