@@ -8,16 +8,20 @@ stored again, after a server was killed in between, changes nothing.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 
+from deployments.game.journal import Journal, NotWritten
 from deployments.game.table import Table
 from respect_core.interaction import InteractionLog, LoggedTurn, Outcome, PolicyIdentity
 from respect_core.interaction_log import append_logs, find_logs
 from respect_core.manifests import Partition
-from respect_core.store import Store
+from respect_core.store import Store, StoreError
 from respect_core.variants import HH
 
+log = logging.getLogger(__name__)
 HUMAN = PolicyIdentity(name="human", version="unknown")
 
 
@@ -44,9 +48,9 @@ def interaction_log(table: Table, users: Mapping[str, str]) -> InteractionLog | 
                 utterance=turn.utterance,
                 action=str(turn.action),
                 probability=turn.probability,
-                seconds=max(0.0, seconds),
+                seconds=max(0.0, took),
             )
-            for turn, seconds in zip(played, table.seconds, strict=True)
+            for turn, took in zip(played, table.seconds, strict=True)
         ],
         outcome=Outcome(targets=list(table.context.targets), success=table.ending.reason == "won"),
     )
@@ -100,3 +104,48 @@ def _policy(table: Table) -> PolicyIdentity:
     version, adapter_hash = table.acted_by[0]
     name, _, number = version.rpartition("/")
     return PolicyIdentity(name=name, version=number, adapter_hash=adapter_hash)
+
+
+class Archiver:
+    """Puts games into the store one after the other, and again while the store is away.
+
+    Args:
+        failed: called at each failure.
+    """
+
+    def __init__(self, place: Store, journal: Journal, failed: Callable[[], None]) -> None:
+        self._store, self._journal, self._failed = place, journal, failed
+        self._waiting: asyncio.Queue[str] = asyncio.Queue()
+        self.unstored: dict[str, tuple[Table, Mapping[str, str]]] = {}
+
+    def put(self, table: Table, users: Mapping[str, str]) -> None:
+        """A game that is over."""
+        self.unstored[table.id] = table, users
+        self._waiting.put_nowait(table.id)
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            game, pause = await self._waiting.get(), 1.0
+            while not await self._put(game):
+                await asyncio.sleep(pause)
+                pause = min(30.0, 2 * pause)
+
+    async def close(self) -> None:
+        """One more try for what waits; the rest does at the next start, by the journal."""
+        for game in list(self.unstored):
+            if not await self._put(game):
+                return
+
+    async def _put(self, game: str) -> bool:
+        if game not in self.unstored:
+            return True
+        try:
+            await asyncio.to_thread(store, self._store, *self.unstored[game])
+            await self._journal.write({"kind": "stored", "game": game})
+        except (StoreError, NotWritten) as error:
+            self._failed()
+            log.warning("%d games wait to be stored: %s", len(self.unstored), error)
+            return False
+        del self.unstored[game]
+        return True

@@ -74,3 +74,7 @@ class Connection:
                     return
         except (WebSocketDisconnect, RuntimeError, OSError, TimeoutError):
             self._close = self._close or POLICY  # the reader finds out by itself
+
+    async def finished(self) -> None:
+        """What waited is sent, and the socket closed."""
+        await asyncio.gather(self._task, return_exceptions=True)

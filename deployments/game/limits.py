@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import traceback
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
@@ -13,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.game.protocol import LARGEST_BODY, Problem
 
+log = logging.getLogger(__name__)
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -107,7 +110,12 @@ class Guard:
         if body is None:
             await _answer(headed, 413, f"a body has {LARGEST_BODY} bytes at most")
             return
-        await self._app(scope, _again(body, receive), headed)
+        try:
+            await self._app(scope, _again(body, receive), headed)
+        except Exception as error:  # its message may hold what a user wrote
+            log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+            if not started:
+                await _answer(headed, 500, "internal error; the server's log has more")
 
     def _refused(self, scope: Scope) -> tuple[int, str] | None:
         connection, headers = HTTPConnection(scope), Headers(scope=scope)

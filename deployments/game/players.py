@@ -26,7 +26,8 @@ class Player:
     consented: bool = False
     quiz_passed: bool = False
     practised: bool = False
-    games: int = 0  # begun and not stopped by the server
+    begun: int = 0  # games, without those that the server stopped
+    done: int = 0  # of these, games that are over
     seen: set[str] = field(default_factory=set)  # contexts of the study
     table: str | None = None  # of the game that runs, or that was the last
 
@@ -54,7 +55,7 @@ class Players:
     def arrive(self, cookie: str | None, participant: str | None, study: str | None) -> tuple[Player, str | None]:
         """The player, and the cookie to set where it is a new one."""
         known = self.of(cookie)
-        if known is not None and known.study == study and participant in (None, ""):
+        if known is not None and participant is None and study in (None, known.study):
             return known, None
         fresh = secrets.token_urlsafe(32)
         user = pseudonym(participant if participant else fresh)
@@ -67,13 +68,8 @@ class Players:
 
     def events(self, player: Player) -> list[Event]:
         """What the journal must hold of who the player is, before anything else of theirs; none where it does."""
-        self._fresh.pop(player.key, None)
-        missing = sorted(player.tokens - player.stored_tokens)
-        player.stored_tokens |= player.tokens
-        return [
-            {"kind": "player", "player": player.key, "user": player.user, "study": player.study, "token": token}
-            for token in missing
-        ]
+        who = {"kind": "player", "player": player.key, "user": player.user, "study": player.study}
+        return [who | {"token": token} for token in sorted(player.tokens - player.stored_tokens)]
 
     def apply(self, event: Event) -> None:
         """What the journal holds of players."""
