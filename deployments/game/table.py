@@ -22,7 +22,7 @@ from respect_core.multiref.contexts import GameContext
 from respect_core.multiref.game import Game
 
 Reason = Literal["won", "out_of_turns", "idle", "left", "stopped"]
-_OTHER: Mapping[Role, Role] = {"speaker": "listener", "listener": "speaker"}
+OTHER: Mapping[Role, Role] = {"speaker": "listener", "listener": "speaker"}
 # Would change how the rest of a page reads: overrides and isolates of the writing direction.
 _DIRECTIONS = set(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 
@@ -77,7 +77,7 @@ class Table:
     started_at: str
     study: str | None = None
     practice: bool = False
-    clocks: Clocks = Clocks()
+    clocks: Clocks = field(default_factory=Clocks)
     game: Game = field(init=False)
     since: float = 0.0
     seq: int = 0
@@ -209,7 +209,7 @@ class Table:
             game=self.id,
             seq=self.seq,
             role=role,
-            partner="person" if _OTHER[role] in self.seats else "policy",
+            partner="person" if OTHER[role] in self.seats else "policy",
             practice=self.practice,
             phase="over" if awaited is None else "writing" if awaited == "speaker" else "acting",
             turn=self.turn,
