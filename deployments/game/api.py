@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Cookie, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
+from deployments.game import quiz
 from deployments.game.door import Denied, Door
 from deployments.game.images import Images
 from deployments.game.limits import Buckets, address
@@ -86,16 +87,12 @@ async def consent(rooms: TheRooms, player: ThePlayer, _: Consent) -> Me:
 @router.get("/quiz")
 async def questions() -> list[QuizQuestion]:
     """Without the answers."""
-    from deployments.game import quiz
-
     return quiz.questions()
 
 
 @router.post("/quiz")
 async def answer(rooms: TheRooms, player: ThePlayer, given: QuizAnswers) -> QuizResult:
     """Passed where every answer is right."""
-    from deployments.game import quiz
-
     wrong = quiz.wrong(given.answers)
     if not wrong:
         await rooms.note(player, "quiz_passed")

@@ -11,7 +11,7 @@ from deployments.game import contexts
 from deployments.game.lobby import Waiting
 from deployments.game.players import Player
 from deployments.game.protocol import Arrive, NewGame, Released, Role
-from deployments.game.rooms import Rooms
+from deployments.game.rooms import Denied, Rooms
 from deployments.game.study import Study
 from deployments.game.table import Table
 from respect_core.assignment import Full, Slot
@@ -21,14 +21,6 @@ from tasks import registry
 RELEASED = "nobody else came in time; thank you for waiting, the wait counts"
 _ROUND_HOLDS = 30.0
 """Seconds until the registry is asked again."""
-
-
-class Denied(RuntimeError):
-    """No game. `status` is HTTP's."""
-
-    def __init__(self, status: int, field: str, reason: str, game: str | None = None) -> None:
-        super().__init__(reason)
-        self.status, self.field, self.reason, self.game = status, field, reason, game
 
 
 class Door:
@@ -136,7 +128,7 @@ class Door:
         assert first is not None, "somebody who waits is known"
         seats: dict[Role, Player] = dict(
             zip(("speaker", "listener"), self._rng.sample([first, player], 2), strict=True)
-        )  # type: ignore[arg-type]  # roles
+        )
         self._entering.add(first.key)
         try:
             return await self._rooms.begin(seats, HH, context, round, waiting.slot)

@@ -140,7 +140,8 @@ def address(connection: HTTPConnection) -> str:
 
 async def _body(receive: Receive) -> bytes | None:
     """None where there is more than LARGEST_BODY."""
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] != "http.request":  # the client went away

@@ -33,6 +33,14 @@ from tasks.workspace import Workspace
 log = logging.getLogger(__name__)
 
 
+class Denied(RuntimeError):
+    """No game. `status` is HTTP's."""
+
+    def __init__(self, status: int, field: str, reason: str, game: str | None = None) -> None:
+        super().__init__(reason)
+        self.status, self.field, self.reason, self.game = status, field, reason, game
+
+
 class Rooms:
     """All that is played here.
 
@@ -349,9 +357,9 @@ class Rooms:
     # --- the operator's --------------------------------------------------------------------------------------------
 
     async def set_open(self, open: bool) -> None:
-        """Whether the study takes people; games that run go on. Raises NotWritten, and ValueError without a study."""
+        """Whether the study takes people; games that run go on. Raises NotWritten and Denied."""
         if self.study is None:
-            raise ValueError("no study is loaded; start with --study")
+            raise Denied(409, "study", "no study is loaded; start with --study")
         await self.journal.write({"kind": "study", "study": self.study.file.name, "open": open})
         self.study.open = open
 
