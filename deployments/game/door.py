@@ -28,6 +28,7 @@ class Door:
 
     def __init__(self, rooms: Rooms, rng: random.Random) -> None:
         self._rooms, self._rng = rooms, rng
+        self._new_context = contexts.Fresh(rooms.workspace.open())
         self._entering: set[str] = set()
         self._rounds: dict[str, tuple[float, int]] = {}
 
@@ -159,7 +160,7 @@ class Door:
 
     async def _fresh(self) -> Any:
         name = f"{self._rng.getrandbits(64):016x}"
-        return await asyncio.to_thread(contexts.fresh, self._rooms.workspace.open(), name)
+        return await asyncio.to_thread(self._new_context, name)
 
     async def _round(self, policy: str) -> int:
         """Of games outside a study: the one after the newest that the policy learned from; 0 before any."""

@@ -201,7 +201,8 @@ class Rooms:
             player.table = table.id
             if not practice:
                 player.begun += 1
-                player.seen.add(table.context.id)
+                if table.study is not None:
+                    player.seen.add(table.context.id)
         return table
 
     # --- moves -----------------------------------------------------------------------------------------------------

@@ -219,7 +219,7 @@ def test_practice_is_won_without_a_policy_and_not_logged(running: Running) -> No
             return str(one.state["game"])
 
     game = asyncio.run(play())
-    assert not [key for key in running.rooms.workspace.open().keys() if game in key]
+    assert not [key for key in running.rooms.workspace.open().keys("") if game in key]
 
 
 def test_a_policy_that_does_not_answer_ends_the_game_through_nobodys_fault(tmp_path: Path) -> None:
