@@ -8,10 +8,11 @@ import time
 from typing import Any
 
 from deployments.game import contexts
+from deployments.game.limits import Denied
 from deployments.game.lobby import Waiting
 from deployments.game.players import Player
-from deployments.game.protocol import Arrive, NewGame, Released, Role
-from deployments.game.rooms import Denied, Rooms
+from deployments.game.protocol import Arrive, Me, NewGame, Released, Role, StudyView
+from deployments.game.rooms import Rooms
 from deployments.game.study import Study
 from deployments.game.table import Table
 from respect_core.assignment import Full, Slot
@@ -42,6 +43,25 @@ class Door:
         if study is not None and arrival.study is not None and not named and not study.file.anonymous:
             raise Denied(403, "participant", "come by the link that you were given")
         return self._rooms.players.arrive(cookie, arrival.participant, arrival.study)
+
+    def me(self, player: Player) -> Me:
+        """What the player may know of themselves."""
+        running, study = self._rooms.running(player), self._rooms.study if player.study else None
+        cap = study.file.games_per_player if study else None
+        seen = (
+            StudyView(name=study.file.name, open=study.open, lobby_seconds=study.file.lobby_seconds) if study else None
+        )
+        return Me(
+            consented=player.consented,
+            quiz_passed=player.quiz_passed,
+            practised=player.practised,
+            study=view,
+            game=running.id if running else None,
+            in_lobby=player.key in self._rooms.lobby,
+            games_done=player.done,
+            games_left=None if cap is None else max(0, cap - player.begun),
+            policies=[] if self._rooms.study else sorted(self._rooms.listener.ready()),
+        )
 
     async def enter(self, player: Player, wish: NewGame) -> Table | None:
         """The game; None for the lobby. Raises Denied and NotWritten."""
