@@ -48,9 +48,9 @@ class Door:
         """What the player may know of themselves."""
         running, study = self._rooms.running(player), self._rooms.study if player.study else None
         cap = study.file.games_per_player if study else None
-        seen = (
-            StudyView(name=study.file.name, open=study.open, lobby_seconds=study.file.lobby_seconds) if study else None
-        )
+        view = None
+        if study:
+            view = StudyView(name=study.file.name, open=study.open, lobby_seconds=study.file.lobby_seconds)
         return Me(
             consented=player.consented,
             quiz_passed=player.quiz_passed,
