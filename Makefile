@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo study ui serve play up down test test-slow test-stack test-ray check bench bench-quick install clean
+.PHONY: demo study ui serve play up down test test-slow test-stack test-browser test-ray check bench bench-quick install clean
 
 install: $(VENV)/.installed
 
@@ -54,6 +54,9 @@ test-slow: install  ## minutes long: bars measured on real data, the whole demo
 
 test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m stack tests/stack
+
+test-browser: install  ## the game's pages in a browser (Debian: apt-get install chromium)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/deployments/game/browser
 
 test-ray: install  ## a round and a training on a Ray cluster of two nodes, of which one is lost on the way
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'

@@ -215,6 +215,20 @@ TRAINING_SET_SCHEMA = pa.schema(
 )
 
 
+ANNOTATIONS_SCHEMA = pa.schema(
+    [
+        *_KEYS,
+        pa.field("turn", pa.int32(), nullable=False),
+        pa.field("annotator", pa.string(), nullable=False),  # a pseudonym
+        pa.field("intended", pa.string()),  # canonical a*: what the annotator would have done
+        pa.field("satisfaction", pa.string()),  # yes | partial | incorrect | no; null without a follow-up
+        pa.field("correct", pa.bool_()),  # whether the action taken equals a*
+        pa.field("source", pa.string(), nullable=False),  # page | file | released
+    ],
+    metadata={"table": "annotations", "schema_version": str(SCHEMA_VERSION)},
+)
+
+
 def turn_rows(log: InteractionLog) -> list[dict[str, Any]]:
     """The rows of the `turns` table for one interaction. Reads nothing of `log.outcome`."""
     of_game = {"interaction_id": log.interaction_id, "round": log.round, "variant": log.variant}

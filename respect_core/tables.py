@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from respect_core.interaction import (
+    ANNOTATIONS_SCHEMA,
     FEEDBACK_SCHEMA,
     OUTCOMES_SCHEMA,
     SCHEMA_VERSION,
@@ -63,7 +64,7 @@ __all__ = [
 
 SCHEMAS: dict[str, pa.Schema] = {
     schema.metadata[b"table"].decode(): schema
-    for schema in (TURNS_SCHEMA, OUTCOMES_SCHEMA, FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA)
+    for schema in (TURNS_SCHEMA, OUTCOMES_SCHEMA, FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA, ANNOTATIONS_SCHEMA)
 }
 ROW_GROUP = 8192  # rows held in memory by a writer or a reader
 _PARTITIONED_BY = ("round", "variant")

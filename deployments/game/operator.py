@@ -88,5 +88,8 @@ async def payments(rooms: TheRooms) -> Response:
 
 
 async def _opened(rooms: Rooms, open: bool) -> dict[str, Any]:
-    await rooms.set_open(open)
+    try:
+        await rooms.set_open(open)
+    except ValueError as error:
+        raise Denied(409, "study", str(error)) from None
     return await rooms.operator_state()

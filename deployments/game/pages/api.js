@@ -28,14 +28,9 @@ async function request(method, path, body) {
   return answer;
 }
 
-/** Where the player stands; arrives first where this browser is new. */
+/** Where the player stands. Who is known to the server stays who they are; a new browser arrives. */
 export async function me() {
-  try {
-    return await get("/api/me");
-  } catch (error) {
-    if (![401, 403, 404].includes(error.status)) throw error;
-    return (await post("/api/arrive", { participant: null, study: null })).player_state;
-  }
+  return (await post("/api/arrive", { participant: null, study: null })).player_state;
 }
 
 /** The page that comes before a game, or null: consent for all; practice and quiz in a study. */

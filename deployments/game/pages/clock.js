@@ -15,7 +15,7 @@ export class Clock {
     this.ends = left === null ? null : performance.now() + left * 1000;
     this.mine = mine;
     this.told = SOON.filter((mark) => left !== null && left <= mark);
-    this.bar.max = total;
+    if (left !== null) this.bar.max = total;
     this.tick();
   }
 

@@ -48,13 +48,22 @@ function render(state) {
   document.querySelector("h1").textContent = state.name ? `Study: ${state.name}` : "Games";
   show($("toggle"), Boolean(state.name));
   if (!state.name) say($("open"), "No study is loaded: everybody plays freely.");
-  const figures = { "Connected": state.connected, "In the lobby": state.lobby, "Players so far": state.players, "Released": state.released };
+  const figures = {
+    "Games running": state.running,
+    "Players connected": state.connected,
+    "In the lobby": state.lobby,
+    "Released after a wait": state.name ? state.released : null,
+    "Games to be stored": state.unstored,
+  };
   $("figures").replaceChildren(
     ...Object.entries(figures)
       .filter(([, value]) => value !== undefined && value !== null)
       .map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))),
   );
-  $("policies").replaceChildren(...(state.policies ?? []).map(row));
+  show($("by-policy"), state.policies.length > 0);
+  $("policies").replaceChildren(...state.policies.map(row));
+  const acting = Object.entries(state.versions).map(([variant, version]) => `${variant}: ${version}`);
+  say($("versions"), acting.length ? `New games get ${acting.join(", ")}.` : "No policy is ready to play.");
   say($("updated"), `As of ${new Date().toLocaleTimeString()}. Success counts finished games; intervals are bootstrapped.`);
 }
 

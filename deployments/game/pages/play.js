@@ -194,7 +194,7 @@ function tell(last) {
   const before = last.turns[state.turns.length - 1];
   if (state.role === "speaker" && turn?.acted && !before?.acted) words.push(`The listener ${actionText(state, turn)}.`);
   if (state.role === "listener" && turn && !before) words.push(`The speaker says: ${turn.utterance}`);
-  if (state.phase !== last.phase) words.push(`${whoseMove(state)}.`);
+  if (state.phase !== last.phase) words.push(whoseMove(state));
   if (mine(state) && state.seconds_left !== null && state.phase !== last.phase) words.push(`${Math.round(state.seconds_left)} seconds.`);
   if (words.length) announce(words.join(" "));
 }

@@ -10,10 +10,10 @@ const STEPS = [
 ];
 const LOOK_AGAIN = 2000; // milliseconds
 
+const asked = new URLSearchParams(location.search);
 let state;
 
 async function load() {
-  const asked = new URLSearchParams(location.search);
   if (asked.has("study")) {
     $("study-name").value = asked.get("study");
     $("participant").value = asked.get("participant") ?? "";
@@ -26,11 +26,11 @@ async function load() {
 function render(now) {
   state = now;
   show($("running"), Boolean(state.game || state.in_lobby));
-  show($("free"), !state.study);
+  show($("free"), !state.study && !asked.has("study"));
   show($("study"), Boolean(state.study));
   show($("joining"), !state.study);
   if (state.study) study();
-  else policies();
+  else if (!asked.has("study")) policies();
 }
 
 function policies() {

@@ -25,7 +25,7 @@ export function imageLabel(state, { image, target, selected, mark }, planned = n
 }
 
 export function whoseMove(state) {
-  if (state.phase === "over") return ending(state).title;
+  if (state.phase === "over") return "Game over";
   if (mine(state)) return state.role === "speaker" ? "Your turn: describe" : "Your turn: select";
   if (state.partner === "policy" || state.practice) return "The listener is choosing …";
   return state.phase === "writing" ? "Your partner is writing …" : "Your partner is selecting …";
