@@ -87,10 +87,10 @@ class Door:
 
     async def _policy(self, player: Player, variant: str | None) -> Table:
         ready = sorted(self._rooms.listener.ready())
-        if variant is not None and variant not in map(str, Variant):
-            raise Denied(422, "variant", "there is no such policy")
-        if not ready or (variant is not None and variant not in ready):
+        if not ready:
             raise Denied(503, "variant", "the policy is being prepared; try again in a moment")
+        if variant is not None and variant not in ready:
+            raise Denied(422, "variant", "there is no such policy here")
         chosen = variant or self._rng.choice(ready)
         self._out(player.key)
         return await self._rooms.begin({"speaker": player}, chosen, await self._fresh(), await self._round(chosen))

@@ -1,0 +1,55 @@
+"""The API under schemathesis: whatever its schema allows, and much that it does not, is never answered with a 5xx."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from game_servers import LOOSE, Running, rooms, serving
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+
+from deployments.game.app import create_app
+
+pytestmark = pytest.mark.timeout(1200)
+TOKEN = "an operator's token"
+ANNOTATOR = "an annotator's token"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    made = rooms(
+        tmp_path_factory.mktemp("game"), limits=LOOSE, operator_token=TOKEN, annotator_tokens={ANNOTATOR: "ann"}
+    )
+    with serving(made) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def api_schema(running: Running) -> Any:
+    return schemathesis.openapi.from_dict(create_app(running.rooms).openapi())
+
+
+@pytest.fixture(scope="module")
+def cookies(running: Running) -> dict[str, str]:
+    """Of somebody who has arrived."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{running.port}", timeout=60) as client:
+        client.post("/api/arrive", json={})
+        return dict(client.cookies)
+
+
+schema = schemathesis.pytest.from_fixture("api_schema")
+
+
+@schema.parametrize()
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_answer_is_a_5xx(case: Any, running: Running, cookies: dict[str, str]) -> None:
+    """By somebody who plays, operates and annotates, so that what lies behind the doors is reached too."""
+    base = f"http://127.0.0.1:{running.port}"
+    token = ANNOTATOR if "annotate" in case.path else TOKEN
+    for headers in ({}, {"Authorization": f"Bearer {token}"}):
+        answer = case.call(base_url=base, cookies=cookies, headers=headers)
+        case.validate_response(answer, checks=[not_a_server_error])
