@@ -40,6 +40,7 @@ def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
         recovery.recover(rooms)
         await rooms.start()
         rooms.background(door.watch())
+        rooms.background(door.prepare())
         yield
         await rooms.close()
 

@@ -199,6 +199,11 @@ class Door:
 
     # --- the lobby's time ------------------------------------------------------------------------------------------
 
+    async def prepare(self) -> None:
+        """What the first game would wait for otherwise. Not needed by a study, whose contexts are there."""
+        if self._rooms.study is None:
+            await asyncio.to_thread(self._new_context.prepare)
+
     async def watch(self) -> None:
         """Tell those who wait how long, and let them go in time."""
         told = 0.0
