@@ -225,7 +225,8 @@ def test_floods_are_stopped_and_the_others_play_on(tmp_path_factory: pytest.Temp
                 assert await _closed(wrong) == 1008
                 fourth = await httpx.AsyncClient(base_url=quiet.origin).post("/api/arrive", json={})
                 assert fourth.status_code == 429
-                codes = [(await quiet.http.get("/health")).status_code for _ in range(120)]
+                async with httpx.AsyncClient(base_url=quiet.origin, timeout=60) as client:
+                    codes = [(await client.get("/health")).status_code for _ in range(120)]
                 assert 429 in codes and 500 not in codes
                 await quiet.say("select A")
                 await quiet.state_where(turn=1)
