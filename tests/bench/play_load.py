@@ -46,7 +46,7 @@ class Load:
 @case("play-load")
 def play_load(quick: bool) -> Iterator[Record]:
     if not quick:  # minutes; tests/deployments/game plays with fewer people
-        yield measure(PEOPLE, HOUR, faster=12.0)
+        yield measure(PEOPLE, HOUR, faster=15.0)
 
 
 def measure(people: int, turns: int, faster: float) -> Record:
