@@ -56,6 +56,23 @@ def find_references(
     return fitting(attempt, config.micro_batch_interactions, "games")
 
 
+def passes(
+    rows: Sequence[Encoded], config: TrainingConfig, size: int, device: torch.device, processes: int | None = 1
+) -> Iterator[list[Sequence[Encoded]]]:
+    """The rows of a batch by micro-batch, and in each by pass.
+
+    Micro-batches matter to KTO alone, since z0 is theirs; for others the batch is one.
+
+    Args:
+        size: most interactions in one pass.
+        processes: that share the passes; None where passes do not run beside each other.
+    """
+    kto = config.objective is Objective.KTO
+    for micro in micro_batches(rows, config.micro_batch_interactions if kto else len(rows)):
+        most = size if processes is None else cores.even(len(micro), size, device, processes)
+        yield [micro[start : start + most] for start in range(0, len(micro), most)]
+
+
 @dataclass(frozen=True)
 class Gradients:
     """Gradients of batches under a model and its objective.
@@ -123,10 +140,10 @@ class Gradients:
     def _passes(
         self, rows: Sequence[Encoded], games: Mapping[str, Game], turns: int, step: int, size: int
     ) -> Iterator[_Pass]:
-        """This process's passes of a batch. Micro-batches matter to KTO alone, since z0 is theirs; others share out
-        the batch."""
+        """This process's passes of a batch."""
         weights, kto = list(trainable(self.model).values()), self.config.objective is Objective.KTO
         device, together = self.base.device, lora.draws_apart(self.model)
+        processes = self.processes.count if together else None
 
         def run(job: tuple[_Part, SpanScores | None, Tensor | None]) -> _Pass:
             part, scores, z0 = job
@@ -137,10 +154,8 @@ class Gradients:
                 return _Pass(value, torch.autograd.grad(loss, weights, allow_unused=True), part.tokens)
 
         dealt = 0
-        for micro in micro_batches(rows, self.config.micro_batch_interactions if kto else len(rows)):
-            most = cores.even(len(micro), size, device, self.processes.count) if together else size
-            slices = (micro[start : start + most] for start in range(0, len(micro), most))
-            parts = [_Part(rows, int(torch.randint(2**62, ()))) for rows in slices]
+        for micro in passes(rows, self.config, size, device, processes):
+            parts = [_Part(rows, int(torch.randint(2**62, ()))) for rows in micro]
             scored: Sequence[SpanScores | None] = [None] * len(parts)
             z0 = None
             if kto and len(parts) > 1:

@@ -23,7 +23,7 @@ from tasks import progress
 from tasks.places import Place, runner
 from tasks.references import DecoderFigures, FeedbackRef
 from tasks.retries import PATIENT
-from tasks.worker import DecodeSpec
+from tasks.specs import DecodeSpec
 from tasks.workspace import Workspace
 
 _AUDITED = ["interaction_id", "turn", "decoder", "label", "score", "low_margin", "thresholds"]

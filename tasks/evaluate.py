@@ -26,7 +26,7 @@ from tasks.files import write_whole
 from tasks.lineage import keep_lineage
 from tasks.references import EvaluatedRef, RegisteredRef
 from tasks.register import reference
-from tasks.worker import EvaluateSpec
+from tasks.specs import EvaluateSpec
 from tasks.workspace import Workspace
 
 

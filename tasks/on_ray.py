@@ -33,7 +33,7 @@ from respect_core.store import Store, StoreError, open_store
 from respect_core.versions import code_version
 from tasks import process
 from tasks.process import ProgressCallback, processes_of_training
-from tasks.worker import RESUME, DecodeSpec, Movable
+from tasks.specs import RESUME, DecodeSpec, Movable
 
 LOST = 3
 """So often a job may be lost with its node before it fails; a task's further try then goes on from the same files."""

@@ -10,7 +10,7 @@ from tasks import process
 from tasks.process import ProgressCallback
 
 if TYPE_CHECKING:
-    from tasks.worker import Movable
+    from tasks.specs import Movable
 
 
 class Place(StrEnum):

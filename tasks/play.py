@@ -12,7 +12,7 @@ from respect_core.versions import code_version
 from tasks import process, progress, registry
 from tasks.references import PlayedRef, RegisteredRef
 from tasks.retries import PATIENT
-from tasks.worker import PlayResult, PlaySpec
+from tasks.specs import PlayResult, PlaySpec
 from tasks.workspace import Workspace
 
 _FIXED_SET = 20_000

@@ -147,7 +147,7 @@ def run(
     """Run `python -m tasks.worker` on a specification, when a slot is free, and return its result file.
 
     Args:
-        spec: one of the specifications of `tasks.worker`.
+        spec: one of `tasks.specs`.
         directory: gets spec.json, worker.log and result.json. Where it holds the result of the very same
             specification (data hash and code version are in it), that is returned and nothing runs.
         progress: called with (done, total, note) as the worker reports.

@@ -20,7 +20,7 @@ from tasks import progress, registry
 from tasks.places import Place, runner
 from tasks.references import PropensityRef, RegisteredRef
 from tasks.retries import PATIENT
-from tasks.worker import PropensitySpec
+from tasks.specs import PropensitySpec
 from tasks.workspace import Workspace
 
 

@@ -14,7 +14,7 @@ from tasks import progress, registry
 from tasks.places import Place, runner
 from tasks.references import TrainedRef, TrainingSetRef
 from tasks.retries import PATIENT
-from tasks.worker import TrainSpec
+from tasks.specs import TrainSpec
 from tasks.workspace import Workspace
 
 

@@ -1,6 +1,6 @@
 """What runs in a process of its own: `python -m tasks.worker SPEC.json` (started by `tasks.process`).
 
-Each kind of work is a specification (everything it needs, by reference) and a function that returns its result.
+Each kind of work (tasks/specs.py) has a function here that returns its result.
 Progress goes to standard output as JSON lines; the result to result.json beside the specification, written whole.
 A worker whose standard input is a pipe ends when the pipe closes: it does not outlive the process that started it.
 """
@@ -20,140 +20,32 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import TypeAdapter
 
-from respect_core.interaction import Interaction, InteractionLog, PolicyIdentity
+from respect_core.interaction import Interaction, InteractionLog
 from respect_core.manifests import Partition
 from respect_core.store import Store, StoreError
-from respect_core.variants import Profile, TrainingConfig
 from tasks import game_sets
 from tasks.files import write_whole
 from tasks.process import CUT_OFF, EXIT_CODE, REFUSED
 from tasks.retries import is_transient
-from tasks.workspace import Workspace
+from tasks.specs import (
+    RESUME,
+    DecodeSpec,
+    EvaluateSpec,
+    PlayResult,
+    PlaySpec,
+    PropensitySpec,
+    Spec,
+    TrainSpec,
+    Work,
+)
 
-if TYPE_CHECKING:  # the parent process imports the specifications only, without torch
+if TYPE_CHECKING:  # each kind of work imports what it needs: games are counted without torch
     from respect_core.base import Base
     from respect_core.features import VisionFeatures
-
-
-RESUME = "resume.pt"
-"""Where a killed training goes on, beside its specification; gone once the result is there."""
-
-
-class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    workspace: Workspace
-    profile: Profile
-    code_version: str
-
-    @property
-    def given(self) -> Path | None:
-        """The adapter that the work begins with."""
-        return None
-
-    def moved(self, workspace: Workspace, directory: Path, given: Path | None) -> Self:
-        """The same work with its files elsewhere."""
-        places = {"workspace": workspace, "directory": directory, "init_adapter": given, "adapter": given}
-        return self.model_copy(update={name: places[name] for name in places if name in type(self).model_fields})
-
-    def key(self) -> str:
-        """Hash of what the result depends on: the same wherever the files lie."""
-        from respect_core.base import adapter_hash
-
-        given = self.given and adapter_hash(self.given)
-        fields = self.model_dump_json(exclude={"workspace", "directory", "adapter", "init_adapter"})
-        return hashlib.sha256(f"{given} {fields}".encode()).hexdigest()[:32]
-
-
-class TrainSpec(_Spec):
-    """Train one variant with one seed on its training set, validating as it goes."""
-
-    kind: Literal["train"] = "train"
-    variant: str
-    round: int
-    data_hash: str
-    training: TrainingConfig
-    seed: int
-    validation: str = Field(description="name of the game set whose right turns serve")
-    init_adapter: Path | None
-    directory: Path
-
-    @property
-    def given(self) -> Path | None:
-        return self.init_adapter
-
-
-class DecodeSpec(_Spec):
-    """Decode the feedback of partitions of the turns table, on every core that there is."""
-
-    kind: Literal["decode"] = "decode"
-    partitions: list[Partition]
-    identity: dict[str, str] = Field(description="what the tables depend on besides turns, for their manifests")
-    turns_per_shard: int
-    shards: list[int] | None = Field(default=None, description="of one partition, and no table; None: all, and tables")
-
-
-class PlaySpec(_Spec):
-    """Play games with simulated speakers."""
-
-    kind: Literal["play"] = "play"
-    adapter: Path | None
-    policy: PolicyIdentity
-    round: int
-    variant: str
-    games: int
-    contexts_seed: int | str
-    seed: int | str = Field(description="of speakers, of the policy's sampling and of the order of games")
-    log: bool = Field(description="append the games to the interaction log; replays are only counted")
-
-    @property
-    def batch(self) -> str:
-        """Name of the games in the log, by who plays them: played once, they are not played again."""
-        fields = self.model_dump_json(include={"policy", "round", "variant", "games", "contexts_seed", "seed"})
-        return f"play-{hashlib.sha256(fields.encode()).hexdigest()[:24]}"
-
-
-class PlayResult(BaseModel):
-    """Figures of a batch of games; the games themselves are in the log. Seconds are filled in at the end."""
-
-    games: int
-    success: float
-    turns_per_game: float
-    seconds: float = 0.0
-
-
-class PropensitySpec(_Spec):
-    """Probabilities of logged actions under a policy, renormalised over legal actions."""
-
-    kind: Literal["propensity"] = "propensity"
-    adapter: Path
-    adapter_hash: str
-    round: int
-    variant: str
-    data_hash: str
-
-    @property
-    def given(self) -> Path:
-        return self.adapter
-
-
-class EvaluateSpec(_Spec):
-    """Exact match of a registered policy on the right turns of a game set."""
-
-    kind: Literal["evaluate"] = "evaluate"
-    adapter: Path
-    adapter_hash: str
-    game_set: str
-    data_hash: str
-
-
-Movable = Annotated[TrainSpec | DecodeSpec | PropensitySpec, Field(discriminator="kind")]
-"""What another machine may carry out that shares the store alone."""
-Spec = Annotated[TrainSpec | DecodeSpec | PlaySpec | PropensitySpec | EvaluateSpec, Field(discriminator="kind")]
 
 
 def report(done: int, total: int, note: str = "") -> None:
@@ -321,7 +213,7 @@ def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
     return {"turns": turns, "illegal_actions": result.illegal_actions or 0, "finite": finite}
 
 
-def _features(spec: _Spec, base: Base, image_ids: Iterable[str]) -> VisionFeatures:
+def _features(spec: Work, base: Base, image_ids: Iterable[str]) -> VisionFeatures:
     """Vision features of these images, kept in the workspace so that six variants compute them once."""
     from respect_core.features import VisionFeatures
     from respect_core.images import load_images

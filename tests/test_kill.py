@@ -30,7 +30,7 @@ from respect_core.interaction_log import append_logs
 from respect_core.manifests import Partition
 from respect_core.variants import tiny
 from tasks import worker
-from tasks.worker import DecodeSpec, TrainSpec
+from tasks.specs import DecodeSpec, TrainSpec
 from tasks.workspace import Workspace, workspace
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from trainings import training
 
 from respect_core.variants import Objective, tiny
 from tasks import process
-from tasks.worker import TrainSpec
+from tasks.specs import TrainSpec
 
 CONFIG = Path(__file__).parents[1] / "deployments" / "accelerate" / "ddp.yaml"
 

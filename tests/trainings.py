@@ -8,8 +8,8 @@ from pathlib import Path
 
 from respect_core.variants import SEED, tiny
 from tasks.people import prepare_game_sets
+from tasks.specs import TrainSpec
 from tasks.subsample import seed_training_set
-from tasks.worker import TrainSpec
 from tasks.workspace import workspace
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Cookie, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
+from deployments.game import quiz
 from deployments.game.door import Denied, Door
 from deployments.game.images import Images
 from deployments.game.limits import Buckets, address
@@ -50,14 +51,19 @@ def player_of(request: Request, respect_player: Annotated[str | None, Cookie(max
     return player
 
 
+def door_of(request: Request) -> Door:
+    door: Door = request.app.state.door
+    return door
+
+
 ThePlayer = Annotated[Player, Depends(player_of)]
 TheRooms = Annotated[Rooms, Depends(rooms_of)]
+TheDoor = Annotated[Door, Depends(door_of)]
 
 
 @router.post("/arrive")
-async def arrive(request: Request, response: Response, rooms: TheRooms, arrival: Arrive) -> Arrived:
+async def arrive(request: Request, response: Response, rooms: TheRooms, door: TheDoor, arrival: Arrive) -> Arrived:
     """A player comes, or comes back."""
-    door: Door = request.app.state.door
     arrivals: Buckets = request.app.state.arrivals
     cookie = request.cookies.get(COOKIE)
     if rooms.players.of(cookie) is None and not arrivals.take(address(request)):
@@ -67,35 +73,31 @@ async def arrive(request: Request, response: Response, rooms: TheRooms, arrival:
         response.set_cookie(
             COOKIE, fresh, max_age=_YEAR, httponly=True, samesite="strict", secure=rooms.settings.secure
         )
-    return Arrived(player_state=rooms.me(player))
+    return Arrived(player_state=door.me(player))
 
 
 @router.get("/me")
-async def me(rooms: TheRooms, player: ThePlayer) -> Me:
+async def me(door: TheDoor, player: ThePlayer) -> Me:
     """How far the player is."""
-    return rooms.me(player)
+    return door.me(player)
 
 
 @router.post("/consent")
-async def consent(rooms: TheRooms, player: ThePlayer, _: Consent) -> Me:
+async def consent(rooms: TheRooms, door: TheDoor, player: ThePlayer, _: Consent) -> Me:
     """The player agrees to take part."""
     await rooms.note(player, "consented")
-    return rooms.me(player)
+    return door.me(player)
 
 
 @router.get("/quiz")
 async def questions() -> list[QuizQuestion]:
     """Without the answers."""
-    from deployments.game import quiz
-
     return quiz.questions()
 
 
 @router.post("/quiz")
 async def answer(rooms: TheRooms, player: ThePlayer, given: QuizAnswers) -> QuizResult:
     """Passed where every answer is right."""
-    from deployments.game import quiz
-
     wrong = quiz.wrong(given.answers)
     if not wrong:
         await rooms.note(player, "quiz_passed")
@@ -103,16 +105,15 @@ async def answer(rooms: TheRooms, player: ThePlayer, given: QuizAnswers) -> Quiz
 
 
 @router.post("/practised")
-async def practised(rooms: TheRooms, player: ThePlayer, _: Practised) -> Me:
+async def practised(rooms: TheRooms, door: TheDoor, player: ThePlayer, _: Practised) -> Me:
     """The practice round is done."""
     await rooms.note(player, "practised")
-    return rooms.me(player)
+    return door.me(player)
 
 
 @router.post("/games", response_model=GameStarted | InLobby)
-async def new_game(request: Request, player: ThePlayer, wish: NewGame) -> GameStarted | InLobby:
+async def new_game(door: TheDoor, player: ThePlayer, wish: NewGame) -> GameStarted | InLobby:
     """A game, or a place in the lobby."""
-    door: Door = request.app.state.door
     table = await door.enter(player, wish)
     return InLobby() if table is None else GameStarted(game=table.id)
 

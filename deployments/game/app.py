@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import random
 from collections.abc import AsyncIterator
@@ -15,7 +14,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from deployments.game import api, recovery, sockets
+from deployments.game import annotation, api, operator, pages, recovery, sockets
 from deployments.game.door import Denied, Door
 from deployments.game.images import Images
 from deployments.game.journal import NotWritten
@@ -52,10 +51,8 @@ def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
     app.add_middleware(Guard, requests=requests, origins=rooms.settings.origins)
     for error, handler in _HANDLERS.items():
         app.add_exception_handler(error, handler)
-    app.include_router(api.router)
-    for name in ("pages", "operator", "annotation"):
-        if importlib.util.find_spec(f"deployments.game.{name}"):
-            app.include_router(importlib.import_module(f"deployments.game.{name}").router)
+    for part in (api, pages, operator, annotation):
+        app.include_router(part.router)
 
     @app.websocket("/ws")
     async def ws(socket: WebSocket) -> None:

@@ -46,13 +46,21 @@ def of_study(store: Store, source: Drawn | Path) -> list[GameContext]:
     return contexts
 
 
-def fresh(store: Store, name: str) -> GameContext:
-    """One context that nobody has played, with its images in the store."""
-    from tasks import simulation
+class Fresh:
+    """Contexts that nobody has played, with their images in the store. May be called by several threads."""
 
-    (context,) = simulation.play_contexts(1, f"people-{name}")
-    simulation.ensure_images(store, [context])
-    return context
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._drawn: set[str] = set()  # images that are in the store
+
+    def __call__(self, name: str) -> GameContext:
+        """The context of that name; another name, another context."""
+        from tasks import simulation
+
+        (context,) = simulation.play_contexts(1, f"people-{name}")
+        if not self._drawn.issuperset(context.images):
+            self._drawn |= simulation.ensure_images(self._store, [context])
+        return context
 
 
 def to_json(context: GameContext) -> dict[str, Any]:

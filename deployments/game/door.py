@@ -8,9 +8,10 @@ import time
 from typing import Any
 
 from deployments.game import contexts
+from deployments.game.limits import Denied
 from deployments.game.lobby import Waiting
 from deployments.game.players import Player
-from deployments.game.protocol import Arrive, NewGame, Released, Role
+from deployments.game.protocol import Arrive, Me, NewGame, Released, Role, StudyView
 from deployments.game.rooms import Rooms
 from deployments.game.study import Study
 from deployments.game.table import Table
@@ -23,19 +24,12 @@ _ROUND_HOLDS = 30.0
 """Seconds until the registry is asked again."""
 
 
-class Denied(RuntimeError):
-    """No game. `status` is HTTP's."""
-
-    def __init__(self, status: int, field: str, reason: str, game: str | None = None) -> None:
-        super().__init__(reason)
-        self.status, self.field, self.reason, self.game = status, field, reason, game
-
-
 class Door:
     """Lets people in, and into the lobby."""
 
     def __init__(self, rooms: Rooms, rng: random.Random) -> None:
         self._rooms, self._rng = rooms, rng
+        self._new_context = contexts.Fresh(rooms.workspace.open())
         self._entering: set[str] = set()
         self._rounds: dict[str, tuple[float, int]] = {}
 
@@ -49,6 +43,25 @@ class Door:
         if study is not None and arrival.study is not None and not named and not study.file.anonymous:
             raise Denied(403, "participant", "come by the link that you were given")
         return self._rooms.players.arrive(cookie, arrival.participant, arrival.study)
+
+    def me(self, player: Player) -> Me:
+        """What the player may know of themselves."""
+        running, study = self._rooms.running(player), self._rooms.study if player.study else None
+        cap = study.file.games_per_player if study else None
+        view = None
+        if study:
+            view = StudyView(name=study.file.name, open=study.open, lobby_seconds=study.file.lobby_seconds)
+        return Me(
+            consented=player.consented,
+            quiz_passed=player.quiz_passed,
+            practised=player.practised,
+            study=view,
+            game=running.id if running else None,
+            in_lobby=player.key in self._rooms.lobby,
+            games_done=player.done,
+            games_left=None if cap is None else max(0, cap - player.begun),
+            policies=[] if self._rooms.study else sorted(self._rooms.listener.ready()),
+        )
 
     async def enter(self, player: Player, wish: NewGame) -> Table | None:
         """The game; None for the lobby. Raises Denied and NotWritten."""
@@ -136,7 +149,7 @@ class Door:
         assert first is not None, "somebody who waits is known"
         seats: dict[Role, Player] = dict(
             zip(("speaker", "listener"), self._rng.sample([first, player], 2), strict=True)
-        )  # type: ignore[arg-type]  # roles
+        )
         self._entering.add(first.key)
         try:
             return await self._rooms.begin(seats, HH, context, round, waiting.slot)
@@ -167,7 +180,7 @@ class Door:
 
     async def _fresh(self) -> Any:
         name = f"{self._rng.getrandbits(64):016x}"
-        return await asyncio.to_thread(contexts.fresh, self._rooms.workspace.open(), name)
+        return await asyncio.to_thread(self._new_context, name)
 
     async def _round(self, policy: str) -> int:
         """Of games outside a study: the one after the newest that the policy learned from; 0 before any."""

@@ -30,6 +30,14 @@ _HEADERS = {
 }
 
 
+class Denied(RuntimeError):
+    """No game. `status` is HTTP's."""
+
+    def __init__(self, status: int, field: str, reason: str, game: str | None = None) -> None:
+        super().__init__(reason)
+        self.status, self.field, self.reason, self.game = status, field, reason, game
+
+
 class Bucket:
     """Tokens that come back at `rate` a second, up to `most`."""
 
@@ -140,7 +148,8 @@ def address(connection: HTTPConnection) -> str:
 
 async def _body(receive: Receive) -> bytes | None:
     """None where there is more than LARGEST_BODY."""
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] != "http.request":  # the client went away

@@ -14,15 +14,16 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-from deployments.game import contexts
+from deployments.game import contexts, policy_turns
 from deployments.game.archive import Archiver
 from deployments.game.connections import Connection
 from deployments.game.journal import Event, Journal, NotWritten
-from deployments.game.listener import Listener, Perfect, Unavailable
+from deployments.game.limits import Denied
+from deployments.game.listener import Listener
 from deployments.game.lobby import Lobby
 from deployments.game.metrics import Metrics
 from deployments.game.players import Player, Players
-from deployments.game.protocol import Acknowledged, Me, Role, StudyView
+from deployments.game.protocol import Acknowledged, Role
 from deployments.game.settings import Settings
 from deployments.game.study import Result, Study
 from deployments.game.table import OTHER, Refusal, Table
@@ -70,7 +71,7 @@ class Rooms:
             if table.id in self.damaged:
                 await self.end(table, lambda table=table: table.ended("stopped"))  # type: ignore[misc]  # a default binds it
             elif table.ending is None:
-                await self._go_on(table)
+                await self.go_on(table)
         self.background(self._look_at_clocks())
         self.background(self.archiver.run())
 
@@ -107,24 +108,6 @@ class Rooms:
         """The game that the player is in."""
         table = self.tables.get(player.table or "")
         return table if table is not None and table.ending is None else None
-
-    def me(self, player: Player) -> Me:
-        """What the player may know of themselves."""
-        running, file = self.running(player), self.study.file if self.study and player.study else None
-        cap = file.games_per_player if file else None
-        return Me(
-            consented=player.consented,
-            quiz_passed=player.quiz_passed,
-            practised=player.practised,
-            study=StudyView(name=file.name, open=self.study.open, lobby_seconds=file.lobby_seconds)
-            if file and self.study
-            else None,
-            game=running.id if running else None,
-            in_lobby=player.key in self.lobby,
-            games_done=player.done,
-            games_left=None if cap is None else max(0, cap - player.begun),
-            policies=[] if self.study else sorted(self.listener.ready()),
-        )
 
     async def note(self, player: Player, kind: str) -> None:
         """'consented', 'quiz_passed' or 'practised', for good. Raises NotWritten."""
@@ -193,7 +176,8 @@ class Rooms:
             player.table = table.id
             if not practice:
                 player.begun += 1
-                player.seen.add(table.context.id)
+                if table.study is not None:
+                    player.seen.add(table.context.id)
         return table
 
     # --- moves -----------------------------------------------------------------------------------------------------
@@ -225,27 +209,27 @@ class Rooms:
         table = self.tables.get(game)
         if table is None or player.key not in table.seats.values():
             raise Refusal("game", "you do not play in this game")
-        async with self._lock(table):
+        async with self.lock(table):
             event = move(table)
             if event is not None:
                 try:
-                    await self._happens(table, event)
+                    await self.happens(table, event)
                 except NotWritten:
                     table.since = self.clock()  # the player is not to blame
                     raise
         if turn is not None and (connection := self.connections.get(player.key)) is not None:
             connection.send(Acknowledged(game=game, turn=turn))
         if event is not None:
-            await self._go_on(table)
+            await self.go_on(table)
         self.metrics.seconds.labels(name).observe(time.perf_counter() - began)
 
-    async def _happens(self, table: Table, event: Event) -> None:
+    async def happens(self, table: Table, event: Event) -> None:
         """On disk first, then here. The caller holds the table's lock. Raises NotWritten."""
         if not table.practice:
             await self.journal.write(event)
         table.apply(event, self.clock())
 
-    async def _go_on(self, table: Table) -> None:
+    async def go_on(self, table: Table) -> None:
         """After a change: the end where the rules say so, the policy's turn where it is, and what everybody sees."""
         if table.finished() is not None:
             await self.end(table, table.finished)
@@ -254,60 +238,20 @@ class Rooms:
         if table.ending is not None:
             self._over(table)
         elif table.awaited == "listener" and "listener" not in table.seats:
-            self.background(self._listen(table))
+            self.background(policy_turns.answer(self, table))
 
     async def end(self, table: Table, event: Callable[[], Event | None]) -> None:
         """A game ends. The event is asked for once the table is locked; None if the game is to go on after all."""
-        async with self._lock(table):
+        async with self.lock(table):
             if table.ending is not None or (happened := event()) is None:
                 return
             try:
-                await self._happens(table, happened)
+                await self.happens(table, happened)
             except NotWritten:
                 self.metrics.failures.labels("journal").inc()
                 return  # the next look at the clocks tries again
         self._show(table)
         self._over(table)
-
-    async def _listen(self, table: Table) -> None:
-        """The policy's turn."""
-        patience = self.clock() + self.settings.patience
-        while table.awaited == "listener":
-            try:
-                left = max(0.0, patience - self.clock())
-                reply = Perfect().act(table) if table.practice else await self._asked(table, left)
-            except (Unavailable, TimeoutError):
-                self.metrics.failures.labels("policy").inc()
-                if self.clock() >= patience:
-                    await self.end(table, lambda: table.ended("stopped"))
-                    return
-                await asyncio.sleep(min(1.0, self.settings.patience / 20))
-                continue
-            except Exception as error:  # its message may hold what a user wrote
-                where = "".join(traceback.format_tb(error.__traceback__))
-                log.error("game %s: %s in a policy's turn\n%s", table.id, type(error).__name__, where)
-                await self.end(table, lambda: table.ended("stopped"))
-                return
-            if table.acted_by and table.acted_by[0][1] != reply.adapter_hash:
-                # One game is one policy's in the log. The one that began it is gone, e.g. with a restart.
-                log.warning("game %s is stopped: %s would go on for another version", table.id, reply.version)
-                await self.end(table, lambda: table.ended("stopped"))
-                return
-            began = time.perf_counter()
-            async with self._lock(table):
-                if table.awaited != "listener":
-                    return
-                try:
-                    await self._happens(table, table.acted(reply, self.clock()))
-                except NotWritten:
-                    self.metrics.failures.labels("journal").inc()
-                    await asyncio.sleep(1.0)
-                    continue
-            await self._go_on(table)
-            self.metrics.seconds.labels("policy").observe(time.perf_counter() - began)
-
-    async def _asked(self, table: Table, seconds: float) -> Any:
-        return await asyncio.wait_for(self.listener.act(table), seconds)
 
     # --- endings ---------------------------------------------------------------------------------------------------
 
@@ -349,9 +293,9 @@ class Rooms:
     # --- the operator's --------------------------------------------------------------------------------------------
 
     async def set_open(self, open: bool) -> None:
-        """Whether the study takes people; games that run go on. Raises NotWritten, and ValueError without a study."""
+        """Whether the study takes people; games that run go on. Raises NotWritten and Denied."""
         if self.study is None:
-            raise ValueError("no study is loaded; start with --study")
+            raise Denied(409, "study", "no study is loaded; start with --study")
         await self.journal.write({"kind": "study", "study": self.study.file.name, "open": open})
         self.study.open = open
 
@@ -383,7 +327,7 @@ class Rooms:
             await asyncio.sleep(self.settings.tick)
             now = self.clock()
             for table in list(self.tables.values()):
-                if table.late(now) is not None or (table.finished() is not None and not self._lock(table).locked()):
+                if table.late(now) is not None or (table.finished() is not None and not self.lock(table).locked()):
                     await self.end(table, lambda table=table: table.finished() or table.late(self.clock()))  # type: ignore[misc]  # a default binds it
                 elif table.ending is not None and now - table.since > self.settings.linger:
                     self._forget(table.id)
@@ -410,5 +354,5 @@ class Rooms:
                 other = table.seats.get(OTHER[role])
                 connection.send(table.view(key, now, other is None or other in self.connections))
 
-    def _lock(self, table: Table) -> asyncio.Lock:
+    def lock(self, table: Table) -> asyncio.Lock:
         return self._locks.setdefault(table.id, asyncio.Lock())

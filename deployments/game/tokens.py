@@ -42,6 +42,4 @@ def held(request: Request, cookie: str, tokens: Iterable[str]) -> str | None:
 
 def remember(response: Response, cookie: str, token: str, *, secure: bool) -> None:
     """Set the cookie, for a day."""
-    response.set_cookie(
-        cookie, session(token, cookie), max_age=_DAY, httponly=True, samesite="strict", secure=secure
-    )
+    response.set_cookie(cookie, session(token, cookie), max_age=_DAY, httponly=True, samesite="strict", secure=secure)

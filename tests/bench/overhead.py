@@ -1,10 +1,10 @@
 """What Prefect, MLflow and the store cost a round, against the same work as plain function calls.
 
 The round is the profile `tiny`'s own: b-fft with its steps and its validation set, after a log of games of three
-lengths. Before it the decoder is warmed up and all kept vision features are deleted. It is measured in two ways: from
-outside, the flow's time against that of `plain_round`; and from inside, where a stopwatch stands at every door to
-Prefect, MLflow and the store, because the few seconds asked for are within the noise of a minute of training. What is
-paid once a command, not once a round, is reported beside it.
+lengths. Before it the decoder's files are read once and all kept vision features are deleted. It is measured in two
+ways: from outside, the flow's time against that of `plain_round`; and from inside, where a stopwatch stands at every
+door to Prefect, MLflow and the store, because the few seconds asked for are within the noise of a minute of training.
+What is paid once a command, not once a round, is reported beside it.
 
 It all happens in a process of its own (`python -m tests.bench.overhead FOLDER plain|flow`, which goes first), whose
 Prefect server ends with it; and once more in the other order, if both fit in four minutes.
@@ -84,7 +84,7 @@ def watching() -> Iterator[Stopwatch]:
     from prefect import Task
 
     from flows import round as flow
-    from flows import seed
+    from flows import seed, stages
     from respect_core.store import Store
     from tasks import process, registry
 
@@ -104,7 +104,9 @@ def watching() -> Iterator[Stopwatch]:
                 put(owner, name, kind)
     put(registry, "download_artifacts", "mlflow")
     put(process, "run", "worker")
-    tasks = {id(task): task for module in (flow, seed) for task in vars(module).values() if isinstance(task, Task)}
+    tasks = {
+        id(task): task for module in (flow, seed, stages) for task in vars(module).values() if isinstance(task, Task)
+    }
     for task in tasks.values():
         put(task, "fn", "report" if task.name == "report" else "task")
     try:
@@ -151,8 +153,7 @@ def measure(root: Path, first: str) -> Measured:
     watches: list[Stopwatch] = []
 
     def run_plain() -> Learned:
-        with patch.dict(os.environ, OMP_NUM_THREADS="1"):  # for the training process, as `tasks.process` does
-            return plain_round(_files(place), profile, VARIANT, root / "plain")
+        return plain_round(_files(place), profile, VARIANT, root / "plain")
 
     def run_flow() -> dict[str, Any]:
         with watching() as watch:
@@ -212,7 +213,7 @@ def _server_start() -> float:
 def _prepare(place: Workspace, parameters: RoundParameters) -> int:
     """Game sets, a seed policy of one step (the round finds it registered), and the log; returns its turns.
 
-    Afterwards the decoder is warm, and no vision features are kept: both sides make their own.
+    Afterwards the decoder's files are in memory, and no vision features are kept: both sides make their own.
     """
     from flows import round as round_module
     from flows.seed import seed_policy

@@ -1,17 +1,19 @@
 """One round as plain function calls in one go: no store, no manifests, no MLflow, no Prefect; nothing resumes.
 
-The same library functions as in the `round` flow, in the same order, on plain files. Training runs in a process of
-its own with one thread, as the flow's does.
+The same library functions as in the `round` flow, in the same order, on plain files. Decoding and training each run in
+a process of its own as the flow's do, training with one thread.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 
@@ -43,12 +45,11 @@ class Learned:
 
 def plain_round(files: Files, profile: Profile, variant: Variant, out: Path) -> Learned:
     """Read logs, decode, subsample, train and validate, choose, save."""
-    from respect_core import feedback
     from respect_core.validation import Candidate, ValidationResult, choose
 
     turns = _turns(_read(files.logs))
-    decoder = feedback.FeedbackDecoder(getattr(feedback, profile.feedback_decoder)())
-    decoded = pa.Table.from_pylist(decoder.decode(turns.to_pylist()), schema=FEEDBACK_SCHEMA)
+    with _process() as pool:
+        decoded = pool.submit(_decode, turns, profile).result()
     people = _read(files.d0)
     table = training_sets.training_set(
         turns,
@@ -60,7 +61,7 @@ def plain_round(files: Files, profile: Profile, variant: Variant, out: Path) -> 
     )
     found: dict[tuple[int, int], tuple[Path, dict[str, float]]] = {}
     seconds = 0.0
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with patch.dict(os.environ, OMP_NUM_THREADS="1"), _process() as pool:  # as `tasks.process` does
         for seed in profile.seeds:
             checkpoints, took = pool.submit(_train, files, profile, variant, table, seed, out / f"seed={seed}").result()
             found |= {(seed, step): (adapter, figures) for step, adapter, figures in checkpoints}
@@ -71,6 +72,18 @@ def plain_round(files: Files, profile: Profile, variant: Variant, out: Path) -> 
     )
     shutil.copytree(found[chosen.seed, chosen.step][0], out / "chosen")
     return Learned(out / "chosen", chosen.result.exact_match, seconds)
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+def _decode(turns: pa.Table, profile: Profile) -> pa.Table:
+    """The feedback table; in the process of its own."""
+    from respect_core import feedback
+
+    decoder = feedback.FeedbackDecoder(feedback.named(profile.feedback_decoder))
+    return pa.Table.from_pylist(decoder.decode(turns.to_pylist()), schema=FEEDBACK_SCHEMA)
 
 
 def _train(

@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
-from respect_core import losses, training, variants
+from respect_core import cores, losses, training, variants
 from respect_core.base import Base, attach_lora, save_adapter
 from respect_core.chat import chat
-from respect_core.packing import collate, score
+from respect_core.gradients import passes
+from respect_core.packing import Encoded, collate, score
 from respect_core.sampling import Example, Game
 from respect_core.variants import Objective, TrainingConfig
 from tests.bench import games, models, peers
@@ -166,26 +167,30 @@ def _measure(
 
 
 def _passes(base: Base, data: Sequence[Example], config: TrainingConfig) -> tuple[int, float]:
-    """Tokens and FLOPs of a run of ours, from the batches it makes."""
+    """Tokens and FLOPs of a run of ours, with the padding of the passes it makes."""
     shape, tokens, flops = Shape.of(base.model), 0, 0.0
-    pad = chat(base.processor).pad_id
+    pad, size = chat(base.processor).pad_id, config.micro_batch_interactions
 
-    def count(rows: Any, *, backward: bool) -> None:
+    def count(rows: Sequence[Encoded], *, backward: bool) -> None:
         nonlocal tokens, flops
-        for micro in losses.micro_batches(rows, config.micro_batch_interactions):
-            batch = collate(micro, pad)
-            lengths = [batch.input_ids.shape[1]] * batch.input_ids.shape[0]
-            work = {
-                "logits": len(batch.targets),
-                "connected": len({image for row in batch.images for image in row}),
-            }
-            tokens += batch.input_ids.numel()
-            flops += (shape.training if backward else shape.forward)(lengths, **work)
+        batch = collate(rows, pad)
+        lengths = [batch.input_ids.shape[1]] * batch.input_ids.shape[0]
+        work = {
+            "logits": len(batch.targets),
+            "connected": len({image for row in batch.images for image in row}),
+        }
+        tokens += batch.input_ids.numel()
+        flops += (shape.training if backward else shape.forward)(lengths, **work)
 
     if config.objective is Objective.KTO:
-        count([losses.encode_game(game, base.processor, config) for game in _unshuffled(data)], backward=False)
-    for _, batch in training.plan_steps(data, config, 0):
-        count([losses.encode_game(game, base.processor, config) for game in batch.games], backward=True)
+        scored = [losses.encode_game(game, base.processor, config) for game in _unshuffled(data)]
+        for rows in losses.micro_batches(scored, cores.even(len(scored), size, base.device)):
+            count(rows, backward=False)
+    for _, step in training.plan_steps(data, config, 0):
+        encoded = [losses.encode_game(game, base.processor, config) for game in step.games]
+        for micro in passes(encoded, config, size, base.device):
+            for rows in micro:
+                count(rows, backward=True)
     return tokens, flops
 
 

@@ -14,7 +14,7 @@ from trainings import training
 from respect_core.base import adapter_hash
 from respect_core.versions import code_version
 from tasks import process
-from tasks.worker import TrainSpec
+from tasks.specs import TrainSpec
 from tasks.workspace import Workspace
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install -c constraints.txt -e '.[ray]'")

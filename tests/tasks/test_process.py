@@ -18,7 +18,7 @@ from respect_core.store import StoreError
 from respect_core.variants import Objective, tiny
 from tasks import process, worker
 from tasks.retries import is_transient
-from tasks.worker import TrainSpec
+from tasks.specs import TrainSpec
 from tasks.workspace import workspace
 
 
@@ -123,7 +123,7 @@ import os, subprocess, sys
 from pathlib import Path
 from tasks import process
 from tasks.retries import is_transient
-from tasks.worker import TrainSpec
+from tasks.specs import TrainSpec
 
 popen = subprocess.Popen
 def announced(command, **options):

@@ -1,7 +1,4 @@
-"""Game servers with a quick policy behind the real interface of the policy server, and players on real sockets.
-
-As a program it is such a server: `python tests/deployments/game/game_servers.py FOLDER PORT [--faster N] [--study FILE]`.
-"""
+"""Game servers with a quick policy behind the real interface of the policy server, and players on real sockets."""
 
 from __future__ import annotations
 
@@ -9,9 +6,10 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import httpx
 import uvicorn
 import websockets
 
+from deployments.game import quiz
 from deployments.game.app import create_app
 from deployments.game.journal import Journal
 from deployments.game.listener import InProcess
@@ -93,20 +92,68 @@ class Running:
 @contextlib.contextmanager
 def serving(game: Rooms) -> Iterator[Running]:
     """Until the block ends."""
-    http = uvicorn.Server(
-        uvicorn.Config(create_app(game, seed=0), port=0, log_level="warning", ws_max_size=LARGEST_MESSAGE)
-    )
+    http = server(game)
     running = Running(game, 0)
     thread = threading.Thread(target=lambda: running.loop.run_until_complete(http.serve()))
     thread.start()
     try:
         until(lambda: http.started or not thread.is_alive())
-        running.port = http.servers[0].sockets[0].getsockname()[1]
+        running.port = port_of(http)
         yield running
     finally:
         http.should_exit = True
         thread.join()
         running.loop.close()
+
+
+def server(game: Rooms, port: int = 0) -> uvicorn.Server:
+    """As `respect play` runs it."""
+    return uvicorn.Server(
+        uvicorn.Config(create_app(game, seed=0), port=port, log_level="warning", ws_max_size=LARGEST_MESSAGE)
+    )
+
+
+def port_of(http: uvicorn.Server) -> int:
+    port: int = http.servers[0].sockets[0].getsockname()[1]
+    return port
+
+
+class Killable:
+    """A server in a process of its own, forked from this one, which has loaded everything already.
+
+    Args:
+        make: the rooms, made in that process.
+    """
+
+    def __init__(self, make: Callable[[], Rooms], port: int = 0) -> None:
+        context = multiprocessing.get_context("fork")
+        ports = context.SimpleQueue()
+
+        def run() -> None:
+            http = server(make(), port)
+
+            async def serve() -> None:
+                serving = asyncio.ensure_future(http.serve())
+                while not http.started:
+                    await asyncio.sleep(0.01)
+                ports.put(port_of(http))
+                await serving
+
+            asyncio.run(serve())
+
+        self._process = context.Process(target=run, daemon=True)
+        self._process.start()
+        self.port: int = ports.get()
+
+    def kill(self) -> None:
+        """As the kernel does when memory is short: nothing of the server runs any more."""
+        self._process.kill()
+        self._process.join()
+
+    def stop(self) -> None:
+        """Orderly."""
+        self._process.terminate()
+        self._process.join()
 
 
 def until(condition: Any) -> None:
@@ -135,8 +182,10 @@ class Player:
         return state
 
     async def qualify(self) -> None:
-        """Consent, and the quiz as if it were passed."""
+        """Consent and quiz."""
         assert (await self.http.post("/api/consent", json={"agrees": True})).status_code == 200
+        right = {question.id: question.right for question in quiz._QUESTIONS}
+        assert (await self.http.post("/api/quiz", json={"answers": right})).json()["passed"]
 
     @property
     def cookie(self) -> str:
