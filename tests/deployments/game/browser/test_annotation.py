@@ -10,6 +10,7 @@ from game_servers import Running
 from playing import heading, url
 from playwright.sync_api import Page, Response, expect
 
+from deployments.game.contexts import Drawn, of_study
 from respect_core import actions, annotation_tasks, human_eval
 from respect_core.interaction import InteractionLog, LoggedTurn, Outcome, PolicyIdentity, pseudonym, turn_rows
 from respect_core.store import Store
@@ -19,8 +20,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 ANN, BOB, EVE = "ann-has-a-long-token", "bob-has-a-long-token", "eve-has-a-long-token"
 TOKENS = {ANN: "ann", BOB: "bob", EVE: "eve"}
-IMAGES = [f"tan-{number:04d}" for number in range(10)]
-SAID = ["select A", "no, select B, undo A", "good"]
+SAID = ["the bird that looks left", "no, undo that one, I mean the boat", "good"]
 DONE = ["select A", "deselect A select C", "nothing"]
 Serve = Callable[..., Running]
 People = Callable[..., Page]
@@ -29,6 +29,7 @@ Shot = Callable[[Page, str], None]
 
 def _tasks(store: Store, games: int) -> None:
     """Games of round 0 in the turns table, sampled."""
+    (context,) = of_study(store, Drawn(games=1, seed="annotated"))
     logs = [
         InteractionLog(
             interaction_id=f"b-fft-r0-{number}",
@@ -37,9 +38,9 @@ def _tasks(store: Store, games: int) -> None:
             policy=PolicyIdentity(name="respect.b-fft", version="1"),
             user="0" * 16,
             started_at="2026-01-01T00:00:00",
-            context=IMAGES,
+            context=list(context.images),
             turns=[LoggedTurn(utterance=said, action=done) for said, done in zip(SAID, DONE, strict=True)],
-            outcome=Outcome(targets=IMAGES[7:], success=False),
+            outcome=Outcome(targets=list(context.targets), success=False),
         )
         for number in range(games)
     ]
@@ -75,8 +76,8 @@ def test_a_game_is_annotated_turn_by_turn(serve: Serve, people: People, shot: Sh
     _sign_in(page, running, ANN)
     heading(page, "What does the speaker ask for?")
     expect(page.locator("#speech")).to_have_text(SAID[0])
-    shot(page, "annotation-intended")
     _click(page, "A")
+    shot(page, "annotation-intended")
     page.get_by_role("button", name="Select A", exact=True).click()
     heading(page, "Is the speaker satisfied?")
     expect(page.locator("#reveal")).to_have_text("The listener selected A. You would have done the same.")

@@ -63,9 +63,7 @@ AUDIT = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_are_accessible_on_a_phone(serve: Serve, people: People, shot: Shot, scheme: str) -> None:
-    running = serve(
-        clocks=Clocks(writing=300, acting=300), operator_token="o" * 16, annotator_tokens={"a" * 16: "ann"}
-    )
+    running = serve(clocks=Clocks(writing=300, acting=300), operator_token="o" * 16, annotator_tokens={"a" * 16: "ann"})
     page = people(viewport=PHONE, color_scheme=scheme)
     for path in PAGES:
         response = page.goto(url(running, path))

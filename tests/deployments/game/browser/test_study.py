@@ -71,9 +71,7 @@ def _qualify(page: Page, shot: Shot | None = None) -> None:
     heading(page, "Study: pilot")
 
 
-def test_a_participant_from_the_link_to_the_payment(
-    serve: Serve, people: People, shot: Shot, tmp_path: Path
-) -> None:
+def test_a_participant_from_the_link_to_the_payment(serve: Serve, people: People, shot: Shot, tmp_path: Path) -> None:
     """No game before consent, practice and quiz; the operator stops and starts; payments name pseudonyms only."""
     study = _study(tmp_path / "run0")
     running = serve(study, clocks=SLOW, operator_token=TOKEN)
