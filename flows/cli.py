@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from flows.cli_annotations import annotate_app, released_app, released_import_app
 from flows.cli_promotion import promotion_app
 from flows.terminal import RUNS, Run, clear_errors, console, run_workspace
 from respect_core.variants import CONTROL, PROFILES, Propensity, Variant
@@ -20,6 +21,9 @@ app = typer.Typer(
 )
 import_app = typer.Typer(help="Bring logs from elsewhere into the store.", no_args_is_help=True)
 app.add_typer(import_app, name="import")
+import_app.add_typer(released_import_app)
+app.add_typer(released_app)
+app.add_typer(annotate_app, name="annotate")
 app.add_typer(promotion_app)
 ProfileName = Annotated[str, typer.Option(help=f"What to run with: {' or '.join(PROFILES)}.")]
 Variants = Annotated[str, typer.Option(help="Comma-separated variants, or 'all'.")]

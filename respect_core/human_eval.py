@@ -78,8 +78,9 @@ class AnswersReport:
 def append_answers(store: Store, answers: Sequence[Answer], source: Source = "page") -> int:
     """Keep answers and bring the table up to date; returns how many were not known before.
 
-    Unless all can be used, none is kept. Answering the same again changes nothing. Once this returns, the answers survive a
-    crash; a crash within it leaves them kept or not kept, and the next call, or `build_annotations`, makes the table.
+    Unless all can be used, none is kept. Answering the same again changes nothing. Once this returns, the answers
+    survive a crash; a crash within it leaves them kept or not kept, and the next call, or `build_annotations`, makes
+    the table.
 
     Raises:
         AnswerError: a turn that is not in the turns table, an intended action that is not legal in its state, a

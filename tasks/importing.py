@@ -1,4 +1,4 @@
-"""Games from elsewhere into the store, with a share kept under a name for validation."""
+"""What comes from elsewhere into the store: games, with a share kept for validation, and the released dataset."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 
 from respect_core.importers.games import UNKNOWN_POLICY, ImportReport
 from respect_core.importers.games import import_games as import_into
+from respect_core.importers.released import ReleasedReport
+from respect_core.importers.released import import_released as import_released_into
 from respect_core.interaction import PolicyIdentity
 from respect_core.interaction_log import read_logs
+from respect_core.released import ExportedRows
+from respect_core.released import export_released as export_released_from
 from tasks import game_sets
 from tasks.workspace import Workspace
 
@@ -43,6 +47,16 @@ def import_games(
         kept = [log for log in read_logs(store, report.log) if _in_share(log.interaction_id, share)]
         game_sets.write(store, game_set, kept)
     return report
+
+
+def import_released(workspace: Workspace, source: str, tangrams: Path) -> ReleasedReport:
+    """Import the released dataset, from a folder or the hub. Raises as `importers.released.import_released` does."""
+    return import_released_into(workspace.open(), source, tangrams)
+
+
+def export_released(workspace: Workspace, directory: Path) -> ExportedRows:
+    """Write the store's tables in the released schema. Raises as `released.export_released` does."""
+    return export_released_from(workspace.open(), directory)
 
 
 def _in_share(interaction_id: str, share: float) -> bool:

@@ -103,21 +103,19 @@ def import_games(
         PickleError: the file as a whole cannot be read.
         StoreError: the folder of tangrams is absent, or the store cannot be written.
     """
-    if not tangrams.is_dir():
-        raise StoreError(f"{tangrams}: no such folder; give the folder of KILOGRAM's SVG files")
-    drawings = {file.stem: file for file in tangrams.glob("*.svg")}
+    drawings = drawings_of(tangrams)
     partition = Partition(round, variant)
     logs: list[InteractionLog] = []
     with new_lines(store, partition.folder(SET_ASIDE)) as problems:
         for each in read_games(path, round, variant, policy):
-            found = each if isinstance(each, Problem) else _undrawn(each, drawings, path.name, tangrams)
+            found = each if isinstance(each, Problem) else undrawn(each, drawings, path.name, tangrams)
             if found:
                 problems.add(found.to_json())
             elif isinstance(each, InteractionLog):
                 logs.append(each)
         set_aside = problems.put(partition.folder(SET_ASIDE) + "import-") if problems.count else None
     used = sorted({image for log in logs for image in log.context})
-    new_images = _draw(store, used, drawings, render or _default_renderer())
+    new_images = draw(store, used, drawings, render)
     turns = sum(len(log.turns) for log in logs)
     return ImportReport(
         games=len(logs),
@@ -236,7 +234,15 @@ def _started(game: Mapping[str, Any]) -> str:
 # --- images ---------------------------------------------------------------------------------------------------
 
 
-def _undrawn(log: InteractionLog, drawings: Mapping[str, Path], file: str, tangrams: Path) -> Problem | None:
+def drawings_of(tangrams: Path) -> dict[str, Path]:
+    """The SVG files of a folder by image id. Raises StoreError where there is no such folder."""
+    if not tangrams.is_dir():
+        raise StoreError(f"{tangrams}: no such folder; give the folder of KILOGRAM's SVG files")
+    return {file.stem: file for file in tangrams.glob("*.svg")}
+
+
+def undrawn(log: InteractionLog, drawings: Mapping[str, Path], file: str, tangrams: Path) -> Problem | None:
+    """The problem of a game with an image that has no drawing, if it is one."""
     absent = [image for image in log.context if image not in drawings]
     if not absent:
         return None
@@ -246,9 +252,9 @@ def _undrawn(log: InteractionLog, drawings: Mapping[str, Path], file: str, tangr
     )
 
 
-def _draw(store: Store, used: Iterable[str], drawings: Mapping[str, Path], render: Renderer) -> int:
+def draw(store: Store, used: Iterable[str], drawings: Mapping[str, Path], render: Renderer | None = None) -> int:
     """Render and store the images that the store lacks; returns how many."""
-    known = known_images(store)
+    render, known = render or _default_renderer(), known_images(store)
     absent = [image for image in used if image not in known]
     return sum(
         put_images(store, {image: render(drawings[image]) for image in absent[start : start + _AT_ONCE]})

@@ -14,6 +14,7 @@ from flows import cli
 COMMANDS = [
     *(["demo"], ["round"], ["study"], ["study-summary"], ["evaluate"], ["import", "games"], ["ui"]),
     *(["promote"], ["rollback"], ["ledger"], ["lineage"]),
+    *(["import", "released"], ["export-released"], ["annotate", "sample"], ["annotate", "import"]),
 ]
 
 

@@ -13,6 +13,8 @@ const VIEWS = ["elsewhere", "lobby", "none", "table"];
 const ANNOUNCEMENTS = 6; // kept in the log that screen readers read
 const SILENCE = 800; // milliseconds after connecting without a word: ask where we are
 
+const NEARLY = 20; // seconds before the end of a wait
+
 let state = null;
 let line; // the connection
 let reconnected = false;
@@ -158,7 +160,7 @@ function drawPlan(open, unsent) {
   const text = parts.join(", ") || "change nothing";
   $("done").disabled = !open;
   say($("done"), text[0].toUpperCase() + text.slice(1));
-  const planned = unsent !== null ? "Sending …" : open ? "Click pictures, then confirm:" : "Wait for the speaker.";
+  const planned = unsent !== null ? "Sending …" : open ? "Click pictures, then this button." : "Wait for the speaker.";
   say($("planned"), planned);
 }
 
@@ -258,8 +260,9 @@ function wait() {
   if (!waited || $("lobby").hidden) return;
   const passed = (performance.now() - waited.at) / 1000;
   const left = Math.max(0, waited.times_out_in - passed);
-  const text = `You have waited ${Math.round(waited.waiting_seconds + passed)} s; at the latest in ${Math.ceil(left)} s you are let go.`;
+  const text = `You have waited ${Math.round(waited.waiting_seconds + passed)} s. If nobody comes, the wait ends in ${Math.ceil(left)} s.`;
   say($("waiting"), text);
+  show($("still"), left <= NEARLY);
 }
 setInterval(wait, 1000);
 

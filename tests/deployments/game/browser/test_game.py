@@ -72,7 +72,7 @@ def test_a_game_with_a_policy_by_keyboard(serve: Serve, people: People, shot: Sh
 def test_two_people_play_to_the_end_and_one_loses_the_connection(serve: Serve, people: People, shot: Shot) -> None:
     """The one who comes back finds the game as it is; the other is told; nothing of the targets reaches the listener."""
     running = serve(clocks=SLOW)
-    one, other = people(), people(viewport=PHONE, has_touch=True, color_scheme="dark")
+    one, other = (people(viewport=PHONE, has_touch=True, color_scheme="dark") for _ in range(2))
     heard: dict[Page, list[str]] = {one: [], other: []}
     for page, frames in heard.items():
         page.on("websocket", lambda ws, frames=frames: ws.on("framereceived", lambda data: frames.append(str(data))))
