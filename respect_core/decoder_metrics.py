@@ -43,14 +43,10 @@ class Calibration:
     brier: Estimate
 
 
-def confusion(
-    actual: Sequence[int], predicted: Sequence[int], decoder: str, units: Sequence[Hashable] | None = None
-) -> Confusion:
+def confusion(actual: Sequence[int], predicted: Sequence[int], decoder: str, units: Sequence[Hashable] | None = None) -> Confusion:
     """`units`: the game of each turn; None: each turn is drawn by itself."""
     raise NotImplementedError
 
 
-def calibration(
-    scores: Sequence[float], actual: Sequence[int], units: Sequence[Hashable] | None = None, bins: int = 10
-) -> Calibration:
+def calibration(scores: Sequence[float], actual: Sequence[int], units: Sequence[Hashable] | None = None, bins: int = 10) -> Calibration:
     raise NotImplementedError
