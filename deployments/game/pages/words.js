@@ -53,7 +53,7 @@ export function actionText(state, turn) {
 const ENDINGS = {
   idle: {
     you: ["Your time ran out", "You made no move in time, which ends the game for both of you."],
-    partner: ["Your partner’s time ran out", "They made no move in time, which ends the game. It is not your fault."],
+    partner: ["Your partner's time ran out", "They made no move in time, which ends the game. It is not your fault."],
   },
   left: {
     you: ["You ended the game", ""],

@@ -51,7 +51,7 @@ def _tasks(store: Store, games: int) -> None:
 
 def _sign_in(page: Page, running: Running, token: str) -> None:
     page.goto(url(running, "/annotate"))
-    page.get_by_label("Annotator’s token").fill(token)
+    page.get_by_label("Annotator's token").fill(token)
     page.get_by_role("button", name="Sign in").click()
 
 

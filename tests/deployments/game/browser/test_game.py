@@ -70,7 +70,7 @@ def test_a_game_with_a_policy_by_keyboard(serve: Serve, people: People, shot: Sh
 
 
 def test_two_people_play_to_the_end_and_one_loses_the_connection(serve: Serve, people: People, shot: Shot) -> None:
-    """The one who comes back finds the game as it is; the other is told; nothing of the targets reaches the listener."""
+    """Who comes back finds the game as it is; the other is told; nothing of the targets reaches the listener."""
     running = serve(clocks=SLOW)
     one, other = (people(viewport=PHONE, has_touch=True, color_scheme="dark") for _ in range(2))
     heard: dict[Page, list[str]] = {one: [], other: []}
@@ -160,7 +160,7 @@ def test_who_idled_is_said_to_both(serve: Serve, people: People, shot: Shot) -> 
     speaker, listener = roles(one, other)
     say(speaker, "the boat")
     heading(listener, "Your time ran out")
-    heading(speaker, "Your partner’s time ran out")
+    heading(speaker, "Your partner's time ran out")
     expect(speaker.locator("#over")).to_contain_text("not your fault")
     shot(speaker, "idle")
 

@@ -1,4 +1,4 @@
-"""Every page: names and roles for screen readers, room on a phone, contrast, focus, and the strict policy of scripts."""
+"""Every page: names and roles for screen readers, room on a phone, contrast, focus, and the policy of scripts."""
 
 from __future__ import annotations
 
