@@ -301,7 +301,7 @@ class Rooms:
 
     async def operator_state(self) -> dict[str, Any]:
         """Of the study, or of free play; nothing of who plays."""
-        free = {
+        free: dict[str, Any] = {
             "name": None,
             "round": self.settings.round,
             "open": True,
