@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo study ui serve up down test test-slow test-stack test-ray check bench bench-quick install clean
+.PHONY: demo study ui serve play up down test test-slow test-stack test-browser test-ray check bench bench-quick install clean
 
 install: $(VENV)/.installed
 
@@ -36,6 +36,10 @@ serve: RUN = main
 serve: install  ## the policy server on 127.0.0.1:8000: what is deployed in RUN answers
 	$(BIN)/respect serve --run $(RUN)
 
+play: RUN = main
+play: install  ## the game in the browser on 127.0.0.1:8080, with what is deployed in RUN; its games are in the next round
+	$(BIN)/respect play --run $(RUN)
+
 up: install  ## the local stack: Prefect, MLflow, S3 and workers on the loopback; RESPECT_STACK and RESPECT_*_PORT may be set
 	$(BIN)/python -m deployments.stack up
 
@@ -50,6 +54,9 @@ test-slow: install  ## minutes long: bars measured on real data, the whole demo
 
 test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m stack tests/stack
+
+test-browser: install  ## the game's pages in a browser (Debian: apt-get install chromium)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/deployments/game/browser
 
 test-ray: install  ## a round and a training on a Ray cluster of two nodes, of which one is lost; policies on Ray Serve
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'

@@ -289,5 +289,11 @@ def serve(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "deployments.serving", *context.args])
 
 
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def play(context: typer.Context) -> None:
+    """Play in the browser with what is deployed, or run a study; `respect play --help` lists its options."""
+    os.execv(sys.executable, [sys.executable, "-m", "deployments.game", *context.args])
+
+
 if __name__ == "__main__":
     app()

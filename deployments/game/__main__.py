@@ -1,0 +1,118 @@
+"""`respect play`: the game in the browser, until Ctrl-C or SIGTERM (docs/game.md)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.terminal import Run, clear_errors, console, run_workspace
+
+if TYPE_CHECKING:
+    from deployments.game.listener import Listener
+    from deployments.game.study import Study
+    from tasks.workspace import Workspace
+
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+
+
+@app.command()
+def play(
+    run: Run = "main",
+    study: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A study's file (docs/game.md); none: play freely.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; put TLS in front of anything but this machine.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
+    policies: Annotated[
+        str | None, typer.Option(help="URL of a policy server (`respect serve`); by default policies act in here.")
+    ] = None,
+    variants: Annotated[str, typer.Option(help="Comma-separated variants that act here, outside a study.")] = "b-fft",
+    round: Annotated[
+        int | None, typer.Option(min=0, help="Round of the games outside a study. Default: what the registry says.")
+    ] = None,
+    proxy: Annotated[
+        str, typer.Option(help="Addresses of TLS proxies whose X-Forwarded-For and -Proto are believed.")
+    ] = "127.0.0.1",
+    origin: Annotated[list[str] | None, typer.Option(help="Allowed besides the page's own; may be repeated.")] = None,
+    secure: Annotated[bool, typer.Option(help="Behind TLS: cookies travel over TLS only.")] = False,
+    faster: Annotated[float, typer.Option(min=0.01, help="Clocks so many times faster, for tests.")] = 1.0,
+    prepare: Annotated[bool, typer.Option(help="Without any registered policy: register the base, train the seed.")] = (
+        True
+    ),
+) -> None:
+    """People play in a browser; their games are in the next `respect round` (docs/game.md)."""
+    workspace = run_workspace(run)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    import uvicorn
+
+    from deployments.game import first_policy
+    from deployments.game.app import create_app
+    from deployments.game.journal import Journal
+    from deployments.game.protocol import LARGEST_MESSAGE
+    from deployments.game.rooms import Rooms
+    from deployments.game.settings import Settings, tokens_from_environment
+    from deployments.game.table import Clocks
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    with clear_errors():
+        loaded = _study(workspace, study)
+        operator, annotators = tokens_from_environment()
+        settings = Settings(
+            clocks=Clocks().faster(faster),
+            secure=secure,
+            origins=tuple(origin or ()),
+            round=round,
+            operator_token=operator,
+            annotator_tokens=annotators,
+        )
+        journal = Journal(workspace.root / "game")
+        training = first_policy.provide(workspace, run) if prepare and policies is None else None
+        named = tuple(loaded.file.policies) if loaded else tuple(name.strip() for name in variants.split(","))
+        rooms = Rooms(workspace, settings, _listener(workspace, policies, named), loaded, journal)
+        console.print(f"\nPlay at [bold]http://{host}:{port}[/]; Ctrl-C ends it\n", highlight=False)
+        try:
+            uvicorn.run(
+                create_app(rooms),
+                host=host,
+                port=port,
+                access_log=False,
+                ws_max_size=LARGEST_MESSAGE,
+                ws_per_message_deflate=False,  # states are small; it costs more time than the rest of a message
+                forwarded_allow_ips=proxy,
+                timeout_graceful_shutdown=5,
+            )
+        finally:
+            if training is not None and training.poll() is None:
+                training.terminate()
+
+
+def _study(workspace: Workspace, path: Path | None) -> Study | None:
+    from deployments.game import contexts
+    from deployments.game.study import Study, load
+
+    if path is None:
+        return None
+    file = load(path)
+    return Study(file, contexts.of_study(workspace.open(), file.contexts))
+
+
+def _listener(workspace: Workspace, url: str | None, variants: tuple[str, ...]) -> Listener:
+    from deployments.game.listener import InProcess, Remote
+    from deployments.serving.server import PolicyServer, Settings
+    from respect_core.variants import CONTROL, HH, Variant
+
+    acting = tuple(variant for variant in variants if variant != HH)
+    if unknown := sorted(set(acting) - {*map(str, Variant), CONTROL}):
+        raise ValueError(f"no variant {', '.join(unknown)}; there are: {', '.join(Variant)}, {CONTROL}")
+    return Remote(url) if url is not None else InProcess(PolicyServer(workspace, Settings(variants=acting)))
+
+
+if __name__ == "__main__":
+    app(prog_name="respect play")

@@ -1,0 +1,155 @@
+"""Who listens to a person's utterances: policies in this process, or on a policy server elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import httpx
+
+from deployments.game.table import Table
+from deployments.serving.schema import ActReply, ActRequest, Played, Readiness
+from deployments.serving.server import NotLogged, NotReady, PolicyServer
+from respect_core import actions
+from respect_core.actions import Action
+from respect_core.serving import Overloaded
+from respect_core.store import StoreError
+
+
+class Unavailable(RuntimeError):
+    """The policy does not answer; asked again soon, it may."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a policy does, and who it was."""
+
+    action: str
+    probability: float
+    version: str  # 'respect.b-fft/3'
+    adapter_hash: str
+
+
+class Listener(Protocol):
+    """Acts in games. A game keeps the version that it began with until `end`."""
+
+    def start(self) -> None: ...
+    async def close(self) -> None: ...
+    def ready(self) -> Mapping[str, str]:
+        """Versions that get new games, by the variants that can act."""
+        ...
+
+    async def act(self, table: Table) -> Reply:
+        """Raises Unavailable."""
+        ...
+
+    async def end(self, table: Table) -> None: ...
+    def prometheus(self) -> bytes: ...
+
+
+def request(table: Table) -> ActRequest:
+    """All that the policy may see of a table."""
+    *before, last = table.game.turns
+    return ActRequest(
+        variant=table.policy,
+        game=table.id,
+        context=list(table.context.images),
+        turns=[Played(utterance=turn.utterance, action=turn.action or "") for turn in before],
+        utterance=last.utterance,
+    )
+
+
+def _reply(reply: ActReply) -> Reply:
+    return Reply(reply.action, reply.probability, reply.version, reply.adapter_hash)
+
+
+class InProcess:
+    """`deployments.serving` in this process."""
+
+    def __init__(self, server: PolicyServer) -> None:
+        self.server = server
+
+    def start(self) -> None:
+        self.server.start()
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.server.close)
+
+    def ready(self) -> Mapping[str, str]:
+        return {variant: served.name for variant, served in self.server.roster.deployed().items()}
+
+    async def act(self, table: Table) -> Reply:
+        try:
+            return _reply(await self.server.act(request(table)))
+        except (NotReady, NotLogged, Overloaded, StoreError) as error:
+            raise Unavailable(str(error)) from error
+
+    async def end(self, table: Table) -> None:
+        self.server.end(table.policy, table.id)
+
+    def prometheus(self) -> bytes:
+        return self.server.prometheus()
+
+
+class Remote:
+    """A policy server at a URL (docs/serving.md).
+
+    Args:
+        every: seconds between looks at what is ready.
+    """
+
+    def __init__(self, url: str, *, every: float = 3.0) -> None:
+        limits = httpx.Limits(max_connections=256, max_keepalive_connections=64)
+        self._client = httpx.AsyncClient(base_url=url, timeout=30.0, limits=limits)
+        self._every = every
+        self._ready: dict[str, str] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+        await self._client.aclose()
+
+    def ready(self) -> Mapping[str, str]:
+        return self._ready
+
+    async def act(self, table: Table) -> Reply:
+        try:
+            answer = await self._client.post("/act", json=request(table).model_dump())
+        except httpx.HTTPError as error:
+            raise Unavailable(f"the policy server does not answer ({type(error).__name__})") from error
+        if answer.status_code != 200:
+            raise Unavailable(f"the policy server answers {answer.status_code}")
+        return _reply(ActReply.model_validate_json(answer.content))
+
+    async def end(self, table: Table) -> None:
+        try:
+            await self._client.delete(f"/games/{table.policy}/{table.id}")
+        except httpx.HTTPError:
+            return  # it forgets idle games by itself
+
+    def prometheus(self) -> bytes:
+        return b""
+
+    async def _look(self) -> None:
+        while True:
+            try:
+                found = Readiness.model_validate_json((await self._client.get("/ready")).content)
+                self._ready = {name: state.version for name, state in found.variants.items() if state.version}
+            except (httpx.HTTPError, ValueError):
+                self._ready = {}
+            await asyncio.sleep(self._every)
+
+
+class Perfect:
+    """The practice round's: does not read, but knows the targets, and selects one in each turn. Never logged."""
+
+    def act(self, table: Table) -> Reply:
+        missing = [letter for letter in table.context.target_letters if letter not in table.game.state]
+        action = Action(select=missing[0]) if missing else actions.parse(actions.NOTHING)
+        return Reply(str(action), 1.0, "practice", "")

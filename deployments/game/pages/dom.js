@@ -1,0 +1,37 @@
+// Elements without markup: what others wrote becomes text, never HTML.
+
+export const $ = (id) => document.getElementById(id);
+
+/** An element with attributes (true sets an empty one, false and null none) and children; strings become text. */
+export function element(tag, attributes = {}, ...children) {
+  return filled(document.createElement(tag), attributes, children);
+}
+
+/** As `element`, for drawings. */
+export function drawn(tag, attributes = {}, ...children) {
+  return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function filled(made, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : String(value));
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+export function show(target, visible = true) {
+  target.hidden = !visible;
+}
+
+/** Sets text only where it differs, so that screen readers are not told the same thing again. */
+export function say(target, text) {
+  if (target.textContent !== text) target.textContent = text;
+}
+
+/** A message in the page's alert; "" takes it away. */
+export function notice(text) {
+  const target = $("notice");
+  say(target, text);
+  show(target, text !== "");
+}

@@ -1,0 +1,40 @@
+// What a player wrote or chose and the server has not acknowledged: it outlives a reload of the tab.
+
+const PREFIX = "multiref:";
+
+function read(key) {
+  try {
+    return JSON.parse(sessionStorage.getItem(PREFIX + key));
+  } catch {
+    return null; // storage is off, or holds something else
+  }
+}
+
+function write(key, value) {
+  try {
+    if (value === null) sessionStorage.removeItem(PREFIX + key);
+    else sessionStorage.setItem(PREFIX + key, JSON.stringify(value));
+  } catch {
+    // Storage is off or full: the page works, a reload forgets.
+  }
+}
+
+/** Text or pictures that are not sent; of the given game and turn only. */
+export const draft = slot("draft");
+/** The message that was sent and is not acknowledged. */
+export const sent = slot("sent");
+
+function slot(key) {
+  return {
+    get(game, turn) {
+      const kept = read(key);
+      return kept && kept.game === game && kept.turn === turn ? kept.value : null;
+    },
+    set(game, turn, value) {
+      write(key, { game, turn, value });
+    },
+    clear() {
+      write(key, null);
+    },
+  };
+}

@@ -1,0 +1,94 @@
+// The start: play now, play with a person, or take part in a study.
+
+import { before, me, play, post } from "./api.js";
+import { $, element, notice, say, show } from "./dom.js";
+
+const STEPS = [
+  ["consented", "Consent"],
+  ["practised", "How it works, and a practice round"],
+  ["quiz_passed", "A few questions"],
+];
+const LOOK_AGAIN = 2000; // milliseconds
+
+const asked = new URLSearchParams(location.search);
+let state;
+
+async function load() {
+  if (asked.has("study")) {
+    $("study-name").value = asked.get("study");
+    $("participant").value = asked.get("participant") ?? "";
+    $("joining").open = true;
+    history.replaceState(null, "", "/"); // a participant's id does not stay in the address
+  }
+  render(await me());
+}
+
+function render(now) {
+  state = now;
+  show($("running"), Boolean(state.game || state.in_lobby));
+  show($("free"), !state.study && !asked.has("study"));
+  show($("study"), Boolean(state.study));
+  show($("joining"), !state.study);
+  if (state.study) study();
+  else if (!asked.has("study")) policies();
+}
+
+function policies() {
+  const ready = state.policies.length > 0;
+  const select = $("variant");
+  if (select.options.length !== state.policies.length + 1) {
+    const options = state.policies.map((name) => element("option", { value: name }, name));
+    select.replaceChildren(element("option", { value: "" }, "Any"), ...options);
+  }
+  show($("variants"), state.policies.length > 1);
+  show($("preparing"), !ready);
+  $("policy").querySelector("button").disabled = !ready;
+  if (!ready) setTimeout(async () => render(await me().catch(() => state)), LOOK_AGAIN);
+}
+
+function study() {
+  const { open, name } = state.study;
+  say($("study-title"), `Study: ${name}`);
+  say($("study-open"), open ? "" : "The study is stopped for now. Please come back later.");
+  const next = STEPS.find(([field]) => !state[field]);
+  $("steps").replaceChildren(
+    ...STEPS.map(([field, text]) => {
+      const done = state[field] ? ", done" : "";
+      const item = element("li", { class: state[field] ? "done" : next?.[0] === field ? "now" : "" });
+      item.append(element("span", {}, text, element("span", { class: "unseen" }, done)));
+      return item;
+    }),
+  );
+  const left = state.games_left;
+  const finished = left !== null && left <= 0;
+  say($("games"), `Games played: ${state.games_done}.` + (left === null ? "" : ` You may play ${left} more.`));
+  if (finished) say($("games"), `You have played all your games (${state.games_done}). Thank you for taking part.`);
+  say($("next"), next ? "Go on" : "Start a game");
+  $("next").disabled = !open || finished;
+}
+
+async function begin(mode, more = {}) {
+  notice("");
+  const first = before(state);
+  if (first) return location.assign(state.study ? first : `${first}?then=${mode}&variant=${more.variant ?? ""}`);
+  await play(mode, more);
+}
+
+function on(id, event, handler) {
+  $(id).addEventListener(event, async (happened) => {
+    happened.preventDefault();
+    await handler().catch((error) => notice(error.message));
+  });
+}
+
+on("policy", "submit", () => begin("policy", { variant: $("variant").value || null }));
+on("people", "submit", () => begin("people"));
+on("next", "click", () => begin("study"));
+on("join", "submit", async () => {
+  notice("");
+  const asked = { study: $("study-name").value.trim(), participant: $("participant").value.trim() };
+  render((await post("/api/arrive", asked)).player_state);
+  $("study-title").scrollIntoView();
+});
+addEventListener("pageshow", (event) => event.persisted && load());
+load().catch((error) => notice(error.message));

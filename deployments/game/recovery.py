@@ -1,0 +1,60 @@
+"""After a restart: the journal's events, played again, give the players, the study and the tables as they were."""
+
+from __future__ import annotations
+
+import logging
+
+from deployments.game.journal import Event
+from deployments.game.rooms import Rooms
+from respect_core.actions import ActionError
+from respect_core.assignment import Slot
+from respect_core.multiref.game import RuleError
+
+log = logging.getLogger(__name__)
+_PLAYERS = {"player", "consented", "quiz_passed", "practised"}
+
+
+def recover(rooms: Rooms) -> None:
+    """Before the rooms start. Games that are over and not stored yet are handed to the archiver."""
+    damaged: set[str] = set()
+    for event in rooms.journal.events():
+        if event["kind"] in _PLAYERS:
+            rooms.players.apply(event)
+        elif event["kind"] == "began":
+            rooms.seat(event)
+            if rooms.study and event["study"] == rooms.study.file.name:
+                slot = Slot(event["context"]["id"], event["policy"])
+                rooms.study.restore(event["game"], slot, event["draws"])
+        elif event["kind"] == "stored":
+            rooms.archiver.unstored.pop(event["game"], None)
+        elif event["kind"] in ("study", "released"):
+            _study(rooms, event)
+        elif event["game"] in rooms.tables:
+            _move(rooms, event, damaged)
+    for game in damaged:
+        log.error("game %s: the journal lacks a line of it; it is stopped with what there is", game)
+    rooms.damaged = damaged
+
+
+def _study(rooms: Rooms, event: Event) -> None:
+    if rooms.study is None or event["study"] != rooms.study.file.name:
+        return
+    if event["kind"] == "study":
+        rooms.study.open = event["open"]
+    else:
+        rooms.study.released[event["user"]] += 1
+
+
+def _move(rooms: Rooms, event: Event, damaged: set[str]) -> None:
+    table = rooms.tables[event["game"]]
+    if table.id in damaged and event["kind"] != "ended":
+        return
+    try:
+        table.apply(event, rooms.clock())
+    except (RuleError, ActionError):
+        damaged.add(table.id)
+        return
+    if table.ending is not None:
+        damaged.discard(table.id)
+        rooms.settle(table)
+        rooms.archiver.put(table, rooms.users(table))

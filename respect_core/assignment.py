@@ -1,0 +1,103 @@
+"""Who plays what: random, concurrent and balanced assignment of games to policies on one set of contexts (section 5).
+
+All policies of a round meet the same contexts, so that no policy gets the easier games. Within a context, counts of
+games by policy differ by one at most; within a study, counts by context do, as far as what players have seen allows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+
+class Full(RuntimeError):
+    """No game is left for this player: every policy has its games, or the player has seen every context."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One game to play."""
+
+    context: str
+    policy: str
+
+
+class Assignment:
+    """Slots, drawn one arrival after the other.
+
+    The same seed and the same calls in the same order give the same slots.
+
+    Args:
+        contexts: ids.
+        shares: games of each policy in a context before the next round of that context begins; 1 for equal shares.
+        limit: games of a policy of share 1 in a context; None for no end.
+
+    Raises:
+        ValueError: no contexts, no policies, a repeated context, or a share below 1.
+    """
+
+    def __init__(
+        self, contexts: Sequence[str], shares: Mapping[str, int], seed: int | str, *, limit: int | None = None
+    ) -> None:
+        if not contexts or len(set(contexts)) != len(contexts):
+            raise ValueError("contexts: name at least one, and each once")
+        if not shares or min(shares.values()) < 1:
+            raise ValueError("policies: name at least one, each with a share of at least 1")
+        self._shares, self._seed, self._limit = dict(shares), seed, limit
+        self._counts = {context: dict.fromkeys(shares, 0) for context in contexts}
+        self._draws = 0
+
+    def draw(self, seen: Collection[str] = (), without: Collection[str] = ()) -> Slot:
+        """The next arrival's game: a context with the fewest games that the player has not seen, and in it a policy
+        with the fewest; at random where several are.
+
+        Args:
+            seen: contexts that the player has played.
+            without: policies that cannot be met at the moment.
+
+        Raises:
+            Full: nothing is left.
+        """
+        rng = random.Random(f"assignment-{self._seed}-{self._draws}")
+        open_policies = {
+            context: found
+            for context, counts in self._counts.items()
+            if context not in seen and (found := self._open(counts, without))
+        }
+        if not open_policies:
+            raise Full("no game is left")
+        fewest = min(sum(self._counts[context].values()) for context in open_policies)
+        context = rng.choice([each for each in open_policies if sum(self._counts[each].values()) == fewest])
+        slot = Slot(context, rng.choice(open_policies[context]))
+        self._draws += 1
+        self.take(slot)
+        return slot
+
+    def take(self, slot: Slot) -> None:
+        """Count a game that was given otherwise, e.g. before a restart."""
+        self._counts[slot.context][slot.policy] += 1
+
+    def release(self, slot: Slot) -> None:
+        """The game was not played to its end: it is given to somebody else."""
+        self._counts[slot.context][slot.policy] -= 1
+
+    def resume(self, draws: int) -> None:
+        """Go on behind so many draws, e.g. after a restart."""
+        self._draws = draws
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Games by context and policy."""
+        return {context: dict(counts) for context, counts in self._counts.items()}
+
+    def wanted(self, policy: str) -> int | None:
+        """Games of a policy in the whole study; None for no end."""
+        return None if self._limit is None else self._limit * self._shares[policy] * len(self._counts)
+
+    def _open(self, counts: Mapping[str, int], without: Collection[str]) -> list[str]:
+        """Policies with the fewest games for their share in a context, of those that may get one."""
+        done = {policy: counts[policy] / share for policy, share in self._shares.items() if policy not in without}
+        if self._limit is not None:
+            done = {policy: games for policy, games in done.items() if games < self._limit}
+        fewest = min(done.values(), default=0.0)
+        return [policy for policy, games in done.items() if games == fewest]

@@ -1,0 +1,234 @@
+"""Hostile players: refused or shown as plain text; nothing leaks, nothing breaks, and the others play on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import websockets
+from game_servers import Player, Running, player, rooms, serving
+
+from deployments.game.settings import Limits
+
+pytestmark = pytest.mark.timeout(600)
+SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)> {{7*7}} %s ../../etc '; DROP TABLE games; --"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(rooms(tmp_path_factory.mktemp("game"))) as server:
+        yield server
+
+
+async def _closed(one: Player) -> int:
+    with pytest.raises(websockets.ConnectionClosed) as closed:
+        while True:
+            await one.hear("pong")
+    return closed.value.rcvd.code if closed.value.rcvd else 1006
+
+
+async def _in_a_game(one: Player) -> str:
+    await one.start(variant="b-fft")
+    return str((await one.state_where(phase="writing"))["game"])
+
+
+def test_markup_is_plain_text_all_the_way(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    async def play() -> None:
+        async with player(running.port) as one:
+            await _in_a_game(one)
+            await one.say(SCRIPT)
+            state = await one.state_where(turn=1)
+            assert state["turns"][0]["utterance"] == SCRIPT
+
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(play())
+    assert "alert(1)" not in caplog.text, "no log line repeats what was written"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "",
+        "null",
+        "[]",
+        "{",
+        '{"type":"say"}',
+        '{"type":"<b>"}',
+        '{"type":"say","game":"GAME","turn":0,"text":""}',
+        '{"type":"say","game":"GAME","turn":0,"text":" "}',
+        '{"type":"say","game":"GAME","turn":0,"text":"\\ud800"}',
+        '{"type":"say","game":"GAME","turn":0,"text":7}',
+        '{"type":"say","game":"GAME","turn":0,"text":"a","<script>":1}',
+        '{"type":"say","game":"GAME","turn":-1,"text":"a"}',
+        '{"type":"say","game":"GAME","turn":5,"text":"a"}',
+        '{"type":"say","game":"GAME","turn":"0","text":"a"}',
+        '{"type":"say","game":"GAME","turn":1e400,"text":"a"}',
+        '{"type":"say","game":"../GAME","turn":0,"text":"a"}',
+        '{"type":"say","game":"0123456789abcdef01234567","turn":0,"text":"a"}',
+        '{"type":"say","game":"GAME","turn":0,"text":"' + "x" * 501 + '"}',
+        '{"type":"act","game":"GAME","turn":0,"select":"A"}',
+        '{"type":"act","game":"GAME","turn":0,"select":"AA"}',
+        '{"type":"act","game":"GAME","turn":0,"select":"Z"}',
+        '{"type":"targets","game":"GAME"}',
+        '{"type":"wait"}',
+        '{"type":"ping","at":"now"}',
+        "[" * 2000,
+    ],
+)
+def test_forged_and_broken_messages_are_refused_without_an_echo(running: Running, message: str) -> None:
+    async def play() -> None:
+        async with player(running.port) as one:
+            game = await _in_a_game(one)
+            await one.socket.send(message.replace("GAME", game))
+            refused = await one.hear("refused")
+            assert "script" not in json.dumps(refused) and "xxx" not in json.dumps(refused)
+            await one.say("select A")  # and nothing is broken
+            await one.state_where(turn=1)
+
+    asyncio.run(play())
+
+
+def test_others_games_are_out_of_reach(running: Running) -> None:
+    async def play() -> None:
+        async with player(running.port) as one, player(running.port) as eve:
+            game = await _in_a_game(one)
+            for kind in ({"type": "say", "turn": 0, "text": "mine now"}, {"type": "act", "turn": 0}, {"type": "leave"}):
+                await eve.send(game=game, **kind)
+                assert (await eve.hear("refused"))["field"] == "game"
+            assert not [each for each in eve.heard if each["type"] != "refused"]
+            await one.say("select A")
+
+    asyncio.run(play())
+
+
+def test_a_listener_who_asks_learns_nothing_of_the_targets(running: Running) -> None:
+    async def play() -> None:
+        one, two = Player(running.port), Player(running.port)
+        for each in (one, two):
+            await each.arrive()
+            await each.connect()
+        await one.start("people")
+        await two.start("people")
+        await one.hear("state")
+        await two.hear("state")
+        speaker, listener = (one, two) if one.state["role"] == "speaker" else (two, one)
+        game = listener.state["game"]
+        await speaker.say("the bird")
+        await listener.state_where(phase="acting")
+        answers = [json.dumps(listener.heard)]
+        paths = ["/api/me", f"/api/games/{game}", f"/api/games/{game}/targets", "/api/operator/state", "/metrics"]
+        answers += [(await listener.http.get(path)).text for path in paths]
+        for message in ({"type": "say", "turn": 1, "text": "x"}, {"type": "act", "turn": 0, "select": "A"}):
+            await listener.send(game=game, **message)
+        await listener.hear("acknowledged")
+        await listener.send(type="leave", game=game)
+        await listener.state_where(phase="over")
+        answers.append(json.dumps(listener.heard))
+        targets = running.rooms.tables[game].context.targets
+        for answer in answers:
+            assert "target" not in answer and "mark" not in answer
+            assert json.dumps(sorted(targets)) not in answer
+        for each in (one, two):
+            await each.close()
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("headers", "origin"),
+    [
+        ({}, "own"),
+        ({"Cookie": "respect_player=forged"}, "own"),
+        ({"Cookie": "respect_player=" + "A" * 5000}, "own"),
+        (None, "https://evil.example"),
+        (None, None),
+    ],
+)
+def test_no_socket_without_a_cookie_of_here_or_from_another_page(
+    running: Running, headers: dict[str, str] | None, origin: Any
+) -> None:
+    async def play() -> None:
+        one = Player(running.port)
+        await one.arrive()
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(
+                f"ws://127.0.0.1:{running.port}/ws",
+                additional_headers=headers if headers is not None else {"Cookie": one.cookie},
+                origin=one.origin if origin == "own" else origin,
+            )
+        assert refused.value.response.status_code == 403
+        await one.close()
+
+    asyncio.run(play())
+
+
+def test_too_large_and_binary_messages(running: Running) -> None:
+    async def play() -> None:
+        async with player(running.port) as one, player(running.port) as two:
+            await two.socket.send(b"\x00\xff")
+            assert (await two.hear("refused"))["reason"] == "send text"
+            await one.socket.send("x" * 1_000_000)
+            assert await _closed(one) == 1009
+
+    asyncio.run(play())
+
+
+def test_requests_that_no_page_sends(running: Running) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{running.port}", timeout=60) as client:
+        codes = {
+            "another page": client.post("/api/arrive", json={}, headers={"Origin": "https://evil.example"}),
+            "a form": client.post("/api/arrive", data={"participant": "p"}),
+            "text": client.post("/api/arrive", content="{}", headers={"Content-Type": "text/plain"}),
+            "no type": client.post("/api/arrive", content="{}"),
+            "a megabyte": client.post("/api/arrive", json={"participant": "x" * 1_000_000}),
+            "not JSON": client.post("/api/arrive", content="{", headers={"Content-Type": "application/json"}),
+            "too many fields": client.post("/api/arrive", json={"<b>": 1}),
+            "a long id": client.post("/api/arrive", json={"participant": "p" * 129}),
+            "nobody": client.post("/api/games", json={"mode": "policy"}),
+            "a picture elsewhere": client.get("/api/images/..%2F..%2Fmlflow.png"),
+            "no picture": client.get("/api/images/none.png"),
+            "no such page": client.get("/api/openapi.json"),
+        }
+        expected = [403, 415, 415, 415, 413, 422, 422, 422, 401, 404, 404, 404]
+        assert [answer.status_code for answer in codes.values()] == expected, codes
+        for answer in codes.values():
+            assert "<b>" not in answer.text and "ppp" not in answer.text
+            assert "script-src 'self'" in answer.headers["content-security-policy"]
+            assert answer.headers["x-content-type-options"] == "nosniff"
+        arrived = client.post("/api/arrive", json={})
+        cookie = arrived.headers["set-cookie"].lower()
+        assert "httponly" in cookie and "samesite=strict" in cookie
+        assert client.get("/health").json() == {"status": "ok"}
+        assert "respect_game_now" in client.get("/metrics").text
+
+
+def test_floods_are_stopped_and_the_others_play_on(tmp_path_factory: pytest.TempPathFactory) -> None:
+    limits = Limits(messages=(5.0, 20.0), requests=(0.1, 60.0), arrivals=(0.01, 3.0), refusals=10)
+    with serving(rooms(tmp_path_factory.mktemp("flood"), limits=limits)) as running:
+
+        async def play() -> None:
+            async with player(running.port) as quiet, player(running.port) as loud, player(running.port) as wrong:
+                await _in_a_game(quiet)
+                with contextlib.suppress(websockets.ConnectionClosed):
+                    for number in range(100):
+                        await loud.send(type="ping", at=number)
+                assert await _closed(loud) == 1008
+                with contextlib.suppress(websockets.ConnectionClosed):
+                    for _ in range(10):
+                        await wrong.socket.send("nonsense")
+                assert await _closed(wrong) == 1008
+                fourth = await httpx.AsyncClient(base_url=quiet.origin).post("/api/arrive", json={})
+                assert fourth.status_code == 429
+                async with httpx.AsyncClient(base_url=quiet.origin, timeout=60) as client:
+                    codes = [(await client.get("/health")).status_code for _ in range(120)]
+                assert 429 in codes and 500 not in codes
+                await quiet.say("select A")
+                await quiet.state_where(turn=1)
+
+        asyncio.run(play())

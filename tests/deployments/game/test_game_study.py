@@ -1,0 +1,174 @@
+"""A study over real sockets: the gate before it, assignment, the lobby, caps, stop and start, payments."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from game_servers import Player, rooms, serving, until
+
+from deployments.game import contexts
+from deployments.game.contexts import Drawn
+from deployments.game.study import Payment, Study, StudyFile, load
+from tasks.workspace import workspace
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def study_of(folder: Path, policies: dict[str, int], games: int = 4, **fields: Any) -> Study:
+    """A pilot on so many contexts."""
+    file = StudyFile(
+        name="pilot",
+        round=3,
+        policies=policies,
+        contexts=Drawn(games=games, seed="pilot"),
+        payment=Payment(bonus=0.25),
+        **fields,
+    )
+    return Study(file, contexts.of_study(workspace(folder).open(), Drawn(games=games, seed="pilot")))
+
+
+async def _participant(port: int, number: int) -> Player:
+    player = Player(port)
+    await player.arrive(study="pilot", participant=f"p{number}")
+    await player.qualify()
+    return await player.connect()
+
+
+async def _over(player: Player, running: Any, *, win: bool) -> None:
+    state = await player.state_where(phase="writing")
+    targets = running.rooms.tables[state["game"]].context.target_letters
+    if win:
+        await player.say(f"select {' '.join(targets)}")
+    else:
+        await player.send(type="leave", game=state["game"])
+    await player.state_where(phase="over")
+    player.state = {}
+
+
+def test_every_policy_plays_the_same_contexts_and_broken_off_games_are_given_again(tmp_path: Path) -> None:
+    study = study_of(tmp_path / "run", {"b-fft": 1, "control": 1}, games_per_player=3)
+    with serving(rooms(tmp_path / "run", study)) as running:
+
+        async def play() -> None:
+            leaver = await _participant(running.port, 99)
+            await leaver.start("study")
+            await _over(leaver, running, win=False)
+            for number in range(4):
+                player = await _participant(running.port, number)
+                for _ in range(2):
+                    await player.start("study")
+                    await _over(player, running, win=number > 0)
+                me = (await player.http.get("/api/me")).json()
+                assert me["games_done"] == 2 and me["games_left"] == 1 and me["policies"] == []
+                await player.close()
+            await leaver.close()
+
+        asyncio.run(play())
+        until(lambda: not running.rooms.archiver.unstored)
+        state = running.call(running.rooms.operator_state())
+        by_policy = {each["policy"]: each for each in state["policies"]}
+        assert sum(each["done"] for each in by_policy.values()) == 6
+        counts = study.assignment.counts().values()
+        assert all(max(games.values()) - min(games.values()) <= 1 for games in counts)
+        assert sum(each["broken_off"] for each in by_policy.values()) == 3
+        assert all(each["success"]["value"] == 1.0 and each["wanted"] == 4 for each in by_policy.values())
+        rows = running.rooms.payments()
+        assert Counter((row["pay"], row["bonus"]) for row in rows) == {(0.81, 0.25): 6, (0.0, 0.0): 3}
+        keys = running.rooms.workspace.open().keys("interactions/")
+        assert {key.rpartition("/")[0] for key in keys} == {
+            "interactions/round=3/variant=b-fft",
+            "interactions/round=3/variant=control",
+        }
+
+
+def test_the_gate_and_the_caps(tmp_path: Path) -> None:
+    study = study_of(tmp_path / "run", {"b-fft": 1}, games_per_player=1)
+    with serving(rooms(tmp_path / "run", study)) as running:
+
+        async def denied(player: Player, **wish: Any) -> int:
+            return (await player.http.post("/api/games", json=wish)).status_code
+
+        async def play() -> None:
+            player = Player(running.port)
+            nameless = await player.http.post("/api/arrive", json={"participant": None, "study": "pilot"})
+            assert nameless.status_code == 403 and nameless.json()["field"] == "participant"
+            other = await player.http.post("/api/arrive", json={"participant": "p1", "study": "another"})
+            assert other.status_code == 404
+            assert await denied(player, mode="study") == 401
+            await player.arrive(participant="p1", study="pilot")
+            assert await denied(player, mode="study") == 403, "before consent and quiz"
+            await player.http.post("/api/consent", json={"agrees": True})
+            assert await denied(player, mode="study") == 403, "before the quiz"
+            await player.qualify()
+            assert await denied(player, mode="policy", variant="b-fft") == 403, "a policy of one's choice"
+            assert await denied(player, mode="people") == 403
+            await running_call(running.rooms.set_open(False))
+            assert await denied(player, mode="study") == 403, "while it is stopped"
+            await running_call(running.rooms.set_open(True))
+            await player.connect()
+            await player.start("study")
+            await _over(player, running, win=True)
+            assert await denied(player, mode="study") == 403, "after the last game"
+            again = Player(running.port)  # on another device, by the same id
+            await again.arrive(participant="p1", study="pilot")
+            assert await denied(again, mode="study") == 403
+            await again.close()
+            await player.close()
+
+        async def running_call(work: Any) -> None:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, running.loop))
+
+        asyncio.run(play())
+
+
+def test_people_meet_in_the_lobby_and_who_waits_in_vain_is_released_and_paid(tmp_path: Path) -> None:
+    study = study_of(tmp_path / "run", {"hh": 1}, lobby_seconds=1.5)
+    with serving(rooms(tmp_path / "run", study)) as running:
+
+        async def play() -> None:
+            first, second, third = [await _participant(running.port, number) for number in range(3)]
+            assert await first.start("study") == {"lobby": True}
+            assert (await first.hear("lobby"))["times_out_in"] > 0
+            assert "game" in await second.start("study")
+            await first.hear("state")
+            await second.hear("state")
+            assert {first.state["role"], second.state["role"]} == {"speaker", "listener"}
+            assert await third.start("study") == {"lobby": True}
+            await third.hear("lobby")
+            assert "thank you" in (await third.hear("released"))["reason"]
+            assert not (await third.http.get("/api/me")).json()["in_lobby"]
+            await first.send(type="leave", game=first.state["game"])
+            await second.state_where(phase="over")
+            for each in (first, second, third):
+                await each.close()
+
+        asyncio.run(play())
+        rows = running.rooms.payments()
+        assert sorted((row["ended"].partition(" ")[0], row["pay"]) for row in rows) == [
+            ("left", 0.0),
+            ("left", 0.81),
+            ("released", 0.81),
+        ]
+        counts = study.assignment.counts().values()
+        assert sum(games["hh"] for games in counts) == 0, "neither game was played to its end"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "JSON"),
+        ('{"name": "a", "round": 0, "contexts": {"games": 1, "seed": "s"}}', "policies"),
+        ('{"name": "a", "round": 0, "policies": {"b-xyz": 1}, "contexts": {"games": 1, "seed": "s"}}', "b-xyz"),
+        ('{"name": "a", "round": 0, "policies": {"hh": 0}, "contexts": {"games": 1, "seed": "s"}}', "policies.hh"),
+    ],
+)
+def test_a_wrong_study_file_is_told(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "study.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=complaint) as refused:
+        load(path)
+    assert str(path) in str(refused.value)
