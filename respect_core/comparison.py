@@ -1,30 +1,62 @@
+"""Two policies on the same contexts (section 5: concurrent deployments; figures 21 to 23): FOR MEASURING ONLY.
+
+Not in the paper. Contexts differ in how hard they are; differences on the same contexts leave that out, and so tell
+more from fewer games than two intervals beside each other.
+
+Shapes: N contexts.
+"""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import comb
 
-from respect_core.bootstrap import Estimate
-from respect_core.store import Store
-from respect_core.metrics import Counts
+import numpy as np
+
+from respect_core.bootstrap import LEVEL, RESAMPLES, Estimate, Floats, bootstrap
+from respect_core.metrics import COLUMNS, Counts, rates
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences are first minus second, game by game on the same contexts."""
+    """The first policy's figures minus the second's, over the contexts that both played."""
 
-    games: int
+    games: int  # of each
     success: Estimate
     turns_per_game: Estimate
     click_accuracy: Estimate | None
-    wins: int  # contexts that the first alone won
-    losses: int
+    wins: int  # contexts on which the first alone succeeded
+    losses: int  # and the second alone
     ties: int
-    p: float  # exact sign test of wins against losses, two-sided
+    p: float  # exact sign test of wins against losses, two-sided (McNemar's)
 
 
-def paired(first: Counts, second: Counts) -> Paired:
-    raise NotImplementedError
+def paired(first: Counts, second: Counts, *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL) -> Paired:
+    """Differences between two policies, with intervals that draw contexts, each with both of its games.
+
+    Args:
+        first, second: metrics.COLUMNS of each game [N, 4]; a row of both is of the same context.
+
+    Raises:
+        ValueError: no games, or not as many of each.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} games against {len(second)}; give both games of each context")
+    width, games = len(COLUMNS), len(first)
+
+    def statistic(sums: Floats) -> Floats:
+        return np.asarray(rates(sums[..., :width], games) - rates(sums[..., width:], games))
+
+    pairs = np.concatenate([first, second], axis=1)
+    success, turns, clicks = bootstrap(pairs, statistic, resamples=resamples, seed=seed, level=level)
+    assert success is not None and turns is not None  # there are games
+    won = first[:, 0] - second[:, 0]
+    wins, losses = int((won > 0).sum()), int((won < 0).sum())
+    return Paired(games, success, turns, clicks, wins, losses, games - wins - losses, sign_test(wins, losses))
 
 
-def read_paired(store: Store, round: int, first: str, second: str) -> tuple[Counts, Counts]:
-    """Games of two variants on the same contexts."""
-    raise NotImplementedError
+def sign_test(wins: int, losses: int) -> float:
+    """Probability of at least so uneven a split if either side of each were equally likely; 1 without any."""
+    trials = wins + losses
+    tail = sum(comb(trials, k) for k in range(min(wins, losses) + 1))
+    return min(1.0, 2 * tail / 2**trials)

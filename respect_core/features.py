@@ -128,6 +128,16 @@ class VisionFeatures:
                 if image in files:
                     _write(files[image], output_PD)
 
+    def pooled(self, images: Iterable[str]) -> dict[str, Tensor]:
+        """The frozen tower's output averaged over the patches of each image [D]: how alike images look, for metrics.
+
+        Raises:
+            KeyError: an unknown image id.
+        """
+        wanted = list(dict.fromkeys(images))
+        self.prepare(wanted)
+        return {image: self._tower[image].float().mean(0).cpu() for image in wanted}
+
     def _run(self, tower: Any, images: Sequence[str], *, keep_pixels: bool = True) -> list[Tensor]:
         """Tower outputs [P, D] in order; images of one size in one pass, so that none needs padding."""
         pixels = {image: self._load(image, keep_pixels) for image in images}

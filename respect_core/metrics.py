@@ -19,24 +19,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respect_core import actions
+from respect_core.bootstrap import RESAMPLES, Estimate, estimates, ratio, resampled
 from respect_core.store import Store
 from respect_core.tables import read_table
+
+__all__ = [
+    "COLUMNS",
+    "RESAMPLES",
+    "Counts",
+    "Estimate",
+    "Figures",
+    "accurate_clicks",
+    "counts",
+    "figures",
+    "rates",
+    "ratio",
+    "read_counts",
+]
 
 COLUMNS = ("success", "turns", "right_clicks", "clicks")
 """What is counted of a game: 1 if it was won, else 0; turns of the listener; accurate clicks; all clicks."""
 
 Counts = NDArray[np.int64]
-RESAMPLES = 10_000  # figure 4
-_CELLS = 10_000_000  # resampled games held in memory at once
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its percentile bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -99,55 +103,16 @@ def figures(studies: Sequence[Counts], *, resamples: int = RESAMPLES, seed: int 
     """
     if not studies or any(len(games) == 0 for games in studies):
         raise ValueError("no games to measure")
-    rng = np.random.default_rng(seed)
-    values = np.mean([_rates(games.sum(0), len(games)) for games in studies], axis=0)
-    drawn = np.mean([_rates(_resampled(games, resamples, rng), len(games)) for games in studies], axis=0)
-
-    def estimate(column: int) -> Estimate:
-        low, high = np.nanpercentile(drawn[:, column], [50 * (1 - level), 50 * (1 + level)])
-        return Estimate(float(values[column]), float(low), float(high))
-
-    clicks = None if np.isnan(values[2]) else estimate(2)
-    return Figures(sum(map(len, studies)), estimate(0), estimate(1), clicks)
+    # The draws of one study are those of its other figures; of several, each has its own.
+    source = seed if len(studies) == 1 else np.random.default_rng(seed)
+    values = np.mean([rates(games.sum(0), len(games)) for games in studies], axis=0)
+    drawn = np.mean([rates(resampled(games, resamples, source), len(games)) for games in studies], axis=0)
+    success, turns, clicks = estimates(values, drawn, level)
+    assert success is not None and turns is not None  # every study has games
+    return Figures(sum(map(len, studies)), success, turns, clicks)
 
 
-def ratio(
-    numerators: Sequence[float],
-    denominators: Sequence[float],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Estimate:
-    """Sum over sum, with an interval that resamples the pairs, e.g. exact matches and turns of each game.
-
-    Raises:
-        ValueError: the denominators add up to nothing.
-    """
-    pairs = np.stack([np.asarray(numerators, float), np.asarray(denominators, float)], axis=1)
-    if not pairs[:, 1].sum():
-        raise ValueError("nothing to divide by: no turns")
-    drawn = _resampled(pairs, resamples, np.random.default_rng(seed))
-    with np.errstate(invalid="ignore"):
-        low, high = np.nanpercentile(drawn[:, 0] / drawn[:, 1], [50 * (1 - level), 50 * (1 + level)])
-    return Estimate(float(pairs[:, 0].sum() / pairs[:, 1].sum()), float(low), float(high))
-
-
-def _resampled(rows: NDArray[Any], resamples: int, rng: np.random.Generator) -> NDArray[Any]:
-    """Column sums of rows drawn with replacement, as many as there are [R, columns]."""
-    n = len(rows)
-    step = max(1, _CELLS // n)
-    sums = []
-    for start in range(0, resamples, step):
-        drawn = rng.integers(n, size=(min(step, resamples - start), n))
-        # How often each row was drawn [r, N]: then sums are one matrix product.
-        offsets = np.arange(len(drawn))[:, None] * n
-        times = np.bincount((drawn + offsets).ravel(), minlength=len(drawn) * n).reshape(-1, n)
-        sums.append(times.astype(float) @ rows.astype(float))
-    return np.concatenate(sums)
-
-
-def _rates(sums: NDArray[Any], games: int) -> NDArray[Any]:
-    """[..., 4] sums of COLUMNS to [..., 3]: success, turns per game, click accuracy."""
+def rates(sums: NDArray[Any], games: int) -> NDArray[Any]:
+    """Sums of COLUMNS [..., 4] over so many games to success, turns per game and click accuracy [..., 3]."""
     with np.errstate(invalid="ignore"):  # without a click there is no accuracy; such a resample is left out
         return np.stack([sums[..., 0] / games, sums[..., 1] / games, sums[..., 2] / sums[..., 3]], axis=-1)

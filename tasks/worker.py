@@ -106,6 +106,7 @@ def train(spec: TrainSpec) -> dict[str, Any]:
         "turns_per_second": result.turns_per_second,
         "tokens": result.tokens,
         "padding": result.padding,
+        "device": base.device.type,
     }
 
 

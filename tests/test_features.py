@@ -5,11 +5,12 @@ from pathlib import Path
 import models
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from respect_core import packing
 from respect_core.base import inner
 from respect_core.features import VisionFeatures
+from respect_core.similarity import from_features
 from respect_core.variants import enhanced_lora
 
 
@@ -103,3 +104,29 @@ def test_an_image_that_passes_for_padding_is_refused(monkeypatch: pytest.MonkeyP
 def test_an_unknown_image_is_named() -> None:
     with pytest.raises(KeyError, match="no image 'nowhere' among the 40"):
         models.features().prepare(["nowhere"])
+
+
+def test_pooled_features_are_the_frozen_towers_whatever_the_adapter() -> None:
+    pooled = models.features().pooled(["image-1", "image-0", "image-1"])
+    assert list(pooled) == ["image-1", "image-0"]
+    pixels = models.base().processor.image_processor([[models.images()["image-0"]]], return_tensors="pt")
+    tower = inner(models.base().model).model.vision_model
+    with torch.no_grad():
+        expected = tower(pixel_values=pixels["pixel_values"][0]).last_hidden_state[0].mean(0)
+    torch.testing.assert_close(pooled["image-0"], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_similarity_of_images_by_the_frozen_tower() -> None:
+    """A drawing moved by a pixel is more like itself than another one is."""
+
+    def drawn(box: tuple[int, int, int, int]) -> Image.Image:
+        image = Image.new("RGB", (64, 64), "white")
+        ImageDraw.Draw(image).rectangle(box, fill="black")
+        return image
+
+    boxes = {"square": (16, 16, 48, 48), "again": (16, 16, 48, 48), "near": (17, 16, 49, 48), "line": (2, 30, 62, 33)}
+    alike = from_features(VisionFeatures(models.base(), {name: drawn(box) for name, box in boxes.items()}), boxes)
+    assert alike("square", "again") == pytest.approx(1)
+    assert alike("square", "near") > alike("square", "line")
+    with pytest.raises(ValueError, match="1 images"):
+        from_features(models.features(), ["image-0"])

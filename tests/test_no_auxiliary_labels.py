@@ -47,9 +47,11 @@ LEARNING_PATH = [
 # What knows targets or outcomes: modules, and names of `interaction`.
 KNOWING = {
     f"respect_core.{name}"
-    for name in ("labels", "metrics", "export", "log_columns", "human_eval", "annotation_tasks", "turn_metrics")
+    for name in (
+        *("labels", "metrics", "turn_metrics", "decoder_metrics", "comparison", "human_eval", "annotation_tasks"),
+        *("export", "log_columns", "released", "multiref.game", "multiref.speakers"),
+    )
 }
-KNOWING |= {f"respect_core.{name}" for name in ("released", "multiref.game", "multiref.speakers")}
 KNOWING |= {f"respect_core.interaction.{name}" for name in ("InteractionLog", "Outcome", "OUTCOMES_SCHEMA")}
 KNOWING |= {"respect_core.interaction.outcome_row", "respect_core.interaction.ANNOTATIONS_SCHEMA"}
 

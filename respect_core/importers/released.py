@@ -113,7 +113,7 @@ def import_released(store: Store, source: str, tangrams: Path, *, render: Render
                     found.set_aside(row.record, RecordError("game_id", "its game is not among the games", CORRECT))
         partitions = _store_games(store, found, drawings, render)
         _store_annotations(store, files, found)
-        feedback = dict.fromkeys(DECODERS, 0)
+        feedback: dict[str, int] = dict.fromkeys((str(decoder) for decoder in DECODERS), 0)
         _store_feedback(store, files, found, feedback)
         key = problems.put(f"{SET_ASIDE}/released/import-") if problems.count else None
     logs = found.logs.values()

@@ -110,7 +110,7 @@ def game_log(
     for number, (utterance, clicked) in enumerate(zip(utterances, row["clicks"], strict=True)):
         if not utterance or not utterance.strip():
             raise RecordError(f"chat[{number}]", "the utterance is empty", CORRECT)
-        after = letters_of(clicked, letters, f"clicks[{number}]")
+        after = letters_of(clicked or [], letters, f"clicks[{number}]")
         action = actions.between(state, after)
         probability = None
         if (turn := turn_rows.get(number)) is None:
