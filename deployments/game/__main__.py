@@ -84,6 +84,7 @@ def play(
                 port=port,
                 access_log=False,
                 ws_max_size=LARGEST_MESSAGE,
+                ws_per_message_deflate=False,  # states are small; it costs more time than the rest of a message
                 forwarded_allow_ips=proxy,
                 timeout_graceful_shutdown=5,
             )

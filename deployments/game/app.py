@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 from collections.abc import AsyncIterator
@@ -40,6 +41,9 @@ def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
         recovery.recover(rooms)
         await rooms.start()
         rooms.background(door.watch())
+        rooms.background(door.prepare())
+        gc.collect()
+        gc.freeze()  # else each full collection walks through all libraries and holds up every game meanwhile
         yield
         await rooms.close()
 

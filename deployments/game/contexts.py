@@ -53,6 +53,10 @@ class Fresh:
         self._store = store
         self._drawn: set[str] = set()  # images that are in the store
 
+    def prepare(self) -> None:
+        """The tangrams are made, which takes seconds, before anybody waits for them."""
+        self("prepared")
+
     def __call__(self, name: str) -> GameContext:
         """The context of that name; another name, another context."""
         from tasks import simulation

@@ -87,10 +87,10 @@ class Door:
 
     async def _policy(self, player: Player, variant: str | None) -> Table:
         ready = sorted(self._rooms.listener.ready())
-        if variant is not None and variant not in map(str, Variant):
-            raise Denied(422, "variant", "there is no such policy")
-        if not ready or (variant is not None and variant not in ready):
+        if not ready:
             raise Denied(503, "variant", "the policy is being prepared; try again in a moment")
+        if variant is not None and variant not in ready:
+            raise Denied(422, "variant", "there is no such policy here")
         chosen = variant or self._rng.choice(ready)
         self._out(player.key)
         return await self._rooms.begin({"speaker": player}, chosen, await self._fresh(), await self._round(chosen))
@@ -198,6 +198,11 @@ class Door:
         return max((int(version.tags["round"]) + 1 for version in newest if version is not None), default=0)
 
     # --- the lobby's time ------------------------------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        """What the first game would wait for otherwise. Not needed by a study, whose contexts are there."""
+        if self._rooms.study is None:
+            await asyncio.to_thread(self._new_context.prepare)
 
     async def watch(self) -> None:
         """Tell those who wait how long, and let them go in time."""

@@ -36,7 +36,7 @@ class Listener(Protocol):
     """Acts in games. A game keeps the version that it began with until `end`."""
 
     def start(self) -> None: ...
-    def close(self) -> None: ...
+    async def close(self) -> None: ...
     def ready(self) -> Mapping[str, str]:
         """Versions that get new games, by the variants that can act."""
         ...
@@ -74,8 +74,8 @@ class InProcess:
     def start(self) -> None:
         self.server.start()
 
-    def close(self) -> None:
-        self.server.close()
+    async def close(self) -> None:
+        await asyncio.to_thread(self.server.close)
 
     def ready(self) -> Mapping[str, str]:
         return {variant: served.name for variant, served in self.server.roster.deployed().items()}
@@ -110,9 +110,10 @@ class Remote:
     def start(self) -> None:
         self._looking = asyncio.get_running_loop().create_task(self._look())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._looking is not None:
             self._looking.cancel()
+        await self._client.aclose()
 
     def ready(self) -> Mapping[str, str]:
         return self._ready

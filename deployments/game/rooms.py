@@ -81,7 +81,7 @@ class Rooms:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.archiver.close()
-        await asyncio.to_thread(self.listener.close)
+        await self.listener.close()
         await asyncio.to_thread(self.journal.close)
 
     # --- who is here -----------------------------------------------------------------------------------------------

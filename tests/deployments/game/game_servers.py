@@ -109,7 +109,13 @@ def serving(game: Rooms) -> Iterator[Running]:
 def server(game: Rooms, port: int = 0) -> uvicorn.Server:
     """As `respect play` runs it."""
     return uvicorn.Server(
-        uvicorn.Config(create_app(game, seed=0), port=port, log_level="warning", ws_max_size=LARGEST_MESSAGE)
+        uvicorn.Config(
+            create_app(game, seed=0),
+            port=port,
+            log_level="warning",
+            ws_max_size=LARGEST_MESSAGE,
+            ws_per_message_deflate=False,
+        )
     )
 
 
@@ -170,7 +176,9 @@ class Player:
     def __init__(self, port: int) -> None:
         self.origin = f"http://127.0.0.1:{port}"
         self.port = port
-        self.http = httpx.AsyncClient(base_url=self.origin, timeout=PATIENCE, headers={"Origin": self.origin})
+        limits = httpx.Limits(keepalive_expiry=2.0)  # sooner than the server, which could close a request's
+        headers = {"Origin": self.origin}
+        self.http = httpx.AsyncClient(base_url=self.origin, timeout=PATIENCE, headers=headers, limits=limits)
         self.socket: Any = None
         self.state: dict[str, Any] = {}
         self.heard: list[dict[str, Any]] = []

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from game_servers import Killable, Player, rooms
+from game_servers import Killable, Player, rooms, version
 
+from deployments.game.rooms import Rooms
 from respect_core.interaction_log import LOGS, read_logs
 from tasks.workspace import workspace
 
@@ -93,6 +94,40 @@ def test_a_server_killed_in_the_middle_of_games(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_server_killed_in_the_middle_of_fifty_games(tmp_path: Path) -> None:
     _killed_and_finished(tmp_path / "run", games=50, seconds=1.0)
+
+
+def test_a_game_is_not_continued_by_another_version(tmp_path: Path) -> None:
+    """Which was promoted while the server was away: the log would say that one had acted in all turns."""
+    folder = tmp_path / "run"
+    first = Killable(lambda: rooms(folder))
+
+    def promoted() -> Rooms:
+        made = rooms(folder)
+        made.listener.server.roster.deploy("b-fft", version("b-fft", 2))  # type: ignore[attr-defined]  # in process
+        return made
+
+    async def play() -> None:
+        player = Player(first.port)
+        await player.arrive()
+        await player.connect()
+        await player.start(variant="b-fft")
+        await player.state_where(turn=0)
+        await player.say("select A")
+        await player.state_where(turn=1)
+        first.kill()
+        second = Killable(promoted, first.port)
+        player.state = {}
+        await player.connect()
+        await player.state_where(turn=1)
+        await player.say("select B")
+        assert (await player.state_where(phase="over"))["over"]["reason"] == "stopped"
+        await player.close()
+        second.stop()
+
+    asyncio.run(play())
+    store = workspace(folder).open()
+    (log,) = [log for key in store.keys(f"{LOGS}/") for log in read_logs(store, key)]
+    assert (len(log.turns), log.policy.version) == (1, "1")
 
 
 def test_study_players_and_lobby_are_as_they_were(tmp_path: Path) -> None:

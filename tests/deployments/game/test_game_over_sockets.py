@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 import websockets
-from game_servers import Player, Running, player, rooms, serving, until, version
+from game_servers import Player, Running, player, port_of, rooms, serving, until, version
 
+from deployments.game.listener import Remote
 from deployments.game.table import Clocks
+from deployments.serving import api as serving_api
 from respect_core.interaction import InteractionLog, pseudonym
 from respect_core.interaction_log import LOGS, read_logs
 
@@ -236,6 +240,38 @@ def test_a_policy_that_does_not_answer_ends_the_game_through_nobodys_fault(tmp_p
         game.listener.server.roster._deployed.clear()  # type: ignore[attr-defined]  # as if nothing could be loaded
         game.listener.ready = lambda: {"b-fft": "one that is gone"}  # type: ignore[method-assign]
         assert asyncio.run(play(running.port))["over"] == {"success": False, "reason": "stopped", "by": None}
+
+
+def test_policies_on_a_server_elsewhere(tmp_path: Path) -> None:
+    """`--policies URL`: the same game, over HTTP."""
+    here = rooms(tmp_path / "run")
+    elsewhere = here.listener.server  # type: ignore[attr-defined]  # in process until here
+    http = uvicorn.Server(uvicorn.Config(serving_api.create_app(elsewhere), port=0, log_level="warning"))
+    thread = threading.Thread(target=http.run)
+    thread.start()
+    until(lambda: http.started)
+    here.listener = Remote(f"http://127.0.0.1:{port_of(http)}", every=0.1)
+
+    async def play(port: int) -> None:
+        async with player(port) as one:
+            while not (await one.http.get("/api/me")).json()["policies"]:
+                await asyncio.sleep(0.05)
+            await one.start(variant="b-fft")
+            await one.state_where(turn=0)
+            await one.say("select A")
+            state = await one.state_where(turn=1)
+            assert len(state["turns"][0]["selected"]) == 1
+            assert elsewhere.readiness().running_games == {version("b-fft").name: 1}
+            await one.send(type="leave", game=state["game"])
+            await one.state_where(phase="over")
+
+    try:
+        with serving(here) as running:
+            asyncio.run(play(running.port))
+            until(lambda: not elsewhere.readiness().running_games)
+    finally:
+        http.should_exit = True
+        thread.join()
 
 
 def test_a_full_disk_refuses_and_the_game_goes_on_once_there_is_room(running: Running) -> None:

@@ -1,0 +1,58 @@
+"""A game with the real tiny model behind it, in a real registry, which is promoted in the middle of play."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from game_servers import LOOSE, player, serving, until
+
+from deployments.game.journal import Journal
+from deployments.game.listener import InProcess
+from deployments.game.rooms import Rooms
+from deployments.game.settings import Settings
+from deployments.serving.server import PolicyServer
+from deployments.serving.server import Settings as Serving
+from respect_core import served_turns
+from respect_core.interaction_log import LOGS, read_logs
+from tests.deployments.policy_servers import MODEL, SEED, promote, registered
+
+pytestmark = pytest.mark.timeout(1200)
+
+
+def test_games_keep_their_version_and_the_log_agrees_with_what_was_served(tmp_path: Path) -> None:
+    place = registered(tmp_path)
+    acting = InProcess(PolicyServer(place, Serving(variants=("b-fft",), every=0.2, flush=3600.0)))
+    game = Rooms(place, Settings(limits=LOOSE, tick=0.05), acting, None, Journal(place.root / "game"))
+
+    async def play(port: int) -> None:
+        async with player(port) as old, player(port) as new:
+            await old.start()
+            await old.state_where(phase="writing")
+            await old.say("the bird")
+            await old.state_where(turn=1, phase="writing")
+            promote(place, 2)
+            await asyncio.to_thread(until, lambda: acting.ready()["b-fft"] == f"{MODEL}/2")
+            await new.start()
+            for each in (old, new):
+                await each.state_where(phase="writing")
+                turn = each.state["turn"]
+                await each.say("no, the boat")
+                await each.state_where(turn=turn + 1, phase="writing")
+                await each.send(type="leave", game=each.state["game"])
+                await each.state_where(phase="over")
+
+    with serving(game) as running:
+        until(acting.ready)
+        asyncio.run(play(running.port))
+    store = place.open()
+    logs = {log.interaction_id: log for key in store.keys(f"{LOGS}/") for log in read_logs(store, key)}
+    assert sorted(f"{log.policy.name}/{log.policy.version}" for log in logs.values()) == [f"{MODEL}/2", SEED]
+    served = list(served_turns.read(store))
+    assert len(served) == sum(len(log.turns) for log in logs.values()) == 3
+    for turn in served:
+        (log,) = [log for name, log in logs.items() if name.endswith(turn.game)]
+        assert (turn.adapter_hash, turn.action) == (log.policy.adapter_hash, log.turns[turn.turn].action)
+        assert turn.probability == log.turns[turn.turn].probability
+    assert {log.round for log in logs.values()} == {4}, "one more than the newest of b-fft in this registry"
