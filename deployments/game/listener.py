@@ -70,6 +70,8 @@ class InProcess:
 
     def __init__(self, server: PolicyServer) -> None:
         self.server = server
+        server.began_with = self._began_with
+        self._tables: dict[str, Table] = {}
 
     def start(self) -> None:
         self.server.start()
@@ -81,6 +83,7 @@ class InProcess:
         return {variant: served.name for variant, served in self.server.roster.deployed().items()}
 
     async def act(self, table: Table) -> Reply:
+        self._tables[table.id] = table
         try:
             return _reply(await self.server.act(request(table)))
         except (NotReady, NotLogged, Overloaded, StoreError) as error:
@@ -88,6 +91,12 @@ class InProcess:
 
     async def end(self, table: Table) -> None:
         self.server.end(table.policy, table.id)
+        self._tables.pop(table.id, None)
+
+    async def _began_with(self, variant: str, game: str, version: str) -> str:
+        """After a restart of this process, the version that the journal names."""
+        acted_by = self._tables[game].acted_by
+        return acted_by[0][0] if acted_by else version
 
     def prometheus(self) -> bytes:
         return self.server.prometheus()

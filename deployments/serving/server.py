@@ -59,7 +59,7 @@ class PolicyServer:
 
     Args:
         began_with: where a game may have begun at another server: asked with variant, game and the version that would
-            get it, at its first turn here; names the version that it began with.
+            get it, at its first turn here; names the version that it began with. May be set before `start`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class PolicyServer:
         settings: Settings,
         began_with: Callable[[str, str, str], Awaitable[str]] | None = None,
     ) -> None:
-        self.settings, self._began_with = settings, began_with
+        self.settings, self.began_with = settings, began_with
         self.metrics = Metrics()
         self.roster: Roster[Served] = Roster(idle=settings.idle, most=settings.games)
         self._loader = Loader(
@@ -131,13 +131,13 @@ class PolicyServer:
     async def _version(self, variant: str, game: str) -> Served:
         """Who acts in the game."""
         try:
-            if self._began_with is None or self.roster.runs(variant, game):
+            if self.began_with is None or self.roster.runs(variant, game):
                 return self.roster.version(variant, game)
             new = self.roster.deployed()[variant]
         except KeyError:
             raise NotReady(f"{variant}: no version is loaded; GET /ready says why") from None
         try:
-            name = await self._began_with(variant, game, new.name)
+            name = await self.began_with(variant, game, new.name)
             served = new if name == new.name else await asyncio.to_thread(self._loader.named, name)
         except Exception as error:  # whatever the way there or the registry make of being away
             log.error("%s: not known or not loaded what a game began with (%s)", variant, type(error).__name__)

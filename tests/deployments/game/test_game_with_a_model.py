@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from game_servers import LOOSE, player, serving, until
+from game_servers import LOOSE, Player, player, serving, until
 
 from deployments.game.journal import Journal
 from deployments.game.listener import InProcess
@@ -16,15 +16,20 @@ from deployments.serving.server import PolicyServer
 from deployments.serving.server import Settings as Serving
 from respect_core import served_turns
 from respect_core.interaction_log import LOGS, read_logs
+from tasks.workspace import Workspace
 from tests.deployments.policy_servers import MODEL, SEED, promote, registered
 
 pytestmark = pytest.mark.timeout(1200)
 
 
+def _rooms(place: Workspace) -> Rooms:
+    acting = InProcess(PolicyServer(place, Serving(variants=("b-fft",), every=0.2, flush=3600.0)))
+    return Rooms(place, Settings(limits=LOOSE, tick=0.05), acting, None, Journal(place.root / "game"))
+
+
 def test_games_keep_their_version_and_the_log_agrees_with_what_was_served(tmp_path: Path) -> None:
     place = registered(tmp_path)
-    acting = InProcess(PolicyServer(place, Serving(variants=("b-fft",), every=0.2, flush=3600.0)))
-    game = Rooms(place, Settings(limits=LOOSE, tick=0.05), acting, None, Journal(place.root / "game"))
+    game = _rooms(place)
 
     async def play(port: int) -> None:
         async with player(port) as old, player(port) as new:
@@ -33,7 +38,7 @@ def test_games_keep_their_version_and_the_log_agrees_with_what_was_served(tmp_pa
             await old.say("the bird")
             await old.state_where(turn=1, phase="writing")
             promote(place, 2)
-            await asyncio.to_thread(until, lambda: acting.ready()["b-fft"] == f"{MODEL}/2")
+            await asyncio.to_thread(until, lambda: game.listener.ready()["b-fft"] == f"{MODEL}/2")
             await new.start()
             for each in (old, new):
                 await each.state_where(phase="writing")
@@ -44,7 +49,7 @@ def test_games_keep_their_version_and_the_log_agrees_with_what_was_served(tmp_pa
                 await each.state_where(phase="over")
 
     with serving(game) as running:
-        until(acting.ready)
+        until(game.listener.ready)
         asyncio.run(play(running.port))
     store = place.open()
     logs = {log.interaction_id: log for key in store.keys(f"{LOGS}/") for log in read_logs(store, key)}
@@ -56,3 +61,34 @@ def test_games_keep_their_version_and_the_log_agrees_with_what_was_served(tmp_pa
         assert (turn.adapter_hash, turn.action) == (log.policy.adapter_hash, log.turns[turn.turn].action)
         assert turn.probability == log.turns[turn.turn].probability
     assert {log.round for log in logs.values()} == {4}, "one more than the newest of b-fft in this registry"
+
+
+def test_a_game_keeps_its_version_through_a_restart_with_another_promoted(tmp_path: Path) -> None:
+    place = registered(tmp_path)
+
+    async def turn(one: Player, port: int) -> None:
+        one.port, one.origin, one.state = port, f"http://127.0.0.1:{port}", {}
+        await one.connect()
+        await one.state_where(phase="writing")
+        number = one.state["turn"]
+        await one.say("the bird")
+        await one.state_where(turn=number + 1, phase="writing")
+        await one.socket.close()
+
+    async def begin(port: int) -> Player:
+        one = Player(port)
+        await one.arrive()
+        await one.start()
+        await turn(one, port)
+        return one
+
+    with serving(first := _rooms(place)) as running:
+        until(first.listener.ready)
+        one = running.call(begin(running.port))
+    promote(place, 2)
+    with serving(second := _rooms(place)) as running:
+        until(lambda: second.listener.ready().get("b-fft") == f"{MODEL}/2")
+        asyncio.run(turn(one, running.port))
+        (table,) = second.tables.values()
+        assert [version for version, _ in table.acted_by] == [SEED, SEED]
+        assert {adapter for _, adapter in table.acted_by} == {first.tables[table.id].acted_by[0][1]}
