@@ -12,7 +12,14 @@ from rich.table import Table
 from flows.terminal import RUNS, clear_errors, console, run_workspace
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from respect_core.evidence import Evidence
+    from respect_core.manifests import Partition
+    from respect_core.similarity import ImageSimilarity
+    from tasks.workspace import Workspace
+
+VISION = "vision"
 
 report_app = typer.Typer()
 
@@ -24,11 +31,10 @@ def report_command(
         Path | None, typer.Option(file_okay=False, help="Folder of the report. Default: runs/NAME/report.")
     ] = None,
     similarity: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="CSV or Parquet file (image_a, image_b, similarity) for equation 3; without it table 5 has none.",
+            help="Of images, for equation 3: a CSV or Parquet file (image_a, image_b, similarity), or 'vision' for the "
+            "frozen vision tower of the run's base model. Without it table 5 has none."
         ),
     ] = None,
     published: Annotated[
@@ -47,18 +53,17 @@ def report_command(
         from respect_core.export import export_everything
         from respect_core.human_eval import build_annotations
         from respect_core.report import PAGE, write
-        from respect_core.similarity import from_table
         from tasks import run_facts
 
         store, folder = workspace.open(), out or workspace.root / "report"
         export_everything(store)
-        build_annotations(store)
+        annotated = build_annotations(store)
         evidence = gather(
             store,
             study,
             run=workspace.root,
             systems=run_facts.systems(workspace.root),
-            f=from_table(similarity) if similarity else None,
+            f=_image_similarity(workspace, similarity, annotated),
         )
         changes = write(evidence, folder, store=store if games else None, facts=run_facts.facts(workspace.root))
     console.print(f"{evidence.games:,} games of {len(evidence.cells)} policies: {escape(str(folder / PAGE))}")
@@ -69,6 +74,30 @@ def report_command(
         )
     if published:
         _show_verdicts(evidence, folder)
+
+
+def _image_similarity(
+    workspace: Workspace, given: str | None, annotated: Sequence[Partition]
+) -> ImageSimilarity | None:
+    from respect_core.similarity import from_features, from_table
+
+    if given != VISION:
+        return from_table(Path(given)) if given else None
+    # It takes a model into memory, which nothing else of a report needs.
+    from respect_core.base import load_base
+    from respect_core.features import VisionFeatures
+    from respect_core.human_eval import read_annotated
+    from respect_core.images import load_images
+    from tasks import run_facts
+
+    store = workspace.open()
+    turns = [turn for partition in annotated for turn in read_annotated(store, *partition)]
+    images = sorted({image for turn in turns for image in turn.context})
+    if not images:
+        return None  # table 5 is left out, and the page says why
+    profile = run_facts.profile(workspace.root)
+    base = load_base(profile.base, image_size=profile.image_size)
+    return from_features(VisionFeatures(base, load_images(store, images)), images)
 
 
 def _show_verdicts(evidence: Evidence, folder: Path) -> None:

@@ -46,6 +46,7 @@ class Assignment:
             raise ValueError("policies: name at least one, each with a share of at least 1")
         self._shares, self._seed, self._limit = dict(shares), seed, limit
         self._counts = {context: dict.fromkeys(shares, 0) for context in contexts}
+        self._games = dict.fromkeys(contexts, 0)
         self._draws = 0
 
     def draw(self, seen: Collection[str] = (), without: Collection[str] = ()) -> Slot:
@@ -60,27 +61,34 @@ class Assignment:
             Full: nothing is left.
         """
         rng = random.Random(f"assignment-{self._seed}-{self._draws}")
-        open_policies = {
-            context: found
-            for context, counts in self._counts.items()
-            if context not in seen and (found := self._open(counts, without))
-        }
-        if not open_policies:
+        left: dict[int, list[str]] = {}  # contexts by how many games they have
+        for context, games in self._games.items():
+            if context not in seen:
+                left.setdefault(games, []).append(context)
+        slot = next((found for games in sorted(left) if (found := self._among(left[games], without, rng))), None)
+        if slot is None:
             raise Full("no game is left")
-        fewest = min(sum(self._counts[context].values()) for context in open_policies)
-        context = rng.choice([each for each in open_policies if sum(self._counts[each].values()) == fewest])
-        slot = Slot(context, rng.choice(open_policies[context]))
         self._draws += 1
         self.take(slot)
         return slot
 
+    def _among(self, contexts: list[str], without: Collection[str], rng: random.Random) -> Slot | None:
+        """In one of these contexts, each as likely as the others in which a policy is left; None where none is."""
+        rng.shuffle(contexts)
+        for context in contexts:
+            if policies := self._open(self._counts[context], without):
+                return Slot(context, rng.choice(policies))
+        return None
+
     def take(self, slot: Slot) -> None:
         """Count a game that was given otherwise, e.g. before a restart."""
         self._counts[slot.context][slot.policy] += 1
+        self._games[slot.context] += 1
 
     def release(self, slot: Slot) -> None:
         """The game was not played to its end: it is given to somebody else."""
         self._counts[slot.context][slot.policy] -= 1
+        self._games[slot.context] -= 1
 
     def resume(self, draws: int) -> None:
         """Go on behind so many draws, e.g. after a restart."""

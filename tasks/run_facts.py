@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from respect_core import variants
+from respect_core.variants import Profile
+
 
 def systems(root: Path) -> list[str]:
     """The policies of the run's study, whether or not they have acted; none where the run is no study."""
@@ -31,6 +34,12 @@ def facts(root: Path) -> dict[str, str]:
         "Time": f"{seconds / 60:.0f} minutes" if seconds else "",
     }
     return {name: str(text) for name, text in said.items() if text}
+
+
+def profile(root: Path) -> Profile:
+    """The profile of the run's study or last round; the default where it is neither. Raises ValueError."""
+    in_study, summary = _read(root / "study" / "study.json").get("profile", {}), _read(root / "summary.json")
+    return variants.profile(in_study.get("name") or summary.get("profile") or variants.tiny().name)
 
 
 def _read(file: Path) -> dict[str, Any]:

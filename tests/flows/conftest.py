@@ -10,6 +10,7 @@ from prefect.testing.utilities import prefect_test_harness
 from small import small
 
 from flows import round as round_module
+from respect_core import report
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,14 @@ def small_profile() -> Iterator[None]:
     """Flows resolve the small profiles by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(round_module, "named_profile", small)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_figures() -> Iterator[None]:
+    """Reports of rounds go without figures, which take seconds each time: tests/test_report.py draws them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw", lambda *_: {})
         yield
 
 

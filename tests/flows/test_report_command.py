@@ -10,15 +10,15 @@ from reports import deployment
 from typer.testing import CliRunner
 
 from flows.cli import app
-from respect_core import report
+from respect_core.human_eval import Answer, append_answers
+from tasks.workspace import workspace
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run of that name, without figures, which take seconds."""
+    """A run of that name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RESPECT_STORE", raising=False)
-    monkeypatch.setattr(report, "draw", lambda *_: {})
     deployment(tmp_path / "runs" / "mine" / "store")
     return tmp_path / "runs" / "mine"
 
@@ -40,6 +40,19 @@ def test_without_games_nothing_that_users_wrote_is_on_the_page(run: Path) -> Non
     assert "deselect everything" not in (run / "report" / "index.html").read_text()
 
 
+def test_similarity_of_actions_as_the_frozen_vision_tower_sees_the_images(run: Path) -> None:
+    answers = [
+        {"interaction_id": "g0", "round": 0, "variant": "seed", "turn": turn, "annotator": "ann"}
+        | {"intended": intended, "satisfaction": said}
+        for turn, intended, said in ((0, "select A", "no"), (1, "select A", "yes"))
+    ]
+    append_answers(workspace(run).open(), [Answer(**each) for each in answers], "file")
+    done = CliRunner().invoke(app, ["report", "--study", "mine", "--similarity", "vision"])
+    assert done.exit_code == 0, done.output
+    rows = list(csv.reader((run / "report" / "tables" / "table-5-turns.csv").read_text().splitlines()))
+    assert any(row[0].startswith("Sim") and row[1] != "-" for row in rows), rows
+
+
 def test_a_run_that_is_not_there_is_not_made(run: Path) -> None:
     done = CliRunner().invoke(app, ["report", "--study", "other"])
     assert done.exit_code == 1 and "no run 'other' in" in done.output
@@ -51,7 +64,6 @@ def test_a_report_is_attached_to_the_mlflow_run_and_linked_in_prefect(run: Path,
 
     from tasks import registry
     from tasks.report_page import publish_report
-    from tasks.workspace import workspace
 
     place = workspace(run)
     run_id = registry.start_run(place, "round 1")
