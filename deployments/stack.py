@@ -89,6 +89,7 @@ def start(stack: Stack) -> None:
         config = programs.configuration(stack, programs.cuda_devices(), _cores())
         _config(stack).write_text(config)
         subprocess.run([programs.program("supervisord"), "-c", str(_config(stack))], check=True)
+        _wait_for_supervisord(stack)
     _wait(stack, "s3", lambda: _s3_answers(stack))
     _wait(stack, "prefect", lambda: _answers(f"{stack.prefect}/api/health"))
     _wait(stack, "mlflow", lambda: _answers(f"{stack.mlflow}/health"))
@@ -149,6 +150,15 @@ def _require_free(stack: Stack) -> None:
                     f"port {port} of 127.0.0.1, for {who}, is taken ({error.strerror}); stop what listens there, "
                     "or set that variable to another port"
                 ) from None
+
+
+def _wait_for_supervisord(stack: Stack) -> None:
+    """It goes into the background first and writes its number then."""
+    deadline = time.monotonic() + START_SECONDS
+    while not _running(stack):
+        if time.monotonic() > deadline:
+            raise StackError(f"supervisord did not start within {START_SECONDS:.0f} s; see {stack.logs}")
+        time.sleep(0.1)
 
 
 def _wait(stack: Stack, name: str, answers: Callable[[], bool]) -> None:
