@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,8 +47,6 @@ def play(
 ) -> None:
     """People play in a browser; their games are in the next `respect round` (docs/game.md)."""
     workspace = run_workspace(run)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     import uvicorn
 
     from deployments.game import first_policy
@@ -59,7 +56,9 @@ def play(
     from deployments.game.rooms import Rooms
     from deployments.game.settings import Settings, tokens_from_environment
     from deployments.game.table import Clocks
+    from deployments.serving.follow import quick_registry
 
+    quick_registry()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with clear_errors():
         loaded = _study(workspace, study)
