@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import seaweedfs
 from seaweedfs import S3Server
@@ -16,6 +17,12 @@ from respect_core.store import Store, open_store
 REPOSITORY = Path(__file__).parents[1]
 LONGEST = ("test_round.py", "test_promote.py", "flows", "deployments", "test_spread.py")
 """Files and folders of tests, the longest first: whoever is done early takes the short ones (see `make test`)."""
+
+# A run of the suite fails for what changed, not for the examples of the day or a machine that pauses.
+# `pytest --hypothesis-profile explore` draws new ones.
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -263,9 +263,7 @@ def test_missing_bucket(s3_server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- properties -----------------------------------------------------------------------------------------------
 
-_PROPERTY = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+_PROPERTY = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture

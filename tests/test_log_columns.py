@@ -38,7 +38,6 @@ def json_line(log: InteractionLog) -> bytes:
 # --- what is taken and what is refused ------------------------------------------------------------------------
 
 
-@settings(deadline=None)  # a busy machine may pause for seconds
 @given(batch=st.lists(logs(), min_size=1, max_size=6, unique_by=lambda log: log.interaction_id))
 def test_a_block_of_good_records_is_taken(batch: list[InteractionLog]) -> None:
     found = columns(b"".join(map(json_line, batch)))
@@ -245,9 +244,7 @@ def _dump(value: Any, spaces: tuple[str, str], ascii_only: bool) -> str:
     return str(value) if isinstance(value, _Verbatim) else json.dumps(value, ensure_ascii=ascii_only)
 
 
-_PROPERTY = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+_PROPERTY = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @_PROPERTY

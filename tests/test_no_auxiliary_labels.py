@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from samples import game, logs
 
 import respect_core
@@ -67,7 +67,6 @@ def test_no_field_for_it() -> None:
     assert [name for name in fields if any(word in name for word in FORBIDDEN_WORDS)] == []
 
 
-@settings(deadline=None)  # a busy machine may pause for seconds
 @given(log=logs())
 def test_turns_are_the_same_whatever_the_outcome(log: InteractionLog) -> None:
     outcomes = [None, Outcome(targets=[], success=True), Outcome(targets=log.context, success=False)]

@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_adapter() -> None:
     assert not any("lora" in name for name in inner(models.base().model).state_dict())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.integers(1, 8), st.permutations(range(10)))
 def test_shuffling_is_undone_by_the_inverse_and_keeps_legality(seed: int, turns: int, order: list[int]) -> None:
     game = models.game(seed, turns)

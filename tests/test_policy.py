@@ -149,7 +149,7 @@ def test_frequencies_of_acts_are_their_probabilities() -> None:
         assert abs(frequency[act.action] / len(acts) - act.probability) < 4 * spread + 1e-6
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(-30, 30), min_size=1, max_size=6), st.floats(0, 1, exclude_max=True))
 def test_an_impossible_candidate_is_never_chosen(scores: list[float], uniform: float) -> None:
     row = torch.tensor([[-torch.inf, *scores, -torch.inf]])

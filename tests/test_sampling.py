@@ -27,7 +27,7 @@ def _examples(labels: list[list[int | None]]) -> list[Example]:
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(LABEL_LISTS, st.sampled_from([fft(), rl(), kto()]), st.integers(1, 64), st.integers(0, 3), st.integers(0, 3))
 def test_plan_of_an_epoch(labels: list, base: object, batch_turns: int, seed: int, epoch: int) -> None:
     config = replace(base, batch_turns=batch_turns)  # type: ignore[type-var]

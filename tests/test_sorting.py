@@ -7,7 +7,7 @@ from random import Random
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from respect_core import sorting
@@ -21,7 +21,6 @@ def _batches(rows: list[tuple[str, int | None]], size: int) -> list[pa.RecordBat
     return pa.table({"key": pa.array(keys, pa.string()), "value": pa.array(values, pa.int32())}).to_batches(size)
 
 
-@settings(deadline=None)
 @given(ROWS, st.integers(1, 70), st.integers(1, 70), st.integers(1, 5))
 def test_order_and_whole_groups(rows: list[tuple[str, int | None]], size: int, run: int, block: int) -> None:
     with pytest.MonkeyPatch.context() as patch:

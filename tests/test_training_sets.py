@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from samples import IMAGES, played
 
@@ -198,7 +198,6 @@ def _in_memory(turns: pa.Table, feedback: pa.Table, variant: Variant) -> list[di
 LABELLED = st.lists(st.sampled_from([1, 0, -1, None]), min_size=1, max_size=4)
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.text("aZ0\u00e9\U0001f600", min_size=1, max_size=3), LABELLED, max_size=12),
     st.sampled_from(list(Variant)),

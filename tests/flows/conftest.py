@@ -27,9 +27,12 @@ def small_profile() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def no_figures() -> Iterator[None]:
-    """Reports of rounds go without figures, which take seconds each time: tests/test_report.py draws them."""
+    """Reports of rounds go without figures, which take seconds each time: tests/test_report.py draws them.
+
+    By module: what a session patches is patched in the tests of other folders too.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "draw", lambda *_: {})
         yield

@@ -20,7 +20,7 @@ def mirror(tangram: Tangram) -> Tangram:
     return replace(tangram, polygons=tuple(tuple((1 - x, y) for x, y in polygon) for polygon in tangram.polygons))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**9))
 def test_a_mirror_image_swaps_left_and_right(seed: int) -> None:
     tangram = tangrams.generate("x", random.Random(seed))

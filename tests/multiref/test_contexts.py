@@ -12,7 +12,7 @@ from respect_core.multiref.contexts import GameContext
 SPLIT = tuple(f"tan-{i:04d}" for i in range(60))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 5))
 def test_contexts_follow_the_rules_and_their_seed(seed: int, n: int) -> None:
     games = contexts.sample(SPLIT, n, seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from respect_core import actions
@@ -14,7 +14,6 @@ IMAGES = tuple("abcdefghij")
 CONTEXT = GameContext("g", IMAGES, IMAGES[::-1], ("a", "c", "j"))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**10 - 2), min_size=10, max_size=10))
 def test_any_legal_play_ends_by_the_rules(choices: list[int]) -> None:
     game, state = Game(CONTEXT), ""

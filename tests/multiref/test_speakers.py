@@ -21,7 +21,7 @@ def factory() -> SpeakerFactory:
     return speakers.speaker_factory(speakers.values_of(tangrams.procedural_pool(0).tangrams))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.floats(0, 1))
 def test_intended_actions_are_legal_whatever_the_listener_does(
     factory: SpeakerFactory, seed: int, skill: float

@@ -81,7 +81,7 @@ def test_pictures_of_any_size_and_mode_come_out_alike(processor: Any, games: lis
     assert np.abs(small - large["pixel_values"]).mean() < 0.02
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=80))
 def test_any_text_encodes(text: str) -> None:
     processor = skeleton_processor()

@@ -41,7 +41,7 @@ def cookies(running: Running) -> dict[str, str]:
 def _try(operation: Any, base: str, cookies: dict[str, str], token: str) -> None:
     """Requests that the schema allows, and requests that it does not. Raises where an answer is a 5xx."""
 
-    @settings(max_examples=15, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15, database=None, suppress_health_check=list(HealthCheck))
     @given(case=st.one_of([operation.as_strategy(mode) for mode in GenerationMode]))
     def answered(case: Any) -> None:
         for headers in ({}, {"Authorization": f"Bearer {token}"}):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvicorn
 import websockets
-from game_servers import Player, Running, player, port_of, rooms, serving, until, version
+from game_servers import Player, Running, player, policy_server, port_of, rooms, serving, until, version
 
 from deployments.game.listener import Remote
 from deployments.game.table import Clocks
@@ -245,7 +245,7 @@ def test_a_policy_that_does_not_answer_ends_the_game_through_nobodys_fault(tmp_p
 def test_policies_on_a_server_elsewhere(tmp_path: Path) -> None:
     """`--policies URL`: the same game, over HTTP."""
     here = rooms(tmp_path / "run")
-    elsewhere = here.listener.server  # type: ignore[attr-defined]  # in process until here
+    elsewhere = policy_server(here.workspace)
     http = uvicorn.Server(uvicorn.Config(serving_api.create_app(elsewhere), port=0, log_level="warning"))
     thread = threading.Thread(target=http.run)
     thread.start()

@@ -120,7 +120,7 @@ moves = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(moves)
 def test_whatever_is_tried_the_events_give_the_same_table_and_listeners_learn_nothing(played: list[Any]) -> None:
     table, again, now = _table(listener="bob"), _table(listener="bob"), 100.0
