@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,6 +64,15 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 def store(new_store: Callable[[], Store]) -> Store:
     """An empty store, of one kind and then of the other."""
     return new_store()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Where the browser is."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium on this machine; on Debian: apt-get install chromium")
+    return path
 
 
 @pytest.fixture(scope="session")

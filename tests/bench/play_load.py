@@ -23,6 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
 from respect_core.interaction_log import LOGS, read_logs
 from respect_core.store import open_store
 from tests.bench.record import Record, case, versions
@@ -60,14 +63,28 @@ def measure(people: int, turns: int, faster: float) -> Record:
             began = time.monotonic()
             try:
                 load = asyncio.run(_load(port, server.pid, people, turns, SECONDS_PER_TURN / faster))
+                own = own_time(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
             finally:
                 server.terminate()
         took = time.monotonic() - began
         games = _checked(Path(folder), load)
-    return _record(load, people, games, took, faster)
+    return _record(load, own, people, games, took, faster)
 
 
-def _record(load: Load, people: int, games: int, took: float, faster: float) -> Record:
+def own_time(metrics: str) -> dict[str, float]:
+    """Seconds that the server took, for 99% of the moves of each kind: the bound of the histogram's bucket."""
+    seconds: dict[str, float] = {}
+    moves: dict[str, list[tuple[float, float]]] = {}  # the bound of a bucket, and the moves up to it
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            if sample.name == "respect_game_seconds_bucket":
+                moves.setdefault(sample.labels["move"], []).append((float(sample.labels["le"]), sample.value))
+    for move, buckets in moves.items():
+        seconds[move] = next(bound for bound, count in buckets if count >= 0.99 * buckets[-1][1])
+    return seconds
+
+
+def _record(load: Load, own: dict[str, float], people: int, games: int, took: float, faster: float) -> Record:
     p50, p99, most = (_percentile(load.seconds, share) * 1000 for share in (0.5, 0.99, 1.0))
     quarter = load.memory[len(load.memory) // 4]
     return Record(
@@ -89,6 +106,7 @@ def _record(load: Load, people: int, games: int, took: float, faster: float) -> 
         repeats=1,
         spread=None,
         equality=(
+            f"the server's own time at 99%: {', '.join(f'{move} <= {s * 1000:g} ms' for move, s in own.items())}; "
             f"all {len(load.acknowledged)} acknowledged turns of {games} games in the store, each game once; people "
             f"{faster:g} times faster; answer on the screen after {_percentile(load.answered, 0.99) * 1000:.0f} ms at "
             f"99%; server's memory {quarter:.0f} MiB after a quarter, {load.memory[-1]:.0f} at the end"
