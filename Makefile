@@ -52,10 +52,10 @@ test: install  ## two files at a time on two cores, the longest first (tests/con
 test-slow: install  ## minutes long: bars measured on real data, the whole demo
 	$(BIN)/pytest -m slow
 
-test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium)
+test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium-headless-shell)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m stack tests/stack
 
-test-browser: install  ## the game's pages in a browser (Debian: apt-get install chromium)
+test-browser: install  ## the game's pages in a browser (Debian: apt-get install chromium-headless-shell)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/deployments/game/browser
 
 test-ray: install  ## a round and a training on a Ray cluster of two nodes, of which one is lost; policies on Ray Serve

@@ -68,7 +68,8 @@ class Connection:
                     if isinstance(message, State):
                         self._state = None
                     assert message is not None
-                    await asyncio.wait_for(self._socket.send_text(message.model_dump_json()), _PATIENCE)
+                    async with asyncio.timeout(_PATIENCE):  # `wait_for` may swallow the cancellation by `gone`
+                        await self._socket.send_text(message.model_dump_json())
                 if self._close is not None:
                     await self._socket.close(self._close)
                     return

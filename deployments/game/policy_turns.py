@@ -45,7 +45,8 @@ async def _reply(rooms: Rooms, table: Table) -> Reply | None:
     patience = rooms.clock() + rooms.settings.patience
     while table.awaited == "listener" and (left := patience - rooms.clock()) > 0:
         try:
-            return await asyncio.wait_for(rooms.listener.act(table), left)
+            async with asyncio.timeout(left):
+                return await rooms.listener.act(table)
         except (Unavailable, TimeoutError):
             rooms.metrics.failures.labels("policy").inc()
             await asyncio.sleep(min(1.0, rooms.settings.patience / 20))

@@ -218,7 +218,8 @@ class Player:
     async def hear(self, kind: str) -> dict[str, Any]:
         """The next message of a kind; states on the way are kept."""
         while True:
-            message: dict[str, Any] = json.loads(await asyncio.wait_for(self.socket.recv(), PATIENCE))
+            async with asyncio.timeout(PATIENCE):
+                message: dict[str, Any] = json.loads(await self.socket.recv())
             self.heard.append(message)
             if message["type"] == "state":
                 self.state = message
