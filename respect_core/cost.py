@@ -1,6 +1,6 @@
-"""What a round cost: turns decoded, tokens trained on, training seconds by device. Not in the paper.
+"""What a round cost: turns and tokens decoded, tokens trained on, training seconds by device. Not in the paper.
 
-Decoded turns are counted in the store. The rest is what the run's folder keeps on the machine that ran the round:
+What was decoded is counted in the store. The rest is what the run's folder keeps on the machine that ran the round:
 `summary.json`, and `work/round=N/VARIANT/seed=S/result.json` of each training.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from respect_core import manifests
 from respect_core.store import Store
 from respect_core.tables import iter_batches
 
@@ -24,6 +25,7 @@ class Cost:
 
     round: int
     turns_decoded: int | None  # each once, however many decoders
+    decode_tokens: int | None  # passed through the model, what all prompts start with left out
     decode_seconds: float | None  # by the clock
     trainings: int | None  # variants times seeds
     train_tokens: int | None  # passed through the model, padding left out
@@ -46,9 +48,11 @@ def read_cost(store: Store, run: Path | None, round: int) -> Cost:
         device = result.get("device", UNKNOWN)
         seconds[device] = seconds.get(device, 0.0) + result.get("seconds", 0.0)
     tokens = [result["tokens"] for result in trainings if "tokens" in result]
+    turns, decode_tokens = _decoded(store, round)
     return Cost(
         round=round,
-        turns_decoded=_decoded(store, round),
+        turns_decoded=turns,
+        decode_tokens=decode_tokens,
         decode_seconds=_summary(run, round).get("decode") if run else None,
         trainings=len(trainings) or None,
         train_tokens=sum(tokens) if trainings and len(tokens) == len(trainings) else None,
@@ -56,11 +60,16 @@ def read_cost(store: Store, run: Path | None, round: int) -> Cost:
     )
 
 
-def _decoded(store: Store, round: int) -> int | None:
+def _decoded(store: Store, round: int) -> tuple[int | None, int | None]:
+    """Turns, each once, and tokens."""
     turns: set[tuple[str, int]] = set()
     for batch in iter_batches(store, "feedback", [round], None, ["interaction_id", "turn"]):
         turns.update(zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True))
-    return len(turns) or None
+    partitions = manifests.partitions(store, "feedback", [round])
+    found = (manifests.read_manifest(store, "feedback", *each) for each in partitions)
+    counts = [part.counts for manifest in found if manifest for part in manifest.parts]
+    counted = bool(counts) and all("tokens" in each for each in counts)  # earlier releases did not count
+    return len(turns) or None, sum(each["tokens"] for each in counts) if counted else None
 
 
 def _trainings(run: Path, round: int) -> Iterator[dict[str, Any]]:

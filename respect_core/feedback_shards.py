@@ -16,7 +16,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from itertools import islice
 from typing import Any
 
@@ -39,6 +39,7 @@ Row = Mapping[str, Any]
 Progress = Callable[[int, int], None]
 """Turns done, and turns in all; those without a follow-up count as done with their shard."""
 
+_TOKENS = b"tokens"  # in the metadata of a shard's file
 # What the decoder reads, and what it repeats in its rows.
 _COLUMNS = ["interaction_id", "round", "variant", "turn", "utterance", "action", "follow_up"]
 
@@ -50,9 +51,11 @@ class Decoded:
     turns: int = 0
     found: int = 0  # of these, in shards that were there already
     seconds: float = 0.0  # of decoding the others
+    tokens: int = 0  # of all turns' passes through the model, the start that all prompts share left out
 
     def __add__(self, other: Decoded) -> Decoded:
-        return Decoded(self.turns + other.turns, self.found + other.found, self.seconds + other.seconds)
+        mine, others = astuple(self), astuple(other)
+        return Decoded(*(one + more for one, more in zip(mine, others, strict=True)))
 
 
 def is_decoded(store: Store, partition: Partition, identity: Mapping[str, str], target: Store | None = None) -> bool:
@@ -98,8 +101,9 @@ def decode_partition(
         target,
         "feedback",
         *partition,
-        (batch for key in keys for batch in _read(target, key).to_batches()),
+        (batch for key in keys for batch in _read(target, key).cast(FEEDBACK_SCHEMA).to_batches()),
         inputs=[source],
+        counts={"tokens": result.tokens},
         metadata={"decoder": dict(identity)},
     )
     for key in target.keys(partition.folder(SHARDS)):
@@ -154,21 +158,24 @@ def _within(progress: Progress | None, before: int, turns: int, total: int) -> P
 def _shard(store: Store, key: str, decoder: FeedbackDecoder, turns: list[Row], progress: Progress | None) -> Decoded:
     """See to it that a shard is stored."""
     if store.exists(key):
-        found = _read(store, key).num_rows // len(DecoderKind)
-        return Decoded(turns=found, found=found)
-    started = time.monotonic()
+        table = _read(store, key)
+        found = table.num_rows // len(DecoderKind)
+        return Decoded(turns=found, found=found, tokens=int(table.schema.metadata[_TOKENS]))
+    started, before = time.monotonic(), decoder.scorer.tokens
     rows = decoder.decode(turns, progress=progress)
-    seconds = time.monotonic() - started
+    seconds, tokens = time.monotonic() - started, decoder.scorer.tokens - before
+    schema = FEEDBACK_SCHEMA.with_metadata({**FEEDBACK_SCHEMA.metadata, _TOKENS: str(tokens)})
     with store.spool() as path:
         with store.errors(key):
-            pq.write_table(pa.Table.from_pylist(rows, schema=FEEDBACK_SCHEMA), path, compression="zstd")
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
         store.put_file(key, path)
-    return Decoded(turns=len(rows) // len(DecoderKind), seconds=seconds)  # both kinds of every turn
+    turns_decoded = len(rows) // len(DecoderKind)  # both kinds of every turn
+    return Decoded(turns=turns_decoded, seconds=seconds, tokens=tokens)
 
 
 def _read(store: Store, key: str) -> pa.Table:
     with closing(store.open(key)) as file:
-        return pq.read_table(file, schema=FEEDBACK_SCHEMA)
+        return pq.read_table(file)
 
 
 def _turns(store: Store, partition: Partition) -> int:

@@ -42,6 +42,7 @@ class LabelScorer:
         self.model, self.tokenizer = local.model, local.tokenizer
         self.token_budget = token_budget
         self.trees = TreePass(self.model)
+        self.tokens = 0  # that went through the model after the start that all prompts share
 
     def score(
         self,
@@ -73,15 +74,16 @@ class LabelScorer:
         prefix, rest = shared[:start], {text: each[start:] for text, each in tokens.items()}
         scores: dict[str, Tensor] = {}
 
-        def found(batch: list[str]) -> tuple[list[str], Tensor]:
-            return batch, self._score_batch(prefix, [rest[text] for text in batch], labels)
+        def found(batch: list[str]) -> tuple[list[str], Tensor, int]:
+            return batch, *self._score_batch(prefix, [rest[text] for text in batch], labels)
 
         with torch.inference_mode():
             if self.trees.takes_trees:
                 self.trees.keep(prefix)
             batches = self._batches(rest, sum(len(label) - 1 for label in labels))
-            for batch, scores_BL in cores.each(found, batches, self.model.device):
+            for batch, scores_BL, passed in cores.each(found, batches, self.model.device):
                 scores.update(zip(batch, scores_BL, strict=True))
+                self.tokens += passed
                 if progress:
                     progress(len(scores), len(rest))
         return torch.stack([scores[text] for text in prompts])
@@ -133,8 +135,8 @@ class LabelScorer:
             size += length
         yield batch
 
-    def _score_batch(self, prefix: list[int], prompts: list[list[int]], labels: list[list[int]]) -> Tensor:
-        """[prompts, L]. Each token of a label is scored at the node before it."""
+    def _score_batch(self, prefix: list[int], prompts: list[list[int]], labels: list[list[int]]) -> tuple[Tensor, int]:
+        """[prompts, L], and the tree's tokens. Each token of a label is scored at the node before it."""
         tree = Tree()
         before = [tree.add([*prompt, *label[:-1]])[-len(label) :] for prompt in prompts for label in labels]
         nodes = sorted({node for path in before for node in path})
@@ -145,7 +147,7 @@ class LabelScorer:
         words = [token for _ in prompts for label in labels for token in label]
         lengths = [len(label) for label in labels] * len(prompts)
         log_p_by_label = log_p_NV[rows, words].cpu().split(lengths)
-        return torch.stack([log_p.sum() for log_p in log_p_by_label]).view(len(prompts), len(labels))
+        return torch.stack([log_p.sum() for log_p in log_p_by_label]).view(len(prompts), len(labels)), len(tree)
 
 
 def _common_start(sequences: Sequence[list[int]]) -> list[int]:

@@ -159,13 +159,14 @@ def users(evidence: Evidence) -> Plain | None:
 def costs(evidence: Evidence) -> Plain | None:
     """What each round took, as far as it was recorded."""
     return _plain(
-        "What learning from each round took, as far as the run recorded it: turns decoded, tokens trained on, and "
-        "seconds of training over all variants and seeds.",
-        ("round", "turns decoded", "seconds", "tokens", "training seconds by device"),
+        "What learning from each round took, as far as the run recorded it: turns and tokens decoded, tokens trained "
+        "on, and seconds of training over all variants and seeds.",
+        ("round", "turns decoded", "tokens", "seconds", "tokens trained on", "training seconds by device"),
         (
             (
                 str(each.round),
                 _whole(each.turns_decoded),
+                _whole(each.decode_tokens),
                 _whole(each.decode_seconds),
                 _whole(each.train_tokens),
                 ", ".join(f"{device}: {seconds:,.0f}" for device, seconds in (each.train_seconds or {}).items())

@@ -31,7 +31,7 @@ class Killed(BaseException):
 class Counting(FeedbackDecoder):
     """Counts the turns that it decodes, and may end with one of its calls. What one has decoded all know."""
 
-    known: ClassVar[dict[Any, list[dict[str, Any]]]] = {}
+    known: ClassVar[dict[Any, tuple[list[dict[str, Any]], int]]] = {}
 
     def __init__(self, other: FeedbackDecoder, ends_in: int | None = None) -> None:
         super().__init__(other.config, other.local)
@@ -41,9 +41,11 @@ class Counting(FeedbackDecoder):
     def decode(self, rows: Any, *args: Any, **options: Any) -> list[dict[str, Any]]:
         self.calls.append(len(rows))
         key = repr(self.config), tuple((row["interaction_id"], row["turn"]) for row in rows)
+        before = self.scorer.tokens
         if key not in self.known:
-            self.known[key] = super().decode(rows, *args, **options)
-        found = self.known[key]
+            self.known[key] = super().decode(rows, *args, **options), self.scorer.tokens - before
+        found, tokens = self.known[key]
+        self.scorer.tokens = before + tokens
         if len(self.calls) == self.ends_in:
             raise Killed  # all scored, nothing stored
         return found
@@ -121,6 +123,11 @@ def test_the_table_is_what_the_decoder_says_in_one_piece(
     manifest = manifests.read_manifest(store, "feedback", *HERE)
     assert manifest is not None and manifest.parts[0].inputs == (manifests.table_input(store, "turns", *HERE),)
     assert manifest.parts[0].metadata == {"decoder": IDENTITY}
+    own = FeedbackDecoder(decoder.config, decoder.local)
+    for turns in shards(tables.read_table(store, "turns").to_pylist(), 6):
+        own.decode(turns)
+    # Of all that went through the model, the start of each kind's prompts is not counted.
+    assert 0 < manifest.parts[0].counts["tokens"] == own.scorer.tokens < own.scorer.trees.tokens
 
 
 def test_shards_of_another_decoder_are_not_used_and_do_not_stay(decoder: FeedbackDecoder, tmp_path: Any) -> None:

@@ -144,7 +144,7 @@ class WithoutModel(LabelScorer):
             raise Interrupted
         return super().score(prompts, *others, **options)
 
-    def _score_batch(self, prefix: list[int], prompts: list[list[int]], labels: list[list[int]]) -> Tensor:
+    def _score_batch(self, prefix: list[int], prompts: list[list[int]], labels: list[list[int]]) -> tuple[Tensor, int]:
         tree = Tree()
         for prompt in prompts:
             for label in labels:
@@ -154,7 +154,7 @@ class WithoutModel(LabelScorer):
             zlib.crc32(str(prompt).encode()) % 600 / 100 - 3.91 for prompt in prompts
         ]  # about half are positive
         half = len(labels) // 2
-        return torch.tensor([[odds] * half + [0.0] * (len(labels) - half) for odds in log_odds])
+        return torch.tensor([[odds] * half + [0.0] * (len(labels) - half) for odds in log_odds]), len(tree)
 
 
 def decode_plan(place: Workspace) -> tuple[int, str]:
