@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from flows import environment
 
@@ -38,5 +39,5 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, StoreError, FileNotFoundError) as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         raise typer.Exit(1) from error

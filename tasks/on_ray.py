@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 _connecting = Lock()
 
 
-class NoCluster(LookupError):
+class NoCluster(ValueError):
     """No Ray cluster to be had; the message says what to do."""
 
 
@@ -104,7 +104,7 @@ def connect() -> None:
         except ConnectionError as error:
             raise NoCluster(
                 f"no Ray cluster ({error}); start one with `ray start --head --disable-usage-stats`, or set "
-                "RAY_ADDRESS; docs/scaling.md says how"
+                "RAY_ADDRESS, and RAY_AUTH_MODE=token where the cluster asks for a token; docs/scaling.md says how"
             ) from error
 
 

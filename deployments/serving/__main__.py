@@ -63,7 +63,11 @@ def serve(
             every=every,
         )
         if on is Place.RAY:
-            from deployments.serving import on_ray  # Ray is an extra of this project
+            try:
+                from deployments.serving import on_ray
+            except ImportError as error:
+                remedy = "Ray is an extra of this project: pip install -c constraints.txt -e '.[ray]'"
+                raise ValueError(f"{error}; {remedy}") from error
 
             return on_ray.run(workspace, settings, replicas=replicas, host=host, port=port)
         uvicorn.run(create_app(PolicyServer(workspace, settings)), host=host, port=port, access_log=False)

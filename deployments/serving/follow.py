@@ -51,6 +51,7 @@ class Follower:
     ) -> None:
         self._workspace, self.variants, self._roster, self._load, self.every = workspace, variants, roster, load, every
         self.refused: dict[str, str] = {}  # by variant
+        self.looked = threading.Event()  # at every variant, with whatever answer
         self._refused_versions: dict[tuple[str, str], tuple[float, str]] = {}
         self._entries: dict[str, int] = {}  # of the ledger, by variant
         self._contact: float | None = None
@@ -87,6 +88,7 @@ class Follower:
                 self._away.discard(variant)
             else:
                 self._away.add(variant)
+        self.looked.set()
         self._retire()
 
     def _run(self) -> None:

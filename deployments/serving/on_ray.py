@@ -13,8 +13,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import RequestRouterConfig
+from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
@@ -47,6 +50,10 @@ _BY_SESSION = _router(
     request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
     request_router_kwargs={"num_fallback_replicas": 0},
 )
+
+
+class PortTaken(ValueError):
+    """The server cannot listen there; the message says what to do."""
 
 
 class Games:
@@ -76,6 +83,7 @@ class Policies:
         self._games = games
         self._server = PolicyServer(workspace.model_copy(update={"root": root}), settings, self._began_with)
         self._server.start()
+        self._server.follower.looked.wait()  # whoever takes the place of a lost replica has loaded what is deployed
 
     def __del__(self) -> None:  # Ray Serve's way to end a replica
         self._server.close()
@@ -177,30 +185,52 @@ def application(workspace: Workspace, settings: Settings, replicas: int) -> serv
     return made
 
 
-def start(workspace: Workspace, settings: Settings, *, replicas: int, host: str, port: int) -> None:
-    """Serve on the cluster of RAY_ADDRESS, or of this machine, until `stop`. Host and port are the cluster's: where Ray
-    Serve runs there already, they stay.
+@contextmanager
+def served(workspace: Workspace, settings: Settings, *, replicas: int, host: str, port: int) -> Iterator[str]:
+    """Serve on the cluster of RAY_ADDRESS, or of this machine; gives the address. At the end, what was asked is
+    answered, logs go to the store, and Ray Serve ends as well where it came for this and has nothing else.
+
+    Args:
+        host, port: the cluster's: where Ray Serve runs there already, they stay. Port 0 is any free one.
 
     Raises:
         NoCluster: there is none.
+        PortTaken: see there.
     """
     connect()
+    came = _get_global_client(raise_if_no_controller_running=False) is None
     quiet = LoggingConfig(enable_access_log=False)
-    serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
-    serve.run(application(workspace, settings, replicas), name=APPLICATION, route_prefix="/", logging_config=quiet)
-
-
-def stop() -> None:
-    """What was asked is answered, and logs go to the store."""
-    serve.delete(APPLICATION)
+    options = {"host": host, "port": _free(host, port) if came else port}
+    try:
+        serve.start(http_options=options, logging_config=quiet)
+        serve.run(application(workspace, settings, replicas), name=APPLICATION, route_prefix="/", logging_config=quiet)
+        client: Any = _get_global_client()
+        yield client.root_url  # nothing public says it
+    finally:
+        serve.delete(APPLICATION)
+        if came and not serve.status().applications:
+            serve.shutdown()
 
 
 def run(workspace: Workspace, settings: Settings, *, replicas: int, host: str, port: int) -> None:
-    """`start`, and `stop` on Ctrl-C or SIGTERM."""
-    ended = threading.Event()
+    """`served` until Ctrl-C or SIGTERM, which may come while it starts."""
+    connect()  # sets a handler of its own for SIGTERM, which ends the process at once
     for ending in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(ending, lambda *_: ended.set())
-    start(workspace, settings, replicas=replicas, host=host, port=port)
-    log.info("%s replicas on Ray answer at http://%s:%s", replicas, host, port)
-    ended.wait()
-    stop()
+        signal.signal(ending, signal.default_int_handler)
+    with (
+        suppress(KeyboardInterrupt),
+        served(workspace, settings, replicas=replicas, host=host, port=port) as address,
+    ):
+        log.info("%s replicas on Ray answer at %s", replicas, address)
+        threading.Event().wait()
+
+
+def _free(host: str, port: int) -> int:
+    """The port, or any free one for 0. Looked at first: Ray Serve would stay with one that is taken."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Ray Serve, just after another server
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}; --port names another") from None
+        return int(probe.getsockname()[1])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +16,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from forked import Forked
 from policy_servers import (
     MODEL,
     PATIENCE,
@@ -41,10 +45,12 @@ def cluster() -> Iterator[None]:
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # or it leaves a token in the home directory
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
         # A busy machine may hold a process for minutes.
         patience = {"health_check_timeout_ms": 600_000, "health_check_period_ms": 1000}
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _system_config=patience)
+        patch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)  # for the command
         yield
         ray.shutdown()
 
@@ -57,25 +63,18 @@ def place(tmp_path: Path) -> Workspace:
 @contextmanager
 def on_ray(place: Workspace, replicas: int, **settings: Any) -> Iterator[Running]:
     """The server on Ray, with a client; as `policy_servers.serving`."""
-    from ray import serve
-
-    from deployments.serving import on_ray
+    from deployments.serving.on_ray import served
     from deployments.serving.server import Settings
 
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
     given = Settings(**{"variants": ("b-fft",), "every": 0.2, "flush": 0.5} | settings)
-    try:
-        on_ray.start(place, given, replicas=replicas, host="127.0.0.1", port=port)
-        limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, limits=limits) as client:
-            running = Running(None, client)  # type: ignore[arg-type]  # the servers are in other processes
-            until(lambda: client.get("/ready").status_code == 200)
-            yield running
-        on_ray.stop()
-    finally:
-        serve.shutdown()
+    limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
+    with (
+        served(place, given, replicas=replicas, host="127.0.0.1", port=0) as address,
+        httpx.Client(base_url=address, timeout=PATIENCE, limits=limits) as client,
+    ):
+        running = Running(None, client)  # type: ignore[arg-type]  # the servers are in other processes
+        until(lambda: client.get("/ready").status_code == 200)
+        yield running
 
 
 def _play(running: Running, games: list[PlayedGame], turns: int) -> None:
@@ -144,6 +143,36 @@ def test_games_stay_with_their_replica_and_with_their_version(cluster: None, pla
         assert _acts(games) == [[action for action, _ in game] for game in alone]
 
 
+def test_the_command_serves_until_it_is_told_to_end(cluster: None, place: Workspace, tmp_path: Path) -> None:
+    """It says where, and takes away what it brought; a port that is taken is an error."""
+    import ray
+
+    log = tmp_path / "log"
+    options = ["--on", "ray", "--variants", "b-fft", "--every", "0.2", "--port"]
+    command = [sys.executable, "-m", "deployments.serving", *options]
+    folder = place.root.parents[1]
+    with log.open("w") as output:
+        server = Forked([*command, "0"], cwd=folder, stderr=output)
+    try:
+        until(lambda: " answer at " in log.read_text() or server.poll() is not None)
+        with httpx.Client(base_url=log.read_text().rpartition(" answer at ")[2].split()[0], timeout=PATIENCE) as client:
+            assert client.get("/ready").status_code == 200
+            reply = client.post("/act", json=PlayedGame("by-command").request())
+            assert reply.status_code == 200 and reply.json()["version"] == SEED
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=PATIENCE) == 0, log.read_text()
+    assert [turn.action for turn in read(place.open()) if turn.game == "by-command"] == [reply.json()["action"]]
+    until(lambda: not _of_ray_serve())
+    assert ray.cluster_resources()["CPU"] == 4, "the cluster is not the command's"
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused = subprocess.run([*command, port], cwd=folder, capture_output=True, text=True)
+    assert refused.returncode == 1 and f"error: cannot listen on 127.0.0.1:{port}" in refused.stdout
+    assert not _of_ray_serve()
+
+
 def _games_by_replica(running: Running) -> dict[str, float]:
     found: dict[str, float] = {}
     for line in running.client.get("/metrics").text.splitlines():
@@ -157,6 +186,10 @@ def _games_by_replica(running: Running) -> dict[str, float]:
 
 def _lose_a_replica() -> None:
     """kill -9 of the process."""
-    name = "ServeReplica:respect:Policies"
-    victim = next(each for each in psutil.process_iter(["cmdline"]) if name in " ".join(each.info["cmdline"] or ()))
-    victim.kill()
+    _of_ray_serve("ServeReplica:respect:Policies")[0].kill()
+
+
+def _of_ray_serve(name: str = "Serve") -> list[psutil.Process]:
+    """Processes of replicas, or the controller too."""
+    processes = psutil.process_iter(["cmdline"])
+    return [each for each in processes if " ".join(each.info["cmdline"] or ()).startswith(f"ray::{name}")]
