@@ -107,9 +107,11 @@ def round_command(
     from flows.round import RoundParameters
     from flows.round import round as flow
     from tasks import progress, report
-    from tasks.places import Place
+    from tasks.places import Place, require_ray
 
     with clear_errors(), progress.shown():
+        if on == Place.RAY:
+            require_ray()
         summary = flow(
             workspace,
             RoundParameters(

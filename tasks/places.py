@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,6 +22,10 @@ class Place(StrEnum):
     RAY = "ray"  # processes on the nodes of a Ray cluster
 
 
+class RayMissing(ValueError):
+    """Ray, an extra of this project, is not installed; the message says how to."""
+
+
 class Run(Protocol):
     """Carries out a specification; see `process.run`."""
 
@@ -36,10 +41,16 @@ class Run(Protocol):
     ) -> Path: ...
 
 
+def require_ray() -> None:
+    """Raises RayMissing."""
+    if find_spec("ray") is None:
+        raise RayMissing("Ray is not installed; add this project's extra: pip install -c constraints.txt -e '.[ray]'")
+
+
 def runner(place: Place) -> Run:
     """What a task calls with a specification. A run on a pool is on its worker's machine already."""
     if place is Place.RAY:
-        from tasks import on_ray  # Ray is an extra of this project
+        from tasks import on_ray
 
         return on_ray.run
     return process.run

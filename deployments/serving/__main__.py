@@ -63,11 +63,10 @@ def serve(
             every=every,
         )
         if on is Place.RAY:
-            try:
-                from deployments.serving import on_ray
-            except ImportError as error:
-                remedy = "Ray is an extra of this project: pip install -c constraints.txt -e '.[ray]'"
-                raise ValueError(f"{error}; {remedy}") from error
+            from tasks.places import require_ray
+
+            require_ray()
+            from deployments.serving import on_ray
 
             return on_ray.run(workspace, settings, replicas=replicas, host=host, port=port)
         uvicorn.run(create_app(PolicyServer(workspace, settings)), host=host, port=port, access_log=False)
