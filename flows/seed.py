@@ -6,9 +6,11 @@ from prefect import flow
 
 from flows.stages import train_on_pool
 from respect_core.variants import SEED, Profile
+from tasks import progress
+from tasks.files import alone
 from tasks.people import prepare_game_sets
 from tasks.places import Place
-from tasks.references import RegisteredRef
+from tasks.references import RegisteredRef, TrainingSetRef
 from tasks.register import find_seed, register_seed
 from tasks.select import select_checkpoint
 from tasks.subsample import seed_training_set
@@ -18,14 +20,23 @@ from tasks.workspace import Workspace
 
 @flow(name="seed", flow_run_name="seed policy {profile.name}")
 def seed_policy(workspace: Workspace, profile: Profile, validation: str, on: Place = Place.HERE) -> RegisteredRef:
-    """The registered seed policy; trained if there is none of the same data and settings."""
+    """The registered seed policy; trained if there is none of the same data and settings.
+
+    Where another process is at it, as `respect play` is on a clean clone, it is waited for.
+    """
     prepare_game_sets(workspace, profile, validation)
     training_set = seed_training_set(workspace, profile)
-    found = find_seed(workspace, profile, training_set)
-    if found is not None:
-        return found
     if on is Place.POOLS:
-        return train_on_pool(workspace, profile, training_set, validation, None).registered
+        found = find_seed(workspace, profile, training_set)
+        return found or train_on_pool(workspace, profile, training_set, validation, None).registered
+    with progress.bar("seed policy"), alone(workspace.scratch / "seed.lock"):
+        found = find_seed(workspace, profile, training_set)
+        return found or _train(workspace, profile, training_set, validation, on)
+
+
+def _train(
+    workspace: Workspace, profile: Profile, training_set: TrainingSetRef, validation: str, on: Place
+) -> RegisteredRef:
     trained = [
         train_variant.submit(workspace, profile, training_set, seed, validation, None, on) for seed in profile.seeds
     ]

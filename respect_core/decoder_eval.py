@@ -53,7 +53,7 @@ class Evaluation:
     confusion: dict[str, dict[str, int]]  # actual -> decoded -> turns
     at_shipped: Rates
     auc: float | None
-    cross_validated: CrossValidated
+    cross_validated: CrossValidated | None  # None of a single game: there is no other to choose on
 
 
 def confusion(pairs: Iterable[tuple[int, int]]) -> dict[str, dict[str, int]]:
@@ -156,7 +156,7 @@ def evaluate(
         decoder: 'binary' or 'ternary'; rows of the other are left out.
 
     Raises:
-        ValueError: nothing to evaluate, or as `cross_validate` does.
+        ValueError: nothing to evaluate, or fewer than two folds.
     """
     rows = [row for row in feedback if row["decoder"] == decoder and (row["interaction_id"], row["turn"]) in labels]
     if not rows:
@@ -165,6 +165,7 @@ def evaluate(
     right = [label == 1 for label in actual]
     games = [row["interaction_id"] for row in rows]
     scores = [float(row["score"]) for row in rows]
+    scored = list(zip(games, scores, right, strict=True))
     return Evaluation(
         turns=len(rows),
         confusion=confusion(zip(actual, (row["label"] for row in rows), strict=True)),
@@ -173,7 +174,7 @@ def evaluate(
             json.loads(rows[0]["thresholds"])["positive"],
         ),
         auc=auc(list(zip(scores, right, strict=True))),
-        cross_validated=cross_validate(list(zip(games, scores, right, strict=True)), folds, precision),
+        cross_validated=cross_validate(scored, folds, precision) if len(set(games)) > 1 else None,
     )
 
 

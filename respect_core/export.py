@@ -101,10 +101,11 @@ def export(store: Store, round: int, variants: Iterable[str] | None = None) -> E
     return report
 
 
-def export_everything(store: Store) -> None:
-    """Export what is new in all rounds. Raises as `export` does."""
+def export_everything(store: Store, before: int | None = None) -> None:
+    """Export what is new in all rounds, or in those before a round. Raises as `export` does."""
     for round in sorted({partition.round for partition in partitions_with(store, LOGS, ".jsonl")}):
-        export(store, round)
+        if before is None or round < before:
+            export(store, round)
 
 
 def _export_partition(store: Store, partition: Partition, images: set[str]) -> tuple[Manifest, int, int]:

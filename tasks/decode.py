@@ -90,7 +90,7 @@ def audit(
             confusion=fit.confusion if fit else None,
             precision=fit.at_shipped.precision if fit else None,
             recall=fit.at_shipped.recall if fit else None,
-            cross_validated=asdict(fit.cross_validated) if fit else None,
+            cross_validated=asdict(fit.cross_validated) if fit and fit.cross_validated else None,
             auc=fit.auc if fit else None,
             turns_per_second=speed,
         )

@@ -16,14 +16,18 @@ from tasks.workspace import Workspace
 
 @task(name="export", task_run_name="export round {round}", **PATIENT, cache_policy=NO_CACHE)
 def export_interactions(workspace: Workspace, round: int) -> ExportedRef:
-    """Export what is new in a round. Broken records are set aside and counted; the rest goes on.
+    """Export what is new in a round, and what came late to those before it: a variant learns from all of them.
+
+    Broken records are set aside and counted; the rest goes on.
 
     Raises:
         ValueError: the round has no interactions at all.
     """
     started = time.monotonic()
     with progress.bar(f"export round {round}"):
-        report = export.export(workspace.open(), round)
+        store = workspace.open()
+        report = export.export(store, round)
+        export.export_everything(store, before=round)  # games that ended behind their round's export
     if report.games == 0:
         raise ValueError(
             f"round {round} has no interactions in {workspace.store_uri}; "

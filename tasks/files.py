@@ -1,7 +1,10 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and one for each thing that one process at a time may do."""
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -10,3 +13,13 @@ def write_whole(file: Path, text: str) -> None:
     unfinished = file.with_name(f"{file.name}.tmp")
     unfinished.write_text(text)
     unfinished.replace(file)
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Waits until no other process of this machine is inside with the same file. One that ends lets go, however it
+    ends."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield

@@ -92,3 +92,9 @@ def test_evaluate_counts_partly_right_as_wrong() -> None:
     assert found.auc == 0.75
     with pytest.raises(ValueError, match="no turn has both"):
         decoder_eval.evaluate(feedback, {}, "ternary")
+
+
+def test_a_single_game_has_no_others_to_choose_a_threshold_on() -> None:
+    found = decoder_eval.evaluate([_row("a", 0, 1, 2.0), _row("a", 1, -1, -1.0)], {("a", 0): 1, ("a", 1): -1})
+    assert (found.turns, found.at_shipped, found.auc) == (2, Rates(1.0, 1.0, 0.0), 1.0)
+    assert found.cross_validated is None

@@ -72,24 +72,21 @@ def play(
             annotator_tokens=annotators,
         )
         journal = Journal(workspace.root / "game")
-        training = first_policy.provide(workspace, run) if prepare and policies is None else None
+        if prepare and policies is None:
+            first_policy.provide(workspace, run)
         named = tuple(loaded.file.policies) if loaded else tuple(name.strip() for name in variants.split(","))
         rooms = Rooms(workspace, settings, _listener(workspace, policies, named), loaded, journal)
         console.print(f"\nPlay at [bold]http://{host}:{port}[/]; Ctrl-C ends it\n", highlight=False)
-        try:
-            uvicorn.run(
-                create_app(rooms),
-                host=host,
-                port=port,
-                access_log=False,
-                ws_max_size=LARGEST_MESSAGE,
-                ws_per_message_deflate=False,  # states are small; it costs more time than the rest of a message
-                forwarded_allow_ips=proxy,
-                timeout_graceful_shutdown=5,
-            )
-        finally:
-            if training is not None and training.poll() is None:
-                training.terminate()
+        uvicorn.run(
+            create_app(rooms),
+            host=host,
+            port=port,
+            access_log=False,
+            ws_max_size=LARGEST_MESSAGE,
+            ws_per_message_deflate=False,  # states are small; it costs more time than the rest of a message
+            forwarded_allow_ips=proxy,
+            timeout_graceful_shutdown=5,
+        )
 
 
 def _study(workspace: Workspace, path: Path | None) -> Study | None:

@@ -1,15 +1,18 @@
 """A clean clone has no policy yet: the base model, with an adapter that changes nothing, acts at once, and the seed
 policy (appendix B.2) is trained beside the game and takes the games that begin once it is registered.
 
-`python -m deployments.game.first_policy RUN` trains it.
+`python -m deployments.game.first_policy RUN` trains it, until its standard input closes: what is trained when the game
+ends goes on at the next start, or in the next round.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 
 from flows.terminal import run_workspace
 from respect_core.variants import SEED, tiny
@@ -19,16 +22,19 @@ from tasks.workspace import Workspace
 log = logging.getLogger(__name__)
 
 
-def provide(workspace: Workspace, run: str) -> subprocess.Popen[bytes] | None:
-    """See to it that something can act; returns the training, where one was begun."""
+def provide(workspace: Workspace, run: str) -> None:
+    """See to it that something can act. A training that this begins ends with this process at the latest."""
     seed = registry.latest(workspace, SEED)
     if seed is None:
         register_base(workspace)
     elif "untrained" not in seed.tags:
-        return None
+        return
     log.info("the base model acts, while the seed policy is trained beside the game")
-    command = [sys.executable, "-m", "deployments.game.first_policy", run]
-    return subprocess.Popen(["nice", "-n", "19", *command], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = ["nice", "-n", "19", sys.executable, "-m", "deployments.game.first_policy", run]
+    ours, _ = os.pipe()  # never written to: the other end closes when this process ends, and be it killed
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.Popen(command, stdin=ours, env=environment, start_new_session=True)
+    os.close(ours)
 
 
 def register_base(workspace: Workspace) -> None:
@@ -56,5 +62,12 @@ def train(run: str) -> None:
     seed_policy(workspace, tiny(), "validation")
 
 
+def _end_with_the_game() -> None:
+    """With its worker and its Prefect server, which are of its process group. What is killed goes on next time."""
+    os.read(0, 1)  # blocks until the game's end of the pipe closes
+    os.killpg(0, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_the_game, daemon=True).start()
     train(sys.argv[1])

@@ -8,7 +8,9 @@ from samples import game, with_images
 
 from respect_core.export import export
 from respect_core.interaction_log import append_logs
+from respect_core.tables import read_table
 from respect_core.variants import Variant
+from tasks.export import export_interactions
 from tasks.next_round import count_new, find_next_round, first_unfinished
 from tasks.workspace import Workspace, workspace
 
@@ -45,3 +47,19 @@ def test_a_variants_own_interactions_count_and_in_their_absence_everyones(tmp_pa
     assert new.missing == {"b-fft": 4, "t-rl": 1}
     assert str(new).startswith("round 1: not enough new interactions, 6 are wanted") and "b-fft 4, t-rl 1" in str(new)
     assert not count_new.fn(place, 0, list(Variant), 7).missing
+
+
+def test_a_game_that_ends_behind_its_rounds_export_is_in_the_next(tmp_path: Path) -> None:
+    """People play on while a round learns."""
+    place = workspace(tmp_path)
+    _with_games(place, 0, b_fft=1)
+    append_logs(place.open(), [game("late", round=0, variant="b-fft")])
+    append_logs(place.open(), [game("of-the-next", round=1, variant="b-fft")])
+    assert export_interactions.fn(place, 1).games == 1
+    for table in ("turns", "outcomes"):
+        found = read_table(place.open(), table, columns=["round", "interaction_id"])
+        assert {*zip(found["round"].to_pylist(), found["interaction_id"].to_pylist(), strict=True)} == {
+            (0, "b-fft-0-0"),
+            (0, "late"),
+            (1, "of-the-next"),
+        }

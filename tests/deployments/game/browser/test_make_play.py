@@ -1,4 +1,4 @@
-"""`make play` on a clean clone: somebody plays against the tiny policy, and the games are in the next round."""
+"""`make play` on a clean clone: somebody plays against the tiny policy, and the next round learns from it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ import pytest
 from playing import consent, heading, say
 from playwright.sync_api import Page, expect
 
-from respect_core import export
-from respect_core.store import Store, open_store
+from flows.terminal import RUNS
+from respect_core.lineage import learned_turns
+from respect_core.store import Store
 from respect_core.tables import read_table
+from tasks import registry
+from tasks.workspace import Workspace, workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 
@@ -47,7 +50,7 @@ def command(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         server.wait(120)
 
 
-def test_from_nothing_to_a_game_in_the_next_round(
+def test_from_nothing_to_a_version_that_learned_from_a_game(
     command: tuple[subprocess.Popen[bytes], str], people: People, shot: Shot, tmp_path: Path
 ) -> None:
     server, address = command
@@ -59,24 +62,63 @@ def test_from_nothing_to_a_game_in_the_next_round(
     expect(play).to_be_enabled(timeout=600_000)
     print(f"a game may begin after {time.monotonic() - began:.0f} s, {_computed(server):.0f} s of computing")
     assert _computed(server) < WITHIN
+    place = workspace(tmp_path / RUNS / "main")
+    store = place.open()
+    said = ["the one like a bird", "good, and the house", "no, undo that"]
     play.click()
     consent(page)
+    _play(page, said)
+    shot(page, "make-play")
+    _until_stored(store, 0)
+
+    began = time.monotonic()
+    _round(tmp_path, "--round", "0", "--variants", "b-fft", "--max-steps", "4")
+    print(f"a round beside the game took {time.monotonic() - began:.0f} s")
+    rows = read_table(store, "turns", [0]).sort_by("turn").to_pylist()
+    assert [row["utterance"] for row in rows] == said
+    assert [row["follow_up"] for row in rows] == [*said[1:], None]
+    assert all(0 < row["probability"] <= 1 and re.fullmatch("[0-9a-f]{64}", row["adapter_hash"]) for row in rows)
+    assert "target" not in rows[0]
+    learned = [row for row in learned_turns(store, "respect.b-fft/1").to_pylist() if row["source"] == "round"]
+    game, user = rows[0]["interaction_id"], rows[0]["user"]
+    assert [(row["interaction_id"], row["user"], row["turn"]) for row in learned] == [(game, user, n) for n in range(3)]
+    assert [row["label"] for row in learned] == [1, None, None], "of turns with a follow-up, FFT learns from the good"
+    assert [version.tags["round"] for version in registry.versions(place, "b-fft")] == ["0"]
+    assert _trained_seeds(place) == 1, "by the game or by the round, and not by both"
+
+    page.goto(address)
+    play.click()
+    _play(page, said[:1])
+    _until_stored(store, 1)
+
+
+def _play(page: Page, said: list[str]) -> None:
+    """A game, until the player ends it."""
     heading(page, "Your turn: describe")
-    said = ["the one like a bird", "no, undo that and try the house"]
     for turn, text in enumerate(said):
         say(page, text)
         expect(page.locator("#history .did")).to_have_count(turn + 1, timeout=300_000)
-    shot(page, "make-play")
-    page.on("dialog", lambda dialog: dialog.accept())
+    page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="End game").click()
     heading(page, "You ended the game")
 
-    store = open_store(tmp_path / "runs" / "main" / "store")
-    rows = _exported(store, len(said))
-    assert [row["utterance"] for row in rows] == said
-    assert [row["follow_up"] for row in rows] == [said[1], None]
-    assert all(0 < row["probability"] <= 1 and re.fullmatch("[0-9a-f]{64}", row["adapter_hash"]) for row in rows)
-    assert rows[0]["round"] == 0 and "target" not in rows[0]
+
+def _until_stored(store: Store, round: int) -> None:
+    """Until the log has a game of that round."""
+    deadline = time.monotonic() + 60
+    while not store.keys(f"interactions/round={round}/variant=b-fft/"):
+        assert time.monotonic() < deadline, "the game is not in the store"
+        time.sleep(0.5)
+
+
+def _round(folder: Path, *options: str) -> None:
+    """The command, as somebody gives it in another terminal."""
+    command = [sys.executable, "-m", "flows.cli", "round", *options]
+    subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+
+
+def _trained_seeds(place: Workspace) -> int:
+    return sum("untrained" not in version.tags for version in registry.versions(place, "seed"))
 
 
 def _until_it_answers(server: subprocess.Popen[bytes], address: str, page: Page) -> None:
@@ -95,12 +137,3 @@ def _computed(server: subprocess.Popen[bytes]) -> float:
     """Seconds of processor time of the server so far."""
     fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _exported(store: Store, turns: int) -> list[dict]:
-    """What the first stage of `respect round` makes of the games, once they are in the store."""
-    deadline = time.monotonic() + 60
-    while export.export(store, 0).turns < turns:
-        assert time.monotonic() < deadline, "the game is not in the store"
-        time.sleep(0.5)
-    return read_table(store, "turns").sort_by("turn").to_pylist()
