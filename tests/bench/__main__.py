@@ -1,7 +1,7 @@
 """`python -m tests.bench [CASES...] [--quick] [--out runs/bench]`: measure and write the records.
 
 The table in docs/performance.md is written once there are records of every case, all of the same commit. `--table`
-writes it from those that there are, and it names the commit of each case and the cases that have none.
+writes it from those that there are; rows of the other cases stay, and it names the commit of each case.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", metavar="CASES", help=f"all by default: {', '.join(sorted(CASES))}")
     parser.add_argument("--quick", action="store_true", help="small settings, held against floors.json; no table")
     parser.add_argument("--out", type=Path, help="folder of the records (runs/bench, or runs/bench-quick)")
-    parser.add_argument("--table", action="store_true", help="measure nothing; write the table from what there is")
+    parser.add_argument(
+        "--table",
+        action="store_true",
+        help="measure nothing; write the table from what there is, rows of other cases as they stand",
+    )
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.cases) - set(CASES))
     if unknown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,11 @@ HEADER = (
 
 def table(records: Sequence[Record]) -> str:
     """Markdown, a row for each record."""
-    return HEADER + "".join(f"| {' | '.join(_cells(record))} |\n" for record in records)
+    return HEADER + "".join(_row(record) for record in records)
+
+
+def _row(record: Record) -> str:
+    return f"| {' | '.join(_cells(record))} |\n"
 
 
 def _cells(record: Record) -> list[str]:
@@ -53,7 +58,9 @@ def _times(peer: float | None, ours: float | None) -> str:
 
 
 def write(records: Sequence[Record], missing: Sequence[str], document: Path) -> None:
-    """Put the table, what it ran on, each case's commit and the missing cases between the markers of a document.
+    """Put the table, what it ran on, and each case's commit between the markers of a document.
+
+    Rows of missing cases stay as they are there, with their commit; a case without any is named.
 
     Raises:
         ValueError: no markers in it.
@@ -62,19 +69,31 @@ def write(records: Sequence[Record], missing: Sequence[str], document: Path) -> 
     if BEGIN not in text or END not in text:
         raise ValueError(f"{document} has no place for the table: {BEGIN} and {END}")
     before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
+    block, _, after = rest.partition(END)
+    rows, commits = _kept(block, missing)
     known: dict[str, set[str]] = {}
-    commits: dict[str, set[str]] = {}
     for record in records:
+        rows.append((record.case, _row(record)))
         for name, value in record.versions.items():
             known.setdefault(name, set()).add(value)
         commits.setdefault(record.versions.get("commit", "unknown"), set()).add(record.case)
     ran = ", ".join(f"{name} {' and '.join(sorted(known[name]))}" for name in known if name != "commit")
     of = "; ".join(f"{commit}: {', '.join(sorted(cases))}" for commit, cases in sorted(commits.items()))
-    lacking = f" Not measured: {', '.join(missing)}." if missing else ""
-    document.write_text(
-        f"{before}{BEGIN}\n{table(records)}\nMeasured with {ran}. Commits: {of}.{lacking}\n{END}{after}"
-    )
+    without = sorted(set(missing) - {case for case, _ in rows})
+    lacking = f" Not measured: {', '.join(without)}." if without else ""
+    lines = "".join(row for _, row in sorted(rows, key=lambda of_case: of_case[0]))
+    document.write_text(f"{before}{BEGIN}\n{HEADER}{lines}\nMeasured with {ran}. Commits: {of}.{lacking}\n{END}{after}")
+
+
+def _kept(block: str, cases: Sequence[str]) -> tuple[list[tuple[str, str]], dict[str, set[str]]]:
+    """Rows of these cases in what was written before, with their case; and the cases of each commit."""
+    rows = [(line.split("|")[1].strip(), line + "\n") for line in block.splitlines() if line.startswith("| ")]
+    kept = [(case, row) for case, row in rows if case in cases]
+    commits: dict[str, set[str]] = {}
+    for commit, names in re.findall(r"(\w+): ([\w, -]+)", block.rpartition("Commits: ")[2].partition(".")[0]):
+        if of := set(names.split(", ")) & {case for case, _ in kept}:
+            commits[commit] = of
+    return kept, commits
 
 
 def below_floor(records: Sequence[Record]) -> list[str]:
