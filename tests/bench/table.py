@@ -90,9 +90,9 @@ def _kept(block: str, cases: Sequence[str]) -> tuple[list[tuple[str, str]], dict
     rows = [(line.split("|")[1].strip(), line + "\n") for line in block.splitlines() if line.startswith("| ")]
     kept = [(case, row) for case, row in rows if case in cases]
     commits: dict[str, set[str]] = {}
-    for commit, names in re.findall(r"(\w+): ([\w, -]+)", block.rpartition("Commits: ")[2].partition(".")[0]):
+    for commit, names in re.findall(r"([\w ]+): ([\w, -]+)", block.rpartition("Commits: ")[2].partition(".")[0]):
         if of := set(names.split(", ")) & {case for case, _ in kept}:
-            commits[commit] = of
+            commits[commit.strip()] = of
     return kept, commits
 
 
