@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.bench.record import Record
@@ -70,19 +70,26 @@ def write(records: Sequence[Record], missing: Sequence[str], document: Path) -> 
         raise ValueError(f"{document} has no place for the table: {BEGIN} and {END}")
     before, _, rest = text.partition(BEGIN)
     block, _, after = rest.partition(END)
-    rows, commits = _kept(block, missing)
+    rows, kept = _kept(block, missing)
     known: dict[str, set[str]] = {}
+    commits: dict[str, set[str]] = {}
     for record in records:
         rows.append((record.case, _row(record)))
         for name, value in record.versions.items():
             known.setdefault(name, set()).add(value)
         commits.setdefault(record.versions.get("commit", "unknown"), set()).add(record.case)
     ran = ", ".join(f"{name} {' and '.join(sorted(known[name]))}" for name in known if name != "commit")
-    of = "; ".join(f"{commit}: {', '.join(sorted(cases))}" for commit, cases in sorted(commits.items()))
-    without = sorted(set(missing) - {case for case, _ in rows})
-    lacking = f" Not measured: {', '.join(without)}." if without else ""
+    said = f"Measured with {ran}. Commits: {_by_commit(commits)}."
+    if kept:
+        said += f" Kept from earlier runs ({_by_commit(kept)})."
+    if without := sorted(set(missing) - {case for case, _ in rows}):
+        said += f" Not measured: {', '.join(without)}."
     lines = "".join(row for _, row in sorted(rows, key=lambda of_case: of_case[0]))
-    document.write_text(f"{before}{BEGIN}\n{HEADER}{lines}\nMeasured with {ran}. Commits: {of}.{lacking}\n{END}{after}")
+    document.write_text(f"{before}{BEGIN}\n{HEADER}{lines}\n{said}\n{END}{after}")
+
+
+def _by_commit(commits: Mapping[str, set[str]]) -> str:
+    return "; ".join(f"{commit}: {', '.join(sorted(cases))}" for commit, cases in sorted(commits.items()))
 
 
 def _kept(block: str, cases: Sequence[str]) -> tuple[list[tuple[str, str]], dict[str, set[str]]]:
@@ -90,7 +97,7 @@ def _kept(block: str, cases: Sequence[str]) -> tuple[list[tuple[str, str]], dict
     rows = [(line.split("|")[1].strip(), line + "\n") for line in block.splitlines() if line.startswith("| ")]
     kept = [(case, row) for case, row in rows if case in cases]
     commits: dict[str, set[str]] = {}
-    for commit, names in re.findall(r"([\w ]+): ([\w, -]+)", block.rpartition("Commits: ")[2].partition(".")[0]):
+    for commit, names in re.findall(r"([\w ]+): ([\w, -]+)", block.rpartition("Commits: ")[2]):
         if of := set(names.split(", ")) & {case for case, _ in kept}:
             commits[commit.strip()] = of
     return kept, commits
