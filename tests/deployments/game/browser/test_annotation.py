@@ -12,9 +12,18 @@ from playwright.sync_api import Page, Response, expect
 
 from deployments.game.contexts import Drawn, of_study
 from respect_core import actions, annotation_tasks, human_eval
-from respect_core.interaction import InteractionLog, LoggedTurn, Outcome, PolicyIdentity, pseudonym, turn_rows
+from respect_core.evidence import gather
+from respect_core.interaction import (
+    InteractionLog,
+    LoggedTurn,
+    Outcome,
+    PolicyIdentity,
+    outcome_row,
+    pseudonym,
+    turn_rows,
+)
 from respect_core.store import Store
-from respect_core.tables import TURNS_SCHEMA, pa, read_table, write_partition
+from respect_core.tables import OUTCOMES_SCHEMA, TURNS_SCHEMA, pa, read_table, write_partition
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
@@ -46,6 +55,8 @@ def _tasks(store: Store, games: int) -> None:
     ]
     rows = pa.Table.from_pylist([row for log in logs for row in turn_rows(log)], TURNS_SCHEMA)
     write_partition(store, "turns", 0, "b-fft", rows)
+    outcomes = pa.Table.from_pylist([outcome_row(log) for log in logs], OUTCOMES_SCHEMA)
+    write_partition(store, "outcomes", 0, "b-fft", outcomes)
     annotation_tasks.put_tasks(store, annotation_tasks.sample(store, 0, "b-fft"))
 
 
@@ -111,6 +122,8 @@ def test_a_game_is_annotated_turn_by_turn(serve: Serve, people: People, shot: Sh
         ("nothing", None, True),
     ]
     assert {row["annotator"] for row in rows} == {pseudonym("ann")} and {row["source"] for row in rows} == {"page"}
+    figures = gather(store, "annotated").cells["b-fft"][0].turn_figures  # table 5 of a report
+    assert figures is not None and figures.exact_match.value == pytest.approx(2 / 3)
 
 
 def test_games_are_shared_out_and_some_go_to_three(serve: Serve, people: People) -> None:
