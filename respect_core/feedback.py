@@ -134,6 +134,11 @@ class FeedbackDecoder:
         )
         self.scorer = LabelScorer(self.local, config.token_budget)
 
+    @property
+    def tokens(self) -> int:
+        """That went through the model since this was made, without the start that all prompts share."""
+        return self.scorer.tokens
+
     def decode(
         self,
         rows: Iterable[Mapping[str, Any]],

@@ -161,9 +161,9 @@ def _shard(store: Store, key: str, decoder: FeedbackDecoder, turns: list[Row], p
         table = _read(store, key)
         found = table.num_rows // len(DecoderKind)
         return Decoded(turns=found, found=found, tokens=int(table.schema.metadata[_TOKENS]))
-    started, before = time.monotonic(), decoder.scorer.tokens
+    started, before = time.monotonic(), decoder.tokens
     rows = decoder.decode(turns, progress=progress)
-    seconds, tokens = time.monotonic() - started, decoder.scorer.tokens - before
+    seconds, tokens = time.monotonic() - started, decoder.tokens - before
     schema = FEEDBACK_SCHEMA.with_metadata({**FEEDBACK_SCHEMA.metadata, _TOKENS: str(tokens)})
     with store.spool() as path:
         with store.errors(key):

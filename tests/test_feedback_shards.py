@@ -127,7 +127,7 @@ def test_the_table_is_what_the_decoder_says_in_one_piece(
     for turns in shards(tables.read_table(store, "turns").to_pylist(), 6):
         own.decode(turns)
     # Of all that went through the model, the start of each kind's prompts is not counted.
-    assert 0 < manifest.parts[0].counts["tokens"] == own.scorer.tokens < own.scorer.trees.tokens
+    assert 0 < manifest.parts[0].counts["tokens"] == own.tokens < own.scorer.trees.tokens
 
 
 def test_shards_of_another_decoder_are_not_used_and_do_not_stay(decoder: FeedbackDecoder, tmp_path: Any) -> None:

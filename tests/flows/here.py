@@ -21,6 +21,8 @@ from tasks import worker
 class ByWord(FeedbackDecoder):
     """The decoder with one rule for a model: what begins with a no is negative."""
 
+    tokens = 0
+
     def __init__(self, config: DecoderConfig) -> None:
         self.config = config
         self.local: Any = SimpleNamespace(revision="none", render_chat=None)
