@@ -83,7 +83,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _wait_for_bucket(server: subprocess.Popen[bytes], uri: str, environment: dict[str, str], log: Path) -> None:
-    """Return when the bucket takes an object; fail with the server's log when that takes too long."""
+    """Return when the bucket takes an object and gives it back; fail with the server's log when that takes too long."""
     deadline = time.monotonic() + 60
     with patch.dict(os.environ, environment):
         store = open_store(uri)
@@ -98,7 +98,8 @@ def _wait_for_bucket(server: subprocess.Popen[bytes], uri: str, environment: dic
                 time.sleep(0.1)
                 continue
             try:
-                store.put("ready", b"")
+                store.put("ready", b"ready")  # of some bytes, which lie on a volume: those join last
+                store.read("ready")
                 return
             except Exception as error:
                 assert server.poll() is None and time.monotonic() < deadline, f"{error}; {log}:\n{log.read_text()}"
