@@ -101,7 +101,7 @@ def decode_partition(
         target,
         "feedback",
         *partition,
-        (batch for key in keys for batch in _read(target, key).cast(FEEDBACK_SCHEMA).to_batches()),
+        (batch for key in keys for batch in _read(target, key).to_batches()),
         inputs=[source],
         counts={"tokens": result.tokens},
         metadata={"decoder": dict(identity)},
@@ -158,9 +158,10 @@ def _within(progress: Progress | None, before: int, turns: int, total: int) -> P
 def _shard(store: Store, key: str, decoder: FeedbackDecoder, turns: list[Row], progress: Progress | None) -> Decoded:
     """See to it that a shard is stored."""
     if store.exists(key):
-        table = _read(store, key)
-        found = table.num_rows // len(DecoderKind)
-        return Decoded(turns=found, found=found, tokens=int(table.schema.metadata[_TOKENS]))
+        with closing(store.open(key)) as file:
+            footer = pq.read_metadata(file)
+        found = footer.num_rows // len(DecoderKind)
+        return Decoded(turns=found, found=found, tokens=int(footer.metadata[_TOKENS]))
     started, before = time.monotonic(), decoder.tokens
     rows = decoder.decode(turns, progress=progress)
     seconds, tokens = time.monotonic() - started, decoder.tokens - before
@@ -175,7 +176,7 @@ def _shard(store: Store, key: str, decoder: FeedbackDecoder, turns: list[Row], p
 
 def _read(store: Store, key: str) -> pa.Table:
     with closing(store.open(key)) as file:
-        return pq.read_table(file)
+        return pq.read_table(file, schema=FEEDBACK_SCHEMA)
 
 
 def _turns(store: Store, partition: Partition) -> int:
