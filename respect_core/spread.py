@@ -100,6 +100,16 @@ def launched() -> Processes:
     return Processes(state.process_index, state.num_processes)
 
 
+def leave() -> None:
+    """Parts this process from the others, if there are any, once all is done.
+
+    A thread of theirs that lives when the interpreter ends can take the process down with it, and what it did would
+    count as failed. One that fails does not come here: parting may wait for the others, which wait for it.
+    """
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def _device() -> torch.device:
     """Where the processes' common operations take their tensors."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

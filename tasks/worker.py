@@ -238,17 +238,17 @@ WORK: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 def main(spec_file: Path) -> None:
     """Do what a specification says and leave result.json beside it."""
-    from respect_core.spread import launched
+    from respect_core.spread import launched, leave
 
     spec = TypeAdapter(Spec).validate_json(spec_file.read_bytes())
     started = time.monotonic()
     result = WORK[spec.kind](spec)
-    if not launched().first:
-        return  # the first of the processes that trained together has written everything
-    if not isinstance(spec, PropensitySpec):  # its result is a table by interaction
-        result["seconds"] = time.monotonic() - started
-    write_whole(spec_file.with_name("result.json"), json.dumps(result, indent=1))
-    spec_file.with_name(RESUME).unlink(missing_ok=True)
+    if launched().first:  # the first of the processes that trained together has written everything
+        if not isinstance(spec, PropensitySpec):  # its result is a table by interaction
+            result["seconds"] = time.monotonic() - started
+        write_whole(spec_file.with_name("result.json"), json.dumps(result, indent=1))
+        spec_file.with_name(RESUME).unlink(missing_ok=True)
+    leave()
 
 
 def run(spec_file: Path) -> int:

@@ -76,7 +76,7 @@ def test_two_processes_give_what_one_gives(
 _SCRIPT = """
 import json, sys, torch
 from pathlib import Path
-from respect_core.spread import launched
+from respect_core.spread import launched, leave
 
 processes = launched()
 first, second = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))
@@ -101,6 +101,7 @@ told = {
     "memory": said,
 }
 Path(sys.argv[1], f"{processes.rank}.json").write_text(json.dumps(told))
+leave()
 """
 
 
