@@ -61,19 +61,21 @@ async def logout(response: Response) -> dict[str, bool]:
 @router.get("/state")
 async def state(rooms: TheRooms) -> dict[str, Any]:
     """Games by policy, success so far with its interval, and who is here."""
-    return await rooms.operator_state()
+    return await standing(rooms)
 
 
 @router.post("/stop")
 async def stop(rooms: TheRooms) -> dict[str, Any]:
     """No game of the study begins from here on; those that run go on to their end."""
-    return await _opened(rooms, False)
+    await set_open(rooms, False)
+    return await standing(rooms)
 
 
 @router.post("/start")
 async def start(rooms: TheRooms) -> dict[str, Any]:
     """The study takes people again."""
-    return await _opened(rooms, True)
+    await set_open(rooms, True)
+    return await standing(rooms)
 
 
 @router.get("/payments.csv", response_class=Response, responses={200: {"content": {"text/csv": {}}}})
@@ -82,14 +84,34 @@ async def payments(rooms: TheRooms) -> Response:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(rooms.payments())
+    writer.writerows(rooms.study.payments() if rooms.study else [])
     headers = {"Content-Disposition": 'attachment; filename="payments.csv"'}
     return Response(text.getvalue(), media_type="text/csv", headers=headers)
 
 
-async def _opened(rooms: Rooms, open: bool) -> dict[str, Any]:
-    try:
-        await rooms.set_open(open)
-    except ValueError as error:
-        raise Denied(409, "study", str(error)) from None
-    return await rooms.operator_state()
+async def standing(rooms: Rooms) -> dict[str, Any]:
+    """Of the study, or of free play; nothing of who plays."""
+    free: dict[str, Any] = {
+        "name": None,
+        "round": rooms.settings.round,
+        "open": True,
+        "policies": [],
+        "released": 0,
+        "payment": None,
+    }
+    return (await rooms.study.state() if rooms.study else free) | {
+        "players": len(rooms.players),
+        "connected": len(rooms.connections),
+        "lobby": len(rooms.lobby),
+        "running": sum(table.ending is None for table in rooms.tables.values()),
+        "unstored": len(rooms.archiver.unstored),
+        "versions": dict(rooms.listener.ready()),
+    }
+
+
+async def set_open(rooms: Rooms, open: bool) -> None:
+    """Whether the study takes people; games that run go on. Raises NotWritten and Denied."""
+    if rooms.study is None:
+        raise Denied(409, "study", "no study is loaded; start with --study")
+    await rooms.journal.write({"kind": "study", "study": rooms.study.file.name, "open": open})
+    rooms.study.open = open

@@ -18,7 +18,6 @@ from deployments.game import contexts, policy_turns
 from deployments.game.archive import Archiver
 from deployments.game.connections import Connection
 from deployments.game.journal import Event, Journal, NotWritten
-from deployments.game.limits import Denied
 from deployments.game.listener import Listener
 from deployments.game.lobby import Lobby
 from deployments.game.metrics import Metrics
@@ -290,37 +289,7 @@ class Rooms:
         if table is not None and table.ending is not None:
             del self.tables[table.id]
 
-    # --- the operator's --------------------------------------------------------------------------------------------
-
-    async def set_open(self, open: bool) -> None:
-        """Whether the study takes people; games that run go on. Raises NotWritten and Denied."""
-        if self.study is None:
-            raise Denied(409, "study", "no study is loaded; start with --study")
-        await self.journal.write({"kind": "study", "study": self.study.file.name, "open": open})
-        self.study.open = open
-
-    async def operator_state(self) -> dict[str, Any]:
-        """Of the study, or of free play; nothing of who plays."""
-        free: dict[str, Any] = {
-            "name": None,
-            "round": self.settings.round,
-            "open": True,
-            "policies": [],
-            "released": 0,
-            "payment": None,
-        }
-        return (await self.study.state() if self.study else free) | {
-            "players": len(self.players),
-            "connected": len(self.connections),
-            "lobby": len(self.lobby),
-            "running": sum(table.ending is None for table in self.tables.values()),
-            "unstored": len(self.archiver.unstored),
-            "versions": dict(self.listener.ready()),
-        }
-
-    def payments(self) -> list[dict[str, Any]]:
-        """Rows of the study's payments; none without a study."""
-        return self.study.payments() if self.study else []
+    # --- inside ----------------------------------------------------------------------------------------------------
 
     async def _look_at_clocks(self) -> None:
         while True:
@@ -331,8 +300,6 @@ class Rooms:
                     await self.end(table, lambda table=table: table.finished() or table.late(self.clock()))  # type: ignore[misc]  # a default binds it
                 elif table.ending is not None and now - table.since > self.settings.linger:
                     self._forget(table.id)
-
-    # --- inside ----------------------------------------------------------------------------------------------------
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Until it is done, or the rooms close. What fails is told of in the log, without what anybody wrote."""

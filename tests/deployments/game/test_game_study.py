@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from game_servers import Player, rooms, serving, until
 
-from deployments.game import contexts
+from deployments.game import contexts, operator
 from deployments.game.contexts import Drawn
 from deployments.game.study import Payment, Study, StudyFile, load
 from tasks.workspace import workspace
@@ -69,14 +69,14 @@ def test_every_policy_plays_the_same_contexts_and_broken_off_games_are_given_aga
 
         asyncio.run(play())
         until(lambda: not running.rooms.archiver.unstored)
-        state = running.call(running.rooms.operator_state())
+        state = running.call(operator.standing(running.rooms))
         by_policy = {each["policy"]: each for each in state["policies"]}
         assert sum(each["done"] for each in by_policy.values()) == 6
         counts = study.assignment.counts().values()
         assert all(max(games.values()) - min(games.values()) <= 1 for games in counts)
         assert sum(each["broken_off"] for each in by_policy.values()) == 3
         assert all(each["success"]["value"] == 1.0 and each["wanted"] == 4 for each in by_policy.values())
-        rows = running.rooms.payments()
+        rows = study.payments()
         assert Counter((row["pay"], row["bonus"]) for row in rows) == {(0.81, 0.25): 6, (0.0, 0.0): 3}
         keys = running.rooms.workspace.open().keys("interactions/")
         assert {key.rpartition("/")[0] for key in keys} == {
@@ -106,9 +106,9 @@ def test_the_gate_and_the_caps(tmp_path: Path) -> None:
             await player.qualify()
             assert await denied(player, mode="policy", variant="b-fft") == 403, "a policy of one's choice"
             assert await denied(player, mode="people") == 403
-            await running_call(running.rooms.set_open(False))
+            await running_call(operator.set_open(running.rooms, False))
             assert await denied(player, mode="study") == 403, "while it is stopped"
-            await running_call(running.rooms.set_open(True))
+            await running_call(operator.set_open(running.rooms, True))
             await player.connect()
             await player.start("study")
             await _over(player, running, win=True)
@@ -147,7 +147,7 @@ def test_people_meet_in_the_lobby_and_who_waits_in_vain_is_released_and_paid(tmp
                 await each.close()
 
         asyncio.run(play())
-        rows = running.rooms.payments()
+        rows = study.payments()
         assert sorted((row["ended"].partition(" ")[0], row["pay"]) for row in rows) == [
             ("left", 0.0),
             ("left", 0.81),
