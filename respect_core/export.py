@@ -81,7 +81,18 @@ def export(store: Store, round: int, variants: Iterable[str] | None = None) -> E
         StoreError: the store cannot be read or written; what was exported before stays as it was.
         TableError: a manifest or table of an earlier export is damaged.
     """
+    return _export_round(store, round, variants, known_images(store))
+
+
+def export_everything(store: Store, before: int | None = None) -> None:
+    """Export what is new in all rounds, or in those before a round. Raises as `export` does."""
     images = known_images(store)
+    for round in sorted({partition.round for partition in partitions_with(store, LOGS, ".jsonl")}):
+        if before is None or round < before:
+            _export_round(store, round, None, images)
+
+
+def _export_round(store: Store, round: int, variants: Iterable[str] | None, images: set[str]) -> ExportReport:
     report = ExportReport(round)
     wanted = [round], None if variants is None else list(variants)
     logged, exported = partitions_with(store, LOGS, ".jsonl", *wanted), partitions(store, TURNS, *wanted)
@@ -99,13 +110,6 @@ def export(store: Store, round: int, variants: Iterable[str] | None = None) -> E
             unchanged_objects=report.unchanged_objects + objects - new,
         )
     return report
-
-
-def export_everything(store: Store, before: int | None = None) -> None:
-    """Export what is new in all rounds, or in those before a round. Raises as `export` does."""
-    for round in sorted({partition.round for partition in partitions_with(store, LOGS, ".jsonl")}):
-        if before is None or round < before:
-            export(store, round)
 
 
 def _export_partition(store: Store, partition: Partition, images: set[str]) -> tuple[Manifest, int, int]:
