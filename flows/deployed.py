@@ -20,6 +20,7 @@ from flows.labels import label_run
 from flows.pools import leave
 from flows.promote import PromoteParameters, RollbackParameters
 from flows.round import RoundParameters, round
+from flows.simulate import SimulateParameters, simulate
 from flows.study import StudyParameters, study
 from respect_core.variants import SEED, Profile, Variant
 from tasks.export import export_interactions
@@ -178,6 +179,27 @@ def run_study(
             max_steps=max_steps,
         ),
     )
+
+
+@flow(name="deployed-simulate", flow_run_name="simulate {games} games")
+def run_simulation(
+    variants: list[Variant] = list(Variant),  # noqa: B006  # never changed; the form shows it
+    games: int = 100,
+    number: int | None = None,
+    profile: ProfileName = "tiny",
+) -> State[Any]:
+    """Games of simulated users with what is deployed, for the next round to learn from.
+
+    Args:
+        variants: Variants whose deployed versions act; the seed policy where none was promoted.
+        games: Games of each.
+        number: Round of the log; empty for the one after the newest learned.
+        profile: Named configuration; needs simulated speakers, as tiny has.
+    """
+    parameters = SimulateParameters(variants=variants, games=games, number=number, profile=profile)
+    round, played = simulate(from_environment(), parameters)
+    won = ", ".join(f"{each.variant} {each.success:.0%}" for each in played)
+    return Completed(message=f"{games} games of each variant are in the log of round {round}; won: {won}")
 
 
 @flow(name="redecode", flow_run_name="redecode round {round} as {name}")
