@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from math import isnan
 from typing import Any, Literal
 
+import numpy as np
+
 from respect_core import actions
 from respect_core.decoder_metrics import Calibration, Confusion, calibration, confusion
 from respect_core.labels import TurnKey, target_label
@@ -66,7 +68,7 @@ class Cell:
 class Played:
     """What is kept of a partition to compare it with others. Utterances and labels: of each game."""
 
-    by_context: Mapping[Context, Sequence[int]]  # counts of the game, as respect_core.metrics.COLUMNS
+    by_context: Mapping[Context, Sequence[float]]  # respect_core.metrics.COLUMNS, mean over the games of the context
     utterances: Sequence[Sequence[str]]
     labels: Mapping[str, Sequence[Sequence[int]]]  # by decoder
     annotated: Sequence[AnnotatedTurn]
@@ -99,15 +101,15 @@ class Rows:
         """What is kept when the rows are let go."""
         contexts = {row["interaction_id"]: tuple(sorted(row["context"])) for row in self.turns}
         counted = sorted(key for key, row in self.outcomes.items() if row["success"] is not None)
+        by_context: dict[Context, list[list[int]]] = defaultdict(list)
+        for key, columns in zip(counted, self.counts().tolist(), strict=True):
+            if key in contexts:
+                by_context[contexts[key], tuple(sorted(self.outcomes[key]["targets"]))].append(columns)
         labels: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for row in self.feedback:
             labels[row["decoder"]][row["interaction_id"]].append(row["label"])
         return Played(
-            by_context={
-                (contexts[key], tuple(sorted(self.outcomes[key]["targets"]))): games
-                for key, games in zip(counted, self.counts().tolist(), strict=True)
-                if key in contexts
-            },
+            by_context={context: np.mean(games, axis=0).tolist() for context, games in by_context.items()},
             utterances=list(self.utterances().values()),
             labels={decoder: list(games.values()) for decoder, games in labels.items()},
             annotated=_annotated(self),

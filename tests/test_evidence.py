@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from reports import annotations, deployment, feedback, figures
+from reports import annotations, deployment, feedback, figures, lost, shifted, won
 
 from respect_core.cell import Cell
 from respect_core.evidence import gather, learned_from, rounds_of, shared_round_0
+from respect_core.export import export_everything
+from respect_core.interaction_log import append_logs
 from respect_core.manifests import Partition
 from respect_core.store import Store, open_store
 
@@ -35,8 +37,22 @@ def test_policies_are_compared_on_the_contexts_of_both(played: Store) -> None:
     (only,) = gather(played, "mine").comparisons
     assert (only.round, only.policy, only.other) == (1, "b-fft", "control")
     # Games that were lost have the targets of games that were won, so all four contexts are shared.
-    assert (only.result.games, only.result.wins, only.result.losses, only.result.ties) == (4, 2, 0, 2)
+    assert (only.result.contexts, only.result.wins, only.result.losses, only.result.ties) == (4, 2, 0, 2)
     assert only.result.success.value == 0.5
+
+
+def test_games_of_a_context_played_again_are_averaged(played: Store) -> None:
+    """B-FFT plays the contexts of g0 (won before) and g3 (lost before) once more: loses the one, wins the other."""
+    again = [(lost(0, 1, "b-fft"), 0, "a0"), (won(3, 1, "b-fft"), 3, "z3")]
+    append_logs(played, [shifted(log, by).model_copy(update={"interaction_id": key}) for log, by, key in again])
+    export_everything(played)
+    (only,) = gather(played, "mine").comparisons
+    # A game that was won has 3 turns and 3 of 4 clicks right, one that was lost 4 turns and 2 of 4.
+    result = only.result
+    assert (result.contexts, result.wins, result.losses, result.ties) == (4, 3, 1, 0)
+    assert result.success.value == (1 / 2 + 1 + 1 + 1 / 2) / 4 - (1 + 0 + 0 + 0) / 4
+    assert result.turns_per_game.value == (3.5 + 3 + 3 + 3.5) / 4 - (3 + 4 + 4 + 4) / 4
+    assert result.click_accuracy and result.click_accuracy.value == (2.5 + 3 + 3 + 2.5) / 16 - (3 + 2 + 2 + 2) / 16
 
 
 def test_feedback_is_held_against_targets_where_nobody_annotated(played: Store) -> None:
