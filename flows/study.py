@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.round import RoundParameters, round
 from flows.seed import seed_policy
+from flows.turns import in_turn
 from respect_core.variants import CONTROL, HH, Variant
 from tasks import progress
 from tasks import study as record
@@ -71,12 +72,13 @@ def study(workspace: Workspace, parameters: StudyParameters) -> dict[str, Any]:
         VariantsFailed: as the `round` flow does; the same command goes on from there.
     """
     profile = parameters.of_round(0).resolved_profile()
-    started = record.start_or_resume(workspace, parameters, profile, f"study seed {parameters.study_seed}")
-    try:
-        return _rounds(workspace, parameters, started)
-    except BaseException as error:
-        record.stop(workspace, started, error)
-        raise
+    with in_turn(workspace, "study"):
+        started = record.start_or_resume(workspace, parameters, profile, f"study seed {parameters.study_seed}")
+        try:
+            return _rounds(workspace, parameters, started)
+        except BaseException as error:
+            record.stop(workspace, started, error)
+            raise
 
 
 def _rounds(workspace: Workspace, parameters: StudyParameters, started: Started) -> dict[str, Any]:
