@@ -18,7 +18,7 @@ from flows.turns import in_turn
 from respect_core.variants import Profile, Propensity, Variant
 from respect_core.variants import profile as named_profile
 from tasks.export import export_interactions
-from tasks.places import Place
+from tasks.places import Place, require
 from tasks.play import replay_fixed_games, seconds_played
 from tasks.references import LearnedRef, PropensityRef
 from tasks.register import close_round, open_round
@@ -87,7 +87,9 @@ def round(
 
     Raises:
         VariantsFailed: names the variants that failed, after the others went through.
+        RayMissing: Ray is to compute, and is not installed.
     """
+    require(on)
     label_run(f"round:{parameters.round}")
     with in_turn(workspace, "round"):
         return _round(workspace, parameters, seconds_of_play, study_run, on)
