@@ -107,11 +107,10 @@ def round_command(
     from flows.round import RoundParameters
     from flows.round import round as flow
     from tasks import progress, report
-    from tasks.places import Place, require_ray
+    from tasks.places import Place, require
 
     with clear_errors(), progress.shown():
-        if on == Place.RAY:
-            require_ray()
+        require(Place(on))  # before Prefect starts
         summary = flow(
             workspace,
             RoundParameters(

@@ -25,7 +25,7 @@ from flows.study import StudyParameters, study
 from respect_core.variants import SEED, Profile, Variant
 from tasks.export import export_interactions
 from tasks.next_round import count_new, find_next_round
-from tasks.places import Place
+from tasks.places import Place, require
 from tasks.promote import PromotionRef
 from tasks.redecode import DecoderName, PromptName, configure, redecode_round
 from tasks.references import LearnedRef, RegisteredRef, TrainingSetRef
@@ -61,6 +61,7 @@ def next_round(
         max_steps: Optimizer steps of each training run; the profile's if empty.
         on: Where decoding and training run: on the GPU work pool, or on a Ray cluster.
     """
+    require(Place(on))
     workspace = from_environment()
     chosen = find_next_round(workspace, variants) if number is None else number
     if chosen is None:

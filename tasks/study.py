@@ -7,9 +7,11 @@ there is not played or learned again. `round-0.begun` has a line for each attemp
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from respect_core import tiny
@@ -101,6 +103,7 @@ def start_or_resume(workspace: Workspace, parameters: BaseModel, profile: Profil
                 f"the study in {workspace.root} was started with {name} = {before}, now it is {now}; go on with the "
                 "same, or give the new study another --run"
             )
+        registry.reopen(workspace, known.mlflow_run)
         return known
     if workspace.open().keys(f"{LOGS}/"):
         raise ValueError(
@@ -112,6 +115,15 @@ def start_or_resume(workspace: Workspace, parameters: BaseModel, profile: Profil
     started = given.model_copy(update={"mlflow_run": run_id})
     _write(file, started)
     return started
+
+
+def stop(workspace: Workspace, started: Started, error: BaseException) -> None:
+    """End the study's MLflow run until it is resumed: as failed, or as killed where somebody interrupted it."""
+    with suppress(MlflowException):  # MLflow may be what is away
+        if isinstance(error, Exception):
+            registry.end_run(workspace, started.mlflow_run, failed=True)
+        else:
+            registry.end_killed(workspace, started.mlflow_run)
 
 
 def differences(one: Started, other: Started, ignoring: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
