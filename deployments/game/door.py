@@ -130,11 +130,15 @@ class Door:
 
     async def _drawn(self, study: Study, player: Player) -> Table | None:
         away = set(study.file.policies) - set(self._rooms.listener.ready()) - {HH}
+        waits = study.released[player.user] + self._owed.count(player.user)
+        waited = study.file.waits_per_player is not None and waits >= study.file.waits_per_player
         try:
-            slot = study.draw(player.seen, away)
+            slot = study.draw(player.seen, away | {HH} if waited else away)
         except Full:
             if away:
                 raise Denied(503, "", "the policy is being prepared; try again in a moment") from None
+            if waited and HH in study.file.policies:
+                raise Denied(403, "", "nobody came as often as you could wait; thank you for your time") from None
             raise Denied(403, "", "every game of the study is taken; thank you") from None
         if slot.policy == HH:
             self._rooms.lobby.join(player.key, slot, self._rooms.clock())
