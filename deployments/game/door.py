@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from typing import Any
 
 from deployments.game import contexts
+from deployments.game.journal import NotWritten
 from deployments.game.limits import Denied
 from deployments.game.lobby import Waiting
 from deployments.game.players import Player
@@ -20,6 +22,7 @@ from respect_core.variants import HH, Variant
 from tasks import registry
 
 RELEASED = "nobody else came in time; thank you for waiting, the wait counts"
+UNSAVED = "nobody else came in time; thank you for waiting. This cannot be saved at the moment, and is tried again"
 _ROUND_HOLDS = 30.0
 """Seconds until the registry is asked again."""
 
@@ -31,6 +34,7 @@ class Door:
         self._rooms, self._rng = rooms, rng
         self._new_context = contexts.Fresh(rooms.workspace.open())
         self._entering: set[str] = set()
+        self._owed: deque[str] = deque()  # pseudonyms of who waited in vain, which the journal did not take yet
         self._rounds: dict[str, tuple[float, int]] = {}
 
     def arrive(self, cookie: str | None, arrival: Arrive) -> tuple[Player, str | None]:
@@ -126,11 +130,15 @@ class Door:
 
     async def _drawn(self, study: Study, player: Player) -> Table | None:
         away = set(study.file.policies) - set(self._rooms.listener.ready()) - {HH}
+        waits = study.released[player.user] + self._owed.count(player.user)
+        waited = study.file.waits_per_player is not None and waits >= study.file.waits_per_player
         try:
-            slot = study.draw(player.seen, away)
+            slot = study.draw(player.seen, away | {HH} if waited else away)
         except Full:
             if away:
                 raise Denied(503, "", "the policy is being prepared; try again in a moment") from None
+            if waited and HH in study.file.policies:
+                raise Denied(403, "", "nobody came as often as you could wait; thank you for your time") from None
             raise Denied(403, "", "every game of the study is taken; thank you") from None
         if slot.policy == HH:
             self._rooms.lobby.join(player.key, slot, self._rooms.clock())
@@ -207,27 +215,43 @@ class Door:
     async def watch(self) -> None:
         """Tell those who wait how long, and let them go in time."""
         told = 0.0
-        while True:
-            await asyncio.sleep(self._rooms.settings.tick)
-            now = self._rooms.clock()
-            for waiting, honourably in self._rooms.lobby.look(self._rooms.connections.__contains__, now):
-                self._give_back(waiting.slot)
-                if honourably:
-                    await self._release(waiting)
-            if now - told >= 1.0:
-                told = now
-                for key in list(self._rooms.connections):
-                    self._tell(key)
+        try:
+            while True:
+                await asyncio.sleep(self._rooms.settings.tick)
+                now = self._rooms.clock()
+                # All are out before one is told: meanwhile others come and go.
+                for waiting, honourably in list(self._rooms.lobby.look(self._rooms.connections.__contains__, now)):
+                    self._give_back(waiting.slot)
+                    if honourably:
+                        await self._release(waiting)
+                if now - told >= 1.0:
+                    told = now
+                    await self._pay()
+                    for key in list(self._rooms.connections):
+                        self._tell(key)
+        finally:
+            await self._pay()
 
     async def _release(self, waiting: Waiting) -> None:
         player = self._rooms.players.by_key(waiting.player)
-        study = self._rooms.study
-        if player is not None and study is not None and waiting.slot is not None:
-            event = {"kind": "released", "study": study.file.name, "user": player.user}
-            await self._rooms.journal.write(event)
-            study.released[player.user] += 1
+        if player is not None and self._rooms.study is not None and waiting.slot is not None:
+            self._owed.append(player.user)
+            await self._pay()
         if (connection := self._rooms.connections.get(waiting.player)) is not None:
-            connection.send(Released(reason=RELEASED))
+            connection.send(Released(reason=UNSAVED if self._owed else RELEASED))
+
+    async def _pay(self) -> None:
+        """Waits in vain, for the journal. What its disk does not take is owed, and tried again."""
+        study = self._rooms.study
+        while study is not None and self._owed:
+            user = self._owed.popleft()
+            try:
+                await self._rooms.journal.write({"kind": "released", "study": study.file.name, "user": user})
+            except NotWritten:
+                self._rooms.metrics.failures.labels("journal").inc()
+                self._owed.appendleft(user)
+                return
+            study.released[user] += 1
 
     def _tell(self, player: str) -> None:
         message = self._rooms.lobby.message(player, self._rooms.clock())

@@ -67,6 +67,7 @@ class Journal:
     def submit(self, event: Event) -> Future[None]:
         """As `write`, for callers outside of asyncio. Events are written in the order of the calls."""
         future: Future[None] = Future()
+        future.set_running_or_notify_cancel()  # what is submitted is written, whoever does not wait for it any more
         self._queue.put((_line(event), future))
         return future
 

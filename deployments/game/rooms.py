@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakValueDictionary
 
 from deployments.game import contexts, policy_turns
 from deployments.game.archive import Archiver
@@ -57,7 +58,7 @@ class Rooms:
         self.connections: dict[str, Connection] = {}  # by player
         self.archiver = Archiver(workspace.open(), journal, lambda: self.metrics.failures.labels("store").inc())
         self.damaged: set[str] = set()  # games that the journal lacks a line of
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by game, while somebody holds one
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- start and end ---------------------------------------------------------------------------------------------
@@ -256,7 +257,6 @@ class Rooms:
 
     def _over(self, table: Table) -> None:
         assert table.ending is not None
-        self._locks.pop(table.id, None)
         if table.practice:
             return
         self.metrics.ended.labels(table.ending.reason).inc()
@@ -285,8 +285,9 @@ class Rooms:
         return {role: player.user for role, player in seated.items() if player is not None}
 
     def _forget(self, game: str | None) -> None:
+        """A game that is over; a practice that its player leaves for another is, too."""
         table = self.tables.get(game or "")
-        if table is not None and table.ending is not None:
+        if table is not None and (table.practice or table.ending is not None):
             del self.tables[table.id]
 
     # --- inside ----------------------------------------------------------------------------------------------------

@@ -50,6 +50,9 @@ class StudyFile(BaseModel):
     )
     games_per_player: Annotated[int, Field(ge=1)] | None = 10
     lobby_seconds: Annotated[float, Field(gt=0)] = 120.0
+    waits_per_player: Annotated[int, Field(ge=1)] | None = Field(
+        default=3, description="in vain, each of which is paid; after them a player waits no more; null for no end"
+    )
     anonymous: bool = Field(default=False, description="whether people may come without a participant's id")
     payment: Payment = Payment()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import websockets
-from game_servers import Player, Running, player, rooms, serving
+from game_servers import LOOSE, Player, Running, player, rooms, serving
 
 from deployments.game.settings import Limits
 
@@ -230,5 +231,23 @@ def test_floods_are_stopped_and_the_others_play_on(tmp_path_factory: pytest.Temp
                 assert 429 in codes and 500 not in codes
                 await quiet.say("select A")
                 await quiet.state_where(turn=1)
+
+        asyncio.run(play())
+
+
+def test_practice_begun_again_and_again_takes_one_table(tmp_path_factory: pytest.TempPathFactory) -> None:
+    limits = dataclasses.replace(LOOSE, tables=4)
+    with serving(rooms(tmp_path_factory.mktemp("practice"), limits=limits)) as running:
+
+        async def play() -> None:
+            async with player(running.port) as loud, player(running.port) as quiet:
+                for _ in range(20):
+                    answer = await loud.http.post("/api/games", json={"mode": "policy", "practice": True})
+                    assert answer.status_code == 200, answer.text
+                await _in_a_game(quiet)
+                last = str((await loud.state_where(game=answer.json()["game"]))["game"])
+                assert set(running.rooms.tables) == {last, quiet.state["game"]}
+                await _in_a_game(loud)  # for which practice is left, too
+                assert last not in running.rooms.tables
 
         asyncio.run(play())

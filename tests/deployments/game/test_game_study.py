@@ -157,6 +157,78 @@ def test_people_meet_in_the_lobby_and_who_waits_in_vain_is_released_and_paid(tmp
         assert sum(games["hh"] for games in counts) == 0, "neither game was played to its end"
 
 
+def test_nobody_is_paid_for_waiting_again_and_again(tmp_path: Path) -> None:
+    study = study_of(tmp_path / "run", {"hh": 1}, lobby_seconds=0.3, waits_per_player=2)
+    with serving(rooms(tmp_path / "run", study)) as running:
+
+        async def play() -> None:
+            alone, other = [await _participant(running.port, number) for number in range(2)]
+            for _ in range(2):
+                assert await alone.start("study") == {"lobby": True}
+                await alone.hear("released")
+            refused = await alone.http.post("/api/games", json={"mode": "study"})
+            assert refused.status_code == 403 and "thank you" in refused.json()["reason"]
+            assert await other.start("study") == {"lobby": True}
+            assert "game" in await alone.start("study"), "who need not wait may play"
+            for each in (alone, other):
+                await each.close()
+
+        asyncio.run(play())
+        assert [row["ended"] for row in study.payments()] == ["released", "released"]
+
+
+def test_who_may_wait_no_more_gets_the_policies(tmp_path: Path) -> None:
+    study = study_of(tmp_path / "run", {"hh": 1, "b-fft": 1}, seed=6, lobby_seconds=0.3, waits_per_player=1)
+    with serving(rooms(tmp_path / "run", study)) as running:
+
+        async def play() -> None:
+            one = await _participant(running.port, 0)
+            assert await one.start("study") == {"lobby": True}
+            await one.hear("released")
+            for _ in study.contexts:  # of this seed, the next draws were to wait again
+                assert "game" in await one.start("study")
+                await _over(one, running, win=True)
+            assert (await one.http.post("/api/games", json={"mode": "study"})).status_code == 403
+            await one.close()
+
+        asyncio.run(play())
+
+
+def test_a_disk_that_is_full_when_waits_end_keeps_what_is_owed_and_the_lobby_open(tmp_path: Path) -> None:
+    study = study_of(tmp_path / "run", {"hh": 1}, lobby_seconds=1.0)
+    game = rooms(tmp_path / "run", study)
+    journal = game.journal
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with serving(game) as running:
+
+        async def play() -> None:
+            first, second = [await _participant(running.port, number) for number in range(2)]
+            sync = journal._sync
+            await first.start("study")
+            journal._sync = full
+            assert "cannot be saved" in (await first.hear("released"))["reason"]
+            assert not study.payments(), "nothing is paid that the journal lacks"
+            await second.start("study")
+            await second.hear("released")  # the lobby looks on
+            assert not (await second.http.get("/api/me")).json()["in_lobby"]
+            journal._sync = sync
+            await asyncio.to_thread(until, lambda: study.released.total() == 2)
+            await first.start("study")
+            assert "thank you" in (await first.hear("released"))["reason"]
+            for each in (first, second):
+                await each.close()
+
+        asyncio.run(play())
+    paid = [row["user"] for row in study.payments()]
+    assert sorted(Counter(paid).values()) == [1, 2]
+    again = study_of(tmp_path / "run", {"hh": 1})
+    with serving(rooms(tmp_path / "run", again)):
+        assert Counter(row["user"] for row in again.payments()) == Counter(paid)
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

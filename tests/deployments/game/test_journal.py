@@ -56,6 +56,29 @@ def test_those_who_wait_together_share_a_sync(tmp_path: Path) -> None:
     assert len(syncs) <= 3
 
 
+def test_whoever_stops_waiting_does_not_stop_the_journal(tmp_path: Path) -> None:
+    go = threading.Event()
+
+    def slow(_: int) -> None:
+        go.wait(10)
+
+    journal = Journal(tmp_path, slow)
+
+    async def write() -> None:
+        waits = asyncio.create_task(journal.write({"kind": "n", "n": 1}))
+        await asyncio.sleep(0.1)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        go.set()
+        async with asyncio.timeout(10):
+            await journal.write({"kind": "n", "n": 2})
+
+    asyncio.run(write())
+    journal.close()
+    assert [event["n"] for event in _events(tmp_path)] == [1, 2]
+
+
 @pytest.mark.parametrize("cut", [1, 5, 20])
 def test_a_torn_last_line_is_passed_over(tmp_path: Path, cut: int) -> None:
     path = _filled(tmp_path, range(10))
