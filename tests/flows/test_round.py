@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import peft
+from types import SimpleNamespace
 import pytest
 import torch
 from small import small
@@ -20,12 +21,13 @@ from respect_core import tiny
 from respect_core.export import export
 from respect_core.images import load_images
 from respect_core.importers.games import UNKNOWN_POLICY
+from respect_core.evidence import gather
 from respect_core.interaction import InteractionLog, from_log
 from respect_core.interaction_log import append_logs, read_logs
 from respect_core.multiref import prompt
 from respect_core.validation import waiting
 from respect_core.variants import Profile, Propensity, Variant
-from tasks import game_sets, registry
+from tasks import game_sets, registry, report_page
 from tasks import train as train_module
 from tasks.propensity import fill_propensities, read_probabilities
 from tasks.register import reference
@@ -115,7 +117,17 @@ def test_running_the_round_again_trains_and_registers_nothing_new(
     monkeypatch.setattr("tasks.process.subprocess.Popen", forbidden)
     again = round_flow(place, RoundParameters(round=0, variants=VARIANTS, replay=4))
     unchanged = ("version", "data_hash", "val_exact_match", "success_after")
+    statuses = []
+
+    def gathered(*arguments: Any, **options: Any) -> Any:
+        mlflow = registry.client(place)
+        runs = mlflow.search_runs([registry.experiment_id(place)], "attributes.run_name = 'round 0'")
+        statuses.append(runs[0].info.status)  # the newest
+        return gather(*arguments, **options)
+
+    monkeypatch.setattr(report_page, "gather", gathered)
     for name, values in summary["variants"].items():
+    (place.root / "report" / "index.html").unlink()
         assert {key: again["variants"][name][key] for key in unchanged} == {key: values[key] for key in unchanged}
     assert again["decoder"]["binary"]["turns_per_second"] is None  # nothing was decoded
 
