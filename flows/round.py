@@ -122,12 +122,14 @@ def _round(
         }
         summary = summarise(profile.name, exported, decoded.feedback, learned, before.result(), played, failed, seconds)
         report_round(workspace, run_id, summary, workspace.root / "summary.json" if study_run is None else None)
-        if study_run is None:  # a study has one of its own; a report that fails is shown and is not in the way
-            publish_report(workspace, run_id, number, f"report-round-{number}", return_state=True)
     except BaseException as error:
         close_round(workspace, run_id, {"round": str(error)})
         raise
     close_round(workspace, run_id, failed)
+    # A study has a report of its own. One that fails is shown and is not in the way; should it end this process, for
+    # want of memory, the round is closed, and running it again makes the report.
+    if study_run is None:
+        publish_report(workspace, run_id, number, f"report-round-{number}", return_state=True)
     if failed:
         reasons = "; ".join(f"{variant}: {reason}" for variant, reason in failed.items())
         raise VariantsFailed(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from reports import annotations, deployment, feedback, figures, lost, shifted, won
+from samples import IMAGES, with_images
 
-from respect_core.cell import Cell
+from respect_core.cell import Cell, read_rows
 from respect_core.evidence import gather, learned_from, rounds_of, shared_round_0
 from respect_core.export import export_everything
 from respect_core.interaction_log import append_logs
@@ -116,3 +118,19 @@ def test_the_enhanced_policy_learned_from_what_it_branched_off() -> None:
     }
     cells = {policy: {2: Cell()} for policy in ("b-fft", "b-fft+", "control")}
     assert learned_from(games, cells) == {"b-fft": {2: 4021}, "b-fft+": {2: 50021}}
+
+
+def test_a_partition_in_memory_is_small(tmp_path: Path) -> None:
+    store = with_images(open_store(str(tmp_path)), IMAGES)
+    append_logs(store, [won(number, 0, "seed") for number in range(500)])
+    export_everything(store)
+    feedback(store, 0, "seed", [(f"g{number}", turn, 1) for number in range(500) for turn in range(2)])
+    read_rows(store, Partition(0, "seed"))  # what is imported by then does not count
+    tracemalloc.start()
+    try:
+        rows = read_rows(store, Partition(0, "seed"))
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(rows.turns), len(rows.feedback)) == (1500, 2000)
+    assert size / len(rows.turns) < 800  # bytes, feedback and outcome of a turn among them
