@@ -214,7 +214,7 @@ async def login(request: Request, response: Response, given: tokens.Login) -> di
     found = [token for token in _tokens(request) if tokens.same(given.token, token)]
     if not found:
         raise Denied(401, "token", "this is no annotator's token")
-    tokens.remember(response, COOKIE, found[0], secure=request.app.state.settings.secure)
+    tokens.remember(request, response, COOKIE, found[0])
     return {"signed_in": True}
 
 

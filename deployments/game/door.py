@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import deque
 from typing import Any
 
@@ -15,16 +14,14 @@ from deployments.game.lobby import Waiting
 from deployments.game.players import Player
 from deployments.game.protocol import Arrive, Me, NewGame, Released, Role, StudyView
 from deployments.game.rooms import Rooms
+from deployments.game.rounds import Rounds
 from deployments.game.study import Study
 from deployments.game.table import Table
 from respect_core.assignment import Full, Slot
-from respect_core.variants import HH, Variant
-from tasks import registry
+from respect_core.variants import HH
 
 RELEASED = "nobody else came in time; thank you for waiting, the wait counts"
 UNSAVED = "nobody else came in time; thank you for waiting. This cannot be saved at the moment, and is tried again"
-_ROUND_HOLDS = 30.0
-"""Seconds until the registry is asked again."""
 
 
 class Door:
@@ -35,7 +32,7 @@ class Door:
         self._new_context = contexts.Fresh(rooms.workspace.open())
         self._entering: set[str] = set()
         self._owed: deque[str] = deque()  # pseudonyms of who waited in vain, which the journal did not take yet
-        self._rounds: dict[str, tuple[float, int]] = {}
+        self._rounds = Rounds(rooms.workspace, rooms.settings.round)
 
     def arrive(self, cookie: str | None, arrival: Arrive) -> tuple[Player, str | None]:
         """The player, and the cookie to set where there is a new one. Raises Denied."""
@@ -78,15 +75,18 @@ class Door:
         self._entering.add(player.key)
         try:
             if wish.practice:
-                return await self._practice(player)
-            if wish.mode == "study" or self._rooms.study is not None:
-                return await self._study(player, wish)
-            return await (self._people(player) if wish.mode == "people" else self._policy(player, wish.variant))
+                table: Table | None = await self._practice(player)
+            elif wish.mode == "study" or self._rooms.study is not None:
+                table = await self._study(player, wish)
+            else:
+                table = await (self._people(player) if wish.mode == "people" else self._policy(player, wish.variant))
+            if table is not None:
+                self._out(player.key)
+            return table
         finally:
             self._entering.discard(player.key)
 
     async def _practice(self, player: Player) -> Table:
-        self._out(player.key)
         return await self._rooms.begin({"speaker": player}, "practice", await self._fresh(), 0, practice=True)
 
     async def _policy(self, player: Player, variant: str | None) -> Table:
@@ -96,19 +96,21 @@ class Door:
         if variant is not None and variant not in ready:
             raise Denied(422, "variant", "there is no such policy here")
         chosen = variant or self._rng.choice(ready)
-        self._out(player.key)
-        return await self._rooms.begin({"speaker": player}, chosen, await self._fresh(), await self._round(chosen))
+        return await self._rooms.begin(
+            {"speaker": player}, chosen, await self._fresh(), await self._rounds.next(chosen)
+        )
 
     async def _people(self, player: Player) -> Table | None:
         if player.key in self._rooms.lobby:
             return None
-        waiting = self._rooms.lobby.partner(lambda other: other.player != player.key and self._here(other))
+        # Before anybody's wait ends: store or registry may be away.
+        context, round = await self._fresh(), await self._rounds.next(HH)
+        waiting = self._rooms.lobby.partner(self._here)
         if waiting is None:
             self._rooms.lobby.join(player.key, None, self._rooms.clock())
             self._tell(player.key)
             return None
-        context = await self._fresh()
-        return await self._pair(waiting, player, context, await self._round(HH))
+        return await self._pair(waiting, player, context, round)
 
     async def _study(self, player: Player, wish: NewGame) -> Table | None:
         study = self._rooms.study
@@ -162,7 +164,7 @@ class Door:
         try:
             return await self._rooms.begin(seats, HH, context, round, waiting.slot)
         except BaseException:
-            self._give_back(waiting.slot)
+            self._rooms.lobby.put_back(waiting)
             raise
         finally:
             self._entering.discard(first.key)
@@ -189,21 +191,6 @@ class Door:
     async def _fresh(self) -> Any:
         name = f"{self._rng.getrandbits(64):016x}"
         return await asyncio.to_thread(self._new_context, name)
-
-    async def _round(self, policy: str) -> int:
-        """Of games outside a study: the one after the newest that the policy learned from; 0 before any."""
-        if self._rooms.settings.round is not None:
-            return self._rooms.settings.round
-        known = self._rounds.get(policy)
-        if known is None or time.monotonic() - known[0] > _ROUND_HOLDS:
-            names = [policy] if policy in set(Variant) else list(Variant)
-            found = await asyncio.to_thread(self._next_round, names)
-            known = self._rounds[policy] = time.monotonic(), found
-        return known[1]
-
-    def _next_round(self, variants: list[Any]) -> int:
-        newest = [registry.latest(self._rooms.workspace, variant) for variant in variants]
-        return max((int(version.tags["round"]) + 1 for version in newest if version is not None), default=0)
 
     # --- the lobby's time ------------------------------------------------------------------------------------------
 

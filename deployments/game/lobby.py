@@ -52,6 +52,10 @@ class Lobby:
     def leave(self, player: str) -> Waiting | None:
         return self._waiting.pop(player, None)
 
+    def put_back(self, waiting: Waiting) -> None:
+        """Somebody whose game did not begin after all waits on, before those who came later."""
+        self._waiting = {each.player: each for each in sorted([*self._waiting.values(), waiting], key=_since)}
+
     def partner(self, fits: Callable[[Waiting], bool]) -> Waiting | None:
         """Who has waited longest of those that fit; they wait no longer."""
         found = next((each for each in self._waiting.values() if fits(each)), None)
@@ -73,3 +77,7 @@ class Lobby:
             if now - waiting.seen > _AWAY or now >= waiting.until:
                 del self._waiting[waiting.player]
                 yield waiting, now - waiting.seen <= _AWAY
+
+
+def _since(waiting: Waiting) -> float:
+    return waiting.since

@@ -47,13 +47,13 @@ async def login(request: Request, response: Response, given: tokens.Login) -> di
     token = _token(request)
     if not tokens.same(given.token, token):
         raise Denied(401, "token", "this is not the operator's token")
-    tokens.remember(response, COOKIE, token, secure=request.app.state.settings.secure)
+    tokens.remember(request, response, COOKIE, token)
     return {"signed_in": True}
 
 
 @router.post("/logout")
 async def logout(response: Response) -> dict[str, bool]:
-    """Sign it out."""
+    """Sign it out: its cookie is deleted. A copy of it opens the page until its day is over."""
     response.delete_cookie(COOKIE)
     return {"signed_in": False}
 

@@ -30,6 +30,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     lobby: float = 120.0  # outside a study, which says it itself
     patience: float = 45.0  # with a policy that does not answer, until the game is stopped
+    signed_in: float = 24 * 3600.0  # operators and annotators, until they give their token again
     linger: float = 600.0  # that a game can still be looked at once it is over
     tick: float = 0.25  # between looks at the clocks
     secure: bool = False  # behind TLS: the cookie is sent over TLS only

@@ -1,16 +1,19 @@
-"""Tokens of operators and annotators: given once in a form, then a cookie that does not hold them."""
+"""Tokens of operators and annotators: given once in a form, then a cookie that does not hold them.
+
+The cookie has the time of its issue, signed, and the server lets it in for as long as the settings say, whatever the
+browser keeps. Signing out deletes it from the browser; a copy taken before ends with its time, or with the token.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import time
 from collections.abc import Iterable
 from typing import Annotated
 
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
-
-_DAY = 24 * 3600
 
 
 class Login(BaseModel):
@@ -26,20 +29,35 @@ def same(given: str | None, known: str) -> bool:
     return given is not None and hmac.compare_digest(given.encode(), known.encode())
 
 
-def session(token: str, cookie: str) -> str:
+def session(token: str, cookie: str, issued: float) -> str:
     """What the cookie of that name holds for a token: it opens the page, and the token cannot be read from it."""
-    return hmac.new(token.encode(), cookie.encode(), hashlib.sha256).hexdigest()
+    at = str(int(issued))
+    return f"{at}.{_signed(token, cookie, at)}"
 
 
 def held(request: Request, cookie: str, tokens: Iterable[str]) -> str | None:
     """Which of the tokens a request carries, in `Authorization: Bearer` or by its cookie; None for neither."""
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     given = bearer.strip() if scheme.lower() == "bearer" else None
-    kept = request.cookies.get(cookie)
-    found = [token for token in tokens if same(given, token) or same(kept, session(token, cookie))]
+    kept, lasts = request.cookies.get(cookie), request.app.state.settings.signed_in
+    found = [token for token in tokens if same(given, token) or _holds(kept, token, cookie, lasts)]
     return found[0] if found else None
 
 
-def remember(response: Response, cookie: str, token: str, *, secure: bool) -> None:
-    """Set the cookie, for a day."""
-    response.set_cookie(cookie, session(token, cookie), max_age=_DAY, httponly=True, samesite="strict", secure=secure)
+def remember(request: Request, response: Response, cookie: str, token: str) -> None:
+    """Set the cookie, for as long as the settings say."""
+    settings = request.app.state.settings
+    value = session(token, cookie, time.time())
+    response.set_cookie(
+        cookie, value, max_age=int(settings.signed_in), httponly=True, samesite="strict", secure=settings.secure
+    )
+
+
+def _holds(kept: str | None, token: str, cookie: str, lasts: float) -> bool:
+    at, _, signature = (kept or "").partition(".")
+    # A clock that was set back prolongs nothing.
+    return same(signature, _signed(token, cookie, at)) and abs(time.time() - int(at)) < lasts
+
+
+def _signed(token: str, cookie: str, at: str) -> str:
+    return hmac.new(token.encode(), f"{cookie} {at}".encode(), hashlib.sha256).hexdigest()

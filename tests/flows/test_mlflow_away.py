@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
+from mlflow_server import MlflowServer
 from prefect import flow
 from samples import game, with_images
 
@@ -32,36 +28,6 @@ from tasks.workspace import Workspace, workspace
 SECONDS = 2.0  # that MLflow is away but in the slow test; it takes as long again and more to start
 EAGER: dict[str, Any] = {"retries": 150, "retry_delay_seconds": 1}
 HASTY: dict[str, Any] = {"retries": len(DELAYS), "retry_delay_seconds": 0}
-
-
-class MlflowServer:
-    """A server on SQLite that may be killed, and started on what it kept."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder, self.uri = folder, f"http://127.0.0.1:{port}"
-        self._command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        self._command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-        self._command += ["--artifacts-destination", str(folder / "artifacts")]
-
-    def start(self) -> None:
-        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + 300
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-                return
-            except OSError:
-                assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
-                time.sleep(0.2)
-
-    def kill(self) -> None:
-        """With its workers, which would answer on."""
-        os.killpg(self._process.pid, 9)
-        self._process.wait()
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ import contextlib
 import dataclasses
 import json
 import logging
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -207,6 +209,31 @@ def test_requests_that_no_page_sends(running: Running) -> None:
         assert "httponly" in cookie and "samesite=strict" in cookie
         assert client.get("/health").json() == {"status": "ok"}
         assert "respect_game_now" in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(("page", "inside", "token"), [("operator", "state", "o" * 16), ("annotate", "next", "a" * 16)])
+def test_a_stolen_cookie_of_a_desk_ends_with_its_time(tmp_path: Path, page: str, inside: str, token: str) -> None:
+    """Also where the browser that held it signed out, as nothing but time ends a copy."""
+    tokens = {"operator_token": "o" * 16, "annotator_tokens": {"a" * 16: "ann"}}
+    with serving(rooms(tmp_path / "run", signed_in=3.0, **tokens)) as running:
+        origin, path = f"http://127.0.0.1:{running.port}", f"/api/{page}/{inside}"
+        with httpx.Client(base_url=origin, timeout=60) as client:
+            began = time.time()
+            answer = client.post(f"/api/{page}/login", json={"token": token})
+            cookie = answer.headers["set-cookie"].partition(";")[0]
+            assert answer.status_code == 200 and token not in cookie and "Max-Age=3;" in answer.headers["set-cookie"]
+
+        def code(kept: str) -> int:
+            return httpx.get(origin + path, headers={"Cookie": kept}, timeout=60).status_code
+
+        name, _, value = cookie.partition("=")
+        issued, _, signature = value.partition(".")
+        forged = [f"{int(issued) + 9}.{signature}", f"{issued}.{'0' * 64}", signature, f".{signature}", "x.y", "."]
+        assert [code(f"{name}={each}") for each in forged] == [401] * len(forged)
+        assert code(cookie) == 200 or time.time() - began > 2.0
+        time.sleep(max(0.0, began + 3.1 - time.time()))
+        assert code(cookie) == 401, "the same bytes, a moment later"
+        assert httpx.get(origin + path, headers={"Authorization": f"Bearer {token}"}, timeout=60).status_code == 200
 
 
 def test_floods_are_stopped_and_the_others_play_on(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -295,3 +295,33 @@ def test_a_full_disk_refuses_and_the_game_goes_on_once_there_is_room(running: Ru
             await one.state_where(turn=1)
 
     asyncio.run(play())
+
+
+def test_who_waits_goes_on_waiting_where_a_game_cannot_begin(tmp_path: Path) -> None:
+    """With the disk full, or the store away."""
+    game = rooms(tmp_path / "run")
+    journal, store = game.journal, tmp_path / "run" / "store"
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def play(port: int) -> None:
+        async with player(port) as first, player(port) as second:
+            assert await first.start("people") == {"lobby": True}
+            for _ in range(2):
+                sync, journal._sync = journal._sync, full
+                assert (await second.http.post("/api/games", json={"mode": "people"})).status_code == 503
+                assert (await first.http.post("/api/games", json={"mode": "policy"})).status_code == 503
+                journal._sync = sync
+                store.rename(tmp_path / "away")
+                store.write_text("no folder")
+                assert (await second.http.post("/api/games", json={"mode": "people"})).status_code == 503
+                assert (await first.http.post("/api/games", json={"mode": "policy"})).status_code == 503
+                store.unlink()
+                (tmp_path / "away").rename(store)
+                assert (await first.http.get("/api/me")).json()["in_lobby"]
+            assert "game" in await second.start("people")
+            await first.hear("state")
+
+    with serving(game) as running:
+        asyncio.run(play(running.port))
