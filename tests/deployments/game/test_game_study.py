@@ -162,7 +162,7 @@ def test_nobody_is_paid_for_waiting_again_and_again(tmp_path: Path) -> None:
     with serving(rooms(tmp_path / "run", study)) as running:
 
         async def play() -> None:
-            alone, other = [await _participant(running.port, number) for number in range(2)]
+            alone, other = [await participant(running.port, number) for number in range(2)]
             for _ in range(2):
                 assert await alone.start("study") == {"lobby": True}
                 await alone.hear("released")
@@ -182,7 +182,7 @@ def test_who_may_wait_no_more_gets_the_policies(tmp_path: Path) -> None:
     with serving(rooms(tmp_path / "run", study)) as running:
 
         async def play() -> None:
-            one = await _participant(running.port, 0)
+            one = await participant(running.port, 0)
             assert await one.start("study") == {"lobby": True}
             await one.hear("released")
             for _ in study.contexts:  # of this seed, the next draws were to wait again
@@ -205,7 +205,7 @@ def test_a_disk_that_is_full_when_waits_end_keeps_what_is_owed_and_the_lobby_ope
     with serving(game) as running:
 
         async def play() -> None:
-            first, second = [await _participant(running.port, number) for number in range(2)]
+            first, second = [await participant(running.port, number) for number in range(2)]
             sync = journal._sync
             await first.start("study")
             journal._sync = full
