@@ -106,14 +106,22 @@ class InteractionLog(_Record):
         return states
 
 
+_PUBLIC_KEY = "respect"
+
+
 def pseudonym(user: str) -> str:
     """A stable pseudonym for a user id: 16 hex digits of an HMAC under RESPECT_USER_KEY.
 
     Set the variable to a secret in production; without it pseudonyms are stable but can be recomputed by
     anyone who knows the ids.
     """
-    key = os.environ.get("RESPECT_USER_KEY", "respect").encode()
+    key = os.environ.get("RESPECT_USER_KEY", _PUBLIC_KEY).encode()
     return hmac.new(key, user.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def pseudonyms_are_secret() -> bool:
+    """Whether RESPECT_USER_KEY is set to something of one's own."""
+    return os.environ.get("RESPECT_USER_KEY", "") not in ("", _PUBLIC_KEY)
 
 
 # --- what learning and acting see -----------------------------------------------------------------------------

@@ -26,7 +26,8 @@ HUMAN = PolicyIdentity(name="human", version="unknown")
 
 
 def interaction_log(table: Table, users: Mapping[str, str]) -> InteractionLog | None:
-    """The log of a game that is over; None where nothing was acted on.
+    """The log of a game that is over; None where nothing was acted on. One that the server stopped has no outcome: an
+    outage is neither won nor lost by a policy.
 
     Args:
         users: pseudonyms by role. The log has one user, the speaker.
@@ -52,7 +53,9 @@ def interaction_log(table: Table, users: Mapping[str, str]) -> InteractionLog | 
             )
             for turn, took in zip(played, table.seconds, strict=True)
         ],
-        outcome=Outcome(targets=list(table.context.targets), success=table.ending.reason == "won"),
+        outcome=None
+        if table.ending.reason == "stopped"
+        else Outcome(targets=list(table.context.targets), success=table.ending.reason == "won"),
     )
 
 

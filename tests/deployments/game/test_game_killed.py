@@ -10,7 +10,9 @@ import pytest
 from game_servers import Killable, Player, rooms, version
 
 from deployments.game.rooms import Rooms
+from respect_core.export import export
 from respect_core.interaction_log import LOGS, read_logs
+from respect_core.metrics import read_counts
 from tasks.workspace import workspace
 
 pytestmark = pytest.mark.timeout(900)
@@ -97,7 +99,10 @@ def test_a_server_killed_in_the_middle_of_fifty_games(tmp_path: Path) -> None:
 
 
 def test_a_game_is_not_continued_by_another_version(tmp_path: Path) -> None:
-    """Which was promoted while the server was away: the log would say that one had acted in all turns."""
+    """Which was promoted while the server was away: the log would say that one had acted in all turns.
+
+    Neither has lost it.
+    """
     folder = tmp_path / "run"
     first = Killable(lambda: rooms(folder))
 
@@ -107,6 +112,7 @@ def test_a_game_is_not_continued_by_another_version(tmp_path: Path) -> None:
         return made
 
     async def play() -> None:
+        await _left_after_a_turn(first.port)
         player = Player(first.port)
         await player.arrive()
         await player.connect()
@@ -126,8 +132,27 @@ def test_a_game_is_not_continued_by_another_version(tmp_path: Path) -> None:
 
     asyncio.run(play())
     store = workspace(folder).open()
-    (log,) = [log for key in store.keys(f"{LOGS}/") for log in read_logs(store, key)]
-    assert (len(log.turns), log.policy.version) == (1, "1")
+    logs = [log for key in store.keys(f"{LOGS}/") for log in read_logs(store, key)]
+    left, stopped = sorted(logs, key=lambda log: log.started_at)
+    assert (len(stopped.turns), stopped.policy.version) == (1, "1")
+    assert left.outcome is not None and not left.outcome.success and stopped.outcome is None
+    records = {record["ended"]: record for record in (json.loads(store.read(key)) for key in store.keys("games/"))}
+    assert records["stopped"]["targets"], "the record has them"
+    assert export(store, 0).turns == 2, "both are learned from"
+    assert read_counts(store, 0, "b-fft")[:, :2].tolist() == [[0, 1]], "one is lost"
+
+
+async def _left_after_a_turn(port: int) -> None:
+    player = Player(port)
+    await player.arrive()
+    await player.connect()
+    await player.start(variant="b-fft")
+    await player.state_where(turn=0)
+    await player.say("select A")
+    await player.state_where(turn=1)
+    await player.send(type="leave", game=player.state["game"])
+    await player.state_where(phase="over")
+    await player.close()
 
 
 def test_study_players_and_lobby_are_as_they_were(tmp_path: Path) -> None:
