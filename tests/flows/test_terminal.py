@@ -14,10 +14,10 @@ import pytest
 # A command in the middle of a flow, with the Prefect server that it started.
 _COMMAND = """
 import time
-from prefect import flow
 from flows.terminal import run_workspace
 
 run_workspace("main")
+from prefect import flow
 
 @flow
 def busy():
