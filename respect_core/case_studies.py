@@ -7,6 +7,7 @@ For measuring only: targets are read.
 from __future__ import annotations
 
 import io
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from respect_core.images import known_images, load_images
 from respect_core.language import RESET, TRY_AGAIN
 from respect_core.manifests import Partition, partitions
 from respect_core.store import Store
-from respect_core.tables import read_table
+from respect_core.tables import iter_batches, read_table
 from respect_core.variants import CONTROL, HH, SEED
 
 _PIXELS = 72  # of a drawing's side
@@ -162,14 +163,20 @@ def _games(store: Store, partition: Partition) -> list[_Game]:
     """Games with targets, in order of id."""
     where = [partition.round], [partition.variant]
     outcomes = read_table(store, "outcomes", *where, ["interaction_id", "targets", "success"]).to_pylist()
-    rows = read_table(store, "turns", *where, ["interaction_id", "turn", "context", "utterance", "action"]).to_pylist()
-    turns: dict[str, list[tuple[str, str]]] = {}
+    turns: dict[str, list[tuple[int, str, str]]] = {}
     contexts: dict[str, tuple[str, ...]] = {}
-    for row in sorted(rows, key=lambda row: (row["interaction_id"], row["turn"])):
-        turns.setdefault(row["interaction_id"], []).append((row["utterance"], row["action"]))
-        contexts[row["interaction_id"]] = tuple(row["context"])
+    for batch in iter_batches(store, "turns", *where, ["interaction_id", "turn", "context", "utterance", "action"]):
+        for row in batch.to_pylist():
+            turns.setdefault(row["interaction_id"], []).append((row["turn"], row["utterance"], row["action"]))
+            if row["interaction_id"] not in contexts:
+                contexts[row["interaction_id"]] = tuple(map(sys.intern, row["context"]))
     return [
-        _Game(contexts[each], frozenset(row["targets"]), row["success"], tuple(turns[each]))
+        _Game(
+            contexts[each],
+            frozenset(row["targets"]),
+            row["success"],
+            tuple((said, done) for _, said, done in sorted(turns[each])),
+        )
         for row in sorted(outcomes, key=lambda row: str(row["interaction_id"]))
         if row["targets"] is not None and (each := row["interaction_id"]) in turns
     ]

@@ -7,6 +7,7 @@ What was decoded is counted in the store. The rest is what the run's folder keep
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def _decoded(store: Store, round: int) -> tuple[int | None, int | None]:
     """Turns, each once, and tokens."""
     turns: set[tuple[str, int]] = set()
     for batch in iter_batches(store, "feedback", [round], None, ["interaction_id", "turn"]):
-        turns.update(zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True))
+        turns.update(zip(map(sys.intern, batch.column(0).to_pylist()), batch.column(1).to_pylist(), strict=True))
     partitions = manifests.partitions(store, "feedback", [round])
     found = (manifests.read_manifest(store, "feedback", *each) for each in partitions)
     counts = [part.counts for manifest in found if manifest for part in manifest.parts]
