@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextvars
 import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import UUID
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow
@@ -32,7 +32,6 @@ from tasks.workspace import Workspace, workspace
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("prefect_server")]
 
-KEY = "results/work/a.json"
 LOST = "the machine is gone"
 
 Act = Callable[[FlowRun], object]
@@ -59,6 +58,7 @@ class Pool:
 
     def __init__(self, client: SyncPrefectClient) -> None:
         self.client = client
+        self.key = f"results/work/{uuid4().hex}.json"  # the server knows the keys of all runs of the flow
         self.deployment = client.create_deployment(client.create_flow(work), "work")
 
     def runs(self) -> list[FlowRun]:
@@ -88,6 +88,10 @@ class Pool:
                 stopped.set()
                 taken.result()
 
+    def ask(self, place: Workspace, variant: str = "seed") -> PropensityRef:
+        parameters = {"place": place.model_dump(mode="json"), "variant": variant}
+        return on_pool(place, "work/work", self.key, PropensityRef, parameters, name="work on a")
+
     def ends(self, state: State) -> Act:
         """The run gets a state from elsewhere."""
         return lambda run: self.client.set_flow_run_state(run.id, state)
@@ -108,18 +112,13 @@ def pool(prefect_server: None, place: Workspace) -> Iterator[Pool]:
         client.delete_deployment(made.deployment)
 
 
-def _ask(place: Workspace, variant: str = "seed") -> PropensityRef:
-    parameters = {"place": place.model_dump(mode="json"), "variant": variant}
-    return on_pool(place, "work/work", KEY, PropensityRef, parameters, name="work on a")
-
-
 def test_a_run_that_was_lost_is_asked_for_again(pool: Pool, place: Workspace) -> None:
     with pool.worker(pool.ends(Crashed(message=LOST)), pool.is_done):
-        assert _ask(place) == _result("seed")
+        assert pool.ask(place) == _result("seed")
     lost, second = pool.runs()
     assert lost.state is not None and lost.state.is_crashed()
     assert second.state is not None and second.state.is_completed()
-    assert _ask(place, "another") == _result("seed")  # it is there
+    assert pool.ask(place, "another") == _result("seed")  # it is there
     assert len(pool.runs()) == 2
 
 
@@ -129,21 +128,21 @@ def test_a_run_that_is_lost_each_time_is_given_up_until_somebody_asks_anew(pool:
         pool.worker(*[lost] * (CRASHES + 1)),
         pytest.raises(PoolRunFailed, match=f"'work on a' of work/work ended Crashed: {LOST}"),
     ):
-        _ask(place)
+        pool.ask(place)
     assert len(pool.runs()) == CRASHES
     with pool.worker(lost, pool.is_done):
-        assert _ask(place) == _result("seed")
+        assert pool.ask(place) == _result("seed")
     assert len(pool.runs()) == CRASHES + 2
 
 
 @pytest.mark.parametrize("before", range(CRASHES))
 def test_what_was_left_before_the_end_counts_however_the_run_ends(pool: Pool, place: Workspace, before: int) -> None:
     def left(run: FlowRun) -> None:
-        results.put(place.open(), KEY, _result("seed"))
+        results.put(place.open(), pool.key, _result("seed"))
         pool.client.set_flow_run_state(run.id, Crashed(message=LOST))
 
     with pool.worker(*[pool.ends(Crashed(message=LOST))] * before, left, pool.is_done):
-        assert _ask(place) == _result("seed")
+        assert pool.ask(place) == _result("seed")
     assert len(pool.runs()) == before + 1
 
 
@@ -153,43 +152,44 @@ def test_a_run_that_failed_is_not_asked_for_again_by_itself(pool: Pool, place: W
         pool.worker(pool.ends(state), pool.is_done),
         pytest.raises(PoolRunFailed, match=f"{state.name}: {state.message}"),
     ):
-        _ask(place)
+        pool.ask(place)
     assert len(pool.runs()) == 1
     with pool.worker(pool.is_done):
-        assert _ask(place) == _result("seed")
+        assert pool.ask(place) == _result("seed")
 
 
-def test_two_that_ask_for_one_key_share_its_runs(pool: Pool, place: Workspace) -> None:
-    """Also the run behind one that was lost. The second's answer is the first's, though it had asked for another."""
-    asked = threading.Barrier(3)
+@pytest.fixture
+def both(pool: Pool, place: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Future[PropensityRef]]]:
+    """Two that ask for one key, when both have been told of a run."""
+    told = threading.Semaphore(0)
+    made = pools.run_deployment
 
-    def ask(variant: str) -> PropensityRef:
-        asked.wait()
-        return _ask(place, variant)
+    def telling(*arguments: Any, **options: Any) -> Any:
+        run = made(*arguments, **options)
+        told.release()
+        return run
 
+    monkeypatch.setattr(pools, "run_deployment", telling)
     with ThreadPoolExecutor(2) as pair:
-        both = [pair.submit(contextvars.copy_context().run, ask, variant) for variant in ("b-fft", "b-kto")]
-        asked.wait()
-        while not pool.runs():
-            time.sleep(0.1)
-        time.sleep(1)  # until the other has asked too
+        asking = [
+            pair.submit(contextvars.copy_context().run, pool.ask, place, variant) for variant in ("b-fft", "b-kto")
+        ]
+        assert told.acquire(timeout=60) and told.acquire(timeout=60)
         assert len(pool.runs()) == 1
-        runs = set()
-        with pool.worker(pool.ends(Crashed(message=LOST)), pool.is_done):
-            first, second = (each.result() for each in both)
-            runs = {run.idempotency_key for run in pool.runs()}
+        yield asking
+
+
+def test_two_that_ask_for_one_key_share_its_runs(pool: Pool, both: list[Future[PropensityRef]]) -> None:
+    """Also the run behind one that was lost. What the run was asked for first is what both get."""
+    with pool.worker(pool.ends(Crashed(message=LOST)), pool.is_done):
+        first, second = (each.result() for each in both)
     assert first == second and first.variant in ("b-fft", "b-kto")
-    assert runs == {f"{KEY}#1", f"{KEY}#2"} and len(pool.runs()) == 2
+    assert [run.idempotency_key for run in pool.runs()] == [f"{pool.key}#1", f"{pool.key}#2"]
 
 
-def test_two_that_ask_for_one_key_hear_of_its_failure_both(pool: Pool, place: Workspace) -> None:
-    with ThreadPoolExecutor(2) as pair:
-        both = [pair.submit(contextvars.copy_context().run, _ask, place) for _ in range(2)]
-        while not pool.runs():
-            time.sleep(0.1)
-        time.sleep(1)
-        with pool.worker(pool.ends(Failed(message="no such game set"))):
-            for each in both:
-                with pytest.raises(PoolRunFailed, match="no such game set"):
-                    each.result()
+def test_two_that_ask_for_one_key_hear_both_that_it_failed(pool: Pool, both: list[Future[PropensityRef]]) -> None:
+    with pool.worker(pool.ends(Failed(message="no such game set"))):
+        for each in both:
+            with pytest.raises(PoolRunFailed, match="no such game set"):
+                each.result()
     assert len(pool.runs()) == 1
