@@ -21,6 +21,7 @@ from prefect.variables import Variable
 from prefect.workers.process import ProcessWorker
 
 from deployments.settings import GPU, LIGHT, LIGHT_RUNS, REPOSITORY
+from flows.suspension import WAITS
 from respect_core.versions import code_version
 
 SILENT = "Crash runs that went silent"
@@ -34,7 +35,7 @@ REGISTERED = "respect_registered"
 
 
 def register(devices: int) -> None:
-    """Make what is absent; deploy prefect.yaml and set the pools' limits unless just that was done before.
+    """Make what is absent; deploy prefect.yaml, set limits and automation unless just that was done before.
 
     What was edited in the UI stays until the deployments, the code or the number of devices change.
 
@@ -50,7 +51,7 @@ def register(devices: int) -> None:
     with get_client(sync_client=True) as client:
         for pool, limit in limits.items():
             _work_pool(client, pool, limit, changed)
-        _automation(client)
+        _automation(client, changed)
     if changed:
         _deploy()
         Variable.set(REGISTERED, version, overwrite=True)
@@ -95,32 +96,36 @@ def _work_pool(client: SyncPrefectClient, name: str, limit: int, changed: bool) 
     )
 
 
-def _automation(client: SyncPrefectClient) -> None:
+def _automation(client: SyncPrefectClient, changed: bool) -> None:
     """A run whose heartbeats stop without its having ended becomes Crashed, which frees its slots."""
-    if client.read_automations_by_name(SILENT):
-        return
-    ended = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
-    client.create_automation(
-        AutomationCore(
-            name=SILENT,
-            description="A worker that was killed sends no heartbeat of its runs.",
-            trigger=EventTrigger(
-                after={"prefect.flow-run.heartbeat"},
-                expect={"prefect.flow-run.heartbeat", *ended},
-                match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-                for_each={"prefect.resource.id"},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=SILENCE,
-            ),
-            actions=[ChangeFlowRunState.model_validate({"state": StateType.CRASHED, "message": LOST})],
-        )
+    # Behind the last two no process is owed: somebody is to answer, or a worker to start the run again.
+    states = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended", "AwaitingRetry")
+    ended = {WAITS, *(f"prefect.flow-run.{state}" for state in states)}
+    wanted = AutomationCore(
+        name=SILENT,
+        description="A worker that was killed sends no heartbeat of its runs.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *ended},
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=SILENCE,
+        ),
+        actions=[ChangeFlowRunState.model_validate({"state": StateType.CRASHED, "message": LOST})],
     )
+    found = client.read_automations_by_name(SILENT)
+    if not found:
+        client.create_automation(wanted)
+    # Only where it is another: Prefect forgets with an update which runs it has heard of.
+    elif changed and (found[0].trigger, found[0].actions) != (wanted.trigger, wanted.actions):
+        client.update_automation(found[0].id, wanted)
 
 
 def _version(limits: Mapping[str, int]) -> str:
-    """Hash of all that pools and deployments are made from."""
-    files = [Path(__file__).with_name("prefect.yaml")]
+    """Hash of all that pools, automation and deployments are made from."""
+    files = [Path(__file__), Path(__file__).with_name("prefect.yaml")]
     files += [file for room in ("flows", "tasks") for file in sorted((REPOSITORY / room).glob("*.py"))]
     digest = hashlib.sha256(f"{REPOSITORY} {sorted(limits.items())} {code_version()}".encode())
     for file in files:
