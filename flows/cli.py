@@ -107,11 +107,10 @@ def round_command(
     from flows.round import RoundParameters
     from flows.round import round as flow
     from tasks import progress, report
-    from tasks.places import Place, require_ray
+    from tasks.places import Place, require
 
     with clear_errors(), progress.shown():
-        if on == Place.RAY:
-            require_ray()
+        require(Place(on))  # before Prefect starts
         summary = flow(
             workspace,
             RoundParameters(
@@ -127,6 +126,31 @@ def round_command(
             on=Place(on),
         )
     report.show(summary, console)
+
+
+@app.command("simulate")
+def simulate_command(
+    run: Run = "main",
+    games: Annotated[int, typer.Option(min=1, help="Games of each variant.")] = 100,
+    round: Annotated[
+        int | None, typer.Option(min=0, help="Round of the log. Default: the one after the newest learned.")
+    ] = None,
+    variants: Variants = "all",
+    profile: ProfileName = "tiny",
+) -> None:
+    """Simulated users play with what is deployed; their games are in the next round."""
+    workspace = run_workspace(run)
+    from flows.simulate import SimulateParameters
+    from flows.simulate import simulate as flow
+    from tasks import progress
+
+    with clear_errors(), progress.shown():
+        number, played = flow(
+            workspace, SimulateParameters(variants=_variants(variants), games=games, number=round, profile=profile)
+        )
+    for each in played:
+        console.print(f"{each.variant}: {each.success:.0%} of {each.games} games won, {each.turns_per_game:.1f} turns")
+    console.print(f"next: respect round --round {number} --run {run}", highlight=False)
 
 
 @app.command("study")

@@ -66,7 +66,10 @@ def import_released_command(
     source: Annotated[
         str, typer.Argument(help="Folder of the dataset's Parquet files, or its name on the hub: lil-lab/respect.")
     ],
-    tangrams: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of KILOGRAM's SVG files.")],
+    tangrams: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder of KILOGRAM's SVG files; the tables need none."),
+    ] = None,
     run: Run = "released",
 ) -> None:
     """Import the study's released dataset: games with p, annotations, decoded feedback, and the tables of them."""
@@ -109,9 +112,14 @@ def _show(report: ReleasedReport) -> None:
         (report.without_turn_row, "turns without a row in turn, so without p"),
         (report.correctness_differs, "annotations whose correctness is not what their clicks say; the clicks count"),
         (report.labels_differ, "rows of feedback whose labels do not follow from the targets"),
+        (
+            report.without_picture,
+            "images without a picture: tables are whole, but no games are drawn, annotated or learned from, and there "
+            "are no similarities from 'vision'; import again with --tangrams for these",
+        ),
     ):
         if count:
-            console.print(f"[yellow]{count:,} {what}[/]")
+            console.print(f"[yellow]{count:,} {what}[/]", soft_wrap=True)
     _set_aside(report.set_aside, report.problems, "rows")
 
 

@@ -20,11 +20,12 @@ from flows.labels import label_run
 from flows.pools import leave
 from flows.promote import PromoteParameters, RollbackParameters
 from flows.round import RoundParameters, round
+from flows.simulate import SimulateParameters, simulate
 from flows.study import StudyParameters, study
 from respect_core.variants import SEED, Profile, Variant
 from tasks.export import export_interactions
 from tasks.next_round import count_new, find_next_round
-from tasks.places import Place
+from tasks.places import Place, require
 from tasks.promote import PromotionRef
 from tasks.redecode import DecoderName, PromptName, configure, redecode_round
 from tasks.references import LearnedRef, RegisteredRef, TrainingSetRef
@@ -60,6 +61,7 @@ def next_round(
         max_steps: Optimizer steps of each training run; the profile's if empty.
         on: Where decoding and training run: on the GPU work pool, or on a Ray cluster.
     """
+    require(Place(on))
     workspace = from_environment()
     chosen = find_next_round(workspace, variants) if number is None else number
     if chosen is None:
@@ -178,6 +180,27 @@ def run_study(
             max_steps=max_steps,
         ),
     )
+
+
+@flow(name="deployed-simulate", flow_run_name="simulate {games} games")
+def run_simulation(
+    variants: list[Variant] = list(Variant),  # noqa: B006  # never changed; the form shows it
+    games: int = 100,
+    number: int | None = None,
+    profile: ProfileName = "tiny",
+) -> State[Any]:
+    """Games of simulated users with what is deployed, for the next round to learn from.
+
+    Args:
+        variants: Variants whose deployed versions act; the seed policy where none was promoted.
+        games: Games of each.
+        number: Round of the log; empty for the one after the newest learned.
+        profile: Named configuration; needs simulated speakers, as tiny has.
+    """
+    parameters = SimulateParameters(variants=variants, games=games, number=number, profile=profile)
+    round, played = simulate(from_environment(), parameters)
+    won = ", ".join(f"{each.variant} {each.success:.0%}" for each in played)
+    return Completed(message=f"{games} games of each variant are in the log of round {round}; won: {won}")
 
 
 @flow(name="redecode", flow_run_name="redecode round {round} as {name}")

@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.labels import label_run
 from flows.seed import seed_policy
 from flows.stages import decode, learn
+from flows.turns import in_turn
 from respect_core.variants import Profile, Propensity, Variant
 from respect_core.variants import profile as named_profile
 from tasks.export import export_interactions
-from tasks.places import Place
+from tasks.places import Place, require
 from tasks.play import replay_fixed_games, seconds_played
 from tasks.references import LearnedRef, PropensityRef
 from tasks.register import close_round, open_round
@@ -76,7 +77,8 @@ def round(
 ) -> dict[str, Any]:
     """Export, decode, subsample, train, select, register; returns the summary.
 
-    It is also in runs/<name>/summary.json, unless the round is part of a study: there, that file is the study's.
+    It is also in runs/<name>/summary.json, unless the round is part of a study: there, that file is the study's. Rounds
+    of one run take turns on a machine: of two at once, the second finds what the first has done.
 
     Args:
         seconds_of_play: what the games of this round took, where they were played here; for the summary.
@@ -85,9 +87,19 @@ def round(
 
     Raises:
         VariantsFailed: names the variants that failed, after the others went through.
+        RayMissing: Ray is to compute, and is not installed.
     """
+    require(on)
+    label_run(f"round:{parameters.round}")
+    with in_turn(workspace, "round"):
+        return _round(workspace, parameters, seconds_of_play, study_run, on)
+
+
+def _round(
+    workspace: Workspace, parameters: RoundParameters, seconds_of_play: float, study_run: str | None, on: Place
+) -> dict[str, Any]:
+    """As `round`, once it is its turn."""
     started, number, profile = time.monotonic(), parameters.round, parameters.resolved_profile()
-    label_run(f"round:{number}")
     seed = seed_policy(workspace, profile, parameters.validation, on)
     exported = export_interactions(workspace, number)
     run_id = open_round(workspace, number, profile, exported, study_run)
@@ -110,12 +122,14 @@ def round(
         }
         summary = summarise(profile.name, exported, decoded.feedback, learned, before.result(), played, failed, seconds)
         report_round(workspace, run_id, summary, workspace.root / "summary.json" if study_run is None else None)
-        if study_run is None:  # a study has one of its own; a report that fails is shown and is not in the way
-            publish_report(workspace, run_id, number, f"report-round-{number}", return_state=True)
     except BaseException as error:
         close_round(workspace, run_id, {"round": str(error)})
         raise
     close_round(workspace, run_id, failed)
+    # A study has a report of its own. One that fails is shown and is not in the way; should it end this process, for
+    # want of memory, the round is closed, and running it again makes the report.
+    if study_run is None:
+        publish_report(workspace, run_id, number, f"report-round-{number}", return_state=True)
     if failed:
         reasons = "; ".join(f"{variant}: {reason}" for variant, reason in failed.items())
         raise VariantsFailed(

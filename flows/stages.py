@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 from flows.pools import on_pool
 from respect_core import manifests
 from respect_core.variants import SEED, Profile, Variant
-from tasks import registry, results
+from respect_core.versions import base_sha256
+from tasks import game_sets, registry, results
 from tasks.decode import decode_feedback
 from tasks.places import Place
 from tasks.propensity import fill_propensities
@@ -50,7 +51,7 @@ def decode(
     made_from = {
         "turns": [manifests.table_input(store, "turns", *part).sha256 for part in turns],
         "decoder": profile.feedback_decoder,
-        "base": profile.base,
+        "base": base_sha256(profile.base) or profile.base,
         "image_size": profile.image_size,
         "propensity": profile.propensity,
         "variants": parameters["variants"],
@@ -119,7 +120,13 @@ def train_on_pool(
     variant, round = training_set.variant, training_set.round
     start = registry.previous(workspace, variant, round) if variant != SEED else None
     settings = {"profile": as_json(profile), "validation": validation, "retrained": retrained}
-    made_from = {"data": training_set.data_hash, "start": start.tags["adapter_hash"] if start else None, **settings}
+    made_from = {
+        "data": training_set.data_hash,
+        "start": start.tags["adapter_hash"] if start else None,
+        "base": base_sha256(profile.base) or profile.base,
+        "validation_sha256": game_sets.stored(workspace.open(), validation).sha256,
+        **settings,
+    }
     return on_pool(
         workspace,
         "train-variant/train-variant",

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.round import RoundParameters, round
 from flows.seed import seed_policy
+from flows.turns import in_turn
 from respect_core.variants import CONTROL, HH, Variant
 from tasks import progress
 from tasks import study as record
@@ -24,7 +25,7 @@ from tasks.export import export_interactions
 from tasks.play import play_in_study, play_people
 from tasks.references import RegisteredRef
 from tasks.report_page import publish_report
-from tasks.study import StudyRound
+from tasks.study import Started, StudyRound
 from tasks.study_report import report_study
 from tasks.workspace import Workspace
 
@@ -71,7 +72,17 @@ def study(workspace: Workspace, parameters: StudyParameters) -> dict[str, Any]:
         VariantsFailed: as the `round` flow does; the same command goes on from there.
     """
     profile = parameters.of_round(0).resolved_profile()
-    started = record.start_or_resume(workspace, parameters, profile, f"study seed {parameters.study_seed}")
+    with in_turn(workspace, "study"):
+        started = record.start_or_resume(workspace, parameters, profile, f"study seed {parameters.study_seed}")
+        try:
+            return _rounds(workspace, parameters, started)
+        except BaseException as error:
+            record.stop(workspace, started, error)
+            raise
+
+
+def _rounds(workspace: Workspace, parameters: StudyParameters, started: Started) -> dict[str, Any]:
+    """What is not finished of a study; returns its summary."""
     finished = record.finished_rounds(record.folder(workspace))
     with progress.bar("study", parameters.rounds + 1) as bar:
         for number in range(len(finished), parameters.rounds + 1):

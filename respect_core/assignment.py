@@ -1,7 +1,9 @@
 """Who plays what: random, concurrent and balanced assignment of games to policies on one set of contexts (section 5).
 
-All policies of a round meet the same contexts, so that no policy gets the easier games. Within a context, counts of
-games by policy differ by one at most; within a study, counts by context do, as far as what players have seen allows.
+All policies of a round meet the same contexts, so that no policy gets the easier games. Games count from when they are
+given out until they break off. Within a context, a policy of equal share is behind another by one game at most, and by
+one more for each of its games that broke off and was not given again yet; it comes first there. Within a study, counts
+by context differ in the same way, as far as what players have seen allows. A study that is full is even.
 """
 
 from __future__ import annotations

@@ -108,9 +108,9 @@ def by_game(games: Sequence[str], columns: ArrayLike) -> Floats:
     table = np.asarray(columns, float)
     if len(games) != len(table):
         raise ValueError(f"{len(table)} turns with the games of {len(games)}; each turn has one")
-    known, places = np.unique(np.asarray(games, dtype=str), return_inverse=True)
-    sums = np.zeros((len(known), *table.shape[1:]))
-    np.add.at(sums, places, table)
+    places = {game: place for place, game in enumerate(sorted(set(games)))}
+    sums = np.zeros((len(places), *table.shape[1:]))
+    np.add.at(sums, [places[game] for game in games], table)
     return sums
 
 

@@ -158,23 +158,27 @@ def evaluate(
     Raises:
         ValueError: nothing to evaluate, or fewer than two folds.
     """
-    rows = [row for row in feedback if row["decoder"] == decoder and (row["interaction_id"], row["turn"]) in labels]
-    if not rows:
+    actual: list[int] = []
+    decoded: list[int] = []
+    scored: list[tuple[str, float, bool]] = []
+    thresholds = ""  # of the first row
+    for row in feedback:
+        if row["decoder"] == decoder and (label := labels.get((row["interaction_id"], row["turn"]))) is not None:
+            actual.append(label)
+            decoded.append(row["label"])
+            scored.append((row["interaction_id"], float(row["score"]), label == 1))
+            thresholds = thresholds or row["thresholds"]
+    if not scored:
         raise ValueError(f"no turn has both {decoder} feedback and a label derived from targets")
-    actual = [labels[row["interaction_id"], row["turn"]] for row in rows]
-    right = [label == 1 for label in actual]
-    games = [row["interaction_id"] for row in rows]
-    scores = [float(row["score"]) for row in rows]
-    scored = list(zip(games, scores, right, strict=True))
     return Evaluation(
-        turns=len(rows),
-        confusion=confusion(zip(actual, (row["label"] for row in rows), strict=True)),
+        turns=len(scored),
+        confusion=confusion(zip(actual, decoded, strict=True)),
         at_shipped=rates(
-            zip(right, (row["label"] == 1 for row in rows), strict=True),
-            json.loads(rows[0]["thresholds"])["positive"],
+            zip((right for _, _, right in scored), (label == 1 for label in decoded), strict=True),
+            json.loads(thresholds)["positive"],
         ),
-        auc=auc(list(zip(scores, right, strict=True))),
-        cross_validated=cross_validate(scored, folds, precision) if len(set(games)) > 1 else None,
+        auc=auc([(score, right) for _, score, right in scored]),
+        cross_validated=cross_validate(scored, folds, precision) if len({game for game, _, _ in scored}) > 1 else None,
     )
 
 

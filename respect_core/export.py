@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -72,16 +72,21 @@ class _Seen:
     lacking: set[str] = field(default_factory=set)  # images that records of this batch asked for in vain
 
 
-def export(store: Store, round: int, variants: Iterable[str] | None = None) -> ExportReport:
+def export(
+    store: Store, round: int, variants: Iterable[str] | None = None, *, unseen: Collection[str] = ()
+) -> ExportReport:
     """Export a round's new log objects, of all variants or of these.
 
     Records that cannot be used are set aside under ``set_aside/round=R/variant=V/`` and counted; the rest goes on.
+
+    Args:
+        unseen: images whose pictures the store may lack, because nothing shall look at them: tables are enough.
 
     Raises:
         StoreError: the store cannot be read or written; what was exported before stays as it was.
         TableError: a manifest or table of an earlier export is damaged.
     """
-    return _export_round(store, round, variants, known_images(store))
+    return _export_round(store, round, variants, known_images(store) | set(unseen))
 
 
 def export_everything(store: Store, before: int | None = None) -> None:

@@ -6,6 +6,7 @@ from what users wrote, not from what they wanted.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable
 
 from respect_core import actions
@@ -54,7 +55,8 @@ def target_labels(
             images = targets.get((row["round"], row["variant"], row["interaction_id"]))
             if images is not None:
                 letters = _letters(row["context"], images)
-                labels[row["interaction_id"], row["turn"]] = target_label(actions.parse(row["action"]), letters)
+                game = sys.intern(row["interaction_id"])  # one string for all turns of the game
+                labels[game, row["turn"]] = target_label(actions.parse(row["action"]), letters)
     return labels
 
 

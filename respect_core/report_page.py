@@ -58,6 +58,7 @@ def page(
     engine = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = engine.from_string(resources.files("respect_core").joinpath("report_page.html").read_text())
     language, feedback = drifts(evidence)
+    pictured = [case for case in cases if all(tile.image in drawings for step in case.steps for tile in step.tiles)]
     return template.render(
         name=evidence.name,
         made=made,
@@ -75,8 +76,8 @@ def page(
         users=users(evidence),
         costs=costs(evidence),
         beside=Variant.B_FFT.value in evidence.cells,
-        absent=_absent(evidence, figures),
-        cases=[_case(case) for case in cases],
+        absent=_absent(evidence, figures, len(cases) - len(pictured)),
+        cases=[_case(case) for case in pictured],
         drawings=drawings,
         numbers={image: number for number, image in enumerate(drawings)},
         changes={"sentences": _change_sentences(changes), "table": changes and changed(changes, grids)},
@@ -158,9 +159,9 @@ def _facts(evidence: Evidence, given: Mapping[str, str]) -> list[tuple[str, str]
     return [(term, text) for term, text in said.items() if text]
 
 
-def _absent(evidence: Evidence, figures: Mapping[int, Drawn]) -> dict[str, list[str]]:
+def _absent(evidence: Evidence, figures: Mapping[int, Drawn], unpictured: int) -> dict[str, list[str]]:
     """What the paper has and this page has not, and why."""
-    absent: dict[str, list[str]] = {"curve": [], "turns": [], "feedback": []}
+    absent: dict[str, list[str]] = {"curve": [], "turns": [], "feedback": [], "games": []}
     if 15 not in figures:
         absent["curve"].append("Figure 15 is left out: no policy with enhanced adapters (b-fft+) was deployed.")
     if 5 not in figures:
@@ -178,6 +179,9 @@ def _absent(evidence: Evidence, figures: Mapping[int, Drawn]) -> dict[str, list[
         )
     if 6 not in figures:
         absent["feedback"].append("Figure 6 is left out: no decoded turn has anything to be compared with.")
+    if unpictured:
+        games = "1 game is" if unpictured == 1 else f"{unpictured} games are"
+        absent["games"].append(f"{games} not drawn turn by turn: the store lacks pictures of what they were about.")
     return absent
 
 

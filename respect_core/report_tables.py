@@ -28,13 +28,14 @@ def comparisons(evidence: Evidence) -> Plain | None:
     """Policies on the contexts that both of them played."""
     return _plain(
         "Policies compared on the same contexts, with 95% intervals of the differences; wins and losses are contexts "
-        "that one alone won, p is that of the exact sign test.",
+        "that one alone won (or more often, where contexts were played more than once), p is that of the exact sign "
+        "test.",
         ("round", "policies", "contexts", "success, points", "turns per game", "wins / losses", "p"),
         (
             (
                 str(each.round),
                 f"{each.policy.upper()} over {each.other.upper()}",
-                str(each.result.games),
+                str(each.result.contexts),
                 points(each.result.success),
                 number(each.result.turns_per_game, signed=True),
                 f"{each.result.wins} / {each.result.losses}",

@@ -163,8 +163,9 @@ def table_5(cells: Cells) -> Grid | None:
         return None
     columns = {str(number): figures for number, figures in sorted(annotated[policy].items())}
     for other in (CONTROL, HH):
-        # The last of its rounds: in round 0 CONTROL is the seed policy, which the policy's own column has.
-        if other != policy and (measured := annotated.get(other)) and (last := max(measured)) > 0:
+        # The last of its rounds. In round 0 CONTROL is the seed policy, which the policy's own column has.
+        measured = annotated.get(other)
+        if other != policy and measured and ((last := max(measured)) > 0 or other == HH):
             columns[other] = measured[last]
     return Grid(
         number=5,

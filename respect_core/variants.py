@@ -71,6 +71,8 @@ SEED = "seed"
 """The policy of round 0, tuned on D0 (appendix B.2)."""
 CONTROL = "control"
 HH = "hh"
+ACTING = (*map(str, Variant), CONTROL)
+"""Policies that users can meet. No model is named `respect.control`: what is deployed as it stays the seed policy."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -56,6 +57,16 @@ def decode_feedback(
     return FeedbackRef(round=round, decoders=figures, seconds=time.monotonic() - started)
 
 
+class _Known(NamedTuple):
+    """What is kept of a turn that has a label derived from targets: there may be millions."""
+
+    interaction_id: str
+    turn: int
+    label: int
+    score: float
+    thresholds: str
+
+
 def decoder_config(profile: Profile) -> DecoderConfig:
     return feedback.named(profile.feedback_decoder)
 
@@ -74,13 +85,19 @@ def audit(
 ) -> dict[str, DecoderFigures]:
     """Counts of each decoder's labels, and how they fit the labels derived from targets, where there are targets."""
     labels, low_margin = Counter[tuple[str, int]](), Counter[str]()
-    known: dict[str, list[Mapping[str, Any]]] = {kind: [] for kind in DecoderKind}
+    known: dict[str, list[_Known]] = {kind: [] for kind in DecoderKind}
     for row in rows:
         labels[row["decoder"], row["label"]] += 1
         low_margin[row["decoder"]] += row["low_margin"]
         if (row["interaction_id"], row["turn"]) in actual:
-            known[row["decoder"]].append(row)
-    found = {kind: decoder_eval.evaluate(mine, actual, kind) if mine else None for kind, mine in known.items()}
+            game, thresholds = sys.intern(row["interaction_id"]), sys.intern(row["thresholds"])
+            known[row["decoder"]].append(_Known(game, row["turn"], row["label"], row["score"], thresholds))
+    found = {
+        kind: decoder_eval.evaluate(({"decoder": kind, **each._asdict()} for each in mine), actual, kind)
+        if mine
+        else None
+        for kind, mine in known.items()
+    }
     return {
         kind.value: DecoderFigures(
             positive=labels[kind, 1],

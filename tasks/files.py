@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,10 +16,18 @@ def write_whole(file: Path, text: str) -> None:
 
 
 @contextmanager
-def alone(file: Path) -> Iterator[None]:
+def alone(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Waits until no other process of this machine is inside with the same file. One that ends lets go, however it
-    ends."""
+    ends. A signal to the main thread ends the wait.
+
+    Args:
+        waiting: called before the wait, if there is one.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(held, fcntl.LOCK_EX)
         yield

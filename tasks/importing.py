@@ -49,7 +49,7 @@ def import_games(
     return report
 
 
-def import_released(workspace: Workspace, source: str, tangrams: Path) -> ReleasedReport:
+def import_released(workspace: Workspace, source: str, tangrams: Path | None = None) -> ReleasedReport:
     """Import the released dataset, from a folder or the hub. Raises as `importers.released.import_released` does."""
     return import_released_into(workspace.open(), source, tangrams)
 

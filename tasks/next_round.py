@@ -68,3 +68,9 @@ def finished_rounds(workspace: Workspace, variants: Sequence[Variant]) -> set[in
 
 def first_unfinished(logged: Iterable[int], finished: Iterable[int]) -> int | None:
     return min(set(logged) - set(finished), default=None)
+
+
+def round_of_play(workspace: Workspace, variants: Iterable[str]) -> int:
+    """The round that games outside a study belong to: the one after the newest that these variants learned from."""
+    newest = [registry.latest(workspace, variant) for variant in variants]
+    return max((int(version.tags["round"]) + 1 for version in newest if version is not None), default=0)

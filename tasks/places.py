@@ -47,8 +47,19 @@ def require_ray() -> None:
         raise RayMissing("Ray is not installed; add this project's extra: pip install -c constraints.txt -e '.[ray]'")
 
 
+def require(place: Place) -> None:
+    """For flows, before they do anything. Raises RayMissing where the place is Ray and it is not installed."""
+    if place is Place.RAY:
+        require_ray()
+
+
 def runner(place: Place) -> Run:
-    """What a task calls with a specification. A run on a pool is on its worker's machine already."""
+    """What a task calls with a specification. A run on a pool is on its worker's machine already.
+
+    Raises:
+        RayMissing: the place is Ray, which is not installed.
+    """
+    require(place)
     if place is Place.RAY:
         from tasks import on_ray
 

@@ -8,9 +8,11 @@ from prefect.cache_policies import NO_CACHE
 from respect_core.interaction import PolicyIdentity
 from respect_core.interaction_log import append_logs
 from respect_core.variants import HH, Profile
-from respect_core.versions import code_version
+from respect_core.versions import base_sha256, code_version
 from tasks import process, progress, registry
+from tasks.deployed import deployed
 from tasks.references import PlayedRef, RegisteredRef
+from tasks.register import reference
 from tasks.retries import PATIENT
 from tasks.specs import PlayResult, PlaySpec
 from tasks.workspace import Workspace
@@ -37,6 +39,17 @@ def play_in_study(
     return _play(workspace, profile, policy, round, games, contexts_seed=contexts, seed=own, log=True)
 
 
+@task(name="simulate", task_run_name="simulate round {round} {variant}", **PATIENT, cache_policy=NO_CACHE)
+def play_deployed(workspace: Workspace, profile: Profile, variant: str, round: int, games: int) -> PlayedRef:
+    """Simulated users meet what is deployed for a variant now. All variants of a round play the same contexts.
+
+    Another number of games, or another version, plays other games; the same are found in the log.
+    """
+    policy = reference(variant, deployed(workspace, variant))
+    contexts, own = f"simulated-{round}-{games}", f"{games}-{policy.adapter_hash[:12]}"
+    return _play(workspace, profile, policy, round, games, contexts_seed=contexts, seed=own, log=True)
+
+
 @task(name="people play", task_run_name="play round {round} hh", **PATIENT, cache_policy=NO_CACHE)
 def play_people(workspace: Workspace, round: int, games: int, study_seed: int) -> None:
     """Human-human games (HH) on the contexts that the policies of the round play: appended to the log."""
@@ -60,6 +73,14 @@ def replay_fixed_games(
     return _play(workspace, profile, policy, round, games, contexts_seed=_FIXED_SET, seed=round, log=False)
 
 
+def require_simulated_people(profile: Profile) -> None:
+    """Raises ValueError where nobody can play with a policy but real users."""
+    if not profile.simulated_people:
+        raise ValueError(
+            f"profile {profile.name} has no simulated speakers: its users are real, and play by themselves"
+        )
+
+
 def _play(
     workspace: Workspace,
     profile: Profile,
@@ -71,16 +92,14 @@ def _play(
     seed: int | str,
     log: bool,
 ) -> PlayedRef:
-    if not profile.simulated_people:
-        raise ValueError(
-            f"profile {profile.name} has no simulated speakers: its users are real, and play by themselves"
-        )
+    require_simulated_people(profile)
     version = registry.by_adapter_hash(workspace, policy.model, policy.adapter_hash)
     assert version is not None, f"{policy.model}/{policy.version} vanished from the registry"
     spec = PlaySpec(
         workspace=workspace,
         profile=profile,
         code_version=code_version(),
+        base_sha256=base_sha256(profile.base),
         adapter=registry.download(workspace, version),
         policy=PolicyIdentity(name=policy.model, version=policy.version, adapter_hash=policy.adapter_hash),
         round=round,

@@ -87,6 +87,11 @@ def start_run(
     return str(run.info.run_id)
 
 
+def reopen(workspace: Workspace, run_id: str) -> None:
+    """The run is open until it is ended again."""
+    client(workspace).update_run(run_id, "RUNNING")
+
+
 def child_run(workspace: Workspace, parent: str, name: str) -> str:
     """The child of that name, made if absent; returns its id."""
     wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and attributes.run_name = '{name}'"

@@ -7,16 +7,17 @@ there is not played or learned again. `round-0.begun` has a line for each attemp
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from respect_core import tiny
 from respect_core.interaction_log import LOGS
 from respect_core.metrics import read_counts
 from respect_core.variants import Profile
-from respect_core.versions import code_version
+from respect_core.versions import base_sha256, code_version
 from tasks import registry
 from tasks.files import write_whole
 from tasks.references import RegisteredRef
@@ -90,7 +91,7 @@ def start_or_resume(workspace: Workspace, parameters: BaseModel, profile: Profil
     given = Started(
         parameters=parameters.model_dump(mode="json"),
         profile=TypeAdapter(Profile).dump_python(profile, mode="json"),
-        base=_base_hash(profile),
+        base=base_sha256(profile.base),
         mlflow_run="",
     )
     file = folder(workspace) / "study.json"
@@ -101,6 +102,7 @@ def start_or_resume(workspace: Workspace, parameters: BaseModel, profile: Profil
                 f"the study in {workspace.root} was started with {name} = {before}, now it is {now}; go on with the "
                 "same, or give the new study another --run"
             )
+        registry.reopen(workspace, known.mlflow_run)
         return known
     if workspace.open().keys(f"{LOGS}/"):
         raise ValueError(
@@ -112,6 +114,15 @@ def start_or_resume(workspace: Workspace, parameters: BaseModel, profile: Profil
     started = given.model_copy(update={"mlflow_run": run_id})
     _write(file, started)
     return started
+
+
+def stop(workspace: Workspace, started: Started, error: BaseException) -> None:
+    """End the study's MLflow run until it is resumed: as failed, or as killed where somebody interrupted it."""
+    with suppress(MlflowException):  # MLflow may be what is away
+        if isinstance(error, Exception):
+            registry.end_run(workspace, started.mlflow_run, failed=True)
+        else:
+            registry.end_killed(workspace, started.mlflow_run)
 
 
 def differences(one: Started, other: Started, ignoring: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
@@ -218,13 +229,6 @@ def _level(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from _level(f"{prefix}{name}.", value)
         else:
             yield f"{prefix}{name}", value
-
-
-def _base_hash(profile: Profile) -> str | None:
-    from respect_core.base import files_hash  # torch takes seconds to import; means over studies do without
-
-    directory = tiny.path() if profile.base == "tiny" else Path(profile.base)
-    return files_hash(sorted(file for file in directory.iterdir() if file.is_file())) if directory.is_dir() else None
 
 
 def _write(file: Path, record: BaseModel) -> None:

@@ -50,14 +50,14 @@ def deployment(root: Path) -> Store:
     store = with_images(open_store(str(root)), IMAGES)
     for round, variant, wins in ((0, "seed", 1), (1, "b-fft", 3), (1, "control", 1)):
         logs = [(won if number < wins else lost)(number, round, variant) for number in range(4)]
-        append_logs(store, [_shifted(log, number) for number, log in enumerate(logs)])
-    append_logs(store, [_shifted(won(number, 1, "hh"), number) for number in range(2)])
+        append_logs(store, [shifted(log, number) for number, log in enumerate(logs)])
+    append_logs(store, [shifted(won(number, 1, "hh"), number) for number in range(2)])
     export_everything(store)
     feedback(store, 0, "seed", [("g0", 0, -1), ("g0", 1, 1), ("g1", 0, -1), ("g1", 1, 1)])
     return store
 
 
-def _shifted(log: InteractionLog, by: int) -> InteractionLog:
+def shifted(log: InteractionLog, by: int) -> InteractionLog:
     """Game `by` has a context of its own, the same whoever plays it: the images that are no targets trade places."""
     others = log.context[4:]
     return log.model_copy(update={"context": [*log.context[:4], *others[: len(others) - by]]})

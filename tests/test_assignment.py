@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 
@@ -27,20 +28,50 @@ def test_ten_thousand_arrivals_are_balanced_within_one_and_reproducible() -> Non
     assert sum(totals) == 10_000 and max(totals) - min(totals) <= 1
 
 
-def test_balance_holds_where_players_come_again_and_break_off() -> None:
-    """Nobody meets a context twice; a game that was broken off is given to somebody else."""
-    assignment, rng = _assignment(), random.Random(0)
+@pytest.mark.parametrize(("contexts", "policies"), [(330, 8), (6, 3)])
+def test_games_that_run_and_break_off_leave_no_more_than_themselves_to_give_again(contexts: int, policies: int) -> None:
+    """40 games run at once, and every tenth breaks off. Nobody meets a context twice."""
+    shares = dict.fromkeys(POLICIES[:policies], 1)
+    assignment, rng = Assignment(CONTEXTS[:contexts], shares, 0), random.Random(0)
     seen: dict[int, set[str]] = {}
-    for number in range(10_000):
-        player = rng.randrange(400)
-        slot = assignment.draw(seen.setdefault(player, set()))
-        assert slot.context not in seen[player]
-        seen[player].add(slot.context)
-        if rng.random() < 0.1:
-            assignment.release(slot)
-            assignment.take(slot)
-        if number % 100 == 0:
-            assert all(max(games.values()) - min(games.values()) <= 1 for games in assignment.counts().values())
+    running: list[Slot] = []
+    owed: Counter[Slot] = Counter()  # broken off and not yet given again
+    furthest = 0
+    for player in range(10_000):
+        played = seen.setdefault(player // 5, set())
+        slot = assignment.draw(played)
+        assert slot.context not in played
+        played.add(slot.context)
+        owed[slot] -= owed[slot] > 0
+        running.append(slot)
+        while len(running) > 40:
+            over = running.pop(rng.randrange(len(running)))
+            if rng.random() < 0.1:
+                assignment.release(over)
+                owed[over] += 1
+        if player % 25 == 0:
+            for context, games in assignment.counts().items():
+                for policy, count in games.items():
+                    behind = max(games.values()) - count
+                    assert behind <= 1 + owed[Slot(context, policy)]
+                    furthest = max(furthest, behind)
+    assert furthest > 1, "one alone would be too little to promise"
+
+
+def test_a_full_study_is_even_whatever_broke_off() -> None:
+    assignment, rng = Assignment(CONTEXTS[:6], dict.fromkeys(POLICIES[:3], 1), 0, limit=5), random.Random(0)
+    running: list[Slot] = []
+    while True:
+        try:
+            running.append(assignment.draw())
+        except Full:
+            if not running:
+                break
+        if len(running) > 20 or rng.random() < 0.4:
+            over = running.pop(rng.randrange(len(running)))
+            if rng.random() < 0.2:
+                assignment.release(over)
+    assert all(set(games.values()) == {5} for games in assignment.counts().values())
 
 
 def test_the_order_of_policies_is_not_foreseen() -> None:

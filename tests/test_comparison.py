@@ -13,7 +13,7 @@ def test_paired_by_hand() -> None:
     first = np.array([[1, 4, 4, 4], [1, 6, 3, 6], [0, 10, 2, 10], [1, 2, 3, 4]])
     second = np.array([[0, 10, 2, 8], [1, 8, 3, 8], [1, 8, 6, 8], [0, 10, 1, 8]])
     found = paired(first, second)
-    assert (found.games, found.wins, found.losses, found.ties) == (4, 2, 1, 1)
+    assert (found.contexts, found.wins, found.losses, found.ties) == (4, 2, 1, 1)
     assert found.success.value == 0.25
     assert found.turns_per_game.value == (-6 - 2 + 2 - 8) / 4
     assert found.click_accuracy is not None
@@ -41,7 +41,7 @@ def test_the_sign_test_is_the_binomials_two_tails() -> None:
 
 
 def test_what_cannot_be_paired_is_an_error() -> None:
-    with pytest.raises(ValueError, match="1 games against 2"):
+    with pytest.raises(ValueError, match="1 contexts against 2"):
         paired(np.zeros((1, 4), int), np.zeros((2, 4), int))
     with pytest.raises(ValueError, match="no games"):
         paired(np.zeros((0, 4), int), np.zeros((0, 4), int))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
-from reports import annotations, deployment, feedback, figures
+from reports import annotations, deployment, feedback, figures, lost, shifted, won
+from samples import IMAGES, with_images
 
-from respect_core.cell import Cell
+from respect_core.cell import Cell, read_rows
 from respect_core.evidence import gather, learned_from, rounds_of, shared_round_0
+from respect_core.export import export_everything
+from respect_core.interaction_log import append_logs
 from respect_core.manifests import Partition
 from respect_core.store import Store, open_store
 
@@ -35,8 +39,22 @@ def test_policies_are_compared_on_the_contexts_of_both(played: Store) -> None:
     (only,) = gather(played, "mine").comparisons
     assert (only.round, only.policy, only.other) == (1, "b-fft", "control")
     # Games that were lost have the targets of games that were won, so all four contexts are shared.
-    assert (only.result.games, only.result.wins, only.result.losses, only.result.ties) == (4, 2, 0, 2)
+    assert (only.result.contexts, only.result.wins, only.result.losses, only.result.ties) == (4, 2, 0, 2)
     assert only.result.success.value == 0.5
+
+
+def test_games_of_a_context_played_again_are_averaged(played: Store) -> None:
+    """B-FFT plays the contexts of g0 (won before) and g3 (lost before) once more: loses the one, wins the other."""
+    again = [(lost(0, 1, "b-fft"), 0, "a0"), (won(3, 1, "b-fft"), 3, "z3")]
+    append_logs(played, [shifted(log, by).model_copy(update={"interaction_id": key}) for log, by, key in again])
+    export_everything(played)
+    (only,) = gather(played, "mine").comparisons
+    # A game that was won has 3 turns and 3 of 4 clicks right, one that was lost 4 turns and 2 of 4.
+    result = only.result
+    assert (result.contexts, result.wins, result.losses, result.ties) == (4, 3, 1, 0)
+    assert result.success.value == (1 / 2 + 1 + 1 + 1 / 2) / 4 - (1 + 0 + 0 + 0) / 4
+    assert result.turns_per_game.value == (3.5 + 3 + 3 + 3.5) / 4 - (3 + 4 + 4 + 4) / 4
+    assert result.click_accuracy and result.click_accuracy.value == (2.5 + 3 + 3 + 2.5) / 16 - (3 + 2 + 2 + 2) / 16
 
 
 def test_feedback_is_held_against_targets_where_nobody_annotated(played: Store) -> None:
@@ -100,3 +118,19 @@ def test_the_enhanced_policy_learned_from_what_it_branched_off() -> None:
     }
     cells = {policy: {2: Cell()} for policy in ("b-fft", "b-fft+", "control")}
     assert learned_from(games, cells) == {"b-fft": {2: 4021}, "b-fft+": {2: 50021}}
+
+
+def test_a_partition_in_memory_is_small(tmp_path: Path) -> None:
+    store = with_images(open_store(str(tmp_path)), IMAGES)
+    append_logs(store, [won(number, 0, "seed") for number in range(500)])
+    export_everything(store)
+    feedback(store, 0, "seed", [(f"g{number}", turn, 1) for number in range(500) for turn in range(2)])
+    read_rows(store, Partition(0, "seed"))  # what is imported by then does not count
+    tracemalloc.start()
+    try:
+        rows = read_rows(store, Partition(0, "seed"))
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(rows.turns), len(rows.feedback)) == (1500, 2000)
+    assert size / len(rows.turns) < 800  # bytes, feedback and outcome of a turn among them

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ class Attempt:
         folder.mkdir(exist_ok=True)
         (folder / "spec.json").write_text(spec.model_dump_json())
         self.told: list[int] = []
+        self._heard = b""
         with (folder / "worker.log").open("ab") as log:
             self.process = Forked([sys.executable, "-m", "tasks.worker", str(folder / "spec.json")], stderr=log)
 
@@ -93,9 +95,12 @@ class Attempt:
         assert self.process.wait(timeout=600) == 0
 
     def _listen(self) -> None:
-        while line := self.process.stdout.readline():
-            if line.endswith("\n"):  # else the worker was killed while it wrote
-                self.told.append(json.loads(line)["done"])
+        """A line may come in pieces, and the last of a killed worker may never be whole."""
+        with suppress(BlockingIOError):
+            while piece := os.read(self.process.stdout.fileno(), 1 << 16):
+                self._heard += piece
+        *lines, self._heard = self._heard.split(b"\n")
+        self.told += [json.loads(line)["done"] for line in lines]
 
 
 def _here(spec: DecodeSpec | TrainSpec, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:

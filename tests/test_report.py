@@ -106,6 +106,16 @@ def test_without_a_store_no_game_is_shown(played: Store, tmp_path: Path, no_figu
     assert "turn by turn" not in text and "boat" not in text and "data:image" not in text and "user-0" not in text
 
 
+def test_games_without_pictures_are_not_drawn_and_the_page_says_so(
+    played: Store, tmp_path: Path, no_figures: None
+) -> None:
+    played.delete("images/image-A.png")
+    write(gather(played, "mine"), tmp_path, store=played, made=MADE)
+    text = (tmp_path / "index.html").read_text()
+    assert "games are not drawn turn by turn: the store lacks pictures of what they were about." in text
+    assert "<article" not in text and "the boat &amp; the cup" not in text
+
+
 def test_what_changed_is_told_and_the_same_again_changes_nothing(
     played: Store, tmp_path: Path, no_figures: None
 ) -> None:

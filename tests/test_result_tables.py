@@ -72,11 +72,12 @@ def test_language_has_counts_without_intervals() -> None:
     assert comma_separated(nine) == "policy,0,1\nb-fft,0,-\n"  # nothing said so is a number, not known is a dash
 
 
-def test_table_5_has_control_and_people_beside_the_rounds() -> None:
-    def turns(exact: float) -> Cell:
-        share = Estimate(exact, exact - 0.1, exact + 0.1)
-        return Cell(turn_figures=TurnFigures(10, share, None, None, share))
+def turns(exact: float) -> Cell:
+    share = Estimate(exact, exact - 0.1, exact + 0.1)
+    return Cell(turn_figures=TurnFigures(10, share, None, None, share))
 
+
+def test_table_5_has_control_and_people_beside_the_rounds() -> None:
     cells = {
         "b-fft": {0: turns(0.3), 1: Cell(), 2: turns(0.5)},
         "control": {0: turns(0.3), 2: turns(0.2)},
@@ -92,6 +93,13 @@ def test_table_5_has_control_and_people_beside_the_rounds() -> None:
     assert lines[6] == "| Sim(â, a*) | - | - | - | - |"
     assert [row[0] for row in csv.reader(io.StringIO(comma_separated(five)))] == ["metric", *five.rows]
     assert table_5(RESULTS) is None
+
+
+def test_table_5_has_people_who_played_in_round_0() -> None:
+    """Where CONTROL has nothing of its own: it is the seed policy, which is the column of round 0 already."""
+    five = table_5({"b-fft": {0: turns(0.3), 1: turns(0.4)}, "control": {0: turns(0.3)}, "hh": {0: turns(0.8)}})
+    assert five is not None and five.columns == ("0", "1", "hh")
+    assert "| Exact match | 30.0 [20.0, 40.0] | 40.0 [30.0, 50.0] | 80.0 [70.0, 90.0] |" in markdown(five)
 
 
 def test_only_tables_that_say_something_are_written(tmp_path: Path) -> None:

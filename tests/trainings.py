@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from respect_core.variants import SEED, tiny
+from respect_core.versions import base_sha256
+from tasks import game_sets
 from tasks.people import prepare_game_sets
 from tasks.specs import TrainSpec
 from tasks.subsample import seed_training_set
@@ -31,12 +33,14 @@ def training(people: Path, root: Path, steps: int, checkpoint_every: int) -> Tra
         workspace=place,
         profile=profile,
         code_version="test",
+        base_sha256=base_sha256(profile.base),
         variant=SEED,
         round=0,
         data_hash=training_set.data_hash,
         training=short,
         seed=0,
         validation="validation",
+        validation_sha256=game_sets.stored(place.open(), "validation").sha256,
         init_adapter=None,
         directory=root / "work",
     )

@@ -80,8 +80,7 @@ def play(
         journal = Journal(workspace.root / "game")
         if prepare and policies is None:
             first_policy.provide(workspace, run)
-        named = tuple(loaded.file.policies) if loaded else tuple(name.strip() for name in variants.split(","))
-        rooms = Rooms(workspace, settings, _listener(workspace, policies, named), loaded, journal)
+        rooms = Rooms(workspace, settings, listener(workspace, policies, loaded, variants), loaded, journal)
         console.print(f"\nPlay at [bold]http://{host}:{port}[/]; Ctrl-C ends it\n", highlight=False)
         uvicorn.run(
             create_app(rooms),
@@ -105,15 +104,19 @@ def _study(workspace: Workspace, path: Path | None) -> Study | None:
     return Study(file, contexts.of_study(workspace.open(), file.contexts))
 
 
-def _listener(workspace: Workspace, url: str | None, variants: tuple[str, ...]) -> Listener:
+def listener(workspace: Workspace, url: str | None, study: Study | None, variants: str) -> Listener:
+    """Who acts: a study's policies or these variants in this process, or whoever is served at a URL."""
     from deployments.game.listener import InProcess, Remote
     from deployments.serving.server import PolicyServer, Settings
-    from respect_core.variants import CONTROL, HH, Variant
+    from respect_core.variants import ACTING, HH
 
-    acting = tuple(variant for variant in variants if variant != HH)
-    if unknown := sorted(set(acting) - {*map(str, Variant), CONTROL}):
-        raise ValueError(f"no variant {', '.join(unknown)}; there are: {', '.join(Variant)}, {CONTROL}")
-    return Remote(url) if url is not None else InProcess(PolicyServer(workspace, Settings(variants=acting)))
+    named = study.file.policies if study else [name.strip() for name in variants.split(",")]
+    acting = tuple(variant for variant in named if variant != HH)
+    if unknown := sorted(set(acting) - set(ACTING)):
+        raise ValueError(f"no variant {', '.join(unknown)}; there are: {', '.join(ACTING)}")
+    if url is not None:
+        return Remote(url, wanted=acting if study else ())
+    return InProcess(PolicyServer(workspace, Settings(variants=acting)))
 
 
 if __name__ == "__main__":

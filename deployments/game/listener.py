@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from respect_core import actions
 from respect_core.actions import Action
 from respect_core.serving import Overloaded
 from respect_core.store import StoreError
+
+log = logging.getLogger(__name__)
 
 
 class Unavailable(RuntimeError):
@@ -106,14 +109,16 @@ class Remote:
     """A policy server at a URL (docs/serving.md).
 
     Args:
+        wanted: policies of a study; the log says which of them are not served there.
         every: seconds between looks at what is ready.
     """
 
-    def __init__(self, url: str, *, every: float = 3.0) -> None:
+    def __init__(self, url: str, *, wanted: Collection[str] = (), every: float = 3.0) -> None:
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=64)
         self._client = httpx.AsyncClient(base_url=url, timeout=30.0, limits=limits)
-        self._every = every
+        self._wanted, self._every = wanted, every
         self._ready: dict[str, str] = {}
+        self._said = ""
         self._looking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -150,9 +155,22 @@ class Remote:
             try:
                 found = Readiness.model_validate_json((await self._client.get("/ready")).content)
                 self._ready = {name: state.version for name, state in found.variants.items() if state.version}
+                self._say_what_lacks(found.variants)
             except (httpx.HTTPError, ValueError):
                 self._ready = {}
+                self._say("the policy server does not answer: until it does, nobody gets a game with a policy")
             await asyncio.sleep(self._every)
+
+    def _say_what_lacks(self, served: Collection[str]) -> None:
+        lacking = ", ".join(name for name in self._wanted if name not in served)
+        remedy = "nobody gets a game with it; name it in `respect serve --variants`"
+        self._say(f"of the study's policies the policy server does not serve {lacking}: {remedy}" if lacking else "")
+
+    def _say(self, what: str) -> None:
+        """Once, not at every look."""
+        if what and what != self._said:
+            log.warning(what)
+        self._said = what
 
 
 class Perfect:

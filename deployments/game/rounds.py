@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from deployments.game.limits import Denied
 from respect_core.variants import Variant
-from tasks import registry
+from tasks.next_round import round_of_play
 from tasks.retries import is_transient
 from tasks.workspace import Workspace
 
@@ -75,6 +75,4 @@ class Rounds:
         return found
 
     def _newest(self, policy: str) -> int:
-        variants = [policy] if policy in set(Variant) else list(Variant)
-        newest = [registry.latest(self._workspace, variant) for variant in variants]
-        return max((int(version.tags["round"]) + 1 for version in newest if version is not None), default=0)
+        return round_of_play(self._workspace, [policy] if policy in set(Variant) else list(Variant))

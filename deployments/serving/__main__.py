@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.terminal import Run, clear_errors, run_workspace
-from respect_core.variants import Variant
+from respect_core.variants import ACTING
 
 
 class Place(StrEnum):
@@ -25,7 +25,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 @app.command()
 def serve(
     run: Run = "main",
-    variants: Annotated[str, typer.Option(help="Comma-separated variants, or 'all'.")] = "all",
+    variants: Annotated[str, typer.Option(help="Comma-separated variants and 'control', or 'all'.")] = "all",
     host: Annotated[str, typer.Option(help="Address to listen on. There is no login: keep it where you trust all.")] = (
         "127.0.0.1"
     ),
@@ -73,12 +73,10 @@ def serve(
 
 
 def _variants(names: str) -> tuple[str, ...]:
-    if names == "all":
-        return tuple(Variant)
-    try:
-        return tuple(Variant(name.strip()) for name in names.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}; there are: {', '.join(Variant)}, or 'all'") from None
+    named = ACTING if names == "all" else tuple(name.strip() for name in names.split(","))
+    if unknown := sorted(set(named) - set(ACTING)):
+        raise typer.BadParameter(f"no variant {', '.join(unknown)}; there are: {', '.join(ACTING)}, or 'all'")
+    return named
 
 
 if __name__ == "__main__":

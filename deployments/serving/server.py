@@ -19,7 +19,7 @@ from respect_core.listener import Act
 from respect_core.served_turns import ServedTurn, TurnLog
 from respect_core.serving import Batcher, Roster, seeded
 from respect_core.store import StoreError
-from respect_core.variants import Variant
+from respect_core.variants import ACTING
 from tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class NotLogged(RuntimeError):
 class Settings:
     """How to serve. Times in seconds."""
 
-    variants: tuple[str, ...] = tuple(Variant)
+    variants: tuple[str, ...] = ACTING
     seed: int = 0  # of draws, where a request gives none
     temperature: float = 1.0
     most: int = 64  # turns in one pass

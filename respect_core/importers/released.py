@@ -30,7 +30,8 @@ import pyarrow as pa
 from respect_core import actions
 from respect_core.export import export
 from respect_core.human_eval import append_rows
-from respect_core.importers.games import Renderer, draw, drawings_of, undrawn
+from respect_core.images import known_images
+from respect_core.importers.games import Renderer, draw, drawings_of
 from respect_core.importers.released_files import HubDataset, Record, ReleasedError, ReleasedFiles, find
 from respect_core.importers.released_games import (
     CORRECT,
@@ -68,6 +69,7 @@ class ReleasedReport:
     correctness_differs: int  # annotations whose `correctness` is not what their clicks say
     feedback: Mapping[str, int]  # turns decoded by decoder; a configuration that is absent has none
     labels_differ: int  # rows of feedback whose `labels` do not follow from the targets
+    without_picture: int  # images of the games that the store has no picture of
     set_aside: int
     problems: str | None  # key of the rows set aside; None when there are none
 
@@ -84,7 +86,9 @@ class _Found:
         self.problems.add(error.at(record.file, record.name).to_json())
 
 
-def import_released(store: Store, source: str, tangrams: Path, *, render: Renderer | None = None) -> ReleasedReport:
+def import_released(
+    store: Store, source: str, tangrams: Path | None = None, *, render: Renderer | None = None
+) -> ReleasedReport:
     """Read the released dataset into a store: logs, images, and the tables made from them.
 
     Rows that cannot be used are set aside; importing again changes nothing. Memory holds the games and their turns
@@ -92,7 +96,8 @@ def import_released(store: Store, source: str, tangrams: Path, *, render: Render
 
     Args:
         source: folder of Parquet files, or the dataset's name on the hub.
-        tangrams: folder of KILOGRAM's SVG files, named by image id.
+        tangrams: folder of KILOGRAM's SVG files, named by image id. Without it the store gets no pictures: tables need
+            none, and what does can be had by importing again with it.
         render: from SVG file to image; by default KILOGRAM's importer at 224 pixels.
 
     Raises:
@@ -100,13 +105,13 @@ def import_released(store: Store, source: str, tangrams: Path, *, render: Render
             feedback of another origin for the same games.
         StoreError: the folder of tangrams is absent, or the store cannot be written.
     """
-    drawings = drawings_of(tangrams)
+    drawings = None if tangrams is None else drawings_of(tangrams)
     files = find(source)
     with new_lines(store, SET_ASIDE) as problems:
         found = _Found(problems)
         turn_rows = read_turns(files, found.set_aside)
         for record in files.records("interaction", GAME_COLUMNS):
-            _add_game(record, turn_rows, drawings, tangrams, found)
+            _add_game(record, turn_rows, drawings, found)
         for rows in turn_rows.values():
             for row in rows.values():
                 if row.record.row["game_id"] not in found.logs:
@@ -129,6 +134,7 @@ def import_released(store: Store, source: str, tangrams: Path, *, render: Render
         correctness_differs=found.counts["correctness_differs"],
         feedback=feedback,
         labels_differ=found.counts["labels_differ"],
+        without_picture=len({image for log in logs for image in log.context} - known_images(store)),
         set_aside=problems.count,
         problems=key,
     )
@@ -140,8 +146,7 @@ def import_released(store: Store, source: str, tangrams: Path, *, render: Render
 def _add_game(
     record: Record,
     turn_rows: Mapping[str, Mapping[int, TurnRow]],
-    drawings: Mapping[str, Path],
-    tangrams: Path,
+    drawings: Mapping[str, Path] | None,
     found: _Found,
 ) -> None:
     """Add a game to what was found, or set it aside."""
@@ -153,25 +158,28 @@ def _add_game(
     except RecordError as error:
         found.set_aside(record, error)
         return
-    if (problem := undrawn(log, drawings, record.file, tangrams)) is not None:
-        found.set_aside(record, RecordError("context", problem.reason, problem.remedy))
+    if drawings is not None and (absent := [image for image in log.context if image not in drawings]):
+        reason = f"image {absent[0]!r} has no drawing"
+        found.set_aside(record, RecordError("context", reason, f"add {absent[0]}.svg, import again"))
         return
     found.counts += counts
     found.logs[log.interaction_id] = log
 
 
 def _store_games(
-    store: Store, found: _Found, drawings: Mapping[str, Path], render: Renderer | None
+    store: Store, found: _Found, drawings: Mapping[str, Path] | None, render: Renderer | None
 ) -> dict[Partition, int]:
     """Images, logs and the tables made from them; returns games by partition."""
     by_partition: dict[Partition, list[InteractionLog]] = {}
     for log in found.logs.values():
         by_partition.setdefault(Partition(log.round, log.variant), []).append(log)
-    draw(store, {image for log in found.logs.values() for image in log.context}, drawings, render)
+    images = {image for log in found.logs.values() for image in log.context}
+    if drawings is not None:
+        draw(store, images, drawings, render)
     for _, logs in sorted(by_partition.items()):
         append_logs(store, logs)
     for round in sorted({partition.round for partition in by_partition}):
-        export(store, round)
+        export(store, round, unseen=images)
     return {partition: len(logs) for partition, logs in sorted(by_partition.items())}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -180,7 +181,7 @@ def test_without_any_version_it_is_healthy_and_not_ready(tmp_path: Path) -> None
 
 def test_the_command_serves_until_it_is_told_to_end(place: Workspace, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "flows.cli", "serve", "--port", "0", "--variants", "b-fft", "--every", "0.2"]
+    command = [sys.executable, "-m", "flows.cli", "serve", "--port", "0", "--every", "0.2"]
     with log.open("w") as output:
         server = Forked(command, cwd=place.root.parents[1], stderr=output)
     try:
@@ -191,10 +192,19 @@ def test_the_command_serves_until_it_is_told_to_end(place: Workspace, tmp_path: 
                 time.sleep(0.1)
             reply = client.post("/act", json=PlayedGame("by-command").request())
             assert reply.status_code == 200 and reply.json()["version"] == SEED
+            control = client.post("/act", json=PlayedGame("by-command-too").request(variant="control"))
+            assert control.status_code == 200 and control.json()["version"] == SEED
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=240) in (0, -signal.SIGTERM)
     assert json.loads(reply.text)["action"] in {each.action for each in read(place.open()) if each.game == "by-command"}
+
+
+def test_the_command_names_what_it_could_serve(place: Workspace) -> None:
+    command = [sys.executable, "-m", "flows.cli", "serve", "--variants", "b-fft,hh"]
+    refused = subprocess.run(command, cwd=place.root.parents[1], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "no variant hh; there are: b-fft, " in " ".join(refused.stderr.replace("│", " ").split())
 
 
 def _address(server: Forked, log: Path) -> str:

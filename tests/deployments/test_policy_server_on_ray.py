@@ -148,7 +148,8 @@ def test_the_command_serves_until_it_is_told_to_end(cluster: None, place: Worksp
     import ray
 
     log = tmp_path / "log"
-    options = ["--on", "ray", "--variants", "b-fft", "--every", "0.2", "--port"]
+    promote(place, 1)
+    options = ["--on", "ray", "--variants", "b-fft,control", "--every", "0.2", "--port"]
     command = [sys.executable, "-m", "deployments.serving", *options]
     folder = place.root.parents[1]
     with log.open("w") as output:
@@ -158,7 +159,9 @@ def test_the_command_serves_until_it_is_told_to_end(cluster: None, place: Worksp
         with httpx.Client(base_url=log.read_text().rpartition(" answer at ")[2].split()[0], timeout=PATIENCE) as client:
             assert client.get("/ready").status_code == 200
             reply = client.post("/act", json=PlayedGame("by-command").request())
-            assert reply.status_code == 200 and reply.json()["version"] == SEED
+            assert reply.status_code == 200 and reply.json()["version"] == FIRST
+            control = client.post("/act", json=PlayedGame("by-command-too").request(variant="control"))
+            assert control.status_code == 200 and control.json()["version"] == SEED
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=PATIENCE) == 0, log.read_text()

@@ -62,6 +62,15 @@ def test_the_commands(here: Path) -> None:
     assert "10 rows of human_eval" in said
 
 
+def test_the_dataset_alone_gives_tables(here: Path) -> None:
+    said = respect("import", "released", "data")
+    assert "6 games, 21 turns" in said and "10 images without a picture: tables are whole, but no games are" in said
+    respect("report", "--study", "released", "--out", "report")
+    tables = {path.name.partition("-")[2].partition("-")[0] for path in Path("report/tables").iterdir()}
+    assert tables == set("23456789")
+    assert "<article" not in Path("report/index.html").read_text()
+
+
 def test_failures_are_told_in_one_message(here: Path) -> None:
     said = respect("import", "released", "nowhere", "--tangrams", "svg", code=1)
     assert "error: nowhere: no such folder; give the folder of the dataset's Parquet files" in said

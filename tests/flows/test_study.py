@@ -192,6 +192,32 @@ def test_games_of_something_else_are_not_learned_from(played: Played, tmp_path: 
         study(place, PARAMETERS)
 
 
+@pytest.mark.parametrize(("error", "status"), [(ValueError("no set"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+def test_an_interrupted_study_is_open_in_mlflow_only_while_it_goes_on(
+    prefect_server: None,
+    smallest_study: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    status: str,
+) -> None:
+    place = workspace(tmp_path)
+    found: list[str] = []
+
+    def fails(*_: Any) -> None:
+        (run,) = registry.client(place).search_runs([registry.experiment_id(place)])
+        found.append(run.info.status)
+        raise error
+
+    monkeypatch.setattr(study_module, "seed_policy", fails)
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            study(place, PARAMETERS)
+        (run,) = registry.client(place).search_runs([registry.experiment_id(place)])
+        assert run.info.status == status
+    assert found == ["RUNNING", "RUNNING"]
+
+
 def test_study_seeds_share_no_training_seed() -> None:
     def seeds(study_seed: int) -> tuple[int, ...]:
         parameters = StudyParameters(study_seed=study_seed, seeds=3)

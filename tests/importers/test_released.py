@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from released_rows import IMAGES, KNOWN, P, Rows, released, write
 from samples import contents, game, with_images
 
-from respect_core.export import export
+from respect_core.export import export, export_everything
 from respect_core.human_eval import read_annotated
 from respect_core.importers.games import import_games
 from respect_core.importers.released import ReleasedReport, import_released
@@ -128,6 +129,19 @@ def test_import_export_import_gives_equal_tables(store: Store, tangrams: Path, t
     turn = next(row for row in written["turn"].to_pylist() if row["game_turn_id"] == "won_2")
     original = next(row for row in released()["turn"] if row["game_turn_id"] == "won_2")
     assert turn == original
+
+
+def test_without_drawings_the_tables_are_the_same(store: Store, tangrams: Path, tmp_path: Path) -> None:
+    """And stay so in later exports; pictures come with a later import."""
+    data, pictured = write(tmp_path / "data", released()), open_store(tmp_path / "pictured")
+    found, plain = read_in(pictured, data, tangrams), import_released(store, str(data))
+    assert (found.without_picture, plain.without_picture) == (0, 10)
+    assert replace(plain, without_picture=0) == found and tables(store) == tables(pictured)
+    before = contents(store)
+    export_everything(store)
+    assert contents(store) == before and not list(store.keys("images/"))
+    assert read_in(store, data, tangrams) == found
+    assert contents(store) == before | contents(store, "images/")
 
 
 def test_importing_again_changes_nothing(store: Store, tangrams: Path, tmp_path: Path) -> None:

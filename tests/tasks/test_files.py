@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+
+import pytest
 
 from tasks.files import alone
 
@@ -21,20 +24,43 @@ with alone(Path(sys.argv[1])):
 
 
 def test_who_is_killed_inside_lets_the_next_in(tmp_path: Path) -> None:
-    file, entered = tmp_path / "work" / "lock", threading.Event()
+    file, entered, waits = tmp_path / "work" / "lock", threading.Event(), threading.Event()
     holder = subprocess.Popen([sys.executable, "-c", _HOLDS, str(file)], stdout=subprocess.PIPE, text=True)
 
     def enter() -> None:
-        with alone(file):
+        with alone(file, waits.set):
             entered.set()
 
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "inside\n"
         waiting = threading.Thread(target=enter)
         waiting.start()
-        assert not entered.wait(0.5)
+        assert waits.wait(30) and not entered.wait(0.5)
     finally:
         holder.kill()
     assert entered.wait(30)
     waiting.join()
     holder.wait()
+
+
+_WAITS = """
+import sys
+from pathlib import Path
+from tasks.files import alone
+
+with alone(Path(sys.argv[1]), lambda: print("waits", flush=True)):
+    print("inside", flush=True)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_who_waits_can_be_cancelled(tmp_path: Path, sent: signal.Signals) -> None:
+    file = tmp_path / "lock"
+    with alone(file):
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", _WAITS, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert waiting.stdout is not None and waiting.stdout.readline() == "waits\n"
+        waiting.send_signal(sent)
+        assert waiting.communicate(timeout=60)[0] == ""
+    assert waiting.returncode != 0

@@ -31,7 +31,7 @@ def study_of(folder: Path, policies: dict[str, int], games: int = 4, **fields: A
     return Study(file, contexts.of_study(workspace(folder).open(), Drawn(games=games, seed="pilot")))
 
 
-async def _participant(port: int, number: int) -> Player:
+async def participant(port: int, number: int) -> Player:
     player = Player(port)
     await player.arrive(study="pilot", participant=f"p{number}")
     await player.qualify()
@@ -54,11 +54,11 @@ def test_every_policy_plays_the_same_contexts_and_broken_off_games_are_given_aga
     with serving(rooms(tmp_path / "run", study)) as running:
 
         async def play() -> None:
-            leaver = await _participant(running.port, 99)
+            leaver = await participant(running.port, 99)
             await leaver.start("study")
             await _over(leaver, running, win=False)
             for number in range(4):
-                player = await _participant(running.port, number)
+                player = await participant(running.port, number)
                 for _ in range(2):
                     await player.start("study")
                     await _over(player, running, win=number > 0)
@@ -130,7 +130,7 @@ def test_people_meet_in_the_lobby_and_who_waits_in_vain_is_released_and_paid(tmp
     with serving(rooms(tmp_path / "run", study)) as running:
 
         async def play() -> None:
-            first, second, third = [await _participant(running.port, number) for number in range(3)]
+            first, second, third = [await participant(running.port, number) for number in range(3)]
             assert await first.start("study") == {"lobby": True}
             assert (await first.hear("lobby"))["times_out_in"] > 0
             assert "game" in await second.start("study")
@@ -162,7 +162,7 @@ def test_nobody_is_paid_for_waiting_again_and_again(tmp_path: Path) -> None:
     with serving(rooms(tmp_path / "run", study)) as running:
 
         async def play() -> None:
-            alone, other = [await _participant(running.port, number) for number in range(2)]
+            alone, other = [await participant(running.port, number) for number in range(2)]
             for _ in range(2):
                 assert await alone.start("study") == {"lobby": True}
                 await alone.hear("released")
@@ -182,7 +182,7 @@ def test_who_may_wait_no_more_gets_the_policies(tmp_path: Path) -> None:
     with serving(rooms(tmp_path / "run", study)) as running:
 
         async def play() -> None:
-            one = await _participant(running.port, 0)
+            one = await participant(running.port, 0)
             assert await one.start("study") == {"lobby": True}
             await one.hear("released")
             for _ in study.contexts:  # of this seed, the next draws were to wait again
@@ -205,7 +205,7 @@ def test_a_disk_that_is_full_when_waits_end_keeps_what_is_owed_and_the_lobby_ope
     with serving(game) as running:
 
         async def play() -> None:
-            first, second = [await _participant(running.port, number) for number in range(2)]
+            first, second = [await participant(running.port, number) for number in range(2)]
             sync = journal._sync
             await first.start("study")
             journal._sync = full

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from game_servers import LOOSE, Player, player, serving, until
+from test_game_study import participant, study_of
 
+from deployments.game.__main__ import listener
 from deployments.game.journal import Journal
 from deployments.game.listener import InProcess
 from deployments.game.rooms import Rooms
@@ -18,6 +20,7 @@ from respect_core import served_turns
 from respect_core.interaction_log import LOGS, read_logs
 from tasks.workspace import Workspace
 from tests.deployments.policy_servers import MODEL, SEED, promote, registered
+from tests.deployments.policy_servers import serving as policies_served
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -92,3 +95,48 @@ def test_a_game_keeps_its_version_through_a_restart_with_another_promoted(tmp_pa
         (table,) = second.tables.values()
         assert [version for version, _ in table.acted_by] == [SEED, SEED]
         assert {adapter for _, adapter in table.acted_by} == {first.tables[table.id].acted_by[0][1]}
+
+
+def test_a_study_meets_control_on_a_policy_server_too(tmp_path: Path) -> None:
+    """`respect play --study FILE --policies URL`: control is the seed policy beside what was promoted."""
+    place = registered(tmp_path)
+    promote(place, 2)
+    study = study_of(tmp_path / "runs" / "main", {"b-fft": 1, "control": 1}, games=1)
+
+    async def play(port: int) -> None:
+        for number in range(2):
+            one = await participant(port, number)
+            await one.start("study")
+            await one.state_where(phase="writing")
+            await one.say("the bird")
+            await one.state_where(turn=1)
+            await one.close()
+
+    with policies_served(place, variants=("b-fft", "control")) as policies:
+        there = listener(place, str(policies.client.base_url), study, "")
+        game = Rooms(place, Settings(limits=LOOSE, tick=0.05), there, study, Journal(place.root / "game"))
+        with serving(game) as running:
+            until(lambda: len(there.ready()) == 2)
+            asyncio.run(play(running.port))
+        acted = {table.policy: {version for version, _ in table.acted_by} for table in game.tables.values()}
+    assert acted == {"b-fft": {f"{MODEL}/2"}, "control": {SEED}}
+
+
+def test_policies_of_a_study_that_a_policy_server_lacks_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = registered(tmp_path)
+    study = study_of(tmp_path / "run", {"b-fft": 1, "control": 1, "hh": 1}, games=1)
+
+    async def look(url: str) -> None:
+        there = listener(place, url, study, "")
+        there.start()
+        await asyncio.to_thread(until, lambda: "policy server" in caplog.text)
+        await there.close()
+
+    with policies_served(place) as policies:
+        asyncio.run(look(url := str(policies.client.base_url)))
+    assert "the policy server does not serve control:" in caplog.text
+    caplog.clear()
+    asyncio.run(look(url))
+    assert "the policy server does not answer" in caplog.text

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # game_servers, which the game's other tests use, too
 
@@ -19,14 +19,6 @@ from game_servers import Running, rooms, serving
 
 PATIENCE = 60_000  # milliseconds: the machine may be busy
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 640}
-
-
-@pytest.fixture(scope="session")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

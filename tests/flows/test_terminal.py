@@ -1,0 +1,56 @@
+"""What a command leaves behind when it is told to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+# A command in the middle of a flow, with the Prefect server that it started.
+_COMMAND = """
+import time
+from prefect import flow
+from flows.terminal import run_workspace
+
+run_workspace("main")
+
+@flow
+def busy():
+    from prefect.context import get_run_context
+    print(str(get_run_context().client.api_url).rstrip("/"), flush=True)
+    time.sleep(600)
+
+busy()
+"""
+
+
+@pytest.mark.timeout(300)
+def test_sigterm_ends_a_command_with_the_server_that_it_started(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
+    with (tmp_path / "log").open("w") as log:
+        command = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND],
+            cwd=tmp_path,
+            env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    assert command.stdout is not None
+    try:
+        server = command.stdout.readline().strip()
+        assert server, (tmp_path / "log").read_text()
+        assert httpx.get(f"{server}/health").json() is True
+        command.send_signal(signal.SIGTERM)
+        assert command.wait(timeout=60) == 128 + signal.SIGTERM
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{server}/health")
+    finally:
+        if command.poll() is None:
+            os.killpg(command.pid, signal.SIGKILL)
