@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -24,11 +25,19 @@ Run = Annotated[str, typer.Option(help="Name of the run: everything it leaves li
 
 
 def run_workspace(run: str) -> Workspace:
-    """The workspace of a run, with Prefect and MLflow set up for it."""
+    """The workspace of a run, with Prefect and MLflow set up for it.
+
+    From here on SIGTERM ends the command as Ctrl-C does: with the Prefect server that it started, and its MLflow runs.
+    """
+    signal.signal(signal.SIGTERM, _end)
     environment.prepare(RUNS / run)
     from tasks.workspace import workspace
 
     return workspace(RUNS / run)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 @contextmanager
