@@ -262,6 +262,19 @@ def test_floods_are_stopped_and_the_others_play_on(tmp_path_factory: pytest.Temp
         asyncio.run(play())
 
 
+def test_a_cookie_lets_nobody_arrive_as_ever_new_people(tmp_path_factory: pytest.TempPathFactory) -> None:
+    limits = dataclasses.replace(LOOSE, arrivals=(0.001, 3.0))
+    with serving(rooms(tmp_path_factory.mktemp("arrivals"), limits=limits)) as running, httpx.Client() as client:
+
+        def arrives(participant: str | None) -> int:
+            address = f"http://127.0.0.1:{running.port}/api/arrive"
+            return client.post(address, json={"participant": participant}, timeout=60).status_code
+
+        assert [arrives(f"p{number}") for number in range(5)] == [200, 200, 200, 429, 429]
+        assert [arrives(None), arrives("p2")] == [200, 200], "who comes back arrives as often as they like"
+        assert len(running.rooms.players) == 3
+
+
 def test_practice_begun_again_and_again_takes_one_table(tmp_path_factory: pytest.TempPathFactory) -> None:
     limits = dataclasses.replace(LOOSE, tables=4)
     with serving(rooms(tmp_path_factory.mktemp("practice"), limits=limits)) as running:
