@@ -95,7 +95,10 @@ def learn(
         selected = select_checkpoint.submit(variant, seeds)
 
     def end() -> LearnedRef:
-        data, chosen = training_set.result(), selected.result()
+        data = training_set.result()
+        for training in seeds:
+            training.result()  # one that failed says why; what waits for it knows only that it waits
+        chosen = selected.result()
         version = register_variant(workspace, run_id, profile, data, chosen, validation, retrained)
         return LearnedRef(training_set=data, selected=chosen, registered=version)
 
