@@ -66,7 +66,8 @@ async def arrive(request: Request, response: Response, rooms: TheRooms, door: Th
     """A player comes, or comes back."""
     arrivals: Buckets = request.app.state.arrivals
     cookie = request.cookies.get(COOKIE)
-    if rooms.players.of(cookie) is None and not arrivals.take(address(request)):
+    known = rooms.players.stays(cookie, arrival.participant, arrival.study)
+    if known is None and not arrivals.take(address(request)):
         raise Denied(429, "", "too many people arrive from your address; try again in a moment")
     player, fresh = door.arrive(cookie, arrival)
     if fresh is not None:

@@ -52,16 +52,21 @@ class Players:
         """Who holds this cookie."""
         return self._by_token.get(_hashed(cookie)) if cookie else None
 
+    def stays(self, cookie: str | None, participant: str | None, study: str | None) -> Player | None:
+        """Who holds this cookie, where it is they who come; None where another player would arrive."""
+        known = self.of(cookie)
+        if known is None:
+            return None
+        same = study in (None, known.study) if participant is None else _key(pseudonym(participant), study) == known.key
+        return known if same else None
+
     def arrive(self, cookie: str | None, participant: str | None, study: str | None) -> tuple[Player, str | None]:
         """The player, and the cookie to set where it is a new one."""
-        known = self.of(cookie)
-        if known is not None and participant is None and study in (None, known.study):
+        if (known := self.stays(cookie, participant, study)) is not None:
             return known, None
         fresh = secrets.token_urlsafe(32)
         user = pseudonym(participant if participant else fresh)
-        key = f"{study or ''}/{user}"
-        if known is not None and known.key == key:
-            return known, None
+        key = _key(user, study)
         player = self._by_key.get(key) or Player(key, user, study)
         self._add(player, _hashed(fresh))
         return player, fresh
@@ -96,6 +101,10 @@ class Players:
             del self._by_key[gone.key]
             for each in gone.tokens:
                 del self._by_token[each]
+
+
+def _key(user: str, study: str | None) -> str:
+    return f"{study or ''}/{user}"
 
 
 def _hashed(cookie: str) -> str:
