@@ -27,10 +27,10 @@ def seed_policy(workspace: Workspace, profile: Profile, validation: str, on: Pla
     prepare_game_sets(workspace, profile, validation)
     training_set = seed_training_set(workspace, profile)
     if on is Place.POOLS:
-        found = find_seed(workspace, profile, training_set)
+        found = find_seed(workspace, profile, training_set, validation)
         return found or train_on_pool(workspace, profile, training_set, validation, None).registered
     with progress.bar("seed policy"), alone(workspace.scratch / "seed.lock"):
-        found = find_seed(workspace, profile, training_set)
+        found = find_seed(workspace, profile, training_set, validation)
         return found or _train(workspace, profile, training_set, validation, on)
 
 

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from flows.pools import on_pool
 from respect_core import manifests
 from respect_core.variants import SEED, Profile, Variant
-from tasks import registry, results
+from tasks import game_sets, registry, results
 from tasks.decode import decode_feedback
 from tasks.places import Place
 from tasks.propensity import fill_propensities
@@ -119,7 +119,12 @@ def train_on_pool(
     variant, round = training_set.variant, training_set.round
     start = registry.previous(workspace, variant, round) if variant != SEED else None
     settings = {"profile": as_json(profile), "validation": validation, "retrained": retrained}
-    made_from = {"data": training_set.data_hash, "start": start.tags["adapter_hash"] if start else None, **settings}
+    made_from = {
+        "data": training_set.data_hash,
+        "start": start.tags["adapter_hash"] if start else None,
+        "validation_sha256": game_sets.stored(workspace.open(), validation).sha256,
+        **settings,
+    }
     return on_pool(
         workspace,
         "train-variant/train-variant",

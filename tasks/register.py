@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import TypeAdapter
 
 from respect_core.variants import SEED, Profile
-from tasks import registry
+from tasks import game_sets, registry
 from tasks.lineage import keep_lineage, prepare_lineage
 from tasks.references import ExportedRef, RegisteredRef, SelectedRef, TrainingSetRef
 from tasks.retries import PATIENT
@@ -71,15 +71,20 @@ def register_variant(
 ) -> RegisteredRef:
     """Register the adapter that the game set `validation` chose as `respect.<variant>` with alias candidate.
 
-    An adapter that is registered already, by content and training data, keeps its version. One that was retrained by
-    hand stands beside those of rounds, and the alias stays where it is. What it learned from is recorded beside it
-    (respect_core.lineage), also where an earlier attempt ended before that. A run that an attempt left open when it was
-    killed is ended as such.
+    An adapter that is registered already, made from the same and chosen by the same games, keeps its version. One that
+    was retrained by hand stands beside those of rounds, and the alias stays where it is. What it learned from is
+    recorded beside it (respect_core.lineage), also where an earlier attempt ended before that. A run that an attempt
+    left open when it was killed is ended as such.
     """
     variant, round = selected.variant, training_set.round
+    identity = {
+        "data_hash": training_set.data_hash,
+        "adapter_hash": selected.adapter_hash,
+        "recipe": recipe(profile, training_set),
+        **_chosen_by(workspace, validation),
+    }
     for known in registry.versions(workspace, variant):
-        made_from = (known.tags["adapter_hash"], known.tags.get("data_hash"), registry.RETRAINED in known.tags)
-        if made_from == (selected.adapter_hash, training_set.data_hash, retrained):
+        if identity.items() <= known.tags.items() and (registry.RETRAINED in known.tags) == retrained:
             keep_lineage(workspace, known)
             registry.finish(workspace, variant, known)  # an attempt may have ended right behind the version
             return reference(variant, known)
@@ -88,14 +93,11 @@ def register_variant(
         "round": round,
         "variant": variant,
         "profile": profile.name,
-        "data_hash": training_set.data_hash,
-        "adapter_hash": selected.adapter_hash,
-        "recipe": recipe(profile, training_set),
+        **identity,
         "parent_version": f"{start.name}/{start.version}" if start else "none",
         "continued": settings(profile, variant).from_previous_adapter,
         "seed": selected.seed,
         "step": selected.step,
-        "validation": validation,
         **({registry.RETRAINED: True} if retrained else {}),
     }
     name = f"{variant} round {round}"
@@ -129,10 +131,18 @@ def register_seed(
     return register_variant(workspace, None, profile, training_set, selected, validation)
 
 
-def find_seed(workspace: Workspace, profile: Profile, training_set: TrainingSetRef) -> RegisteredRef | None:
-    """The registered seed policy of the same data and settings, if there is one."""
+def find_seed(
+    workspace: Workspace, profile: Profile, training_set: TrainingSetRef, validation: str
+) -> RegisteredRef | None:
+    """The registered seed policy of the same data and settings, if there is one.
+
+    One that another game set chose stands. One that `validation` chose does, unless the set was replaced since.
+    """
     version = registry.latest(workspace, SEED)
     if version is None or version.tags.get("recipe") != recipe(profile, training_set):
+        return None
+    chosen_by = _chosen_by(workspace, validation)
+    if version.tags.get("validation") == validation and not chosen_by.items() <= version.tags.items():
         return None
     return reference(SEED, version)
 
@@ -147,6 +157,11 @@ def recipe(profile: Profile, training_set: TrainingSetRef) -> str:
         "seeds": profile.seeds,
     }
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def _chosen_by(workspace: Workspace, validation: str) -> dict[str, str]:
+    """The game set that chooses a checkpoint, by name and content, as tags."""
+    return {"validation": validation, "validation_sha256": game_sets.stored(workspace.open(), validation).sha256}
 
 
 def reference(variant: str, version: ModelVersion) -> RegisteredRef:

@@ -58,6 +58,7 @@ class TrainSpec(Work):
     training: TrainingConfig
     seed: int
     validation: str = Field(description="name of the game set whose right turns serve")
+    validation_sha256: str = Field(description="of the game set")
     init_adapter: Path | None
     directory: Path
 

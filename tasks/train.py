@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from respect_core.variants import SEED, Profile, TrainingConfig, Variant
 from respect_core.versions import code_version
-from tasks import progress, registry
+from tasks import game_sets, progress, registry
 from tasks.places import Place, runner
 from tasks.references import TrainedRef, TrainingSetRef
 from tasks.retries import PATIENT
@@ -44,6 +44,7 @@ def train_variant(
     Training whose worker was killed goes on from its last resume point, in the next try or the next run of the round.
 
     Raises:
+        ValueError: there is no such game set to validate on.
         WorkerFailed: training ended with an error; the message has the end of its log.
     """
     variant = training_set.variant
@@ -58,6 +59,7 @@ def train_variant(
         training=settings(profile, variant),
         seed=seed,
         validation=validation,
+        validation_sha256=game_sets.stored(workspace.open(), validation).sha256,
         init_adapter=start,
         directory=directory,
     )

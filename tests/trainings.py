@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from respect_core.variants import SEED, tiny
+from tasks import game_sets
 from tasks.people import prepare_game_sets
 from tasks.specs import TrainSpec
 from tasks.subsample import seed_training_set
@@ -37,6 +38,7 @@ def training(people: Path, root: Path, steps: int, checkpoint_every: int) -> Tra
         training=short,
         seed=0,
         validation="validation",
+        validation_sha256=game_sets.stored(place.open(), "validation").sha256,
         init_adapter=None,
         directory=root / "work",
     )

@@ -34,6 +34,7 @@ def _spec(root: Path) -> TrainSpec:
         training=tiny().training[Objective.FFT],
         seed=0,
         validation="no-such-set",
+        validation_sha256="none",
         init_adapter=None,
         directory=root / "out",
     )

@@ -19,7 +19,7 @@ from respect_core.interaction import TRAINING_SET_SCHEMA, turn_rows
 from respect_core.lineage import data_hash
 from respect_core.tables import write_partition
 from respect_core.variants import tiny
-from tasks import registry
+from tasks import game_sets, registry
 from tasks.references import ExportedRef, SelectedRef, TrainedRef, TrainingSetRef
 from tasks.register import close_round, open_round, register_variant
 from tasks.workspace import Workspace, workspace
@@ -44,7 +44,9 @@ register_variant.fn(place, run_id, tiny(), data, selected, "validation")
 
 @pytest.fixture
 def place(tmp_path: Path) -> Workspace:
-    return workspace(tmp_path / "root")
+    made = workspace(tmp_path / "root")
+    game_sets.write(made.open(), "validation", [game("v")])
+    return made
 
 
 def _training_set(place: Workspace) -> TrainingSetRef:
@@ -115,6 +117,22 @@ def test_what_is_open_below_a_round_ends_with_it(place: Workspace) -> None:
     registry.start_run(place, "b-fft round 5", run_id)
     close_round.fn(place, run_id, {"b-fft": "MLflow was away"})
     assert _runs(place) == [("round 5", "FAILED"), ("b-fft round 5", "KILLED")]
+
+
+def test_an_adapter_that_other_games_chose_again_is_a_version_of_its_own(place: Workspace, tmp_path: Path) -> None:
+    """Its figure is another, and those games must not judge it."""
+    data, selected = _training_set(place), _selected(tmp_path)
+    first = register_variant.fn(place, None, tiny(), data, selected, "validation")
+    assert register_variant.fn(place, None, tiny(), data, selected, "validation") == first
+    game_sets.write(place.open(), "validation", [game("v"), game("w")])
+    chosen_anew = selected.model_copy(update={"exact_match": 0.25})
+    second = register_variant.fn(place, None, tiny(), data, chosen_anew, "validation")
+    assert (second.version, second.adapter_hash) == ("2", first.adapter_hash)
+    metrics = registry.client(place).get_run(second.run_id).data.metrics
+    assert metrics["val_exact_match"] == 0.25
+    game_sets.write(place.open(), "people", [game("x")])
+    third = register_variant.fn(place, None, tiny(), data, selected, "people")
+    assert registry.named(place, f"{third.model}/{third.version}").tags["validation"] == "people"
 
 
 def test_a_retraining_at_the_same_time_has_files_of_its_own(
