@@ -87,8 +87,8 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef
     """Deploy a variant's candidate if the gate lets it through. No promotion is a normal end, with its reasons.
 
     Raises:
-        ValueError: no candidate, no such game set, a deployed version that does not act, or a candidate or game set
-            that was replaced meanwhile.
+        ValueError: no candidate, no such game set or one that the candidate learned from, a deployed version that does
+            not act, or a candidate or game set that was replaced meanwhile.
         LedgerError: somebody else changed what is deployed meanwhile.
     """
     contest = contenders(workspace, parameters.variant, parameters.version, parameters.validation)

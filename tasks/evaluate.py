@@ -49,7 +49,7 @@ def policies(workspace: Workspace, game_set: str, round: int | None) -> tuple[in
         if of_round := [version for version in versions if int(version.tags["round"]) == number]:
             chosen[variant] = max(of_round, key=lambda version: int(version.version))
     for version in chosen.values():
-        _require_unseen(workspace, f"{version.name}/{version.version}", game_set)
+        require_unseen(workspace, f"{version.name}/{version.version}", game_set)
     # Versions registered before they were tagged were chosen on the set of that default name.
     chosen_on = {variant: version.tags.get("validation", game_sets.VALIDATION) for variant, version in chosen.items()}
     _require_not_chosen_on(workspace.open(), chosen_on, game_set)
@@ -141,8 +141,14 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def _require_unseen(workspace: Workspace, version: str, game_set: str) -> None:
-    """What the versions learned from whose weights it goes on from counts too."""
+def require_unseen(workspace: Workspace, version: str, game_set: str) -> None:
+    """See to it that a version learned from none of the games. What those learned from whose weights it goes on from
+    counts too.
+
+    Raises:
+        ValueError: it did; the message has a game.
+        LineageError: nobody knows what it learned from.
+    """
     store = workspace.open()
     games = _ids(store, game_set)
     for each in lineage.weights(store, version):
@@ -151,8 +157,8 @@ def _require_unseen(workspace: Workspace, version: str, game_set: str) -> None:
         if seen := games & lineage.games(store, each):
             who = version if each == version else f"{version} goes on from {each}, which"
             raise ValueError(
-                f"{who} learned from {len(seen)} games of {game_set!r}, such as {min(seen)}: keep the set aside when "
-                "the games are imported, before the round"
+                f"{who} learned from {len(seen)} games of {game_set!r}, such as {min(seen)}: name another set, one "
+                "that was kept aside when its games were imported, before the round"
             )
 
 

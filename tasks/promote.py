@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from respect_core.promotion import Evidence, GateConfig, Verdict
 from respect_core.variants import Profile, Variant
 from tasks import deployed as deployment
 from tasks import game_sets, registry
-from tasks.evaluate import evaluate_policy
+from tasks.evaluate import evaluate_policy, require_unseen
 from tasks.lineage import keep_lineage
 from tasks.process import WorkerCutOff, WorkerFailed, WorkerRefused
 from tasks.references import EvaluatedRef, RegisteredRef
@@ -80,19 +81,23 @@ def contenders(workspace: Workspace, variant: Variant, number: int | None, game_
     """The candidate and the deployed version of a variant, the alias settled first.
 
     Raises:
-        ValueError: no candidate, no such version or game set, or nothing that is deployed.
+        ValueError: no candidate, no such version or game set, nothing that is deployed, or games that the candidate
+            learned from.
     """
     store = workspace.open()
     history = ledger.entries(store, registry.model_name(variant))
     deployed = deployment.deployed(workspace, variant)
     candidate = deployment.candidate(workspace, variant, number)
+    validation_sha256 = game_sets.stored(store, game_set).sha256
+    with suppress(lineage.LineageError):  # then the verdict says so (`with_users`)
+        require_unseen(workspace, f"{candidate.name}/{candidate.version}", game_set)
     return Contest(
         candidate=reference(variant, candidate),
         deployed=reference(variant, deployed),
         profile=candidate.tags["profile"],
         data_hash=candidate.tags["data_hash"],
         game_set=game_set,
-        validation_sha256=game_sets.stored(store, game_set).sha256,
+        validation_sha256=validation_sha256,
         history=history,
     )
 

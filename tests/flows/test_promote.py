@@ -298,6 +298,14 @@ def test_what_was_examined_is_what_is_promoted(fresh: Workspace, monkeypatch: py
     assert _is_deployed(fresh, SEED_POLICY)
 
 
+def test_games_that_the_candidate_learned_from_do_not_judge_it(fresh: Workspace, workers: list[str]) -> None:
+    """Every candidate rehearsed D0."""
+    examined = len(workers)
+    with pytest.raises(ValueError, match=rf"{ONE} learned from 3 games of 'd0', such as .*: name another set"):
+        _promote(fresh, version=1, validation="d0")
+    assert len(workers) == examined and _is_deployed(fresh, SEED_POLICY)
+
+
 def test_a_candidate_that_learned_too_much_from_one_user_is_refused(fresh: Workspace) -> None:
     result = _promote(fresh, user_share_cap=0.05)
     assert result.decision == "no promotion"

@@ -15,7 +15,7 @@ from respect_core.manifests import Partition
 from respect_core.store import Store
 from respect_core.tables import write_partition
 from tasks import game_sets, registry
-from tasks.evaluate import _require_not_chosen_on, _require_unseen, compare
+from tasks.evaluate import _require_not_chosen_on, compare, require_unseen
 from tasks.references import EvaluatedRef, RegisteredRef
 from tasks.workspace import Workspace, workspace
 
@@ -77,9 +77,9 @@ def test_games_that_a_version_learned_from_are_refused_whatever_became_of_its_tr
     _train(place.open(), 5, ["another"])  # the round was run again since
     game_sets.write(place.open(), "people", [game("new"), game("g5")])
     with pytest.raises(
-        ValueError, match=r"respect\.b-fft/1 learned from 1 games of 'people', such as g5: keep the set"
+        ValueError, match=r"respect\.b-fft/1 learned from 1 games of 'people', such as g5: name another set"
     ):
-        _require_unseen(place, "respect.b-fft/1", "people")
+        require_unseen(place, "respect.b-fft/1", "people")
 
 
 def test_games_that_its_weights_go_on_from_are_refused_too_and_others_are_not(place: Workspace) -> None:
@@ -87,10 +87,10 @@ def test_games_that_its_weights_go_on_from_are_refused_too_and_others_are_not(pl
     with pytest.raises(
         ValueError, match=r"b-fft/2 goes on from respect\.b-fft/1, which learned from 1 games of 'people'"
     ):
-        _require_unseen(place, "respect.b-fft/2", "people")
-    _require_unseen(place, "respect.b-fft/3", "people")  # of the same variant, but from the beginning
+        require_unseen(place, "respect.b-fft/2", "people")
+    require_unseen(place, "respect.b-fft/3", "people")  # of the same variant, but from the beginning
     game_sets.write(place.open(), "people", [game("g6")])
-    _require_unseen(place, "respect.b-fft/1", "people")  # of a later round
+    require_unseen(place, "respect.b-fft/1", "people")  # of a later round
 
 
 def test_a_version_is_not_evaluated_where_nobody_knows_what_it_learned_from(place: Workspace, tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_a_version_is_not_evaluated_where_nobody_knows_what_it_learned_from(plac
         registry.register_adapter(place, run_id, "t-rl", adapter, tags=tags, metrics={}, step=7)
     game_sets.write(place.open(), "people", [game("g7")])
     with pytest.raises(ValueError, match=r"respect\.t-rl/1 learned from 1 games of 'people', such as g7"):
-        _require_unseen(place, "respect.t-rl/1", "people")
+        require_unseen(place, "respect.t-rl/1", "people")
     _train(place.open(), 7, ["another"])
     with pytest.raises(ValueError, match=r"its training set .* is another by now, so what it learned from cannot"):
-        _require_unseen(place, "respect.t-rl/2", "people")
+        require_unseen(place, "respect.t-rl/2", "people")
 
 
 def test_the_set_that_chose_the_checkpoints_is_refused_by_its_games(place: Workspace) -> None:
