@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from flows.pools import on_pool
 from respect_core import manifests
 from respect_core.variants import SEED, Profile, Variant
+from respect_core.versions import base_sha256
 from tasks import game_sets, registry, results
 from tasks.decode import decode_feedback
 from tasks.places import Place
@@ -50,7 +51,7 @@ def decode(
     made_from = {
         "turns": [manifests.table_input(store, "turns", *part).sha256 for part in turns],
         "decoder": profile.feedback_decoder,
-        "base": profile.base,
+        "base": base_sha256(profile.base) or profile.base,
         "image_size": profile.image_size,
         "propensity": profile.propensity,
         "variants": parameters["variants"],
@@ -122,6 +123,7 @@ def train_on_pool(
     made_from = {
         "data": training_set.data_hash,
         "start": start.tags["adapter_hash"] if start else None,
+        "base": base_sha256(profile.base) or profile.base,
         "validation_sha256": game_sets.stored(workspace.open(), validation).sha256,
         **settings,
     }

@@ -9,7 +9,6 @@ Deviations from the paper, numbered as they are cited elsewhere:
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from respect_core import tiny
 from respect_core.lora import make_lean, view
 from respect_core.variants import LoraConfig
+from respect_core.versions import base_sha256, files_hash
 
 
 @dataclass(frozen=True)
@@ -75,21 +75,8 @@ def load_base(
         image_processor.do_image_splitting = False
     if not (image_processor.size["height"] and image_processor.size["width"]):
         image_processor.size = {"height": image_size, "width": image_size}
-    if Path(source).is_dir():
-        fingerprint = files_hash(sorted(path for path in Path(source).iterdir() if path.is_file()))
-    else:
-        fingerprint = f"{source}@{model.config._commit_hash}"
+    fingerprint = base_sha256(base) or f"{source}@{model.config._commit_hash}"
     return Base(base, model, processor, fingerprint)
-
-
-def files_hash(files: list[Path]) -> str:
-    """sha256 over names and contents, in the order given."""
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def inner(model: Any) -> Any:

@@ -20,7 +20,7 @@ from respect_core.interaction import InteractionLog
 from respect_core.metrics import Estimate, ratio
 from respect_core.store import Store
 from respect_core.variants import SEED, Profile, Variant
-from respect_core.versions import code_version
+from respect_core.versions import base_sha256, code_version
 from tasks import game_sets, process, progress, registry
 from tasks.files import write_whole
 from tasks.lineage import keep_lineage
@@ -64,6 +64,7 @@ def evaluate_policy(workspace: Workspace, profile: Profile, policy: RegisteredRe
         workspace=workspace,
         profile=profile,
         code_version=code_version(),
+        base_sha256=base_sha256(profile.base),
         adapter=registry.download(workspace, version),
         adapter_hash=policy.adapter_hash,
         game_set=game_set,

@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from respect_core.interaction import PolicyIdentity
 from respect_core.interaction_log import append_logs
 from respect_core.variants import HH, Profile
-from respect_core.versions import code_version
+from respect_core.versions import base_sha256, code_version
 from tasks import process, progress, registry
 from tasks.references import PlayedRef, RegisteredRef
 from tasks.retries import PATIENT
@@ -81,6 +81,7 @@ def _play(
         workspace=workspace,
         profile=profile,
         code_version=code_version(),
+        base_sha256=base_sha256(profile.base),
         adapter=registry.download(workspace, version),
         policy=PolicyIdentity(name=policy.model, version=policy.version, adapter_hash=policy.adapter_hash),
         round=round,

@@ -15,7 +15,7 @@ from respect_core.rounds import learning_partitions
 from respect_core.store import Store
 from respect_core.training_sets import TurnKey
 from respect_core.variants import Objective, Profile, Propensity, Variant
-from respect_core.versions import code_version
+from respect_core.versions import base_sha256, code_version
 from tasks import progress, registry
 from tasks.places import Place, runner
 from tasks.references import PropensityRef, RegisteredRef
@@ -91,6 +91,7 @@ def _fill(
         workspace=workspace,
         profile=profile,
         code_version=code_version(),
+        base_sha256=base_sha256(profile.base),
         adapter=registry.download(workspace, version),
         adapter_hash=version.tags["adapter_hash"],
         round=partition.round,

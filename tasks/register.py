@@ -19,12 +19,16 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import TypeAdapter
 
 from respect_core.variants import SEED, Profile
+from respect_core.versions import base_sha256
 from tasks import game_sets, registry
 from tasks.lineage import keep_lineage, prepare_lineage
 from tasks.references import ExportedRef, RegisteredRef, SelectedRef, TrainingSetRef
 from tasks.retries import PATIENT
 from tasks.train import settings
 from tasks.workspace import Workspace
+
+_CONTENTS = ("base_sha256", "validation_sha256")
+"""Tags that versions of earlier releases lack."""
 
 
 @task(name="open round", **PATIENT, cache_policy=NO_CACHE)
@@ -81,10 +85,11 @@ def register_variant(
         "data_hash": training_set.data_hash,
         "adapter_hash": selected.adapter_hash,
         "recipe": recipe(profile, training_set),
+        **_base(profile),
         **_chosen_by(workspace, validation),
     }
     for known in registry.versions(workspace, variant):
-        if identity.items() <= known.tags.items() and (registry.RETRAINED in known.tags) == retrained:
+        if (registry.RETRAINED in known.tags) == retrained and _agrees(workspace, known, identity):
             keep_lineage(workspace, known)
             registry.finish(workspace, variant, known)  # an attempt may have ended right behind the version
             return reference(variant, known)
@@ -134,21 +139,21 @@ def register_seed(
 def find_seed(
     workspace: Workspace, profile: Profile, training_set: TrainingSetRef, validation: str
 ) -> RegisteredRef | None:
-    """The registered seed policy of the same data and settings, if there is one.
+    """The registered seed policy of the same data, base and settings, if there is one.
 
     One that another game set chose stands. One that `validation` chose does, unless the set was replaced since.
     """
     version = registry.latest(workspace, SEED)
-    if version is None or version.tags.get("recipe") != recipe(profile, training_set):
+    if version is None:
         return None
-    chosen_by = _chosen_by(workspace, validation)
-    if version.tags.get("validation") == validation and not chosen_by.items() <= version.tags.items():
-        return None
-    return reference(SEED, version)
+    wanted = {"recipe": recipe(profile, training_set), **_base(profile)}
+    if version.tags.get("validation") == validation:
+        wanted |= _chosen_by(workspace, validation)
+    return reference(SEED, version) if _agrees(workspace, version, wanted) else None
 
 
 def recipe(profile: Profile, training_set: TrainingSetRef) -> str:
-    """Hash of what an adapter is made from: data, base, adapter placement and training settings."""
+    """Hash of what an adapter is made from: data, base by its name, adapter placement and training settings."""
     made_from = {
         "data": training_set.data_hash,
         "base": profile.base,
@@ -159,9 +164,29 @@ def recipe(profile: Profile, training_set: TrainingSetRef) -> str:
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
+def _base(profile: Profile) -> dict[str, str]:
+    """The base model's content as a tag; a model of the hub has only its name, which is in the recipe."""
+    found = base_sha256(profile.base)
+    return {"base_sha256": found} if found else {}
+
+
 def _chosen_by(workspace: Workspace, validation: str) -> dict[str, str]:
     """The game set that chooses a checkpoint, by name and content, as tags."""
     return {"validation": validation, "validation_sha256": game_sets.stored(workspace.open(), validation).sha256}
+
+
+def _agrees(workspace: Workspace, version: ModelVersion, wanted: Mapping[str, str]) -> bool:
+    """Whether a version has these tags.
+
+    One that was registered before versions had tags of contents counts as made from what is there now, and gets them:
+    what it was made from is seen to change from then on.
+    """
+    lacking = {name: wanted[name] for name in _CONTENTS if name in wanted and name not in version.tags}
+    if not wanted.items() - lacking.items() <= version.tags.items():
+        return False
+    for name, value in lacking.items():
+        registry.client(workspace).set_model_version_tag(version.name, version.version, name, value)
+    return True
 
 
 def reference(variant: str, version: ModelVersion) -> RegisteredRef:

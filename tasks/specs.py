@@ -48,7 +48,13 @@ class Work(BaseModel):
         return hashlib.sha256(f"{given} {fields}".encode()).hexdigest()[:32]
 
 
-class TrainSpec(Work):
+class PolicyWork(Work):
+    """Work with a policy, which depends on the base model below its adapter too."""
+
+    base_sha256: str | None = Field(description="of the base model's files; none where it is a hub id")
+
+
+class TrainSpec(PolicyWork):
     """Train one variant with one seed on its training set, validating as it goes."""
 
     kind: Literal["train"] = "train"
@@ -77,7 +83,7 @@ class DecodeSpec(Work):
     shards: list[int] | None = Field(default=None, description="of one partition, and no table; None: all, and tables")
 
 
-class PlaySpec(Work):
+class PlaySpec(PolicyWork):
     """Play games with simulated speakers."""
 
     kind: Literal["play"] = "play"
@@ -106,7 +112,7 @@ class PlayResult(BaseModel):
     seconds: float = 0.0
 
 
-class PropensitySpec(Work):
+class PropensitySpec(PolicyWork):
     """Probabilities of logged actions under a policy, renormalised over legal actions."""
 
     kind: Literal["propensity"] = "propensity"
@@ -121,7 +127,7 @@ class PropensitySpec(Work):
         return self.adapter
 
 
-class EvaluateSpec(Work):
+class EvaluateSpec(PolicyWork):
     """Exact match of a registered policy on the right turns of a game set."""
 
     kind: Literal["evaluate"] = "evaluate"

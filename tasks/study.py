@@ -12,11 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from respect_core import tiny
 from respect_core.interaction_log import LOGS
 from respect_core.metrics import read_counts
 from respect_core.variants import Profile
-from respect_core.versions import code_version
+from respect_core.versions import base_sha256, code_version
 from tasks import registry
 from tasks.files import write_whole
 from tasks.references import RegisteredRef
@@ -90,7 +89,7 @@ def start_or_resume(workspace: Workspace, parameters: BaseModel, profile: Profil
     given = Started(
         parameters=parameters.model_dump(mode="json"),
         profile=TypeAdapter(Profile).dump_python(profile, mode="json"),
-        base=_base_hash(profile),
+        base=base_sha256(profile.base),
         mlflow_run="",
     )
     file = folder(workspace) / "study.json"
@@ -218,13 +217,6 @@ def _level(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from _level(f"{prefix}{name}.", value)
         else:
             yield f"{prefix}{name}", value
-
-
-def _base_hash(profile: Profile) -> str | None:
-    from respect_core.base import files_hash  # torch takes seconds to import; means over studies do without
-
-    directory = tiny.path() if profile.base == "tiny" else Path(profile.base)
-    return files_hash(sorted(file for file in directory.iterdir() if file.is_file())) if directory.is_dir() else None
 
 
 def _write(file: Path, record: BaseModel) -> None:

@@ -9,7 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from respect_core.variants import SEED, Profile, TrainingConfig, Variant
-from respect_core.versions import code_version
+from respect_core.versions import base_sha256, code_version
 from tasks import game_sets, progress, registry
 from tasks.places import Place, runner
 from tasks.references import TrainedRef, TrainingSetRef
@@ -53,6 +53,7 @@ def train_variant(
         workspace=workspace,
         profile=profile,
         code_version=code_version(),
+        base_sha256=base_sha256(profile.base),
         variant=variant,
         round=training_set.round,
         data_hash=training_set.data_hash,

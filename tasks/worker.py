@@ -37,6 +37,7 @@ from tasks.specs import (
     EvaluateSpec,
     PlayResult,
     PlaySpec,
+    PolicyWork,
     PropensitySpec,
     Spec,
     TrainSpec,
@@ -56,7 +57,6 @@ def report(done: int, total: int, note: str = "") -> None:
 def train(spec: TrainSpec) -> dict[str, Any]:
     """Train and validate; returns checkpoints with their figures. The processor is saved beside them."""
     from respect_core import sampling, tables, training
-    from respect_core.base import load_base
     from respect_core.checkpoints import ResumeFile, StepRecord
     from respect_core.interaction import from_log
     from respect_core.policy import Policy
@@ -64,7 +64,7 @@ def train(spec: TrainSpec) -> dict[str, Any]:
     from respect_core.validation import exact_match
 
     store, processes = spec.workspace.open(), launched()
-    base = load_base(spec.profile.base, image_size=spec.profile.image_size)
+    base = _base(spec)
     examples = sampling.examples(tables.read_table(store, "training_sets", [spec.round], [spec.variant]))
     logs, right = game_sets.curated(store, spec.validation)
     held_out = [from_log(log) for log in logs]
@@ -147,7 +147,6 @@ def play(spec: PlaySpec) -> dict[str, Any]:
 
 
 def _played(spec: PlaySpec, store: Store) -> list[InteractionLog]:
-    from respect_core.base import load_base
     from respect_core.multiref.play import play as play_games
     from respect_core.policy import Policy
     from tasks import simulation
@@ -155,7 +154,7 @@ def _played(spec: PlaySpec, store: Store) -> list[InteractionLog]:
     contexts = simulation.play_contexts(spec.games, spec.contexts_seed)
     random.Random(f"order-{spec.seed}").shuffle(contexts)
     images = simulation.ensure_images(store, contexts)
-    base = load_base(spec.profile.base, image_size=spec.profile.image_size)
+    base = _base(spec)
     policy = Policy(base, spec.adapter, _features(spec, base, images), seed=_number(spec.seed))
     return play_games(
         policy,
@@ -178,13 +177,12 @@ def _number(seed: int | str) -> int:
 def propensity(spec: PropensitySpec) -> dict[str, Any]:
     """Probability of every logged action, by interaction; None for one that constrained decoding cannot write."""
     from respect_core import tables
-    from respect_core.base import load_base
     from respect_core.interaction import interactions
     from respect_core.policy import Policy
 
     rows = tables.read_table(spec.workspace.open(), "turns", [spec.round], [spec.variant]).to_pylist()
     games = interactions(rows)
-    base = load_base(spec.profile.base, image_size=spec.profile.image_size)
+    base = _base(spec)
     policy = Policy(base, spec.adapter, _features(spec, base, _of(games)))
     result: dict[str, list[float | None]] = {}
     for start in range(0, len(games), spec.profile.play_batch):
@@ -198,20 +196,36 @@ def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
     """Whether the policy's greedy action is the logged one, for every right turn of the set; whether it computes."""
     import math
 
-    from respect_core.base import load_base
     from respect_core.interaction import from_log
     from respect_core.policy import Policy
     from respect_core.validation import exact_match
 
     logs, right = game_sets.curated(spec.workspace.open(), spec.game_set)
     games = [from_log(log) for log in logs]
-    base = load_base(spec.profile.base, image_size=spec.profile.image_size)
+    base = _base(spec)
     policy = Policy(base, spec.adapter, _features(spec, base, _of(games)))
     result = exact_match(policy, games, right)
     turns = [(name, turn, match) for (name, turn), match in sorted(result.correct.items())]
     logp = policy.log_probabilities([game for game in games if game.interaction_id in {name for name, _ in right}])
     finite = all(math.isfinite(each) for game in logp for each in game)
     return {"turns": turns, "illegal_actions": result.illegal_actions or 0, "finite": finite}
+
+
+def _base(spec: PolicyWork) -> Base:
+    """The base model, which must be that of whoever asked.
+
+    Raises:
+        ValueError: this machine has another one of that name.
+    """
+    from respect_core.base import load_base
+
+    base = load_base(spec.profile.base, image_size=spec.profile.image_size)
+    if spec.base_sha256 and spec.base_sha256 != base.fingerprint:
+        raise ValueError(
+            f"the base model {spec.profile.base!r} has other files here ({base.fingerprint[:12]}) than where the work "
+            f"was asked for ({spec.base_sha256[:12]}): install the same on all machines, and run the round again"
+        )
+    return base
 
 
 def _features(spec: Work, base: Base, image_ids: Iterable[str]) -> VisionFeatures:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from respect_core.variants import SEED, tiny
+from respect_core.versions import base_sha256
 from tasks import game_sets
 from tasks.people import prepare_game_sets
 from tasks.specs import TrainSpec
@@ -32,6 +33,7 @@ def training(people: Path, root: Path, steps: int, checkpoint_every: int) -> Tra
         workspace=place,
         profile=profile,
         code_version="test",
+        base_sha256=base_sha256(profile.base),
         variant=SEED,
         round=0,
         data_hash=training_set.data_hash,

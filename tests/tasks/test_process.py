@@ -28,6 +28,7 @@ def _spec(root: Path) -> TrainSpec:
         workspace=workspace(root),
         profile=tiny(),
         code_version="test",
+        base_sha256=None,
         variant="b-fft",
         round=0,
         data_hash="none",
