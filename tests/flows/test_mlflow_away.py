@@ -46,6 +46,7 @@ def place(server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("RESPECT_STORE", raising=False)
     made = workspace(tmp_path / "root")
     game_sets.write(with_images(made.open()), game_sets.D0, [game(f"d{number}") for number in range(3)])
+    game_sets.write(made.open(), game_sets.VALIDATION, [game("v")])
     return made
 
 

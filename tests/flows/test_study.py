@@ -248,7 +248,7 @@ def test_policies_are_evaluated_on_a_set_that_nobody_trained_on(
 
 def test_games_that_were_learned_from_are_not_evaluated_on(played: Played) -> None:
     game_sets.write(played.place.open(), "learned", _logs(played.place, 0, "seed"))
-    with pytest.raises(ValueError, match=r"b-fft/1 learned from \d+ games of 'learned', such as .*: keep the set"):
+    with pytest.raises(ValueError, match=r"b-fft/1 learned from \d+ games of 'learned', such as .*: name another set"):
         evaluate(played.place, EvaluateParameters(game_set="learned"))
     with pytest.raises(ValueError, match="checkpoint of seed was chosen by 3 games of 'validation'"):
         evaluate(played.place, EvaluateParameters(game_set="validation"))
