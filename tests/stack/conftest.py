@@ -28,7 +28,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 
 @pytest.fixture(scope="session")
 def learned(running: RunningStack) -> str:
-    """Round 0, learned from when its schedule fired; the id of its run."""
+    """Round 0, learned from when its schedule fired, with one training killed in its middle; the id of its run."""
     before = {run["id"] for run in running.runs(ROUND)}
     schedule = running.schedule(ROUND, 15, **SMALL)
     deadline = time.monotonic() + 600
@@ -37,6 +37,7 @@ def learned(running: RunningStack) -> str:
         time.sleep(2)
     running.api.delete(f"/deployments/{running.deployment(ROUND)}/schedules/{schedule}")
     assert fired[0]["auto_scheduled"]
+    running.kill_a_training()
     run = running.ended(fired[0]["id"])
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     return str(run["id"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from prefect.client.base import PrefectHttpxSyncClient
 
 from deployments.settings import S3_PORTS, Stack
 from respect_core.store import Store, open_store
-from respect_core.variants import Variant
+from respect_core.variants import SEED, Variant
 from tasks import registry
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +120,21 @@ class RunningStack:
         while not found():
             assert time.monotonic() < deadline, f"not within {seconds} s; {self.stack.logs}"
             time.sleep(1)
+
+    def kill_a_training(self, seconds: float = 900) -> None:
+        """SIGKILL for the process of a variant's run on the pool, as soon as a process computes for it."""
+
+        def killed() -> list[int]:
+            for run in self.runs(TRAIN):
+                processes = self.processes(PREFECT__FLOW_RUN_ID=run["id"])
+                computing = {process for process, words in processes.items() if "tasks.worker" in words}
+                if computing and f"variant:{SEED}" not in run["tags"]:
+                    for process in processes.keys() - computing:
+                        os.kill(process, signal.SIGKILL)
+                    return list(processes)
+            return []
+
+        self.wait(killed, seconds)
 
     def processes(self, **environment: str) -> dict[int, str]:
         """Command lines by process id, of those whose environment names this stack, and these values."""

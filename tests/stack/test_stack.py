@@ -58,6 +58,18 @@ def test_a_scheduled_round_registers_six_versions(running: RunningStack, learned
     assert tags >= {f"variant:{variant}" for variant in Variant}
 
 
+def test_a_training_that_was_killed_in_the_round_was_asked_for_again(running: RunningStack, learned: str) -> None:
+    """The round waited for the run that took its place, and there is one version."""
+    runs = [run for run in running.runs(TRAIN) if "round:0" in run["tags"]]
+    (killed,) = (run for run in runs if run["state_type"] == "CRASHED")
+    tries = [run for run in runs if run["name"] == killed["name"]]
+    assert [run["state_type"] for run in tries] == ["CRASHED", "COMPLETED"]
+    assert [run["idempotency_key"][-2:] for run in tries] == ["#1", "#2"]
+    (variant,) = (tag.removeprefix("variant:") for tag in killed["tags"] if tag.startswith("variant:"))
+    versions = running.mlflow.search_model_versions(f"name='respect.{variant}'")
+    assert [each.tags["round"] for each in versions if registry.RETRAINED not in each.tags].count("0") == 1
+
+
 def test_the_round_has_its_artifacts(running: RunningStack, learned: str) -> None:
     found = running.api.post("/artifacts/latest/filter", json={"limit": 200}).json()
     keys = {each["key"] for each in found}
