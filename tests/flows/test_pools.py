@@ -174,9 +174,14 @@ def both(pool: Pool, place: Workspace, monkeypatch: pytest.MonkeyPatch) -> Itera
         asking = [
             pair.submit(contextvars.copy_context().run, pool.ask, place, variant) for variant in ("b-fft", "b-kto")
         ]
-        assert told.acquire(timeout=60) and told.acquire(timeout=60)
-        assert len(pool.runs()) == 1
-        yield asking
+        try:
+            assert told.acquire(timeout=60) and told.acquire(timeout=60)
+            assert len(pool.runs()) == 1
+            yield asking
+        finally:
+            while not all(each.done() for each in asking):  # where the test has failed
+                for run in pool.runs():
+                    pool.client.set_flow_run_state(run.id, Cancelled())
 
 
 def test_two_that_ask_for_one_key_share_its_runs(pool: Pool, both: list[Future[PropensityRef]]) -> None:
