@@ -12,7 +12,7 @@ import typer
 from flows.cli_annotations import annotate_app, released_app, released_import_app
 from flows.cli_promotion import promotion_app
 from flows.cli_report import report_app
-from flows.terminal import RUNS, Run, clear_errors, console, run_workspace
+from flows.terminal import RUNS, Run, clear_errors, console, end_on_sigterm, run_workspace
 from respect_core.variants import CONTROL, PROFILES, Propensity, Variant
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(released_app)
 app.add_typer(annotate_app, name="annotate")
 app.add_typer(promotion_app)
 app.add_typer(report_app)
+app.callback()(end_on_sigterm)  # servers take the place of this program, and have manners of their own
 ProfileName = Annotated[str, typer.Option(help=f"What to run with: {' or '.join(PROFILES)}.")]
 Variants = Annotated[str, typer.Option(help="Comma-separated variants, or 'all'.")]
 Round = Annotated[int, typer.Option(min=0, help="Number of the round, counted from 0, the seed policy's deployment.")]

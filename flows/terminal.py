@@ -25,19 +25,20 @@ Run = Annotated[str, typer.Option(help="Name of the run: everything it leaves li
 
 
 def run_workspace(run: str) -> Workspace:
-    """The workspace of a run, with Prefect and MLflow set up for it.
-
-    From here on SIGTERM ends the command as Ctrl-C does: with the Prefect server that it started, and its MLflow runs.
-    """
-    signal.signal(signal.SIGTERM, _end)
+    """The workspace of a run, with Prefect and MLflow set up for it."""
     environment.prepare(RUNS / run)
     from tasks.workspace import workspace
 
     return workspace(RUNS / run)
 
 
-def _end(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)
+def end_on_sigterm() -> None:
+    """SIGTERM ends this program as Ctrl-C does: with the Prefect server that it started, and its MLflow runs."""
+
+    def end(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 @contextmanager

@@ -95,11 +95,12 @@ def asking(late: bool) -> str:
     return suspend(question, seconds=600, key="asked").name
 
 
+@pytest.mark.stack  # the servers of other tests would make it wait for events
 def test_a_run_that_waits_for_an_answer_is_not_one_that_went_silent(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first heartbeat of a run is on its way when it asks; that comes after or before Prefect's own word."""
-    monkeypatch.setattr(registration, "SILENCE", timedelta(seconds=10))
+    monkeypatch.setattr(registration, "SILENCE", timedelta(seconds=20))
     monkeypatch.setattr(registration, "_deploy", lambda: None)
     registration.register(devices=1)
     deployed_as = client.create_deployment(client.create_flow(asking), "asking")

@@ -11,21 +11,26 @@ from pathlib import Path
 import httpx
 import pytest
 
-# A command in the middle of a flow, with the Prefect server that it started.
+# A command of `respect` in the middle of a flow, with the Prefect server that it started.
 _COMMAND = """
 import time
+from flows import cli
 from flows.terminal import run_workspace
 
-run_workspace("main")
-from prefect import flow
-
-@flow
+@cli.app.command()
 def busy():
+    run_workspace("main")
+    from prefect import flow
     from prefect.context import get_run_context
-    print(str(get_run_context().client.api_url).rstrip("/"), flush=True)
-    time.sleep(600)
 
-busy()
+    @flow
+    def wait():
+        print(str(get_run_context().client.api_url).rstrip("/"), flush=True)
+        time.sleep(600)
+
+    wait()
+
+cli.app(["busy"])
 """
 
 

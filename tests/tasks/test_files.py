@@ -44,10 +44,11 @@ def test_who_is_killed_inside_lets_the_next_in(tmp_path: Path) -> None:
 
 
 _WAITS = """
-import sys
+import signal, sys
 from pathlib import Path
 from tasks.files import alone
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a script starts in its background
 with alone(Path(sys.argv[1]), lambda: print("waits", flush=True)):
     print("inside", flush=True)
 """
