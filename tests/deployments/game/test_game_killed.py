@@ -107,7 +107,7 @@ def test_a_game_is_not_continued_by_another_version(tmp_path: Path) -> None:
     first = Killable(lambda: rooms(folder))
 
     def promoted() -> Rooms:
-        made = rooms(folder)
+        made = rooms(folder, patience=3.0)  # with a version that does not come back
         made.listener.server.roster.deploy("b-fft", version("b-fft", 2))  # type: ignore[attr-defined]  # in process
         return made
 
