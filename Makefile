@@ -54,7 +54,6 @@ test-slow: install  ## minutes long: bars measured on real data, the whole demo
 
 test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium-headless-shell)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m stack tests/stack
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m stack tests/deployments
 
 test-browser: install  ## the game's pages and the report in a browser (Debian: apt-get install chromium-headless-shell)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/deployments/game/browser tests/test_report_in_browser.py

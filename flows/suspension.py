@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TypeVar
 
 from prefect import runtime
@@ -13,6 +14,8 @@ from prefect.input import RunInput
 WAITS = "respect.flow-run.waits"
 """Event: the run's process ends, and no heartbeat comes after it."""
 
+_TIMES, _APART = 3, 1.5
+"""How often the server is told, seconds apart."""
 Question = TypeVar("Question", bound=RunInput)
 
 
@@ -27,5 +30,9 @@ def suspend(question: type[Question], *, seconds: int, key: str) -> Question:
         return suspend_flow_run(question, timeout=seconds, key=key)
     except Pause:
         # The server's own event, Suspended, may overtake a heartbeat or come before one; this goes the heartbeats' way.
-        emit_event(WAITS, resource={"prefect.resource.id": f"prefect.flow-run.{runtime.flow_run.id}"})
+        # On SQLite the server drops an event, or puts it behind later ones, while its database is locked, as it often
+        # is when a state changes: so it is told again when that is over.
+        for _ in range(_TIMES):
+            emit_event(WAITS, resource={"prefect.resource.id": f"prefect.flow-run.{runtime.flow_run.id}"})
+            time.sleep(_APART)
         raise

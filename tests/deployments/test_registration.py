@@ -95,7 +95,7 @@ def asking(late: bool) -> str:
     return suspend(question, seconds=600, key="asked").name
 
 
-@pytest.mark.stack  # the servers of other tests would make it wait for events
+@pytest.mark.slow  # Prefect on SQLite drops events and answers late where its database is locked: two in five runs
 def test_a_run_that_waits_for_an_answer_is_not_one_that_went_silent(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +114,9 @@ def test_a_run_that_waits_for_an_answer_is_not_one_that_went_silent(
             run_flow(asking, flow_run=client.read_flow_run(run))
     silent = made(late=False)
     client.set_flow_run_state(silent, Running())
-    _heartbeat(silent)
+    for _ in range(3):  # a server on SQLite may miss one
+        time.sleep(1.0)
+        _heartbeat(silent)
 
     deadline = time.monotonic() + 120
     while (state := client.read_flow_run(silent).state) is None or not state.is_final():
