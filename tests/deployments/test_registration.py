@@ -95,7 +95,7 @@ def asking(late: bool) -> str:
     return suspend(question, seconds=600, key="asked").name
 
 
-@pytest.mark.slow  # Prefect on SQLite drops events and answers late where its database is locked: two in five runs
+@pytest.mark.slow  # Prefect on SQLite drops events and answers late where its database is locked: two in nine runs fail
 def test_a_run_that_waits_for_an_answer_is_not_one_that_went_silent(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
