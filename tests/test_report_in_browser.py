@@ -10,7 +10,7 @@ from reports import annotations, deployment
 from respect_core.evidence import gather
 from respect_core.report import write
 
-playwright = pytest.importorskip("playwright.sync_api")
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make install")
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
 COLOURS = {"light": ["rgb(255, 255, 255)", "rgb(27, 29, 34)"], "dark": ["rgb(21, 23, 28)", "rgb(232, 234, 240)"]}

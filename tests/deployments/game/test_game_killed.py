@@ -112,14 +112,11 @@ def test_a_game_is_not_continued_by_another_version(tmp_path: Path) -> None:
         return made
 
     async def play() -> None:
-        await _left_after_a_turn(first.port)
-        player = Player(first.port)
-        await player.arrive()
-        await player.connect()
-        await player.start(variant="b-fft")
-        await player.state_where(turn=0)
-        await player.say("select A")
-        await player.state_where(turn=1)
+        leaver = await _after_a_turn(first.port)
+        await leaver.send(type="leave", game=leaver.state["game"])
+        await leaver.state_where(phase="over")
+        await leaver.close()
+        player = await _after_a_turn(first.port)
         first.kill()
         second = Killable(promoted, first.port)
         player.state = {}
@@ -142,7 +139,7 @@ def test_a_game_is_not_continued_by_another_version(tmp_path: Path) -> None:
     assert read_counts(store, 0, "b-fft")[:, :2].tolist() == [[0, 1]], "one is lost"
 
 
-async def _left_after_a_turn(port: int) -> None:
+async def _after_a_turn(port: int) -> Player:
     player = Player(port)
     await player.arrive()
     await player.connect()
@@ -150,9 +147,7 @@ async def _left_after_a_turn(port: int) -> None:
     await player.state_where(turn=0)
     await player.say("select A")
     await player.state_where(turn=1)
-    await player.send(type="leave", game=player.state["game"])
-    await player.state_where(phase="over")
-    await player.close()
+    return player
 
 
 def test_study_players_and_lobby_are_as_they_were(tmp_path: Path) -> None:
