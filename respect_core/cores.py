@@ -56,9 +56,13 @@ def each(
 
 def shares(items: Sequence[Item], most: int, device: torch.device) -> Iterator[Sequence[Item]]:
     """Slices of so many items at most; on a CPU, of few enough that every core has one."""
-    threads = at_once(device)
-    size = max(1, min(most, -(-len(items) // threads)))
+    size = share(len(items), most, device)
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def share(count: int, most: int, device: torch.device) -> int:
+    """How many of `count` items a slice of `shares` has."""
+    return max(1, min(most, -(-count // at_once(device))))
 
 
 def even(count: int, most: int, device: torch.device, processes: int = 1) -> int:

@@ -32,7 +32,7 @@ from respect_core.losses import (
     turn_losses,
 )
 from respect_core.memory import fitting
-from respect_core.packing import Encoded, SpanScores, collate, score
+from respect_core.packing import Encoded, SpanScores, collate, score, within_budget
 from respect_core.sampling import Batch, Example, Game
 from respect_core.spread import ALONE, Processes
 from respect_core.variants import Objective, TrainingConfig
@@ -68,9 +68,12 @@ def passes(
         processes: that share the passes; None where passes do not run beside each other.
     """
     kto = config.objective is Objective.KTO
+
+    def most(rows: int) -> int:
+        return size if processes is None else cores.even(rows, size, device, processes)
+
     for micro in micro_batches(rows, config.micro_batch_interactions if kto else len(rows)):
-        most = size if processes is None else cores.even(len(micro), size, device, processes)
-        yield [micro[start : start + most] for start in range(0, len(micro), most)]
+        yield list(within_budget(micro, most, length))
 
 
 @dataclass(frozen=True)

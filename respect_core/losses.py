@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from respect_core import actions, cores, objectives
 from respect_core.chat import chat
 from respect_core.features import VisionFeatures
 from respect_core.interaction import Turn
-from respect_core.packing import Encoded, Key, SpanScores, collate, encode, score, shuffled
+from respect_core.packing import Encoded, Key, SpanScores, collate, encode, score, shuffled, within_budget
 from respect_core.sampling import Example, Game
 from respect_core.variants import Objective, TrainingConfig
 
@@ -101,8 +102,9 @@ def references(
         return dict(zip(scores.keys, objectives.span_total(scores.logp, scores.mask).tolist(), strict=True))
 
     scored: dict[Key, float] = {}
-    size = cores.even(len(rows), config.micro_batch_interactions, model.device)
-    for part in cores.each(run, micro_batches(rows, size), model.device):
+    rows.sort(key=lambda row: (-length(row), row.interaction_id))
+    size = partial(cores.even, most=config.micro_batch_interactions, device=model.device)
+    for part in cores.each(run, within_budget(rows, size, length), model.device):
         scored |= part
     model.train(was_training)
     return scored | logged

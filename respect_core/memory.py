@@ -6,15 +6,29 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
-
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Of torch's allocator on Linux and elsewhere, and of C++.
+_REFUSALS = ("can't allocate memory", "not enough memory", "bad_alloc")
+
+
+def no_room_on_cpu(error: BaseException) -> bool:
+    """Whether the operating system refused memory: a plain RuntimeError of torch's, which its message alone tells."""
+    refused = isinstance(error, RuntimeError) and any(each in str(error) for each in _REFUSALS)
+    return refused or isinstance(error, MemoryError)
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether an accelerator or the operating system refused memory."""
+    import torch  # takes seconds; whoever asks about a CPU alone does without
+
+    return isinstance(error, torch.OutOfMemoryError) or no_room_on_cpu(error)
+
 
 def fitting(work: Callable[[int], T], size: int, unit: str) -> tuple[T, int]:
-    """`work(size)`; where the device runs out of memory, again with half the size, down to 1. Says so in the log.
+    """`work(size)`; where memory does not suffice, again with half the size, down to 1. Says so in the log.
 
     Args:
         work: may be called several times, each time from the beginning.
@@ -24,13 +38,15 @@ def fitting(work: Callable[[int], T], size: int, unit: str) -> tuple[T, int]:
         The result, and the size that fitted: what comes next is best begun with it.
 
     Raises:
-        torch.OutOfMemoryError: not even 1 fits.
+        torch.OutOfMemoryError, or on a CPU RuntimeError or MemoryError: not even 1 fits.
     """
+    import torch
+
     while True:
         try:
             return work(size), size
-        except torch.OutOfMemoryError as error:
-            if size <= 1:
+        except (RuntimeError, MemoryError) as error:
+            if size <= 1 or not no_room(error):
                 raise
             reason = str(error).partition("\n")[0]
         # Not in the handler: the error's traceback holds the tensors of the pass that failed.

@@ -13,9 +13,9 @@ span, M = action tokens over all spans, V vocabulary, H width. Log-probabilities
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,13 @@ from respect_core.chat import chat
 from respect_core.features import VisionFeatures
 from respect_core.interaction import Interaction, Turn
 from respect_core.multiref import prompt
+
+Row = TypeVar("Row")
+
+ORDINARY = 512
+"""Tokens up to which a row is never long, whatever the others have."""
+PASS_TOKENS = 1 << 16
+"""Most tokens of a pass of several rows, padding included."""
 
 
 class Key(NamedTuple):
@@ -136,6 +143,37 @@ def encode(interaction: Interaction, processor: Any, *, alternatives: Mapping[in
         ids += targets[:-1]  # nothing is predicted from the end token
         positions += range(first + 1, first + len(targets))
     return Encoded(interaction.interaction_id, tuple(ids), tuple(positions), interaction.context, tuple(spans))
+
+
+def within_budget(
+    rows: Sequence[Row], size: Callable[[int], int], length: Callable[[Row], int]
+) -> Iterator[Sequence[Row]]:
+    """Cut rows into passes, so that a few long ones neither pad all others nor take memory in proportion to them.
+
+    Long is a row of more than ORDINARY tokens that has more than twice the median too. The others form passes as if
+    there were no long ones. Those have passes of their own, first, with at most as many tokens as a pass of the others
+    may have.
+
+    Args:
+        rows: in order of length, either way; the order stays.
+        size: most rows of a pass, from how many rows share the passes.
+        length: tokens of a row.
+    """
+    if not rows:
+        return
+    width = max(ORDINARY, 2 * sorted(map(length, rows))[(len(rows) - 1) // 2])
+    ordinary = [row for row in rows if length(row) <= width]
+    most = size(len(ordinary))
+    budget = min(PASS_TOKENS, most * width)
+    for alike in ([row for row in rows if length(row) > width], ordinary):
+        start = longest = 0
+        for stop, row in enumerate(alike):
+            longest = max(longest, length(row))
+            if stop > start and (stop - start == most or (stop - start + 1) * longest > budget):
+                yield alike[start:stop]
+                start, longest = stop, length(row)
+        if alike:
+            yield alike[start:]
 
 
 @dataclass(frozen=True)

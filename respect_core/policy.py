@@ -151,7 +151,7 @@ class Policy:
     def packed(
         self, interactions: Sequence[Interaction], turns: Collection[tuple[str, int]] | None = None
     ) -> Iterator[packing.PackedBatch]:
-        """Batches of whole interactions of similar length.
+        """Batches of whole interactions of similar length, as `packing.within_budget` cuts them.
 
         Args:
             turns: (interaction_id, turn) to score; all with an action by default.
@@ -163,7 +163,8 @@ class Policy:
                 numbers.setdefault(name, set()).add(turn)
             encoded = [row.only(numbers.get(row.interaction_id, ())) for row in encoded]
         encoded = sorted((row for row in encoded if row.spans), key=lambda row: len(row.input_ids))
-        for rows in cores.shares(encoded, min(SCORED, self.batch_size), self.base.device):
+        size = partial(cores.share, most=min(SCORED, self.batch_size), device=self.base.device)
+        for rows in packing.within_budget(encoded, size, lambda row: len(row.input_ids)):
             yield packing.collate(rows, self._chat.pad_id)
 
 

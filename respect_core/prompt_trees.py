@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from respect_core.memory import no_room
+
 _log = logging.getLogger(__name__)
 
 
@@ -95,9 +97,9 @@ class TreePass:
         expected_TD = self._padded_rows([0], tree).float()
         try:
             found_TD = self._one_row([0], tree).float()
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, TypeError, ValueError) as error:  # a mask of this shape, or positions, not taken
+            if no_room(error):
+                raise
             why = f"{type(error).__name__}: {error}"
         else:
             # bfloat16 rounds to about 0.01.

@@ -18,6 +18,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
+from respect_core.memory import no_room
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -60,7 +62,9 @@ class Processes:
         reason = ""
         try:
             result = work()
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not no_room(error):
+                raise
             reason = str(error) or "out of memory"
         if not self.least(int(not reason)):
             raise torch.OutOfMemoryError(reason or "another process is out of memory")

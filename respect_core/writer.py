@@ -73,8 +73,7 @@ class Writer:
         encoded = [packing.encode(interaction, self.chat.processor) for interaction in interactions]
         order = sorted(range(len(encoded)), key=lambda row: len(encoded[row].input_ids))
         result: dict[int, Written] = {}
-        for start in range(0, len(order), self.batch_size):
-            chunk = order[start : start + self.batch_size]
+        for chunk in packing.within_budget(order, lambda _: self.batch_size, lambda row: len(encoded[row].input_ids)):
             # Rows with kept keys and values need no images; the others do. What is kept may change with each pass.
             known = [row for row in chunk if self.cache.kept(encoded[row])]
             fresh = [row for row in chunk if row not in set(known)]

@@ -93,3 +93,29 @@ def test_dropout_that_is_not_a_lean_layers_is_found() -> None:
     assert draws_apart(model)
     block.self_attn.attention_dropout = 0.2
     assert not draws_apart(model)
+
+
+@NAMES
+def test_one_long_game_does_not_pad_the_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does KTO make a mask [games, tokens, tokens] of the long one's tokens for all."""
+    examples, config = toy(8, negatives=name != "fft"), replace(CONFIGS[name], batch_turns=10**6)
+    first = examples[0].interaction
+    turns = (replace(first.turns[0], utterance="bird " * 900), *first.turns[1:])
+    long = replace(examples[0], interaction=replace(first, interaction_id="long", turns=turns))
+    shapes, real = [], gradients.collate
+
+    def collate(rows: Any, pad: int) -> Any:
+        packed = real(rows, pad)
+        shapes.append(tuple(packed.input_ids.shape))
+        return packed
+
+    monkeypatch.setattr(gradients, "collate", collate)
+    for data in (examples, [*examples, long]):
+        torch.manual_seed(0)
+        model = attach_lora(base(), LoraConfig(), seed=7).train()
+        reference, size = find_references(base(), model, data, config, features())
+        batch = plan_steps(data, config, 0)[0][1]
+        Gradients(base(), model, config, features(), reference).leave(batch, 1, size)
+    wide = [rows for rows, tokens in shapes if tokens > 900]
+    assert wide and set(wide) == {1}
+    assert max(tokens for _, tokens in shapes if tokens < 900) < 100

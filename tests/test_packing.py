@@ -232,3 +232,36 @@ def test_a_token_across_the_beginning_of_an_action_is_refused() -> None:
     processor.chat_template = models.IDEFICS2_TEMPLATE.replace("'Assistant:'", "'Assistant: '")
     with pytest.raises(ValueError, match="straddles"):
         packing.encode(models.game(1), processor)
+
+
+LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=60)
+
+
+@given(lengths=LENGTHS, size=st.integers(1, 20))
+@settings(deadline=None)
+def test_passes_keep_the_order_and_the_budget(lengths: list[int], size: int) -> None:
+    rows = sorted(lengths, reverse=True)
+    passes = list(packing.within_budget(rows, lambda _: size, lambda row: row))
+    width = max(packing.ORDINARY, 2 * rows[len(rows) // 2])  # rows fall: of two in the middle, the shorter
+    assert [row for each in passes for row in each] == rows
+    assert all(0 < len(each) <= size for each in passes)
+    assert all(len(each) * max(each) <= size * width for each in passes if len(each) > 1)
+
+
+@given(lengths=st.lists(st.integers(1, packing.ORDINARY), max_size=40), size=st.integers(1, 16))
+@settings(deadline=None)
+def test_ordinary_rows_are_cut_by_number_alone(lengths: list[int], size: int) -> None:
+    passes = list(packing.within_budget(lengths, lambda _: size, lambda row: row))
+    assert passes == [lengths[start : start + size] for start in range(0, len(lengths), size)]
+
+
+def test_a_long_row_changes_nothing_for_the_others() -> None:
+    others = list(range(100, 120))
+    alone = list(packing.within_budget(others, lambda count: -(-count // 2), lambda row: row))
+    beside = list(packing.within_budget([*others, 1900], lambda count: -(-count // 2), lambda row: row))
+    assert beside == [[1900], *alone]
+
+
+def test_passes_of_many_wide_rows_are_bounded() -> None:
+    passes = list(packing.within_budget([2048] * 64, lambda _: 64, lambda row: row))
+    assert [len(each) for each in passes] == [packing.PASS_TOKENS // 2048] * 2

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -278,3 +279,39 @@ def test_states_of_all_sizes_are_covered() -> None:
         for letters in combinations("ABC", size):
             tokens = talk.action_tokens(actions.legal_actions("".join(letters), 3))
             assert sorted(paths(legal_tokens(talk, "".join(letters), 3))) == sorted(tokens)
+
+
+# --- one long game --------------------------------------------------------------------------------------------
+
+
+def _wordy(game: Interaction, words: int) -> Interaction:
+    """The game with so many words in its first turn."""
+    turns = (replace(game.turns[0], utterance="bird " * words), *game.turns[1:])
+    return replace(game, interaction_id=f"{game.interaction_id}-wordy", turns=turns)
+
+
+def _shapes(listener: Policy, work: Callable[[], Any]) -> list[tuple[int, int]]:
+    """Rows and tokens of every pass with more than one token, as the model gets them."""
+    shapes: list[tuple[int, int]] = []
+
+    def note(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        if inputs["input_ids"].shape[1] > 1:
+            shapes.append(tuple(inputs["input_ids"].shape))
+
+    hook = inner(listener.model).model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        work()
+    finally:
+        hook.remove()
+    return shapes
+
+
+@pytest.mark.parametrize("way", ["act", "log_probabilities"])
+def test_one_long_game_does_not_pad_the_others(way: str) -> None:
+    listener = policy()
+    games = [models.game(seed, turns=3, waiting=way == "act") for seed in range(30, 38)]
+    alone = _shapes(listener, lambda: getattr(listener, way)(games))
+    beside = _shapes(listener, lambda: getattr(listener, way)([*games, _wordy(games[0], 1500)]))
+    long = [shape for shape in beside if shape[1] > 1500]
+    assert [rows for rows, _ in long] == [1]
+    assert sorted(shape for shape in beside if shape not in long) == sorted(alone)
