@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,15 +13,14 @@ import typer
 from flows.cli_annotations import annotate_app, released_app, released_import_app
 from flows.cli_promotion import promotion_app
 from flows.cli_report import report_app
-from flows.terminal import RUNS, Run, clear_errors, console, end_on_sigterm, run_workspace
+from flows.terminal import Commands, Run, clear_errors, console, end_on_sigterm, run_folder, run_workspace
 from respect_core.variants import CONTROL, PROFILES, Propensity, Variant
 
-app = typer.Typer(
+app = Commands(
     help="RESPECT: learn, round after round, from the feedback that users give without being asked.",
     no_args_is_help=True,
-    pretty_exceptions_show_locals=False,  # a traceback must not print what users wrote
 )
-import_app = typer.Typer(help="Bring logs from elsewhere into the store.", no_args_is_help=True)
+import_app = Commands(help="Bring logs from elsewhere into the store.", no_args_is_help=True)
 app.add_typer(import_app, name="import")
 import_app.add_typer(released_import_app)
 app.add_typer(released_app)
@@ -29,15 +29,23 @@ app.add_typer(promotion_app)
 app.add_typer(report_app)
 app.callback()(end_on_sigterm)  # servers take the place of this program, and have manners of their own
 ProfileName = Annotated[str, typer.Option(help=f"What to run with: {' or '.join(PROFILES)}.")]
-Variants = Annotated[str, typer.Option(help="Comma-separated variants, or 'all'.")]
+Variants = Annotated[
+    list[str], typer.Option(help="Comma-separated variants, or 'all'; may be repeated.", show_default="all")
+]
 Round = Annotated[int, typer.Option(min=0, help="Number of the round, counted from 0, the seed policy's deployment.")]
 
 
-def _variants(names: str) -> list[Variant]:
-    if names == "all":
+def _named(variants: Sequence[str]) -> list[str]:
+    """What an option names that takes several with commas, and may be repeated; each once."""
+    return list(dict.fromkeys(name.strip() for given in variants for name in given.split(",")))
+
+
+def _variants(names: Sequence[str]) -> list[Variant]:
+    named = _named(names)
+    if named == ["all"]:
         return list(Variant)
     try:
-        return [Variant(name.strip()) for name in names.split(",")]
+        return [Variant(name) for name in named]
     except ValueError as error:
         raise typer.BadParameter(f"{error}; there are: {', '.join(Variant)}, or 'all'") from None
 
@@ -47,16 +55,16 @@ def demo(
     run: Run = "demo",
     games: Annotated[int, typer.Option(min=10, help="Games that the seed policy plays in round 0.")] = 200,
     replay: Annotated[int, typer.Option(min=0, help="Games of the fixed set that every policy replays.")] = 60,
-    variants: Variants = "all",
+    variants: Variants = ["all"],  # noqa: B006  # Typer reads it
     profile: ProfileName = "tiny",
 ) -> None:
     """One whole round with simulated speakers, from the seed policy's games to registered candidates."""
-    workspace = run_workspace(run)
+    chosen, workspace = _variants(variants), run_workspace(run, new=True)
     from flows.demo import demo as flow
     from tasks import progress, report
 
     with clear_errors(), progress.shown():
-        summary = flow(workspace, profile=profile, games=games, replay=replay, variants=_variants(variants))
+        summary = flow(workspace, profile=profile, games=games, replay=replay, variants=chosen)
     report.show(summary, console)
     console.print(
         f"\nOpen the Prefect UI and MLflow on this run, each with a command of its own,\n"
@@ -73,7 +81,7 @@ def round_command(
     round: Round,
     run: Run = "main",
     profile: ProfileName = "tiny",
-    variants: Variants = "all",
+    variants: Variants = ["all"],  # noqa: B006  # Typer reads it
     validation: Annotated[
         str,
         typer.Option(
@@ -104,7 +112,7 @@ def round_command(
     ] = "here",
 ) -> None:
     """Export, decode, subsample, train, select and register: one round on the logs in the store."""
-    workspace = run_workspace(run)
+    chosen, workspace = _variants(variants), run_workspace(run)
     from flows.round import RoundParameters
     from flows.round import round as flow
     from tasks import progress, report
@@ -117,7 +125,7 @@ def round_command(
             RoundParameters(
                 round=round,
                 profile=profile,
-                variants=_variants(variants),
+                variants=chosen,
                 validation=validation,
                 propensity=propensity,
                 seeds=seeds,
@@ -136,18 +144,18 @@ def simulate_command(
     round: Annotated[
         int | None, typer.Option(min=0, help="Round of the log. Default: the one after the newest learned.")
     ] = None,
-    variants: Variants = "all",
+    variants: Variants = ["all"],  # noqa: B006  # Typer reads it
     profile: ProfileName = "tiny",
 ) -> None:
     """Simulated users play with what is deployed; their games are in the next round."""
-    workspace = run_workspace(run)
+    chosen, workspace = _variants(variants), run_workspace(run, new=True)
     from flows.simulate import SimulateParameters
     from flows.simulate import simulate as flow
     from tasks import progress
 
     with clear_errors(), progress.shown():
         number, played = flow(
-            workspace, SimulateParameters(variants=_variants(variants), games=games, number=round, profile=profile)
+            workspace, SimulateParameters(variants=chosen, games=games, number=round, profile=profile)
         )
     for each in played:
         console.print(f"{each.variant}: {each.success:.0%} of {each.games} games won, {each.turns_per_game:.1f} turns")
@@ -159,12 +167,13 @@ def study_command(
     run: Run = "study",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of learning; deployments are 0 to this number.")] = 6,
     variants: Annotated[
-        str,
+        list[str],
         typer.Option(
             help="Comma-separated variants, and 'control' to deploy the seed policy again in the last round; "
-            "'all' means six variants and control."
+            "'all' means six variants and control. May be repeated.",
+            show_default="b-fft,control",
         ),
-    ] = "b-fft,control",
+    ] = ["b-fft,control"],  # noqa: B006  # Typer reads it
     games: Annotated[int, typer.Option(min=10, help="Games of every policy in every round.")] = 300,
     human_games: Annotated[int, typer.Option(min=0, help="Games between people (HH), in the last round.")] = 50,
     study_seed: Annotated[
@@ -179,12 +188,12 @@ def study_command(
     ] = None,
 ) -> None:
     """The paper's experiment with simulated speakers, round after round. Run again, it goes on where it stopped."""
-    named = [name.strip() for name in variants.split(",")]
+    named = _named(variants)
     learning = [name for name in named if name != CONTROL]
     if not learning:
         raise typer.BadParameter(f"{CONTROL} is deployed beside variants that learn: name one, e.g. b-fft,{CONTROL}")
-    chosen = _variants(",".join(learning))
-    workspace = run_workspace(run)
+    chosen = _variants(learning)
+    workspace = run_workspace(run, new=True)
     from flows.study import StudyParameters
     from flows.study import study as flow
     from tasks import progress, study_report
@@ -195,7 +204,7 @@ def study_command(
             StudyParameters(
                 rounds=rounds,
                 variants=chosen,
-                control=variants == "all" or CONTROL in named,
+                control=named == ["all"] or CONTROL in named,
                 games=games,
                 human_games=human_games,
                 study_seed=study_seed,
@@ -219,12 +228,13 @@ def study_summary(
     run: Annotated[str, typer.Option(help="Where the means go: runs/NAME.")] = "study-mean",
 ) -> None:
     """Means over several studies: summary.json, tables 2 to 4 and figure 4."""
+    folders, out = [run_folder(name) for name in studies], run_folder(run, new=True)
     from tasks import study_report
 
     with clear_errors():
-        summary = study_report.combine([RUNS / name for name in studies], RUNS / run)
+        summary = study_report.combine(folders, out)
     study_report.show(summary, console)
-    console.print(f"\nsummary.json, tables 2 to 4 and figure 4 are in {RUNS / run}", highlight=False, soft_wrap=True)
+    console.print(f"\nsummary.json, tables 2 to 4 and figure 4 are in {out}", highlight=False, soft_wrap=True)
 
 
 @app.command("evaluate")
@@ -272,7 +282,7 @@ def import_games(
     ] = 0.2,
 ) -> None:
     """Import games in the study's published format. The file is read without running anything in it."""
-    workspace = run_workspace(run)
+    workspace = run_workspace(run, new=True)
     from tasks.importing import import_games as task
 
     with clear_errors():

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.terminal import Run, clear_errors, console, run_workspace
+from flows.terminal import Commands, Run, clear_errors, console, run_workspace
 
 if TYPE_CHECKING:
     from respect_core.importers.released import ReleasedReport
 
-annotate_app = typer.Typer(
+annotate_app = Commands(
     help="Human evaluation (appendix A.2): draw games to annotate, import annotators' answers.", no_args_is_help=True
 )
-released_import_app = typer.Typer()  # under `respect import`
-released_app = typer.Typer()
+released_import_app = Commands()  # under `respect import`
+released_app = Commands()
 
 
 @annotate_app.command("sample")
@@ -73,7 +73,7 @@ def import_released_command(
     run: Run = "released",
 ) -> None:
     """Import the study's released dataset: games with p, annotations, decoded feedback, and the tables of them."""
-    workspace = run_workspace(run)
+    workspace = run_workspace(run, new=True)
     from tasks.importing import import_released
 
     with clear_errors():

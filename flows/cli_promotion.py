@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from flows.terminal import Run, clear_errors, console, run_workspace
+from flows.terminal import Commands, Run, clear_errors, console, run_workspace
 from respect_core.variants import Variant
 
-promotion_app = typer.Typer()
+promotion_app = Commands()
 
 VariantName = Annotated[Variant, typer.Argument(help="The variant, e.g. b-fft.")]
 Reason = Annotated[str, typer.Option(help="Why, for the ledger.")]

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.terminal import RUNS, clear_errors, console, run_workspace
+from flows.terminal import Commands, clear_errors, console, run_workspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 VISION = "vision"
 
-report_app = typer.Typer()
+report_app = Commands()
 
 
 @report_app.command("report")
@@ -45,10 +45,8 @@ def report_command(
     ] = True,
 ) -> None:
     """Tables 2 to 9, figures 4 to 7, 14 and 15, and one HTML page, of whatever rounds and policies are there."""
+    workspace = run_workspace(study)
     with clear_errors():
-        if not (RUNS / study).is_dir():
-            raise ValueError(f"no run {study!r} in {RUNS.resolve()}; play or import one, or name another")
-        workspace = run_workspace(study)
         from respect_core.evidence import gather
         from respect_core.export import export_everything
         from respect_core.human_eval import build_annotations

@@ -33,7 +33,7 @@ from tasks.register import register_variant
 from tasks.report import report_decoder, report_variant
 from tasks.select import select_checkpoint
 from tasks.train import initial_adapter, train_variant
-from tasks.workspace import from_environment
+from tasks.workspace import checked_name, from_environment
 
 ProfileName = Literal["tiny", "idefics2-8b"]
 
@@ -167,7 +167,7 @@ def run_study(
     """
     label_run(*(f"variant:{variant}" for variant in variants))
     study(
-        from_environment(f"studies/{name}"),
+        from_environment(f"studies/{checked_name(name)}"),
         StudyParameters(
             rounds=rounds,
             variants=variants,

@@ -15,6 +15,7 @@ from flows.labels import label_run
 from flows.seed import seed_policy
 from flows.stages import decode, learn
 from flows.turns import in_turn
+from respect_core.errors import ExpectedError
 from respect_core.variants import Profile, Propensity, Variant
 from respect_core.variants import profile as named_profile
 from tasks.export import export_interactions
@@ -63,7 +64,7 @@ class RoundParameters(BaseModel):
         return profile
 
 
-class VariantsFailed(RuntimeError):
+class VariantsFailed(ExpectedError):
     """Some variants of a round failed; the others are registered. Running the round again does what is missing."""
 
 

@@ -1,16 +1,18 @@
-"""What the commands of `respect` share: the run's workspace, its options, and errors told in one message."""
+"""What the commands of `respect` share: their options' rules, the run's workspace, and errors told in one message."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperCommand, TyperOption
 
 from flows import environment
 
@@ -18,18 +20,61 @@ if TYPE_CHECKING:
     from tasks.workspace import Workspace
 
 console = Console()
+_complaints = Console(stderr=True)
 
 RUNS = Path("runs")
 
 Run = Annotated[str, typer.Option(help="Name of the run: everything it leaves lies in runs/NAME.")]
 
 
-def run_workspace(run: str) -> Workspace:
-    """The workspace of a run, with Prefect and MLflow set up for it."""
-    environment.prepare(RUNS / run)
+class Command(TyperCommand):
+    """A command that refuses an option given twice, unless it takes several values: Click keeps the last in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for each in given:
+            if isinstance(each, TyperOption) and not (each.multiple or each.is_eager) and given.count(each) > 1:
+                ctx.fail(f"{each.opts[-1]} is given {given.count(each)} times and takes one value.")
+        return super().parse_args(ctx, args)
+
+
+class Commands(typer.Typer):
+    """A Typer of such commands. A traceback does not print local variables, which hold what users wrote."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(pretty_exceptions_show_locals=False, **settings)
+
+    def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = Command, **settings: Any) -> Any:
+        return super().command(name, cls=cls, **settings)
+
+
+def run_workspace(run: str, *, new: bool = False) -> Workspace:
+    """The workspace of a run, with Prefect and MLflow set up for it.
+
+    Args:
+        new: make the run if it is absent. Otherwise it must be there: a mistyped name is an error, unless RESPECT_STORE
+            says that the run's data are not in its folder.
+
+    Raises:
+        typer.Exit: the name is not a run's, or there is no such run; the message lists those there are.
+    """
+    folder = run_folder(run, new=new or "RESPECT_STORE" in os.environ)
+    environment.prepare(folder)
     from tasks.workspace import workspace
 
-    return workspace(RUNS / run)
+    return workspace(folder)
+
+
+def run_folder(run: str, *, new: bool = False) -> Path:
+    """Where a run is. Raises typer.Exit as `run_workspace` does."""
+    from tasks.workspace import checked_name
+
+    with clear_errors():
+        folder = RUNS / checked_name(run)
+        if not new and not folder.is_dir():
+            there = sorted(each.name for each in RUNS.glob("*") if each.is_dir())
+            raise ValueError(f"no run {run!r} in {RUNS.resolve()}; there are: {', '.join(there) or 'none'}")
+    return folder
 
 
 def end_on_sigterm() -> None:
@@ -43,11 +88,11 @@ def end_on_sigterm() -> None:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Expected failures end with one message instead of a traceback."""
-    from respect_core.store import StoreError
+    """Expected failures end with one message on standard error instead of a traceback."""
+    from respect_core.errors import ExpectedError
 
     try:
         yield
-    except (ValueError, StoreError, FileNotFoundError) as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+    except (ValueError, ExpectedError, FileNotFoundError) as error:
+        _complaints.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error

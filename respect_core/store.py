@@ -19,13 +19,15 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from respect_core.errors import ExpectedError
+
 # Files being written to a directory store; the listing does not see them. Leftovers of a killed process are
 # harmless and may be deleted at any time when nothing is writing.
 SCRATCH = ".scratch"
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-class StoreError(RuntimeError):
+class StoreError(ExpectedError):
     """The store cannot do what was asked. The message names store, key, reason and remedy, and no secret."""
 
 

@@ -20,6 +20,8 @@ from threading import Condition, Lock
 
 from pydantic import BaseModel
 
+from respect_core.errors import ExpectedError
+
 ProgressCallback = Callable[[int, int, str], None]
 """done, total, note."""
 
@@ -37,7 +39,7 @@ CUT_OFF = os.EX_TEMPFAIL
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 
 
-class WorkerFailed(RuntimeError):
+class WorkerFailed(ExpectedError):
     """The process ended without a result; the message carries the end of its log."""
 
 

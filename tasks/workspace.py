@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -27,6 +28,23 @@ class Workspace(BaseModel):
 
     def open(self) -> Store:
         return open_store(self.store_uri)
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def checked_name(name: str) -> str:
+    """The name of a run or study, which becomes that of a folder and a part of keys.
+
+    Raises:
+        ValueError: it could lead elsewhere, or be mistaken for something else.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name[:80]!r} cannot name a run: use letters, digits, dots, dashes and underscores, 64 at most, the "
+            "first a letter or digit, such as 'study-2'"
+        )
+    return name
 
 
 def workspace(root: Path, experiment: str = "respect") -> Workspace:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.terminal import Run, clear_errors, console, run_workspace
+from flows.terminal import Commands, Run, clear_errors, console, run_workspace
 
 if TYPE_CHECKING:
     from deployments.game.listener import Listener
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _PUBLIC = """RESPECT_USER_KEY is not set, so participants' ids become pseudonyms under a key that everybody knows, and
 whoever has the logs finds the ids by guessing. Stop, make a key, keep it, and set it from the first participant on:
 export RESPECT_USER_KEY=$(openssl rand -hex 32)"""
-app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+app = Commands(add_completion=False)
 
 
 @app.command()
@@ -49,7 +49,7 @@ def play(
     ),
 ) -> None:
     """People play in a browser; their games are in the next `respect round` (docs/game.md)."""
-    workspace = run_workspace(run)
+    workspace = run_workspace(run, new=True)
     import uvicorn
 
     from deployments.game import first_policy

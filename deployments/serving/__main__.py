@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.terminal import Run, clear_errors, run_workspace
+from flows.terminal import Commands, Run, clear_errors, run_workspace
 from respect_core.variants import ACTING
 
 
@@ -19,7 +19,7 @@ class Place(StrEnum):
     RAY = "ray"
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+app = Commands(add_completion=False)
 
 
 @app.command()

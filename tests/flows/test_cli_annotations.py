@@ -74,5 +74,6 @@ def test_the_dataset_alone_gives_tables(here: Path) -> None:
 def test_failures_are_told_in_one_message(here: Path) -> None:
     said = respect("import", "released", "nowhere", "--tangrams", "svg", code=1)
     assert "error: nowhere: no such folder; give the folder of the dataset's Parquet files" in said
+    Path("runs/empty").mkdir()
     said = respect("annotate", "sample", "--round", "3", "--variant", "b-fft", "--run", "empty", code=1)
     assert "no turns of round 3, variant 'b-fft'; import or export them first" in said

@@ -55,7 +55,7 @@ def test_similarity_of_actions_as_the_frozen_vision_tower_sees_the_images(run: P
 
 def test_a_run_that_is_not_there_is_not_made(run: Path) -> None:
     done = CliRunner().invoke(app, ["report", "--study", "other"])
-    assert done.exit_code == 1 and "no run 'other' in" in done.output
+    assert done.exit_code == 1 and "no run 'other' in" in done.stderr and "there are: mine" in done.stderr
     assert not (run.parent / "other").exists()
 
 

@@ -19,7 +19,7 @@ from flows.terminal import run_workspace
 
 @cli.app.command()
 def busy():
-    run_workspace("main")
+    run_workspace("main", new=True)
     from prefect import flow
     from prefect.context import get_run_context
 

@@ -43,6 +43,7 @@ def test_a_server_ends_with_the_command(tmp_path: Path, free_port: int, ending: 
 
 
 def test_mlflow_answers_and_ends_with_the_command(tmp_path: Path, free_port: int) -> None:
+    (tmp_path / "runs/r").mkdir(parents=True)
     command = ["-m", "flows.cli", "ui", "--run", "r", "--only", "mlflow", "--mlflow-port", str(free_port)]
     _answers_and_ends(command, tmp_path, f"http://127.0.0.1:{free_port}/health", signal.SIGINT)
 

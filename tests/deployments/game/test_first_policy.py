@@ -16,7 +16,7 @@ _GAME = """
 import time
 from flows.terminal import run_workspace
 
-place = run_workspace("main")
+place = run_workspace("main", new=True)
 from deployments.game import first_policy
 
 first_policy.provide(place, "main")
