@@ -175,6 +175,14 @@ def study_command(
         ),
     ] = ["b-fft,control"],  # noqa: B006  # Typer reads it
     games: Annotated[int, typer.Option(min=10, help="Games of every policy in every round.")] = 300,
+    anchor_games: Annotated[
+        int | None,
+        typer.Option(
+            min=10,
+            help="Games that measure the seed policy in round 0, and again as control in the last round; nobody learns "
+            "from those beyond --games. Default: four times as many.",
+        ),
+    ] = None,
     human_games: Annotated[int, typer.Option(min=0, help="Games between people (HH), in the last round.")] = 50,
     study_seed: Annotated[
         int, typer.Option(min=0, help="Drives contexts, speakers, sampling and training; another seed, another study.")
@@ -192,9 +200,11 @@ def study_command(
     learning = [name for name in named if name != CONTROL]
     if not learning:
         raise typer.BadParameter(f"{CONTROL} is deployed beside variants that learn: name one, e.g. b-fft,{CONTROL}")
+    if anchor_games is not None and anchor_games < games:
+        raise typer.BadParameter(f"--anchor-games {anchor_games} must be at least --games {games}")
     chosen = _variants(learning)
     workspace = run_workspace(run, new=True)
-    from flows.study import StudyParameters
+    from flows.study import ANCHORS, StudyParameters
     from flows.study import study as flow
     from tasks import progress, study_report
 
@@ -206,6 +216,7 @@ def study_command(
                 variants=chosen,
                 control=named == ["all"] or CONTROL in named,
                 games=games,
+                anchor_games=ANCHORS * games if anchor_games is None else anchor_games,
                 human_games=human_games,
                 study_seed=study_seed,
                 profile=profile,

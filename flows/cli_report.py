@@ -51,7 +51,7 @@ def report_command(
         from respect_core.export import export_everything
         from respect_core.human_eval import build_annotations
         from respect_core.report import PAGE, write
-        from tasks import run_facts
+        from tasks import run_facts, study_pairs
 
         store, folder = workspace.open(), out or workspace.root / "report"
         export_everything(store)
@@ -63,6 +63,7 @@ def report_command(
             systems=run_facts.systems(workspace.root),
             f=_image_similarity(workspace, similarity, annotated),
         )
+        evidence = study_pairs.of_study(evidence, workspace.root)
         changes = write(evidence, folder, store=store if games else None, facts=run_facts.facts(workspace.root))
     console.print(f"{evidence.games:,} games of {len(evidence.cells)} policies: {escape(str(folder / PAGE))}")
     if changes:

@@ -21,7 +21,7 @@ from flows.pools import leave
 from flows.promote import PromoteParameters, RollbackParameters
 from flows.round import RoundParameters, round
 from flows.simulate import SimulateParameters, simulate
-from flows.study import StudyParameters, study
+from flows.study import ANCHORS, StudyParameters, study
 from respect_core.variants import SEED, Profile, Variant
 from tasks.export import export_interactions
 from tasks.next_round import count_new, find_next_round
@@ -144,6 +144,7 @@ def run_study(
     variants: list[Variant] = [Variant.B_FFT],  # noqa: B006  # never changed; the form shows it
     rounds: int = 6,
     games: int = 300,
+    anchor_games: int | None = None,
     human_games: int = 50,
     control: bool = True,
     study_seed: int = 0,
@@ -158,6 +159,8 @@ def run_study(
         variants: Variants that play and learn.
         rounds: Rounds of learning; deployments are 0 to this number.
         games: Games of every policy in every round.
+        anchor_games: Games that measure the seed policy in round 0, and again as control in the last round; nobody
+            learns from those beyond `games`. Empty: four times as many.
         human_games: Games between people (HH), in the last round.
         control: Deploy the seed policy again in the last round.
         study_seed: Drives contexts, speakers, sampling and training seeds.
@@ -173,6 +176,7 @@ def run_study(
             variants=variants,
             control=control,
             games=games,
+            anchor_games=ANCHORS * games if anchor_games is None else anchor_games,
             human_games=human_games,
             study_seed=study_seed,
             profile=profile,

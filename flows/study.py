@@ -1,33 +1,41 @@
 """The paper's experiment with simulated speakers, as a Prefect flow (section 5, Deployment; figure 4).
 
 In round 0 the seed policy plays. In every later round each variant's version of the round before plays, all on the
-same fresh contexts, and learns from what the speakers wrote through the `round` flow as it is. In the last round
-there is play only; CONTROL, the seed policy deployed again, and people (HH) play beside the variants.
+same fresh contexts with the same speakers, and learns from what the speakers wrote through the `round` flow as it is.
+In the last round there is play only; CONTROL, the seed policy deployed again, and people (HH) play too.
+
+The seed policy plays more games than nobody learns from: in round 0 on contexts of its own, and as CONTROL on all
+contexts of round 0 again. How far users of the same policy changed is a difference of pairs, as is what a variant won
+over CONTROL.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from prefect import flow
+from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flows.round import RoundParameters, round
 from flows.seed import seed_policy
 from flows.turns import in_turn
-from respect_core.variants import CONTROL, HH, Variant
+from respect_core.variants import CONTROL, HH, Profile, Variant
 from tasks import progress
 from tasks import study as record
 from tasks.export import export_interactions
-from tasks.play import play_in_study, play_people
+from tasks.play import measure_in_study, play_in_study, play_people
 from tasks.references import RegisteredRef
 from tasks.report_page import publish_report
 from tasks.study import Started, StudyRound
 from tasks.study_report import report_study
 from tasks.workspace import Workspace
+
+ANCHORS = 4
+"""Games that measure the seed policy at the start and at the end, for each game of a policy in a round."""
 
 
 class StudyParameters(BaseModel):
@@ -41,11 +49,22 @@ class StudyParameters(BaseModel):
     )
     control: bool = Field(default=True, description="Deploy the seed policy again in the last round.")
     games: int = Field(default=300, ge=10, description="Games of every policy in every round.")
+    anchor_games: int = Field(
+        default_factory=lambda given: ANCHORS * int(given["games"]),
+        description="Games that measure the seed policy in round 0, and again as CONTROL in the last; nobody learns "
+        f"from those beyond `games`. At least as many as those; {ANCHORS} times as many by default.",
+    )
     human_games: int = Field(default=50, ge=0, description="Games between people (HH), in the last round.")
     study_seed: int = Field(default=0, ge=0, description="Drives contexts, speakers, sampling and training seeds.")
     profile: str = Field(default="tiny", description="Named configuration; needs simulated speakers, as tiny has.")
     seeds: int | None = Field(default=None, ge=1, description="Training seeds per variant; the profile's if empty.")
     max_steps: int | None = Field(default=None, ge=1, description="Optimizer steps; the profile's if empty.")
+
+    @model_validator(mode="after")
+    def _anchors(self) -> Self:
+        if self.anchor_games < self.games:
+            raise ValueError(f"anchor_games = {self.anchor_games} must be at least games = {self.games}")
+        return self
 
     def of_round(self, number: int) -> RoundParameters:
         """The parameters of one round's learning."""
@@ -108,14 +127,17 @@ def _round(
     seed = seed_policy(workspace, profile, round_parameters.validation)
     seeded = time.monotonic()
     policies = _policies(workspace, parameters, number, before, seed)
-    plays = [
-        play_in_study.submit(workspace, profile, policy, number, parameters.games, parameters.study_seed)
-        for policy in policies
+    plays: list[PrefectFuture[Any]] = [
+        *_measuring(workspace, parameters, profile, number, seed),
+        *(
+            play_in_study.submit(workspace, profile, policy, number, parameters.games, parameters.study_seed)
+            for policy in policies
+        ),
     ]
     people = HH if last and parameters.human_games else None
     if people:
         play_people(workspace, number, parameters.human_games, parameters.study_seed)
-    played = [play.result() for play in plays]
+    played = [games for play in plays if (games := play.result()) is not None]
     play = time.monotonic() - seeded
     if last:
         export_interactions(workspace, number)
@@ -123,8 +145,7 @@ def _round(
         learning = round(workspace, round_parameters, seconds_of_play=play, study_run=study_run)
     stages = learning["seconds"] if learning else {}
     seconds = {**stages, "seed": seeded - started, "play": play, "total": time.monotonic() - started}
-    deployed = [(policy, each.seconds) for policy, each in zip(policies, played, strict=True)]
-    return record.finish_round(workspace, number, deployed, people, learning, seconds, attempts)
+    return record.finish_round(workspace, number, policies, played, people, learning, seconds, attempts)
 
 
 def _policies(
@@ -138,3 +159,21 @@ def _policies(
     if parameters.control and number == parameters.rounds:
         policies.append(seed.model_copy(update={"variant": CONTROL}))
     return policies
+
+
+def _measuring(
+    workspace: Workspace, parameters: StudyParameters, profile: Profile, number: int, seed: RegisteredRef
+) -> list[PrefectFuture[Any]]:
+    """Games of the seed policy in the first and the last round that nobody learns from, all on contexts of round 0."""
+    if number == 0:
+        policy, skip = seed, parameters.games
+    elif parameters.control and number == parameters.rounds:
+        policy, skip = seed.model_copy(update={"variant": CONTROL}), 0
+    else:
+        return []
+    games = parameters.anchor_games - skip
+    return [
+        measure_in_study.submit(
+            workspace, profile, policy, number, games, parameters.study_seed, contexts_of=0, skip=skip
+        )
+    ]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from respect_core import actions
 from respect_core.bootstrap import RESAMPLES, Estimate, estimates, ratio, resampled
+from respect_core.interaction import InteractionLog, outcome_row, turn_rows
 from respect_core.store import Store
 from respect_core.tables import read_table
 
@@ -31,6 +32,7 @@ __all__ = [
     "Figures",
     "accurate_clicks",
     "counts",
+    "counts_of_logs",
     "figures",
     "rates",
     "ratio",
@@ -79,6 +81,12 @@ def counts(turns: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, A
             clicks[turn["interaction_id"]] += accurate_clicks(turn["action"], targets)
     rows = [(found[each]["success"], found[each]["turns"], *clicks[each]) for each in sorted(found)]
     return np.array(rows, dtype=np.int64).reshape(-1, len(COLUMNS))
+
+
+def counts_of_logs(logs: Sequence[InteractionLog]) -> dict[str, list[int]]:
+    """Count COLUMNS of every game that has an outcome, by interaction id."""
+    columns = counts((row for log in logs for row in turn_rows(log)), map(outcome_row, logs))
+    return dict(zip(sorted(log.interaction_id for log in logs if log.outcome), columns.tolist(), strict=True))
 
 
 def read_counts(store: Store, round: int, variant: str) -> Counts:

@@ -67,7 +67,7 @@ def page(
         facts=_facts(evidence, facts),
         grids={grid.number: grid for grid in grids},
         figures={number: _on_page(number, drawn) for number, drawn in figures.items()},
-        comparisons=comparisons(evidence),
+        comparisons=comparisons(evidence.comparisons),
         agreement=agreement(evidence),
         confusion_caption=_confusion_caption(evidence),
         decoders=decoders(evidence),

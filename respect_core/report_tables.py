@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from respect_core.cell import Cell
-from respect_core.evidence import Evidence
+from respect_core.evidence import Comparison, Evidence
 from respect_core.figures.confusions import decoded_policy
 from respect_core.metrics import Estimate
 from respect_core.report_changes import Changes
@@ -23,8 +23,13 @@ class Plain:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    def markdown(self) -> str:
+        """The table with its caption above."""
+        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
+        return "\n".join([f"{self.caption}\n", *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
 
-def comparisons(evidence: Evidence) -> Plain | None:
+
+def comparisons(compared: Sequence[Comparison]) -> Plain | None:
     """Policies on the contexts that both of them played."""
     return _plain(
         "Policies compared on the same contexts, with 95% intervals of the differences; wins and losses are contexts "
@@ -41,7 +46,7 @@ def comparisons(evidence: Evidence) -> Plain | None:
                 f"{each.result.wins} / {each.result.losses}",
                 "< 0.001" if each.result.p < 0.001 else f"{each.result.p:.3f}",
             )
-            for each in evidence.comparisons
+            for each in compared
         ),
     )
 

@@ -33,10 +33,35 @@ def play_in_study(
 ) -> PlayedRef:
     """Deploy a policy for a round of a study, under the name `policy.variant`.
 
-    All policies of the round play the same contexts, each in an order and with speakers of its own (section 5).
+    All policies of the round play the same contexts with the same speakers, each in an order of its own (section 5).
     """
     contexts, own = f"study-{study_seed}-{round}", f"{study_seed}-{policy.variant}"
     return _play(workspace, profile, policy, round, games, contexts_seed=contexts, seed=own, log=True)
+
+
+@task(name="measure", task_run_name="measure round {round} {policy.variant}", **PATIENT, cache_policy=NO_CACHE)
+def measure_in_study(
+    workspace: Workspace,
+    profile: Profile,
+    policy: RegisteredRef,
+    round: int,
+    games: int,
+    study_seed: int,
+    *,
+    contexts_of: int,
+    skip: int = 0,
+) -> PlayedRef | None:
+    """Let a policy play more games in a round of a study, outside the log: nobody learns from them.
+
+    Args:
+        games: how many; None is returned for 0.
+        contexts_of: the round whose contexts and speakers these are.
+        skip: contexts of it that come first and are left out.
+    """
+    if games == 0:
+        return None
+    contexts, own = f"study-{study_seed}-{contexts_of}", f"{study_seed}-{policy.variant}"
+    return _play(workspace, profile, policy, round, games, contexts_seed=contexts, seed=own, skip=skip, log=False)
 
 
 @task(name="simulate", task_run_name="simulate round {round} {variant}", **PATIENT, cache_policy=NO_CACHE)
@@ -91,6 +116,7 @@ def _play(
     contexts_seed: int | str,
     seed: int | str,
     log: bool,
+    skip: int = 0,
 ) -> PlayedRef:
     require_simulated_people(profile)
     version = registry.by_adapter_hash(workspace, policy.model, policy.adapter_hash)
@@ -106,19 +132,14 @@ def _play(
         variant=policy.variant,
         games=games,
         contexts_seed=contexts_seed,
+        skip=skip,
         seed=seed,
         log=log,
     )
     directory = workspace.scratch / f"round={round}" / policy.variant / ("play" if log else "replay")
     with progress.bar(f"{'play' if log else 'replay'} {policy.variant}", games) as bar:
         result = PlayResult.model_validate_json(process.run(spec, directory, bar.update).read_text())
-    return PlayedRef(
-        variant=policy.variant,
-        games=result.games,
-        success=result.success,
-        turns_per_game=result.turns_per_game,
-        seconds=result.seconds,
-    )
+    return PlayedRef(variant=policy.variant, counts=result.counts, seconds=result.seconds)
 
 
 def seconds_played(*played: PlayedRef | None) -> float:

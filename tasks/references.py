@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Reference(BaseModel):
@@ -107,10 +107,23 @@ class PlayedRef(_Reference):
     """Figures of games that a policy played. Constrained decoding writes no illegal action, so none are counted."""
 
     variant: str
-    games: int
-    success: float
-    turns_per_game: float
+    counts: dict[str, list[int]] = Field(description="respect_core.metrics.COLUMNS of each game, by id of its context")
     seconds: float
+
+    @property
+    def games(self) -> int:
+        return len(self.counts)
+
+    @property
+    def success(self) -> float:
+        return self._mean(0)
+
+    @property
+    def turns_per_game(self) -> float:
+        return self._mean(1)
+
+    def _mean(self, column: int) -> float:
+        return sum(game[column] for game in self.counts.values()) / len(self.counts)
 
 
 class EvaluatedRef(_Reference):

@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from respect_core.evidence import gather
 from respect_core.human_eval import build_annotations
 from respect_core.report import PAGE, write
-from tasks import registry, run_facts
+from tasks import registry, run_facts, study_pairs
 from tasks.retries import PATIENT
 from tasks.workspace import Workspace
 
@@ -28,6 +28,7 @@ def publish_report(workspace: Workspace, run_id: str, up_to: int, key: str) -> P
     build_annotations(store)
     systems = run_facts.systems(workspace.root)
     evidence = gather(store, workspace.root.name, run=workspace.root, systems=systems, up_to=up_to)
+    evidence = study_pairs.of_study(evidence, workspace.root, up_to)
     write(evidence, out, store=store, up_to=up_to, facts=run_facts.facts(workspace.root))
     registry.client(workspace).log_artifacts(run_id, str(out), "report")
     create_link_artifact(_address(workspace, run_id, out / PAGE), link_text=f"Report up to round {up_to}", key=key)

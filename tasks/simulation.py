@@ -22,9 +22,27 @@ def speaker_factory() -> speakers.SpeakerFactory:
     return speakers.speaker_factory(speakers.values_of(tangrams.procedural_pool().tangrams))
 
 
-def play_contexts(games: int, seed: int | str) -> list[GameContext]:
-    """Contexts on main-split tangrams, which the seed policy has never seen (section 5)."""
-    return contexts.sample(tangrams.procedural_pool().main, games, f"play-{seed}")
+def play_contexts(games: int, seed: int | str, *, stratified: bool = False) -> list[GameContext]:
+    """Draw contexts of main-split tangrams, which the seed policy has never seen (section 5).
+
+    Args:
+        stratified: as many of each number of targets (`contexts.sample`).
+    """
+    return contexts.sample(tangrams.procedural_pool().main, games, f"play-{seed}", stratified=stratified)
+
+
+def simulated_contexts(games: int, seed: int | str, skip: int = 0) -> list[GameContext]:
+    """Contexts that simulated users play, stratified by their number of targets.
+
+    Args:
+        games: how many, after the first `skip`.
+    """
+    return play_contexts(skip + games, seed, stratified=True)[skip:]
+
+
+def speakers_of(contexts_seed: int | str) -> speakers.MakeSpeaker:
+    """Speakers that depend on the context and its seed alone, whoever plays: policies are compared in pairs."""
+    return lambda context, _: speaker_factory()(context, contexts_seed)
 
 
 def ensure_images(store: Store, games: list[GameContext]) -> set[str]:
@@ -37,9 +55,9 @@ def ensure_images(store: Store, games: list[GameContext]) -> set[str]:
 
 def human_games(store: Store, games: int, contexts_seed: str, *, seed: str, round: int) -> list[InteractionLog]:
     """Games between people on the contexts of that seed (HH); their images are in the store."""
-    contexts = play_contexts(games, contexts_seed)
+    contexts = simulated_contexts(games, contexts_seed)
     ensure_images(store, contexts)
-    return speakers.human_games(contexts, speaker_factory(), seed=seed, round=round)
+    return speakers.human_games(contexts, speakers_of(contexts_seed), seed=seed, round=round)
 
 
 def make_d0(store: Store, profile: Profile) -> None:

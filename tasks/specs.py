@@ -93,7 +93,10 @@ class PlaySpec(PolicyWork):
     variant: str
     games: int
     contexts_seed: int | str
-    seed: int | str = Field(description="of speakers, of the policy's sampling and of the order of games")
+    skip: int = Field(default=0, description="contexts of that seed that come before those to play")
+    seed: int | str = Field(
+        description="of the policy's sampling and of the order of games; speakers have contexts_seed"
+    )
     log: bool = Field(description="append the games to the interaction log; replays are only counted")
 
     @property
@@ -104,11 +107,9 @@ class PlaySpec(PolicyWork):
 
 
 class PlayResult(BaseModel):
-    """Figures of a batch of games; the games themselves are in the log. Seconds are filled in at the end."""
+    """Counts of a batch of games; the games themselves are in the log. Seconds are filled in at the end."""
 
-    games: int
-    success: float
-    turns_per_game: float
+    counts: dict[str, list[int]] = Field(description="respect_core.metrics.COLUMNS of each game, by id of its context")
     seconds: float = 0.0
 
 

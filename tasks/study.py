@@ -20,7 +20,7 @@ from respect_core.variants import Profile
 from respect_core.versions import base_sha256, code_version
 from tasks import registry
 from tasks.files import write_whole
-from tasks.references import RegisteredRef
+from tasks.references import PlayedRef, RegisteredRef
 from tasks.register import reference
 from tasks.workspace import Workspace
 
@@ -51,9 +51,14 @@ class Started(_Record):
 
 
 class Deployed(_Record):
-    """One policy in one round. `games`: respect_core.metrics.COLUMNS of each."""
+    """One policy in one round.
+
+    `games`: respect_core.metrics.COLUMNS of each. `contexts`: id of each game's context; none of games between people,
+    and in records of earlier releases.
+    """
 
     games: list[list[int]]
+    contexts: list[str] = []
     version: str | None = None  # e.g. respect.b-fft/3; none for people
     val_exact_match: float | None = None
     illegal_actions: int | None = None  # greedy and unconstrained, on the validation set
@@ -98,6 +103,11 @@ def start_or_resume(workspace: Workspace, parameters: BaseModel, profile: Profil
     if file.exists():
         known = Started.model_validate_json(file.read_bytes())
         for name, before, now in differences(known, given):
+            if name not in known.settings():
+                raise ValueError(
+                    f"the study in {workspace.root} was started by a release that did not have {name}, and its rounds "
+                    "were measured in another way; finish it with that release, or start it again with another --run"
+                )
             raise ValueError(
                 f"the study in {workspace.root} was started with {name} = {before}, now it is {now}; go on with the "
                 "same, or give the new study another --run"
@@ -162,7 +172,8 @@ def begin_round(workspace: Workspace, round: int) -> list[str]:
 def finish_round(
     workspace: Workspace,
     round: int,
-    deployed: Sequence[tuple[RegisteredRef, float]],
+    deployed: Sequence[RegisteredRef],
+    played: Sequence[PlayedRef],
     people: str | None,
     learning: dict[str, Any] | None,
     seconds: Mapping[str, float],
@@ -171,24 +182,27 @@ def finish_round(
     """Measure a round's games and write its file, which ends the round.
 
     Args:
-        deployed: the policies and the seconds that each played.
+        deployed: the policies.
+        played: their games, in one or more batches of each.
         people: the name under which people played, if they did.
         learning: summary of the `round` flow, where there was one.
         attempts: from `begin_round`.
     """
-    store = workspace.open()
     policies = {}
-    for policy, played in deployed:
+    for policy in deployed:
         validated = registry.client(workspace).get_run(policy.run_id).data.metrics
+        batches = [each for each in played if each.variant == policy.variant]
+        games = {context: game for batch in batches for context, game in batch.counts.items()}
         policies[policy.variant] = Deployed(
-            games=read_counts(store, round, policy.variant).tolist(),
+            games=list(games.values()),
+            contexts=list(games),
             version=f"{policy.model}/{policy.version}",
             val_exact_match=validated["val_exact_match"],
             illegal_actions=int(validated["illegal_actions"]),
-            seconds=played,
+            seconds=sum(batch.seconds for batch in batches),
         )
     if people:
-        policies[people] = Deployed(games=read_counts(store, round, people).tolist())
+        policies[people] = Deployed(games=read_counts(workspace.open(), round, people).tolist())
     variants = learning["variants"] if learning else {}
     learned = {name: f"{each['model']}/{each['version']}" for name, each in variants.items()}
     result = StudyRound(

@@ -17,13 +17,14 @@ from rich.table import Table
 
 from respect_core import result_tables
 from respect_core.cell import Cell
-from respect_core.evidence import Cells, rounds_of, shared_round_0
+from respect_core.evidence import Cells, Comparison, rounds_of, shared_round_0
 from respect_core.figures.curves import figure_4
 from respect_core.figures.style import save
-from respect_core.metrics import Counts, Figures, figures
+from respect_core.metrics import Counts, Estimate, Figures, figures
+from respect_core.report_tables import comparisons, points
 from respect_core.result_tables import TABLES, grid
 from respect_core.variants import SEED
-from tasks import registry, study
+from tasks import registry, study, study_pairs
 from tasks.files import write_whole
 from tasks.retries import PATIENT
 from tasks.study import Deployed, Started, StudyRound
@@ -39,13 +40,16 @@ def report_study(
 ) -> dict[str, Any]:
     """Write and publish what the finished rounds show; returns the summary. Doing it again changes nothing."""
     measured = results([started], [finished])
-    summary = summarise([started], [finished], measured)
-    files = write(workspace.root, summary, measured, f"profile {started.name}, study seed {summary['study_seed']}")
+    compared = list(study_pairs.comparisons([finished]))
+    summary = summarise([started], [finished], measured, compared)
+    files = write(
+        workspace.root, summary, measured, compared, f"profile {started.name}, study seed {summary['study_seed']}"
+    )
     _log_curves(workspace, started.mlflow_run, finished, measured)
     for file in files:
         registry.client(workspace).log_artifact(started.mlflow_run, str(file))
-    tables = "\n".join(result_tables.markdown(grid(table, measured)) for table in TABLES)
-    create_markdown_artifact(tables, key="study", description="Tables 2 to 4 of the paper for this study")
+    tables = [*(result_tables.markdown(grid(table, measured)) for table in TABLES), *_paired(compared)]
+    create_markdown_artifact("\n".join(tables), key="study", description="Tables 2 to 4 of the paper for this study")
     if ended:
         registry.end_run(workspace, started.mlflow_run)
     return summary
@@ -71,9 +75,12 @@ def combine(runs: Sequence[Path], root: Path) -> dict[str, Any]:
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"study seeds {seeds}: each study must have a seed of its own to count as a repetition")
     measured = results(starts, studies)
-    summary = summarise(starts, studies, measured)
+    compared = list(study_pairs.comparisons(studies))
+    summary = summarise(starts, studies, measured, compared)
     root.mkdir(parents=True, exist_ok=True)
-    write(root, summary, measured, f"profile {starts[0].name}, mean of study seeds {', '.join(map(str, seeds))}")
+    write(
+        root, summary, measured, compared, f"profile {starts[0].name}, mean of study seeds {', '.join(map(str, seeds))}"
+    )
     return summary
 
 
@@ -88,13 +95,16 @@ def results(starts: Sequence[Started], studies: Studies) -> Cells:
     return shared_round_0(measured, starts[0].parameters["variants"])
 
 
-def summarise(starts: Sequence[Started], studies: Studies, measured: Cells) -> dict[str, Any]:
+def summarise(
+    starts: Sequence[Started], studies: Studies, measured: Cells, compared: Sequence[Comparison]
+) -> dict[str, Any]:
     """The summary in its documented shape. Of several studies: means over them, and `study_seed` is a list.
 
     `code_versions` are those of all attempts at a round, None where its record does not say.
     """
     seeds = [started.parameters["study_seed"] for started in starts]
     rounds = [each for finished in studies for each in finished]
+    pairs = {(each.policy, each.round): _pair(each) for each in compared}
     versions = [version for each in rounds for version in (each.attempts or (None,))]
     return {
         "profile": starts[0].name,
@@ -105,6 +115,7 @@ def summarise(starts: Sequence[Started], studies: Studies, measured: Cells) -> d
                 "round": number,
                 "policies": {
                     policy: _policy(measured_here, _deployed(studies, policy, number))
+                    | {"paired": pairs.get((policy, number))}
                     for policy, by_round in measured.items()
                     if number in by_round and (measured_here := by_round[number].figures)
                 },
@@ -118,18 +129,28 @@ def summarise(starts: Sequence[Started], studies: Studies, measured: Cells) -> d
     }
 
 
-def write(root: Path, summary: Mapping[str, Any], measured: Cells, title: str) -> list[Path]:
-    """summary.json, a CSV and a Markdown file for each table, and figure 4 as SVG and PNG; returns their paths."""
+def write(
+    root: Path, summary: Mapping[str, Any], measured: Cells, compared: Sequence[Comparison], title: str
+) -> list[Path]:
+    """Write summary.json, a CSV and a Markdown file for each table, pairs.md, figure 4 as SVG and PNG; return them."""
     write_whole(root / "summary.json", json.dumps(summary, indent=2) + "\n")
+    pairs = root / "pairs.md"
+    for text in _paired(compared):
+        write_whole(pairs, text)
     tables = result_tables.write([grid(table, measured) for table in TABLES], root)
     drawn = figure_4(measured, title=title)
-    return [root / "summary.json", *tables, *(save(drawn, root / "figure-4") if drawn else [])]
+    return [
+        root / "summary.json",
+        *tables,
+        *([pairs] if compared else []),
+        *(save(drawn, root / "figure-4") if drawn else []),
+    ]
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
     """The study on the terminal."""
     table = Table(
-        *("round", "policy", "games", "success", "turns", "clicks", "match", "illegal"),
+        *("round", "policy", "games", "success", "points, same games", "turns", "clicks", "match", "illegal"),
         title="Games won, turns per game, click accuracy; exact match and illegal actions on the validation set",
     )
     for each in summary["rounds"]:
@@ -138,6 +159,7 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
             table.add_row(
                 *(str(each["round"]), policy, str(values["games"])),
                 f"{values['success']:.1%} [{low:.0%}, {high:.0%}]",
+                _difference(values["paired"]),
                 f"{values['turns_per_game']:.2f}",
                 *(_shown(values[name], ".1%") for name in ("click_accuracy", "val_exact_match")),
                 _shown(values["illegal_actions"], ".0f"),
@@ -166,6 +188,32 @@ def _policy(measured: Figures, deployed: Sequence[Deployed]) -> dict[str, Any]:
         **_mean([each.model_dump(include={"illegal_actions", "val_exact_match", "seconds"}) for each in deployed]),
     }
     return values | ({"version": deployed[0].version} if len(deployed) == 1 else {})
+
+
+def _pair(compared: Comparison) -> dict[str, Any]:
+    """A difference on the same contexts with the same speakers, for the summary."""
+    success, turns = compared.result.success, compared.result.turns_per_game
+    return {
+        "over": compared.other,
+        "contexts": compared.result.contexts,
+        "success": success.value,
+        "ci95": [success.low, success.high],
+        "turns_per_game": turns.value,
+        "turns_ci95": [turns.low, turns.high],
+        "p": compared.result.p,
+    }
+
+
+def _paired(compared: Sequence[Comparison]) -> list[str]:
+    """The table of pairs in Markdown; none without pairs."""
+    table = comparisons(compared)
+    return [table.markdown()] if table else []
+
+
+def _difference(pair: Mapping[str, Any] | None) -> str:
+    if pair is None:
+        return result_tables.DASH
+    return f"{points(Estimate(pair['success'], *pair['ci95']))} over {pair['over']}"
 
 
 def _deployed(studies: Studies, policy: str, number: int) -> list[Deployed]:

@@ -133,6 +133,7 @@ def decode(spec: DecodeSpec) -> dict[str, Any]:
 def play(spec: PlaySpec) -> dict[str, Any]:
     """Play games with simulated speakers, logging them where asked for; games in the log are not played again."""
     from respect_core.interaction_log import append_logs, find_logs, read_logs
+    from respect_core.metrics import counts_of_logs
 
     store, partition = spec.workspace.open(), Partition(spec.round, spec.variant)
     logged = find_logs(store, partition, spec.batch) if spec.log else None
@@ -140,9 +141,7 @@ def play(spec: PlaySpec) -> dict[str, Any]:
     if spec.log:
         append_logs(store, logs, spec.batch)
     return PlayResult(
-        games=len(logs),
-        success=sum(log.outcome is not None and log.outcome.success for log in logs) / len(logs),
-        turns_per_game=sum(len(log.turns) for log in logs) / len(logs),
+        counts={name.split(f"-s{spec.seed}-", 1)[1]: columns for name, columns in counts_of_logs(logs).items()}
     ).model_dump()
 
 
@@ -151,7 +150,7 @@ def _played(spec: PlaySpec, store: Store) -> list[InteractionLog]:
     from respect_core.policy import Policy
     from tasks import simulation
 
-    contexts = simulation.play_contexts(spec.games, spec.contexts_seed)
+    contexts = simulation.simulated_contexts(spec.games, spec.contexts_seed, spec.skip)
     random.Random(f"order-{spec.seed}").shuffle(contexts)
     images = simulation.ensure_images(store, contexts)
     base = _base(spec)
@@ -159,7 +158,7 @@ def _played(spec: PlaySpec, store: Store) -> list[InteractionLog]:
     return play_games(
         policy,
         contexts,
-        simulation.speaker_factory(),
+        simulation.speakers_of(spec.contexts_seed),
         round=spec.round,
         variant=spec.variant,
         policy=spec.policy,

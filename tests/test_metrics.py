@@ -11,7 +11,7 @@ from samples import IMAGES, game, with_images
 from respect_core.export import export
 from respect_core.interaction import Outcome, outcome_row, turn_rows
 from respect_core.interaction_log import append_logs
-from respect_core.metrics import accurate_clicks, counts, figures, ratio, read_counts
+from respect_core.metrics import accurate_clicks, counts, counts_of_logs, figures, ratio, read_counts
 from respect_core.store import Store
 
 
@@ -40,6 +40,7 @@ def test_counts_of_games_by_hand() -> None:
     logs = [won, lost, unknown]
     found = counts([row for log in logs for row in turn_rows(log)], [outcome_row(log) for log in logs])
     assert found.tolist() == [[0, 3, 1, 4], [1, 3, 3, 4]]
+    assert counts_of_logs(logs) == {"g0": [0, 3, 1, 4], "g1": [1, 3, 3, 4]}
 
 
 def test_counts_are_read_from_the_tables(store: Store) -> None:

@@ -33,14 +33,21 @@ class GameContext:
         return "".join(letter for letter, image in zip(LETTERS, self.images, strict=False) if image in self.targets)
 
 
-def sample(split: Sequence[str], n: int, seed: int | str, *, prefix: str = "game") -> list[GameContext]:
-    """n contexts drawn at random from a split's image ids.
+def sample(
+    split: Sequence[str], n: int, seed: int | str, *, prefix: str = "game", stratified: bool = False
+) -> list[GameContext]:
+    """Draw n contexts at random from a split's image ids.
 
     The same arguments give the same contexts, and a larger n only adds to them.
+
+    Args:
+        stratified: as many contexts of each number of targets, one more or less; otherwise the number is random.
+            Games with more targets are harder, so success rates of two samples differ less.
     """
     if len(split) < IMAGES:
         raise ValueError(f"a context needs {IMAGES} images, the split has {len(split)}")
     ids = sorted(split)
+    order = random.Random(f"targets-{seed}").sample(TARGETS, len(TARGETS))
     contexts = []
     for number in range(n):
         rng = random.Random(f"context-{seed}-{number}")
@@ -48,7 +55,7 @@ def sample(split: Sequence[str], n: int, seed: int | str, *, prefix: str = "game
         speaker_order = rng.sample(images, IMAGES)
         while speaker_order == images:
             speaker_order = rng.sample(images, IMAGES)
-        targets = rng.sample(images, rng.choice(TARGETS))
+        targets = rng.sample(images, order[number % len(order)] if stratified else rng.choice(TARGETS))
         contexts.append(
             GameContext(f"{prefix}-{seed}-{number:04d}", tuple(images), tuple(speaker_order), tuple(sorted(targets)))
         )

@@ -8,7 +8,7 @@ a cooperative human listener would take; that serves human-human games, and noth
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from respect_core.actions import LETTERS, Action
@@ -172,6 +172,10 @@ class SpeakerFactory:
         return SimulatedSpeaker(context, self.values, self.dialect, rng, self.manners)
 
 
+MakeSpeaker = Callable[[GameContext, int | str], SimulatedSpeaker]
+"""From a context and a seed, as `SpeakerFactory` is."""
+
+
 def values_of(tangrams: Mapping[str, Tangram]) -> dict[str, Values]:
     """What can be said about each tangram, by id."""
     return {image: attributes.values(tangram) for image, tangram in tangrams.items()}
@@ -185,7 +189,7 @@ def speaker_factory(
 
 
 def human_games(
-    contexts: Sequence[GameContext], speaker_factory: SpeakerFactory, *, seed: int | str, round: int = 0
+    contexts: Sequence[GameContext], speaker_factory: MakeSpeaker, *, seed: int | str, round: int = 0
 ) -> list[InteractionLog]:
     """Games in which the listener is a person too: one who takes the action the speaker intends (variant hh).
 

@@ -25,11 +25,12 @@ from respect_core.interaction_log import read_logs
 from respect_core.variants import Objective, Variant
 from respect_core.versions import code_version
 from tasks import game_sets, registry
+from tasks.study import finished_rounds
 from tasks.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(1200)  # the study itself is in the set-up of the first test
 
-PARAMETERS = StudyParameters(rounds=1, variants=[Variant.B_FFT], games=10, human_games=4, study_seed=3)
+PARAMETERS = StudyParameters(rounds=1, variants=[Variant.B_FFT], games=10, anchor_games=14, human_games=4, study_seed=3)
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,10 @@ def _logs(place: Workspace, round: int, variant: str) -> list[InteractionLog]:
 
 
 def test_what_was_done_before_the_interruption_is_not_done_again(played: Played) -> None:
-    assert played.first == ["train 0 seed", "play 0 seed", "decode None None", "train 0 b-fft"]
-    assert sorted(played.second) == ["play 0 seed", "play 1 b-fft", "play 1 control"]  # the first found its games
+    assert sorted(played.first[1:3]) == ["play 0 seed"] * 2  # what is logged, and what only measures
+    assert [*played.first[:1], *played.first[3:]] == ["train 0 seed", "decode None None", "train 0 b-fft"]
+    # The first found its games.
+    assert sorted(played.second) == ["play 0 seed", "play 1 b-fft", "play 1 control", "play 1 control"]
     assert len(_logs(played.place, 0, "seed")) == 10
     assert not played.place.open().keys("set_aside/")
 
@@ -108,22 +111,68 @@ def test_the_summary_has_its_documented_shape(played: Played) -> None:
 
 
 def test_figures_are_those_of_the_log(played: Played) -> None:
-    for round, variant, policy in [(0, "seed", "b-fft"), (1, "control", "control")]:
-        logs = _logs(played.place, round, variant)
-        figures = played.summary["rounds"][round]["policies"][policy]
-        assert figures["success"] == sum(log.outcome.success for log in logs if log.outcome) / 10
-        assert figures["turns_per_game"] == sum(len(log.turns) for log in logs) / 10
+    logs = _logs(played.place, 1, "b-fft")
+    figures = played.summary["rounds"][1]["policies"]["b-fft"]
+    assert figures["success"] == sum(log.outcome.success for log in logs if log.outcome) / 10
+    assert figures["turns_per_game"] == sum(len(log.turns) for log in logs) / 10
 
 
-def test_all_play_the_same_fresh_contexts_with_speakers_of_their_own(played: Played) -> None:
+def test_the_seed_policy_is_measured_on_more_games_than_are_learned_from(played: Played) -> None:
+    first, last = (each["policies"] for each in played.summary["rounds"])
+    assert (first["b-fft"]["games"], last["b-fft"]["games"], last["control"]["games"]) == (14, 10, 10 + 14)
+    for round, policy, games in ((0, "seed", 14), (1, "control", 24)):
+        assert len(_logs(played.place, round, policy)) == 10  # the others are no part of any log
+        record = finished_rounds(played.place.root / "study")[round].policies[policy]
+        assert len(set(record.contexts)) == len(record.games) == games
+
+
+def test_differences_are_those_of_pairs(played: Played) -> None:
+    before, after = finished_rounds(played.place.root / "study")
+    games = {
+        name: dict(zip(each.contexts, each.games, strict=True))
+        for name, each in [("seed", before.policies["seed"]), *after.policies.items()]
+        if each.contexts
+    }
+    policies = played.summary["rounds"][1]["policies"]
+    for policy, other, over, contexts in (("b-fft", "control", "control", 10), ("control", "seed", "round 0", 14)):
+        both = games[policy].keys() & games[other].keys()
+        pair = policies[policy]["paired"]
+        assert (pair["over"], pair["contexts"], len(both)) == (over, contexts, contexts)
+        assert pair["success"] == pytest.approx(
+            sum(games[policy][each][0] - games[other][each][0] for each in both) / contexts
+        )
+        assert pair["ci95"][0] <= pair["success"] <= pair["ci95"][1]
+    assert policies["hh"]["paired"] is None
+    assert all(each["paired"] is None for each in played.summary["rounds"][0]["policies"].values())
+    root = played.place.root
+    assert "| 1 | CONTROL over ROUND 0 | 14 |" in (root / "pairs.md").read_text()
+    assert "CONTROL over ROUND 0" in (root / "report" / "index.html").read_text()
+
+
+def test_the_reports_figures_are_the_summarys(played: Played) -> None:
+    reported = json.loads((played.place.root / "report" / "report.json").read_text())["values"]
+    success = {(each["row"], each["column"]): each["value"] for each in reported if each["table"] == 2}
+    for each in played.summary["rounds"]:
+        for policy, values in each["policies"].items():
+            assert success[policy, str(each["round"])] == values["success"]
+
+
+def test_contexts_of_a_round_are_stratified_by_their_number_of_targets(played: Played) -> None:
+    targets = [len(log.outcome.targets) for log in _logs(played.place, 1, "b-fft") if log.outcome]
+    assert sorted(targets.count(each) for each in (3, 4, 5)) == [3, 3, 4]
+
+
+def test_all_play_the_same_fresh_contexts_with_the_same_speakers(played: Played) -> None:
     mine, control, people = (_logs(played.place, 1, variant) for variant in ("b-fft", "control", "hh"))
     contexts = {tuple(log.context) for log in mine}
     assert len(contexts) == 10
     assert {tuple(log.context) for log in control} == contexts >= {tuple(log.context) for log in people}
     assert not contexts & {tuple(log.context) for log in _logs(played.place, 0, "seed")}
     assert [log.context for log in mine] != [log.context for log in control]  # each in an order of its own
-    opening = [{tuple(log.context): log.turns[0].utterance for log in logs} for logs in (mine, control)]
-    assert opening[0] != opening[1]
+    opening = [{tuple(log.context): log.turns[0].utterance for log in logs} for logs in (mine, control, people)]
+    assert opening[0] == opening[1] and opening[2].items() <= opening[0].items()
+    actions = [{tuple(log.context): [turn.action for turn in log.turns] for log in logs} for logs in (mine, control)]
+    assert actions[0] != actions[1]
 
 
 def test_the_round_learned_from_its_own_log_alone(played: Played) -> None:
@@ -176,8 +225,18 @@ def other_profile(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_another_study_in_its_place_is_refused_by_field(played: Played) -> None:
-    with pytest.raises(ValueError, match=r"started with games = 10, now it is 20.*--run"):
-        study(played.place, PARAMETERS.model_copy(update={"games": 20}))
+    with pytest.raises(ValueError, match=r"started with games = 10, now it is 12.*--run"):
+        study(played.place, PARAMETERS.model_copy(update={"games": 12}))
+
+
+def test_a_study_of_an_earlier_release_is_refused_by_field(played: Played, tmp_path: Path) -> None:
+    place, folder = workspace(tmp_path), tmp_path / "study"
+    folder.mkdir()
+    known = json.loads((played.place.root / "study" / "study.json").read_text())
+    del known["parameters"]["anchor_games"]
+    (folder / "study.json").write_text(json.dumps(known))
+    with pytest.raises(ValueError, match=r"a release that did not have anchor_games.*another --run"):
+        study(place, PARAMETERS)
 
 
 def test_another_recipe_is_refused_by_field(played: Played, other_profile: None) -> None:

@@ -26,6 +26,20 @@ def test_contexts_follow_the_rules_and_their_seed(seed: int, n: int) -> None:
         ]
 
 
+@settings(max_examples=40)
+@given(st.integers(0, 10**6), st.integers(1, 40))
+def test_strata_are_even_at_every_length(seed: int, n: int) -> None:
+    games = contexts.sample(SPLIT, n, seed, stratified=True)
+    sizes = [len(game.targets) for game in games]
+    counts = [sizes.count(each) for each in contexts.TARGETS]
+    assert max(counts) - min(counts) <= 1
+    assert games == contexts.sample(SPLIT, n + 5, seed, stratified=True)[:n]
+
+
+def test_a_single_stratified_context_may_have_any_number_of_targets() -> None:
+    assert {len(contexts.sample(SPLIT, 1, seed, stratified=True)[0].targets) for seed in range(30)} == {3, 4, 5}
+
+
 def test_seeds_differ() -> None:
     assert contexts.sample(SPLIT, 3, 1) != contexts.sample(SPLIT, 3, 2)
 
