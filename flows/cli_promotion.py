@@ -30,6 +30,10 @@ def promote_command(
     user_share_cap: Annotated[
         float | None, typer.Option(min=0, max=1, help="Largest share of one user in its data. Default: the gate's.")
     ] = None,
+    min_feedback_turns: Annotated[
+        int | None,
+        typer.Option(min=1, help="Turns with feedback that it must have learned from. Default: the gate's."),
+    ] = None,
     approve: Annotated[bool, typer.Option(help="Wait for a person to approve on the run's page in Prefect.")] = False,
     reason: Reason = "",
     actor: Actor = "",
@@ -51,6 +55,7 @@ def promote_command(
                 validation=validation,
                 margin=margin,
                 user_share_cap=user_share_cap,
+                min_feedback_turns=min_feedback_turns,
                 approve=approve,
                 actor=actor,
                 reason=reason,

@@ -51,6 +51,9 @@ class PromoteParameters(BaseModel):
     user_share_cap: float | None = Field(
         default=None, ge=0, le=1, description="Largest share of one user in what it learned from; the gate's if empty."
     )
+    min_feedback_turns: int | None = Field(
+        default=None, ge=1, description="Turns with feedback that it must have learned from; the gate's if empty."
+    )
     approve: bool = Field(default=False, description="Once the gate is passed, wait for a person to approve in the UI.")
     actor: str = Field(default="", description="Who asks; empty: the account that runs it.")
     reason: str = Field(default="", description="Why, for the ledger.")
@@ -62,6 +65,8 @@ class PromoteParameters(BaseModel):
             found = replace(found, margin=self.margin)
         if self.user_share_cap is not None:
             found = replace(found, user_share_cap=self.user_share_cap)
+        if self.min_feedback_turns is not None:
+            found = replace(found, min_feedback_turns=self.min_feedback_turns)
         return found
 
 

@@ -25,6 +25,7 @@ class GateConfig:
     confidence: float = 0.95  # one-sided, of a loss being certain
     resamples: int = 10_000  # of the validation games
     min_games: int = 10  # fewer validation games tell nothing
+    min_feedback_turns: int = 100  # fewer turns with feedback behind it, and what it learned is chance
     illegal_cap: float = 0.01  # illegal greedy actions per validation turn: less than this
     user_share_cap: float = 0.2  # of the turns with feedback that it learned from, by any one user: at most this
     seed: int = 0  # of the resampling
@@ -57,10 +58,12 @@ class Evidence:
 
     `right`: whether the greedy action was the validation turn's. `illegal_actions`: how many of the greedy actions on
     these turns were illegal. `learned`: turns with feedback that it learned from, by user. `unusable`: why the adapter
-    does not load or act, or that nobody knows what it learned from; empty where all is well.
+    does not load or act, or that nobody knows what it learned from; empty where all is well. `adapter_hash`: its
+    weights by content; two policies that have the same are one.
     """
 
     policy: str
+    adapter_hash: str = ""
     right: Mapping[TurnKey, bool] = field(default_factory=dict)
     illegal_actions: int = 0
     learned: Mapping[str, int] = field(default_factory=dict)
@@ -101,7 +104,10 @@ def judge(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Verdic
             f"{candidate.policy} was validated on {len(candidate.right)} turns and {deployed.policy} on "
             f"{len(deployed.right)}, which must be the same and some; validate both on one game set"
         )
-    found = [*_exact_match(candidate, deployed, config), _illegal(candidate, config), _user_share(candidate, config)]
+    if candidate.adapter_hash and candidate.adapter_hash == deployed.adapter_hash:
+        same = f"{candidate.policy} has the weights of {deployed.policy}, which is deployed: it learned nothing since"
+        return Verdict(False, (same,), {})
+    found = [*_exact_match(candidate, deployed, config), _illegal(candidate, config), *_learned(candidate, config)]
     promote = all(each.passed for each in found)
     reasons = tuple(each.sentence for each in found if promote or not each.passed)
     return Verdict(promote, reasons, {name: value for each in found for name, value in each.figures.items()})
@@ -158,10 +164,16 @@ def _illegal(candidate: Evidence, config: GateConfig) -> _Finding:
     return _Finding(passed, sentence, {"illegal_actions": candidate.illegal_actions, "illegal_share": share})
 
 
-def _user_share(candidate: Evidence, config: GateConfig) -> _Finding:
+def _learned(candidate: Evidence, config: GateConfig) -> Iterator[_Finding]:
     total = sum(candidate.learned.values())
+    if total < config.min_feedback_turns:
+        sentence = (
+            f"it learned from {total} turns with feedback, of {len(candidate.learned)} users, which is too little; the "
+            f"gate asks for {config.min_feedback_turns} turns"
+        )
+        yield _Finding(False, sentence, {"feedback_turns": total})
     if not total:
-        return _Finding(True, "it learned from no user's feedback", {"feedback_turns": 0})
+        return
     user, most = max(candidate.learned.items(), key=lambda item: (item[1], item[0]))
     share = most / total
     passed = share <= config.user_share_cap
@@ -169,4 +181,4 @@ def _user_share(candidate: Evidence, config: GateConfig) -> _Finding:
         f"user {user} gave {most} of the {total} turns with feedback that it learned from ({share:.1%}), "
         f"{'within' if passed else 'over'} the cap of {config.user_share_cap:.1%}"
     )
-    return _Finding(passed, sentence, {"feedback_turns": total, "user_share": share, "user": user})
+    yield _Finding(passed, sentence, {"feedback_turns": total, "user_share": share, "user": user})

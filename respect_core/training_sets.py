@@ -262,5 +262,27 @@ class Tally:
         }
 
 
+def warnings(counts: Mapping[str, int], config: TrainingConfig) -> list[str]:
+    """What is odd about a training set with these counts (`Tally.counts`): negatives that 5:4 leaves out nearly all of.
+
+    Each epoch draws anew, so that a training of many epochs uses more of them.
+    """
+    positives, negatives, used = (counts[name] for name in ("positives", "negatives", "negatives_used"))
+    learner = config.objective.upper()
+    if config.objective is Objective.FFT:
+        return []
+    if not negatives:
+        return [f"no turn was decoded as negative: {learner} learns from {positives:,} positives alone"]
+    if used < _FEW * negatives:
+        return [
+            f"{negatives:,} turns were decoded as negative and {positives:,} as positive: an epoch of {learner} uses "
+            f"{used:,} of the negatives, since a batch takes one to {config.positive_to_negative:g} positives"
+        ]
+    return []
+
+
+_FEW = 0.1
+
+
 def _grouped(batch: pa.RecordBatch, by: list[str], aggregates: list[Any]) -> pa.Table:
     return pa.Table.from_batches([batch]).group_by(by, use_threads=False).aggregate(aggregates)

@@ -113,7 +113,7 @@ def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Ev
     try:
         files = registry.adapter(workspace, registry.named(workspace, _name(policy)), fresh=True)
     except registry.Changed as error:
-        return Evidence(_name(policy), unusable=str(error))
+        return Evidence(_name(policy), policy.adapter_hash, unusable=str(error))
     profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
     try:
         found = _evaluated(workspace, profile, policy, contest.game_set)
@@ -122,9 +122,10 @@ def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Ev
         raise
     except WorkerFailed as error:
         lines = str(error).splitlines()  # what went wrong and where its log lies, then the end of the log
-        return Evidence(_name(policy), unusable=f"{lines[0]} {lines[-1]}")
+        return Evidence(_name(policy), policy.adapter_hash, unusable=f"{lines[0]} {lines[-1]}")
     return Evidence(
         _name(policy),
+        policy.adapter_hash,
         right={(name, turn): right for name, turn, right in found.turns},
         illegal_actions=found.illegal_actions,
         unusable="" if found.finite else "it gives probabilities that are not numbers",

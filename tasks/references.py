@@ -63,6 +63,7 @@ class TrainingSetRef(_Reference):
     negatives_used: int  # in one epoch, after 5:4
     rehearsal_turns: int
     probabilities: dict[str, int]  # turns by where p came from: logged, backfill or surrogate, none
+    warnings: list[str] = []  # what is odd about it
 
 
 class TrainedRef(_Reference):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from respect_core import manifests, tables, training_sets
@@ -110,11 +110,15 @@ def _write(
         sources, counts = _sources(tally, lacking, filled_from), tally.counts(config)
         part = tables.put_part(store, writer, inputs, counts, {"probabilities": sources})
     manifest = tables.commit(store, "training_sets", partition, [part])
+    warnings = training_sets.warnings(counts, config)
+    for warning in warnings:
+        get_run_logger().warning("%s, round %d: %s", partition.variant, partition.round, warning)
     return TrainingSetRef(
         variant=partition.variant,
         round=partition.round,
         data_hash=data_hash(manifest),
         probabilities=sources,
+        warnings=warnings,
         **counts,
     )
 

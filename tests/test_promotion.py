@@ -8,7 +8,7 @@ import pytest
 
 from respect_core.promotion import Evidence, GateConfig, difference, gate, judge
 
-LOOSE = GateConfig(margin=0.0, min_games=2, illegal_cap=0.5, user_share_cap=0.5, resamples=4000)
+LOOSE = GateConfig(margin=0.0, min_games=2, min_feedback_turns=0, illegal_cap=0.5, user_share_cap=0.5, resamples=4000)
 
 
 def _policy(name: str, *games: str, **more: object) -> Evidence:
@@ -58,7 +58,7 @@ def test_turns_of_a_game_are_drawn_together() -> None:
     assert judge(candidate, deployed, LOOSE).promote
 
 
-def test_the_same_policy_again_passes_with_what_was_found() -> None:
+def test_a_policy_as_good_passes_with_what_was_found() -> None:
     deployed = _policy("old", *["r."] * 10)
     verdict = judge(_policy("new", *["r."] * 10, learned={"a": 5, "b": 5}), deployed, replace(LOOSE, min_games=10))
     assert verdict.promote
@@ -97,9 +97,36 @@ def test_all_that_speaks_against_a_candidate_is_said() -> None:
     assert len(judge(candidate, _policy("old", *["rr"] * 10), LOOSE).reasons) == 3
 
 
+@pytest.mark.parametrize(
+    ("learned", "reason"),
+    [
+        ({}, "it learned from 0 turns with feedback, of 0 users, which is too little; the gate asks for 100 turns"),
+        (
+            {f"user-{number}": 1 for number in range(5)},
+            "it learned from 5 turns with feedback, of 5 users, which is too little; the gate asks for 100 turns",
+        ),
+    ],
+)
+def test_what_learned_from_next_to_nobody_is_refused(learned: dict[str, int], reason: str) -> None:
+    games = ["rr"] * 10
+    verdict = judge(_policy("new", *games, learned=learned), _policy("old", *games), GateConfig())
+    assert not verdict.promote and verdict.reasons == (reason,)
+    enough = {f"user-{number}": 20 for number in range(5)}
+    assert judge(_policy("new", *games, learned=enough), _policy("old", *games), GateConfig()).promote
+
+
+def test_the_deployed_weights_under_another_name_are_refused() -> None:
+    games, learned = ["rr"] * 10, {f"user-{number}": 20 for number in range(5)}
+    deployed = _policy("old", *games, adapter_hash="a")
+    verdict = judge(_policy("new", *games, learned=learned, adapter_hash="a"), deployed, GateConfig())
+    assert not verdict.promote
+    assert verdict.reasons == ("new has the weights of old, which is deployed: it learned nothing since",)
+    assert judge(_policy("new", *games, learned=learned, adapter_hash="b"), deployed, GateConfig()).promote
+
+
 def test_few_games_tell_nothing() -> None:
     games = ["r" * 100] * 9
-    verdict = judge(_policy("new", *games), _policy("old", *games), GateConfig())
+    verdict = judge(_policy("new", *games), _policy("old", *games), replace(GateConfig(), min_feedback_turns=0))
     assert verdict.reasons == ("9 validation games are too few to compare policies; the gate asks for 10",)
 
 

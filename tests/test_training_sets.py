@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -21,7 +22,7 @@ from respect_core.interaction import (
     InteractionLog,
     turn_rows,
 )
-from respect_core.variants import Objective, Variant, rl
+from respect_core.variants import Objective, Variant, fft, kto, rl
 
 EMPTY_TURNS, EMPTY_FEEDBACK = TURNS_SCHEMA.empty_table(), FEEDBACK_SCHEMA.empty_table()
 
@@ -175,6 +176,30 @@ def test_rl_without_p_names_turns_and_remedies() -> None:
     assert kept["probability"].to_pylist() == [1.0, 0.25, None]
     with pytest.raises(ValueError, match=r"probability 0\.0 of turn 1 of g1 is outside"):
         training_sets.fill_probability(batch, {("g1", 1): 0.0})
+
+
+# --- what is odd -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "said"),
+    [
+        (1, 99, "99 turns were decoded as negative and 1 as positive: an epoch of KTO uses 0 of the negatives"),
+        (10, 990, "an epoch of KTO uses 8 of the negatives, since a batch takes one to 1.25 positives"),
+        (10, 0, "no turn was decoded as negative: KTO learns from 10 positives alone"),
+        (10, 20, ""),
+    ],
+)
+def test_negatives_that_are_left_out_are_told(positives: int, negatives: int, said: str) -> None:
+    names = [f"g{number}" for number in range(positives + negatives)]
+    turns = _turns(*(played(name, "select A", "select B") for name in names))
+    labels = {(name, 0): 1 if number < positives else -1 for number, name in enumerate(names)}
+    config = replace(kto(), batch_turns=10**6)  # one batch, so that nothing is lost between batches
+    table = training_sets.training_set(turns, _feedback(labels), EMPTY_TURNS, Variant.B_KTO)
+    counts = _tallied(*table.to_batches()).counts(config)
+    warnings = training_sets.warnings(counts, config)
+    assert len(warnings) == bool(said) and said in "".join(warnings)
+    assert not training_sets.warnings(counts, fft())  # which uses none
 
 
 # --- any number of rows -----------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Promotion with the embedded model, a real Prefect server and MLflow on SQLite: gate, ledger, alias, lineage.
 
-One round makes b-fft/1, and a copy of it is b-fft/2; poisoned copies are versions of b-kto, which is never deployed.
-A version is evaluated once, so that all tests use the same few. Workers run here, as tests/flows/here.py has them;
-tests/stack and tests/tasks/test_process.py have them in processes of their own.
+One round makes b-fft/1, and a copy of it whose weights hardly differ is b-fft/2; poisoned copies are versions of b-kto,
+which is never deployed. A version is evaluated once, so that all tests use the same few. Workers run here, as
+tests/flows/here.py has them; tests/stack and tests/tasks/test_process.py have them in processes of their own.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ pytestmark = pytest.mark.timeout(1200)  # the round itself is in the set-up of t
 
 Change = Callable[[Path], None]
 SEED_POLICY, ONE, TWO = "respect.seed/1", "respect.b-fft/1", "respect.b-fft/2"
+EASY: dict[str, Any] = {"user_share_cap": 1.0, "min_feedback_turns": 1, "margin": 1.0}
+"""Of the gate: with any exact match, and from ten users."""
 
 
 def _profile(name: str = "tiny") -> Profile:
@@ -84,7 +86,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: None, worker
         patch.setattr(round_module, "named_profile", _profile)
         patch.setattr("respect_core.feedback.FeedbackDecoder", ByWord)
         demo(made, profile="tiny", games=10, replay=0, variants=[Variant.B_FFT])
-    _copy(made, Variant.B_FFT, tmp_path_factory.mktemp("copy"))
+    _copy(made, Variant.B_FFT, tmp_path_factory.mktemp("copy"), _hardly)
     return made
 
 
@@ -98,11 +100,13 @@ def fresh(place: Workspace) -> Workspace:
             return place
 
 
-def _copy(place: Workspace, variant: Variant, scratch: Path, change: Change | None = None, **tags: str) -> str:
-    """Register the adapter of b-fft/1 as the next version of `variant`, its files changed if need be."""
+def _copy(
+    place: Workspace, variant: Variant, scratch: Path, change: Change | None = None, of: str = ONE, **tags: str
+) -> str:
+    """Register an adapter, as if learned as b-fft/1 was, as the next version of `variant`; changed if need be."""
     source = registry.named(place, ONE)
     directory = scratch / f"copy-{variant}"
-    shutil.copytree(registry.download(place, source), directory)
+    shutil.copytree(registry.download(place, registry.named(place, of)), directory)
     if change:
         change(directory / "adapter_model.safetensors")
     tags = {**source.tags, "adapter_hash": adapter_hash(directory), **tags}
@@ -111,9 +115,11 @@ def _copy(place: Workspace, variant: Variant, scratch: Path, change: Change | No
 
 
 def _promote(place: Workspace, variant: Variant = Variant.B_FFT, **parameters: Any) -> PromotionRef:
-    """Against the seed policy with any exact match; ten users cannot each stay under the usual share."""
-    given = {"variant": variant, "user_share_cap": 1.0, "margin": 1.0, **parameters}
-    return promote(place, PromoteParameters(**given))
+    return promote(place, PromoteParameters(**{"variant": variant, **EASY, **parameters}))
+
+
+def _hardly(file: Path) -> None:
+    save_file({name: value * (1 + 1e-6) for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
 
 
 def _noise(file: Path) -> None:
@@ -148,7 +154,7 @@ def test_promote_rollback_promote(place: Workspace, tmp_path: Path) -> None:
     assert (result.decision, result.version, result.entry) == ("promoted", ONE, 1)
     assert _is_deployed(place, ONE)
 
-    result = _promote(place, margin=None)  # the candidate has the same weights: not below at the usual margin
+    result = _promote(place, margin=None)  # the candidate does the same: not below at the usual margin
     assert (result.decision, result.version, result.figures["difference"]) == ("promoted", TWO, 0.0)
     assert _is_deployed(place, TWO)
     assert _promote(place).decision == "already deployed"
@@ -218,6 +224,20 @@ def test_a_candidate_that_learned_from_flipped_labels_is_refused(place: Workspac
     assert registry.named(place, f"{poisoned.model}/{poisoned.version}").tags["gate"] == "no promotion"
     assert ledger.entries(place.open(), "respect.b-rl") == before and len(before) == 1
     assert _is_deployed(place, "respect.b-rl/1", Variant.B_RL)
+
+
+def test_a_candidate_that_learned_next_to_nothing_is_refused(fresh: Workspace, tmp_path: Path) -> None:
+    """From too few turns, or so that the weights are those of what is deployed."""
+    result = _promote(fresh, min_feedback_turns=None)
+    assert result.decision == "no promotion"
+    (reason,) = result.reasons
+    assert re.search(r"it learned from \d+ turns with feedback, of \d+ users, .*; the gate asks for 100 turns", reason)
+    _copy(fresh, Variant.T_KTO, tmp_path, of=SEED_POLICY)
+    result = _promote(fresh, Variant.T_KTO)
+    assert result.decision == "no promotion"
+    (reason,) = result.reasons
+    assert reason == "respect.t-kto/1 has the weights of respect.seed/1, which is deployed: it learned nothing since"
+    assert _is_deployed(fresh, SEED_POLICY) and _is_deployed(fresh, SEED_POLICY, Variant.T_KTO)
 
 
 @flow
@@ -406,9 +426,7 @@ def test_a_deployment_that_waits_holds_nothing_and_asks_anew_where_something_cha
 ) -> None:
     """Its run is suspended, so that the process ends. Meanwhile a rival goes through: that is not what was approved."""
     _in_environment(fresh, monkeypatch)
-    asked = PromoteParameters(
-        variant=Variant.B_FFT, version=2, user_share_cap=1.0, margin=1.0, approve=True, actor="ann"
-    )
+    asked = PromoteParameters(**EASY, variant=Variant.B_FFT, version=2, approve=True, actor="ann")
     with get_client(sync_client=True) as client:
         deployed_as = client.create_deployment(client.create_flow(deployments.promote), "promote")
         made = client.create_flow_run_from_deployment(deployed_as, parameters={"parameters": asked.model_dump()})
@@ -487,7 +505,7 @@ def test_the_deployments_do_the_same_where_their_environment_says(
     fresh: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _in_environment(fresh, monkeypatch)
-    asked = PromoteParameters(variant=Variant.B_FFT, version=1, user_share_cap=1.0, margin=1.0)
+    asked = PromoteParameters(**EASY, variant=Variant.B_FFT, version=1)
     assert deployments.promote(asked).decision == "promoted"
     assert _is_deployed(fresh, ONE)
     assert deployments.rollback(RollbackParameters(variant=Variant.B_FFT)).version == SEED_POLICY
@@ -504,8 +522,9 @@ def _in_environment(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_line(fresh: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the candidate to users and back."""
     monkeypatch.chdir(fresh.root.parents[1])
-    assert "over the cap of 5.0%" in _respect("promote", "b-fft", "--user-share-cap", "0.05", "--margin", "1", code=3)
-    promoted = _respect("promote", "b-fft", "--user-share-cap", "1", "--margin", "1", "--actor", "carol")
+    easy = ("--margin", "1", "--min-feedback-turns", "1", "--user-share-cap")
+    assert "over the cap of 5.0%" in _respect("promote", "b-fft", *easy, "0.05", code=3)
+    promoted = _respect("promote", "b-fft", *easy, "1", "--actor", "carol")
     assert f"promoted: {TWO} is deployed" in promoted
     assert f"rolled back: {SEED_POLICY} is deployed" in _respect("rollback", "b-fft", "--reason", "slow")
     assert "no promotion to roll back" in _respect("rollback", "b-fft", code=1)
