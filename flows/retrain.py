@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from prefect import flow
@@ -50,14 +49,19 @@ class Hyperparameters(BaseModel):
         description="Positives to negatives in a batch: 5:4 (appendix B.3).",
     )
     kto_beta: float = Field(default=_TABLE_1.kto_beta, gt=0, description="Strength of KTO's reference (Table 1).")
+    kto_desirable: float | None = Field(
+        default=None, gt=0, description="KTO's lambda_d, weight of positives (appendix B.3); the profile's if empty."
+    )
+    kto_undesirable: float | None = Field(
+        default=None, gt=0, description="KTO's lambda_u, weight of negatives (appendix B.3); the profile's if empty."
+    )
 
     def of(self, profile: Profile, variant: Variant) -> Profile:
         """The profile with these settings for the variant's objective."""
         changes: dict[str, Any] = {name: value for name, value in self.model_dump().items() if value is not None}
         if self.max_steps is not None:
             changes["checkpoint_every"] = max(1, self.max_steps // 4)
-        config = replace(profile.training[variant.objective], **changes)
-        return replace(profile, training={**profile.training, variant.objective: config})
+        return profile.with_training([variant.objective], **changes)
 
 
 @flow(name="retrain", flow_run_name="retrain {variant}, round {round}")

@@ -56,11 +56,7 @@ class RoundParameters(BaseModel):
             profile = replace(profile, propensity=self.propensity)
         if self.max_steps is not None:
             every = max(1, self.max_steps // 4)
-            training = {
-                objective: replace(config, max_steps=self.max_steps, checkpoint_every=every)
-                for objective, config in profile.training.items()
-            }
-            profile = replace(profile, training=training)
+            profile = profile.with_training(max_steps=self.max_steps, checkpoint_every=every)
         return profile
 
 

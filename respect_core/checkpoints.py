@@ -37,6 +37,13 @@ class StepRecord:
     tokens: int  # real ones, of all forward passes
     padded_tokens: int  # with padding
     micro_batch: int  # most interactions in one forward pass; falls where the device ran out of memory
+    # What the loss is made of, as means over the turns that have it; None where none has (`losses.PARTS`).
+    objective: float | None = None  # of decoded turns, without the entropy term
+    rehearsal: float | None = None  # cross entropy of D0's turns, in nats
+    entropy: float | None = None  # of the token distribution at the action's tokens, in nats
+    log_ratio_positive: float | None = None  # KTO's log P/P_ref of decoded positives, in nats
+    log_ratio_negative: float | None = None
+    z0: float | None = None  # KTO's reference point, in nats
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,8 @@ class History:
         self._write(asdict(record))
 
     def add_checkpoint(self, adapter: str, validation: Mapping[str, float]) -> None:
-        """A checkpoint behind the last step, in the folder `adapter` of the run's."""
-        self._write({"step": self.steps[-1].step, "checkpoint": adapter, **validation})
+        """Record a checkpoint after the steps so far, in the folder `adapter` of the run's."""
+        self._write({"step": len(self.steps), "checkpoint": adapter, **validation})
 
     def _write(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry) + "\n"
@@ -85,7 +92,8 @@ class History:
         if "checkpoint" in entry:
             figures = {name: value for name, value in entry.items() if name not in ("step", "checkpoint")}
             adapter = (self.folder or Path()) / entry["checkpoint"]
-            self.checkpoints.append(Checkpoint(entry["step"], self.steps[-1].epoch, adapter, figures))
+            epoch = self.steps[-1].epoch if self.steps else 0
+            self.checkpoints.append(Checkpoint(entry["step"], epoch, adapter, figures))
         else:
             self.steps.append(StepRecord(**entry))
 

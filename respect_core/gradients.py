@@ -1,8 +1,8 @@
 """The gradient of a batch, in passes that the device has the memory for; on a CPU, a pass on each core.
 
-Deviation from the paper: where the memory does not do for a micro-batch, it goes through in parts of half as many
-games, or a quarter, down to one. The gradient is the same up to rounding, but for other draws of dropout; KTO's z0
-stays the whole micro-batch's, which then costs a pass without gradient on a device that cannot hold all parts at once.
+Deviation from the paper: where the memory does not do for a pass of `micro_batch_interactions`, there are more of half
+as many games, or a quarter, down to one. The gradient is the same up to rounding, but for other draws of dropout. KTO's
+z0 is the whole batch's, which costs a pass without gradient on a device that cannot hold all parts at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,10 +23,11 @@ from respect_core.chat import chat
 from respect_core.checkpoints import generators, set_generators, trainable
 from respect_core.features import VisionFeatures
 from respect_core.losses import (
+    PARTS,
     References,
     encode_game,
     length,
-    micro_batches,
+    longest_first,
     reference_point,
     references,
     turn_losses,
@@ -57,23 +58,19 @@ def find_references(
 
 
 def passes(
-    rows: Sequence[Encoded], config: TrainingConfig, size: int, device: torch.device, processes: int | None = 1
-) -> Iterator[list[Sequence[Encoded]]]:
-    """The rows of a batch by micro-batch, and in each by pass.
-
-    Micro-batches matter to KTO alone, since z0 is theirs; for others the batch is one.
+    rows: Sequence[Encoded], size: int, device: torch.device, processes: int | None = 1
+) -> list[Sequence[Encoded]]:
+    """Divide the rows of a batch into passes.
 
     Args:
         size: most interactions in one pass.
-        processes: that share the passes; None where passes do not run beside each other.
+        processes: that share the passes; None where passes do not run in parallel.
     """
-    kto = config.objective is Objective.KTO
 
     def most(rows: int) -> int:
         return size if processes is None else cores.even(rows, size, device, processes)
 
-    for micro in micro_batches(rows, config.micro_batch_interactions if kto else len(rows)):
-        yield list(within_budget(micro, most, length))
+    return list(within_budget(longest_first(rows), most, length))
 
 
 @dataclass(frozen=True)
@@ -121,24 +118,27 @@ class Gradients:
         self.features.ready(self.model, [image for row in rows for image in row.images])
         self.model.zero_grad()
 
-        def share() -> tuple[float, int]:
-            """Gradients of this process's passes, left in the weights; loss and tokens of them."""
-            total, padded = 0.0, 0
+        def share() -> list[float]:
+            """Leave the gradients of this process's passes in the weights; return the sums of their figures."""
+            sums = [0.0] * len(_Pass.FIGURES)
             # Added up in the order of the passes: the sum does not depend on which of them is done first.
             for done in self._passes(rows, games, batch.turns, step, size):
-                total, padded = total + done.loss, padded + done.tokens
+                sums = [before + figure for before, figure in zip(sums, done.figures, strict=True)]
                 for weight, gradient in zip(weights.values(), done.gradients, strict=True):
                     if gradient is not None:
                         weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
-            return total, padded
+            return sums
 
-        total, padded = self.processes.add_up(list(weights.values()), self.processes.fitting(share))
+        sums = self.processes.add_up(list(weights.values()), self.processes.fitting(share))
+        figures = dict(zip(_Pass.FIGURES, sums, strict=True))
         norm = float(torch.nn.utils.clip_grad_norm_(weights.values(), self.config.max_grad_norm))
         if not math.isfinite(norm):
             raise TrainingError(f"step {step}: the gradient is {norm} on {', '.join(games)}; lower the learning rate")
         counts = {"positives": batch.count(1), "negatives": batch.count(-1)}
         tokens = sum(length(row) for row in rows)
-        return {"loss": total, "grad_norm": norm, "tokens": tokens, "padded_tokens": int(padded)} | counts
+        means = {name: figures[name] / n if (n := figures[f"{name}_turns"]) else None for name in (*PARTS, "z0")}
+        told = {"loss": figures["loss"], "grad_norm": norm, "tokens": tokens, "padded_tokens": int(figures["tokens"])}
+        return told | counts | means
 
     def _passes(
         self, rows: Sequence[Encoded], games: Mapping[str, Game], turns: int, step: int, size: int
@@ -151,25 +151,29 @@ class Gradients:
         def run(job: tuple[_Part, SpanScores | None, Tensor | None]) -> _Pass:
             part, scores, z0 = job
             with torch.enable_grad():
-                loss_K = turn_losses(scores or self._score(part), games, self.config, self.reference, z0)
-                loss = objectives.batch_loss(loss_K, turns=turns)
+                scores = self._score(part) if scores is None else scores
+                if kto and z0 is None:
+                    z0 = reference_point([scores], self.config, self.reference)
+                losses = turn_losses(scores, games, self.config, self.reference, z0)
+                loss = objectives.batch_loss(losses.loss, turns=turns)
                 value = _finite(loss, part.rows, step)
-                return _Pass(value, torch.autograd.grad(loss, weights, allow_unused=True), part.tokens)
+                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            counted = ~losses.parts.isnan()
+            point = [0.0, 0.0] if z0 is None else [z0.item(), 1.0]
+            parts = [losses.parts.nan_to_num().sum(0).tolist(), counted.sum(0).tolist()]
+            return _Pass(gradients, (value, part.tokens, *parts[0], point[0], *parts[1], point[1]))
 
-        dealt = 0
-        for micro in passes(rows, self.config, size, device, processes):
-            parts = [_Part(rows, int(torch.randint(2**62, ()))) for rows in micro]
-            scored: Sequence[SpanScores | None] = [None] * len(parts)
-            z0 = None
-            if kto and len(parts) > 1:
-                at_once = together and len(parts) <= cores.at_once(device)  # so many graphs are in memory anyway
-                score_part = partial(self._score, gradient=at_once)
-                alternatives = list(cores.each(score_part, parts, device, together=together))
-                z0 = reference_point(alternatives, self.config, self.reference)
-                scored = alternatives if at_once else scored
-            mine = list(self.processes.deal(zip(parts, scored, repeat(z0), strict=False), dealt))
-            dealt += len(parts)
-            yield from cores.each(run, mine, device, together=together)
+        parts = [_Part(some, int(torch.randint(2**62, ()))) for some in passes(rows, size, device, processes)]
+        scored: Sequence[SpanScores | None] = [None] * len(parts)
+        z0 = None
+        if kto and len(parts) > 1:
+            at_once = together and len(parts) <= cores.at_once(device)  # so many graphs are in memory anyway
+            score_part = partial(self._score, gradient=at_once)
+            alternatives = list(cores.each(score_part, parts, device, together=together))
+            z0 = reference_point(alternatives, self.config, self.reference)
+            scored = alternatives if at_once else scored
+        mine = list(self.processes.deal(zip(parts, scored, repeat(z0), strict=False)))
+        yield from cores.each(run, mine, device, together=together)
 
     def _score(self, part: _Part, *, gradient: bool = True) -> SpanScores:
         """Scores of a part; the same draws of dropout each time, if all of it is lean layers' or an accelerator's."""
@@ -198,9 +202,10 @@ class _Part:
 class _Pass:
     """What a pass adds to its batch."""
 
-    loss: float
+    FIGURES: ClassVar = ("loss", "tokens", *PARTS, "z0", *(f"{name}_turns" for name in (*PARTS, "z0")))
+
     gradients: Sequence[Tensor | None]  # of the trainable weights, in their order
-    tokens: int
+    figures: Sequence[float]  # sums over the pass's turns, as FIGURES names them, and how many turns have each part
 
 
 def _finite(loss: Tensor, rows: Sequence[Encoded], step: int) -> float:

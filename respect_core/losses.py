@@ -7,12 +7,17 @@ Deviations from the paper, and why:
 2. The alternative is scored as a branch of the same pass, with the images in the order the policy sees. The authors'
    code shuffles the images of the KL inputs on their own, and then scores them with the policy's images.
 3. KTO's reference is the logged p where there is one, as in the authors' code: log p is renormalised over the legal
-   actions, and under deployments of several rounds belongs to several policies. `kto_reference="initial"` scores
-   all references with the adapter that training starts from, which is the textbook objective.
+   actions, and under deployments of several rounds belongs to several policies. It is clamped from below as p of
+   equation 2 is. `kto_reference="initial"` scores all references with the adapter that training starts from, which is
+   the textbook objective. Alternatives always have that adapter's: no log has a probability of theirs.
 4. References that are not logged come from one pass before training, with the images in the logged order; in
    training the order changes by epoch. A pass per epoch would cost a third more for a difference that training
    with shuffled images keeps small.
-5. z0 is the mean over the turns of a micro-batch, not of a batch (the authors' micro-batch has two turns).
+5. z0 is the mean over the alternatives of a whole batch, as in the authors' code, but of the batch's own weights and
+   draws of dropout. Alternatives that a rehearsed turn might have are none of it.
+6. Rehearsed turns of D0 have cross entropy under every objective, as in the authors' multi-task training. Under FFT
+   and RL they would have it anyway; under KTO they are what holds the policy in place.
+7. RL's entropy term is weighed by the size of the reward, as its loss is (appendix B.3, Data Imbalance).
 
 Shape legend: N spans of a micro-batch, K of them kept turns, A alternatives, S tokens of the longest.
 """
@@ -20,9 +25,9 @@ Shape legend: N spans of a micro-batch, K of them kept turns, A alternatives, S 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,10 +56,10 @@ def alternative(turn: Turn, n_images: int) -> str | None:
 def encode_game(game: Game, processor: Any, config: TrainingConfig) -> Encoded:
     """A game's tokens with its images in the order of this epoch; scores for its kept turns alone.
 
-    Under KTO each kept turn has its alternative beside it.
+    Under KTO each kept turn that is not rehearsed has its alternative beside it.
     """
     alternatives = {}
-    if config.objective is Objective.KTO:
+    if config.objective is Objective.KTO and not game.rehearsed:
         for turn in game.kept:
             action = alternative(game.interaction.turns[turn], len(game.permutation))
             if action is not None:
@@ -69,21 +74,24 @@ def length(row: Encoded) -> int:
     return 1 + max(max(span.predictors) for span in row.spans)
 
 
-def micro_batches(encoded: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
-    """Rows in groups of `size`, longest together, so that little is padding."""
-    rows = sorted(encoded, key=lambda row: (-length(row), row.interaction_id))
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def longest_first(rows: Sequence[Encoded]) -> list[Encoded]:
+    """Rows in the order in which passes take them, so that little is padding."""
+    return sorted(rows, key=lambda row: (-length(row), row.interaction_id))
 
 
 @torch.no_grad()
 def references(
     model: Any, examples: Sequence[Example], processor: Any, features: VisionFeatures, config: TrainingConfig
 ) -> References:
-    """KTO's references: logged where they are and `config.kto_reference` says so, else scored by `model` as it is."""
+    """Collect KTO's references of turns that are not rehearsed.
+
+    Each is the logged one where there is one and `config.kto_reference` says so, else scored by `model` as it is.
+    """
     rows, logged = [], {}
     pad_id = chat(processor).pad_id
     for example in examples:
+        if example.rehearsed:
+            continue
         identity = tuple(range(len(example.interaction.context)))
         labels = tuple(label or None for label in example.labels)
         game = Game(example.interaction, labels, identity)
@@ -92,7 +100,7 @@ def references(
         for turn in game.kept:
             p = example.interaction.turns[turn].probability
             if p is not None and config.kto_reference == "logged":
-                logged[Key(example.interaction.interaction_id, turn)] = math.log(p)
+                logged[Key(example.interaction.interaction_id, turn)] = math.log(max(p, config.propensity_floor))
     was_training = model.training
     model.eval()
     features.ready(model, [image for row in rows for image in row.images])
@@ -102,9 +110,8 @@ def references(
         return dict(zip(scores.keys, objectives.span_total(scores.logp, scores.mask).tolist(), strict=True))
 
     scored: dict[Key, float] = {}
-    rows.sort(key=lambda row: (-length(row), row.interaction_id))
     size = partial(cores.even, most=config.micro_batch_interactions, device=model.device)
-    for part in cores.each(run, within_budget(rows, size, length), model.device):
+    for part in cores.each(run, within_budget(longest_first(rows), size, length), model.device):
         scored |= part
     model.train(was_training)
     return scored | logged
@@ -122,7 +129,18 @@ def reference_point(scored: Sequence[SpanScores], config: TrainingConfig, refere
         references_A += [reference[scores.keys[n]] for n in others]
     logp_AS, mask_AS = torch.cat(logp), torch.cat(mask)
     reference_A = logp_AS.new_tensor(references_A)
-    return objectives.kto_kl(logp_AS, mask_AS, reference_A, length_normalised=config.length_normalised)
+    return objectives.kto_kl(logp_AS, mask_AS, reference_A, length_normalised=config.kto_length_normalised)
+
+
+class TurnLosses(NamedTuple):
+    """Losses of the kept turns of a micro-batch, and what they are made of."""
+
+    loss: Tensor  # [K], entropy term included
+    parts: Tensor  # [K, P], one column for each of PARTS; NaN where a turn has no such part
+
+
+PARTS = ("objective", "rehearsal", "entropy", "log_ratio_positive", "log_ratio_negative")
+"""Of a loss, as the history of a training has them: losses and entropy per turn, KTO's log-ratios in nats."""
 
 
 def turn_losses(
@@ -131,34 +149,49 @@ def turn_losses(
     config: TrainingConfig,
     reference: References,
     z0: Tensor | None = None,
-) -> Tensor:
-    """Loss of each kept turn of a micro-batch, entropy term included, [K].
+) -> TurnLosses:
+    """Compute the loss of each kept turn of a micro-batch.
 
     Args:
         scores: of the micro-batch, with entropy and mean log-probability where the configuration weighs them.
         games: the batch's games by interaction id.
-        reference: from `references`; empty but for KTO.
-        z0: KTO's, where these scores are a part of the micro-batch; else it is theirs.
+        reference: from `references`; empty except for KTO.
+        z0: KTO's, where these scores are a part of the batch; by default it is computed from them.
     """
     kept = [n for n, key in enumerate(scores.keys) if not key.alternative]
-    labels = [games[scores.keys[n].interaction_id].labels[scores.keys[n].turn] for n in kept]
+    keys = [scores.keys[n] for n in kept]
     logp_KS, mask_KS = scores.logp[kept], scores.mask[kept]
-    labels_K = torch.tensor(labels, device=logp_KS.device)
-    options: dict[str, Any] = {
-        "length_normalised": config.length_normalised,
+    labels_K = torch.tensor([games[key.interaction_id].labels[key.turn] for key in keys], device=logp_KS.device)
+    rehearsed_K = torch.tensor([games[key.interaction_id].rehearsed for key in keys], device=logp_KS.device)
+    smoothing: dict[str, Any] = {
         "label_smoothing": config.label_smoothing,
         "mean_logp_NS": None if scores.mean_logp is None else scores.mean_logp[kept],
     }
+    weight_K = torch.ones_like(logp_KS[:, 0])  # of the entropy term
+    ratio_K = torch.full_like(weight_K, math.nan)
+    cross_entropy_K = objectives.fft_loss(logp_KS, mask_KS, length_normalised=config.length_normalised, **smoothing)
     if config.objective is Objective.FFT:
-        loss_K = objectives.fft_loss(logp_KS, mask_KS, **options)
+        objective_K = cross_entropy_K
     elif config.objective is Objective.RL:
-        turns = [games[scores.keys[n].interaction_id].interaction.turns[scores.keys[n].turn] for n in kept]
+        turns = [games[key.interaction_id].interaction.turns[key.turn] for key in keys]
         p_K = logp_KS.new_tensor([math.nan if turn.probability is None else turn.probability for turn in turns])
         reward_K = objectives.rewards(labels_K, config.negative_reward)
-        loss_K = objectives.rl_loss(logp_KS, mask_KS, reward_K, p_K, floor=config.propensity_floor, **options)
+        objective_K = objectives.rl_loss(
+            logp_KS,
+            mask_KS,
+            reward_K,
+            p_K,
+            floor=config.propensity_floor,
+            length_normalised=config.length_normalised,
+            **smoothing,
+        )
+        weight_K = reward_K.abs().to(logp_KS)
     else:
-        reference_K = logp_KS.new_tensor([reference[scores.keys[n]] for n in kept])
-        loss_K = objectives.kto_loss(
+        # Where a rehearsed turn stands, no use is made of KTO's loss.
+        reference_K = logp_KS.new_tensor(
+            [0.0 if games[key.interaction_id].rehearsed else reference[key] for key in keys]
+        )
+        objective_K = objectives.kto_loss(
             logp_KS,
             mask_KS,
             reference_K,
@@ -167,8 +200,26 @@ def turn_losses(
             beta=config.kto_beta,
             desirable=config.kto_desirable,
             undesirable=config.kto_undesirable,
-            **options,
+            length_normalised=config.kto_length_normalised,
+            **smoothing,
         )
+        ratio_K = objectives.log_ratio(
+            logp_KS.detach(), mask_KS, reference_K, length_normalised=config.kto_length_normalised
+        )
+    loss_K = torch.where(rehearsed_K, cross_entropy_K, objective_K)
+    entropy_K = torch.full_like(ratio_K, math.nan)
     if config.entropy_weight and scores.entropy is not None:
-        loss_K = loss_K + objectives.entropy_term(scores.entropy[kept], mask_KS, config.entropy_weight)
-    return loss_K
+        loss_K = loss_K + objectives.entropy_term(scores.entropy[kept], mask_KS, config.entropy_weight * weight_K)
+        entropy_K = objectives.span_mean(scores.entropy[kept].detach(), mask_KS)
+
+    def only(of_K: Tensor, values_K: Tensor) -> Tensor:
+        return values_K.detach().masked_fill(~of_K, math.nan)
+
+    columns = (
+        only(~rehearsed_K, objective_K),
+        only(rehearsed_K, cross_entropy_K),
+        entropy_K,
+        only(~rehearsed_K & (labels_K > 0), ratio_K),
+        only(~rehearsed_K & (labels_K < 0), ratio_K),
+    )
+    return TurnLosses(loss_K, torch.stack(columns, -1))

@@ -5,17 +5,19 @@ Deviations from the paper, and why:
    gradient is the model's own, the propensity is that of the policy that acted. Under the same weights
    P = p P(legal) <= p, so negatives weigh slightly less than with one definition for both.
 2. The propensity is clamped from below at `floor` (0.01, as in the authors' code), which bounds c of equation 2.
-3. KTO is length normalised as the other two, as section 5 says ("all three objectives"): each log-ratio is divided
-   by the number of action tokens, in the loss and in its KL term. The released code does this for FFT and RL only.
-   `length_normalised=False` is the textbook KTO.
+3. KTO's log-ratios are sums over the action's tokens, as in the released code and the textbook. Section 5 speaks of
+   length normalisation for "all three objectives"; with it, beta of Table 1 would mean less by the length of an action.
+   `length_normalised=True` divides, in the loss and in its KL term.
 4. KTO's KL term is estimated from one alternative action per turn (`respect_core.training.alternative`), as in the
    authors' code, not from mismatched pairs of a batch: the actions of other turns are often illegal here.
 5. The mean of a batch is over turns, each turn's own mean over its tokens: a turn counts the same whether it names
    one image or five. SFTTrainer takes the mean over all tokens of a batch; `length_normalised=False` and a division
    by the tokens gives that.
-6. Label smoothing is off by default: section 4.2 speaks of it, Table 1 has the entropy weight instead, and the
-   released code has both. For KTO it is a cross entropy to the uniform distribution added to the loss: inside the
-   ratio, the logged reference has no such part to be compared with.
+6. Label smoothing of KTO is a cross entropy to the uniform distribution added to the loss: inside the ratio, the
+   logged reference has no such part to be compared with.
+7. The entropy term is over the full vocabulary, as the losses are. Play draws among legal actions alone, so no log
+   holds an illegal one and nothing punishes the mass that a policy puts on illegal text. What holds it down is the
+   rehearsal of D0 by cross entropy (`losses`, deviation 6).
 
 Shape legend:
     N  turns (action spans)
@@ -111,13 +113,13 @@ def rl_loss(
     return -c_N * reward_N * likelihood_N
 
 
-def log_ratio(logp_NS: Tensor, mask_NS: Tensor, reference_N: Tensor, *, length_normalised: bool = True) -> Tensor:
+def log_ratio(logp_NS: Tensor, mask_NS: Tensor, reference_N: Tensor, *, length_normalised: bool = False) -> Tensor:
     """log P(a|x) - log P_ref(a|x), divided by the number of action tokens where so configured, [N]."""
     ratio_N = span_total(logp_NS, mask_NS) - reference_N
     return ratio_N / mask_NS.sum(-1) if length_normalised else ratio_N
 
 
-def kto_kl(logp_NS: Tensor, mask_NS: Tensor, reference_N: Tensor, *, length_normalised: bool = True) -> Tensor:
+def kto_kl(logp_NS: Tensor, mask_NS: Tensor, reference_N: Tensor, *, length_normalised: bool = False) -> Tensor:
     """KTO's reference point z0: mean log-ratio of the alternative actions, at least 0, without gradient; a scalar.
 
     N counts alternatives here; with none, z0 is 0.
@@ -138,7 +140,7 @@ def kto_loss(
     beta: float = 0.5,
     desirable: float = 1.0,
     undesirable: float = 1.0,
-    length_normalised: bool = True,
+    length_normalised: bool = False,
     label_smoothing: float = 0.0,
     mean_logp_NS: Tensor | None = None,
 ) -> Tensor:
@@ -155,12 +157,15 @@ def kto_loss(
     loss_N = weight_N * (1 - torch.sigmoid(beta * gain_N))
     if label_smoothing:
         uniform_NS = smoothed(torch.zeros_like(logp_NS), mean_logp_NS, label_smoothing)
-        loss_N = loss_N - _pooled(uniform_NS, mask_NS, length_normalised)
+        loss_N = loss_N - span_mean(uniform_NS, mask_NS)
     return loss_N
 
 
-def entropy_term(entropy_NS: Tensor, mask_NS: Tensor, weight: float) -> Tensor:
-    """Section 5: minus `weight` times the mean entropy (nats, over the vocabulary) of each action's tokens, [N]."""
+def entropy_term(entropy_NS: Tensor, mask_NS: Tensor, weight: float | Tensor) -> Tensor:
+    """Section 5: minus `weight` times the mean entropy (nats, over the vocabulary) of each action's tokens, [N].
+
+    `weight` may be one per turn, [N].
+    """
     return -weight * span_mean(entropy_NS, mask_NS)
 
 

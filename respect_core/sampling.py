@@ -25,10 +25,11 @@ from respect_core.variants import Objective, TrainingConfig
 
 @dataclass(frozen=True)
 class Example:
-    """A game and the label of each of its turns: +1, -1, or None for context."""
+    """A game and the label of each of its turns: +1, -1, or None for context. `rehearsed`: it is from D0."""
 
     interaction: Interaction
     labels: tuple[int | None, ...]
+    rehearsed: bool = False
 
     def count(self, label: int) -> int:
         return self.labels.count(label)
@@ -45,6 +46,7 @@ class Game:
     interaction: Interaction
     labels: tuple[int | None, ...]
     permutation: tuple[int, ...]
+    rehearsed: bool = False
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -75,8 +77,13 @@ def examples(table: pa.Table) -> list[Example]:
     require_schema(table, TRAINING_SET_SCHEMA, "training set")
     rows: list[dict[str, Any]] = table.to_pylist()
     labels = {(row["interaction_id"], row["turn"]): row["label"] for row in rows}
+    rehearsed = {row["interaction_id"] for row in rows if row["source"] != "round"}
     return [
-        Example(game, tuple(labels[game.interaction_id, turn] for turn in range(len(game.turns))))
+        Example(
+            game,
+            tuple(labels[game.interaction_id, turn] for turn in range(len(game.turns))),
+            game.interaction_id in rehearsed,
+        )
         for game in interactions(rows)
     ]
 
@@ -126,37 +133,48 @@ def plan_epoch(data: Sequence[Example], config: TrainingConfig, seed: int, epoch
 
     Games come in random order. With K turns to keep in all, there are about K / `config.batch_turns` batches, each
     with its share of the positives as whole games allow. In each batch, negatives are drawn without replacement
-    until positives to negatives are at `config.positive_to_negative` (appendix B.3); under FFT none are kept.
+    until positives to negatives are at `config.positive_to_negative` (appendix B.3); under FFT none are kept. Rehearsed
+    positives are not counted among those: the ratio is one of decoded feedback.
     Games without a kept turn are left out. Neutral labels are never kept.
     """
     random = np.random.default_rng([seed, epoch])
     positives_N, negatives_N = (np.array([example.count(label) for example in data], int) for label in (1, -1))
-    shares = _shares(positives_N, negatives_N, config, random)
+    rehearsed_N = np.array([example.rehearsed for example in data], bool)
+    shares = _shares(positives_N, negatives_N, rehearsed_N, config, random)
     batches = [_draw([data[place] for place in share], config, random) for share in shares]
     return [batch for batch in batches if batch.games]
 
 
 def count_epoch(
-    positives_N: NDArray[np.int64], negatives_N: NDArray[np.int64], config: TrainingConfig, seed: int, epoch: int
+    positives_N: NDArray[np.int64],
+    negatives_N: NDArray[np.int64],
+    rehearsed_N: NDArray[np.bool_],
+    config: TrainingConfig,
+    seed: int,
+    epoch: int,
 ) -> tuple[int, int]:
     """Turns with a loss in `plan_epoch`, and the negatives among them, from the games' labels alone."""
-    shares = _shares(positives_N, negatives_N, config, np.random.default_rng([seed, epoch]))
+    shares = _shares(positives_N, negatives_N, rehearsed_N, config, np.random.default_rng([seed, epoch]))
+    decoded_N = np.where(rehearsed_N, 0, positives_N)
     drawn = sum(
-        min(int(negatives_N[share].sum()), _allowed_negatives(int(positives_N[share].sum()), config))
-        for share in shares
+        min(int(negatives_N[share].sum()), _allowed_negatives(int(decoded_N[share].sum()), config)) for share in shares
     )
     return int(positives_N.sum()) + drawn, drawn
 
 
 def _shares(
-    positives_N: NDArray[np.int64], negatives_N: NDArray[np.int64], config: TrainingConfig, random: np.random.Generator
+    positives_N: NDArray[np.int64],
+    negatives_N: NDArray[np.int64],
+    rehearsed_N: NDArray[np.bool_],
+    config: TrainingConfig,
+    random: np.random.Generator,
 ) -> list[NDArray[np.int64]]:
     """Places of the games of each batch; no batches where there are no positives."""
     order_N = random.permutation(len(positives_N))
     positives = int(positives_N.sum())
     if positives == 0:
         return []
-    kept = positives + min(int(negatives_N.sum()), _allowed_negatives(positives, config))
+    kept = positives + min(int(negatives_N.sum()), _allowed_negatives(int(positives_N[~rehearsed_N].sum()), config))
     size = max(1, round(kept / config.batch_turns))
     before_N = np.cumsum(positives_N[order_N]) - positives_N[order_N]
     share_N = np.minimum(before_N * size // positives, size - 1)  # rising
@@ -171,7 +189,7 @@ def _allowed_negatives(positives: int, config: TrainingConfig) -> int:
 
 def _draw(share: Sequence[Example], config: TrainingConfig, random: np.random.Generator) -> Batch:
     negatives = [(g, t) for g, example in enumerate(share) for t, label in enumerate(example.labels) if label == -1]
-    allowed = _allowed_negatives(sum(example.count(1) for example in share), config)
+    allowed = _allowed_negatives(sum(example.count(1) for example in share if not example.rehearsed), config)
     drawn = {negatives[place] for place in random.permutation(len(negatives))[:allowed]}
     games = []
     for g, example in enumerate(share):
@@ -183,7 +201,7 @@ def _draw(share: Sequence[Example], config: TrainingConfig, random: np.random.Ge
             labels.pop()
         if labels:
             cut = replace(example.interaction, turns=example.interaction.turns[: len(labels)])
-            games.append(Game(cut, tuple(labels), permutation))
+            games.append(Game(cut, tuple(labels), permutation, example.rehearsed))
     return Batch(tuple(games))
 
 

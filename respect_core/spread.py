@@ -39,9 +39,9 @@ class Processes:
         """Whether this one writes, validates and reports."""
         return self.rank == 0
 
-    def deal(self, items: Iterable[Item], before: int = 0) -> Iterator[Item]:
-        """This one's share of items, dealt one by one; `before`: so many were dealt already."""
-        return islice(items, (self.rank - before) % self.count, None, self.count)
+    def deal(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Take this one's share of items, dealt one by one."""
+        return islice(items, self.rank, None, self.count)
 
     def least(self, number: int) -> int:
         """The smallest of the processes' numbers."""

@@ -4,7 +4,7 @@ Deviations from the paper, and why:
 1. An optimizer step takes whole games with about `batch_turns` kept turns, not exactly 64 turns drawn singly: one
    pass over a game gives all its turns.
 2. The optimizer has 32-bit states (`variants`, deviation 1), and weight decay covers all adapter weights; there are
-   no biases or norms among them.
+   no biases or norms among them. RMSprop's is decoupled from the gradient, as AdamW's is (`RMSprop`).
 3. Every checkpoint is validated and kept; the choice among seeds and steps is made elsewhere.
 
 The same seed gives the same adapter bit for bit on one machine with as many threads: everything random comes from the
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from respect_core.features import VisionFeatures
 from respect_core.gradients import Gradients, TrainingError, find_references
 from respect_core.sampling import Batch, Example, plan_epoch, require_probability
 from respect_core.spread import ALONE, Processes
-from respect_core.variants import LoraConfig, TrainingConfig
+from respect_core.variants import LoraConfig, Objective, TrainingConfig
 
 __all__ = ["Checkpoint", "StepRecord", "TrainingError", "TrainingResult", "train"]
 
@@ -90,8 +90,9 @@ def train(
         lora: shape and placement of a new adapter; one that is continued keeps its own.
         seed: of adapter, dropout, batches and image orders.
         features: of the same base.
-        init_adapter: where training goes on from, if `config` says that it does (in the paper KTO alone, section 5):
-            the previous round's adapter, or the seed policy's.
+        init_adapter: where training starts, if `config` says that it resumes from an adapter (in the paper KTO alone,
+            section 5): the previous round's, or the seed policy's. Where there is validation, it is the first
+            checkpoint, of step 0: what is chosen is never worse than it on the validation set.
         resume: where resume points go, and where training goes on from if there is one. The last is written at the
             end and stays: it is the caller's to delete, once the result is safe.
         processes: those that train together, each calling this with the same arguments. The first one writes,
@@ -100,7 +101,7 @@ def train(
     Raises:
         torch.OutOfMemoryError: the device has not even the memory for one interaction at once.
         ValueError: nothing to learn from, or `init_adapter` where the configuration starts from scratch, or none
-            where it goes on from one, or RL without p.
+            where it goes on from one, or RL without p, or an entropy weight that makes the uniform policy the optimum.
         TrainingError: loss or gradient is not finite.
     """
     if config.from_previous_adapter and init_adapter is None:
@@ -108,6 +109,7 @@ def train(
     if init_adapter is not None and not config.from_previous_adapter:
         raise ValueError(f"{config.objective} starts from scratch here: its configuration does not take an adapter")
     require_probability(examples, config.objective)
+    refuse_uniform_optimum(config, base.model.config.get_text_config().vocab_size)
     plan = plan_steps(examples, config, seed)
     if not plan:
         raise ValueError(f"nothing to train on: {len(examples)} games, and no positive turn in them")
@@ -122,6 +124,8 @@ def train(
         if point is not None:
             restore(point, model, optimizer, base.device)
             history, seconds, size = History(folder, point.history), point.seconds, point.micro_batch
+        elif init_adapter is not None and validate is not None and processes.first:
+            _keep(model, out_dir, history, validate, base.device)
         model.train()
         for step, (epoch, batch) in list(enumerate(plan))[len(history.steps) :]:
             started = time.perf_counter()
@@ -139,9 +143,7 @@ def train(
                 progress(history.steps[-1], len(plan))
             due = _due(plan, step, config)
             if due:
-                adapter = out_dir / f"step-{step + 1:06}"
-                save_adapter(model, adapter)
-                history.add_checkpoint(adapter.name, _validated(validate, model, base.device))
+                _keep(model, out_dir, history, validate, base.device)
             if resume is not None and (due or (step + 1) % resume.every == 0):
                 resume.save(capture(history, seconds, size, model, optimizer, base.device))
     return TrainingResult(tuple(history.steps), tuple(history.checkpoints), seconds)
@@ -166,6 +168,13 @@ def _due(plan: Sequence[tuple[int, Batch]], step: int, config: TrainingConfig) -
     return plan[step + 1][0] != plan[step][0]
 
 
+def _keep(model: Any, out_dir: Path, history: History, validate: Validate | None, device: torch.device) -> None:
+    """Save the model's adapter as a checkpoint after the steps so far, with its validation figures."""
+    adapter = out_dir / f"step-{len(history.steps):06}"
+    save_adapter(model, adapter)
+    history.add_checkpoint(adapter.name, _validated(validate, model, device))
+
+
 def _validated(validate: Validate | None, model: Any, device: torch.device) -> dict[str, float]:
     if validate is None:
         return {}
@@ -178,8 +187,45 @@ def _validated(validate: Validate | None, model: Any, device: torch.device) -> d
 
 def make_optimizer(model: Any, config: TrainingConfig) -> torch.optim.Optimizer:
     """Table 1's optimizer over the trainable weights; the rate is set before each step."""
-    make = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.RMSprop
+    make = torch.optim.AdamW if config.optimizer == "adamw" else RMSprop
     return make(trainable(model).values(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+class RMSprop(torch.optim.RMSprop):
+    """RMSprop that decays each weight by rate times `weight_decay`, as AdamW does.
+
+    The stock optimizer adds the decay to the gradient before dividing by its size: where the loss's gradient is small,
+    the weight walks to zero at the full rate, whatever `weight_decay` says.
+    """
+
+    def __init__(self, weights: Iterable[torch.nn.Parameter], lr: float, weight_decay: float) -> None:
+        super().__init__(weights, lr=lr)
+        self._decay = weight_decay
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.mul_(1 - group["lr"] * self._decay)
+        return super().step(closure)
+
+
+def refuse_uniform_optimum(config: TrainingConfig, vocabulary: int) -> None:
+    """Raise ValueError where the policy that knows nothing minimises the loss of a turn.
+
+    The entropy term gains up to weight times log(vocabulary), which is also what the uniform policy costs in the cross
+    entropy of FFT and RL. KTO's loss is bounded: far below the reference, it is lambda_d for a positive and 0 for a
+    negative, and a gain larger than their mean outweighs all that it teaches.
+    """
+    most = lost = math.log(vocabulary)
+    if config.objective is Objective.KTO:
+        lost = config.kto_desirable * config.positive_to_negative / (1 + config.positive_to_negative)
+    if config.entropy_weight * most >= lost:
+        raise ValueError(
+            f"entropy_weight {config.entropy_weight} is too large for {config.objective} over {vocabulary} tokens: the "
+            f"uniform policy would be the optimum; set it below {lost / most:.2g}"
+        )
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:

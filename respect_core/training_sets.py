@@ -209,7 +209,7 @@ def fill_probability(batch: pa.RecordBatch, probability: Mapping[TurnKey, float]
 # --- figures ----------------------------------------------------------------------------------------------------
 
 
-_PER_GAME = ("positives", "negatives")
+_PER_GAME = ("positives", "negatives", "rehearsed")
 _NO_GAMES = pa.schema(
     [pa.field("interaction_id", pa.string()), *(pa.field(f"{name}_sum", pa.uint64()) for name in _PER_GAME)]
 ).empty_table()
@@ -217,7 +217,7 @@ _NO_GAMES = pa.schema(
 
 @dataclass
 class Tally:
-    """What is to be told of a training set, collected batch by batch. It keeps the id of a game and 16 bytes more."""
+    """Counts of a training set, collected batch by batch. It keeps the id of a game and 24 bytes more."""
 
     rows: int = 0
     without_p: int = 0
@@ -234,7 +234,12 @@ class Tally:
         for row in _grouped(batch.select(["source", "label"]), ["source", "label"], [([], "count_all")]).to_pylist():
             self.labels[row["source"], row["label"]] += row["count_all"]
         positive, negative = (pc.equal(label, value).fill_null(False) for value in (1, -1))
-        columns = {"interaction_id": batch.column("interaction_id"), "positives": positive, "negatives": negative}
+        columns = {
+            "interaction_id": batch.column("interaction_id"),
+            "positives": positive,
+            "negatives": negative,
+            "rehearsed": pc.not_equal(batch.column("source"), "round"),
+        }
         sums = [(name, "sum") for name in _PER_GAME]
         self._games.append(_grouped(pa.RecordBatch.from_pydict(columns), ["interaction_id"], sums))
         lacking = batch.filter(pc.and_(negative, pc.is_null(p)))
@@ -250,8 +255,8 @@ class Tally:
     def counts(self, config: TrainingConfig) -> dict[str, int]:
         """Turns by label, and what an epoch of training takes of them."""
         games = pa.concat_tables([_NO_GAMES, *self._games]).sort_by("interaction_id")
-        positives_N, negatives_N = (games[f"{name}_sum"].to_numpy().astype(np.int64) for name in _PER_GAME)
-        turns, negatives = count_epoch(positives_N, negatives_N, config, seed=0, epoch=0)
+        positives_N, negatives_N, rows_N = (games[f"{name}_sum"].to_numpy().astype(np.int64) for name in _PER_GAME)
+        turns, negatives = count_epoch(positives_N, negatives_N, rows_N > 0, config, seed=0, epoch=0)
         rehearsed = sum(n for (source, label), n in self.labels.items() if source != "round" and label is not None)
         return {
             "train_turns": turns,

@@ -82,6 +82,7 @@ class SelectedRef(_Reference):
     seed: int
     step: int
     exact_match: float
+    sampled_match: float  # what it was chosen by
     validation_turns: int
     illegal_actions: int
     adapter: Path

@@ -24,7 +24,6 @@ from tasks import game_sets, registry
 from tasks.lineage import keep_lineage, prepare_lineage
 from tasks.references import ExportedRef, RegisteredRef, SelectedRef, TrainingSetRef
 from tasks.retries import PATIENT
-from tasks.train import settings
 from tasks.workspace import Workspace
 
 _CONTENTS = ("base_sha256", "validation_sha256")
@@ -100,7 +99,7 @@ def register_variant(
         "profile": profile.name,
         **identity,
         "parent_version": f"{start.name}/{start.version}" if start else "none",
-        "continued": settings(profile, variant).from_previous_adapter,
+        "continued": profile.settings(variant, round).from_previous_adapter,
         "seed": selected.seed,
         "step": selected.step,
         **({registry.RETRAINED: True} if retrained else {}),
@@ -115,7 +114,7 @@ def register_variant(
     try:
         _log_training(workspace, run_id, profile, training_set, selected)
         learned = prepare_lineage(workspace, tags, run_id)
-        metrics = {"val_exact_match": selected.exact_match}
+        metrics = {"val_exact_match": selected.exact_match, "val_sampled_match": selected.sampled_match}
         with _bundle(workspace, profile, training_set, selected, tags) as directory:
             version = registry.register_adapter(
                 workspace, run_id, variant, directory, tags=tags, metrics=metrics, step=round
@@ -158,7 +157,7 @@ def recipe(profile: Profile, training_set: TrainingSetRef) -> str:
         "data": training_set.data_hash,
         "base": profile.base,
         "lora": asdict(profile.lora),
-        "training": asdict(settings(profile, training_set.variant)),
+        "training": asdict(profile.settings(training_set.variant, training_set.round)),
         "seeds": profile.seeds,
     }
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
@@ -204,7 +203,7 @@ def _log_training(
 ) -> None:
     """The child run: settings, data, outcome; and a grandchild per seed with its curves by step."""
     round, variant = training_set.round, training_set.variant
-    config = asdict(settings(profile, variant))
+    config = asdict(profile.settings(variant, round))
     lora = {f"lora_{name}": value for name, value in asdict(profile.lora).items()}
     counts = ("train_turns", "positives", "negatives", "negatives_used", "rehearsal_turns")
     registry.log(
@@ -213,6 +212,7 @@ def _log_training(
         params={**config, **lora, "seeds": profile.seeds},
         metrics=[
             ("val_exact_match", selected.exact_match, round),
+            ("val_sampled_match", selected.sampled_match, round),
             ("illegal_actions", selected.illegal_actions, round),
             ("train_seconds", selected.seconds, round),
             *((name, getattr(training_set, name), round) for name in counts),
@@ -274,7 +274,8 @@ def _model_card(profile: Profile, training_set: TrainingSetRef, selected: Select
 
 LoRA adapter over `{profile.base}`, trained after round {training_set.round} on {training_set.positives} turns decoded
 as positive, {training_set.negatives_used} as negative and {training_set.rehearsal_turns} rehearsed turns of D0.
-Exact match on {selected.validation_turns} validation turns: {selected.exact_match:.3f}.
+Exact match on {selected.validation_turns} validation turns: {selected.exact_match:.3f} greedily,
+{selected.sampled_match:.3f} in expectation for actions drawn at temperature 1.
 
 Load it with `peft.PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(BASE), THIS_FOLDER)` and
 `AutoProcessor.from_pretrained(THIS_FOLDER)`.

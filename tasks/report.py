@@ -51,6 +51,7 @@ def summarise(
                 "probabilities": each.training_set.probabilities,
                 "data_hash": each.training_set.data_hash,
                 "val_exact_match": each.selected.exact_match,
+                "val_sampled_match": each.selected.sampled_match,
                 "illegal_actions": each.selected.illegal_actions,
                 "seed": each.selected.seed,
                 "step": each.selected.step,
@@ -108,7 +109,9 @@ def report_variant(workspace: Workspace, learned: LearnedRef) -> None:
             {
                 "version": f"{learned.registered.model}/{learned.registered.version}",
                 **learned.training_set.model_dump(include={"train_turns", "positives", "negatives_used"}),
-                **learned.selected.model_dump(include={"seed", "step", "exact_match", "illegal_actions"}),
+                **learned.selected.model_dump(
+                    include={"seed", "step", "exact_match", "sampled_match", "illegal_actions"}
+                ),
                 "seconds": learned.selected.seconds,
             }
         ],

@@ -1,4 +1,4 @@
-"""The checkpoint of a variant: highest exact match on the validation set, over steps and seeds (appendix B.3)."""
+"""The checkpoint of a variant: the best on the validation set, over steps and seeds (appendix B.3)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ def select_checkpoint(variant: str, trained: Sequence[TrainedRef]) -> SelectedRe
         Candidate(
             seed,
             step,
-            ValidationResult(figures["exact_match"], int(figures["n_turns"]), int(figures["illegal_actions"]), {}),
+            ValidationResult(
+                figures["exact_match"],
+                figures["sampled_match"],
+                int(figures["n_turns"]),
+                int(figures["illegal_actions"]),
+                {},
+            ),
         )
         for (seed, step), figures in checkpoints.items()
     )
@@ -38,6 +44,7 @@ def select_checkpoint(variant: str, trained: Sequence[TrainedRef]) -> SelectedRe
         seed=chosen.seed,
         step=chosen.step,
         exact_match=chosen.result.exact_match,
+        sampled_match=chosen.result.sampled_match,
         validation_turns=chosen.result.n_turns,
         illegal_actions=chosen.result.illegal_actions or 0,
         adapter=adapter,

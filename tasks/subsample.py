@@ -38,7 +38,7 @@ def subsample_variant(
     Raises:
         ValueError: RL lacks the probability of a turn; the message names turns and remedies.
     """
-    store, config = workspace.open(), profile.training[variant.objective]
+    store, config = workspace.open(), profile.settings(variant, round)
     chosen = learning_partitions(manifests.partitions(store, "turns"), variant, round)
     held_out = pa.array(game_sets.held_out(store, validation), pa.string())
     d0, right = _d0(store)

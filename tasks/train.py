@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from respect_core.variants import SEED, Profile, TrainingConfig, Variant
+from respect_core.variants import SEED, Profile, Variant
 from respect_core.versions import base_sha256, code_version
 from tasks import game_sets, progress, registry
 from tasks.places import Place, runner
@@ -21,7 +21,7 @@ from tasks.workspace import Workspace
 @task(name="initial adapter", task_run_name="initial adapter {variant}", **PATIENT, cache_policy=NO_CACHE)
 def initial_adapter(workspace: Workspace, profile: Profile, variant: Variant, round: int) -> Path | None:
     """The previous round's adapter or the seed's, where the profile goes on from it; None where it does not."""
-    if not profile.training[variant.objective].from_previous_adapter:
+    if not profile.settings(variant, round).from_previous_adapter:
         return None
     version = registry.previous(workspace, variant, round)
     if version is None:
@@ -57,7 +57,7 @@ def train_variant(
         variant=variant,
         round=training_set.round,
         data_hash=training_set.data_hash,
-        training=settings(profile, variant),
+        training=profile.settings(variant, training_set.round),
         seed=seed,
         validation=validation,
         validation_sha256=game_sets.stored(workspace.open(), validation).sha256,
@@ -67,8 +67,3 @@ def train_variant(
     with progress.bar(f"train {variant} seed {seed}") as bar:
         result = json.loads(runner(on)(spec, directory, bar.update, spread=True).read_text())
     return TrainedRef(variant=variant, seed=seed, directory=directory, seconds=result["seconds"])
-
-
-def settings(profile: Profile, variant: str) -> TrainingConfig:
-    """The training settings of a variant, or of the seed policy."""
-    return profile.seed_training if variant == SEED else profile.training[Variant(variant).objective]

@@ -74,6 +74,7 @@ def train(spec: TrainSpec) -> dict[str, Any]:
         result = exact_match(Policy(base, model, features), held_out, right)
         return {
             "exact_match": result.exact_match,
+            "sampled_match": result.sampled_match,
             "n_turns": result.n_turns,
             "illegal_actions": result.illegal_actions or 0,
         }

@@ -146,7 +146,10 @@ def test_kto_smoothing_adds_the_cross_entropy_to_uniform() -> None:
     reference, positive, kl = torch.zeros(3), torch.tensor([True, True, False]), torch.tensor(0.0)
     plain = objectives.kto_loss(logp, MASK, reference, positive, kl)
     smooth = objectives.kto_loss(logp, MASK, reference, positive, kl, label_smoothing=0.01, mean_logp_NS=mean_logp)
-    torch.testing.assert_close(smooth - plain, -0.01 * objectives.span_mean(mean_logp, MASK))
+    for turn, length in enumerate(LENGTHS):
+        uniform = torch.full((length, 5), 0.2, dtype=torch.float64)
+        expected = 0.01 * torch.nn.functional.cross_entropy(torch.tensor(LOGITS[turn, :length]), uniform)
+        assert (smooth - plain)[turn].item() == pytest.approx(expected.item(), abs=1e-12)
 
 
 def test_entropy_term_raises_entropy() -> None:
@@ -158,6 +161,8 @@ def test_entropy_term_raises_entropy() -> None:
     assert loss(moved) < loss(logits) < 0
     # Tokens beyond an action carry none of it.
     assert np.abs(_gradient(loss)[~MASK.numpy()]).max() == 0
+    by_turn = objectives.entropy_term(_logp(logits)[2], MASK, torch.tensor([1.0, 0.5, 0.0]))
+    assert by_turn[1] == objectives.entropy_term(_logp(logits)[2], MASK, 0.5)[1] and by_turn[2] == 0
 
 
 def test_padding_may_hold_anything() -> None:

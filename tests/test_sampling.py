@@ -17,26 +17,37 @@ IMAGES = [f"tangram-{n}" for n in range(10)]
 LABEL_LISTS = st.lists(st.lists(st.sampled_from([1, -1, 0, None]), min_size=1, max_size=12), max_size=40)
 
 
-def _examples(labels: list[list[int | None]]) -> list[Example]:
+def _examples(labels: list[list[int | None]], rehearsed: int = 0) -> list[Example]:
+    """One game each; the last `rehearsed` are from D0."""
     return [
         Example(
             Interaction(f"g{n}", tuple(IMAGES), tuple(Turn("", f"say {t}", "select A", 0.5) for t in range(len(game)))),
             tuple(game),
+            n >= len(labels) - rehearsed,
         )
         for n, game in enumerate(labels)
     ]
 
 
 @settings(max_examples=150)
-@given(LABEL_LISTS, st.sampled_from([fft(), rl(), kto()]), st.integers(1, 64), st.integers(0, 3), st.integers(0, 3))
-def test_plan_of_an_epoch(labels: list, base: object, batch_turns: int, seed: int, epoch: int) -> None:
+@given(
+    LABEL_LISTS,
+    st.sampled_from([fft(), rl(), kto()]),
+    st.integers(1, 64),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.integers(0, 5),
+)
+def test_plan_of_an_epoch(labels: list, base: object, batch_turns: int, seed: int, epoch: int, rehearsed: int) -> None:
     config = replace(base, batch_turns=batch_turns)  # type: ignore[type-var]
-    data = _examples(labels)
+    labels = [*labels[:-rehearsed], *([1, None] for _ in labels[-rehearsed:])] if rehearsed else labels
+    data = _examples(labels, rehearsed)
     plan = sampling.plan_epoch(data, config, seed, epoch)
     assert plan == sampling.plan_epoch(data, config, seed, epoch)
     counts = [np.array([game.count(label) for game in labels], int) for label in (1, -1)]
     kept_turns = sum(batch.turns for batch in plan), sum(batch.count(-1) for batch in plan)
-    assert sampling.count_epoch(*counts, config, seed, epoch) == kept_turns
+    from_d0 = np.array([example.rehearsed for example in data], bool)
+    assert sampling.count_epoch(*counts, from_d0, config, seed, epoch) == kept_turns
 
     kept = [(game.interaction.interaction_id, turn) for batch in plan for game in batch.games for turn in game.kept]
     assert len(kept) == len(set(kept))
@@ -45,7 +56,8 @@ def test_plan_of_an_epoch(labels: list, base: object, batch_turns: int, seed: in
     largest = max((game.count(1) for game in labels), default=0)
     for batch in plan:
         assert batch.count(1) >= 1
-        assert batch.count(-1) * 5 <= batch.count(1) * 4
+        decoded = sum(game.labels.count(1) for game in batch.games if not game.rehearsed)
+        assert batch.count(-1) * 5 <= decoded * 4  # D0 makes no room for negatives
         assert batch.count(-1) == 0 or config.objective is not Objective.FFT
         # A batch is its share of the epoch, give or take a game.
         assert batch.turns <= 1.8 * (1.5 * batch_turns + largest)

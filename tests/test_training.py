@@ -148,7 +148,8 @@ QUICK = {"max_steps": 8, "warmup_steps": 2, "batch_turns": 9, "micro_batch_inter
 CONFIGS: dict[str, TrainingConfig] = {
     "fft": replace(fft(), learning_rate=1e-2, label_smoothing=0.02, **QUICK),
     "rl": replace(rl(), learning_rate=1e-2, **QUICK),
-    "kto": replace(kto(), learning_rate=1e-3, **QUICK),
+    # The toy's p are not this model's: as references they would lie far out on the sigmoid.
+    "kto": replace(kto(), learning_rate=1e-3, kto_reference="initial", **QUICK),
 }
 
 
@@ -256,8 +257,7 @@ def test_validation_does_not_change_training(tmp_path: Path) -> None:
 def test_negatives_lose_to_positives(name: str, tmp_path: Path, seed_adapter: Path) -> None:
     """After 'all', the wrong single click becomes less likely against selecting everything."""
     changes = {"max_steps": 40, "epochs": 40, "learning_rate": 1e-2, "entropy_weight": 0.0}
-    # The toy's p are not this model's: as KTO's references they would lie far out on the sigmoid.
-    result = _train(name, tmp_path, seed_adapter, **changes, kto_reference="initial")
+    result = _train(name, tmp_path, seed_adapter, **changes)
 
     def preference(adapter: Path) -> float:
         game = Interaction("new", tuple(sorted(models.images())[-3:]), (Turn("", "all", "select A B C"),))
@@ -270,26 +270,28 @@ def test_negatives_lose_to_positives(name: str, tmp_path: Path, seed_adapter: Pa
     assert preference(result.checkpoints[-1].adapter) > preference(seed_adapter) + 1
 
 
-def test_micro_batches_do_not_change_the_step(tmp_path: Path, seed_adapter: Path) -> None:
-    """Without dropout, and for FFT and RL (KTO's reference point is a mean over a micro-batch)."""
-    for name in ("fft", "rl"):
-        curves = [
-            [
-                record.loss
-                for record in train(
-                    base(),
-                    toy(negatives=name == "rl"),
-                    None,
-                    replace(CONFIGS[name], micro_batch_interactions=size, max_steps=3),
-                    LoraConfig(dropout=0.0),
-                    0,
-                    tmp_path / f"{name}{size}",
-                    features=features(),
-                ).history
-            ]
-            for size in (1, 6)
-        ]
-        assert curves[0] == pytest.approx(curves[1], abs=1e-5)
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_micro_batches_do_not_change_the_step(name: str, tmp_path: Path) -> None:
+    """Without dropout: the loss is the same, and so is everything that it is made of."""
+    histories = [
+        train(
+            base(),
+            toy(negatives=name != "fft"),
+            None,
+            replace(CONFIGS[name], micro_batch_interactions=size, max_steps=3, from_previous_adapter=False),
+            LoraConfig(dropout=0.0),
+            0,
+            tmp_path / f"{name}{size}",
+            features=features(),
+        ).history
+        for size in (1, 2, 6)
+    ]
+    figures = ("loss", "objective", "entropy", "log_ratio_positive", "log_ratio_negative", "z0")
+    for one in figures:
+        curves = [[getattr(record, one) for record in history] for history in histories]
+        told = [value is not None for value in curves[0]]
+        assert told == [name == "kto" or one in figures[:3]] * 3
+        assert curves == [pytest.approx(curves[0], abs=1e-5)] * 3
 
 
 def test_kto_starts_where_the_adapter_left_off(tmp_path: Path, seed_adapter: Path) -> None:
@@ -298,13 +300,13 @@ def test_kto_starts_where_the_adapter_left_off(tmp_path: Path, seed_adapter: Pat
     weights = [load_adapter(base(), path).state_dict() for path in (seed_adapter, still.checkpoints[-1].adapter)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     model = load_adapter(base(), seed_adapter, trainable=True)
-    config = replace(CONFIGS["kto"], kto_reference="initial", entropy_weight=0.0)
+    config = replace(CONFIGS["kto"], entropy_weight=0.0, kto_desirable=1.0)
     data = toy(2, negatives=True)
     reference = losses.references(model, data, base().processor, features(), config)
     games = {e.interaction.interaction_id: Game(e.interaction, e.labels, (0, 1, 2)) for e in data}
     rows = [losses.encode_game(game, base().processor, config) for game in games.values()]
     scores = score(model.eval(), collate(rows, 0), features())
-    loss = losses.turn_losses(scores, games, config, reference)
+    loss = losses.turn_losses(scores, games, config, reference).loss
     torch.testing.assert_close(loss, torch.full_like(loss, 0.5))  # 1 - sigmoid(0)
 
 
@@ -322,6 +324,79 @@ def test_kto_reference_is_logged_or_scored(seed_adapter: Path) -> None:
     assert logged[Key("toy-1", 0)] == initial[Key("toy-1", 0)] < 0  # without p, the initial adapter's
     assert logged[Key("toy-1", 0, True)] == initial[Key("toy-1", 0, True)]  # alternatives always are the adapter's
     assert Key("toy-1", 2) not in logged  # context only
+    unlikely = replace(example.interaction, turns=(turns[0], replace(turns[1], probability=1e-6), turns[2]))
+    data = [Example(unlikely, example.labels), Example(replace(unlikely, interaction_id="d0"), example.labels, True)]
+    clamped = losses.references(model, data, base().processor, features(), kto())
+    assert clamped[Key("toy-1", 1)] == math.log(0.01)  # as p of equation 2
+    assert {key.interaction_id for key in clamped} == {"toy-1"}, "D0 needs no reference"
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_rehearsed_turns_have_cross_entropy_under_every_objective(name: str, seed_adapter: Path) -> None:
+    """And nothing to say in z0."""
+    model = load_adapter(base(), seed_adapter).eval()
+    data = [replace(example, rehearsed=number < 2) for number, example in enumerate(toy(4, negatives=True))]
+    games = {e.interaction.interaction_id: Game(e.interaction, e.labels, (0, 1, 2), e.rehearsed) for e in data}
+    config = replace(CONFIGS[name], entropy_weight=0.0, label_smoothing=0.0)
+    reference = losses.references(model, data, base().processor, features(), config)
+    rows = [losses.encode_game(game, base().processor, config) for game in games.values()]
+    scores = score(model, collate(rows, 0), features())
+    assert any(key.alternative for key in scores.keys) == (name == "kto")
+    assert not any(key.alternative for key in scores.keys if games[key.interaction_id].rehearsed)
+    loss, parts = losses.turn_losses(scores, games, config, {k: v - 1 for k, v in reference.items()})
+    kept = [n for n, key in enumerate(scores.keys) if not key.alternative]
+    rehearsed = torch.tensor([games[scores.keys[n].interaction_id].rehearsed for n in kept])
+    cross_entropy = -(scores.logp.sum(-1) / scores.mask.sum(-1))[kept]
+    torch.testing.assert_close(loss[rehearsed], cross_entropy[rehearsed])
+    objective, rehearsal, *_, of_positives, of_negatives = parts.nanmean(0).tolist()
+    assert (objective, rehearsal) == pytest.approx(
+        (loss[~rehearsed].mean().item(), cross_entropy[rehearsed].mean().item())
+    )
+    if name == "kto":  # each reference is 1 below the policy, which z0 sees too: no turn has gained anything
+        assert of_positives == of_negatives == pytest.approx(1)
+        positive = torch.tensor([games[scores.keys[n].interaction_id].labels[0] == 1 for n in kept])
+        torch.testing.assert_close(loss[~rehearsed], torch.where(positive, 2.0, 0.5).to(loss)[~rehearsed])
+
+
+def test_rl_weighs_entropy_by_the_reward(seed_adapter: Path) -> None:
+    """Appendix B.3, Data Imbalance: a negative's loss has the weight 0.1, and so has its entropy."""
+    model, data = load_adapter(base(), seed_adapter).eval(), toy(2, negatives=True)
+    games = {e.interaction.interaction_id: Game(e.interaction, e.labels, (0, 1, 2)) for e in data}
+    config = replace(rl(), entropy_weight=0.5)
+    rows = [losses.encode_game(game, base().processor, config) for game in games.values()]
+    scores = score(model, collate(rows, 0), features(), with_entropy=True)
+    loss = losses.turn_losses(scores, games, config, {}).loss
+    plain = losses.turn_losses(scores, games, replace(config, entropy_weight=0.0), {}).loss
+    assert scores.entropy is not None
+    entropy = scores.entropy.sum(-1) / scores.mask.sum(-1)
+    negative = torch.tensor([games[key.interaction_id].labels[key.turn] == -1 for key in scores.keys])
+    assert negative.any() and not negative.all()
+    torch.testing.assert_close(loss - plain, -0.5 * entropy * torch.where(negative, 0.1, 1.0))
+
+
+def test_the_adapter_that_training_starts_from_is_a_candidate(tmp_path: Path, seed_adapter: Path) -> None:
+    """Training that ruins the policy chooses the adapter that it started from."""
+    config = replace(CONFIGS["kto"], learning_rate=30.0, warmup_steps=0)
+    data = (base(), toy(negatives=True), validate, config, LoraConfig(), 0)
+    result = train(*data, tmp_path, features=features(), init_adapter=seed_adapter)
+    assert [point.step for point in result.checkpoints] == [0, 4, 8]
+    start = result.checkpoints[0]
+    assert adapter_hash(start.adapter) == adapter_hash(seed_adapter)
+    assert start.validation == validate(load_adapter(base(), seed_adapter))
+    assert all(point.validation["exact_match"] <= start.validation["exact_match"] for point in result.checkpoints)
+
+
+def test_rmsprop_decays_by_the_rate_alone() -> None:
+    """The stock optimizer walks a weight to zero at the full rate where the loss's gradient is small."""
+    config = replace(kto(), learning_rate=1e-2, weight_decay=0.1)
+    model = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    optimizer = training.make_optimizer(model, config)
+    for step in range(1, 21):
+        model.weight.grad = torch.zeros_like(model.weight)
+        optimizer.step()
+        assert model.weight.item() == pytest.approx((1 - 1e-3) ** step)
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def _packed_games() -> dict[str, Game]:
 
 def test_packed_kto_equals_trl_on_one_example_per_turn(tmp_path: Path) -> None:
     """Policy, alternatives and references of two packed games: the loss and z0 of KTOTrainer, which runs 4 passes."""
-    config = replace(kto(), kto_reference="initial", length_normalised=False, entropy_weight=0.0, kto_desirable=2.0)
+    config = replace(kto(), kto_reference="initial", entropy_weight=0.0, kto_desirable=2.0)
     base = models.base()
     model = models.random_lora()
     trainer = KTOTrainer(
@@ -227,7 +227,7 @@ def test_packed_kto_equals_trl_on_one_example_per_turn(tmp_path: Path) -> None:
 
     with torch.no_grad():
         scores = score(model, batch, models.features())
-        loss = losses.turn_losses(scores, games, config, reference)
+        loss = losses.turn_losses(scores, games, config, reference).loss
     ratios = [scores.logp[n].sum().item() - reference[key] for n, key in enumerate(scores.keys) if key.alternative]
     assert max(0.0, sum(ratios) / len(ratios)) == pytest.approx(trainer._metrics["eval"]["kl"][-1], abs=1e-5)
     assert trainer._metrics["eval"]["kl"][-1] > 0
@@ -236,7 +236,7 @@ def test_packed_kto_equals_trl_on_one_example_per_turn(tmp_path: Path) -> None:
 
 def test_packed_fft_equals_trl_on_one_example_per_turn(tmp_path: Path) -> None:
     """The mean over the tokens of two packed games is the loss of SFTTrainer, gradients of the adapter included."""
-    config = replace(fft(), length_normalised=False, entropy_weight=0.0)
+    config = replace(fft(), length_normalised=False, entropy_weight=0.0, label_smoothing=0.0)
     base = models.base()
     model = models.random_lora()
     trainer = SFTTrainer(
@@ -258,7 +258,7 @@ def test_packed_fft_equals_trl_on_one_example_per_turn(tmp_path: Path) -> None:
     games = _packed_games()
     rows = [losses.encode_game(game, base.processor, config) for game in games.values()]
     scores = score(model, collate(rows, base.processor.tokenizer.pad_token_id), models.features())
-    ours = losses.turn_losses(scores, games, config, {}).sum() / scores.mask.sum()
+    ours = losses.turn_losses(scores, games, config, {}).loss.sum() / scores.mask.sum()
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
     for own, other in zip(gradients(ours), gradients(theirs), strict=True):
         torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-3)

@@ -65,6 +65,18 @@ def test_an_adapter_validates_the_same_under_stock_code(policy: Policy, tmp_path
     assert loaded.correct == result.correct
 
 
+def test_sampled_match_is_the_mean_probability_of_the_right_actions(policy: Policy) -> None:
+    """The exact match of actions drawn without constraint at temperature 1, in expectation."""
+    wanted = {("game-60", 1), ("game-60", 2), ("game-63", 0)}
+    rows = [packing.encode(game, models.base().processor) for game in GAMES]
+    with torch.no_grad():
+        scores = packing.score(policy.model, packing.collate(rows, 0), models.features())
+    p = {key[:2]: scores.logp[n][scores.mask[n]].sum().exp().item() for n, key in enumerate(scores.keys)}
+    found = exact_match(policy, GAMES, wanted)
+    assert found.sampled_match == pytest.approx(sum(p[turn] for turn in wanted) / 3, rel=1e-4)
+    assert exact_match(policy, GAMES).sampled_match == pytest.approx(sum(p.values()) / len(p), rel=1e-4)
+
+
 def test_only_the_turns_asked_for_count(policy: Policy) -> None:
     every = exact_match(policy, GAMES)
     wanted = {("game-60", 1), ("game-60", 2), ("game-63", 0)}
@@ -90,7 +102,7 @@ def test_training_mode_is_restored() -> None:
 
 
 def candidate(seed: int, step: int, match: float) -> Candidate:
-    return Candidate(seed, step, ValidationResult(match, 100, None, {}))
+    return Candidate(seed, step, ValidationResult(1 - match, match, 100, None, {}))
 
 
 def test_the_best_checkpoint_is_chosen_and_ties_go_to_the_earlier_then_the_lower_seed() -> None:

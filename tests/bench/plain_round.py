@@ -67,8 +67,8 @@ def plain_round(files: Files, profile: Profile, variant: Variant, out: Path) -> 
             found |= {(seed, step): (adapter, figures) for step, adapter, figures in checkpoints}
             seconds += took
     chosen = choose(
-        Candidate(seed, step, ValidationResult(match["exact_match"], int(match["n_turns"]), 0, {}))
-        for (seed, step), (_, match) in found.items()
+        Candidate(seed, step, ValidationResult(each["exact_match"], each["sampled_match"], int(each["n_turns"]), 0, {}))
+        for (seed, step), (_, each) in found.items()
     )
     shutil.copytree(found[chosen.seed, chosen.step][0], out / "chosen")
     return Learned(out / "chosen", chosen.result.exact_match, seconds)
@@ -110,7 +110,11 @@ def _train(
 
     def validate(model: Any) -> dict[str, float]:
         result = exact_match(Policy(base, model, features), held_out, right)
-        return {"exact_match": result.exact_match, "n_turns": result.n_turns}
+        return {
+            "exact_match": result.exact_match,
+            "sampled_match": result.sampled_match,
+            "n_turns": result.n_turns,
+        }
 
     config = profile.training[variant.objective]
     start = files.adapter if config.from_previous_adapter else None

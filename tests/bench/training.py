@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from respect_core import cores, losses, training, variants
+from respect_core import losses, training, variants
 from respect_core.base import Base, attach_lora, save_adapter
 from respect_core.chat import chat
 from respect_core.gradients import passes
@@ -83,7 +83,7 @@ def _all(name: str, kind: str, peer: str, bar: float, quick: bool) -> Iterator[R
 
 
 def _config(name: str) -> TrainingConfig:
-    """Table 1's, for one step over all games an epoch. SFTTrainer takes the mean over tokens, TRL's KTO sums."""
+    """Table 1's, for one step over all games an epoch. SFTTrainer takes the mean over tokens."""
     plain: dict[str, Any] = {
         "entropy_weight": 0.0,
         "label_smoothing": 0.0,
@@ -184,13 +184,12 @@ def _passes(base: Base, data: Sequence[Example], config: TrainingConfig) -> tupl
 
     if config.objective is Objective.KTO:
         scored = [losses.encode_game(game, base.processor, config) for game in _unshuffled(data)]
-        for rows in losses.micro_batches(scored, cores.even(len(scored), size, base.device)):
+        for rows in passes(scored, size, base.device):
             count(rows, backward=False)
     for _, step in training.plan_steps(data, config, 0):
         encoded = [losses.encode_game(game, base.processor, config) for game in step.games]
-        for micro in passes(encoded, config, size, base.device):
-            for rows in micro:
-                count(rows, backward=True)
+        for rows in passes(encoded, size, base.device):
+            count(rows, backward=True)
     return tokens, flops
 
 
@@ -221,7 +220,7 @@ def check_equal(kind: str, size: str, data: Sequence[Example], config: TrainingC
     with torch.no_grad():
         theirs = float(trainer.compute_loss(trainer.model, dict(batch)))
         scores = score(model, collate(rows, chat(base.processor).pad_id), features)
-        loss_K = losses.turn_losses(scores, played, config, reference)
+        loss_K = losses.turn_losses(scores, played, config, reference).loss
     ours = float(loss_K.sum() / scores.mask.sum() if kind == "sft" else loss_K.mean())
     difference = abs(ours - theirs)
     assert difference < TOLERANCE, f"{kind}: the losses are {ours} and {theirs}"

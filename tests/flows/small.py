@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from respect_core.variants import Profile, TrainingConfig
+from respect_core.variants import Profile
 from respect_core.variants import profile as named_profile
 
 
@@ -20,15 +20,7 @@ def smallest(name: str) -> Profile:
 
 
 def _cut(profile: Profile, people: int, **short: int) -> Profile:
-    return replace(
-        profile,
-        seed_games=people,
-        validation_games=people,
-        seed_training=_short(profile.seed_training, short),
-        training={objective: _short(config, short) for objective, config in profile.training.items()},
-    )
-
-
-def _short(config: TrainingConfig, short: dict[str, int]) -> TrainingConfig:
     changes: dict[str, Any] = {**short}
-    return replace(config, **changes)
+    seed_training = replace(profile.seed_training, **changes)
+    cut = replace(profile, seed_games=people, validation_games=people, seed_training=seed_training)
+    return cut.with_training(**changes)

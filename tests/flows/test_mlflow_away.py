@@ -66,6 +66,7 @@ def trained(place: Workspace) -> SelectedRef:
         seed=0,
         step=2,
         exact_match=0.5,
+        sampled_match=0.4,
         validation_turns=8,
         illegal_actions=0,
         adapter=adapter,

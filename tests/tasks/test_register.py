@@ -69,6 +69,7 @@ def _selected(folder: Path) -> SelectedRef:
         seed=0,
         step=1,
         exact_match=0.5,
+        sampled_match=0.4,
         validation_turns=2,
         illegal_actions=0,
         adapter=folder / "adapter",

@@ -40,6 +40,7 @@ def _learned(registered: RegisteredRef) -> LearnedRef:
         seed=0,
         step=1,
         exact_match=0.5,
+        sampled_match=0.4,
         validation_turns=2,
         illegal_actions=0,
         adapter=Path("adapter"),
