@@ -13,7 +13,16 @@ import typer
 from flows.cli_annotations import annotate_app, released_app, released_import_app
 from flows.cli_promotion import promotion_app
 from flows.cli_report import report_app
-from flows.terminal import Commands, Run, clear_errors, console, end_on_sigterm, run_folder, run_workspace
+from flows.terminal import (
+    Commands,
+    Run,
+    clear_errors,
+    console,
+    end_on_sigterm,
+    run_folder,
+    run_workspace,
+    warn_of_public_key,
+)
 from respect_core.variants import CONTROL, PROFILES, Propensity, Variant
 
 app = Commands(
@@ -296,6 +305,7 @@ def import_games(
     workspace = run_workspace(run, new=True)
     from tasks.importing import import_games as task
 
+    warn_of_public_key()
     with clear_errors():
         report = task(
             workspace,

@@ -23,6 +23,9 @@ console = Console()
 _complaints = Console(stderr=True)
 
 RUNS = Path("runs")
+_PUBLIC_KEY = """RESPECT_USER_KEY is not set, so users' ids become pseudonyms under a key that everybody knows, and
+whoever has the logs finds the ids by guessing. Stop, make a key, keep it, and set it from the first user on, in a new
+run: export RESPECT_USER_KEY=$(openssl rand -hex 32)"""
 
 Run = Annotated[str, typer.Option(help="Name of the run: everything it leaves lies in runs/NAME.")]
 
@@ -84,6 +87,14 @@ def end_on_sigterm() -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, end)
+
+
+def warn_of_public_key() -> None:
+    """Say so where ids are to become pseudonyms under the key that everybody knows."""
+    from respect_core.interaction import pseudonyms_are_secret
+
+    if not pseudonyms_are_secret():
+        console.print(f"[bold yellow]warning:[/] {_PUBLIC_KEY}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

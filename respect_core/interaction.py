@@ -115,8 +115,16 @@ def pseudonym(user: str) -> str:
     Set the variable to a secret in production; without it pseudonyms are stable but can be recomputed by
     anyone who knows the ids.
     """
-    key = os.environ.get("RESPECT_USER_KEY", _PUBLIC_KEY).encode()
-    return hmac.new(key, user.encode(), hashlib.sha256).hexdigest()[:16]
+    return hmac.new(_key(), user.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def key_fingerprint() -> str:
+    """Tell one RESPECT_USER_KEY from another without giving it away: an HMAC under it."""
+    return hmac.new(_key(), b"fingerprint", hashlib.sha256).hexdigest()
+
+
+def _key() -> bytes:
+    return os.environ.get("RESPECT_USER_KEY", _PUBLIC_KEY).encode()
 
 
 def pseudonyms_are_secret() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from respect_core import user_key
 from respect_core.importers.games import UNKNOWN_POLICY, ImportReport
 from respect_core.importers.games import import_games as import_into
 from respect_core.importers.released import ReleasedReport
@@ -37,10 +38,12 @@ def import_games(
         share: that share.
 
     Raises:
-        ValueError: a bad file (PickleError), or `acted_by` is not registered.
+        ValueError: a bad file (PickleError), `acted_by` is not registered, or the store's users have pseudonyms under
+            another RESPECT_USER_KEY (KeyChangedError).
         StoreError: no folder of tangrams, or the store cannot be written.
     """
     store = workspace.open()
+    user_key.claim(store)
     policy = _policy(workspace, acted_by) if acted_by else UNKNOWN_POLICY
     report = import_into(store, file, tangrams, round, variant, policy=policy)
     if game_set and report.log:

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.terminal import Commands, Run, clear_errors, console, run_workspace
+from flows.terminal import Commands, Run, clear_errors, console, run_workspace, warn_of_public_key
 
 if TYPE_CHECKING:
     from deployments.game.listener import Listener
     from deployments.game.study import Study
     from tasks.workspace import Workspace
 
-_PUBLIC = """RESPECT_USER_KEY is not set, so participants' ids become pseudonyms under a key that everybody knows, and
-whoever has the logs finds the ids by guessing. Stop, make a key, keep it, and set it from the first participant on:
-export RESPECT_USER_KEY=$(openssl rand -hex 32)"""
 app = Commands(add_completion=False)
 
 
@@ -60,14 +57,16 @@ def play(
     from deployments.game.settings import Settings, tokens_from_environment
     from deployments.game.table import Clocks
     from deployments.serving.follow import quick_registry
+    from respect_core import user_key
     from respect_core.interaction import pseudonyms_are_secret
 
     quick_registry()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with clear_errors():
+        (user_key.claim if pseudonyms_are_secret() else user_key.require)(workspace.open())
         loaded = _study(workspace, study)
-        if loaded is not None and not pseudonyms_are_secret():
-            console.print(f"[bold yellow]warning:[/] {_PUBLIC}", highlight=False, soft_wrap=True)
+        if loaded is not None:
+            warn_of_public_key()
         operator, annotators = tokens_from_environment()
         settings = Settings(
             clocks=Clocks().faster(faster),

@@ -28,20 +28,24 @@ log = logging.getLogger(__name__)
 
 
 def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
-    """The application over rooms, which start and close with it.
+    """The application over rooms, which go on with what the journal says, and start and close with it.
 
     Args:
         seed: of choices outside a study (roles, contexts), for tests.
+
+    Raises:
+        KeyChangedError: ids of the journal became pseudonyms under another RESPECT_USER_KEY.
     """
     limits = rooms.settings.limits
     door = Door(rooms, random.Random(seed) if seed is not None else random.SystemRandom())
 
+    recovery.recover(rooms)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        recovery.recover(rooms)
         await rooms.start()
-        rooms.background(door.watch())
-        rooms.background(door.prepare())
+        rooms.background.keep("lobby", door.watch)
+        rooms.background.once(door.prepare())
         gc.collect()
         gc.freeze()  # else each full collection walks through all libraries and holds up every game meanwhile
         yield
@@ -63,9 +67,18 @@ def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
         await sockets.serve(socket, rooms, admitted=requests.take(address(socket)))
 
     @app.get("/health")
-    async def health() -> dict[str, str]:
-        """The process answers."""
-        return {"status": "ok"}
+    async def health(response: Response) -> dict[str, Any]:
+        """200 where all that should run does; else 503, and what has failed."""
+        down = sorted(rooms.background.down | (set() if rooms.journal.alive else {"journal"}))
+        response.status_code = 503 if down else 200
+        return {"status": "failing", "down": down} if down else {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready(response: Response) -> dict[str, Any]:
+        """200 where people get their games: a policy can act, or each that the study asks for; else 503."""
+        lacking = rooms.lacking()
+        response.status_code = 503 if lacking else 200
+        return {"ready": not lacking, "lacking": lacking}
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -75,6 +88,7 @@ def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
             sockets=len(rooms.connections),
             lobby=len(rooms.lobby),
             unstored=len(rooms.archiver.unstored),
+            set_aside=len(rooms.archiver.set_aside),
             players=len(rooms.players),
         )
         return Response(own + rooms.listener.prometheus(), media_type=CONTENT_TYPE_LATEST)

@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 
+from deployments.failures import place_of
 from deployments.game.journal import Journal, NotWritten
 from deployments.game.table import Table
 from respect_core.interaction import InteractionLog, LoggedTurn, Outcome, PolicyIdentity
@@ -110,7 +111,8 @@ def _policy(table: Table) -> PolicyIdentity:
 
 
 class Archiver:
-    """Puts games into the store one after the other, and again while the store is away.
+    """Puts games into the store one after the other, and again while the store is away. One that cannot be stored is
+    set aside until the next start, and holds up no other.
 
     Args:
         failed: called at each failure.
@@ -120,6 +122,7 @@ class Archiver:
         self._store, self._journal, self._failed = place, journal, failed
         self._waiting: asyncio.Queue[str] = asyncio.Queue()
         self.unstored: dict[str, tuple[Table, Mapping[str, str]]] = {}
+        self.set_aside: set[str] = set()
 
     def put(self, table: Table, users: Mapping[str, str]) -> None:
         """A game that is over."""
@@ -128,9 +131,13 @@ class Archiver:
 
     async def run(self) -> None:
         """Until it is cancelled."""
+        pause = 1.0
         while True:
-            game, pause = await self._waiting.get(), 1.0
-            while not await self._put(game):
+            game = await self._waiting.get()
+            if await self._put(game):
+                pause = 1.0
+            else:
+                self._waiting.put_nowait(game)  # behind the others, as it may be this one alone
                 await asyncio.sleep(pause)
                 pause = min(30.0, 2 * pause)
 
@@ -150,5 +157,9 @@ class Archiver:
             self._failed()
             log.warning("%d games wait to be stored: %s", len(self.unstored), error)
             return False
+        except Exception as error:
+            self._failed()
+            self.set_aside.add(game)
+            log.error("game %s cannot be stored, and is set aside until the next start: %s", game, place_of(error))
         del self.unstored[game]
         return True

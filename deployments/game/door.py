@@ -70,7 +70,9 @@ class Door:
             raise Denied(409, "", "a game is being prepared")
         if (running := self._rooms.running(player)) is not None and not running.practice:
             raise Denied(409, "", "a game is running", running.id)
-        if len(self._rooms.tables) >= self._rooms.settings.limits.tables:
+        limits = self._rooms.settings.limits
+        most = limits.practices if wish.practice else limits.tables
+        if self._rooms.occupied(practice=wish.practice) >= most:
             raise Denied(503, "", "every table is taken; try again in a moment")
         self._entering.add(player.key)
         try:

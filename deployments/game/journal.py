@@ -2,7 +2,8 @@
 
 A line is a checksum and one JSON event. `write` returns once the line is synced; whoever waits at the same time shares
 the sync (group commit), so that two hundred games cost a disk no more than a few. Each process has a file of its own,
-and nothing ever changes a line: a torn last line, of an event that nobody was told is done, is passed over.
+numbered in the order of the starts whatever the clock says, and nothing ever changes a line: a torn last line, of an
+event that nobody was told is done, is passed over. What was refused is cut off before anything else is written.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import json
 import logging
 import os
 import threading
-import uuid
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from datetime import UTC, datetime
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 Event = dict[str, Any]
 """'kind' says what happened; the rest is JSON."""
 _MOST = 512  # lines in one sync
+_TELL = 60.0  # seconds between two lines of the log about a disk that fails
 
 
 class NotWritten(RuntimeError):
@@ -43,11 +45,12 @@ class Journal:
     Args:
         folder: of the journal's files.
         sync: makes what was written durable, for tests of disks that fail.
+        pause: seconds after a failure in which events are refused without asking the disk again.
     """
 
-    def __init__(self, folder: Path, sync: Callable[[int], None] = os.fsync) -> None:
+    def __init__(self, folder: Path, sync: Callable[[int], None] = os.fsync, pause: float = 0.5) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._sync = folder, sync
+        self._folder, self._sync, self._pause = folder, sync, pause
         self._lock = (folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,7 +58,13 @@ class Journal:
             self._lock.close()
             raise InUse(f"{folder}: another game server writes this journal; stop it first") from None
         self._file: FileIO | None = None
-        self._end = 0
+        self._end = 0  # of what was acknowledged in the file
+        self._uncut = False  # whether refused bytes may lie behind it
+        self._failed: tuple[float, str] | None = None  # when and why the disk failed last
+        self._told = -_TELL
+        for path in self._files():
+            if not path.stat().st_size:  # of a disk that was full
+                path.unlink()
         self._queue: SimpleQueue[tuple[bytes, Future[None]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
@@ -71,9 +80,14 @@ class Journal:
         self._queue.put((_line(event), future))
         return future
 
+    @property
+    def alive(self) -> bool:
+        """Whether events are written at all, be it that a disk refuses them."""
+        return self._thread.is_alive()
+
     def events(self) -> Iterator[Event]:
         """What earlier servers wrote, in order. A line that is damaged is passed over, and told of in the log."""
-        for path in sorted(self._folder.glob("*.jsonl")):
+        for path in self._files():
             if self._file is not None and path == Path(str(self._file.name)):
                 continue
             lines = path.read_bytes().split(b"\n")
@@ -94,8 +108,17 @@ class Journal:
         self._queue.put(None)
         self._thread.join()
         if self._file is not None:
+            if self._uncut:
+                with suppress(OSError):
+                    self._cut(self._file)
             self._file.close()
+            if not self._end:
+                Path(str(self._file.name)).unlink()
         self._lock.close()
+
+    def _files(self) -> list[Path]:
+        """In the order of the starts: those with a name of earlier releases, which was the time, come first."""
+        return sorted(self._folder.glob("*.jsonl"), key=lambda path: (_number(path), path.name))
 
     def _run(self) -> None:
         while self._commit():
@@ -112,34 +135,65 @@ class Journal:
         if batch:
             try:
                 self._append(b"".join(line for line, _ in batch))
-            except OSError as error:
-                log.error("the journal cannot be written: %s", error)
+            except Exception as error:  # whatever it is, nobody waits for ever
+                refusal = self._refusal(error)
                 for _, future in batch:
-                    future.set_exception(NotWritten(f"the journal cannot be written ({os.strerror(error.errno or 0)})"))
+                    future.set_exception(NotWritten(f"the journal cannot be written ({refusal})"))
             else:
                 for _, future in batch:
                     future.set_result(None)
         return taken[-1] is not None
 
     def _append(self, data: bytes) -> None:
+        if self._failed is not None and time.monotonic() - self._failed[0] < self._pause:
+            raise _Paused
         if self._file is None:
-            name = f"{datetime.now(UTC):%Y-%m-%dT%H%M%S.%f}-{uuid.uuid4().hex[:8]}.jsonl"
-            self._file = (self._folder / name).open("xb", buffering=0)
-            _sync_folder(self._folder)
+            number = max(map(_number, self._files()), default=0) + 1
+            self._file = _new_file(self._folder / f"{number:08}.jsonl")
+        if self._uncut:
+            self._cut(self._file)
         try:
             written = 0
             while written < len(data):
                 written += self._file.write(data[written:])
             self._sync(self._file.fileno())
-        except OSError:
-            # Whether a failed sync left something on the disk nobody knows: a file that goes on would hold it in front
-            # of what follows. What is left here is cut off, and a new file begins.
-            broken, self._file = self._file, None
-            with broken:
-                os.ftruncate(broken.fileno(), self._end)
-            self._end = 0
+        except BaseException:
+            # Whether a failed sync left something on the disk nobody knows. It must not come back at the next start,
+            # where what is acknowledged from here on would not follow from it.
+            self._uncut = True
+            with suppress(Exception):  # tried again before the next line
+                self._cut(self._file)
             raise
         self._end += len(data)
+        if self._failed is not None:
+            self._failed = None
+            log.info("the journal is written again")
+
+    def _cut(self, file: FileIO) -> None:
+        os.ftruncate(file.fileno(), self._end)
+        os.lseek(file.fileno(), self._end, os.SEEK_SET)
+        self._sync(file.fileno())
+        self._uncut = False
+
+    def _refusal(self, error: Exception) -> str:
+        """What whoever waits is told; the log hears of it once a minute."""
+        if not isinstance(error, _Paused):
+            now = time.monotonic()
+            reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else type(error).__name__
+            self._failed = now, reason
+            if now - self._told >= _TELL:
+                self._told = now
+                log.error("the journal cannot be written: %s; what players do is refused until it can", reason)
+        assert self._failed is not None
+        return self._failed[1]
+
+
+class _Paused(Exception):
+    """The disk has failed a moment ago."""
+
+
+def _number(path: Path) -> int:
+    return int(path.stem) if path.stem.isdigit() else 0
 
 
 def _line(event: Event) -> bytes:
@@ -155,10 +209,17 @@ def _read(line: bytes) -> Event | None:
     return event
 
 
-def _sync_folder(folder: Path) -> None:
-    """A new file's name is durable once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _new_file(path: Path) -> FileIO:
+    """Empty, its name durable; nothing of it stays where that fails."""
+    file = path.open("xb", buffering=0)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError:
+        file.close()
+        path.unlink()
+        raise
+    return file

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import traceback
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.failures import place_of
 from deployments.game.protocol import LARGEST_BODY, Problem
 
 log = logging.getLogger(__name__)
@@ -120,8 +120,8 @@ class Guard:
             return
         try:
             await self._app(scope, _again(body, receive), headed)
-        except Exception as error:  # its message may hold what a user wrote
-            log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        except Exception as error:
+            log.error("%s", place_of(error))
             if not started:
                 await _answer(headed, 500, "internal error; the server's log has more")
 

@@ -11,7 +11,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from deployments.game.journal import Event
-from respect_core.interaction import pseudonym
+from respect_core.interaction import key_fingerprint, pseudonym
+from respect_core.user_key import KeyChangedError
 
 
 @dataclass
@@ -21,6 +22,7 @@ class Player:
     key: str
     user: str
     study: str | None
+    outer: bool = False  # came with an id, which became a pseudonym
     tokens: set[str] = field(default_factory=set)  # sha256 of cookies
     stored_tokens: set[str] = field(default_factory=set)
     consented: bool = False
@@ -68,16 +70,21 @@ class Players:
         user = pseudonym(participant if participant else fresh)
         key = _key(user, study)
         player = self._by_key.get(key) or Player(key, user, study)
+        player.outer = player.outer or bool(participant)
         self._add(player, _hashed(fresh))
         return player, fresh
 
     def events(self, player: Player) -> list[Event]:
         """What the journal must hold of who the player is, before anything else of theirs; none where it does."""
         who = {"kind": "player", "player": player.key, "user": player.user, "study": player.study}
+        if player.outer:
+            who["key"] = key_fingerprint()
         return [who | {"token": token} for token in sorted(player.tokens - player.stored_tokens)]
 
     def apply(self, event: Event) -> None:
-        """What the journal holds of players."""
+        """What the journal holds of players. Raises KeyChangedError where ids became pseudonyms under another key."""
+        if event.get("key", key_fingerprint()) != key_fingerprint():
+            raise KeyChangedError("the journal")
         player = self._by_key.get(event["player"])
         if event["kind"] == "player":
             player = player or Player(event["player"], event["user"], event["study"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import traceback
 from typing import TYPE_CHECKING
 
+from deployments.failures import place_of
 from deployments.game.journal import NotWritten
 from deployments.game.listener import Perfect, Reply, Unavailable
 from deployments.game.table import Table
@@ -19,7 +19,15 @@ log = logging.getLogger(__name__)
 
 
 async def answer(rooms: Rooms, table: Table) -> None:
-    """Until the policy has acted, or the game is over. Without an answer it is stopped."""
+    """Until the policy has acted, or the game is over. Without an answer, or with one that cannot be, it is stopped."""
+    try:
+        await _answer(rooms, table)
+    except Exception as error:
+        log.error("game %s, in a policy's turn: %s", table.id, place_of(error))
+        await rooms.end(table, lambda: table.ended("stopped"))
+
+
+async def _answer(rooms: Rooms, table: Table) -> None:
     reply = await _reply(rooms, table)
     if reply is not None and table.acted_by and table.acted_by[0][1] != reply.adapter_hash:
         # One game is one policy's in the log. The one that began it is gone, e.g. with a restart.
@@ -50,9 +58,8 @@ async def _reply(rooms: Rooms, table: Table) -> Reply | None:
         except (Unavailable, TimeoutError):
             rooms.metrics.failures.labels("policy").inc()
             await asyncio.sleep(min(1.0, rooms.settings.patience / 20))
-        except Exception as error:  # its message may hold what a user wrote
-            where = "".join(traceback.format_tb(error.__traceback__))
-            log.error("game %s: %s in a policy's turn\n%s", table.id, type(error).__name__, where)
+        except Exception as error:
+            log.error("game %s, in a policy's turn: %s", table.id, place_of(error))
             return None
     return None
 

@@ -15,8 +15,13 @@ _PLAYERS = {"player", "consented", "quiz_passed", "practised"}
 
 
 def recover(rooms: Rooms) -> None:
-    """Before the rooms start. Games that are over and not stored yet are handed to the archiver."""
+    """Before the rooms start. Games that are over and not stored yet are handed to the archiver, and stored ones go.
+
+    Raises:
+        KeyChangedError: ids became pseudonyms under another RESPECT_USER_KEY.
+    """
     damaged: set[str] = set()
+    unknown: set[str] = set()
     for event in rooms.journal.events():
         if event["kind"] in _PLAYERS:
             rooms.players.apply(event)
@@ -27,10 +32,15 @@ def recover(rooms: Rooms) -> None:
                 rooms.study.restore(event["game"], slot, event["draws"])
         elif event["kind"] == "stored":
             rooms.archiver.unstored.pop(event["game"], None)
+            rooms.drop(event["game"])
         elif event["kind"] in ("study", "released"):
             _study(rooms, event)
         elif event["game"] in rooms.tables:
             _move(rooms, event, damaged)
+        else:
+            unknown.add(event["game"])
+    for game in unknown:
+        log.error("game %s: the journal lacks its beginning; what was played in it is passed over", game)
     for game in damaged:
         log.error("game %s: the journal lacks a line of it; it is stopped with what there is", game)
     rooms.damaged = damaged

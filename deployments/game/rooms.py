@@ -9,14 +9,14 @@ import asyncio
 import logging
 import secrets
 import time
-import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 from weakref import WeakValueDictionary
 
+from deployments.failures import place_of
 from deployments.game import contexts, policy_turns
 from deployments.game.archive import Archiver
+from deployments.game.background import Background
 from deployments.game.connections import Connection
 from deployments.game.journal import Event, Journal, NotWritten
 from deployments.game.listener import Listener
@@ -29,6 +29,7 @@ from deployments.game.study import Result, Study
 from deployments.game.table import OTHER, Refusal, Table
 from respect_core.assignment import Slot
 from respect_core.multiref.contexts import GameContext
+from respect_core.variants import HH
 from tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -58,8 +59,9 @@ class Rooms:
         self.connections: dict[str, Connection] = {}  # by player
         self.archiver = Archiver(workspace.open(), journal, lambda: self.metrics.failures.labels("store").inc())
         self.damaged: set[str] = set()  # games that the journal lacks a line of
+        self._stuck: set[str] = set()  # games at which no clock can be looked
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by game, while somebody holds one
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.background = Background(lambda name: self.metrics.failures.labels(name).inc())
 
     # --- start and end ---------------------------------------------------------------------------------------------
 
@@ -72,14 +74,12 @@ class Rooms:
                 await self.end(table, lambda table=table: table.ended("stopped"))  # type: ignore[misc]  # a default binds it
             elif table.ending is None:
                 await self.go_on(table)
-        self.background(self._look_at_clocks())
-        self.background(self.archiver.run())
+        self.background.keep("clocks", self._look_at_clocks)
+        self.background.keep("archiver", self.archiver.run)
 
     async def close(self) -> None:
         """What runs goes on at the next start; what is over is stored, if the store is there."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.background.close()
         await self.archiver.close()
         await self.listener.close()
         await asyncio.to_thread(self.journal.close)
@@ -108,6 +108,17 @@ class Rooms:
         """The game that the player is in."""
         table = self.tables.get(player.table or "")
         return table if table is not None and table.ending is None else None
+
+    def lacking(self) -> list[str]:
+        """Policies that should act and cannot yet: those of the study, else 'any'."""
+        acting = set(self.listener.ready())
+        if self.study is None:
+            return [] if acting else ["any"]
+        return sorted(set(self.study.file.policies) - {HH} - acting)
+
+    def occupied(self, *, practice: bool) -> int:
+        """Tables at which a game runs."""
+        return sum(table.ending is None and table.practice == practice for table in self.tables.values())
 
     async def note(self, player: Player, kind: str) -> None:
         """'consented', 'quiz_passed' or 'practised', for good. Raises NotWritten."""
@@ -238,7 +249,7 @@ class Rooms:
         if table.ending is not None:
             self._over(table)
         elif table.awaited == "listener" and "listener" not in table.seats:
-            self.background(policy_turns.answer(self, table))
+            self.background.once(policy_turns.answer(self, table))
 
     async def end(self, table: Table, event: Callable[[], Event | None]) -> None:
         """A game ends. The event is asked for once the table is locked; None if the game is to go on after all."""
@@ -263,7 +274,7 @@ class Rooms:
         self.settle(table)
         self.archiver.put(table, self.users(table))
         if "listener" not in table.seats:
-            self.background(self.listener.end(table))
+            self.background.once(self.listener.end(table))
 
     def settle(self, table: Table) -> None:
         """Count a game that is over, just now or in the journal."""
@@ -284,6 +295,13 @@ class Rooms:
         seated = {role: self.players.by_key(key) for role, key in table.seats.items()}
         return {role: player.user for role, player in seated.items() if player is not None}
 
+    def drop(self, game: str) -> None:
+        """A table that nobody can come back to."""
+        table = self.tables.pop(game, None)
+        for key in table.seats.values() if table is not None else ():
+            if (player := self.players.by_key(key)) is not None and player.table == game:
+                player.table = None
+
     def _forget(self, game: str | None) -> None:
         """A game that is over; a practice that its player leaves for another is, too."""
         table = self.tables.get(game or "")
@@ -297,21 +315,18 @@ class Rooms:
             await asyncio.sleep(self.settings.tick)
             now = self.clock()
             for table in list(self.tables.values()):
-                if table.late(now) is not None or (table.finished() is not None and not self.lock(table).locked()):
-                    await self.end(table, lambda table=table: table.finished() or table.late(self.clock()))  # type: ignore[misc]  # a default binds it
-                elif table.ending is not None and now - table.since > self.settings.linger:
-                    self._forget(table.id)
+                if table.id not in self._stuck:
+                    try:
+                        await self._look_at(table, now)
+                    except Exception as error:  # of this game alone: the others' clocks run on
+                        self._stuck.add(table.id)
+                        log.error("game %s, at its clock: %s", table.id, place_of(error))
 
-    def background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Until it is done, or the rooms close. What fails is told of in the log, without what anybody wrote."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+    async def _look_at(self, table: Table, now: float) -> None:
+        if table.late(now) is not None or (table.finished() is not None and not self.lock(table).locked()):
+            await self.end(table, lambda: table.finished() or table.late(self.clock()))
+        elif table.ending is not None and now - table.since > self.settings.linger:
+            self._forget(table.id)
 
     def _show(self, table: Table) -> None:
         """To everybody at the table who is here."""

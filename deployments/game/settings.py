@@ -20,6 +20,7 @@ class Limits:
     addresses: int = 50_000  # whose tokens are remembered
     newcomers: int = 10_000  # players who have done nothing yet, that are remembered
     tables: int = 2_000  # games at once
+    practices: int = 500  # games of practice at once, which take no place of the others
 
 
 @dataclass(frozen=True)

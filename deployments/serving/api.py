@@ -6,7 +6,6 @@ No reply and no log line repeats what a user wrote.
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Protocol
@@ -18,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.failures import place_of
 from deployments.serving.metrics import Metrics
 from deployments.serving.schema import ActReply, ActRequest, Name, Problem, Readiness
 from deployments.serving.server import NotLogged, NotReady, UnknownVariant
@@ -114,8 +114,8 @@ async def answered(
         return 503, Problem(reason="the store does not give the images of this context")
     except (NotReady, NotLogged, Overloaded) as error:
         return 503, Problem(reason=str(error))
-    except Exception as error:  # its message may hold what a user wrote
-        log.error("%s in an act\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+    except Exception as error:
+        log.error("in an act: %s", place_of(error))
         return 500, Problem(reason=f"internal error ({type(error).__name__}); the server's log has more")
 
 

@@ -72,7 +72,7 @@ def rooms(folder: Path, study: Study | None = None, **settings: Any) -> Rooms:
     place = workspace(folder)
     acting = [each for each in (study.file.policies if study else VARIANTS) if each != "hh"]
     made = Settings(**{"limits": LOOSE, "round": 0, "tick": 0.02} | settings)
-    return Rooms(place, made, InProcess(policy_server(place, acting)), study, Journal(place.root / "game"))
+    return Rooms(place, made, InProcess(policy_server(place, acting)), study, Journal(place.root / "game", pause=0.0))
 
 
 @dataclass

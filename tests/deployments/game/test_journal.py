@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import io
 import os
+import resource
 import threading
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -95,40 +97,133 @@ def test_a_damaged_line_is_passed_over_and_told_of(tmp_path: Path, caplog: pytes
     assert f"{path}, line 5" in caplog.text
 
 
-@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO])
-def test_a_disk_that_fails_is_said_so_and_leaves_nothing(tmp_path: Path, fault: int) -> None:
-    failing = False
+class Disk:
+    """Whose sync fails with `fault` while there is one."""
 
-    def sync(descriptor: int) -> None:
-        if failing:
-            raise OSError(fault, os.strerror(fault))
+    def __init__(self) -> None:
+        self.fault: BaseException | None = None
+
+    def sync(self, descriptor: int) -> None:
+        if self.fault is not None:
+            raise self.fault
         os.fsync(descriptor)
 
-    async def write() -> None:
-        nonlocal failing
-        await journal.write({"kind": "n", "n": 1})
-        failing = True
-        with pytest.raises(NotWritten):
-            await journal.write({"kind": "n", "n": 2})
-        failing = False
-        await journal.write({"kind": "n", "n": 3})
 
-    journal = Journal(tmp_path, sync)
-    asyncio.run(write())
+@pytest.mark.parametrize(
+    "fault", [OSError(errno.ENOSPC, "full"), OSError(errno.EIO, "broken"), ValueError("a fault of ours")]
+)
+def test_a_disk_that_fails_is_said_so_and_leaves_nothing(tmp_path: Path, fault: Exception) -> None:
+    disk = Disk()
+    journal = Journal(tmp_path, disk.sync, pause=0.0)
+    journal.submit({"kind": "n", "n": 1}).result(10)
+    disk.fault = fault
+    with pytest.raises(NotWritten):
+        journal.submit({"kind": "n", "n": 2}).result(10)
+    assert journal.alive
+    disk.fault = None
+    journal.submit({"kind": "n", "n": 3}).result(10)
     journal.close()
     assert [event["n"] for event in _events(tmp_path)] == [1, 3]
 
 
-def test_a_disk_that_is_really_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """/dev/full takes no byte."""
-    journal = Journal(tmp_path)
-    monkeypatch.setattr(Path, "open", lambda path, *_args, **_named: io.FileIO("/dev/full", "w"))
-    with pytest.raises(NotWritten):
-        asyncio.run(journal.write({"kind": "n"}))
-    monkeypatch.undo()
-    asyncio.run(journal.write({"kind": "n", "n": 1}))
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    """A file that may not grow takes part of the line, as a disk that is full does."""
+    journal = Journal(tmp_path, pause=0.0)
+    journal.submit({"kind": "n", "n": 1}).result(10)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, limits[1]))
+    try:
+        with pytest.raises(NotWritten):
+            journal.submit({"kind": "n", "n": 2, "text": "x" * 100}).result(10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    journal.submit({"kind": "n", "n": 3}).result(10)
     journal.close()
-    assert [event["n"] for event in _events(tmp_path)] == [1]
+    assert [event["n"] for event in _events(tmp_path)] == [1, 3]
+
+
+def test_a_disk_that_stays_full_is_left_alone_and_gets_no_file_a_try(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk, tries = Disk(), []
+    disk.fault = OSError(errno.ENOSPC, "full")
+
+    def sync(descriptor: int) -> None:
+        tries.append(descriptor)
+        disk.sync(descriptor)
+
+    journal = Journal(tmp_path, sync, pause=0.2)
+    refused, began = 0, time.monotonic()
+    while time.monotonic() - began < 1.0:
+        with pytest.raises(NotWritten, match="No space left"):
+            journal.submit({"kind": "n"}).result(10)
+        refused += 1
+        assert len(list(tmp_path.glob("*.jsonl"))) == 1
+    assert len(tries) < 20 < refused, "the disk is asked now and then"
+    assert sum("cannot be written" in each.message for each in caplog.records) == 1
+    journal.close()
+    assert not list(tmp_path.glob("*.jsonl")), "nothing was acknowledged"
+
+
+def test_empty_files_of_a_disk_that_was_full_go_at_the_next_start(tmp_path: Path) -> None:
+    for number in range(9):
+        (tmp_path / f"2026-01-01T00000{number}.000000-0000000{number}.jsonl").touch()
+    assert not _events(tmp_path)
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_what_was_refused_does_not_come_back_after_what_was_acknowledged_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it cannot be cut off at once: nothing is acknowledged behind it."""
+    disk = Disk()
+    journal = Journal(tmp_path, disk.sync, pause=0.0)
+    journal.submit({"kind": "n", "n": 1}).result(10)
+    disk.fault = OSError(errno.EIO, "broken")
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "ftruncate", _fail)
+        for _ in range(2):
+            with pytest.raises(NotWritten):
+                journal.submit({"kind": "n", "n": 2}).result(10)
+        disk.fault = None
+        with pytest.raises(NotWritten):
+            journal.submit({"kind": "n", "n": 3}).result(10)
+    journal.submit({"kind": "n", "n": 4}).result(10)
+    journal.close()
+    assert [event["n"] for event in _events(tmp_path)] == [1, 4]
+
+
+def test_a_cut_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, done = Disk(), list[str]()
+    monkeypatch.setattr(os, "ftruncate", lambda descriptor, length: done.append("cut"))
+    journal = Journal(tmp_path, lambda descriptor: (done.append("sync"), disk.sync(descriptor))[1], pause=0.0)
+    disk.fault = OSError(errno.EIO, "broken")
+    with pytest.raises(NotWritten):
+        journal.submit({"kind": "n"}).result(10)
+    journal.close()
+    assert done[:3] == ["sync", "cut", "sync"]
+
+
+def _fail(*_: Any) -> None:
+    raise OSError(errno.EIO, "broken")
+
+
+def test_a_clock_that_is_set_back_between_starts_changes_no_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of earlier releases, named by the time, come first."""
+    old = _filled(tmp_path, range(2))
+    old.rename(tmp_path / "2026-11-29T201600.000000-0a0b0c0d.jsonl")
+    for start, hour in enumerate((23, 22, 21), 1):
+
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> datetime:
+                return datetime(2026, 11, 29, hour, tzinfo=tz)  # noqa: B023  # read within this pass of the loop
+
+        monkeypatch.setattr("deployments.game.journal.datetime", Clock, raising=False)
+        _filled(tmp_path, range(2 * start, 2 * start + 2))
+    assert [event["n"] for event in _events(tmp_path)] == list(range(8))
 
 
 def test_two_servers_cannot_write_one_journal(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,22 +14,30 @@ pytestmark = pytest.mark.timeout(600)
 STUDY = '{"name": "pilot", "round": 0, "policies": {"hh": 1}, "contexts": {"games": 1, "seed": "pilot"}}'
 
 
-@pytest.mark.parametrize(("key", "warned"), [({}, True), ({"RESPECT_USER_KEY": "5" * 64}, False)])
-def test_a_study_under_the_public_key_of_pseudonyms_is_warned_of(
-    tmp_path: Path, key: Mapping[str, str], warned: bool
-) -> None:
-    (tmp_path / "study.json").write_text(STUDY)
+def _play(folder: Path, key: str | None) -> tuple[str, int]:
+    """What the command says until it plays or ends, and its exit status where it ended by itself, else 0."""
+    (folder / "study.json").write_text(STUDY)
     environment = {name: value for name, value in os.environ.items() if name != "RESPECT_USER_KEY"}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[3]), **key}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[3])} | ({"RESPECT_USER_KEY": key} if key else {})
     command = [sys.executable, "-m", "deployments.game", "--study", "study.json", "--no-prepare", "--port", "0"]
-    server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         assert server.stdout is not None
         said = ""
         while "Play at" not in said and (line := server.stdout.readline()):
             said += line
-        assert "Play at" in said
-        assert ("RESPECT_USER_KEY=$(openssl rand -hex 32)" in said) == warned
+        return said, 0 if "Play at" in said else server.wait(60)
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(60)
+
+
+def test_a_study_under_the_public_key_is_warned_of_and_another_key_than_before_refused(tmp_path: Path) -> None:
+    said, status = _play(tmp_path, None)
+    assert "RESPECT_USER_KEY=$(openssl rand -hex 32)" in said and status == 0
+    said, status = _play(tmp_path, "5" * 64)  # before any participant has come
+    assert "RESPECT_USER_KEY" not in said and status == 0
+    said, status = _play(tmp_path, None)
+    assert "error:" in said and "RESPECT_USER_KEY is not set" in said and "Traceback" not in said and status == 1

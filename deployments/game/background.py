@@ -1,0 +1,64 @@
+"""Work in the background: once, or for as long as the server runs. What fails is told of in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from deployments.failures import place_of
+
+log = logging.getLogger(__name__)
+Work = Coroutine[Any, Any, None]
+
+
+class Background:
+    """Tasks of the running loop.
+
+    Args:
+        failed: called with the name of what was to run on and has failed.
+        settled: seconds without a failure until what was begun again counts as running.
+        pause: seconds before it is begun again, the first time; twice as long each time, up to half a minute.
+    """
+
+    def __init__(self, failed: Callable[[str], None], *, settled: float = 10.0, pause: float = 1.0) -> None:
+        self._failed, self._settled, self._pause = failed, settled, pause
+        self.down: set[str] = set()
+        """What has failed and does not run again yet."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def once(self, work: Work) -> None:
+        """Until it is done, or `close`."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def keep(self, name: str, work: Callable[[], Work]) -> None:
+        """Until `close`, begun again where it fails."""
+        self.once(self._kept(name, work))
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _kept(self, name: str, work: Callable[[], Work]) -> None:
+        pause = self._pause
+        while True:
+            settles = asyncio.get_running_loop().call_later(self._settled, self.down.discard, name)
+            try:
+                await work()
+            except Exception as error:
+                log.error("%s, begun again: %s", name, place_of(error))
+                self._failed(name)
+            finally:
+                settles.cancel()
+            pause = min(30.0, 2 * pause) if name in self.down else self._pause
+            self.down.add(name)
+            await asyncio.sleep(pause)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s", place_of(error))
