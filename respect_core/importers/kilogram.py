@@ -33,11 +33,13 @@ def read_svg(path: Path) -> Tangram:
             polygons numbered 1 to 7, or points that are not numbers.
         FileNotFoundError: there is no such file.
     """
-    data = path.read_bytes()
-    if len(data) > LONGEST or b"<!" in data.replace(b"<!--", b""):
-        raise DrawingError(f"{path}: has a document type or more than {LONGEST} bytes; export it as plain SVG")
+    with path.open("rb") as file:
+        data = file.read(LONGEST + 1)
+    if len(data) > LONGEST:
+        raise DrawingError(f"{path}: more than {LONGEST} bytes; export it as plain SVG")
+    parser = ElementTree.XMLParser(target=_Plain(path), encoding="utf-8")  # whatever the file says of itself
     try:
-        root = ElementTree.fromstring(data)
+        root: ElementTree.Element = ElementTree.fromstring(data, parser)
     except ElementTree.ParseError as error:
         raise DrawingError(f"{path}: not well-formed SVG ({error}); export it again") from None
     polygons = {each.get("id"): each for each in root.iter() if each.tag.rpartition("}")[2] == "polygon"}
@@ -47,6 +49,17 @@ def read_svg(path: Path) -> Tangram:
     low, size = _frame(path, root)
     outlines = [(_outline(path, number, polygons[number]) - low - size / 2) / size.max() + 0.5 for number in expected]
     return Tangram(path.stem, tuple(tuple((float(x), float(y)) for x, y in outline) for outline in outlines))
+
+
+class _Plain(ElementTree.TreeBuilder):
+    """A tree without a document type: it is refused before anything that it declares could expand."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def doctype(self, *_: str | None) -> None:
+        raise DrawingError(f"{self._path}: has a document type; export it as plain SVG")
 
 
 def _frame(path: Path, root: ElementTree.Element) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,14 @@
 """Read pickles of plain data: containers, strings, numbers and NumPy scalars, and nothing that could run code.
 
 Unpickling calls whatever the file names. Here the only names admitted are those of NumPy scalars, and they lead to
-two small classes of this module that make Python numbers; any other name is refused before it is imported.
+two small classes of this module that make Python numbers; any other name is refused before it is imported. What the
+file would build is looked at first: a few bytes can ask for gigabytes, or for more depth than the interpreter survives.
 """
 
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
 from pathlib import Path
 from reprlib import repr as brief
@@ -15,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 SIZE_LIMIT = 1 << 30  # bytes
+DEPTH_LIMIT = 50  # containers in containers; the study's games have 8
 _NUMBER = re.compile(r"[?]|b1|[iu][1248]|f[248]")  # type codes of booleans, integers and floats
 
 
@@ -69,8 +72,8 @@ def load(path: Path, size_limit: int = SIZE_LIMIT) -> Any:
     """The object in a pickle file.
 
     Raises:
-        PickleError: absent, larger than `size_limit` bytes, cut short, not a pickle, or naming any class but
-            NumPy's numbers; nothing the file names is imported or called.
+        PickleError: absent, larger than `size_limit` bytes, cut short, not a pickle, nested deeper than DEPTH_LIMIT,
+            or naming any class but NumPy's numbers; nothing the file names is imported or called.
     """
     try:
         size = path.stat().st_size
@@ -84,7 +87,15 @@ def load(path: Path, size_limit: int = SIZE_LIMIT) -> Any:
 
 def _read(file: BinaryIO, path: Path) -> Any:
     try:
+        start = file.read(1)
+        if start and start not in _OPCODES:
+            raise PickleError(f"{path}: this is no pickle, it begins with {start!r}; give the pickled file itself")
+        file.seek(0)
+        _look_through(file)
+        file.seek(0)
         return _PlainUnpickler(file).load()
+    except PickleError:
+        raise
     except pickle.UnpicklingError as error:
         remedy = _REMEDY
         if "truncated" in str(error):
@@ -98,6 +109,62 @@ def _read(file: BinaryIO, path: Path) -> Any:
         raise PickleError(f"{path}: it asks for more memory than there is; download it again") from None
     except Exception as error:  # a damaged stream can raise nearly anything
         raise PickleError(f"{path}: damaged ({type(error).__name__}: {error}); download it again") from None
+
+
+_OPCODES = {opcode.code.encode("latin-1") for opcode in pickletools.opcodes}
+_PUT, _GET = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
+_ADDS = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
+
+
+def _look_through(file: BinaryIO) -> None:
+    """Follow how deep each object on the unpickler's stack is, without building any.
+
+    Raises:
+        UnpicklingError: an object nests too deep, or a place in the memo is beyond what the file could have filled.
+        ValueError: not a pickle, or cut short.
+    """
+    depths: list[int] = []  # of the objects on the stack
+    marks: list[int] = []
+    memo: dict[int, int] = {}
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        name = opcode.name
+        if name in _PUT or name in _GET or name == "MEMOIZE":
+            place = len(memo) if argument is None else int(argument)
+            if not 0 <= place <= number:
+                raise pickle.UnpicklingError(f"it asks for place {place} of its memo at its step {number}")
+            if name in _GET:
+                depths.append(memo.get(place, 0))
+            else:
+                memo[place] = depths[-1]
+        elif name == "MARK":
+            marks.append(len(depths))
+        elif name == "POP" and marks and marks[-1] == len(depths):
+            marks.pop()
+        elif name == "DUP":
+            depths.append(depths[-1])
+        else:
+            depths += _after(opcode, _taken(opcode, depths, marks))
+        if depths and depths[-1] > DEPTH_LIMIT:
+            raise pickle.UnpicklingError(f"it nests containers more than {DEPTH_LIMIT} deep")
+
+
+def _taken(opcode: pickletools.OpcodeInfo, depths: list[int], marks: list[int]) -> list[int]:
+    """Depths of what a step takes off the stack."""
+    before = opcode.stack_before
+    fixed = before.index(pickletools.markobject) if pickletools.markobject in before else None
+    first = len(depths) - len(before) if fixed is None else marks.pop() - fixed
+    if first < 0:
+        raise ValueError("it takes more than there is")
+    taken = depths[first:]
+    del depths[first:]
+    return taken
+
+
+def _after(opcode: pickletools.OpcodeInfo, taken: list[int]) -> list[int]:
+    """Depths of what a step puts there."""
+    if opcode.name in _ADDS:
+        return [max(taken[0], 1 + max(taken[1:], default=-1))]
+    return [1 + max(taken)] * len(opcode.stack_after) if taken else [0] * len(opcode.stack_after)
 
 
 _REMEDY = "have it written again as dicts, lists, strings and numbers"

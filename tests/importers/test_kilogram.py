@@ -77,3 +77,24 @@ def test_entities_are_not_expanded(tmp_path: Path) -> None:
     head = '<!DOCTYPE svg [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
     with pytest.raises(DrawingError, match="document type"):
         read_svg(_svg(tmp_path / "bomb.svg", f"{SQUARES}<text>&b;</text>", head))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("head", ['<!DOCTYPE svg [<!ENTITY a "b">]>', "<!DOCTYPE svg>"])
+def test_a_document_type_is_refused_in_every_encoding(tmp_path: Path, encoding: str, head: str) -> None:
+    declared = '<?xml version="1.0" encoding="utf-16"?>' if encoding == "utf-16-be" else ""
+    path = _svg(tmp_path / "a.svg", SQUARES, declared + head)
+    path.write_bytes(path.read_text().encode(encoding))
+    with pytest.raises(DrawingError, match=r"document type|not well-formed"):
+        read_svg(path)
+
+
+def test_a_comment_is_no_document_type(tmp_path: Path) -> None:
+    assert read_svg(_svg(tmp_path / "a.svg", "<!-- <!DOCTYPE svg> -->" + SQUARES)).polygons
+
+
+def test_a_file_too_large_is_not_read_whole(tmp_path: Path) -> None:
+    with (tmp_path / "a.svg").open("wb") as file:
+        file.truncate(1 << 34)  # of holes
+    with pytest.raises(DrawingError, match="more than 65536 bytes"):
+        read_svg(tmp_path / "a.svg")

@@ -98,3 +98,44 @@ def test_size_limit(tmp_path: Path) -> None:
     path = write(tmp_path / "x.pkl", "a" * 1000)
     with pytest.raises(PickleError, match="over the limit of 999; split it"):
         load(path, size_limit=999)
+
+
+def _nested(depth: int, wrap: bytes) -> bytes:
+    """A key of a dictionary: tuples in tuples, in a file of a few bytes each."""
+    return b"}" + b"N" + wrap * depth + b"Ns."
+
+
+@pytest.mark.parametrize("wrap", [b"\x85", b"(N\x85t", b"q\x00h\x00\x86"], ids=["TUPLE1", "TUPLE", "memo"])
+def test_depth_that_the_interpreter_does_not_survive_is_refused(tmp_path: Path, wrap: bytes) -> None:
+    (tmp_path / "x.pkl").write_bytes(_nested(1_000_000 // len(wrap), wrap))
+    with pytest.raises(PickleError, match=r"x\.pkl: .*(deep|damaged)"):
+        load(tmp_path / "x.pkl")
+
+
+def test_long_and_shared_data_are_not_deep(tmp_path: Path) -> None:
+    """Nor is what is appended in many batches, as pickle writes long lists, or nested as often as the limit allows."""
+    shared = ("a", 1)
+    deep: Any = 1
+    for _ in range(50):
+        deep = (deep,)
+    value = {"long": [[number] for number in range(9_000)], "wide": dict.fromkeys(range(9_000), shared)}
+    for protocol in range(6):
+        assert load(write(tmp_path / "x.pkl", value, protocol)) == value
+    assert load(write(tmp_path / "x.pkl", deep)) == deep
+    with pytest.raises(PickleError, match="more than 50 deep"):
+        load(write(tmp_path / "x.pkl", (deep,)))
+
+
+@pytest.mark.parametrize("put", [b"r\x00\x00\x00\x10", b"q\xff", b"p268435456\n", b"p-1\n"])
+def test_a_memo_larger_than_the_file_is_refused(tmp_path: Path, put: bytes) -> None:
+    (tmp_path / "x.pkl").write_bytes(b"N" + put + b".")
+    with pytest.raises(PickleError, match=r"place -?\d+ of its memo"):
+        load(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize("data", [b'{"games": []}', b"[]", b"<!DOCTYPE html>", b"\n"])
+def test_a_file_of_another_kind_is_not_asked_for_again(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "games.json").write_bytes(data)
+    with pytest.raises(PickleError, match="no pickle, it begins with") as refused:
+        load(tmp_path / "games.json")
+    assert "download it again" not in str(refused.value)
