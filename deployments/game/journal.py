@@ -4,6 +4,7 @@ A line is a checksum and one JSON event. `write` returns once the line is synced
 the sync (group commit), so that two hundred games cost a disk no more than a few. Each process has a file of its own,
 numbered in the order of the starts whatever the clock says, and nothing ever changes a line: a torn last line, of an
 event that nobody was told is done, is passed over. What was refused is cut off before anything else is written.
+`rewrite` puts one file in the place of all before it, whose first line says so.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from io import FileIO
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 Event = dict[str, Any]
 """'kind' says what happened; the rest is JSON."""
 _MOST = 512  # lines in one sync
+_REPLACES = "replaces"  # kind of the first line of a file that stands for those before it
 _TELL = 60.0  # seconds between two lines of the log about a disk that fails
 
 
@@ -62,9 +64,11 @@ class Journal:
         self._uncut = False  # whether refused bytes may lie behind it
         self._failed: tuple[float, str] | None = None  # when and why the disk failed last
         self._told = -_TELL
+        self.damaged = 0  # lines that `events` has passed over
         for path in self._files():
             if not path.stat().st_size:  # of a disk that was full
                 path.unlink()
+        self._drop_replaced()
         self._queue: SimpleQueue[tuple[bytes, Future[None]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
@@ -99,9 +103,34 @@ class Journal:
             for number, line in enumerate(lines, 1):
                 event = _read(line)
                 if event is None:
+                    self.damaged += 1
                     log.error("%s, line %d: damaged on the disk; passed over", path, number)
-                else:
+                elif event["kind"] != _REPLACES:
                     yield event
+
+    def size(self) -> int:
+        """Bytes of earlier servers' files since the last `rewrite`."""
+        return sum(path.stat().st_size for path in self._files() if _replaced_by(path) is None)
+
+    def rewrite(self, events: Iterable[Event]) -> None:
+        """Put these events in the place of all files, before anything is written. Raises OSError.
+
+        The old files are left where that fails. Killed in the midst of it, the next server finds them or the new one.
+        """
+        assert self._file is None, "something was written already"
+        number = max(map(_number, self._files()), default=0) + 1
+        scratch = self._folder / "rewriting"
+        try:
+            with scratch.open("wb") as file:
+                file.write(_line({"kind": _REPLACES, "through": number - 1}))
+                file.writelines(map(_line, events))
+                file.flush()
+                self._sync(file.fileno())
+            scratch.rename(self._folder / f"{number:08}.jsonl")
+            _sync_folder(self._folder)
+        finally:
+            scratch.unlink(missing_ok=True)
+        self._drop_replaced()
 
     def close(self) -> None:
         """Write what was submitted, and end."""
@@ -115,6 +144,13 @@ class Journal:
             if not self._end:
                 Path(str(self._file.name)).unlink()
         self._lock.close()
+
+    def _drop_replaced(self) -> None:
+        """Delete what a `rewrite` has put another file in the place of."""
+        through = max((number for path in self._files() if (number := _replaced_by(path)) is not None), default=-1)
+        for path in self._files():
+            if _number(path) <= through:
+                path.unlink()
 
     def _files(self) -> list[Path]:
         """In the order of the starts: those with a name of earlier releases, which was the time, come first."""
@@ -209,17 +245,29 @@ def _read(line: bytes) -> Event | None:
     return event
 
 
+def _replaced_by(path: Path) -> int | None:
+    """The number of the last file in whose place this one is; None for a file of one server."""
+    with path.open("rb") as file:
+        event = _read(file.readline().removesuffix(b"\n"))
+    return int(event["through"]) if event is not None and event["kind"] == _REPLACES else None
+
+
 def _new_file(path: Path) -> FileIO:
     """Empty, its name durable; nothing of it stays where that fails."""
     file = path.open("xb", buffering=0)
     try:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
     except OSError:
         file.close()
         path.unlink()
         raise
     return file
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new file's name is durable once its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 
-from deployments.game.journal import Event
+from deployments.game.journal import Event, Journal
 from deployments.game.rooms import Rooms
 from respect_core.actions import ActionError
 from respect_core.assignment import Slot
 from respect_core.multiref.game import RuleError
 
 log = logging.getLogger(__name__)
+LARGE = 16 << 20
+"""Bytes of journal since it was last made smaller."""
 _PLAYERS = {"player", "consented", "quiz_passed", "practised"}
 
 
@@ -20,6 +22,7 @@ def recover(rooms: Rooms) -> None:
     Raises:
         KeyChangedError: ids became pseudonyms under another RESPECT_USER_KEY.
     """
+    _compact(rooms.journal)
     damaged: set[str] = set()
     unknown: set[str] = set()
     for event in rooms.journal.events():
@@ -44,6 +47,20 @@ def recover(rooms: Rooms) -> None:
     for game in damaged:
         log.error("game %s: the journal lacks a line of it; it is stopped with what there is", game)
     rooms.damaged = damaged
+
+
+def _compact(journal: Journal) -> None:
+    """Leave out what was said and done in games that are in the store: all else follows from the other events."""
+    if journal.size() < LARGE:
+        return
+    stored = {event["game"] for event in journal.events() if event["kind"] == "stored"}
+    if journal.damaged:  # somebody may want to look at the files
+        return
+    kept = (each for each in journal.events() if each["kind"] not in ("said", "acted") or each["game"] not in stored)
+    try:
+        journal.rewrite(kept)
+    except OSError as error:
+        log.warning("the journal stays as large as it is: %s", error.strerror)
 
 
 def _study(rooms: Rooms, event: Event) -> None:

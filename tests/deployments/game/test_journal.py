@@ -226,6 +226,33 @@ def test_a_clock_that_is_set_back_between_starts_changes_no_order(
     assert [event["n"] for event in _events(tmp_path)] == list(range(8))
 
 
+def test_a_rewritten_journal_stands_for_all_before_it(tmp_path: Path) -> None:
+    for start in range(3):
+        _filled(tmp_path, range(10 * start, 10 * start + 10))
+    journal = Journal(tmp_path)
+    assert journal.size() > 0
+    journal.rewrite(event for event in journal.events() if event["n"] % 2)
+    assert journal.size() == 0 and len(list(tmp_path.glob("*.jsonl"))) == 1
+    journal.submit({"kind": "n", "n": 99}).result(10)
+    journal.close()
+    assert [event["n"] for event in _events(tmp_path)] == [*range(1, 30, 2), 99]
+
+
+def test_a_server_killed_while_it_rewrites_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _filled(tmp_path, range(10))
+    for dies in ("rename", "_drop_replaced"):
+        journal = Journal(tmp_path)
+        with monkeypatch.context() as killed:
+            killed.setattr(Path if dies == "rename" else Journal, dies, _fail)
+            with pytest.raises(OSError, match="broken"):
+                journal.rewrite(list(journal.events()))
+        journal.close()
+        assert [event["n"] for event in _events(tmp_path)] == list(range(10))
+    assert len(list(tmp_path.glob("*.jsonl"))) == 1
+
+
 def test_two_servers_cannot_write_one_journal(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     with pytest.raises(InUse, match="stop it first"):

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 from game_servers import LOOSE, Player, player, rooms, serving, until
-from test_game_study import study_of
+from test_game_study import participant, study_of
 
-from deployments.game import operator
+from deployments.game import operator, recovery
 from deployments.game.app import create_app
 from deployments.game.journal import Journal
 from deployments.game.settings import Limits
@@ -77,6 +77,45 @@ def test_who_played_before_the_restart_takes_no_table(tmp_path: Path) -> None:
         assert not running.rooms.tables
         asyncio.run(one_game(running.port, end=False))
         asyncio.run(one_game(running.port, end=True))
+
+
+def test_a_large_journal_keeps_what_is_not_in_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts, payments and running games are as before; what was written in a game that is stored is gone."""
+    study = lambda: study_of(tmp_path, {"b-fft": 1}, games_per_player=3)  # noqa: E731  # of each server its own
+
+    async def before(port: int) -> None:
+        one = await participant(port, 1)
+        for end in (True, False):
+            await one.start("study")
+            await one.state_where(phase="writing")
+            await one.say("the first bird" if end else "the second bird")
+            if end:
+                await one.send(type="leave", game=one.state["game"])
+                await one.state_where(phase="over")
+                one.state = {}
+        await one.close()
+
+    async def after(port: int) -> dict[str, Any]:
+        one = Player(port)
+        me = await one.arrive(study="pilot", participant="p1")
+        await one.connect()
+        state = await one.state_where(turn=1)
+        assert state["turns"][0]["utterance"] == "the second bird"
+        await one.close()
+        return me
+
+    with serving(rooms(tmp_path, paid := study())) as running:
+        asyncio.run(before(running.port))
+        until(lambda: not running.rooms.archiver.unstored)
+    seen = []
+    for large in (16 << 20, 1, 1):
+        monkeypatch.setattr(recovery, "LARGE", large)
+        with serving(rooms(tmp_path, again := study())) as running:
+            seen.append(asyncio.run(after(running.port)))
+            assert again.payments() == paid.payments()
+        texts = [event.get("text") for event in _events(tmp_path)]
+        assert ("the first bird" in texts) == (large > 1) and "the second bird" in texts
+    assert seen[0] == seen[1] == seen[2] and seen[0]["games_left"] == 1
 
 
 def test_practice_takes_no_place_of_the_games(tmp_path: Path) -> None:
