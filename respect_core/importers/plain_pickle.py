@@ -97,11 +97,7 @@ def _read(file: BinaryIO, path: Path) -> Any:
     except PickleError:
         raise
     except pickle.UnpicklingError as error:
-        remedy = _REMEDY
-        if "truncated" in str(error):
-            remedy = "download it again"
-        elif "invalid load key" in str(error):  # as text in JSON or CSV has
-            remedy = "it is not a pickle, or a damaged one: name the pickled games, or download it again"
+        remedy = "download it again" if "truncated" in str(error) else _REMEDY
         raise PickleError(f"{path}: {error}; {remedy}") from None
     except EOFError:
         raise PickleError(f"{path}: the file ends before the data does; download it again") from None
