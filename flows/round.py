@@ -98,7 +98,7 @@ def _round(
     """As `round`, once it is its turn."""
     started, number, profile = time.monotonic(), parameters.round, parameters.resolved_profile()
     seed = seed_policy(workspace, profile, parameters.validation, on)
-    exported = export_interactions(workspace, number)
+    exported = export_interactions(workspace, number, profile)
     run_id = open_round(workspace, number, profile, exported, study_run)
     try:
         decoded = decode(workspace, profile, number, parameters.variants, seed, on=on)

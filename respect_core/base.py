@@ -18,7 +18,7 @@ from typing import Any
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from respect_core import tiny
 from respect_core.lora import make_lean, view
@@ -69,7 +69,7 @@ def load_base(
     model = AutoModelForImageTextToText.from_pretrained(source, dtype=precision)
     model.requires_grad_(False)
     model.eval().to(place)
-    processor = AutoProcessor.from_pretrained(source)
+    processor = _told_positions(AutoProcessor.from_pretrained(source), model.config)
     image_processor = processor.image_processor
     if hasattr(image_processor, "do_image_splitting"):
         image_processor.do_image_splitting = False
@@ -77,6 +77,20 @@ def load_base(
         image_processor.size = {"height": image_size, "width": image_size}
     fingerprint = base_sha256(base) or f"{source}@{model.config._commit_hash}"
     return Base(base, model, processor, fingerprint)
+
+
+def load_processor(base: str) -> Any:
+    """Load the processor of a base model for its texts alone. Raises OSError as `load_base`."""
+    source = str(tiny.path()) if base == "tiny" else base
+    return _told_positions(AutoProcessor.from_pretrained(source), AutoConfig.from_pretrained(source))
+
+
+def _told_positions(processor: Any, config: Any) -> Any:
+    """Whoever has the processor alone then knows how long a game may be (`chat.Chat.positions`)."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None:
+        processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, positions)
+    return processor
 
 
 def inner(model: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 from respect_core.multiref.prompt import Message
 
 _PLACEHOLDER = "nothing"
+_NO_LIMIT = 1 << 30  # tokens
 
 
 def _say(role: str, text: str) -> Message:
@@ -44,6 +45,8 @@ class Chat:
         self.end_id: int = tokenizer.convert_tokens_to_ids(self.end_token)
         self.pad_id: int = tokenizer.pad_token_id
         self.image_id: int = processor.image_token_id
+        limit = tokenizer.model_max_length  # of the base too (`base.load_base`); huge where nobody set it
+        self.positions: int | None = limit if limit < _NO_LIMIT else None
         special = {str(token) for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab())}
         self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
         self._said: dict[tuple[str, str], str] = {}
@@ -94,6 +97,11 @@ class Chat:
         if message["role"] != "user":
             return message
         return _say("user", " ".join(self._special.sub(" ", part["text"]) for part in message["content"]))
+
+    def count(self, text: str) -> int:
+        """Tokens of what a user writes, without what stands around it."""
+        (part,) = self._clean(_say("user", text))["content"]
+        return len(self.processor.tokenizer(part["text"], add_special_tokens=False, verbose=False)["input_ids"])
 
     def tokens(self, pieces: Sequence[str], *, generate: bool) -> tuple[list[int], list[int]]:
         """Tokens of a conversation, images expanded.

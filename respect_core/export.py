@@ -38,6 +38,7 @@ from respect_core.interaction import (
     turn_rows,
 )
 from respect_core.interaction_log import LOGS, SET_ASIDE, RecordError, new_lines, parse_record
+from respect_core.lengths import spoken
 from respect_core.log_columns import Columns, read_columns
 from respect_core.manifests import Input, Manifest, Part, Partition, partitions, partitions_with, read_manifest
 from respect_core.store import Store
@@ -308,6 +309,8 @@ def _record(line: bytes, partition: Partition, seen: _Seen) -> InteractionLog | 
             raise RecordError(
                 name, f"{getattr(log, name)!r} in a log of {value!r}", "append it to the log it belongs to"
             )
+    for number, turn in enumerate(log.turns):
+        spoken(turn.utterance, f"turns[{number}].utterance", "refuse what is so long where it is written")
     if log.interaction_id in seen.ids:
         raise RecordError(
             "interaction_id", f"{log.interaction_id!r} is taken by an earlier record", "give each game an id of its own"

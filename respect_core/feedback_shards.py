@@ -38,6 +38,8 @@ TURNS = 2048
 Row = Mapping[str, Any]
 Progress = Callable[[int, int], None]
 """Turns done, and turns in all; those without a follow-up count as done with their shard."""
+Chosen = Callable[[str], bool]
+Begin = Callable[[list[str]], None]
 
 _TOKENS = b"tokens"  # in the metadata of a shard's file
 # What the decoder reads, and what it repeats in its rows.
@@ -75,12 +77,16 @@ def decode_partition(
     turns_per_shard: int = TURNS,
     progress: Progress | None = None,
     target: Store | None = None,
+    chosen: Chosen = lambda _: True,
+    begin: Begin = lambda _: None,
 ) -> Decoded:
     """Write a partition of the `feedback` table from the same partition of `turns`, unless it is there.
 
     Args:
         identity: what the table depends on besides turns, for its manifest.
         target: where shards and table go; where the turns are, by default.
+        chosen: which games are decoded, by id.
+        begin: called with the ids of a shard's games before it is decoded.
 
     Raises:
         ValueError: an interaction whose turns do not stand together in the table, or are not all there.
@@ -91,9 +97,9 @@ def decode_partition(
         return Decoded()
     source, total = manifests.table_input(store, "turns", *partition), _turns(store, partition)
     result, done, keys = Decoded(), 0, []
-    for turns in shards(_rows(store, partition), turns_per_shard):
+    for turns in shards(_rows(store, partition, chosen), turns_per_shard):
         keys.append(f"{partition.folder(SHARDS)}{_hash(decoder, turns)}.parquet")
-        result += _shard(target, keys[-1], decoder, turns, _within(progress, done, len(turns), total))
+        result += _shard(target, keys[-1], decoder, turns, _within(progress, done, len(turns), total), begin)
         done += len(turns)
         if progress is not None:
             progress(done, total)
@@ -118,22 +124,31 @@ def decode_shards(
     numbers: Collection[int],
     turns_per_shard: int = TURNS,
     progress: Progress | None = None,
+    chosen: Chosen = lambda _: True,
+    begin: Begin = lambda _: None,
 ) -> Decoded:
     """Store the shards of these numbers, counted from 0, and no table: `decode_partition` then finds them."""
     result, done = Decoded(), 0
     folder, last = partition.folder(SHARDS), max(numbers, default=-1)
-    for number, turns in enumerate(islice(shards(_rows(store, partition), turns_per_shard), last + 1)):
+    for number, turns in enumerate(islice(shards(_rows(store, partition, chosen), turns_per_shard), last + 1)):
         if number in numbers:
-            result += _shard(store, f"{folder}{_hash(decoder, turns)}.parquet", decoder, turns, None)
+            result += _shard(store, f"{folder}{_hash(decoder, turns)}.parquet", decoder, turns, None, begin)
             done += 1
             if progress is not None:
                 progress(done, len(numbers))
     return result
 
 
-def count_shards(store: Store, partition: Partition, turns_per_shard: int = TURNS) -> int:
-    """How many shards a partition of `turns` has."""
-    return sum(1 for _ in shards(_rows(store, partition, ["interaction_id"]), turns_per_shard))
+def count_shards(
+    store: Store, partition: Partition, turns_per_shard: int = TURNS, chosen: Chosen = lambda _: True
+) -> int:
+    """How many shards the chosen games of a partition of `turns` have."""
+    return sum(1 for _ in shards(_rows(store, partition, chosen, ["interaction_id"]), turns_per_shard))
+
+
+def try_games(store: Store, partition: Partition, decoder: FeedbackDecoder, chosen: Chosen) -> None:
+    """Decode these games of a partition in one call, and keep nothing of it."""
+    decoder.decode(list(_rows(store, partition, chosen)))
 
 
 def shards(rows: Iterable[Row], turns: int) -> Iterator[list[Row]]:
@@ -155,13 +170,16 @@ def _within(progress: Progress | None, before: int, turns: int, total: int) -> P
     return lambda prompts, of: progress(before + turns * prompts // of, total)
 
 
-def _shard(store: Store, key: str, decoder: FeedbackDecoder, turns: list[Row], progress: Progress | None) -> Decoded:
+def _shard(
+    store: Store, key: str, decoder: FeedbackDecoder, turns: list[Row], progress: Progress | None, begin: Begin
+) -> Decoded:
     """See to it that a shard is stored."""
     if store.exists(key):
         with closing(store.open(key)) as file:
             footer = pq.read_metadata(file)
         found = footer.num_rows // len(DecoderKind)
         return Decoded(turns=found, found=found, tokens=int(footer.metadata[_TOKENS]))
+    begin(sorted({row["interaction_id"] for row in turns}))
     started, before = time.monotonic(), decoder.tokens
     rows = decoder.decode(turns, progress=progress)
     seconds, tokens = time.monotonic() - started, decoder.tokens - before
@@ -184,9 +202,9 @@ def _turns(store: Store, partition: Partition) -> int:
     return manifest.rows if manifest else 0
 
 
-def _rows(store: Store, partition: Partition, columns: Sequence[str] = _COLUMNS) -> Iterator[Row]:
+def _rows(store: Store, partition: Partition, chosen: Chosen, columns: Sequence[str] = _COLUMNS) -> Iterator[Row]:
     for batch in tables.iter_batches(store, "turns", [partition.round], [partition.variant], columns):
-        yield from batch.to_pylist()
+        yield from (row for row in batch.to_pylist() if chosen(row["interaction_id"]))
 
 
 def _hash(decoder: FeedbackDecoder, turns: list[Row]) -> str:

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from respect_core import actions
 from respect_core.interaction import OUTCOMES_SCHEMA, SCHEMA_VERSION, TURNS_SCHEMA, InteractionLog
+from respect_core.lengths import LONGEST_UTTERANCE, spoken
 from respect_core.manifests import Partition
 
 
@@ -160,6 +161,10 @@ class _Turns:
         utterances = self.fields.field("utterance")
         _require(pc.min(pc.binary_length(utterances)).as_py())
         _require(not pc.any(pc.utf8_is_space(utterances)).as_py())
+        plain = pc.ascii_is_printable(utterances)  # and so in normal form
+        _require((pc.max(pc.binary_length(utterances.filter(plain))).as_py() or 0) <= LONGEST_UTTERANCE)
+        for text in utterances.filter(pc.invert(plain)).unique().to_pylist():
+            spoken(text, "utterance", "")
         probabilities, seconds = (self.fields.field(name).drop_null().to_numpy() for name in ("probability", "seconds"))
         _require(((probabilities > 0) & (probabilities <= 1)).all())
         # Parsers differ in how they round whole numbers beyond 2**53, and in whether -0 has a sign.

@@ -35,6 +35,14 @@ PASS_TOKENS = 1 << 16
 """Most tokens of a pass of several rows, padding included."""
 
 
+class GameError(ValueError):
+    """A game that cannot be scored, whatever else is done. The message names game, turn and remedy."""
+
+    def __init__(self, interaction_id: str, turn: int, reason: str) -> None:
+        super().__init__(f"interaction {interaction_id}, turn {turn}: {reason}")
+        self.interaction_id, self.turn, self.reason = interaction_id, turn, reason
+
+
 class Key(NamedTuple):
     """Which action a score belongs to: turns count from 0; an alternative is an action that was not taken."""
 
@@ -113,7 +121,8 @@ def encode(interaction: Interaction, processor: Any, *, alternatives: Mapping[in
         alternatives: another action for some turns, scored beside the logged one.
 
     Raises:
-        ValueError: a token straddles the beginning of an action, so that it cannot be scored alone.
+        GameError: more tokens than the base takes; or a token straddles the beginning of an action, so that it cannot
+            be scored alone.
     """
     talk = chat(processor)
     messages = prompt.messages(interaction)
@@ -132,8 +141,10 @@ def encode(interaction: Interaction, processor: Any, *, alternatives: Mapping[in
             stop = ids.index(talk.end_id, token) + 1
             spans.append(Span(len(spans), False, tuple(range(token - 1, stop - 1)), tuple(ids[token:stop])))
             if ends[token - 1] != begins:
-                raise ValueError(f"a token of {piece!r} straddles the beginning of the action")
+                reason = "a token straddles the beginning of the action; leave the game out"
+                raise GameError(interaction.interaction_id, spans[-1].turn, reason)
         remaining -= len(piece)
+    _require_room(interaction, spans, len(ids), talk.positions)
     positions = list(range(len(ids)))
     for turn, action in sorted((alternatives or {}).items()):
         (targets,) = talk.action_tokens([action])
@@ -143,6 +154,16 @@ def encode(interaction: Interaction, processor: Any, *, alternatives: Mapping[in
         ids += targets[:-1]  # nothing is predicted from the end token
         positions += range(first + 1, first + len(targets))
     return Encoded(interaction.interaction_id, tuple(ids), tuple(positions), interaction.context, tuple(spans))
+
+
+def _require_room(interaction: Interaction, spans: Sequence[Span], tokens: int, positions: int | None) -> None:
+    """Raise GameError where a game has more tokens than the base takes positions."""
+    if positions is None or tokens <= positions:
+        return
+    ends = [span.predictors[-1] + 1 for span in spans]
+    turn = next((turn for turn, end in enumerate(ends) if end > positions), len(interaction.turns) - 1)
+    reason = f"the game has {tokens} tokens, and the base takes {positions}; leave it out, or cut what was said"
+    raise GameError(interaction.interaction_id, turn, reason)
 
 
 def within_budget(

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from respect_core import decoder_eval, feedback, feedback_shards, manifests, tables
+from respect_core import decoder_eval, feedback, feedback_shards, manifests, set_aside, tables
 from respect_core.feedback import DecoderConfig
 from respect_core.feedback_shards import is_decoded
 from respect_core.labels import TurnKey, target_labels
 from respect_core.manifests import Partition
 from respect_core.variants import DecoderKind, Profile
 from respect_core.versions import code_version
-from tasks import progress
+from tasks import culprits, progress
 from tasks.places import Place, runner
 from tasks.references import DecoderFigures, FeedbackRef
 from tasks.retries import PATIENT
@@ -126,7 +126,10 @@ def _decode(
     on: Place,
 ) -> float | None:
     """Decode partitions in workers; returns turns per second, without loading the model, of what was left to do."""
+    directory = workspace.scratch / f"round={round}" / "decode"
     spec = DecodeSpec(
+        directory=directory,
+        without=sorted(set_aside.games(workspace.open(), outdated)),
         workspace=workspace,
         profile=profile,
         code_version=code_version(),
@@ -134,8 +137,7 @@ def _decode(
         identity=dict(identity),
         turns_per_shard=turns_per_shard,
     )
-    directory = workspace.scratch / f"round={round}" / "decode"
     with progress.bar(f"decode round {round}") as bar:
-        result = json.loads(runner(on)(spec, directory, bar.update, all_cores=True, again=True).read_text())
-    speed: float | None = result["turns_per_second"]
+        left = culprits.run(runner(on), spec, directory, bar.update, all_cores=True, again=True)
+    speed: float | None = json.loads(left.read_text())["turns_per_second"]
     return speed

@@ -7,18 +7,20 @@ import time
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from respect_core import export
+from respect_core import export, manifests, set_aside
+from respect_core.variants import Profile
 from tasks import progress
+from tasks.long_games import set_aside_long
 from tasks.references import ExportedRef
 from tasks.retries import PATIENT
 from tasks.workspace import Workspace
 
 
 @task(name="export", task_run_name="export round {round}", **PATIENT, cache_policy=NO_CACHE)
-def export_interactions(workspace: Workspace, round: int) -> ExportedRef:
+def export_interactions(workspace: Workspace, round: int, profile: Profile | None = None) -> ExportedRef:
     """Export what is new in a round, and what came late to those before it: a variant learns from all of them.
 
-    Broken records are set aside and counted; the rest goes on.
+    Broken records are set aside and counted, as are games too long for the profile's base model; the rest goes on.
 
     Raises:
         ValueError: the round has no interactions at all.
@@ -28,6 +30,9 @@ def export_interactions(workspace: Workspace, round: int) -> ExportedRef:
         store = workspace.open()
         report = export.export(store, round)
         export.export_everything(store, before=round)  # games that ended behind their round's export
+        if profile is not None:
+            set_aside_long(store, profile, round)
+        games = set_aside.games(store, manifests.partitions(store, "turns", [round]))
     if report.games == 0:
         raise ValueError(
             f"round {round} has no interactions in {workspace.store_uri}; "
@@ -35,12 +40,14 @@ def export_interactions(workspace: Workspace, round: int) -> ExportedRef:
         )
     if report.set_aside:
         get_run_logger().warning("%d broken records are in set_aside/round=%d/", report.set_aside, round)
+    for game in games.values():
+        get_run_logger().warning("set aside: %s", game)
     return ExportedRef(
         round=round,
         variants=report.variants,
         games=report.games,
         turns=report.turns,
         turns_with_followup=report.turns_with_followup,
-        set_aside=report.set_aside,
+        set_aside=report.set_aside + len(games),
         seconds=time.monotonic() - started,
     )

@@ -78,7 +78,7 @@ def run(
     """
     connect()
     store = spec.workspace.open()
-    whole, parts = Job.of(spec), _parts(store, spec) if isinstance(spec, DecodeSpec) else []
+    whole, parts = Job.of(spec), _parts(store, spec) if isinstance(spec, DecodeSpec) and spec.only is None else []
     if again:
         _delete(store, [*parts, whole])
     if len(parts) > 1:
@@ -140,7 +140,7 @@ def _parts(store: Store, spec: DecodeSpec) -> list[Job]:
     devices = int(resources.get("GPU") or resources.get("CPU", 1))
     jobs = []
     for partition in spec.partitions:
-        numbers = list(range(feedback_shards.count_shards(store, partition, spec.turns_per_shard)))
+        numbers = list(range(feedback_shards.count_shards(store, partition, spec.turns_per_shard, spec.chosen())))
         size = max(1, -(-len(numbers) // (JOBS_PER_DEVICE * devices)))
         for start in range(0, len(numbers), size):
             changes: dict[str, Any] = {"partitions": [partition], "shards": numbers[start : start + size]}

@@ -33,6 +33,11 @@ EXIT_CODE = "exit-code"
 ACCELERATE = "RESPECT_ACCELERATE"
 """Variable that names a configuration of accelerate: a training runs in as many processes as that says."""
 
+NO_ROOM = os.EX_OSERR
+"""Exit code of a worker to which the system refused memory, also for the smallest piece of its work."""
+CULPRIT = "culprit.json"
+"""File in which a worker names the game that it cannot do: `game`, `turn` and `reason`."""
+
 CUT_OFF = os.EX_TEMPFAIL
 """Exit code of a worker that the store failed, or the disk."""
 
@@ -41,6 +46,9 @@ _KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 
 class WorkerFailed(ExpectedError):
     """The process ended without a result; the message carries the end of its log."""
+
+    code = 0
+    """Its exit code."""
 
 
 class WorkerRefused(WorkerFailed, ValueError):
@@ -176,7 +184,7 @@ def run(
             "lower num_processes in it"
         )
     left = directory / EXIT_CODE
-    for old in (result, left):
+    for old in (result, left, directory / CULPRIT):
         old.unlink(missing_ok=True)
     spec_file.write_text(text)
     with _share(all_cores, processes) as environment, log_file.open("w") as log:
@@ -206,11 +214,13 @@ def run(
     if code != 0 or not result.exists():
         tail = "\n".join(log_file.read_text().splitlines()[-15:])
         code = int(left.read_text()) if left.exists() else code
-        raise _failure(code)(f"worker for {spec_file} ended with exit code {code}; the end of {log_file}:\n{tail}")
+        error = _failure(code)(f"worker for {spec_file} ended with exit code {code}; the end of {log_file}:\n{tail}")
+        error.code = code
+        raise error
     return result
 
 
 def _failure(code: int) -> type[WorkerFailed]:
     if code == CUT_OFF or code in _KILLED:
         return WorkerCutOff
-    return WorkerRefused if code == REFUSED else WorkerFailed
+    return WorkerRefused if code in (REFUSED, NO_ROOM) else WorkerFailed

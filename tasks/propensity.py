@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from respect_core import manifests, tables
+from respect_core import manifests, set_aside, tables
 from respect_core.manifests import Partition
 from respect_core.rounds import learning_partitions
 from respect_core.store import Store
 from respect_core.training_sets import TurnKey
 from respect_core.variants import Objective, Profile, Propensity, Variant
 from respect_core.versions import base_sha256, code_version
-from tasks import progress, registry
+from tasks import culprits, progress, registry
 from tasks.places import Place, runner
 from tasks.references import PropensityRef, RegisteredRef
 from tasks.retries import PATIENT
@@ -88,6 +88,7 @@ def _fill(
         )
     directory = workspace.scratch / "propensity" / profile.propensity / partition.folder("turns").strip("/")
     spec = PropensitySpec(
+        without=sorted(set_aside.games(store, [partition])),
         workspace=workspace,
         profile=profile,
         code_version=code_version(),
@@ -99,7 +100,7 @@ def _fill(
         data_hash=manifests.table_input(store, "turns", *partition).sha256,
     )
     with progress.bar(f"probabilities of round {partition.round}, {partition.variant}") as bar:
-        result = runner(on)(spec, directory, bar.update).read_bytes()
+        result = culprits.run(runner(on), spec, directory, bar.update).read_bytes()
     key = f"{partition.folder('propensities')}{hashlib.sha256(result).hexdigest()[:32]}.json"
     store.put(key, result)
     return PropensityRef(round=partition.round, variant=partition.variant, source=profile.propensity, key=key)

@@ -14,7 +14,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from respect_core import feedback, manifests, prompts, tables
+from respect_core import feedback, manifests, prompts, set_aside, tables
 from respect_core.feedback import DecoderConfig, FeedbackDecoder
 from respect_core.feedback_shards import TURNS, decode_partition
 from respect_core.labels import TurnKey, target_labels
@@ -66,10 +66,12 @@ def redecode_round(
     partitions = manifests.partitions(store, "feedback", [round])
     if not partitions:
         raise ValueError(f"round {round} has no feedback in {workspace.store_uri}; run the round first")
-    decoder, identity = FeedbackDecoder(config), decoder_identity(config)
+    decoder, identity, aside = FeedbackDecoder(config), decoder_identity(config), set_aside.games(store)
     for partition in partitions:
         with progress.bar(f"redecode round {round}, {partition.variant}") as bar:
-            decode_partition(store, partition, decoder, identity, turns_per_shard, bar.update, target)
+            decode_partition(
+                store, partition, decoder, identity, turns_per_shard, bar.update, target, lambda game: game not in aside
+            )
     before, after = (tables.read_table(each, "feedback", [round]).to_pylist() for each in (store, target))
     compared = compare(before, after, target_labels(store, [round]))
     create_table_artifact(key=f"redecoded-{name}-round-{round}", table=compared, description=f"{name}: {config.name}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from respect_core.memory import no_room_on_cpu
+
 if TYPE_CHECKING:  # workers ask `is_transient` too, and do without Prefect
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.tasks import Task
@@ -30,7 +32,7 @@ def is_transient(error: BaseException) -> bool:
     status = getattr(error, "get_http_status_code", None)  # MLflow's errors, of which a part says no for good
     if status is not None and 400 <= status() < 500:
         return status() in (408, 429)
-    return not isinstance(error, _LASTING)
+    return not (isinstance(error, _LASTING) or no_room_on_cpu(error))
 
 
 class _Retries(TypedDict):

@@ -6,6 +6,7 @@ Importing them costs no torch: whoever starts a process has only these.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -20,6 +21,10 @@ RESUME = "resume.pt"
 """Where a killed training goes on, beside its specification; gone once the result is there."""
 
 
+ABOUT = "about.json"
+"""Ids of the games that a worker is about to read, beside its specification: one of them may kill it."""
+
+
 class Work(BaseModel):
     """What all kinds have in common."""
 
@@ -28,6 +33,13 @@ class Work(BaseModel):
     workspace: Workspace
     profile: Profile
     code_version: str
+    without: list[str] = Field(default=[], description="ids of games set aside, which are not read")
+    only: list[str] | None = Field(default=None, description="ids of games to be tried alone: nothing is kept of it")
+
+    def chosen(self) -> Callable[[str], bool]:
+        """Whether the work is about the game with an id."""
+        without, only = frozenset(self.without), None if self.only is None else frozenset(self.only)
+        return lambda game: game not in without and (only is None or game in only)
 
     @property
     def given(self) -> Path | None:
@@ -80,6 +92,7 @@ class DecodeSpec(Work):
     partitions: list[Partition]
     identity: dict[str, str] = Field(description="what the tables depend on besides turns, for their manifests")
     turns_per_shard: int
+    directory: Path | None = None
     shards: list[int] | None = Field(default=None, description="of one partition, and no table; None: all, and tables")
 
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from respect_core import manifests, tables, training_sets
+from respect_core import manifests, set_aside, tables, training_sets
 from respect_core.interaction import TURNS_SCHEMA, turn_rows
 from respect_core.lineage import data_hash
 from respect_core.manifests import Partition
@@ -33,14 +33,14 @@ def subsample_variant(
     validation: str,
     propensities: Sequence[PropensityRef],
 ) -> TrainingSetRef:
-    """Write the variant's training set for the round: D up to it, without the games of sets held out.
+    """Write the variant's training set for the round: D up to it, without the games set aside, or of sets held out.
 
     Raises:
         ValueError: RL lacks the probability of a turn; the message names turns and remedies.
     """
     store, config = workspace.open(), profile.settings(variant, round)
     chosen = learning_partitions(manifests.partitions(store, "turns"), variant, round)
-    held_out = pa.array(game_sets.held_out(store, validation), pa.string())
+    held_out = pa.array([*game_sets.held_out(store, validation), *set_aside.games(store)], pa.string())
     d0, right = _d0(store)
     batches = training_sets.training_batches(
         _without(_batches(store, "turns", chosen), held_out),

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from respect_core.variants import SEED, Profile, Variant
 from respect_core.versions import base_sha256, code_version
-from tasks import game_sets, progress, registry
+from tasks import culprits, game_sets, progress, registry
 from tasks.places import Place, runner
 from tasks.references import TrainedRef, TrainingSetRef
 from tasks.retries import PATIENT
@@ -61,9 +61,10 @@ def train_variant(
         seed=seed,
         validation=validation,
         validation_sha256=game_sets.stored(workspace.open(), validation).sha256,
+        without=culprits.known(workspace.open(), training_set.round, variant),
         init_adapter=start,
         directory=directory,
     )
     with progress.bar(f"train {variant} seed {seed}") as bar:
-        result = json.loads(runner(on)(spec, directory, bar.update, spread=True).read_text())
+        result = json.loads(culprits.run(runner(on), spec, directory, bar.update, spread=True).read_text())
     return TrainedRef(variant=variant, seed=seed, directory=directory, seconds=result["seconds"])

@@ -16,22 +16,26 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from respect_core.interaction import Interaction, InteractionLog
 from respect_core.manifests import Partition
+from respect_core.memory import no_room_on_cpu
 from respect_core.store import Store, StoreError
 from tasks import game_sets
 from tasks.files import write_whole
-from tasks.process import CUT_OFF, EXIT_CODE, REFUSED
+from tasks.process import CULPRIT, CUT_OFF, EXIT_CODE, NO_ROOM, REFUSED
 from tasks.retries import is_transient
 from tasks.specs import (
+    ABOUT,
     RESUME,
     DecodeSpec,
     EvaluateSpec,
@@ -47,6 +51,7 @@ from tasks.specs import (
 if TYPE_CHECKING:  # each kind of work imports what it needs: games are counted without torch
     from respect_core.base import Base
     from respect_core.features import VisionFeatures
+    from respect_core.sampling import Example
 
 
 def report(done: int, total: int, note: str = "") -> None:
@@ -65,7 +70,11 @@ def train(spec: TrainSpec) -> dict[str, Any]:
 
     store, processes = spec.workspace.open(), launched()
     base = _base(spec)
-    examples = sampling.examples(tables.read_table(store, "training_sets", [spec.round], [spec.variant]))
+    chosen = spec.chosen()
+    table = tables.read_table(store, "training_sets", [spec.round], [spec.variant])
+    examples = [each for each in sampling.examples(table) if chosen(each.interaction.interaction_id)]
+    if spec.only is not None:
+        return _tried(spec, base, examples)
     logs, right = game_sets.curated(store, spec.validation)
     held_out = [from_log(log) for log in logs]
     features = _features(spec, base, [*_of(example.interaction for example in examples), *_of(held_out)])
@@ -111,24 +120,53 @@ def train(spec: TrainSpec) -> dict[str, Any]:
     }
 
 
+def _tried(spec: TrainSpec, base: Base, examples: Sequence[Example]) -> dict[str, Any]:
+    """One step on these games, of which nothing is kept: does training survive them?"""
+    from respect_core import training
+
+    positive = [replace(each, labels=tuple(label and 1 for label in each.labels)) for each in examples]
+    one = replace(spec.training, epochs=1, max_steps=1, batch_turns=sys.maxsize, checkpoint_every=None)
+    features = _features(spec, base, _of(example.interaction for example in examples))
+    with TemporaryDirectory() as folder:
+        options: dict[str, Any] = {"features": features, "init_adapter": spec.init_adapter}
+        training.train(base, positive, None, one, spec.profile.lora, spec.seed, Path(folder), **options)
+    return {}
+
+
 def decode(spec: DecodeSpec) -> dict[str, Any]:
     """Decode the partitions that are not decoded yet; returns turns per second, without loading the model."""
     from respect_core import feedback, feedback_shards
 
     store, decoder = spec.workspace.open(), feedback.FeedbackDecoder(feedback.named(spec.profile.feedback_decoder))
-    total = feedback_shards.Decoded()
+    total, chosen = feedback_shards.Decoded(), spec.chosen()
     for partition in spec.partitions:
+        if spec.only is not None:
+            feedback_shards.try_games(store, partition, decoder, chosen)
+            continue
         progress = partial(report, note=f"round {partition.round}, {partition.variant}")
         if spec.shards is None:
             total += feedback_shards.decode_partition(
-                store, partition, decoder, spec.identity, spec.turns_per_shard, progress
+                store,
+                partition,
+                decoder,
+                spec.identity,
+                spec.turns_per_shard,
+                progress,
+                chosen=chosen,
+                begin=partial(_about, spec),
             )
         else:
             total += feedback_shards.decode_shards(
-                store, partition, decoder, spec.shards, spec.turns_per_shard, progress
+                store, partition, decoder, spec.shards, spec.turns_per_shard, progress, chosen
             )
     scored = total.turns - total.found
     return {"turns": total.turns, "found": total.found, "turns_per_second": scored / total.seconds if scored else None}
+
+
+def _about(spec: DecodeSpec, games: list[str]) -> None:
+    """Leave word which games come next, in case this process does not survive them."""
+    if spec.directory is not None:
+        write_whole(spec.directory / ABOUT, json.dumps(games))
 
 
 def play(spec: PlaySpec) -> dict[str, Any]:
@@ -181,7 +219,8 @@ def propensity(spec: PropensitySpec) -> dict[str, Any]:
     from respect_core.policy import Policy
 
     rows = tables.read_table(spec.workspace.open(), "turns", [spec.round], [spec.variant]).to_pylist()
-    games = interactions(rows)
+    chosen = spec.chosen()
+    games = [game for game in interactions(rows) if chosen(game.interaction_id)]
     base = _base(spec)
     policy = Policy(base, spec.adapter, _features(spec, base, _of(games)))
     result: dict[str, list[float | None]] = {}
@@ -271,8 +310,14 @@ def run(spec_file: Path) -> int:
         main(spec_file)
     except Exception as error:
         traceback.print_exc()
+        packing: Any = sys.modules.get("respect_core.packing")  # not imported: it is not what failed
         if isinstance(error, StoreError) or (isinstance(error, OSError) and error.errno is not None):
             return CUT_OFF  # the store, or the system itself
+        if no_room_on_cpu(error):
+            return NO_ROOM
+        if packing is not None and isinstance(error, packing.GameError):
+            named = {"game": error.interaction_id, "turn": error.turn, "reason": error.reason}
+            write_whole(spec_file.with_name(CULPRIT), json.dumps(named))
         return 1 if is_transient(error) else REFUSED
     return 0
 

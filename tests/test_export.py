@@ -112,6 +112,11 @@ def test_broken_records_are_set_aside_and_the_rest_goes_on(store: Store) -> None
         (line(game("b3"), turns=[turn | {"action": "select K"}]), "turns[0].action"),
         (line(game("b4"), turns=[turn | {"action": "deselect A"}]), "turns[0].action"),
         (line(game("b5"), turns=[turn | {"utterance": ""}]), "turns[0].utterance"),
+        (
+            line(game("b5a"), turns=[turn, turn | {"utterance": "\ufdfa" * 500, "action": "select B"}]),
+            "turns[1].utterance",
+        ),
+        (line(game("b5b"), turns=[turn | {"utterance": "x" * 501}]), "turns[0].utterance"),
         (line(game("b6"), policy=None), "policy"),
         (line(game("b7"), schema_version=9), "schema_version"),
         (line(game("b8")).replace(b"boat", b"\xc3\x28"), ""),

@@ -108,6 +108,14 @@ def test_interrupted_again_and_again_it_ends_the_same(
     assert _decode(store, last) == Decoded() and len(last.calls) == 2  # nothing is left to do
 
 
+def test_games_that_are_not_chosen_are_not_read(decoder: FeedbackDecoder, tmp_path: Any) -> None:
+    store, begun = _with_turns(open_store(tmp_path)), list[list[str]]()
+    _decode(store, Counting(decoder), chosen=lambda game: game != "g1", begin=begun.append)
+    assert begun == [["g0", "g2"], ["g3", "g4"], ["g5", "g6"], ["g7", "g8"]], "as they were begun with"
+    games = set(tables.read_table(store, "feedback")["interaction_id"].to_pylist())
+    assert games == {f"g{number}" for number in range(9)} - {"g1"}
+
+
 def test_the_table_is_what_the_decoder_says_in_one_piece(
     decoder: FeedbackDecoder, expected: dict[str, bytes], tmp_path: Any
 ) -> None:

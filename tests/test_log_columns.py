@@ -58,6 +58,10 @@ def test_a_block_with_a_record_that_does_not_fit_is_refused() -> None:
     assert columns(line(game(round=6))) is None
     assert columns(line(game(variant="t-kto"))) is None
     assert columns(line(game(context=[*IMAGES[:9], "image-unheard-of"]))) is None
+    for length, text in ((500, "x"), (27, "\ufdfa")):
+        said = [{"utterance": text * length, "action": "select A"}]
+        assert columns(line(game(), turns=said)) is not None
+        assert columns(line(game(), turns=[said[0] | {"utterance": text * (length + 1)}])) is None
 
 
 def test_every_constraint_of_the_models_is_known() -> None:

@@ -12,7 +12,7 @@ import httpx
 
 from deployments.game.table import Table
 from deployments.serving.schema import ActReply, ActRequest, Played, Readiness
-from deployments.serving.server import NotLogged, NotReady, PolicyServer
+from deployments.serving.server import NotLogged, NotReady, PolicyServer, TooLong
 from respect_core import actions
 from respect_core.actions import Action
 from respect_core.serving import Overloaded
@@ -48,19 +48,26 @@ class Listener(Protocol):
         """Raises Unavailable."""
         ...
 
+    async def fits(self, table: Table, said: str) -> bool:
+        """Whether a policy takes so many tokens, if this is said now; true where none can be asked."""
+        ...
+
     async def end(self, table: Table) -> None: ...
     def prometheus(self) -> bytes: ...
 
 
-def request(table: Table) -> ActRequest:
-    """All that the policy may see of a table."""
-    *before, last = table.game.turns
+def request(table: Table, said: str | None = None) -> ActRequest:
+    """All that the policy may see of a table; or would see, if this were said now."""
+    before, last = table.game.turns, said
+    if last is None:
+        *before, turn = before
+        last = turn.utterance
     return ActRequest(
         variant=table.policy,
         game=table.id,
         context=list(table.context.images),
         turns=[Played(utterance=turn.utterance, action=turn.action or "") for turn in before],
-        utterance=last.utterance,
+        utterance=last,
     )
 
 
@@ -91,6 +98,13 @@ class InProcess:
             return _reply(await self.server.act(request(table)))
         except (NotReady, NotLogged, Overloaded, StoreError) as error:
             raise Unavailable(str(error)) from error
+
+    async def fits(self, table: Table, said: str) -> bool:
+        try:
+            self.server.measure(request(table, said))
+        except TooLong:
+            return False
+        return True
 
     async def end(self, table: Table) -> None:
         self.server.end(table.policy, table.id)
@@ -140,6 +154,13 @@ class Remote:
         if answer.status_code != 200:
             raise Unavailable(f"the policy server answers {answer.status_code}")
         return _reply(ActReply.model_validate_json(answer.content))
+
+    async def fits(self, table: Table, said: str) -> bool:
+        try:
+            answer = await self._client.post("/check", json=request(table, said).model_dump())
+        except httpx.HTTPError:
+            return True
+        return answer.status_code != 422
 
     async def end(self, table: Table) -> None:
         try:

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from respect_core.actions import LETTERS
+from respect_core.lengths import LONGEST_UTTERANCE
 from respect_core.multiref.game import MAX_TURNS
 
-LONGEST_UTTERANCE = 500  # characters
 LARGEST_MESSAGE = 4096  # bytes, of one message from a client
 LARGEST_BODY = 16 * 1024  # bytes, of one request to /api
 LISTENER_TURNS = MAX_TURNS // 2

@@ -23,10 +23,10 @@ from deployments.game.listener import Listener
 from deployments.game.lobby import Lobby
 from deployments.game.metrics import Metrics
 from deployments.game.players import Player, Players
-from deployments.game.protocol import Acknowledged, Role
+from deployments.game.protocol import LONGEST_UTTERANCE, Acknowledged, Role
 from deployments.game.settings import Settings
 from deployments.game.study import Result, Study
-from deployments.game.table import OTHER, Refusal, Table
+from deployments.game.table import OTHER, Refusal, Table, clean
 from respect_core.assignment import Slot
 from respect_core.multiref.contexts import GameContext
 from respect_core.variants import HH
@@ -195,7 +195,11 @@ class Rooms:
 
     async def say(self, player: Player, game: str, turn: int, text: str) -> None:
         """Raises Refusal and NotWritten."""
-        await self._move(player, game, turn, "say", lambda table: table.say(player.key, turn, text))
+        table, said, fits = self.tables.get(game), clean(text), True
+        readable = 0 < len(said) <= LONGEST_UTTERANCE  # else the table refuses it
+        if readable and table is not None and not table.practice and table.awaited == "speaker":
+            fits = await self.listener.fits(table, said)
+        await self._move(player, game, turn, "say", lambda table: table.say(player.key, turn, text, fits=fits))
 
     async def act(self, player: Player, game: str, turn: int, select: str, deselect: str) -> None:
         """Raises Refusal and NotWritten."""

@@ -18,13 +18,14 @@ from deployments.game.journal import Event
 from deployments.game.protocol import Role
 from respect_core import actions
 from respect_core.actions import LETTERS, Action, ActionError
+from respect_core.lengths import LONGEST_UTTERANCE
 from respect_core.multiref.contexts import GameContext
 from respect_core.multiref.game import Game
+from respect_core.utterances import normalised
 
 Reason = Literal["won", "out_of_turns", "idle", "left", "stopped"]
 OTHER: Mapping[Role, Role] = {"speaker": "listener", "listener": "speaker"}
-# Would change how the rest of a page reads: overrides and isolates of the writing direction.
-_DIRECTIONS = set(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+SHORTER = "shorter, please"
 
 
 class Refusal(ValueError):
@@ -111,8 +112,12 @@ class Table:
 
     # --- moves: each gives the event that the journal takes; None where it was done before -------------------------
 
-    def say(self, player: str, turn: int, text: str) -> Event | None:
-        """Raises Refusal."""
+    def say(self, player: str, turn: int, text: str, *, fits: bool = True) -> Event | None:
+        """A speaker's utterance. Raises Refusal.
+
+        Args:
+            fits: whether a policy takes so many tokens.
+        """
         if self.role(player) != "speaker":
             raise Refusal("type", "the listener does not write")
         said = clean(text)
@@ -123,6 +128,8 @@ class Table:
         self._expect("speaker", turn)
         if not said:
             raise Refusal("text", "write a few words")
+        if not fits or len(said) > LONGEST_UTTERANCE:
+            raise Refusal("text", SHORTER)
         return self._event("said", turn=turn, text=said)
 
     def act(self, player: str, turn: int, select: str, deselect: str, now: float) -> Event | None:
@@ -273,6 +280,6 @@ class Table:
 
 
 def clean(text: str) -> str:
-    """An utterance in one line of what can be seen: what is stored is what the other one reads."""
-    kept = (" " if char in "\t\r\n\u2028\u2029" else char for char in text if char not in _DIRECTIONS)
-    return " ".join("".join(char for char in kept if unicodedata.category(char) not in ("Cc", "Cs", "Cn")).split())
+    """An utterance in one line of what can be seen, in normal form: what is stored is what the other one reads."""
+    assigned = "".join(char for char in text if unicodedata.category(char) != "Cn")
+    return " ".join(normalised(assigned).split())

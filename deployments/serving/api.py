@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.failures import place_of
 from deployments.serving.metrics import Metrics
-from deployments.serving.schema import ActReply, ActRequest, Name, Problem, Readiness
-from deployments.serving.server import NotLogged, NotReady, UnknownVariant
+from deployments.serving.schema import ActReply, ActRequest, Fits, Name, Problem, Readiness
+from deployments.serving.server import NotLogged, NotReady, TooLong, UnknownVariant
 from respect_core.serving import Overloaded
 from respect_core.store import MissingKeyError, StoreError
 
@@ -46,6 +46,7 @@ class Actor(Protocol):
     def start(self) -> None: ...
     def close(self) -> None: ...
     async def act(self, request: ActRequest) -> ActReply: ...
+    async def check(self, request: ActRequest) -> Fits: ...
     def end(self, variant: str, game: str) -> None: ...
     def readiness(self) -> Readiness: ...
     def prometheus(self) -> bytes: ...
@@ -73,6 +74,12 @@ def create_app(actor: Actor) -> FastAPI:
         headers = {"Retry-After": "1"} if status == 503 else None
         return JSONResponse(answer.model_dump(), status, headers)
 
+    @app.post("/check", response_model=Fits, responses=_PROBLEMS)
+    async def check(request: ActRequest) -> Response:
+        """Whether a policy could act on this: 422 names what is wrong or too long. Nothing is drawn or logged."""
+        status, answer = await answered(actor.check, request)
+        return JSONResponse(answer.model_dump(), status)
+
     @app.delete("/games/{variant}/{game}", status_code=204)
     def end(variant: Annotated[str, Path(max_length=40)], game: Name) -> None:
         """The game is over: its version is not kept for it any more."""
@@ -99,15 +106,17 @@ def create_app(actor: Actor) -> FastAPI:
 
 
 async def answered(
-    act: Callable[[ActRequest], Awaitable[ActReply]], request: ActRequest
-) -> tuple[int, ActReply | Problem]:
-    """What `Actor.act` comes to, as status code and body."""
+    act: Callable[[ActRequest], Awaitable[ActReply | Fits]], request: ActRequest
+) -> tuple[int, ActReply | Fits | Problem]:
+    """What `Actor.act` or `Actor.check` comes to, as status code and body."""
     try:
         return 200, await act(request)
     except Answered as error:
         return error.status, error.problem
     except UnknownVariant as error:
         return 404, Problem(field="variant", reason=str(error))
+    except TooLong as error:
+        return 422, Problem(field=error.field, reason=str(error))
     except MissingKeyError:
         return 422, Problem(field="context", reason="names an image that the store does not have; put it there first")
     except StoreError:

@@ -34,7 +34,7 @@ from deployments.serving.api import Answered, answered, create_app
 from deployments.serving.follow import quick_registry
 from deployments.serving.gathered import exposition, gather, together
 from deployments.serving.metrics import Metrics
-from deployments.serving.schema import LISTENER_TURNS, ActReply, ActRequest, Problem, Readiness
+from deployments.serving.schema import LISTENER_TURNS, ActReply, ActRequest, Fits, Problem, Readiness
 from deployments.serving.server import NotReady, PolicyServer, Settings
 from respect_core.serving import Overloaded, Roster
 from tasks.on_ray import connect
@@ -88,9 +88,13 @@ class Policies:
     def __del__(self) -> None:  # Ray Serve's way to end a replica
         self._server.close()
 
-    async def act(self, request: ActRequest) -> tuple[int, ActReply | Problem]:
+    async def act(self, request: ActRequest) -> tuple[int, ActReply | Fits | Problem]:
         """The whole answer: Ray would log the message of an error, which may hold what a user wrote."""
         return await answered(self._server.act, request)
+
+    async def check(self, request: ActRequest) -> tuple[int, ActReply | Fits | Problem]:
+        """As `act`."""
+        return await answered(self._server.check, request)
 
     def end(self, variant: str, game: str) -> None:
         self._server.end(variant, game)
@@ -121,8 +125,18 @@ class Replicas:
 
     async def act(self, request: ActRequest) -> ActReply:
         """As `PolicyServer.act`, but that refusals come as they are said."""
+        reply: ActReply = await self._asked(request, "act")
+        return reply
+
+    async def check(self, request: ActRequest) -> Fits:
+        """As `PolicyServer.check`."""
+        fits: Fits = await self._asked(request, "check")
+        return fits
+
+    async def _asked(self, request: ActRequest, method: str) -> Any:
         try:
-            status, answer = await self._of(request.variant, request.game).act.remote(request)
+            handle = self._of(request.variant, request.game)
+            status, answer = await getattr(handle, method).remote(request)
         except BackPressureError:
             raise Overloaded("too many requests are waiting") from None
         except (RayError, RayServeException) as error:
@@ -130,8 +144,7 @@ class Replicas:
             raise NotReady("the replica that plays this game was lost; another takes over") from None
         if isinstance(answer, Problem):
             raise Answered(status, answer)
-        reply: ActReply = answer
-        return reply
+        return answer
 
     def end(self, variant: str, game: str) -> None:
         for handle in (self._of(variant, game), self._games):

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from respect_core import actions
 from respect_core.interaction import Turn
+from respect_core.lengths import LONGEST_UTTERANCE
 from respect_core.multiref.game import MAX_TURNS
+from respect_core.utterances import normalised
 
 LISTENER_TURNS = MAX_TURNS // 2
-LONGEST_UTTERANCE = 500  # characters
+
+
+def _normal(text: str) -> str:
+    """In normal form, which may be longer. Raises ValueError."""
+    said = normalised(text)
+    if len(said) > LONGEST_UTTERANCE:
+        raise ValueError(f"has {len(said)} characters in its normal form, at most {LONGEST_UTTERANCE}; shorten it")
+    if not said.strip():
+        raise ValueError("has nothing that can be seen; write a few words")
+    return said
+
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
-Utterance = Annotated[str, StringConstraints(max_length=LONGEST_UTTERANCE, pattern=r"\S")]
+Utterance = Annotated[str, StringConstraints(max_length=LONGEST_UTTERANCE, pattern=r"\S"), AfterValidator(_normal)]
 
 
 class _Message(BaseModel):
@@ -77,6 +89,12 @@ class ActReply(_Message):
     turn: int = Field(description="number of the turn, from 0")
     seed: int
     latency_ms: float = Field(description="from the request's arrival to the action")
+
+
+class Fits(_Message):
+    """A policy can act on a request."""
+
+    fits: Literal[True] = True
 
 
 class VariantState(_Message):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from deployments.serving.follow import Follower
 from deployments.serving.metrics import Metrics
-from deployments.serving.schema import ActReply, ActRequest, Readiness, VariantState
+from deployments.serving.schema import ActReply, ActRequest, Fits, Readiness, VariantState
 from deployments.serving.versions import Loader, Served
 from respect_core.interaction import Interaction
 from respect_core.listener import Act
@@ -31,6 +31,14 @@ class UnknownVariant(ValueError):
 
 class NotReady(RuntimeError):
     """Nothing is loaded for the variant yet, or there is nothing that could be; try again later."""
+
+
+class TooLong(ValueError):
+    """Something has more tokens than the policies take; `field` names it, and nothing repeats it."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(reason)
+        self.field = field
 
 
 class NotLogged(RuntimeError):
@@ -98,7 +106,7 @@ class PolicyServer:
         """The action, by the version that the game began with.
 
         Raises:
-            UnknownVariant, NotReady, NotLogged: see there.
+            UnknownVariant, TooLong, NotReady, NotLogged: see there.
             MissingKeyError: an image that the store does not have.
             StoreError: the store is away, and an image of the context was never needed before.
             Overloaded: too many requests wait.
@@ -106,6 +114,7 @@ class PolicyServer:
         began = time.perf_counter()
         if request.variant not in self.settings.variants:
             raise UnknownVariant(f"{request.variant!r} is not served; there are: {', '.join(self.settings.variants)}")
+        self.measure(request)
         if self._loader.images.missing(request.context):
             await asyncio.to_thread(self._loader.images.require, request.context)
         served = await self._version(request.variant, request.game)
@@ -127,6 +136,21 @@ class PolicyServer:
         self.metrics.acts.labels(reply.variant, reply.version).inc()
         self.metrics.seconds.observe(reply.latency_ms / 1000)
         return reply
+
+    async def check(self, request: ActRequest) -> Fits:
+        """Whether a policy could act: nothing is drawn or logged. Raises TooLong."""
+        self.measure(request)
+        return Fits()
+
+    def measure(self, request: ActRequest) -> None:
+        """Raise TooLong where policies take less; nothing is known of that before one is loaded."""
+        if self._loader.ruler is None:
+            return
+        said = [turn.utterance for turn in request.played()]
+        excess = self._loader.ruler.excess(said, len(request.context))
+        if excess is not None:
+            field = "utterance" if excess.turn == len(request.turns) else f"turns[{excess.turn}].utterance"
+            raise TooLong(field, f"{excess.reason}; shorten it")
 
     async def _version(self, variant: str, game: str) -> Served:
         """Who acts in the game."""

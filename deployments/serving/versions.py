@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from respect_core.base import Base, load_base
 from respect_core.features import VisionFeatures
 from respect_core.images import load_images
+from respect_core.lengths import Ruler
 from respect_core.policy import Policy
 from respect_core.store import Store
 from respect_core.variants import Profile
@@ -74,6 +75,7 @@ class Loader:
         self._workspace = workspace
         self._temperature, self._cache_bytes, self._most = temperature, cache_bytes, most
         self.images = StoredImages(workspace.open())
+        self.ruler: Ruler | None = None  # in tokens of the base model, once it is loaded
         self._base: tuple[Base, VisionFeatures] | None = None
         self._in_use: WeakValueDictionary[str, Served] = WeakValueDictionary()
         self._lock = Lock()
@@ -124,6 +126,7 @@ class Loader:
             base = load_base(profile.base, image_size=profile.image_size)
             vision = self._workspace.scratch / "vision"
             self._base = base, VisionFeatures(base, self.images, cache_dir=vision)
+            self.ruler = Ruler(base.processor)
         elif self._base[0].name != profile.base:
             raise Refused(
                 f"{name} is over {profile.base}, and this server has loaded {self._base[0].name}: serve it by another"

@@ -30,6 +30,7 @@ from respect_core.interaction_log import (
     from_validation,
     new_lines,
 )
+from respect_core.lengths import spoken
 from respect_core.manifests import Partition
 from respect_core.store import Store, StoreError
 
@@ -152,9 +153,10 @@ def _log(game: Any, round: int, variant: str, policy: PolicyIdentity) -> Interac
         field = f"clicks[{number}]"
         after = _state(_images(game, field, _strings(clicked, field)), letters, field)
         action = str(actions.between(state, after))
-        if not utterance.strip():
+        said = spoken(utterance, f"chat[{number}]", _CORRECT)
+        if not said.strip():
             raise RecordError(f"chat[{number}]", "the utterance is empty", _CORRECT)
-        turns.append({"utterance": utterance, "action": action, "seconds": _seconds(game, number)})
+        turns.append({"utterance": said, "action": action, "seconds": _seconds(game, number)})
         state = after
     try:
         return InteractionLog(

@@ -23,6 +23,7 @@ from respect_core.images import image_key
 from respect_core.importers.released_files import HubDataset, Record, ReleasedFiles
 from respect_core.interaction import InteractionLog, LoggedTurn, Outcome, PolicyIdentity, pseudonym
 from respect_core.interaction_log import RecordError, from_validation
+from respect_core.lengths import spoken
 from respect_core.released import variant_of
 from respect_core.store import StoreError
 
@@ -108,7 +109,8 @@ def game_log(
     letters = dict(zip(context, actions.LETTERS, strict=False))
     turns, state = [], ""
     for number, (utterance, clicked) in enumerate(zip(utterances, row["clicks"], strict=True)):
-        if not utterance or not utterance.strip():
+        said = spoken(utterance or "", f"chat[{number}]", CORRECT)
+        if not said.strip():
             raise RecordError(f"chat[{number}]", "the utterance is empty", CORRECT)
         after = letters_of(clicked or [], letters, f"clicks[{number}]")
         action = actions.between(state, after)
@@ -119,7 +121,7 @@ def game_log(
             set_aside(turn.record, error)
         else:
             probability = turn.probability
-        turns.append(LoggedTurn(utterance=utterance, action=str(action), probability=probability))
+        turns.append(LoggedTurn(utterance=said, action=str(action), probability=probability))
         state = after
     for number in turn_rows.keys() - range(len(turns)):
         reason = f"turn {number} of a game of {len(turns)} turns"

@@ -103,6 +103,20 @@ BAD: list[tuple[dict[str, Any], int, str, str]] = [
     ({"context": ["image-0", "unheard-of"]}, 422, "context", "names an image that the store does not have"),
     ({"utterance": "  "}, 422, "utterance", "pattern"),
     ({"utterance": "x" * 501}, 422, "utterance", "at most 500"),
+    (
+        {"utterance": "\ufdfa" * 500},
+        422,
+        "utterance",
+        "has 9000 characters in its normal form, at most 500",
+    ),
+    ({"utterance": "!" * 500}, 422, "utterance", "has 500 tokens, of which 128 are allowed; shorten it"),
+    (
+        {"turns": [{"utterance": "!" * 129, "action": "select A"}]},
+        422,
+        "turns[0].utterance",
+        "has 129 tokens, of which 128 are allowed; shorten it",
+    ),
+    ({"utterance": "\U000e0041\u200b"}, 422, "utterance", "nothing that can be seen"),
     ({"utterance": 7}, 422, "utterance", "valid string"),
     ({"turns": [{"utterance": "a bird", "action": "select Z"}]}, 422, "turns[0].action", "not in the action language"),
     ({"turns": [{"utterance": "a bird", "action": "select C"}]}, 422, "turns[0].action", "the context has 2 images"),
@@ -123,6 +137,15 @@ def test_bad_input_is_named(running: Running, change: dict[str, Any], code: int,
     answer = running.act(request)
     assert answer.status_code == code
     assert answer.json()["field"] == field and reason in answer.json()["reason"]
+
+
+def test_what_is_too_long_is_told_before_it_is_played(running: Running) -> None:
+    acts = running.metric("pass_turns_sum")
+    request = {"variant": "b-fft", "game": "g", "context": ["image-0", "image-1"], "utterance": "a bird"}
+    assert running.client.post("/check", json=request).json() == {"fits": True}
+    refused = running.client.post("/check", json=request | {"utterance": "!" * 500})
+    assert (refused.status_code, refused.json()["field"]) == (422, "utterance")
+    assert running.metric("pass_turns_sum") == acts, "nothing was drawn"
 
 
 def test_other_bodies_are_refused(running: Running) -> None:

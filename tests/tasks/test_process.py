@@ -15,6 +15,7 @@ import forked
 import pytest
 import torch
 
+from respect_core.packing import GameError
 from respect_core.store import StoreError
 from respect_core.variants import Objective, tiny
 from tasks import process, worker
@@ -74,7 +75,9 @@ def test_a_worker_that_is_killed_is_worth_another_try(tmp_path: Path, monkeypatc
         (OSError(errno.ENOSPC, "No space left on device"), process.CUT_OFF),
         (FileNotFoundError("no adapter in /adapter"), 1),
         (torch.OutOfMemoryError("CUDA out of memory"), 1),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), process.NO_ROOM),
         (ValueError("no such game set"), process.REFUSED),
+        (GameError("g1", 2, "too long"), process.REFUSED),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -87,6 +90,7 @@ def test_a_workers_exit_code_says_who_failed_it(
     monkeypatch.setitem(worker.WORK, "train", fails)
     (tmp_path / "spec.json").write_text(_spec(tmp_path).model_dump_json())
     assert worker.run(tmp_path / "spec.json") == code
+    assert (tmp_path / process.CULPRIT).exists() == isinstance(error, GameError)
 
 
 def test_a_worker_whose_store_is_away_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

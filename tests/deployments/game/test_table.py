@@ -148,5 +148,18 @@ def test_whatever_is_tried_the_events_give_the_same_table_and_listeners_learn_no
     assert "target" not in seen and "mark" not in seen and "right" not in seen
 
 
+@pytest.mark.parametrize(("text", "fits"), [("\ufdfa" * 500, True), ("!" * 500, False)])
+def test_what_is_too_long_is_asked_for_shorter_and_the_game_goes_on(text: str, fits: bool) -> None:
+    table = _table()
+    with pytest.raises(Refusal, match="shorter, please"):
+        table.say("ann", 0, text, fits=fits)
+    assert table.awaited == "speaker" and table.ending is None
+    assert table.say("ann", 0, "a bird") is not None
+
+
+def test_an_utterance_is_in_normal_form() -> None:
+    assert clean("\uff42\uff49\uff52\uff44\U000e0041\u200b \u200fa" + "\u0301" * 400) == "bird \u00e1\u0301\u0301"
+
+
 def test_an_utterance_is_one_line_of_what_can_be_seen() -> None:
     assert clean("  the\n<b>bird</b>\t\u202eevil\x00\ud800 \U0001f426 ") == "the <b>bird</b> evil \U0001f426"
