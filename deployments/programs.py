@@ -11,7 +11,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from deployments.settings import ARTIFACTS, BUCKET, GPU, LIGHT, LIGHT_RUNS, REPOSITORY, Stack
+from deployments.settings import ARTIFACTS, GPU, LIGHT, LIGHT_RUNS, REPOSITORY, Stack
+from flows import servers
 
 SERVERS = "servers"
 WORKERS = "workers"
@@ -25,27 +26,11 @@ def cuda_devices() -> int:
 
 def server_commands(stack: Stack) -> dict[str, list[str]]:
     """What to run for each server."""
-    here = ["--host", "127.0.0.1", "--port"]
     return {
         "s3": [sys.executable, "-m", "deployments.stack", "s3"],
-        "prefect": [sys.executable, "-m", "prefect", "server", "start", *here, str(stack.prefect_port)],
-        "mlflow": [
-            *(sys.executable, "-m", "mlflow", "server", *here, str(stack.mlflow_port), "--workers", "1"),
-            # Its database is in MLFLOW_BACKEND_STORE_URI: an address with a password belongs on no command line.
-            *("--artifacts-destination", f"s3://{ARTIFACTS}"),
-        ],
+        "prefect": servers.prefect_command(stack.prefect_port),
+        "mlflow": [*servers.mlflow_command(stack.mlflow_port), "--artifacts-destination", f"s3://{ARTIFACTS}"],
     }
-
-
-def seaweedfs(stack: Stack) -> list[str]:
-    """SeaweedFS with both buckets, on the loopback, without its web pages and its telemetry."""
-    names = ["s3", "master", "volume", "filer", "admin"]
-    ports = iter(range(stack.s3_port, stack.s3_port + 2 * len(names)))
-    options = [f"-{name}.port{suffix}={next(ports)}" for name in names for suffix in ("", ".grpc")]
-    command = [program("weed"), "mini", f"-dir={stack.folder / 's3'}", f"-bucket={BUCKET},{ARTIFACTS}"]
-    command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", *options, "-webdav=false", "-admin.ui=false"]
-    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false", "-master.telemetry=false"]
-    return command
 
 
 def worker_commands(devices: int, cores: int) -> dict[str, tuple[list[str], dict[str, str]]]:
@@ -73,17 +58,18 @@ def configuration(stack: Stack, devices: int, cores: int) -> str:
             pidfile=folder / "supervisord.pid",
             childlogdir=folder / "logs",
             directory=REPOSITORY,
+            umask="077",
         ),
         _section("supervisorctl", serverurl=f"unix://{_socket(stack)}"),
         "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface\n",
     ]
-    servers, workers = server_commands(stack), worker_commands(devices, cores)
-    sections += [_program(stack, name, command, {}, autostart="true") for name, command in servers.items()]
+    started, workers = server_commands(stack), worker_commands(devices, cores)
+    sections += [_program(stack, name, command, {}, autostart="true") for name, command in started.items()]
     sections += [
         _program(stack, name, command, environment, autostart="false")
         for name, (command, environment) in workers.items()
     ]
-    sections.append(_section(f"group:{SERVERS}", programs=",".join(servers)))
+    sections.append(_section(f"group:{SERVERS}", programs=",".join(started)))
     sections.append(_section(f"group:{WORKERS}", programs=",".join(workers)))
     return "\n".join(sections)
 

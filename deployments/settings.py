@@ -9,6 +9,9 @@ from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 
+from deployments import seaweedfs
+from flows import servers
+
 REPOSITORY = Path(__file__).parents[1]
 BUCKET = "respect"
 ARTIFACTS = "mlflow"
@@ -19,9 +22,8 @@ GPU = "respect-gpu"
 """Work pool of flows that compute: one run for each device."""
 LIGHT_RUNS = 8
 """Runs at once on the light pool."""
-S3_PORTS = 10
+S3_PORTS = seaweedfs.PORTS
 """Ports that SeaweedFS takes, from the S3 port on."""
-
 
 FOREIGN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 """Variables of other installations, which boto3 would take before the stack's credentials file."""
@@ -67,8 +69,17 @@ class Stack:
         """In the format of AWS's shared credentials file."""
         return self.folder / "credentials"
 
+    @property
+    def password(self) -> Path:
+        """Of the user `servers.USER` at Prefect and MLflow."""
+        return self.folder / "password"
+
+    @property
+    def s3_folder(self) -> Path:
+        return self.folder / "s3"
+
     def environment(self) -> dict[str, str]:
-        """What a process needs to use the stack. There is no secret in it: credentials are named by their file."""
+        """What a process needs to find the stack. There is no secret in it: credentials are named by their file."""
         return {
             "PREFECT_API_URL": f"{self.prefect}/api",
             "PREFECT_HOME": str(self.folder / "prefect"),
@@ -80,10 +91,17 @@ class Stack:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
+    def login(self) -> dict[str, str]:
+        """What a process needs besides to be let in by Prefect and MLflow."""
+        password = servers.password(self.password)
+        return servers.prefect_login(password) | servers.mlflow_login(password)
+
     def prepare(self) -> None:
         """Make folders, credentials (once; readable by their owner only) and `env`, to be sourced by a shell."""
-        for path in (self.folder, self.logs, self.folder / "s3", self.folder / "prefect"):
+        for path in (self.folder, self.logs, self.folder / "prefect"):
             path.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        seaweedfs.prepare(self.s3_folder)
         if not self.credentials.exists() or not self.credentials.read_text():
             text = (
                 "[default]\n"
@@ -94,6 +112,10 @@ class Stack:
             self.credentials.write_text(text)
         lines = [f"unset {' '.join(FOREIGN)}\n"]
         lines += [f"export {name}={shlex.quote(value)}\n" for name, value in self.environment().items()]
+        password = servers.password(self.password)
+        lines.append(f"RESPECT_PASSWORD=$(cat {shlex.quote(str(self.password))})\n")
+        hidden = {name: value.replace(password, "$RESPECT_PASSWORD") for name, value in self.login().items()}
+        lines += [f'export {name}="{value}"\n' for name, value in hidden.items()]
         (self.folder / "env").write_text("".join(lines))
 
     def read_credentials(self) -> dict[str, str]:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import typer
 
-from deployments import programs
-from deployments.settings import FOREIGN, REPOSITORY, Stack, from_environment
-from flows import environment
+from deployments import programs, seaweedfs
+from deployments.settings import ARTIFACTS, BUCKET, FOREIGN, REPOSITORY, Stack, from_environment
+from flows import environment, servers
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -43,6 +43,7 @@ def up() -> None:
         raise typer.Exit(1) from error
     typer.echo(
         f"Prefect  {stack.prefect}\nMLflow   {stack.mlflow}\nS3       {stack.s3} ({stack.credentials})\n"
+        f"{servers.how_to_log_in(servers.password(stack.password))}\n"
         f"logs     {stack.logs}\n`. {stack.folder / 'env'}` points a shell at it; `make down` stops it."
     )
 
@@ -68,7 +69,9 @@ def status() -> None:
 def s3() -> None:
     """Become the S3 server. It takes its credentials from the environment, which no other process shares."""
     stack = from_environment()
-    command = programs.seaweedfs(stack)
+    ports = range(stack.s3_port, stack.s3_port + seaweedfs.PORTS)
+    command = seaweedfs.command(programs.program("weed"), stack.s3_folder, [BUCKET, ARTIFACTS], ports)
+    os.chdir(stack.s3_folder)
     os.execve(command[0], command, os.environ | stack.read_credentials())
 
 
@@ -78,10 +81,11 @@ def start(stack: Stack) -> None:
     Raises:
         StackError: a port is taken, or something does not answer in time.
     """
+    os.umask(0o077)
     stack.prepare()
     for name in FOREIGN:
         os.environ.pop(name, None)
-    os.environ.update(stack.environment())
+    os.environ.update(stack.environment() | stack.login())
     environment.prepare(stack.folder)
     os.environ.update(_server_environment(stack))
     if not _running(stack):
@@ -91,8 +95,9 @@ def start(stack: Stack) -> None:
         subprocess.run([programs.program("supervisord"), "-c", str(_config(stack))], check=True)
         _wait_for_supervisord(stack)
     _wait(stack, "s3", lambda: _s3_answers(stack))
-    _wait(stack, "prefect", lambda: _answers(f"{stack.prefect}/api/health"))
-    _wait(stack, "mlflow", lambda: _answers(f"{stack.mlflow}/health"))
+    password = servers.password(stack.password)
+    _wait(stack, "prefect", lambda: servers.answers(f"{stack.prefect}/api/admin/version", password))
+    _wait(stack, "mlflow", lambda: servers.answers(f"{stack.mlflow}/version", password))
     from deployments import registration  # imports Prefect, which reads its settings then
 
     registration.register(programs.cuda_devices() or _cores())
@@ -128,14 +133,12 @@ def _server_environment(stack: Stack) -> dict[str, str]:
         "RESPECT_S3_PORT": str(stack.s3_port),
         "RESPECT_PROGRESS": "artifacts",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
-        "PREFECT_SERVER_UI_API_URL": f"{stack.prefect}/api",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "MLFLOW_S3_ENDPOINT_URL": stack.s3,
-        "MLFLOW_BACKEND_STORE_URI": os.environ.get("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{stack.folder}/mlflow.db"),
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "GIT_PYTHON_REFRESH": "quiet",
+        **servers.prefect_settings(stack.prefect_port),
+        **servers.mlflow_settings(os.environ.get("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{stack.folder}/mlflow.db")),
     }
 
 
@@ -178,14 +181,6 @@ def _tail(stack: Stack, name: str) -> str:
     log = stack.logs / f"{name}.log"
     files = [log] if log.exists() else sorted(stack.logs.glob("*.log"))
     return "\n".join(f"{file}:\n" + "\n".join(file.read_text().splitlines()[-20:]) for file in files)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
 
 
 def _s3_answers(stack: Stack) -> bool:

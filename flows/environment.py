@@ -1,13 +1,19 @@
-"""Settings of Prefect and MLflow that must be in place before either is imported."""
+"""Settings of Prefect and MLflow that must be in place before either is imported, and who may read what is left."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from flows import servers
+
 
 def prepare(root: Path) -> None:
-    """Keep Prefect's database with the run, unless a server is configured, and keep both quiet and at home."""
+    """Keep Prefect's database with the run, unless a server is configured, and keep both quiet and at home.
+
+    What the process writes from here on is its user's alone, and so is the server that Prefect starts for a while.
+    """
+    os.umask(0o077)
     (root / "prefect").mkdir(parents=True, exist_ok=True)
     defaults = {
         "PREFECT_HOME": str(root.resolve() / "prefect"),
@@ -24,3 +30,12 @@ def prepare(root: Path) -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    if not _server_configured():
+        os.environ.update(servers.prefect_login(servers.new_password()))
+        os.environ["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = "none"  # it has no page of its own
+
+
+def _server_configured() -> bool:
+    """Whether Prefect's clients go to a server of somebody else's, with a login that is none of ours."""
+    profiles = Path(os.environ["PREFECT_HOME"]) / "profiles.toml"
+    return "PREFECT_API_URL" in os.environ or (profiles.exists() and "PREFECT_API_URL" in profiles.read_text())

@@ -55,7 +55,18 @@ def model_name(variant: str) -> str:
 
 
 def client(workspace: Workspace) -> MlflowClient:
-    return MlflowClient(tracking_uri=workspace.tracking_uri, registry_uri=workspace.tracking_uri)
+    """MLflow's client for the workspace.
+
+    Raises:
+        ValueError: MLflow cannot use the URI; the message has it without its password.
+    """
+    uri = workspace.tracking
+    try:
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except MlflowException as error:
+        if uri == workspace.tracking_uri or uri not in str(error):
+            raise
+        raise ValueError(str(error).replace(uri, workspace.tracking_uri)) from None
 
 
 def experiment_id(workspace: Workspace) -> str:
@@ -330,7 +341,7 @@ def fetched(workspace: Workspace, version: ModelVersion) -> Iterator[Path]:
     beside.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=beside) as scratch:
         yield Path(
-            download_artifacts(artifact_uri=version.source, dst_path=scratch, tracking_uri=workspace.tracking_uri)
+            download_artifacts(artifact_uri=version.source, dst_path=scratch, tracking_uri=workspace.tracking)
         )
 
 

@@ -5,26 +5,42 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from respect_core.store import Store, open_store
 
 
+def without_password(uri: str) -> str:
+    """A database's or server's URI as it may be shown and stored."""
+    return re.sub(r"([?&]\w*passw\w*=)[^&]*", r"\1", re.sub(r"^(\w[\w+.-]*://[^:@/]*):.*@", r"\1@", uri))
+
+
 class Workspace(BaseModel):
-    """One folder by default; RESPECT_STORE and MLFLOW_TRACKING_URI move the store and MLflow elsewhere."""
+    """One folder by default; RESPECT_STORE and MLFLOW_TRACKING_URI move the store and MLflow elsewhere.
+
+    It goes into flow parameters, specifications and messages, so it never holds a password: that stays in the
+    environment.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     root: Path
     store_uri: str
-    tracking_uri: str
+    tracking_uri: Annotated[str, AfterValidator(without_password)]
     experiment: str = "respect"
 
     @property
     def scratch(self) -> Path:
         """Checkpoints and files of running work; safe to delete between rounds."""
         return self.root / "work"
+
+    @property
+    def tracking(self) -> str:
+        """`tracking_uri` for MLflow's clients and server: with the password, if MLFLOW_TRACKING_URI has one."""
+        named = os.environ.get("MLFLOW_TRACKING_URI", "")
+        return named if without_password(named) == self.tracking_uri else self.tracking_uri
 
     def open(self) -> Store:
         return open_store(self.store_uri)

