@@ -79,7 +79,7 @@ def start(stack: Stack) -> None:
     """Start what does not run; return when all of it answers.
 
     Raises:
-        StackError: a port is taken, or something does not answer in time.
+        StackError: a port is taken, something does not answer in time, or what runs asks for no login.
     """
     os.umask(0o077)
     stack.prepare()
@@ -95,8 +95,10 @@ def start(stack: Stack) -> None:
         subprocess.run([programs.program("supervisord"), "-c", str(_config(stack))], check=True)
         _wait_for_supervisord(stack)
     _wait(stack, "s3", lambda: _s3_answers(stack))
-    password = servers.password(stack.password)
-    _wait(stack, "prefect", lambda: servers.answers(f"{stack.prefect}/api/admin/version", password))
+    password, version = servers.password(stack.password), f"{stack.prefect}/api/admin/version"
+    _wait(stack, "prefect", lambda: servers.answers(version, password))
+    if servers.answers(version, "guessed"):
+        raise StackError("an earlier version started what runs here, and it lets everybody in: `make down`, `make up`")
     _wait(stack, "mlflow", lambda: servers.answers(f"{stack.mlflow}/version", password))
     from deployments import registration  # imports Prefect, which reads its settings then
 

@@ -30,7 +30,7 @@ def prepare(root: Path) -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    if not _server_configured():
+    if "PREFECT_SERVER_API_AUTH_STRING" not in os.environ and not _server_configured():
         os.environ.update(servers.prefect_login(servers.new_password()))
         os.environ["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = "none"  # it has no page of its own
 

@@ -340,9 +340,7 @@ def fetched(workspace: Workspace, version: ModelVersion) -> Iterator[Path]:
     beside = workspace.scratch / "registry" / version.name
     beside.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=beside) as scratch:
-        yield Path(
-            download_artifacts(artifact_uri=version.source, dst_path=scratch, tracking_uri=workspace.tracking)
-        )
+        yield Path(download_artifacts(artifact_uri=version.source, dst_path=scratch, tracking_uri=workspace.tracking))
 
 
 def log_json(workspace: Workspace, run_id: str, name: str, value: Any) -> None:

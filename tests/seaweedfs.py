@@ -37,7 +37,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     bucket, key, secret = "respect-test", uuid.uuid4().hex, uuid.uuid4().hex
     ports = _free_ports(seaweedfs.PORTS)
     seaweedfs.prepare(folder)
-    command = seaweedfs.command(program("weed"), folder, [bucket], ports) + ["-master.volumeSizeLimitMB=64"]
+    command = [*seaweedfs.command(program("weed"), folder, [bucket], ports), "-master.volumeSizeLimitMB=64"]
     credentials = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
     log = folder / "server.log"
     endpoint = f"http://127.0.0.1:{ports[0]}"

@@ -6,7 +6,9 @@ import importlib
 import json
 import os
 import re
+import shlex
 import stat
+import subprocess
 from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 import yaml
 from prefect import Flow
 
-from deployments import programs, settings
+from deployments import programs, seaweedfs, settings
 from deployments.settings import GPU, LIGHT, REPOSITORY, Stack
 
 
@@ -37,6 +39,22 @@ def test_credentials_are_made_once_and_are_in_no_other_file(tmp_path: Path) -> N
     assert not [secret for secret in made.values() if secret in (tmp_path / "env").read_text()]
 
 
+def test_a_shell_gets_the_login_from_its_file(tmp_path: Path) -> None:
+    """Made once, readable by its owner alone, and in no other file."""
+    tmp_path.chmod(0o755)
+    stack = Stack(tmp_path / "a folder")
+    stack.prepare()
+    login = stack.login()
+    stack.prepare()
+    assert stack.login() == login and len(stack.password.read_text()) > 20
+    assert stat.S_IMODE(stack.password.stat().st_mode) == 0o600 and stat.S_IMODE(stack.folder.stat().st_mode) == 0o700
+    files = [each for each in stack.folder.rglob("*") if each.is_file() and each != stack.password]
+    assert not [each for each in files if stack.password.read_bytes() in each.read_bytes()]
+    shell = f". {shlex.quote(str(stack.folder / 'env'))}; env"
+    shown = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {f"{name}={value}" for name, value in {**stack.environment(), **login}.items()} <= set(shown)
+
+
 def test_a_worker_for_each_device_that_it_alone_sees() -> None:
     workers = programs.worker_commands(devices=2, cores=16)
     assert set(workers) == {"light", "gpu-0", "gpu-1"}
@@ -54,7 +72,7 @@ def test_supervisord_starts_servers_by_itself_and_workers_when_told(tmp_path: Pa
     assert parser["unix_http_server"]["chmod"] == "0600" and "50%%" in parser["unix_http_server"]["file"]
     starts = {name: parser[f"program:{name}"]["autostart"] for name in ("s3", "prefect", "mlflow", "light", "gpu")}
     assert starts == {"s3": "true", "prefect": "true", "mlflow": "true", "light": "false", "gpu": "false"}
-    assert "inet_http_server" not in parser
+    assert "inet_http_server" not in parser and parser["supervisord"]["umask"] == "077"
 
 
 def test_every_server_listens_on_the_loopback_alone(tmp_path: Path) -> None:
@@ -62,10 +80,11 @@ def test_every_server_listens_on_the_loopback_alone(tmp_path: Path) -> None:
     for name in ("prefect", "mlflow"):
         command = programs.server_commands(stack)[name]
         assert command[command.index("--host") + 1] == "127.0.0.1"
-    weed = programs.seaweedfs(stack)
+    ports = sorted(set(stack.ports) - {stack.prefect_port, stack.mlflow_port})
+    weed = seaweedfs.command("weed", stack.s3_folder, ["respect"], ports)
     assert {"-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"} <= set(weed)
-    ports = {int(option.partition("=")[2]) for option in weed if re.match(r"-\w+\.port(\.grpc)?=[1-9]", option)}
-    assert ports == set(stack.ports) - {stack.prefect_port, stack.mlflow_port}
+    assert ports == [int(option.split("=")[1]) for option in weed if re.match(r"-\w+\.port(\.grpc)?=[1-9]", option)]
+    assert ports[0] == stack.s3_port
 
 
 def _deployments() -> list[dict[str, Any]]:
@@ -96,4 +115,8 @@ def test_the_kubernetes_template_asks_for_a_device_and_uses_only_what_it_declare
     pod = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "{{ gpus }}"
     assert template["variables"]["properties"]["gpus"]["default"] == 1
+    assert pod["securityContext"]["runAsNonRoot"] is True and not pod["automountServiceAccountToken"]
+    assert pod["containers"][0]["securityContext"]["allowPrivilegeEscalation"] is False
+    secrets = [source["secretRef"]["name"] for source in pod["containers"][0]["envFrom"]]
+    assert secrets == ["{{ s3_secret }}", "{{ login_secret }}"]
     assert "secret" not in json.dumps(template["variables"]["properties"]["env"]).lower()

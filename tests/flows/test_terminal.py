@@ -1,4 +1,4 @@
-"""What a command leaves behind when it is told to end."""
+"""The Prefect server that a command starts: whom it answers, and that it ends when the command is told to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+import strangers
 
 # A command of `respect` in the middle of a flow, with the Prefect server that it started.
 _COMMAND = """
@@ -35,7 +37,7 @@ cli.app(["busy"])
 
 
 @pytest.mark.timeout(300)
-def test_sigterm_ends_a_command_with_the_server_that_it_started(tmp_path: Path) -> None:
+def test_the_server_of_a_command_knows_no_strangers_and_ends_with_it_on_sigterm(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
     with (tmp_path / "log").open("w") as log:
         command = subprocess.Popen(
@@ -52,6 +54,9 @@ def test_sigterm_ends_a_command_with_the_server_that_it_started(tmp_path: Path) 
         server = command.stdout.readline().strip()
         assert server, (tmp_path / "log").read_text()
         assert httpx.get(f"{server}/health").json() is True
+        ports = strangers.listening(psutil.Process(command.pid))
+        assert httpx.URL(server).port in ports
+        assert not [found for port in ports for found in strangers.let_in(port, tmp_path / "theirs")]
         command.send_signal(signal.SIGTERM)
         assert command.wait(timeout=60) == 128 + signal.SIGTERM
         with pytest.raises(httpx.ConnectError):

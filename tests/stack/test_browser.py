@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 from running import ROOT, RunningStack
 
+from flows import servers
 from respect_core.variants import Variant
 from tasks import registry
 
@@ -20,11 +21,22 @@ _PATIENCE = 120_000  # milliseconds: the page is loaded by a busy server
 
 
 @pytest.fixture
-def page(chromium: str) -> Iterator[Page]:
+def page(chromium: str, running: RunningStack) -> Iterator[Page]:
+    """A page of somebody who typed the login at Prefect, and at MLflow where the browser asks for it."""
+    password = running.stack.password.read_text()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1600})
+        page = browser.new_page(
+            viewport={"width": 1400, "height": 1600},
+            http_credentials={"username": servers.USER, "password": password, "origin": running.stack.mlflow},
+        )
         page.set_default_timeout(_PATIENCE)
+        page.goto(running.stack.prefect)
+        page.get_by_role("button", name="Login").wait_for()
+        page.locator("input").fill(f"{servers.USER}:{password}")
+        _shot(page, "prefect-login")
+        page.get_by_role("button", name="Login").click()
+        page.wait_for_url("**/dashboard*")
         yield page
         browser.close()
 

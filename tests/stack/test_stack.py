@@ -9,7 +9,9 @@ import stat
 from pathlib import Path
 
 import made_up_games
+import psutil
 import pytest
+import strangers
 from running import ROUND, SMALL, TRAIN, RunningStack, free_ports
 
 from respect_core import tables
@@ -20,13 +22,35 @@ from tasks import registry
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
 
 
-def test_credentials_are_private_and_in_no_log(running: RunningStack) -> None:
-    file = running.stack.credentials
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    secrets = running.stack.read_credentials().values()
-    assert len(set(secrets)) == 2
-    for log in [*running.stack.logs.iterdir(), running.stack.folder / "env", running.stack.folder / "supervisord.conf"]:
-        assert not [secret for secret in secrets if secret in log.read_text(errors="replace")]
+def test_credentials_are_private_and_in_no_log_and_no_command_line(running: RunningStack) -> None:
+    folder, s3 = running.stack.folder, running.stack.s3_folder  # SeaweedFS sets modes of some of its files itself
+    written = [each for each in [folder, s3, *folder.rglob("*")] if s3 not in each.parents and not each.is_socket()]
+    assert not [each for each in written if stat.S_IMODE(each.stat().st_mode) & 0o077]
+    secrets = {*running.stack.read_credentials().values(), running.stack.password.read_text()}
+    assert len(secrets) == 3
+    shown = [file.read_text(errors="replace") for file in running.stack.logs.iterdir()]
+    shown += [(running.stack.folder / name).read_text() for name in ("env", "supervisord.conf")]
+    shown += running.processes().values()
+    assert not [secret for secret in secrets if any(secret in text for text in shown)]
+
+
+def test_no_port_lets_strangers_read_or_write(running: RunningStack, tmp_path: Path) -> None:
+    """Neither other users of the machine nor other sites' pages, by any name that points here."""
+    store = running.store()
+    store.put("ready", b"ready")
+
+    def state() -> tuple[object, ...]:
+        flows = running.api.post("/flows/count", json={}).json()
+        deployments = running.api.post("/deployments/count", json={}).json()
+        variables = running.api.post("/variables/count", json={}).json()
+        return flows, deployments, variables, len(running.mlflow.search_experiments()), store.keys()
+
+    before = state()
+    pid = int((running.stack.folder / "supervisord.pid").read_text())
+    ports = strangers.listening(psutil.Process(pid))
+    assert set(running.stack.ports) <= ports
+    assert not [found for port in ports for found in strangers.let_in(port, tmp_path)]
+    assert state() == before and store.read("ready") == b"ready"
 
 
 def test_a_busy_port_is_named(tmp_path: Path, running: RunningStack) -> None:
