@@ -1,4 +1,4 @@
-"""SeaweedFS behind one door: its S3 port, which asks for keys.
+"""Start SeaweedFS with one door: its S3 port, which asks for keys.
 
 Its other parts (master, volume server, filer, admin) listen on ports of their own, and by default answer everybody.
 Here they speak TLS alone, and only with whoever presents their own certificate, which nobody else has the key of.
@@ -38,7 +38,7 @@ def prepare(folder: Path) -> None:
 
 
 def command(weed: str, folder: Path, buckets: Sequence[str], ports: Sequence[int]) -> list[str]:
-    """How to start it, in that folder, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment.
+    """Return the command that starts it, in that folder, with the S3 keys in the environment (AWS_ACCESS_KEY_ID, ...).
 
     Args:
         weed: path of the program.
@@ -56,7 +56,7 @@ def command(weed: str, folder: Path, buckets: Sequence[str], ports: Sequence[int
 
 
 def _make_certificate(certificate: Path, key: Path) -> None:
-    """One that vouches for itself: whoever has its key is a part of this SeaweedFS."""
+    """Make a self-signed one: whoever has its key is a part of this SeaweedFS."""
     made = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "respect")])
     builder = x509.CertificateBuilder(name, name, made.public_key(), x509.random_serial_number())

@@ -71,7 +71,7 @@ class Stack:
 
     @property
     def password(self) -> Path:
-        """Of the user `servers.USER` at Prefect and MLflow."""
+        """File of the password at Prefect and MLflow."""
         return self.folder / "password"
 
     @property
@@ -92,7 +92,7 @@ class Stack:
         }
 
     def login(self) -> dict[str, str]:
-        """What a process needs besides to be let in by Prefect and MLflow."""
+        """Return what a process needs, besides the environment, to be let in by Prefect and MLflow."""
         password = servers.password(self.password)
         return servers.prefect_login(password) | servers.mlflow_login(password)
 

@@ -36,6 +36,6 @@ def prepare(root: Path) -> None:
 
 
 def _server_configured() -> bool:
-    """Whether Prefect's clients go to a server of somebody else's, with a login that is none of ours."""
+    """Tell whether Prefect's clients go to a server of somebody else's, with a login of its own."""
     profiles = Path(os.environ["PREFECT_HOME"]) / "profiles.toml"
     return "PREFECT_API_URL" in os.environ or (profiles.exists() and "PREFECT_API_URL" in profiles.read_text())

@@ -1,4 +1,4 @@
-"""Servers on the loopback that answer their own user alone: Prefect's and MLflow's, behind a guard.
+"""Guard servers on the loopback, Prefect's and MLflow's, so that they answer their own user alone.
 
 Being on 127.0.0.1 keeps out neither the other users of the machine nor a web page that its user visits: a page can send
 requests anywhere, and reads the answers where it was loaded under a name that now points here (DNS rebinding).
@@ -21,10 +21,10 @@ OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
 class Guard:
-    """An ASGI application of which other sites' pages, names that are not the loopback's, and strangers get nothing."""
+    """Wrap an ASGI application so that other sites' pages, foreign host names and strangers get nothing from it."""
 
     def __init__(self, app: App, login: str | None = None) -> None:
-        """Guard an application.
+        """Wrap an application.
 
         Args:
             login: 'user:password' that every request must bring (HTTP's basic authentication). None for an
@@ -44,28 +44,28 @@ class Guard:
 
 
 def prefect() -> App:
-    """Prefect's server; it asks for PREFECT_SERVER_API_AUTH_STRING by itself."""
+    """Make Prefect's server, which asks for PREFECT_SERVER_API_AUTH_STRING by itself."""
     from prefect.server.api.server import create_app
 
     return Guard(create_app(final=True))
 
 
 def mlflow() -> App:
-    """MLflow's server; who asks must know the login that is its clients' in the environment."""
+    """Make MLflow's server, which asks for the login of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."""
     from mlflow.server.fastapi_app import app
 
     return Guard(app, f"{os.environ['MLFLOW_TRACKING_USERNAME']}:{os.environ['MLFLOW_TRACKING_PASSWORD']}")
 
 
 def _from_own_page(scope: Message) -> bool:
-    """Whether the request names this server, and no page but its own sent it."""
+    """Tell whether the request names this server, and no page but its own sent it."""
     own = {f"{name}:{scope['server'][1]}".encode() for name in OWN_NAMES}
     origins = [value for name, value in scope["headers"] if name == b"origin"]
     return _only(scope, b"host") in own and set(origins) <= {b"http://" + host for host in own}
 
 
 def _only(scope: Message, wanted: bytes) -> bytes:
-    """Value of a header that is there once, else nothing."""
+    """Return the value of a header that is there exactly once, else nothing."""
     found = [value for name, value in scope["headers"] if name == wanted]
     return found[0] if len(found) == 1 else b""
 

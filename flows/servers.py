@@ -1,4 +1,4 @@
-"""How to start Prefect's and MLflow's servers on the loopback, behind the guard and a login."""
+"""Start Prefect's and MLflow's servers on the loopback, behind a guard (flows/guard.py) and a login."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ USER = "respect"
 
 
 def prefect_command(port: int) -> list[str]:
-    """How to start it, with `prefect_settings` and `prefect_login` in the environment."""
+    """Return the command that starts Prefect's server; its environment needs `prefect_settings` and `prefect_login`."""
     options = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
     return [sys.executable, "-m", "uvicorn", "--factory", "flows.guard:prefect", *options]
 
 
 def mlflow_command(port: int) -> list[str]:
-    """How to start it, with `mlflow_settings` and `mlflow_login` in the environment."""
+    """Return the command that starts MLflow's server; its environment needs `mlflow_settings` and `mlflow_login`."""
     options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "server", "--app-name", "respect", *options]
 
 
 def prefect_settings(port: int) -> dict[str, str]:
-    """Its page asks its own port, and no other page may."""
+    """Return what points Prefect's page to its own server, and keeps other origins away from that server."""
     return {
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",  # the page would ask port 4200
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
@@ -33,7 +33,7 @@ def prefect_settings(port: int) -> dict[str, str]:
 
 
 def mlflow_settings(backend_store_uri: str) -> dict[str, str]:
-    """Where it keeps its records: an address that may have a password in it, which is for no command line."""
+    """Return where MLflow's server keeps its records: a URI may contain a password, so it is on no command line."""
     return {
         "MLFLOW_BACKEND_STORE_URI": backend_store_uri,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # four more processes that nothing here needs
@@ -41,11 +41,12 @@ def mlflow_settings(backend_store_uri: str) -> dict[str, str]:
 
 
 def new_password() -> str:
+    """Make up a password of 192 random bits."""
     return secrets.token_urlsafe(24)
 
 
 def password(file: Path) -> str:
-    """The one in the file, which is made at first, for its owner's eyes alone."""
+    """Read the password from its file, which is made if absent and which its owner alone may read."""
     if not file.exists() or not file.read_text():
         file.touch(0o600)  # before there is a secret in it
         file.write_text(new_password())
@@ -53,22 +54,22 @@ def password(file: Path) -> str:
 
 
 def prefect_login(password: str) -> dict[str, str]:
-    """What Prefect's clients and its server take the login from."""
+    """Return the variables from which Prefect's clients and its server take the login."""
     return dict.fromkeys(("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"), f"{USER}:{password}")
 
 
 def mlflow_login(password: str) -> dict[str, str]:
-    """What MLflow's clients, and the guard of its server, take the login from."""
+    """Return the variables from which MLflow's clients, and the guard of its server, take the login."""
     return {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": password}
 
 
 def how_to_log_in(password: str) -> str:
-    """What a person types, once in each browser."""
+    """Tell a person what to type, once in each browser."""
     return f"login    MLflow asks for user {USER}, password {password}; Prefect for {USER}:{password}"
 
 
 def answers(url: str, password: str) -> bool:
-    """Whether a server lets the user in."""
+    """Tell whether a server answers this URL with this password."""
     basic = base64.b64encode(f"{USER}:{password}".encode()).decode()
     request = urllib.request.Request(url, headers={"Authorization": f"Basic {basic}"})
     try:

@@ -63,7 +63,7 @@ def serve(workspace: Workspace, only: str | None, prefect_port: int, mlflow_port
         started = [subprocess.Popen(page.command, stdout=output, stderr=output, env=environment) for page in wanted]
         try:
             names = " and ".join(page.name for page in wanted)
-            console.print(f"starting {names}, which takes up to a minute ...", highlight=False)
+            console.print(f"starting {names}, which takes up to a minute", highlight=False)
             waiting = list(wanted)
             while all(server.poll() is None for server in started):
                 for page in [page for page in waiting if servers.answers(page.ready, password)]:

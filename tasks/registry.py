@@ -55,7 +55,7 @@ def model_name(variant: str) -> str:
 
 
 def client(workspace: Workspace) -> MlflowClient:
-    """MLflow's client for the workspace.
+    """Make MLflow's client for the workspace.
 
     Raises:
         ValueError: MLflow cannot use the URI; the message has it without its password.

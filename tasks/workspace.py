@@ -13,7 +13,7 @@ from respect_core.store import Store, open_store
 
 
 def without_password(uri: str) -> str:
-    """A database's or server's URI as it may be shown and stored."""
+    """Return a database's or server's URI as it may be shown and stored."""
     return re.sub(r"([?&]\w*passw\w*=)[^&]*", r"\1", re.sub(r"^(\w[\w+.-]*://[^:@/]*):.*@", r"\1@", uri))
 
 
@@ -38,7 +38,7 @@ class Workspace(BaseModel):
 
     @property
     def tracking(self) -> str:
-        """`tracking_uri` for MLflow's clients and server: with the password, if MLFLOW_TRACKING_URI has one."""
+        """Return `tracking_uri` for MLflow's clients and server: with the password, if MLFLOW_TRACKING_URI has one."""
         named = os.environ.get("MLFLOW_TRACKING_URI", "")
         return named if without_password(named) == self.tracking_uri else self.tracking_uri
 
