@@ -41,7 +41,7 @@ def test_a_round_is_a_tree_of_runs(place: Workspace) -> None:
     child = registry.start_run(place, "b-fft round 3", parent)
     registry.log(place, child, params={"rate": 1e-4}, metrics=[("loss", 2.0, 1), ("loss", 1.0, 2)], tags={"a": 1})
     registry.end_run(place, child)
-    registry.end_run(place, parent, failed=True)
+    registry.end_run(place, parent, "FAILED")
 
     mlflow = registry.client(place)
     run = mlflow.get_run(child)
