@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
@@ -21,6 +20,7 @@ from pydantic import TypeAdapter
 from respect_core.variants import SEED, Profile
 from respect_core.versions import base_sha256
 from tasks import game_sets, registry
+from tasks.files import passing
 from tasks.lineage import keep_lineage, prepare_lineage
 from tasks.references import ExportedRef, RegisteredRef, SelectedRef, TrainingSetRef
 from tasks.retries import PATIENT
@@ -255,9 +255,7 @@ def _bundle(
     """
     from respect_core.base import adapter_hash  # torch takes seconds to import; `tasks.study` does without
 
-    workspace.scratch.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=workspace.scratch, prefix="registering-") as made:
-        directory = Path(made)
+    with passing(workspace.scratch, "registering-") as directory:
         shutil.copytree(selected.adapter, directory, dirs_exist_ok=True)
         shutil.copytree(selected.trained[0].directory / "processor", directory, dirs_exist_ok=True)
         (directory / "README.md").write_text(_model_card(profile, training_set, selected, tags))

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from mlflow import MlflowClient
@@ -28,6 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from respect_core.variants import SEED
+from tasks.files import passing
 from tasks.interruption import interrupts
 from tasks.references import RegisteredRef
 from tasks.retries import is_transient
@@ -115,14 +115,20 @@ def left_open(workspace: Workspace, name: str, parent: str | None = None) -> lis
 
 
 def end_killed(workspace: Workspace, run_id: str) -> None:
-    """End an open run that nobody is at any more, and the open runs below it, as killed; a model of it that is not
-    whole, as failed."""
+    """End an open run that nobody is at any more, and the open runs below it, as killed; discard what it logged of a
+    model that did not become a version."""
     mlflow = client(workspace)
     end_killed_below(workspace, run_id)
-    for model in mlflow.search_logged_models([experiment_id(workspace)], f"source_run_id = '{run_id}'"):
-        if model.status == LoggedModelStatus.PENDING:
-            mlflow.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
+    if not mlflow.search_model_versions(f"run_id = '{run_id}'"):
+        for model in mlflow.search_logged_models([experiment_id(workspace)], f"source_run_id = '{run_id}'"):
+            _discard(mlflow, model.model_id)
     mlflow.set_terminated(run_id, "KILLED")
+
+
+def _discard(mlflow: MlflowClient, model: str) -> None:
+    """Have a logged model's files deleted by the next `mlflow gc`."""
+    mlflow.finalize_logged_model(model, LoggedModelStatus.FAILED)
+    mlflow.delete_logged_model(model)
 
 
 def end_killed_below(workspace: Workspace, run_id: str) -> None:
@@ -220,7 +226,7 @@ def register_adapter(
     try:
         mlflow.log_model_artifacts(logged.model_id, str(directory))
     except BaseException:
-        mlflow.finalize_logged_model(logged.model_id, "FAILED")
+        _discard(mlflow, logged.model_id)
         raise
     mlflow.finalize_logged_model(logged.model_id, "READY")
     for name, value in metrics.items():
@@ -356,11 +362,9 @@ def _require(files: Path, version: ModelVersion) -> None:
 @contextmanager
 def fetched(workspace: Workspace, version: ModelVersion) -> Iterator[Path]:
     """The version's files fresh from the registry, gone at the end unless they were moved."""
-    beside = workspace.scratch / "registry" / version.name
-    beside.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=beside) as scratch:
+    with passing(workspace.scratch / "registry" / version.name, "fetching-") as scratch:
         yield Path(
-            download_artifacts(artifact_uri=version.source, dst_path=scratch, tracking_uri=workspace.tracking_uri)
+            download_artifacts(artifact_uri=version.source, dst_path=str(scratch), tracking_uri=workspace.tracking_uri)
         )
 
 

@@ -145,6 +145,22 @@ def test_files_that_cannot_be_stored_leave_no_version(place: Workspace, tmp_path
     assert registry.latest(place, "b-rl") is None
 
 
+def test_what_was_logged_of_a_model_that_became_no_version_is_left_to_the_collector(
+    place: Workspace, adapter: Path
+) -> None:
+    mlflow = registry.client(place)
+    kept = registry.named(place, f"respect.b-kto/{_register(place, 'b-kto', 0, adapter, 'a' * 64)}")
+    killed = registry.start_run(place, "b-kto round 1")
+    experiment = registry.experiment_id(place)
+    left = [mlflow.create_logged_model(experiment, name="b-kto", source_run_id=killed) for _ in range(2)]
+    mlflow.finalize_logged_model(left[1].model_id, "READY")  # killed between the files and the version
+    for run in (killed, kept.run_id):
+        registry.end_killed(place, str(run))
+    found = {model.model_id for model in mlflow.search_logged_models([experiment])}
+    assert str(kept.source).split("/")[-2] in found and not found & {model.model_id for model in left}
+    assert registry.download(place, kept).is_dir()
+
+
 def test_the_data_of_a_run_is_named_by_our_digest(place: Workspace) -> None:
     run_id = registry.start_run(place, "data")
     registry.log_dataset(place, run_id, "b-fft-round-0", "store/training_sets", "ab" * 32)
