@@ -61,7 +61,7 @@ class RoundParameters(BaseModel):
         return profile
 
 
-class VariantsFailed(ExpectedError):
+class VariantsFailedError(ExpectedError):
     """Some variants of a round failed; the others are registered. Running the round again does what is missing."""
 
 
@@ -84,7 +84,7 @@ def round(
         on: where decoding and training run.
 
     Raises:
-        VariantsFailed: names the variants that failed, after the others went through.
+        VariantsFailedError: names the variants that failed, after the others went through.
         RayMissing: Ray is to compute, and is not installed.
     """
     require(on)
@@ -131,7 +131,7 @@ def _round(
         publish_report(workspace, run_id, number, f"report-round-{number}", return_state=True)
     if failed:
         reasons = "; ".join(f"{variant}: {reason}" for variant, reason in failed.items())
-        raise VariantsFailed(
+        raise VariantsFailedError(
             f"round {number}: {len(failed)} of {len(parameters.variants)} variants failed ({reasons}); "
             "the others are registered, and running the round again does what is missing"
         )

@@ -84,7 +84,7 @@ def study(workspace: Workspace, parameters: StudyParameters) -> dict[str, Any]:
 
     Raises:
         ValueError: the workspace has a study of other parameters, or other games.
-        VariantsFailed: as the `round` flow does; the same command goes on from there.
+        VariantsFailedError: as the `round` flow does; the same command goes on from there.
     """
     profile = parameters.of_round(0).resolved_profile()
     with in_turn(workspace):
