@@ -9,6 +9,9 @@ Deviations from the paper:
    shows the reply alone: the exchange before it distracted a model this small (docs/decoder.md), as more history
    distracted the paper's (appendix F). `context=True` shows the whole exchange.
 3. The conversation of a first turn starts with the speaker (figure 16), because there is no action before it.
+
+Not a deviation: 'Lean towards negative if it sounds neutral.' stands in the binary prompt alone. Figure 3 tells the two
+prompts apart by colour, and the authors' code has it so (src/reward_decoder.py).
 """
 
 from __future__ import annotations
@@ -94,6 +97,7 @@ class Prompt:
 # --- figure 3 ---------------------------------------------------------------------------------------------------
 
 _QUESTION = {"binary": "positive or negative", "ternary": "positive, neutral, or negative"}
+_LEAN = {"binary": " Lean towards negative if it sounds neutral.", "ternary": ""}
 _ANSWER = {"binary": "Positive, or Negative", "ternary": "Positive, Neutral or Negative"}
 
 
@@ -107,7 +111,7 @@ def _figure_3(kind: Kind, exchange: Exchange) -> str:
             "Please carefully read the following conversation and answer: Is the very last utterance from the speaker "
             f"{_QUESTION[kind]} feedback? Often negative feedback include corrections and keywords like no, not, "
             "undo, don't, with generally negative sentiment, while positive feedback often includes good, yes, "
-            "correct, okay, or simply move on to the next stage. Lean towards negative if it sounds neutral.",
+            f"correct, okay, or simply move on to the next stage.{_LEAN[kind]}",
             "(start of the conversation)",
             *conversation,
             "(end of the conversation)",

@@ -34,7 +34,7 @@ TERNARY = """\
 Please carefully read the following conversation and answer: Is the very last utterance from the speaker positive, \
 neutral, or negative feedback? Often negative feedback include corrections and keywords like no, not, undo, don't, \
 with generally negative sentiment, while positive feedback often includes good, yes, correct, okay, or simply move on \
-to the next stage. Lean towards negative if it sounds neutral.
+to the next stage.
 (start of the conversation)
 Listener: Deselect F select G
 Speaker: yes, pick the thin person with a triangle head
