@@ -114,14 +114,17 @@ def train(spec: TrainSpec) -> dict[str, Any]:
 def decode(spec: DecodeSpec) -> dict[str, Any]:
     """Decode the partitions that are not decoded yet; returns turns per second, without loading the model."""
     from respect_core import feedback, feedback_shards
+    from respect_core.local_models import load_tokenizer
+    from respect_core.utterances import Vocabulary
 
     store, decoder = spec.workspace.open(), feedback.FeedbackDecoder(feedback.named(spec.profile.feedback_decoder))
+    vocabulary = Vocabulary(load_tokenizer(spec.profile.base))
     total = feedback_shards.Decoded()
     for partition in spec.partitions:
         progress = partial(report, note=f"round {partition.round}, {partition.variant}")
         if spec.shards is None:
             total += feedback_shards.decode_partition(
-                store, partition, decoder, spec.identity, spec.turns_per_shard, progress
+                store, partition, decoder, spec.identity, spec.turns_per_shard, progress, vocabulary=vocabulary
             )
         else:
             total += feedback_shards.decode_shards(
