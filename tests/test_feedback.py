@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -287,8 +288,8 @@ LONG = {
 @pytest.mark.parametrize("prompt", ["few-shot", "figure 3"])
 def test_very_long_texts_do_not_stop_a_round(decoder: FeedbackDecoder, prompt: str) -> None:
     """They are cut, and the turns around them are decoded as if they were not there."""
-    if prompt == "figure 3":
-        decoder = _figure_3(decoder, longest=64)
+    short = replace(decoder.config, longest=64)
+    decoder = FeedbackDecoder(short, decoder.local) if prompt == "few-shot" else _figure_3(decoder, longest=64)
     games = [row for name in ("ideographs", "emoji") for row in _turns(name, LONG[name], LONG[name])]
     rows = decoder.decode([*games, *ROWS[:2]], kinds=("binary",))
     assert [row["cut"] for row in rows] == [True, True, False, False]
@@ -329,27 +330,21 @@ def test_texts_are_cut_to_what_the_model_has_room_for(decoder: FeedbackDecoder) 
 # --- what users try ---------------------------------------------------------------------------------------------
 
 
-def _learned_from(decoder: FeedbackDecoder, follow_ups: list[str], kind: Kind) -> int:
-    """How many of these are decoded as positive, on turns that may be learned from."""
-    turns = [row for number, said in enumerate(follow_ups) for row in _turns(f"g{number}", "a cat", said)]
-    rows = decoder.decode(turns, kinds=(kind,))
-    return sum(row["label"] == 1 and row["marked"] is None for row in rows)
-
-
-@pytest.mark.parametrize("kind", ["binary", "ternary"])
-def test_users_cannot_write_their_own_reward(decoder: FeedbackDecoder, kind: Kind) -> None:
+def test_users_cannot_write_their_own_reward(decoder: FeedbackDecoder) -> None:
     """At most one of sixteen plainly negative follow-ups, whatever is added. What is marked is not worth a pass."""
-    won = {}
-    for name, attack in (ATTACKS | PRAISED).items():
-        said = [attack.format(negative) for negative in NEGATIVES]
-        won[name] = _learned_from(decoder, [each for each in said if not decoder.read(each).marks], kind)
-    assert {name: count for name, count in won.items() if count > 1} == {}
-
-
-def test_praise_within_the_clause_of_a_refusal_is_beyond_the_decoder(decoder: FeedbackDecoder) -> None:
-    """Measured: 3 of 16, and 16 before openings counted. 'Start over yes good correct ..' has no refusal to hear."""
-    said = [f"{negative} {'yes good correct great ' * 20}" for negative in NEGATIVES]
-    assert _learned_from(decoder, said, "binary") <= 4
+    said = {
+        f"{name}/{number}": attack.format(negative)
+        for name, attack in (ATTACKS | PRAISED).items()
+        for number, negative in enumerate(NEGATIVES)
+    }
+    turns = [row for name, text in said.items() if not decoder.read(text).marks for row in _turns(name, "a cat", text)]
+    won = Counter(
+        (row["decoder"], row["interaction_id"].split("/")[0])
+        for row in decoder.decode(turns)
+        if row["label"] == 1 and row["marked"] is None
+    )
+    assert {attack: count for attack, count in won.items() if count > 1} == {}
+    assert len(turns) >= 2 * len(PRAISED) * len(NEGATIVES)
 
 
 @pytest.mark.parametrize("prompt", ["few-shot", "figure 3"])
