@@ -1,4 +1,4 @@
-"""What the Prefect server must know: work pools, the automation for runs that went silent, deployments."""
+"""What the Prefect server must know: work pools, deployments, and the automation for runs that went silent."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from pathlib import Path
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
-from prefect.client.schemas.objects import StateType
-from prefect.events.actions import ChangeFlowRunState
+from prefect.events.actions import RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.variables import Variable
 from prefect.workers.process import ProcessWorker
 
 from deployments.settings import GPU, LIGHT, LIGHT_RUNS, REPOSITORY
-from flows.suspension import WAITS
+from flows.reaper import HEARTBEAT
 from respect_core.versions import code_version
 
 SILENT = "Crash runs that went silent"
 SILENCE = timedelta(seconds=300)
-"""Runs send a heartbeat every 30 seconds; a machine that is very busy misses some."""
-
-LOST = "No heartbeat: the process that ran it is gone."
+"""Longer than `flows.reaper` waits: what it finds silent is looked for once."""
+REAPER = "reaper"
+"""The deployment, and its queue in the light pool, with a slot of its own: silent runs may hold all others."""
 
 REGISTERED = "respect_registered"
 """Prefect variable: hash of what was registered last. It is on the server, so that a new database knows of nothing."""
@@ -51,10 +50,11 @@ def register(devices: int) -> None:
     with get_client(sync_client=True) as client:
         for pool, limit in limits.items():
             _work_pool(client, pool, limit, changed)
-        _automation(client, changed)
-    if changed:
-        _deploy()
-        Variable.set(REGISTERED, version, overwrite=True)
+        if changed:
+            _deploy()
+            _reserve_a_slot(client)
+            _automation(client)
+            Variable.set(REGISTERED, version, overwrite=True)
 
 
 def _deploy() -> None:
@@ -96,30 +96,37 @@ def _work_pool(client: SyncPrefectClient, name: str, limit: int, changed: bool) 
     )
 
 
-def _automation(client: SyncPrefectClient, changed: bool) -> None:
-    """A run whose heartbeats stop without its having ended becomes Crashed, which frees its slots."""
-    # Behind the last two no process is owed: somebody is to answer, or a worker to start the run again.
+def _reserve_a_slot(client: SyncPrefectClient) -> None:
+    """All runs but the reaper's are in the default queue."""
+    default = client.read_work_queue_by_name("default", work_pool_name=LIGHT)
+    client.update_work_queue(default.id, concurrency_limit=LIGHT_RUNS - 1)
+
+
+def _automation(client: SyncPrefectClient) -> None:
+    """Where heartbeats stop without a run's having ended, the reaper looks at what is running."""
+    # Behind the last two no process is owed: somebody is to answer, or a worker to start the run again. The server may
+    # hear of these before the last heartbeat, or on SQLite never: so the automation itself ends nothing.
     states = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended", "AwaitingRetry")
-    ended = {WAITS, *(f"prefect.flow-run.{state}" for state in states)}
+    reaper = client.read_deployment_by_name(f"{REAPER}/{REAPER}")
     wanted = AutomationCore(
         name=SILENT,
         description="A worker that was killed sends no heartbeat of its runs.",
         trigger=EventTrigger(
-            after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *ended},
+            after={HEARTBEAT},
+            expect={HEARTBEAT, *(f"prefect.flow-run.{state}" for state in states)},
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
             within=SILENCE,
         ),
-        actions=[ChangeFlowRunState.model_validate({"state": StateType.CRASHED, "message": LOST})],
+        actions=[RunDeployment.model_validate({"source": "selected", "deployment_id": reaper.id})],
     )
     found = client.read_automations_by_name(SILENT)
     if not found:
         client.create_automation(wanted)
     # Only where it is another: Prefect forgets with an update which runs it has heard of.
-    elif changed and (found[0].trigger, found[0].actions) != (wanted.trigger, wanted.actions):
+    elif (found[0].trigger, found[0].actions) != (wanted.trigger, wanted.actions):
         client.update_automation(found[0].id, wanted)
 
 

@@ -20,8 +20,8 @@ LIGHT = "respect-light"
 """Work pool of flows that read, write and wait."""
 GPU = "respect-gpu"
 """Work pool of flows that compute: one run for each device."""
-LIGHT_RUNS = 8
-"""Runs at once on the light pool."""
+LIGHT_RUNS = 9
+"""Runs at once on the light pool, of which one is the reaper's."""
 S3_PORTS = seaweedfs.PORTS
 """Ports that SeaweedFS takes, from the S3 port on."""
 

@@ -21,6 +21,7 @@ from flows.terminal import (
     end_on_sigterm,
     run_folder,
     run_workspace,
+    running,
     warn_of_public_key,
 )
 from respect_core.variants import CONTROL, PROFILES, Propensity, Variant
@@ -70,9 +71,9 @@ def demo(
     """One whole round with simulated speakers, from the seed policy's games to registered candidates."""
     chosen, workspace = _variants(variants), run_workspace(run, new=True)
     from flows.demo import demo as flow
-    from tasks import progress, report
+    from tasks import report
 
-    with clear_errors(), progress.shown():
+    with running():
         summary = flow(workspace, profile=profile, games=games, replay=replay, variants=chosen)
     report.show(summary, console)
     console.print(
@@ -124,11 +125,12 @@ def round_command(
     chosen, workspace = _variants(variants), run_workspace(run)
     from flows.round import RoundParameters
     from flows.round import round as flow
-    from tasks import progress, report
+    from tasks import report
     from tasks.places import Place, require
 
-    with clear_errors(), progress.shown():
+    with clear_errors():
         require(Place(on))  # before Prefect starts
+    with running():
         summary = flow(
             workspace,
             RoundParameters(
@@ -160,9 +162,8 @@ def simulate_command(
     chosen, workspace = _variants(variants), run_workspace(run, new=True)
     from flows.simulate import SimulateParameters
     from flows.simulate import simulate as flow
-    from tasks import progress
 
-    with clear_errors(), progress.shown():
+    with running():
         number, played = flow(
             workspace, SimulateParameters(variants=chosen, games=games, number=round, profile=profile)
         )
@@ -215,9 +216,9 @@ def study_command(
     workspace = run_workspace(run, new=True)
     from flows.study import ANCHORS, StudyParameters
     from flows.study import study as flow
-    from tasks import progress, study_report
+    from tasks import study_report
 
-    with clear_errors(), progress.shown():
+    with running():
         summary = flow(
             workspace,
             StudyParameters(
@@ -272,9 +273,9 @@ def evaluate_command(
     workspace = run_workspace(run)
     from flows.evaluate import EvaluateParameters
     from flows.evaluate import evaluate as flow
-    from tasks import evaluate, progress
+    from tasks import evaluate
 
-    with clear_errors(), progress.shown():
+    with running():
         summary = flow(workspace, EvaluateParameters(game_set=game_set, round=round, profile=profile))
     evaluate.show(summary, console)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.terminal import Commands, Run, clear_errors, console, run_workspace
+from flows.terminal import Commands, Run, clear_errors, console, run_workspace, running
 from respect_core.variants import Variant
 
 promotion_app = Commands()
@@ -42,11 +42,10 @@ def promote_command(
     workspace = run_workspace(run)
     from flows.promote import PromoteParameters
     from flows.promote import promote as flow
-    from tasks import progress
 
     if approve:
         console.print(f"Once the gate is passed, answer on the run's page: respect ui --run {run} --only prefect")
-    with clear_errors(), progress.shown():
+    with running():
         result = flow(
             workspace,
             PromoteParameters(
@@ -75,7 +74,7 @@ def rollback_command(variant: VariantName, run: Run = "main", reason: Reason = "
     from flows.promote import RollbackParameters
     from flows.promote import rollback as flow
 
-    with clear_errors():
+    with running():
         result = flow(workspace, RollbackParameters(variant=variant, reason=reason, actor=actor))
     console.print(f"[bold]{result.decision}[/]: {result.version} is deployed", highlight=False)
 

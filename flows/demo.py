@@ -9,6 +9,7 @@ from prefect import flow
 
 from flows.round import RoundParameters, round
 from flows.seed import seed_policy
+from flows.turns import in_turn
 from respect_core.variants import Variant
 from tasks.play import play_games
 from tasks.workspace import Workspace
@@ -19,6 +20,7 @@ def demo(workspace: Workspace, profile: str, games: int, replay: int, variants: 
     """Deploy the seed policy in round 0, then run the round on its log. Returns the round's summary."""
     parameters = RoundParameters(round=0, profile=profile, variants=list(variants), replay=replay)
     settings = parameters.resolved_profile()
-    seed = seed_policy(workspace, settings, parameters.validation)
-    played = play_games(workspace, settings, seed, 0, games)
-    return round(workspace, parameters, seconds_of_play=played.seconds)
+    with in_turn(workspace):
+        seed = seed_policy(workspace, settings, parameters.validation)
+        played = play_games(workspace, settings, seed, 0, games)
+        return round(workspace, parameters, seconds_of_play=played.seconds)

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import promote as promotion
 from flows import stages
@@ -22,6 +21,7 @@ from flows.promote import PromoteParameters, RollbackParameters
 from flows.round import RoundParameters, round
 from flows.simulate import SimulateParameters, simulate
 from flows.study import ANCHORS, StudyParameters, study
+from flows.threads import threads
 from respect_core.variants import SEED, Profile, Variant
 from tasks.export import export_interactions
 from tasks.next_round import count_new, find_next_round
@@ -104,7 +104,7 @@ def decode(profile: Profile, round: int, variants: list[Variant], seed: Register
 @flow(
     name="train-variant",
     flow_run_name="train {training_set.variant}, round {training_set.round}",
-    task_runner=ThreadPoolTaskRunner(max_workers=1),  # type: ignore[arg-type]  # one seed at a time: a run has one device
+    task_runner=threads(1),  # one seed at a time: a run has one device
 )
 def train(
     profile: Profile,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.threads import threads
 from respect_core.variants import profile as named_profile
 from tasks.evaluate import evaluate_policy, policies, report_evaluation
 from tasks.workspace import Workspace
@@ -23,11 +23,7 @@ class EvaluateParameters(BaseModel):
     profile: str = Field(default="tiny", description="Named configuration with which they were trained.")
 
 
-@flow(
-    name="evaluate",
-    flow_run_name="evaluate on {parameters.game_set}",
-    task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]  # a runner of futures of any result
-)
+@flow(name="evaluate", flow_run_name="evaluate on {parameters.game_set}", task_runner=threads())
 def evaluate(workspace: Workspace, parameters: EvaluateParameters) -> dict[str, Any]:
     """Exact match of the seed policy and of a round's variants, against chance.
 

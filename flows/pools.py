@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
 import httpx
 from mlflow.exceptions import MlflowException
-from prefect import task
+from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
+from prefect.exceptions import PrefectException
+from prefect.states import Cancelling
 from pydantic import BaseModel
 
 from respect_core.store import StoreError
 from tasks import results
+from tasks.interruption import interrupts, sleep
 from tasks.retries import PATIENT, is_transient
 from tasks.workspace import Workspace
 
@@ -56,6 +60,7 @@ def on_pool(
 
     Raises:
         PoolRunFailed: the run failed or was cancelled, or was lost with its worker CRASHES times.
+        asyncio.CancelledError: the flow was interrupted, and the run cancelled if it asked for it.
     """
     find: Callable[[], Result | None] = partial(results.find, workspace, key, kind)
     crashes = 0
@@ -75,7 +80,12 @@ def on_pool(
         run: FlowRun = _patiently(ask)
         if run.state is not None and run.state.is_final():
             continue  # of an earlier time
-        ended = _wait(run)
+        try:
+            ended = _wait(run)
+        except BaseException as error:
+            if interrupts(error):
+                _cancel(run)
+            raise
         if ended.state is not None and ended.state.is_crashed() and (crashes := crashes + 1) < CRASHES:
             continue
         if (found := _patiently(find)) is not None:
@@ -96,9 +106,17 @@ def _wait(run: FlowRun) -> FlowRun:
     """The run once it has ended."""
     with get_client(sync_client=True) as client:
         while run.state is None or not run.state.is_final():
-            time.sleep(_POLL_SECONDS)
+            sleep(_POLL_SECONDS)
             run = _patiently(partial(client.read_flow_run, run.id))
     return run
+
+
+def _cancel(run: FlowRun) -> None:
+    """Cancel a run, unless another flow asked for it first."""
+    with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
+        asked = client.read_task_run(run.parent_task_run_id) if run.parent_task_run_id else None
+        if asked is not None and str(asked.flow_run_id) == runtime.flow_run.id:
+            client.set_flow_run_state(run.id, Cancelling())
 
 
 def _patiently(call: Callable[[], Any]) -> Any:
@@ -110,4 +128,4 @@ def _patiently(call: Callable[[], Any]) -> Any:
         except (httpx.TransportError, StoreError, MlflowException) as error:
             if not is_transient(error) or time.monotonic() - first > _AWAY_SECONDS:
                 raise
-            time.sleep(_POLL_SECONDS)
+            sleep(_POLL_SECONDS)

@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from prefect import flow, runtime
-from prefect.flow_runs import pause_flow_run
+from prefect.flow_runs import pause_flow_run, suspend_flow_run
 from prefect.input import RunInput
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.suspension import suspend
 from respect_core.promotion import GateConfig, Verdict, gate, judge
 from respect_core.variants import Variant
 from tasks.promote import (
@@ -153,7 +152,7 @@ def _ask(contest: Contest, verdict: Verdict) -> Approval:
     )
     question = Approval.with_initial_data(description=text)
     if runtime.deployment.id:
-        return suspend(question, seconds=APPROVAL_SECONDS, key=contest.hash())
+        return suspend_flow_run(question, timeout=APPROVAL_SECONDS, key=contest.hash())
     return pause_flow_run(question, timeout=APPROVAL_SECONDS, poll_interval=2)
 
 

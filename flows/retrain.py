@@ -13,6 +13,7 @@ from flows.deployed import ProfileName
 from flows.labels import label_run
 from flows.round import RoundParameters
 from flows.stages import decode, learn
+from flows.threads import threads
 from respect_core import manifests
 from respect_core.variants import SEED, Profile, Variant, fft
 from tasks import registry
@@ -64,7 +65,7 @@ class Hyperparameters(BaseModel):
         return profile.with_training([variant.objective], **changes)
 
 
-@flow(name="retrain", flow_run_name="retrain {variant}, round {round}")
+@flow(name="retrain", flow_run_name="retrain {variant}, round {round}", task_runner=threads())
 def retrain(
     variant: Variant,
     round: int = 0,

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from prefect import flow, tags
-from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.labels import label_run
 from flows.seed import seed_policy
 from flows.stages import decode, learn
+from flows.threads import threads
 from flows.turns import in_turn
 from respect_core.errors import ExpectedError
 from respect_core.variants import Profile, Propensity, Variant
@@ -23,6 +23,7 @@ from tasks.places import Place, require
 from tasks.play import replay_fixed_games, seconds_played
 from tasks.references import LearnedRef, PropensityRef
 from tasks.register import close_round, open_round
+from tasks.registry import status_after
 from tasks.report import report_round, summarise
 from tasks.report_page import publish_report
 from tasks.workspace import Workspace
@@ -60,11 +61,11 @@ class RoundParameters(BaseModel):
         return profile
 
 
-class VariantsFailed(ExpectedError):
+class VariantsFailedError(ExpectedError):
     """Some variants of a round failed; the others are registered. Running the round again does what is missing."""
 
 
-@flow(name="round", flow_run_name="round {parameters.round}", task_runner=ThreadPoolTaskRunner(max_workers=16))  # type: ignore[arg-type]  # a runner of futures of any result
+@flow(name="round", flow_run_name="round {parameters.round}", task_runner=threads())
 def round(
     workspace: Workspace,
     parameters: RoundParameters,
@@ -83,12 +84,12 @@ def round(
         on: where decoding and training run.
 
     Raises:
-        VariantsFailed: names the variants that failed, after the others went through.
+        VariantsFailedError: names the variants that failed, after the others went through.
         RayMissing: Ray is to compute, and is not installed.
     """
     require(on)
     label_run(f"round:{parameters.round}")
-    with in_turn(workspace, "round"):
+    with in_turn(workspace):
         return _round(workspace, parameters, seconds_of_play, study_run, on)
 
 
@@ -120,16 +121,17 @@ def _round(
         summary = summarise(profile.name, exported, decoded.feedback, learned, before.result(), played, failed, seconds)
         report_round(workspace, run_id, summary, workspace.root / "summary.json" if study_run is None else None)
     except BaseException as error:
-        close_round(workspace, run_id, {"round": str(error)})
+        status = status_after(error)
+        close_round(workspace, run_id, {"round": str(error)} if status == "FAILED" else {}, status)
         raise
-    close_round(workspace, run_id, failed)
+    close_round(workspace, run_id, failed, "FAILED" if failed else "FINISHED")
     # A study has a report of its own. One that fails is shown and is not in the way; should it end this process, for
     # want of memory, the round is closed, and running it again makes the report.
     if study_run is None:
         publish_report(workspace, run_id, number, f"report-round-{number}", return_state=True)
     if failed:
         reasons = "; ".join(f"{variant}: {reason}" for variant, reason in failed.items())
-        raise VariantsFailed(
+        raise VariantsFailedError(
             f"round {number}: {len(failed)} of {len(parameters.variants)} variants failed ({reasons}); "
             "the others are registered, and running the round again does what is missing"
         )

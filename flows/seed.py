@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.stages import train_on_pool
+from flows.threads import threads
 from respect_core.variants import SEED, Profile
 from tasks import progress
 from tasks.files import alone
@@ -18,7 +19,7 @@ from tasks.train import train_variant
 from tasks.workspace import Workspace
 
 
-@flow(name="seed", flow_run_name="seed policy {profile.name}")
+@flow(name="seed", flow_run_name="seed policy {profile.name}", task_runner=threads())
 def seed_policy(workspace: Workspace, profile: Profile, validation: str, on: Place = Place.HERE) -> RegisteredRef:
     """The registered seed policy; trained if there is none of the same data and settings.
 

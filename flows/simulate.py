@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.labels import label_run
 from flows.round import RoundParameters
 from flows.seed import seed_policy
+from flows.threads import threads
 from respect_core.variants import SEED, Variant
 from tasks import registry
 from tasks.next_round import round_of_play
@@ -29,7 +30,7 @@ class SimulateParameters(BaseModel):
     profile: str = Field("tiny", description="Named configuration; needs simulated speakers, as tiny has.")
 
 
-@flow(name="simulate", flow_run_name="simulate {parameters.games} games")
+@flow(name="simulate", flow_run_name="simulate {parameters.games} games", task_runner=threads())
 def simulate(workspace: Workspace, parameters: SimulateParameters) -> tuple[int, list[PlayedRef]]:
     """Games of a round between simulated users and the deployed version of each variant; the seed policy before any.
 

@@ -17,11 +17,11 @@ from typing import Any, Self
 
 from prefect import flow
 from prefect.futures import PrefectFuture
-from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flows.round import RoundParameters, round
 from flows.seed import seed_policy
+from flows.threads import threads
 from flows.turns import in_turn
 from respect_core.variants import CONTROL, HH, Profile, Variant
 from tasks import progress
@@ -78,20 +78,16 @@ class StudyParameters(BaseModel):
         )
 
 
-@flow(
-    name="study",
-    flow_run_name="study seed {parameters.study_seed}",
-    task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]  # a runner of futures of any result
-)
+@flow(name="study", flow_run_name="study seed {parameters.study_seed}", task_runner=threads())
 def study(workspace: Workspace, parameters: StudyParameters) -> dict[str, Any]:
     """All rounds, from the first that is not finished; returns the summary, also in runs/<name>/summary.json.
 
     Raises:
         ValueError: the workspace has a study of other parameters, or other games.
-        VariantsFailed: as the `round` flow does; the same command goes on from there.
+        VariantsFailedError: as the `round` flow does; the same command goes on from there.
     """
     profile = parameters.of_round(0).resolved_profile()
-    with in_turn(workspace, "study"):
+    with in_turn(workspace):
         started = record.start_or_resume(workspace, parameters, profile, f"study seed {parameters.study_seed}")
         try:
             return _rounds(workspace, parameters, started)

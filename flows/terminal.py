@@ -98,6 +98,25 @@ def warn_of_public_key() -> None:
 
 
 @contextmanager
+def running() -> Iterator[None]:
+    """Run a flow on the terminal: with bars, clear errors, and a Prefect server that outlives Ctrl-C.
+
+    The terminal sends Ctrl-C to the server too, if this program starts it; it is needed until the runs have ended.
+    """
+    from prefect.client.orchestration import get_client
+
+    from tasks import progress
+
+    with clear_errors(), progress.shown():
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the server inherits
+        try:
+            get_client(sync_client=True)  # starts it, unless one is configured
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield
+
+
+@contextmanager
 def clear_errors() -> Iterator[None]:
     """Expected failures end with one message on standard error instead of a traceback."""
     from respect_core.errors import ExpectedError

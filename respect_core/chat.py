@@ -5,13 +5,13 @@ Nothing here knows a chat template or a tokenizer by name; the processor's own a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 from respect_core.multiref.prompt import Message
+from respect_core.utterances import Reader
 
 _PLACEHOLDER = "nothing"
 _NO_LIMIT = 1 << 30  # tokens
@@ -47,8 +47,7 @@ class Chat:
         self.image_id: int = processor.image_token_id
         limit = tokenizer.model_max_length  # of the base too (`base.load_base`); huge where nobody set it
         self.positions: int | None = limit if limit < _NO_LIMIT else None
-        special = {str(token) for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab())}
-        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+        self._read = Reader(tokenizer)
         self._said: dict[tuple[str, str], str] = {}
         self.generation_prompt = self.render(_PROBE, generate=True).removeprefix(self.render(_PROBE))
         # Most templates render message by message; then each message is rendered once, whatever stands around it.
@@ -93,10 +92,10 @@ class Chat:
         return self._said[key]
 
     def _clean(self, message: Message) -> Message:
-        """What a user writes may spell a special token, such as an image's; it must stay text."""
+        """What a user writes may spell a special token, such as an image's, or the assistant's turn; it stays text."""
         if message["role"] != "user":
             return message
-        return _say("user", " ".join(self._special.sub(" ", part["text"]) for part in message["content"]))
+        return _say("user", " ".join(self._read(part["text"]).text for part in message["content"]))
 
     def count(self, text: str) -> int:
         """Tokens of what a user writes, without what stands around it."""

@@ -7,7 +7,10 @@ Deviations from the paper:
 2. Small models get a few-shot prompt (`respect_core.prompts`), and their thresholds were chosen on real games by
    cross-validation (docs/decoder.md), because their raw log-odds are off.
 3. Where the prompt has no word for neutral, the ternary decoder calls neutral what lies between two thresholds.
-4. Utterances are cut at 1,000 characters, so that one pasted page cannot stop a round.
+4. What is said is read by `respect_core.utterances.Reader`: nothing in it can be taken for the prompt, and of a very
+   long text the middle is left out. Turns in which something was neutralised are marked, and nobody learns from them.
+5. With a few-shot prompt a reply is no more positive than its first clause: praise that follows a refusal, said in
+   earnest or to be decoded as praise, is no approval of what the listener did.
 
 The decoder sees turns: no target, no outcome (section 4.1). The last turn of an interaction has no follow-up and is
 not decoded (footnote 3).
@@ -17,19 +20,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from respect_core import local_models, prompts
 from respect_core.local_models import Dtype, LocalModel, ModelNotFound
 from respect_core.prompts import NEGATIVE, NEUTRAL, POSITIVE, Exchange, Kind, Prompt
+from respect_core.utterances import Reader, normalised
 
 if TYPE_CHECKING:  # torch takes seconds to import; who only names a decoder does without
     from torch import Tensor
 
     from respect_core.label_scoring import Progress
 
-LONGEST = 1000  # characters of an utterance that the decoder reads
+SHORTEST = 8  # tokens of an utterance that a model must have room for, after the prompt
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ class DecoderConfig:
     """A feedback decoder in full.
 
     `margin` (nats): scores nearer than this to the positive threshold are marked as low margin. `token_budget`: most
-    tokens in one pass. `model` is a folder or hub id; `name` is what the feedback table calls it.
+    tokens in one pass. `longest`: most tokens that are read of one utterance or action. `model` is a folder or hub id;
+    `name` is what the feedback table calls it.
     """
 
     name: str
@@ -68,6 +74,7 @@ class DecoderConfig:
     ternary_thresholds: Thresholds = Thresholds(neutral=0.0)
     margin: float = 0.25
     token_budget: int = 384
+    longest: int = 256
     dtype: Dtype = "auto"
     local_files_only: bool = False
 
@@ -134,6 +141,20 @@ class FeedbackDecoder:
         )
         self.scorer = LabelScorer(self.local, config.token_budget)
 
+    @cached_property
+    def read(self) -> Reader:
+        """Reads what the prompts quote, cut so that every prompt fits the model.
+
+        Raises:
+            ValueError: the prompts leave no room for utterances.
+        """
+        empty, used = Exchange("", "", "", ""), (self.config.binary, self.config.ternary)
+        room = min(self.scorer.room(self._render(prompt, empty), words_of(prompt)) for prompt in used)
+        longest = min(self.config.longest, int(room) // 4 - 2)  # up to two tokens more where a text joins the prompt
+        if longest < SHORTEST:
+            raise ValueError(f"the prompts of {self.config.name} leave no room in the model's context; shorten them")
+        return Reader(self.local.tokenizer, longest)
+
     @property
     def tokens(self) -> int:
         """That went through the model since this was made, without the start that all prompts share."""
@@ -159,30 +180,36 @@ class FeedbackDecoder:
             LabelError: the model's tokenizer cannot tell the label words apart.
             torch.OutOfMemoryError: the device has not even the memory for one prompt.
         """
-        pairs = list(exchanges(rows))
-        decoded = []
-        for kind, scores_NW in zip(kinds, self._scores([each for _, each in pairs], kinds, progress), strict=True):
-            words = self.config.prompt(kind).words
-            by_label = [
-                part.mean(1).tolist() for part in scores_NW.split([len(each) for each in words.values()], dim=1)
-            ]
+        heard = [(row, *self._read(exchange)) for row, exchange in exchanges(rows)]
+        said, decoded = [exchange for _, exchange, _ in heard], []
+        for kind, odds_N2 in zip(kinds, self._odds(said, kinds, progress), strict=True):
             same = self._same_for_all(kind)
-            for (row, _), *scores in zip(pairs, *by_label, strict=True):
-                decoded.append(self._feedback(row, kind, dict(zip(words, scores, strict=True))) | same)
+            for (row, _, marks), (score, neutral_odds) in zip(heard, odds_N2.tolist(), strict=True):
+                decoded.append(self._feedback(row, kind, score, neutral_odds) | marks | same)
         return decoded
 
-    def _scores(self, found: list[Exchange], kinds: Sequence[Kind], progress: Progress | None) -> list[Tensor]:
-        """[N, words of the kind] for each kind; kinds with the same prompts and words share their passes."""
+    def _read(self, exchange: Exchange) -> tuple[Exchange, dict[str, Any]]:
+        """The exchange as the prompts quote it, and the columns that say what was done to it."""
+        read = {name: self.read(said) for name, said in vars(exchange).items() if said is not None}
+        marks = sorted(set[str]().union(*(each.marks for each in read.values())))
+        columns = {"marked": ", ".join(marks) or None, "cut": any(each.cut for each in read.values())}
+        return replace(exchange, **{name: each.text for name, each in read.items()}), columns
+
+    def _odds(self, said: list[Exchange], kinds: Sequence[Kind], progress: Progress | None) -> list[Tensor]:
+        """What `Thresholds` are on, [N, 2] for each kind; kinds with the same prompts and words share their passes."""
         scored: dict[tuple[str, ...], Tensor] = {}
         result = []
         for kind in kinds:
             prompt = self.config.prompt(kind)
-            words = [word for synonyms in prompt.words.values() for word in synonyms]
-            texts = [self._render(prompt, each) for each in found]
+            openings = [replace(each, follow_up=prompts.opening(each.follow_up)) for each in said]
+            texts = [self._render(prompt, each) for each in (*said, *(openings if prompt.openings else ()))]
+            words = words_of(prompt)
             key = (*words, *texts)
             if key not in scored:
                 scored[key] = self._fitting(texts, words, [self._render(prompt, each) for each in _UNLIKE], progress)
-            result.append(scored[key])
+            odds_N2 = _odds_of_words(scored[key], prompt)
+            whole_N2, openings_N2 = odds_N2[: len(said)], odds_N2[len(said) :]
+            result.append(whole_N2.minimum(openings_N2) if prompt.openings else whole_N2)
         return result
 
     def _fitting(self, texts: list[str], words: list[str], samples: list[str], progress: Progress | None) -> Tensor:
@@ -205,10 +232,8 @@ class FeedbackDecoder:
             )
         return self.local.render_chat(text)
 
-    def _feedback(self, row: Mapping[str, Any], kind: Kind, scores: Mapping[int, float]) -> dict[str, Any]:
+    def _feedback(self, row: Mapping[str, Any], kind: Kind, score: float, neutral_odds: float) -> dict[str, Any]:
         thresholds = self.config.thresholds(kind)
-        score = scores[POSITIVE] - max(value for label, value in scores.items() if label != POSITIVE)
-        neutral_odds = scores[NEUTRAL] - scores[NEGATIVE] if NEUTRAL in scores else score
         return {
             **{key: row[key] for key in ("interaction_id", "round", "variant", "turn")},
             "decoder": kind,
@@ -227,12 +252,29 @@ class FeedbackDecoder:
         }
 
 
+def _odds_of_words(scores_NW: Tensor, prompt: Prompt) -> Tensor:
+    """log P(positive) against the best other label, and neutral against negative or else the same again, [N, 2]."""
+    import torch
+
+    parts = scores_NW.double().split([len(words) for words in prompt.words.values()], dim=1)
+    by_label = {label: part.mean(1) for label, part in zip(prompt.words, parts, strict=True)}
+    positive_N = by_label.pop(POSITIVE)
+    score_N = positive_N - torch.stack([*by_label.values()]).amax(0)
+    neutral_N = by_label[NEUTRAL] - by_label[NEGATIVE] if NEUTRAL in by_label else score_N
+    return torch.stack([score_N, neutral_N], dim=1)
+
+
+def words_of(prompt: Prompt) -> list[str]:
+    """The words of all labels, label by label."""
+    return [word for synonyms in prompt.words.values() for word in synonyms]
+
+
 # Share nothing but the template, so that what prompts of these have in common is the template's start.
 _UNLIKE = (Exchange(None, "a", "b", "c"), Exchange("Z", "9", "8", "7"))
 
 
 def exchanges(rows: Iterable[Mapping[str, Any]]) -> Iterable[tuple[Mapping[str, Any], Exchange]]:
-    """The turns with a follow-up, each with what the decoder sees of it. Raises ValueError as `decode` does."""
+    """The turns with a follow-up, each with what was said around it. Raises ValueError as `decode` does."""
     rows = list(rows)
     action: dict[tuple[str, int], str] = {}
     for row in rows:
@@ -241,10 +283,9 @@ def exchanges(rows: Iterable[Mapping[str, Any]]) -> Iterable[tuple[Mapping[str, 
             raise ValueError(f"turn {key[1]} of interaction {key[0]} is given twice; give each turn once")
         action[key] = row["action"]
     for row in rows:
-        if not (row["follow_up"] or "").strip():
+        if not normalised(row["follow_up"] or "").strip():
             continue
         before = row["interaction_id"], row["turn"] - 1
         if row["turn"] > 0 and before not in action:
             raise ValueError(f"turn {before[1]} of interaction {before[0]} is absent; give whole interactions")
-        exchange = Exchange(action.get(before), row["utterance"][:LONGEST], row["action"], row["follow_up"][:LONGEST])
-        yield row, exchange
+        yield row, Exchange(action.get(before), row["utterance"], row["action"], row["follow_up"])

@@ -28,6 +28,7 @@ from respect_core.feedback import FeedbackDecoder
 from respect_core.interaction import FEEDBACK_SCHEMA
 from respect_core.manifests import Partition
 from respect_core.store import Store
+from respect_core.utterances import Vocabulary
 from respect_core.variants import DecoderKind
 from respect_core.versions import code_version
 
@@ -77,6 +78,7 @@ def decode_partition(
     turns_per_shard: int = TURNS,
     progress: Progress | None = None,
     target: Store | None = None,
+    vocabulary: Vocabulary | None = None,
     chosen: Chosen = lambda _: True,
     begin: Begin = lambda _: None,
 ) -> Decoded:
@@ -84,6 +86,7 @@ def decode_partition(
 
     Args:
         identity: what the table depends on besides turns, for its manifest.
+        vocabulary: the policies'; the manifest then counts the turns that have characters it lacks.
         target: where shards and table go; where the turns are, by default.
         chosen: which games are decoded, by id.
         begin: called with the ids of a shard's games before it is decoded.
@@ -96,11 +99,12 @@ def decode_partition(
     if is_decoded(store, partition, identity, target):
         return Decoded()
     source, total = manifests.table_input(store, "turns", *partition), _turns(store, partition)
-    result, done, keys = Decoded(), 0, []
+    result, done, keys, unreadable = Decoded(), 0, [], 0
     for turns in shards(_rows(store, partition, chosen), turns_per_shard):
         keys.append(f"{partition.folder(SHARDS)}{_hash(decoder, turns)}.parquet")
         result += _shard(target, keys[-1], decoder, turns, _within(progress, done, len(turns), total), begin)
         done += len(turns)
+        unreadable += sum(vocabulary.lacks(turn["utterance"]) for turn in turns) if vocabulary else 0
         if progress is not None:
             progress(done, total)
     tables.write_partition(
@@ -109,7 +113,7 @@ def decode_partition(
         *partition,
         (batch for key in keys for batch in _read(target, key).to_batches()),
         inputs=[source],
-        counts={"tokens": result.tokens},
+        counts={"tokens": result.tokens} | ({"unreadable": unreadable} if vocabulary else {}),
         metadata={"decoder": dict(identity)},
     )
     for key in target.keys(partition.folder(SHARDS)):
@@ -137,6 +141,16 @@ def decode_shards(
             if progress is not None:
                 progress(done, len(numbers))
     return result
+
+
+def count_unreadable(store: Store, round: int) -> int | None:
+    """How many turns of a decoded round have characters that the policies' vocabulary lacks; None if not counted."""
+    found = (
+        manifests.read_manifest(store, "feedback", *part) for part in manifests.partitions(store, "feedback", [round])
+    )
+    counts = [part.counts.get("unreadable") for manifest in found if manifest for part in manifest.parts]
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def count_shards(

@@ -206,6 +206,8 @@ FEEDBACK_SCHEMA = pa.schema(
         pa.field("label", pa.int8(), nullable=False),  # +1 positive, 0 neutral, -1 negative
         pa.field("score", pa.float32(), nullable=False),  # log-odds of positive against the best other label
         pa.field("low_margin", pa.bool_(), nullable=False),
+        pa.field("marked", pa.string()),  # what could be taken for the prompt (utterances.Mark); nobody learns from it
+        pa.field("cut", pa.bool_()),  # whether the decoder read less than what was said; null where nobody knows
         pa.field("decoder_model", pa.string(), nullable=False),
         pa.field("decoder_revision", pa.string(), nullable=False),  # sha256 of the weights
         pa.field("prompt_hash", pa.string(), nullable=False),

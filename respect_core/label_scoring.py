@@ -13,6 +13,7 @@ Shape legend: T tokens of a tree, N nodes after which a label is scored, L label
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -41,6 +42,7 @@ class LabelScorer:
     def __init__(self, local: LocalModel, token_budget: int = 384) -> None:
         self.model, self.tokenizer = local.model, local.tokenizer
         self.token_budget = token_budget
+        self._limit: float = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
         self.trees = TreePass(self.model)
         self.tokens = 0  # that went through the model after the start that all prompts share
 
@@ -88,6 +90,14 @@ class LabelScorer:
                     progress(len(scores), len(rest))
         return torch.stack([scores[text] for text in prompts])
 
+    def room(self, prompt: str, words: Sequence[str]) -> float:
+        """How many more tokens the model takes beside a prompt and the longest of the words; below 0 if too few.
+
+        Raises:
+            LabelError: see there.
+        """
+        return self._limit - len(self._tokens(prompt)) - max(map(len, self._labels(prompt, words)))
+
     # --- tokens -------------------------------------------------------------------------------------------------
 
     def _tokens(self, text: str) -> list[int]:
@@ -111,9 +121,8 @@ class LabelScorer:
         return labels
 
     def _check_length(self, length: int) -> None:
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and length > limit:
-            raise ValueError(f"a prompt of {length} tokens, for a model that takes {limit}; shorten the utterance")
+        if length > self._limit:
+            raise ValueError(f"a prompt of {length} tokens, for a model that takes {self._limit:g}; shorten the prompt")
 
     # --- the model ----------------------------------------------------------------------------------------------
 

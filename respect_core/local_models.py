@@ -99,6 +99,20 @@ def load(
     return LocalModel(loaded, tokenizer, _chat_renderer(folder, tokenizer, with_images), revision)
 
 
+def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a policy's base model, named as `base.load_base` takes it, without the model.
+
+    Raises:
+        OSError: nothing to load under that name (from transformers).
+    """
+    from transformers import AutoTokenizer
+
+    from respect_core import tiny
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(tiny.path()) if base == "tiny" else base)
+    return tokenizer
+
+
 # --- files ------------------------------------------------------------------------------------------------------
 
 

@@ -8,13 +8,19 @@ Deviations from the paper:
    of 135 million answers 'Positive' to everything. A base-style prompt of worked examples makes it usable. It
    shows the reply alone: the exchange before it distracted a model this small (docs/decoder.md), as more history
    distracted the paper's (appendix F). `context=True` shows the whole exchange.
-3. The conversation of a first turn starts with the speaker (figure 16), because there is no action before it.
+3. `few_shot` asks about the opening of a reply too: to a small model praise at the end outweighs a refusal before it
+   (docs/decoder.md).
+4. The conversation of a first turn starts with the speaker (figure 16), because there is no action before it.
+
+Not a deviation: 'Lean towards negative if it sounds neutral.' stands in the binary prompt alone. Figure 3 tells the two
+prompts apart by colour, and the authors' code has it so (src/reward_decoder.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -49,6 +55,15 @@ class Exchange:
         return [(who, " ".join(what.split())) for who, what in spoken]
 
 
+def opening(reply: str) -> str:
+    """The first clause of a reply: up to the first mark that ends one, or a dash between spaces, behind a word."""
+    ends = (found.start() for found in _CLAUSE_END.finditer(reply))
+    return next((reply[:end] for end in ends if any(map(str.isalnum, reply[:end]))), reply)
+
+
+_CLAUSE_END = re.compile("[.,;:!?\n\u3002\u3001\u060c\u061b\u061f\u0964]|\\s[-\u2013\u2014]+\\s")
+
+
 @dataclass(frozen=True)
 class Example:
     """A worked example of the few-shot family: an exchange and its label (+1, 0, -1)."""
@@ -62,7 +77,8 @@ class Prompt:
     """A family with all that shapes its text.
 
     `words` are the words for each label; worked examples use the first, and a label's log-probability is the mean
-    over its words. `cue` is the line that the word completes.
+    over its words. `cue` is the line that the word completes. With `openings`, the opening of the reply is asked about
+    as well, and the reply is no more positive than that.
     """
 
     family: Family
@@ -71,15 +87,16 @@ class Prompt:
     cue: str = ""
     examples: Sequence[Example] = ()
     context: bool = True
+    openings: bool = False
 
     def text(self, exchange: Exchange) -> str:
         """What stands before the label word. For `zero_shot` this is the user's message of a chat."""
         return _figure_3(self.kind, exchange) if self.family == "zero_shot" else self._few_shot(exchange)
 
     def hash(self) -> str:
-        """sha256 over template, label words and examples, as 64 hex digits."""
+        """sha256 over template, label words, examples, and whether openings count, as 64 hex digits."""
         probe = self.text(Exchange("<a0>", "<u1>", "<a1>", "<u2>")), self.text(Exchange(None, "<u1>", "<a1>", "<u2>"))
-        content = [self.family, self.kind, *probe, sorted(self.words.items())]
+        content = [self.family, self.kind, *probe, sorted(self.words.items()), self.openings]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _few_shot(self, exchange: Exchange) -> str:
@@ -94,6 +111,7 @@ class Prompt:
 # --- figure 3 ---------------------------------------------------------------------------------------------------
 
 _QUESTION = {"binary": "positive or negative", "ternary": "positive, neutral, or negative"}
+_LEAN = {"binary": " Lean towards negative if it sounds neutral.", "ternary": ""}
 _ANSWER = {"binary": "Positive, or Negative", "ternary": "Positive, Neutral or Negative"}
 
 
@@ -107,7 +125,7 @@ def _figure_3(kind: Kind, exchange: Exchange) -> str:
             "Please carefully read the following conversation and answer: Is the very last utterance from the speaker "
             f"{_QUESTION[kind]} feedback? Often negative feedback include corrections and keywords like no, not, "
             "undo, don't, with generally negative sentiment, while positive feedback often includes good, yes, "
-            "correct, okay, or simply move on to the next stage. Lean towards negative if it sounds neutral.",
+            f"correct, okay, or simply move on to the next stage.{_LEAN[kind]}",
             "(start of the conversation)",
             *conversation,
             "(end of the conversation)",
@@ -180,4 +198,5 @@ def few_shot(kind: Kind, context: bool = False) -> Prompt:
         cue="The speaker's feedback was",
         examples=_EXAMPLES,
         context=context,
+        openings=True,
     )

@@ -127,8 +127,11 @@ def part_batches(
             file = pq.ParquetFile(source)
             if file.metadata.num_rows != part.rows:
                 raise TableError(f"{where}: {file.metadata.num_rows} rows, but the manifest says {part.rows}")
+            # A column that came with a later release and may be null is null in what earlier ones wrote.
+            later = [field for field in schema if field.nullable and field.name not in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size, columns=stored):
                 fixed = {name: pa.repeat(value, batch.num_rows) for name, value in partition._asdict().items()}
+                fixed |= {field.name: pa.nulls(batch.num_rows, field.type) for field in later}
                 arrays = [fixed.get(field.name) for field in schema]
                 yield pa.RecordBatch.from_arrays(
                     [

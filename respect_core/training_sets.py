@@ -83,7 +83,8 @@ def training_batches(
     """The training set of a variant: games with an eligible turn, then D0 with its augmentation.
 
     FFT takes positive turns; RL and KTO take positive and negative ones. Never eligible: neutral turns, turns
-    without a follow-up (footnote 3), and `nothing`. Feedback of the other decoder is not looked at.
+    without a follow-up (footnote 3), turns that the decoder marked (`respect_core.utterances`), and `nothing`. Feedback
+    of the other decoder is not looked at.
 
     Args:
         turns: all rounds so far of this variant's deployments, with the round it started from (section 4).
@@ -127,6 +128,7 @@ def _rows(
     for batch in feedback:
         require_schema(batch, FEEDBACK_SCHEMA, "feedback")
         mine = batch.filter(pc.equal(batch.column("decoder"), str(variant.decoder)))
+        mine = mine.filter(pc.is_null(mine.column("marked")))
         yield _row_batch({name: mine.column(name) for name in ("interaction_id", "turn", "label")}, mine.num_rows)
 
 

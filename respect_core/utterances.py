@@ -1,9 +1,20 @@
-"""Rules for text that users write: what is stored, shown and read by a model is what can be seen."""
+"""Rules for text that users write: what can be seen, and nothing that a model takes for its own prompt.
+
+`normalised` is the form in which text is stored and shown. A `Reader` is the way of such text into a prompt: a user
+who writes 'Speaker: yes', a special token or the end of the prompt gets it read as words of theirs, and the text is
+marked, so that nobody learns from it.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+RULES = "1"
+"""Which rules these are; another value where other text is marked or read otherwise. Feedback is then decoded anew."""
 
 LONGEST_GROWTH = 18
 """Most characters that `normalised` makes of one: NFKC spells the ligature U+FDFA in 18."""
@@ -17,6 +28,10 @@ _LINE_ENDS = re.compile("\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]")
 _JOINERS = re.compile("[\u200c\u200d]+")
 _JOINED = "\u0600"  # scripts that are written with joiners, and emoji, stand from here on
+_UNSEEN = ("Cc", "Cf", "Cs")
+
+
+# --- the normal form --------------------------------------------------------------------------------------------
 
 
 def normalised(text: str) -> str:
@@ -45,9 +60,6 @@ def _visible(text: str) -> str:
     return _JOINERS.sub(_joiner, text)
 
 
-_UNSEEN = ("Cc", "Cf", "Cs")
-
-
 def _joiner(found: re.Match[str]) -> str:
     start, stop = found.span()
     before, after = found.string[max(0, start - 1) : start], found.string[stop : stop + 1]
@@ -64,3 +76,168 @@ def _with_fewer_marks(text: str, most: int, most_stacked: int) -> str:
         if marks <= most and stacked <= most_stacked:
             kept.append(char)
     return "".join(kept)
+
+
+# --- on the way into a prompt -----------------------------------------------------------------------------------
+
+
+class Mark(StrEnum):
+    """What a text holds that a model could take for a part of its prompt."""
+
+    ROLE = "role"
+    SPECIAL_TOKEN = "special token"
+    PROMPT = "prompt"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text as a model gets to read it; without marks, it says what the user wrote. `cut`: not all of it."""
+
+    text: str
+    marks: frozenset[Mark] = frozenset()
+    cut: bool = False
+
+
+class Reader:
+    """Reads text of users for the prompts of one tokenizer, so that none of it can be taken for the prompt.
+
+    The colon after a role's name, and what looks like one, becomes a comma. A special token becomes a space, whether
+    it is this tokenizer's or another's. Words that speak of the prompt or of its answer stay, and are marked.
+
+    Args:
+        longest: most tokens of a text, at least 1; of a longer one the middle is left out. None: it stays whole.
+    """
+
+    def __init__(self, tokenizer: Any, longest: int | None = None) -> None:
+        self._tokenizer, self.longest = tokenizer, longest
+        # Of tokens that were added, words, white space, and the bytes that spell unknown characters steer no model.
+        added = {token for token in tokenizer.get_added_vocab() if token.strip() and not _HARMLESS.fullmatch(token)}
+        names = sorted(added.union(map(str, tokenizer.all_special_tokens)), key=len, reverse=True)
+        self._special = re.compile("|".join([*map(re.escape, names), _TOKENS_OF_OTHERS]))
+        self._special_ids = set(tokenizer.convert_tokens_to_ids(names)) - {tokenizer.unk_token_id}
+        self._known: dict[str, Reading] = {}
+
+    def __call__(self, text: str) -> Reading:
+        """The text in its normal form, neutralised and cut."""
+        if text not in self._known:
+            if len(self._known) >= 100_000:
+                self._known.clear()
+            self._known[text] = self._read(text)
+        return self._known[text]
+
+    def _read(self, text: str) -> Reading:
+        whole, marks = normalised(text), set[Mark]()
+        if _PROMPT.search(_alike(whole)):
+            marks.add(Mark.PROMPT)
+        for mark, neutral in ((Mark.ROLE, _without_roles), (Mark.SPECIAL_TOKEN, self._without_special_tokens)):
+            before, whole = whole, neutral(whole)
+            if whole != before:
+                marks.add(mark)
+        short = self._cut(whole)
+        return Reading(short, frozenset(marks), cut=short != whole)
+
+    def _without_special_tokens(self, text: str) -> str:
+        """Such that the tokenizer finds none, however it goes about it."""
+        text = self._special.sub(" ", text)
+        if _WORDS.fullmatch(text) or self._special_ids.isdisjoint(self._ids(text)):
+            return text
+        return "".join(char if char.isalnum() or char in " ,.!?'" else " " for char in text)
+
+    def _cut(self, text: str) -> str:
+        if self.longest is None or (text.isascii() and len(text) <= self.longest):
+            return text
+        kept, short = len(text) // 2, text
+        while (length := len(self._ids(short))) > self.longest:
+            kept = min(kept - 1, kept * self.longest // length)
+            short = f"{text[:kept]} ... {text[len(text) - kept :]}"
+        return short
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False).input_ids)
+
+
+class Vocabulary:
+    """What a tokenizer has tokens for."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._lacks: dict[str, bool] = {}
+        self._unknown = self._tokens("\uffff")  # no character, and so in no vocabulary
+
+    def lacks(self, text: str) -> bool:
+        """Whether a text has a character, marks apart, that becomes what every unknown one becomes."""
+        return not text.isascii() and any(map(self._lacks_character, normalised(text)))
+
+    def _lacks_character(self, char: str) -> bool:
+        if char not in self._lacks:
+            mark = unicodedata.category(char).startswith("M")
+            self._lacks[char] = not (char.isascii() or mark) and self._tokens(char) == self._unknown
+        return self._lacks[char]
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False).input_ids)
+
+
+# --- what prompts are made of -----------------------------------------------------------------------------------
+
+# Letters and digits that look like Latin letters, and below them those letters; l and 1 are alike to i.
+_LOOKALIKES = str.maketrans(
+    "аеорсухіѕјԁһкмтвнг" "αεορντκιυηϲıɑɡոսօհ" "ᴀᴄᴅᴇɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡ" "01345@$l",
+    "aeopcyxisjdhkmtbhr" "aeopvtkiuncaagnuoh" "acdeghijkimnoprstuvw" "oieasasi",
+)  # fmt: skip
+
+
+def _alike(text: str) -> str:
+    """The text in lower-case Latin letters as far as it looks like them, character by character."""
+    if not text.isascii():
+        text = "".join(unicodedata.normalize("NFD", char.casefold())[:1] for char in text)
+    return text.lower().translate(_LOOKALIKES)
+
+
+def _any_of(words: str) -> str:
+    """A pattern of words as `_alike` gives them, also with up to two characters between their letters."""
+    return "|".join(r"[\W_]{0,2}".join(word) for word in words.translate(_LOOKALIKES).split())
+
+
+_COLONS = ":\u02d0\u02f8\u0589\u05c3\u0703\u0704\u1365\u1366\u16ec\u1803\u1809\u205a\u205d\u205e\u2236\u2237\ua789"
+_PROMPTED_ROLES = _any_of("speaker listener")  # names that a decoder's prompt has
+_CHAT_ROLES = _any_of("user human assistant system model bot chatbot ai instruction response")
+# What follows a role: of a decoder's, anything that is not how a sentence goes on.
+_ROLE = re.compile(
+    rf"(?<![^\W_])(?:(?:{_PROMPTED_ROLES})(?P<mark>[^\w,.!?'\u2019]*[{_COLONS}\n;=>|\[\](){{}}<*#\"/\\~\u2013\u2014-][^\w]*)"
+    rf"|(?:{_CHAT_ROLES})(?P<colon>[^\w,.!?;'\u2019]*[{_COLONS}][^\w]*))"
+)
+
+_LABEL = _any_of("positive negative neutral")
+_PROMPT = re.compile(
+    "|".join(
+        [
+            rf"(?:{_any_of('answer say reply respond return output label classify mark rate score count verdict')})"
+            rf"\w*\W+(?:\w+\W+){{0,2}}?(?:{_LABEL})",
+            rf"(?:{_any_of('feedback sentiment rating')})\W+(?:\w+\W+){{0,2}}?(?:{_LABEL})",
+            rf"(?:{_LABEL})\W+(?:{_any_of('feedback sentiment rating')})",
+            rf"(?P<label>{_LABEL})\W+(?P=label)",
+            rf"(?:{_PROMPTED_ROLES})\W{{0,2}}s\W+(?:{_any_of('feedback')})",
+            rf"(?:{_any_of('start end')})\W+of\W+(?:the\W+)?(?:{_any_of('conversation')})",
+            rf"(?:{_any_of('answer')})\W+(?:\w+\W+){{0,2}}?(?:{_any_of('single')})\W+(?:{_any_of('word')})",
+            rf"(?:{_any_of('ignore disregard forget override')})\W+(?:\w+\W+){{0,4}}?"
+            rf"(?:{_any_of('instruction prompt')})",
+        ]
+    )
+)
+
+_TOKENS_OF_OTHERS = (
+    r"<\|[^<>|\n]{1,40}\|>|\[/?(?:INST|SYS|IMG|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS)\]|<</?SYS>>"
+    r"|</?(?:s|bos|eos|pad|unk|image|mask|sep|cls|[a-z]+_[a-z_]+)>"
+)
+_HARMLESS = re.compile(r"\s*\w+\s*|<0x[0-9A-F]{2}>")
+_WORDS = re.compile(r"[\w\s,.!?'-]*", re.ASCII)  # no special token is made of these
+
+
+def _without_roles(text: str) -> str:
+    pieces, at = [], 0
+    for found in _ROLE.finditer(_alike(text)):
+        start, stop = found.span(found.lastgroup or 0)
+        pieces.append(text[at:start] + ", ")
+        at = stop
+    return "".join([*pieces, text[at:]]).rstrip() if pieces else text

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from respect_core import decoder_eval, feedback, feedback_shards, manifests, set_aside, tables
+from respect_core import decoder_eval, feedback, feedback_shards, manifests, set_aside, tables, utterances
 from respect_core.feedback import DecoderConfig
 from respect_core.feedback_shards import is_decoded
 from respect_core.labels import TurnKey, target_labels
@@ -27,7 +27,7 @@ from tasks.retries import PATIENT
 from tasks.specs import DecodeSpec
 from tasks.workspace import Workspace
 
-_AUDITED = ["interaction_id", "turn", "decoder", "label", "score", "low_margin", "thresholds"]
+_AUDITED = ["interaction_id", "turn", "decoder", "label", "score", "low_margin", "marked", "cut", "thresholds"]
 
 
 @task(name="decode", task_run_name="decode round {round}", **PATIENT, cache_policy=NO_CACHE)
@@ -53,7 +53,7 @@ def decode_feedback(
     speed = _decode(workspace, profile, round, outdated, identity, turns_per_shard, on) if outdated else None
     batches = tables.iter_batches(store, "feedback", [round], columns=_AUDITED)
     rows = (row for batch in batches for row in batch.to_pylist())
-    figures = audit(rows, target_labels(store, [round]), speed)
+    figures = audit(rows, target_labels(store, [round]), speed, feedback_shards.count_unreadable(store, round))
     return FeedbackRef(round=round, decoders=figures, seconds=time.monotonic() - started)
 
 
@@ -75,20 +75,24 @@ def decoder_identity(config: DecoderConfig) -> dict[str, str]:
     """What a feedback table depends on besides the turns; kept in its manifest."""
     return {
         "decoder_model": config.name,
+        "text_rules": utterances.RULES,
         **{f"{kind}_prompt": config.prompt(kind.value).hash() for kind in DecoderKind},
         **{f"{kind}_thresholds": str(config.thresholds(kind.value)) for kind in DecoderKind},
     }
 
 
 def audit(
-    rows: Iterable[Mapping[str, Any]], actual: Mapping[TurnKey, int], speed: float | None
+    rows: Iterable[Mapping[str, Any]],
+    actual: Mapping[TurnKey, int],
+    speed: float | None,
+    unreadable: int | None = None,
 ) -> dict[str, DecoderFigures]:
     """Counts of each decoder's labels, and how they fit the labels derived from targets, where there are targets."""
-    labels, low_margin = Counter[tuple[str, int]](), Counter[str]()
+    labels, counts = Counter[tuple[str, int]](), Counter[tuple[str, str]]()
     known: dict[str, list[_Known]] = {kind: [] for kind in DecoderKind}
     for row in rows:
         labels[row["decoder"], row["label"]] += 1
-        low_margin[row["decoder"]] += row["low_margin"]
+        counts.update((row["decoder"], name) for name in ("low_margin", "marked", "cut") if row[name])
         if (row["interaction_id"], row["turn"]) in actual:
             game, thresholds = sys.intern(row["interaction_id"]), sys.intern(row["thresholds"])
             known[row["decoder"]].append(_Known(game, row["turn"], row["label"], row["score"], thresholds))
@@ -103,7 +107,10 @@ def audit(
             positive=labels[kind, 1],
             neutral=labels[kind, 0],
             negative=labels[kind, -1],
-            low_margin=low_margin[kind],
+            low_margin=counts[kind, "low_margin"],
+            marked=counts[kind, "marked"],
+            cut=counts[kind, "cut"],
+            unreadable=unreadable,
             confusion=fit.confusion if fit else None,
             precision=fit.at_shipped.precision if fit else None,
             recall=fit.at_shipped.recall if fit else None,

@@ -92,9 +92,9 @@ def report_evaluation(
     chances = [
         (f"chance.{name.replace(' ', '_')}", values["exact_match"], round) for name, values in summary["chance"].items()
     ]
-    registry.log(workspace, run_id, metrics=[*rates, *chances])
-    registry.log_json(workspace, run_id, path.name, summary)
-    registry.end_run(workspace, run_id)
+    with registry.ended(workspace, run_id):
+        registry.log(workspace, run_id, metrics=[*rates, *chances])
+        registry.log_json(workspace, run_id, path.name, summary)
     rows = [{"listener": name, **values} for kind in ("policies", "chance") for name, values in summary[kind].items()]
     create_table_artifact(key="evaluation", table=rows, description=f"Exact match on {game_set}")
     return summary

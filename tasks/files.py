@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+_LEFT_OVER_SECONDS = 24 * 3600
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -13,6 +18,22 @@ def write_whole(file: Path, text: str) -> None:
     unfinished = file.with_name(f"{file.name}.tmp")
     unfinished.write_text(text)
     unfinished.replace(file)
+
+
+@contextmanager
+def passing(folder: Path, prefix: str) -> Iterator[Path]:
+    """Make a folder inside `folder` that is gone afterwards; also delete those that killed processes left there.
+
+    Args:
+        prefix: of its name, and of what is left over once it has not changed for a day.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{prefix}*"):
+        with suppress(FileNotFoundError):  # somebody else was first
+            if time.time() - left.stat().st_mtime > _LEFT_OVER_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(dir=folder, prefix=prefix) as made:
+        yield Path(made)
 
 
 @contextmanager

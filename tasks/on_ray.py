@@ -2,8 +2,9 @@
 
 The store is all that nodes share. A job is a folder of it, `jobs/KIND/KEY/`: the specification goes in, and what the
 work leaves comes out; the Ray task itself takes the folder's name and returns nothing. A node sends its resume point
-after every checkpoint, so that a job whose node is lost goes on behind it on another one. Nodes talk to neither Prefect
-nor MLflow.
+after every checkpoint, so that a job whose node is lost goes on behind it on another one. Drivers that ask for the same
+share the folder; one that must have the work done again has a folder of its own below it, and deletes no other. Nodes
+talk to neither Prefect nor MLflow.
 
 Decoding is cut into several jobs of whole shards; the specification as it was then finds them all, and writes the
 table.
@@ -22,6 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
+from uuid import uuid4
 
 import ray
 from pydantic import TypeAdapter
@@ -31,7 +33,7 @@ from respect_core import feedback_shards
 from respect_core.base import adapter_hash
 from respect_core.store import Store, StoreError, open_store
 from respect_core.versions import code_version
-from tasks import process
+from tasks import interruption, process
 from tasks.process import ProgressCallback, processes_of_training
 from tasks.specs import RESUME, DecodeSpec, Movable
 
@@ -78,19 +80,22 @@ def run(
     """
     connect()
     store = spec.workspace.open()
-    whole, parts = Job.of(spec), _parts(store, spec) if isinstance(spec, DecodeSpec) and spec.only is None else []
-    if again:
-        _delete(store, [*parts, whole])
-    if len(parts) > 1:
-        _finish(store, parts, progress)
-    if not store.exists(f"{whole.folder}/{_RESULT}"):
-        _finish(store, [whole], progress, processes_of_training() if spread else 1)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / _RESULT).unlink(missing_ok=True)
-    (directory / _SPEC).write_text(spec.model_dump_json(indent=2))  # so that `process.run` knows whose result it is
-    _fetch(store, whole.folder, directory, point=False)
-    if again:
-        _delete(store, [*parts, whole])
+    own = uuid4().hex if again else ""
+    whole = Job.of(spec, own)
+    parts = _parts(store, spec, own) if isinstance(spec, DecodeSpec) and spec.only is None else []
+    try:
+        if len(parts) > 1:
+            _finish(store, parts, progress)
+        if not store.exists(f"{whole.folder}/{_RESULT}"):
+            _finish(store, [whole], progress, processes_of_training() if spread else 1)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / _RESULT).unlink(missing_ok=True)
+        (directory / _SPEC).write_text(spec.model_dump_json(indent=2))  # so that `process.run` knows whose result it is
+        _fetch(store, whole.folder, directory, point=False)
+    finally:
+        if own:
+            with suppress(StoreError):  # a few small files stay
+                _delete(store, [*parts, whole])
     return directory / _RESULT
 
 
@@ -116,8 +121,9 @@ class Job:
     folder: str
 
     @classmethod
-    def of(cls, spec: Movable) -> Job:
-        return cls(spec, f"jobs/{spec.kind}/{spec.key()}")
+    def of(cls, spec: Movable, own: str = "") -> Job:
+        """The job of a specification; with `own`, of the driver of that name alone."""
+        return cls(spec, f"jobs/{spec.kind}/{spec.key()}{f'/{own}' if own else ''}")
 
     def submit(self, store: Store, processes: int) -> Any:
         """Leave the specification, with its adapter, in the store, and hand the job to Ray; returns its reference."""
@@ -134,7 +140,7 @@ class Job:
         return ray.remote(work).options(**options).remote(store.uri, self.folder, given, code_version())
 
 
-def _parts(store: Store, spec: DecodeSpec) -> list[Job]:
+def _parts(store: Store, spec: DecodeSpec, own: str) -> list[Job]:
     """Decoding in a few jobs for each device, of neighbouring shards; none of them writes a table."""
     resources = ray.cluster_resources()
     devices = int(resources.get("GPU") or resources.get("CPU", 1))
@@ -144,7 +150,7 @@ def _parts(store: Store, spec: DecodeSpec) -> list[Job]:
         size = max(1, -(-len(numbers) // (JOBS_PER_DEVICE * devices)))
         for start in range(0, len(numbers), size):
             changes: dict[str, Any] = {"partitions": [partition], "shards": numbers[start : start + size]}
-            jobs.append(Job.of(spec.model_copy(update=changes)))
+            jobs.append(Job.of(spec.model_copy(update=changes), own))
     return jobs
 
 
@@ -154,6 +160,7 @@ def _finish(store: Store, jobs: Sequence[Job], progress: ProgressCallback, proce
     try:
         while waiting:
             done, _ = ray.wait(list(waiting), timeout=_POLL_SECONDS)
+            interruption.check()
             for reference in done:
                 ray.get(reference)
                 del waiting[reference]

@@ -21,6 +21,7 @@ from threading import Condition, Lock
 from pydantic import BaseModel
 
 from respect_core.errors import ExpectedError
+from tasks.interruption import killed_when_stopping
 
 ProgressCallback = Callable[[int, int, str], None]
 """done, total, note."""
@@ -171,6 +172,7 @@ def run(
         WorkerRefused: it ended with an error that another try would not cure.
         WorkerCutOff: it was killed, or its store or disk failed it.
         WorkerFailed: it ended with another error.
+        asyncio.CancelledError: the flow was interrupted.
     """
     directory.mkdir(parents=True, exist_ok=True)
     spec_file, log_file, result = (directory / name for name in ("spec.json", "worker.log", "result.json"))
@@ -195,9 +197,10 @@ def run(
             stderr=log,
             text=True,
             env={**os.environ, **environment},
+            process_group=0,  # Ctrl-C reaches this process alone, which then stops its workers
         )
-        assert process.stdout is not None
-        try:
+        with killed_when_stopping(process):
+            assert process.stdout is not None
             for line in process.stdout:
                 if line.startswith("{"):
                     report = json.loads(line)
@@ -205,12 +208,6 @@ def run(
                 else:
                     log.write(line)
             code = process.wait()
-        except BaseException:
-            assert process.stdin is not None
-            process.stdin.close()  # ends those whom a launcher started
-            process.kill()
-            process.wait()
-            raise
     if code != 0 or not result.exists():
         tail = "\n".join(log_file.read_text().splitlines()[-15:])
         code = int(left.read_text()) if left.exists() else code

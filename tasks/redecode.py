@@ -70,7 +70,14 @@ def redecode_round(
     for partition in partitions:
         with progress.bar(f"redecode round {round}, {partition.variant}") as bar:
             decode_partition(
-                store, partition, decoder, identity, turns_per_shard, bar.update, target, lambda game: game not in aside
+                store,
+                partition,
+                decoder,
+                identity,
+                turns_per_shard,
+                bar.update,
+                target,
+                chosen=lambda game: game not in aside,
             )
     before, after = (tables.read_table(each, "feedback", [round]).to_pylist() for each in (store, target))
     compared = compare(before, after, target_labels(store, [round]))

@@ -27,6 +27,10 @@ class ExportedRef(_Reference):
 class DecoderFigures(_Reference):
     """What one decoder said about a round. What needs targets is None without them.
 
+    `marked` turns had something in them that could be taken for the decoder's prompt, and teach nobody; of those `cut`
+    the decoder read the beginning and the end. `unreadable` turns have characters that the policy's vocabulary lacks;
+    None where that was not counted.
+
     `precision` and `recall` are of positives at the thresholds shipped, `cross_validated` with the threshold chosen
     out of fold; a partly right turn counts as wrong.
     """
@@ -35,6 +39,9 @@ class DecoderFigures(_Reference):
     neutral: int
     negative: int
     low_margin: int
+    marked: int
+    cut: int
+    unreadable: int | None
     confusion: dict[str, dict[str, int]] | None
     precision: float | None
     recall: float | None

@@ -6,14 +6,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import TypeAdapter
@@ -21,6 +20,7 @@ from pydantic import TypeAdapter
 from respect_core.variants import SEED, Profile
 from respect_core.versions import base_sha256
 from tasks import game_sets, registry
+from tasks.files import passing
 from tasks.lineage import keep_lineage, prepare_lineage
 from tasks.references import ExportedRef, RegisteredRef, SelectedRef, TrainingSetRef
 from tasks.retries import PATIENT
@@ -36,16 +36,19 @@ def open_round(
 ) -> str:
     """The parent run of a round, itself a child of its study's if it has one; returns its id.
 
-    The run of an attempt that was killed is gone on with, and so are the runs of variants below it that workers still
-    add to; one of other settings is ended as killed.
+    The run of the last attempt is continued if that was killed or interrupted, and so are the runs of variants below
+    it that workers still add to; an open one of other settings is ended as killed.
     """
     name, tags = f"round {round}", {"round": round, "profile": profile.name}
     params = {"profile": profile.name, "base": profile.base, "feedback_decoder": profile.feedback_decoder}
     run_id = None
-    for run in registry.left_open(workspace, name, study_run):
+    attempts = registry.attempts(workspace, name, study_run)
+    for run in takewhile(lambda run: run.info.status in ("RUNNING", "KILLED"), attempts):
         if run_id is None and run.data.params.items() <= params.items():  # it may have died before it logged them
             run_id = str(run.info.run_id)
-        else:
+            registry.reopen(workspace, run_id)
+    for run in attempts:
+        if run.info.status == "RUNNING" and run.info.run_id != run_id:
             registry.end_killed(workspace, str(run.info.run_id))
     run_id = run_id or registry.start_run(workspace, name, study_run, tags)
     figures = ("games", "turns", "turns_with_followup", "set_aside")
@@ -55,11 +58,12 @@ def open_round(
 
 
 @task(name="close round", **PATIENT, cache_policy=NO_CACHE)
-def close_round(workspace: Workspace, run_id: str, failed: Mapping[str, str]) -> None:
-    """End the parent run, as failed where a variant did, and what a variant left open below it."""
-    registry.end_killed_below(workspace, run_id)
+def close_round(
+    workspace: Workspace, run_id: str, failed: Mapping[str, str], status: registry.Status = "FINISHED"
+) -> None:
+    """End the parent run, and what a variant left open below it; `failed` has reasons by variant."""
     registry.log(workspace, run_id, tags={f"failed.{variant}": reason[:400] for variant, reason in failed.items()})
-    registry.end_run(workspace, run_id, failed=bool(failed))
+    registry.end_run(workspace, run_id, status)
 
 
 @task(name="register", task_run_name="register {selected.variant}", **PATIENT, cache_policy=NO_CACHE)
@@ -111,7 +115,7 @@ def register_variant(
         if (registry.RETRAINED in run.data.tags) == retrained and same:
             registry.end_killed(workspace, str(run.info.run_id))
     run_id = registry.start_run(workspace, name, parent, tags)
-    try:
+    with registry.ended(workspace, run_id):
         _log_training(workspace, run_id, profile, training_set, selected)
         learned = prepare_lineage(workspace, tags, run_id)
         metrics = {"val_exact_match": selected.exact_match, "val_sampled_match": selected.sampled_match}
@@ -120,11 +124,6 @@ def register_variant(
                 workspace, run_id, variant, directory, tags=tags, metrics=metrics, step=round
             )
         keep_lineage(workspace, version, learned)
-    except BaseException:
-        with suppress(MlflowException):  # MLflow may be what is away: the next attempt ends this one's run
-            registry.end_run(workspace, run_id, failed=True)
-        raise
-    registry.end_run(workspace, run_id)
     return reference(variant, version)
 
 
@@ -228,8 +227,8 @@ def _log_training(
             {"round": round, "variant": variant, "seed": trained.seed},
         )
         history = [json.loads(line) for line in (trained.directory / "history.jsonl").read_text().splitlines()]
-        registry.log(workspace, child, params=config, metrics=_curves(history))
-        registry.end_run(workspace, child)
+        with registry.ended(workspace, child):
+            registry.log(workspace, child, params=config, metrics=_curves(history))
 
 
 def _curves(history: list[dict[str, Any]]) -> list[tuple[str, float, int]]:
@@ -256,9 +255,7 @@ def _bundle(
     """
     from respect_core.base import adapter_hash  # torch takes seconds to import; `tasks.study` does without
 
-    workspace.scratch.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=workspace.scratch, prefix="registering-") as made:
-        directory = Path(made)
+    with passing(workspace.scratch, "registering-") as directory:
         shutil.copytree(selected.adapter, directory, dirs_exist_ok=True)
         shutil.copytree(selected.trained[0].directory / "processor", directory, dirs_exist_ok=True)
         (directory / "README.md").write_text(_model_card(profile, training_set, selected, tags))

@@ -13,10 +13,9 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
@@ -28,6 +27,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from respect_core.variants import SEED
+from tasks.files import passing
+from tasks.interruption import interrupts
 from tasks.references import RegisteredRef
 from tasks.retries import is_transient
 from tasks.workspace import Workspace
@@ -44,6 +45,9 @@ RETRAINED = "retrained"
 
 ADAPTER = "adapter"
 """Folder of the adapter, with its processor, inside a logged model."""
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+"""How a run ended; MLflow's words."""
 
 
 class Changed(ValueError):
@@ -110,22 +114,32 @@ def child_run(workspace: Workspace, parent: str, name: str) -> str:
     return str(found[0].info.run_id) if found else start_run(workspace, name, parent)
 
 
-def left_open(workspace: Workspace, name: str, parent: str | None = None) -> list[Run]:
-    """Open runs of that name below that parent, the newest first: what attempts left that were killed."""
-    wanted = f"attributes.run_name = '{name}' and attributes.status = 'RUNNING'"
-    found = client(workspace).search_runs([experiment_id(workspace)], wanted)
+def attempts(workspace: Workspace, name: str, parent: str | None = None) -> list[Run]:
+    """Runs of that name below that parent, the newest first."""
+    found = client(workspace).search_runs([experiment_id(workspace)], f"attributes.run_name = '{name}'")
     return [run for run in found if run.data.tags.get(MLFLOW_PARENT_RUN_ID) == parent]
 
 
+def left_open(workspace: Workspace, name: str, parent: str | None = None) -> list[Run]:
+    """Those that are open: what attempts left that were killed."""
+    return [run for run in attempts(workspace, name, parent) if run.info.status == "RUNNING"]
+
+
 def end_killed(workspace: Workspace, run_id: str) -> None:
-    """End an open run that nobody is at any more, and the open runs below it, as killed; a model of it that is not
-    whole, as failed."""
+    """End an open run that nobody is at any more, and the open runs below it, as killed; discard what it logged of a
+    model that did not become a version."""
     mlflow = client(workspace)
     end_killed_below(workspace, run_id)
-    for model in mlflow.search_logged_models([experiment_id(workspace)], f"source_run_id = '{run_id}'"):
-        if model.status == LoggedModelStatus.PENDING:
-            mlflow.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
+    if not mlflow.search_model_versions(f"run_id = '{run_id}'"):
+        for model in mlflow.search_logged_models([experiment_id(workspace)], f"source_run_id = '{run_id}'"):
+            _discard(mlflow, model.model_id)
     mlflow.set_terminated(run_id, "KILLED")
+
+
+def _discard(mlflow: MlflowClient, model: str) -> None:
+    """Have a logged model's files deleted by the next `mlflow gc`."""
+    mlflow.finalize_logged_model(model, LoggedModelStatus.FAILED)
+    mlflow.delete_logged_model(model)
 
 
 def end_killed_below(workspace: Workspace, run_id: str) -> None:
@@ -140,8 +154,30 @@ def logged_steps(workspace: Workspace, run_id: str, metric: str) -> set[int]:
     return {point.step for point in client(workspace).get_metric_history(run_id, metric)}
 
 
-def end_run(workspace: Workspace, run_id: str, *, failed: bool = False) -> None:
-    client(workspace).set_terminated(run_id, "FAILED" if failed else "FINISHED")
+def end_run(workspace: Workspace, run_id: str, status: Status = "FINISHED") -> None:
+    """End a run, and the open runs below it."""
+    if status == "KILLED":
+        end_killed(workspace, run_id)
+    else:
+        end_killed_below(workspace, run_id)
+        client(workspace).set_terminated(run_id, status)
+
+
+def status_after(error: BaseException) -> Status:
+    """Return how a run ends that an error ended: as killed where somebody interrupted it, else as failed."""
+    return "KILLED" if interrupts(error) else "FAILED"
+
+
+@contextmanager
+def ended(workspace: Workspace, run_id: str) -> Iterator[str]:
+    """End an open run with the block, by what ends that."""
+    try:
+        yield run_id
+    except BaseException as error:
+        with suppress(MlflowException):  # MLflow may be what is away: the next attempt ends this one's run
+            end_run(workspace, run_id, status_after(error))
+        raise
+    end_run(workspace, run_id)
 
 
 def log(
@@ -201,7 +237,7 @@ def register_adapter(
     try:
         mlflow.log_model_artifacts(logged.model_id, str(directory))
     except BaseException:
-        mlflow.finalize_logged_model(logged.model_id, "FAILED")
+        _discard(mlflow, logged.model_id)
         raise
     mlflow.finalize_logged_model(logged.model_id, "READY")
     for name, value in metrics.items():
@@ -337,10 +373,10 @@ def _require(files: Path, version: ModelVersion) -> None:
 @contextmanager
 def fetched(workspace: Workspace, version: ModelVersion) -> Iterator[Path]:
     """The version's files fresh from the registry, gone at the end unless they were moved."""
-    beside = workspace.scratch / "registry" / version.name
-    beside.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=beside) as scratch:
-        yield Path(download_artifacts(artifact_uri=version.source, dst_path=scratch, tracking_uri=workspace.tracking))
+    with passing(workspace.scratch / "registry" / version.name, "fetching-") as scratch:
+        yield Path(
+            download_artifacts(artifact_uri=version.source, dst_path=str(scratch), tracking_uri=workspace.tracking)
+        )
 
 
 def log_json(workspace: Workspace, run_id: str, name: str, value: Any) -> None:

@@ -149,6 +149,8 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
             _number(figures["turns_per_second"], ".1f"),
         )
     console.print(decoder)
+    for line in _noticed(summary["decoder"]):
+        console.print(line)
     table = Table(
         *("variant", "+", "-", "D0", "match", "illegal", "success", "version", "seconds"),
         title="Turns learned from; exact match and illegal actions in validation; games won before and after",
@@ -168,6 +170,17 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     for name, reason in summary["failed"].items():
         console.print(f"[bold red]{name} failed:[/] {reason}", highlight=False)
+
+
+def _noticed(decoder: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What an operator should know of the round's texts; every decoder reads the same."""
+    figures = next(iter(decoder.values()), {})
+    said = {
+        "marked": "turns imitate a prompt (column `marked` of the feedback table), and nobody learns from them",
+        "cut": "turns are too long for the decoder, which read their beginning and end",
+        "unreadable": "turns have characters that the policies' vocabulary lacks",
+    }
+    return [f"{figures[name]:,} {text}" for name, text in said.items() if figures.get(name)]
 
 
 def _number(value: float | None, form: str) -> str:

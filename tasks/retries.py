@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from respect_core.memory import no_room_on_cpu
+from tasks.interruption import sleep
 
 if TYPE_CHECKING:  # workers ask `is_transient` too, and do without Prefect
     from prefect.client.schemas.objects import State, TaskRun
@@ -18,12 +19,22 @@ DELAYS: list[float] = [2, 8, 20, 40, 60]
 _LASTING = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, NotImplementedError)
 
 
-def if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Prefect's question after a failure: is it worth another try?"""
+def wait_if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Return whether a failed task is worth another try, once it is time for it.
+
+    The wait is here and not in Prefect, where nothing could end it before its time (see tasks.interruption).
+    """
+    from prefect import get_run_logger
+
     try:
         state.result()
-    except BaseException as error:
-        return is_transient(error)
+    except Exception as error:
+        if not is_transient(error):
+            return False
+        seconds = DELAYS[min(run.run_count, len(DELAYS)) - 1]
+        get_run_logger().warning("another try in %s seconds", seconds)
+        sleep(seconds)
+        return True
     return False
 
 
@@ -37,9 +48,8 @@ def is_transient(error: BaseException) -> bool:
 
 class _Retries(TypedDict):
     retries: int
-    retry_delay_seconds: list[float]
     retry_condition_fn: Callable[[Task[..., Any], TaskRun, State[Any]], bool]
 
 
-PATIENT: _Retries = {"retries": len(DELAYS), "retry_delay_seconds": DELAYS, "retry_condition_fn": if_transient}
+PATIENT: _Retries = {"retries": len(DELAYS), "retry_condition_fn": wait_if_transient}
 """Options of a task that outlasts a minute without store or MLflow."""

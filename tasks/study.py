@@ -129,10 +129,7 @@ def start_or_resume(workspace: Workspace, parameters: BaseModel, profile: Profil
 def stop(workspace: Workspace, started: Started, error: BaseException) -> None:
     """End the study's MLflow run until it is resumed: as failed, or as killed where somebody interrupted it."""
     with suppress(MlflowException):  # MLflow may be what is away
-        if isinstance(error, Exception):
-            registry.end_run(workspace, started.mlflow_run, failed=True)
-        else:
-            registry.end_killed(workspace, started.mlflow_run)
+        registry.end_run(workspace, started.mlflow_run, registry.status_after(error))
 
 
 def differences(one: Started, other: Started, ignoring: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:

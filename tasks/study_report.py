@@ -261,20 +261,16 @@ def _added(values: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
 def _log_curves(workspace: Workspace, study_run: str, finished: Sequence[StudyRound], measured: Cells) -> None:
     """A run per policy under the study's, with a point a round, so that MLflow's comparison draws the curves."""
     for policy, by_round in measured.items():
-        run_id = registry.child_run(workspace, study_run, policy)
-        known = registry.logged_steps(workspace, run_id, "success")
-        registry.log(
-            workspace,
-            run_id,
-            metrics=[
+        with registry.ended(workspace, registry.child_run(workspace, study_run, policy)) as run_id:
+            known = registry.logged_steps(workspace, run_id, "success")
+            metrics = [
                 (metric, estimate.value, number)
                 for number, cell in by_round.items()
                 if number not in known
                 for metric in ("success", "turns_per_game", "click_accuracy")
                 if (estimate := getattr(cell.figures, metric)) is not None
-            ],
-        )
-        registry.end_run(workspace, run_id)
+            ]
+            registry.log(workspace, run_id, metrics=metrics)
     known = registry.logged_steps(workspace, study_run, "decoder.binary.positive")
     points = [
         (f"decoder.{kind}.{name}", values[name], each.round)

@@ -136,8 +136,11 @@ def _tried(spec: TrainSpec, base: Base, examples: Sequence[Example]) -> dict[str
 def decode(spec: DecodeSpec) -> dict[str, Any]:
     """Decode the partitions that are not decoded yet; returns turns per second, without loading the model."""
     from respect_core import feedback, feedback_shards
+    from respect_core.local_models import load_tokenizer
+    from respect_core.utterances import Vocabulary
 
     store, decoder = spec.workspace.open(), feedback.FeedbackDecoder(feedback.named(spec.profile.feedback_decoder))
+    vocabulary = Vocabulary(load_tokenizer(spec.profile.base))
     total, chosen = feedback_shards.Decoded(), spec.chosen()
     for partition in spec.partitions:
         if spec.only is not None:
@@ -152,6 +155,7 @@ def decode(spec: DecodeSpec) -> dict[str, Any]:
                 spec.identity,
                 spec.turns_per_shard,
                 progress,
+                vocabulary=vocabulary,
                 chosen=chosen,
                 begin=partial(_about, spec),
             )

@@ -39,12 +39,14 @@ class Forked:
         stdin: int | None = None,
         stdout: int | None = None,
         text: bool = True,
+        process_group: int | None = None,
     ) -> None:
         given, self._input = _context.Pipe(duplex=False)
         output, printed = _context.Pipe(duplex=False)
         log = Connection(os.dup(stderr.fileno()), readable=False)
         self._process = _context.Process(
-            target=_run, args=(list(command[1:]), cwd or Path.cwd(), dict(env or os.environ), given, printed, log)
+            target=_run,
+            args=(list(command[1:]), cwd or Path.cwd(), dict(env or os.environ), process_group, given, printed, log),
         )
         self._process.start()
         for each in (given, printed, log):
@@ -75,7 +77,9 @@ popen = SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE)
 """What `tasks.process` may take for the module subprocess."""
 
 
-def _run(command: list[str], folder: Path, environment: dict[str, str], *ends: Connection) -> None:
+def _run(command: list[str], folder: Path, environment: dict[str, str], group: int | None, *ends: Connection) -> None:
+    if group is not None:
+        os.setpgid(0, group)
     os.chdir(folder)
     for number, end in enumerate(ends):
         os.dup2(end.fileno(), number)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import models
 import pytest
 import torch
 from samples import contents, game, with_images
@@ -18,6 +19,7 @@ from respect_core.interaction import LoggedTurn
 from respect_core.interaction_log import append_logs
 from respect_core.manifests import Partition
 from respect_core.store import MissingKeyError, Store, open_store
+from respect_core.utterances import Vocabulary
 
 HERE = Partition(5, "b-fft")
 IDENTITY = {"decoder_model": "test"}
@@ -170,6 +172,18 @@ def test_a_shard_that_somebody_else_finished_is_taken_over(
     _decode(store, slower)
     assert len(slower.calls) <= 3  # its first, and those that the other had not done
     assert contents(store, "feedback/") == expected
+
+
+def test_turns_beyond_the_policies_vocabulary_are_counted(decoder: FeedbackDecoder, tmp_path: Any) -> None:
+    store = open_store(tmp_path)
+    said = ["the boat", "no, the \u9ce5", "\U0001f44d \U0001f44d", "caf\u00e9", "a\u200bcup"]
+    turns = [LoggedTurn(utterance=text, action=f"select {letter}") for text, letter in zip(said, "ABCDE", strict=True)]
+    append_logs(with_images(store), [game("g1", turns=turns)])
+    export(store, 5)
+    assert feedback_shards.count_unreadable(store, 5) is None
+    _decode(store, decoder, vocabulary=Vocabulary(models.base().processor.tokenizer))
+    assert feedback_shards.count_unreadable(store, 5) == 2
+    assert feedback_shards.count_unreadable(store, 4) is None
 
 
 def test_turns_that_were_never_exported(decoder: FeedbackDecoder, store: Store) -> None:

@@ -34,7 +34,7 @@ TERNARY = """\
 Please carefully read the following conversation and answer: Is the very last utterance from the speaker positive, \
 neutral, or negative feedback? Often negative feedback include corrections and keywords like no, not, undo, don't, \
 with generally negative sentiment, while positive feedback often includes good, yes, correct, okay, or simply move on \
-to the next stage. Lean towards negative if it sounds neutral.
+to the next stage.
 (start of the conversation)
 Listener: Deselect F select G
 Speaker: yes, pick the thin person with a triangle head
@@ -84,6 +84,24 @@ def test_few_shot_blocks() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("reply", "opening"),
+    [
+        ("no, the other one", "no"),
+        ("yes", "yes"),
+        ("not that - the tall one", "not that"),
+        ("it's a left-facing bird", "it's a left-facing bird"),
+        ("... wrong. great!", "... wrong"),
+        ("undo\nyes", "undo"),
+        ("\u9055\u3046\u3002\u306f\u3044", "\u9055\u3046"),
+        ("!?", "!?"),
+        ("", ""),
+    ],
+)
+def test_the_opening_of_a_reply(reply: str, opening: str) -> None:
+    assert prompts.opening(reply) == opening
+
+
 def test_examples_are_balanced() -> None:
     labels = [example.label for example in prompts.few_shot("binary").examples]
     assert labels.count(1) == labels.count(-1) == len(labels) / 2
@@ -97,6 +115,7 @@ def test_hash_covers_what_shapes_the_text(kind: prompts.Kind) -> None:
         replace(prompt, cue="Feedback:"),
         replace(prompt, examples=prompt.examples[:-1]),
         replace(prompt, context=True),
+        replace(prompt, openings=False),
         replace(prompt, words={1: ("good",), -1: ("bad",)}),
     ]
     hashes = {each.hash() for each in [prompt, *changed]}

@@ -17,6 +17,7 @@ from respect_core import manifests, tables
 from respect_core.interaction import FEEDBACK_SCHEMA
 from respect_core.store import Store, StoreError, open_store
 from respect_core.tables import (
+    SCHEMAS,
     Input,
     Partition,
     TableError,
@@ -156,6 +157,19 @@ def test_damage_is_named(store: Store) -> None:
     store.put(folder + manifests.MANIFEST, json.dumps(fields).encode())
     with pytest.raises(TableError, match=r"_manifest.json: field parts: .*make it again"):
         read_table(store, "feedback")
+
+
+def test_what_an_earlier_release_wrote_is_read_with_the_later_columns_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, table = open_store(tmp_path), feedback()
+    later = {"marked", "cut"}
+    earlier = pa.schema([each for each in FEEDBACK_SCHEMA if each.name not in later], FEEDBACK_SCHEMA.metadata)
+    with monkeypatch.context() as patch:
+        patch.setitem(SCHEMAS, "feedback", earlier)
+        write_partition(store, "feedback", 5, "b-fft", table.drop_columns(sorted(later)))
+    assert read_table(store, "feedback").equals(table)
+    assert read_table(store, "feedback", columns=["cut"])["cut"].null_count == table.num_rows
 
 
 def test_other_readers(tmp_path: Path) -> None:

@@ -63,6 +63,16 @@ def test_eligible_turns(variant: Variant, expected: dict[tuple[str, int], int]) 
     assert _labels(_turns(GAME), _feedback(LABELS), variant) == expected
 
 
+def test_marked_turns_teach_nobody() -> None:
+    """Whatever they were decoded as. That one was cut does not keep it out."""
+    table = _feedback(LABELS)
+    marked = ["role, special token" if turn == 1 else None for turn in table["turn"].to_pylist()]
+    for name, values in (("marked", marked), ("cut", [True] * len(table))):
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    assert _labels(_turns(GAME), table, Variant.B_RL) == {("g1", 0): 1}
+
+
 def test_each_variant_reads_its_own_decoder() -> None:
     feedback = pa.concat_tables([_feedback({("g1", 0): -1}), _feedback({("g1", 0): 1}, "ternary")])
     assert _labels(_turns(GAME), feedback, Variant.T_FFT) == {("g1", 0): 1}

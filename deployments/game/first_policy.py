@@ -50,8 +50,8 @@ def register_base(workspace: Workspace) -> None:
     (files / "profile.json").write_bytes(TypeAdapter(Profile).dump_json(profile))
     tags = {"round": 0, "adapter_hash": adapter_hash(files), "profile": profile.name, "untrained": True}
     run_id = registry.start_run(workspace, "base model, untrained")
-    registry.register_adapter(workspace, run_id, SEED, files, tags=tags, metrics={}, step=0)
-    registry.end_run(workspace, run_id)
+    with registry.ended(workspace, run_id):
+        registry.register_adapter(workspace, run_id, SEED, files, tags=tags, metrics={}, step=0)
 
 
 def train(run: str) -> None:

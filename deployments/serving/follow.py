@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from mlflow.entities.model_registry import ModelVersion
 
-from deployments.serving.versions import Refused, Served
+from deployments.serving.versions import LastGood, Refused, Served
 from respect_core import ledger
 from respect_core.serving import Roster
 from tasks import deployed as deployment
@@ -33,7 +33,8 @@ def quick_registry() -> None:
 class Follower:
     """Asks ledger and registry every few seconds, in a thread of its own.
 
-    A version that is refused, and a registry or store that is away, leave in place what acts.
+    A version that is refused, and a registry or store that is away, leave in place what acts; after a restart, what
+    acted before it.
 
     Args:
         load: makes a version ready to act; raises Refused.
@@ -53,6 +54,7 @@ class Follower:
         self.refused: dict[str, str] = {}  # by variant
         self.looked = threading.Event()  # at every variant, with whatever answer
         self._refused_versions: dict[tuple[str, str], tuple[float, str]] = {}
+        self._last_good = LastGood(workspace)
         self._entries: dict[str, int] = {}  # of the ledger, by variant
         self._contact: float | None = None
         self._away: set[str] = set()  # variants whose last look was not answered
@@ -83,7 +85,9 @@ class Follower:
     def look(self) -> None:
         """One look at every variant."""
         for variant in self.variants:
-            if self._follow(variant):
+            answered = self._follow(variant)
+            self._fall_back(variant)
+            if answered:
                 self._contact = time.monotonic()
                 self._away.discard(variant)
             else:
@@ -115,8 +119,22 @@ class Follower:
             self.refused.pop(variant, None)
             if self._roster.deployed().get(variant) is not served:
                 self._roster.deploy(variant, served)
+                self._last_good.keep(variant, served)
                 log.info("%s: new games get %s, adapter %s", variant, served.name, served.adapter_hash)
         return True
+
+    def _fall_back(self, variant: str) -> None:
+        """Where nothing acts yet, let act what did before a restart, if its files are still on this machine."""
+        version = None if variant in self._roster.deployed() else self._last_good.version(variant)
+        if version is None:
+            return
+        try:
+            served = self._loaded(version)
+        except Exception as error:  # there are no files, and the registry that has them is away or has none
+            log.warning("%s: what acted last cannot act again (%s)", variant, type(error).__name__)
+        else:
+            self._roster.deploy(variant, served)
+            log.warning("%s: new games get what acted last: %s, adapter %s", variant, served.name, served.adapter_hash)
 
     def _look_at_ledger(self, variant: str) -> None:
         """Entries only become more. Fewer are no rollback, but a store that is away or another one."""

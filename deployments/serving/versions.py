@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from weakref import WeakValueDictionary
 
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 from PIL import Image
 from pydantic import TypeAdapter
 
@@ -19,6 +22,7 @@ from respect_core.policy import Policy
 from respect_core.store import Store
 from respect_core.variants import Profile
 from tasks import registry
+from tasks.files import write_whole
 from tasks.workspace import Workspace
 
 
@@ -33,6 +37,31 @@ class Served:
     name: str  # 'respect.b-fft/3'
     adapter_hash: str
     policy: Policy
+
+
+class LastGood:
+    """What acted last for each variant, remembered on this machine over restarts. Its files are the registry's copy."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._folder = workspace.scratch / "serving"
+
+    def keep(self, variant: str, served: Served) -> None:
+        """Remember it; a disk that is full is no reason to stop."""
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self._file(variant), json.dumps({"version": served.name, "adapter_hash": served.adapter_hash}))
+
+    def version(self, variant: str) -> ModelVersion | None:
+        """Return it as the registry knew it, as far as loading it needs; None where nothing is known to have acted."""
+        try:
+            known = json.loads(self._file(variant).read_bytes())
+            name, _, number = known["version"].rpartition("/")
+            return ModelVersion(name, number, 0, tags=[ModelVersionTag("adapter_hash", known["adapter_hash"])])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def _file(self, variant: str) -> Path:
+        return self._folder / f"{variant}.json"
 
 
 class StoredImages(Mapping[str, Image.Image]):

@@ -278,6 +278,8 @@ def _feedback(decoder: str, row: Mapping[str, Any], log: InteractionLog, number:
         "label": label,
         "score": math.nan,
         "low_margin": False,
+        "marked": None,
+        "cut": None,
         "decoder_model": RELEASED,
         "decoder_revision": "released",
         "prompt_hash": "released",

@@ -194,3 +194,17 @@ def test_a_game_that_began_at_another_server_goes_on_with_its_version(place: Wor
         assert answer.status_code == 503 and "began with" in answer.json()["reason"]
     ((first, second),) = by_hand(place, ONE, [old])
     assert [first[0], second[0]] == [reply["action"] for reply in old.replies]
+
+
+def test_a_restarted_server_has_what_acted_last_where_the_registry_has_it_no_more(place: Workspace) -> None:
+    promote(place, 3)
+    with serving(place) as running:
+        before = PlayedGame("before").play(running)
+    registry.client(place).delete_model_version(MODEL, "3")
+    with serving(place) as running:
+        assert running.serves(THREE) and "not a registered version" in running.ready()["variants"]["b-fft"]["refused"]
+        assert PlayedGame("after").play(running).versions == before.versions
+    with closing(sqlite3.connect(place.root / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with serving(place) as running:
+            assert running.serves(THREE) and not running.ready()["following"]

@@ -37,7 +37,7 @@ class _WorkerHere:
     """A worker in this process, which has torch at hand already (test_round.py has them in their own)."""
 
     lock = Lock()  # loading a model is not for several threads
-    stdout: tuple[str, ...] = ()
+    stdin, stdout = None, ()
 
     def __init__(self, spec_file: Path, log: Any) -> None:
         with self.lock, redirect_stderr(log):
@@ -45,6 +45,9 @@ class _WorkerHere:
 
     def wait(self) -> int:
         return self.code
+
+    def kill(self) -> None:
+        pass
 
 
 def record_workers(patch: pytest.MonkeyPatch) -> list[str]:

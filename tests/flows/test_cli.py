@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from deployments.game import __main__ as game
 from deployments.serving import __main__ as serving
 from flows import cli
-from flows.round import VariantsFailed
+from flows.round import VariantsFailedError
 from flows.terminal import clear_errors
 from respect_core.store import StoreError
 from respect_core.variants import Variant
@@ -130,7 +130,11 @@ def test_variants_may_be_given_in_one_option_or_several() -> None:
 
 
 def test_a_failure_that_explains_itself_has_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
-    for failure in (VariantsFailed("b-kto failed"), WorkerFailed("the worker ended"), StoreError("no such bucket")):
+    for failure in (
+        VariantsFailedError("b-kto failed"),
+        WorkerFailed("the worker ended"),
+        StoreError("no such bucket"),
+    ):
         with pytest.raises(typer.Exit), clear_errors():
             raise failure
         assert capfd.readouterr() == ("", f"error: {failure}\n")

@@ -18,16 +18,14 @@ from samples import game, with_images
 
 from respect_core.base import adapter_hash
 from respect_core.variants import SEED, tiny
-from tasks import game_sets, registry
+from tasks import game_sets, registry, retries
 from tasks.references import ExportedRef, RegisteredRef, SelectedRef, TrainedRef
 from tasks.register import close_round, open_round, register_variant
-from tasks.retries import DELAYS
 from tasks.subsample import seed_training_set
 from tasks.workspace import Workspace, workspace
 
 SECONDS = 2.0  # that MLflow is away but in the slow test; it takes as long again and more to start
-EAGER: dict[str, Any] = {"retries": 150, "retry_delay_seconds": 1}
-HASTY: dict[str, Any] = {"retries": len(DELAYS), "retry_delay_seconds": 0}
+EAGER: dict[str, Any] = {"retries": 150}
 
 
 @pytest.fixture
@@ -89,7 +87,7 @@ def learning(
         register = register_variant.with_options(**patience)
         registered = register(place, run_id, profile, training_set, trained, "validation")
     except BaseException as error:
-        close_round.with_options(**patience)(place, run_id, {SEED: str(error)})
+        close_round.with_options(**patience)(place, run_id, {SEED: str(error)}, "FAILED")
         raise
     close_round(place, run_id, {})
     return registered
@@ -113,7 +111,8 @@ def _require_whole(place: Workspace, runs: dict[str, int]) -> None:
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("away", "patience"), [(SECONDS, EAGER), pytest.param(60, {}, marks=pytest.mark.slow, id="a minute")]
+    ("away", "patience", "delays"),
+    [(SECONDS, EAGER, [1.0]), pytest.param(60, {}, retries.DELAYS, marks=pytest.mark.slow, id="a minute")],
 )
 def test_registration_outlasts_an_mlflow_that_is_killed_before_it(
     prefect_server: None,
@@ -122,7 +121,10 @@ def test_registration_outlasts_an_mlflow_that_is_killed_before_it(
     trained: SelectedRef,
     away: float,
     patience: dict[str, Any],
+    delays: list[float],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(retries, "DELAYS", delays)
     back = threading.Timer(away, server.start)
 
     def interrupt() -> None:
@@ -138,6 +140,7 @@ def test_registration_outlasts_an_mlflow_that_is_killed_before_it(
 def test_what_an_attempt_left_in_its_middle_is_ended_by_the_next(
     prefect_server: None, server: MlflowServer, place: Workspace, trained: SelectedRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retries, "DELAYS", [1.0])
     whole, interrupted = MlflowClient.log_model_artifacts, []
 
     def log_model_artifacts(client: MlflowClient, *arguments: Any) -> Any:
@@ -156,11 +159,12 @@ def test_what_an_attempt_left_in_its_middle_is_ended_by_the_next(
 
 @pytest.mark.timeout(1800)
 def test_an_mlflow_that_stays_away_fails_in_the_end_and_the_next_round_puts_it_right(
-    prefect_server: None, server: MlflowServer, place: Workspace, trained: SelectedRef
+    prefect_server: None, server: MlflowServer, place: Workspace, trained: SelectedRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retries, "DELAYS", [0.0])
     with pytest.raises(MlflowException, match=server.uri):
-        learning(place, trained, HASTY, server.kill)
+        learning(place, trained, {}, server.kill)
     server.start()
     assert not registry.versions(place, SEED)
-    learning(place, trained, HASTY, lambda: None)
+    learning(place, trained, {}, lambda: None)
     _require_whole(place, {"FINISHED": 3})  # the round that could not be closed was gone on with

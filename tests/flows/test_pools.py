@@ -198,3 +198,25 @@ def test_two_that_ask_for_one_key_hear_both_that_it_failed(pool: Pool, both: lis
             with pytest.raises(PoolRunFailed, match="no such game set"):
                 each.result()
     assert len(pool.runs()) == 1
+
+
+@flow
+def asking(place: Workspace, key: str) -> None:
+    on_pool(place, "work/work", key, PropensityRef, {}, name="work on a")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+def test_who_is_interrupted_cancels_what_nobody_else_asked_for(
+    pool: Pool, place: Workspace, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    if not first:
+        pool.client.create_flow_run_from_deployment(pool.deployment, idempotency_key=f"{pool.key}#1")
+    monkeypatch.setattr(pools, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        asking(place, pool.key)
+    (run,) = pool.runs()
+    assert run.state is not None
+    assert (run.state.is_cancelled() or run.state.is_cancelling()) is first, run.state

@@ -49,7 +49,7 @@ from respect_core.ledger import LedgerError
 from respect_core.store import StoreError
 from respect_core.variants import Objective, Profile, Variant
 from tasks import deployed as deployment
-from tasks import game_sets, registry
+from tasks import game_sets, registry, retries
 from tasks.process import WorkerCutOff
 from tasks.promote import PromotionRef
 from tasks.references import RegisteredRef, TrainingSetRef
@@ -272,9 +272,8 @@ def _flipped(place: Workspace, data: TrainingSetRef) -> TrainingSetRef:
 def test_a_store_that_is_away_is_no_verdict(fresh: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the candidate acts, its worker loses the store: in both tries of the first promotion, not afterwards."""
     shutil.rmtree(fresh.scratch / "evaluate" / "validation" / "respect.b-fft" / "2", ignore_errors=True)
-    monkeypatch.setattr(
-        promote_module, "examine", promote_module.examine.with_options(retries=1, retry_delay_seconds=0)
-    )
+    monkeypatch.setattr(retries, "DELAYS", [0.0])
+    monkeypatch.setattr(promote_module, "examine", promote_module.examine.with_options(retries=1))
     _promote(fresh, version=1)  # what is deployed acts before the store goes
     registry.client(fresh).delete_model_version_tag("respect.b-fft", "2", "gate")
     curated, away = game_sets.curated, [2]

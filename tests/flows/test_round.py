@@ -18,7 +18,7 @@ from small import small
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from flows.demo import demo
-from flows.round import RoundParameters, VariantsFailed
+from flows.round import RoundParameters, VariantsFailedError
 from flows.round import round as round_flow
 from respect_core import tiny
 from respect_core.evidence import gather
@@ -155,7 +155,7 @@ def test_a_variant_that_fails_leaves_the_others_standing(
     parameters = RoundParameters(round=0, variants=VARIANTS)
     monkeypatch.setattr("tasks.process.subprocess", SimpleNamespace(Popen=counted, PIPE=subprocess.PIPE))
     monkeypatch.setattr(train_module, "settings", broken)
-    with pytest.raises(VariantsFailed, match="t-rl") as failed:
+    with pytest.raises(VariantsFailedError, match="t-rl") as failed:
         round_flow(place, parameters)
     assert "b-fft" not in str(failed.value)
     written = json.loads((place.root / "summary.json").read_text())

@@ -26,14 +26,14 @@ from respect_core.interaction_log import append_logs
 from respect_core.store import StoreError
 from respect_core.tables import read_table
 from respect_core.variants import tiny
+from tasks import retries
 from tasks.decode import decode_feedback
 from tasks.export import export_interactions
 from tasks.references import PropensityRef
-from tasks.retries import DELAYS
 from tasks.workspace import Workspace, workspace
 
 GAMES = 200
-EAGER: dict[str, Any] = {"retries": 100, "retry_delay_seconds": 0.5}
+EAGER: dict[str, Any] = {"retries": 100}
 
 
 @pytest.fixture
@@ -85,7 +85,10 @@ def decoding(place: Workspace) -> Any:
 
 
 @pytest.mark.timeout(600)
-def test_export_waits_for_a_store_that_is_away(prefect_server: None, server: S3Server, place: Workspace) -> None:
+def test_export_waits_for_a_store_that_is_away(
+    prefect_server: None, server: S3Server, place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "DELAYS", [0.5])
     with _back_soon(server):
         with pytest.raises(StoreError, match="cannot be reached"):
             place.open().keys()
@@ -103,6 +106,7 @@ def test_a_result_is_left_and_found_over_a_store_that_is_away(
     prefect_server: None, server: S3Server, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pools, "_POLL_SECONDS", 0.2)
+    monkeypatch.setattr(retries, "DELAYS", [0.5])
     result = PropensityRef(round=0, variant="seed", source="surrogate", key="propensities/a.json")
     with _back_soon(server):
         leaving(place, "results/decode/a.json", result)
@@ -111,13 +115,14 @@ def test_a_result_is_left_and_found_over_a_store_that_is_away(
 
 
 @flow
-def impatient(place: Workspace) -> Any:
-    return export_interactions.with_options(retry_delay_seconds=0)(place, 5)
+def patient(place: Workspace) -> Any:
+    return export_interactions(place, 5)
 
 
 @pytest.fixture
 def tries(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with every attempt at an export."""
+    """Grows with every attempt at an export, which follow each other at once."""
+    monkeypatch.setattr(retries, "DELAYS", [0.0])
     made: list[int] = []
     whole = export_module.export
 
@@ -136,11 +141,11 @@ def test_a_store_that_stays_away_fails_in_the_end_and_says_so(
     before = contents(place.open())
     server.kill()
     with pytest.raises(StoreError, match="cannot be reached"):
-        impatient(place)
-    assert len(tries) == 1 + len(DELAYS)
+        patient(place)
+    assert len(tries) == 1 + retries.PATIENT["retries"]
     server.start()
     assert contents(place.open()) == before
-    assert impatient(place).games == GAMES  # as if nothing had happened
+    assert patient(place).games == GAMES  # as if nothing had happened
 
 
 @pytest.mark.slow
@@ -196,8 +201,8 @@ def test_a_full_disk_fails_in_the_end_and_says_so(
         _no_file_larger_than(2_000),
         pytest.raises(StoreError, match=r"no room to write.*free space.*nothing stored earlier was touched"),
     ):
-        impatient(place)
-    assert len(tries) == 1 + len(DELAYS)
+        patient(place)
+    assert len(tries) == 1 + retries.PATIENT["retries"]
     assert contents(place.open()) == before and not list(place.open().scratch.iterdir())
-    assert impatient(place).games == GAMES
+    assert patient(place).games == GAMES
     assert read_table(place.open(), "turns").num_rows == 3 * GAMES

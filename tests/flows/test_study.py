@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from here import ByWord, record_workers
+from prefect.exceptions import CancelledRun
 from small import smallest
 
 from flows import round as round_module
@@ -251,7 +252,10 @@ def test_games_of_something_else_are_not_learned_from(played: Played, tmp_path: 
         study(place, PARAMETERS)
 
 
-@pytest.mark.parametrize(("error", "status"), [(ValueError("no set"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("no set"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (CancelledRun(), "KILLED")],
+)
 def test_an_interrupted_study_is_open_in_mlflow_only_while_it_goes_on(
     prefect_server: None,
     smallest_study: None,

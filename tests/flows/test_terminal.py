@@ -2,65 +2,71 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 import strangers
+from commands import command, flow_runs
 
-# A command of `respect` in the middle of a flow, with the Prefect server that it started.
-_COMMAND = """
-import time
+# A command of `respect` in the middle of a flow, with the Prefect server that it started: one task waits for a worker
+# that does nothing, and one for its next try.
+_BUSY = """
+import sys
+from contextlib import nullcontext
 from flows import cli
-from flows.terminal import run_workspace
+from flows.terminal import run_workspace, running
 
 @cli.app.command()
 def busy():
-    run_workspace("main", new=True)
-    from prefect import flow
+    place = run_workspace("main", new=True)
+    from prefect import flow, task
     from prefect.context import get_run_context
+    from pydantic import BaseModel
+    from flows.threads import threads
+    from tasks import process, retries
 
-    @flow
+    process._command = lambda processes: [sys.executable, "-c", "import time; time.sleep(600)"]
+    process._share = lambda *_: nullcontext({})
+    retries.DELAYS[:] = [600]
+
+    @task(**retries.PATIENT)
+    def work():
+        process.run(BaseModel(), place.root, lambda *_: None)
+
+    @task(**retries.PATIENT)
+    def fail():
+        raise OSError("the store is away")
+
+    @flow(task_runner=threads())
     def wait():
-        print(str(get_run_context().client.api_url).rstrip("/"), flush=True)
-        time.sleep(600)
+        print("server", str(get_run_context().client.api_url).rstrip("/"), flush=True)
+        futures = [work.submit(), fail.submit()]
+        futures[0].result()
 
-    wait()
+    with running():
+        wait()
 
 cli.app(["busy"])
 """
 
 
 @pytest.mark.timeout(300)
-def test_the_server_of_a_command_knows_no_strangers_and_ends_with_it_on_sigterm(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
-    with (tmp_path / "log").open("w") as log:
-        command = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND],
-            cwd=tmp_path,
-            env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-        )
-    assert command.stdout is not None
-    try:
-        server = command.stdout.readline().strip()
-        assert server, (tmp_path / "log").read_text()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_ends_at_once_with_its_workers_its_server_and_its_runs(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with command(tmp_path, _BUSY) as started:
+        started.wait_until(lambda: "another try in 600 seconds" in started.told)
+        started.wait_until(lambda: any("time.sleep" in line[-1] for line in started.processes().values()))
+        server = next(line.split()[1] for line in started.told.splitlines() if line.startswith("server "))
         assert httpx.get(f"{server}/health").json() is True
-        ports = strangers.listening(psutil.Process(command.pid))
+        ports = strangers.listening(psutil.Process(started.pid))
         assert httpx.URL(server).port in ports
         assert not [found for port in ports for found in strangers.let_in(port, tmp_path / "theirs")]
-        command.send_signal(signal.SIGTERM)
-        assert command.wait(timeout=60) == 128 + signal.SIGTERM
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{server}/health")
-    finally:
-        if command.poll() is None:
-            os.killpg(command.pid, signal.SIGKILL)
+        started.interrupt(number)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{server}/health")
+    assert flow_runs(tmp_path / "runs" / "main") == {"wait": ["CRASHED"]}

@@ -1,16 +1,24 @@
-"""Rounds of one run, one after the other."""
+"""Demos, rounds and studies of one run, one after the other."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from flows import demo as demo_module
 from flows import round as round_module
-from tasks.workspace import workspace
+from flows import study as study_module
+from flows.round import RoundParameters
+from flows.study import StudyParameters
+from flows.turns import in_turn
+from tasks.workspace import Workspace, workspace
 
 _HOLDS = """
 import sys, time
@@ -23,26 +31,68 @@ with alone(Path(sys.argv[1])):
 """
 
 
-def test_a_round_waits_for_another_of_its_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    place, begun = workspace(tmp_path), threading.Event()
-    monkeypatch.setattr(round_module, "_round", lambda *_: begun.set())
-    holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLDS, str(place.scratch / "round.lock")], stdout=subprocess.PIPE, text=True
-    )
-    round = round_module.round.fn
-    second = threading.Thread(target=round, args=(place, round_module.RoundParameters(round=1)))
-    try:
-        assert holder.stdout is not None and holder.stdout.readline() == "inside\n"
-        round(workspace(tmp_path / "other"), round_module.RoundParameters(round=1))
-        assert begun.is_set()  # another run's does not wait
-        begun.clear()
-        second.start()
-        assert not begun.wait(0.5)
-    finally:
-        holder.kill()
-    assert begun.wait(30)
-    second.join()
+class _Begun(Exception):
+    pass
+
+
+def _begin(*_: object) -> None:
+    raise _Begun
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that is at a demo, round or study of the run in `tmp_path`."""
+    lock = workspace(tmp_path).scratch / "run.lock"
+    holder = subprocess.Popen([sys.executable, "-c", _HOLDS, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "inside\n"
+    yield holder
+    holder.kill()
     holder.wait()
-    assert f"another round of {place.root} is under way" in caplog.text
+
+
+FLOWS: dict[str, Callable[[Workspace], object]] = {
+    "demo": lambda place: demo_module.demo.fn(place, "tiny", 10, 0, []),
+    "round": lambda place: round_module.round.fn(place, RoundParameters(round=1)),
+    "study": lambda place: study_module.study.fn(place, StudyParameters()),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_each_waits_for_whatever_learns_in_its_run(
+    name: str,
+    held: subprocess.Popen[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(demo_module, "seed_policy", _begin)
+    monkeypatch.setattr(round_module, "seed_policy", _begin)
+    monkeypatch.setattr(study_module.record, "start_or_resume", _begin)
+    begin = FLOWS[name]
+    with pytest.raises(_Begun):
+        begin(workspace(tmp_path / "other"))  # another run's does not wait
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(begin, workspace(tmp_path))
+        time.sleep(0.5)
+        assert not waiting.done()
+        held.kill()
+        with pytest.raises(_Begun):
+            waiting.result(timeout=30)
+    assert f"another demo, round or study of {tmp_path} is under way" in caplog.text
+
+
+def test_a_flow_inside_has_the_turn_of_the_one_around_it_and_no_other_thread(tmp_path: Path) -> None:
+    place, inside = workspace(tmp_path), threading.Event()
+
+    def enter() -> None:
+        with in_turn(place):
+            inside.set()
+
+    other = threading.Thread(target=enter)
+    with in_turn(place):
+        with in_turn(place):
+            pass
+        other.start()
+        assert not inside.wait(0.5)
+    assert inside.wait(30)
+    other.join()

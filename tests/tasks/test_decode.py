@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from respect_core import utterances
 from respect_core.variants import PROFILES
-from tasks.decode import audit, decoder_config
+from tasks.decode import audit, decoder_config, decoder_identity
 
 
 def _row(game: str, turn: int, label: int, score: float) -> dict[str, object]:
@@ -16,6 +19,8 @@ def _row(game: str, turn: int, label: int, score: float) -> dict[str, object]:
         "label": label,
         "score": score,
         "low_margin": abs(score) < 0.25,
+        "marked": None,
+        "cut": False,
         "thresholds": json.dumps({"positive": 0.0}),
     }
 
@@ -39,6 +44,13 @@ def test_precision_and_recall_of_positives_count_a_partly_right_turn_as_wrong() 
     assert figures.turns_per_second == 7.0
 
 
+def test_what_was_marked_and_cut_is_counted() -> None:
+    rows = [{**row, "marked": "role" if row["turn"] else None, "cut": row["interaction_id"] == "a"} for row in ROWS]
+    figures = audit([*rows, {**rows[1], "decoder": "ternary", "cut": None}], {}, speed=None, unreadable=4)
+    assert [(each.marked, each.cut, each.unreadable) for each in figures.values()] == [(2, 2, 4), (1, 0, 4)]
+    assert audit(ROWS, {}, speed=None)["binary"].unreadable is None
+
+
 def test_without_targets_there_are_counts_alone() -> None:
     figures = audit(ROWS, {}, speed=None)["binary"]
     assert figures.positive == 3
@@ -49,6 +61,13 @@ def test_the_decoders_are_told_apart() -> None:
     figures = audit([*ROWS, {**ROWS[0], "decoder": "ternary", "label": 0}], {}, speed=None)
     assert (figures["ternary"].positive, figures["ternary"].neutral) == (0, 1)
     assert (figures["binary"].positive, figures["binary"].neutral) == (3, 0)
+
+
+def test_other_rules_for_text_decode_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = decoder_config(PROFILES["tiny"]())
+    before = decoder_identity(config)
+    monkeypatch.setattr(utterances, "RULES", "another")
+    assert decoder_identity(config) != before
 
 
 def test_a_profile_names_its_decoder() -> None:

@@ -1,7 +1,8 @@
-"""One process at a time."""
+"""One process at a time, and folders that do not stay."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.files import alone
+from tasks.files import alone, passing
 
 _HOLDS = """
 import sys, time
@@ -46,7 +47,7 @@ def test_who_is_killed_inside_lets_the_next_in(tmp_path: Path) -> None:
 _WAITS = """
 import signal, sys
 from pathlib import Path
-from tasks.files import alone
+from tasks.files import alone, passing
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a script starts in its background
 with alone(Path(sys.argv[1]), lambda: print("waits", flush=True)):
@@ -65,3 +66,16 @@ def test_who_waits_can_be_cancelled(tmp_path: Path, sent: signal.Signals) -> Non
         waiting.send_signal(sent)
         assert waiting.communicate(timeout=60)[0] == ""
     assert waiting.returncode != 0
+
+
+def test_what_killed_processes_left_goes_after_a_day(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in ("registering-1", "registering-2", "round=0"))
+    for folder in (old, new, other):
+        folder.mkdir()
+        (folder / "file").touch()
+    for folder in (old, other):
+        os.utime(folder, (0, 0))
+    with passing(tmp_path, "registering-") as made:
+        assert made.parent == tmp_path and made.is_dir()
+        assert not old.exists() and new.exists() and other.exists()
+    assert not made.exists()

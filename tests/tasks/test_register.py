@@ -112,11 +112,23 @@ def test_a_round_of_other_settings_does_not_go_on_with_a_killed_ones_run(place: 
     assert open_round.fn(place, 5, tiny(), EXPORTED) == run_id
 
 
+def test_an_interrupted_rounds_run_is_continued_and_one_that_ended_is_not(place: Workspace) -> None:
+    run_id = open_round.fn(place, 5, tiny(), EXPORTED)
+    close_round.fn(place, run_id, {}, "KILLED")
+    assert _runs(place) == [("round 5", "KILLED")]
+    assert open_round.fn(place, 5, tiny(), EXPORTED) == run_id
+    assert _runs(place) == [("round 5", "RUNNING")]
+    for status in ("FINISHED", "FAILED"):
+        close_round.fn(place, run_id, {}, status)
+        run_id, before = open_round.fn(place, 5, tiny(), EXPORTED), run_id
+        assert run_id != before
+
+
 def test_what_is_open_below_a_round_ends_with_it(place: Workspace) -> None:
     """MLflow was away when a variant wanted to say that it had failed."""
     run_id = open_round.fn(place, 5, tiny(), EXPORTED)
     registry.start_run(place, "b-fft round 5", run_id)
-    close_round.fn(place, run_id, {"b-fft": "MLflow was away"})
+    close_round.fn(place, run_id, {"b-fft": "MLflow was away"}, "FAILED")
     assert _runs(place) == [("round 5", "FAILED"), ("b-fft round 5", "KILLED")]
 
 

@@ -41,7 +41,7 @@ def test_a_round_is_a_tree_of_runs(place: Workspace) -> None:
     child = registry.start_run(place, "b-fft round 3", parent)
     registry.log(place, child, params={"rate": 1e-4}, metrics=[("loss", 2.0, 1), ("loss", 1.0, 2)], tags={"a": 1})
     registry.end_run(place, child)
-    registry.end_run(place, parent, failed=True)
+    registry.end_run(place, parent, "FAILED")
 
     mlflow = registry.client(place)
     run = mlflow.get_run(child)
@@ -143,6 +143,22 @@ def test_files_that_cannot_be_stored_leave_no_version(place: Workspace, tmp_path
     with pytest.raises(FileNotFoundError, match=r"adapter_config\.json is missing"):
         registry.register_adapter(place, run_id, "b-rl", tmp_path / "absent", tags={"round": 0}, metrics={}, step=0)
     assert registry.latest(place, "b-rl") is None
+
+
+def test_what_was_logged_of_a_model_that_became_no_version_is_left_to_the_collector(
+    place: Workspace, adapter: Path
+) -> None:
+    mlflow = registry.client(place)
+    kept = registry.named(place, f"respect.b-kto/{_register(place, 'b-kto', 0, adapter, 'a' * 64)}")
+    killed = registry.start_run(place, "b-kto round 1")
+    experiment = registry.experiment_id(place)
+    left = [mlflow.create_logged_model(experiment, name="b-kto", source_run_id=killed) for _ in range(2)]
+    mlflow.finalize_logged_model(left[1].model_id, "READY")  # killed between the files and the version
+    for run in (killed, kept.run_id):
+        registry.end_killed(place, str(run))
+    found = {model.model_id for model in mlflow.search_logged_models([experiment])}
+    assert str(kept.source).split("/")[-2] in found and not found & {model.model_id for model in left}
+    assert registry.download(place, kept).is_dir()
 
 
 def test_the_data_of_a_run_is_named_by_our_digest(place: Workspace) -> None:

@@ -1,0 +1,64 @@
+"""Ends runs whose process is gone, so that their slots are free and whoever waits for them asks again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Cancelled, Completed, Crashed
+
+HEARTBEAT = "prefect.flow-run.heartbeat"
+SILENCE = timedelta(seconds=240)
+"""Runs send a heartbeat every 30 seconds; a machine that is very busy misses some."""
+LOST = "No heartbeat: the process that ran it is gone."
+_PAGE = 200
+
+
+@flow(name="reaper", flow_run_name="look for silent runs")
+def reap() -> State[Any]:
+    """End every run that is running, by its state, and whose last heartbeat is old.
+
+    Heartbeats alone do not tell: a run that was suspended, or waits for an answer, may send one more and then none.
+    """
+    with get_client(sync_client=True) as client:
+        silent = silent_runs(client, datetime.now(UTC) - SILENCE)
+        for run in silent:
+            assert run.state is not None
+            ended: State[Any] = Cancelled(message=LOST) if run.state.is_cancelling() else Crashed(message=LOST)
+            client.set_flow_run_state(run.id, ended)
+    return Completed(message=f"ended: {', '.join(run.name for run in silent) or 'none'}")
+
+
+def silent_runs(client: SyncPrefectClient, since: datetime) -> list[FlowRun]:
+    """Return the runs that a process should be at and that have sent heartbeats, but none since then."""
+    return [run for run in _running(client) if _is_silent(client, run, since)]
+
+
+def _running(client: SyncPrefectClient) -> list[FlowRun]:
+    at_work = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=at_work))
+    found: list[FlowRun] = []
+    while page := client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE, offset=len(found)):
+        found += page
+    return found
+
+
+def _is_silent(client: SyncPrefectClient, run: FlowRun, since: datetime) -> bool:
+    assert run.state is not None
+    if run.state.timestamp > since:
+        return False  # it has just begun, or is being cancelled
+    last = last_heartbeat(client, run.id)
+    return last is not None and last < since
+
+
+def last_heartbeat(client: SyncPrefectClient, run: UUID) -> datetime | None:
+    """Return when a run sent its last heartbeat; None where it never sent one."""
+    wanted = {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
+    answer = client.request("POST", "/events/filter", json={"filter": wanted, "limit": 1})
+    found = answer.json()["events"]
+    return datetime.fromisoformat(found[0]["occurred"]) if found else None

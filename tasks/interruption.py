@@ -1,0 +1,74 @@
+"""Stop an interrupted flow at once: kill its workers, and end what its tasks wait for.
+
+SIGTERM, Ctrl-C, cancelling and suspending reach a flow as an exception in its main thread, which ends by waiting for
+the threads of its tasks. Those wait for workers that train for hours, or for their next try: `stopping` ends both.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from asyncio import CancelledError
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Lock
+
+_requested = Event()
+_lock = Lock()
+_workers: set[subprocess.Popen[str]] = set()
+
+
+def interrupts(error: BaseException | None) -> bool:
+    """Return whether an error says that somebody stopped the work, not that the work failed."""
+    if error is None or not isinstance(error, Exception):
+        return error is not None
+    from prefect.exceptions import CancelledRun  # workers, which come here too, do without Prefect
+
+    return isinstance(error, CancelledRun)
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Kill the workers of this process, and keep its tasks from waiting and from starting others, while inside."""
+    _requested.set()
+    with _lock:
+        for worker in _workers:
+            worker.kill()
+    try:
+        yield
+    finally:
+        _requested.clear()
+
+
+@contextmanager
+def killed_when_stopping(worker: subprocess.Popen[str]) -> Iterator[None]:
+    """Have a worker killed by `stopping`, and by whatever error ends the block.
+
+    Raises:
+        asyncio.CancelledError: it was, or would have been, killed by `stopping`; for Prefect, no failure to try again.
+    """
+    with _lock:
+        _workers.add(worker)
+    try:
+        check()
+        yield
+        check()
+    finally:
+        with _lock:
+            _workers.remove(worker)
+        if worker.stdin is not None:
+            with suppress(OSError):
+                worker.stdin.close()  # ends those whom a launcher started
+        worker.kill()
+        worker.wait()
+
+
+def check() -> None:
+    """Raise asyncio.CancelledError while `stopping`."""
+    if _requested.is_set():
+        raise CancelledError("the flow was interrupted")
+
+
+def sleep(seconds: float) -> None:
+    """Wait, as time.sleep does. Raises asyncio.CancelledError as soon as `stopping` begins."""
+    if _requested.wait(seconds):
+        raise CancelledError("the flow was interrupted")
