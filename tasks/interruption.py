@@ -14,7 +14,7 @@ from threading import Event, Lock
 
 _requested = Event()
 _lock = Lock()
-_workers: set[subprocess.Popen[str]] = set()
+_workers: list[subprocess.Popen[str]] = []
 
 
 def interrupts(error: BaseException | None) -> bool:
@@ -47,7 +47,7 @@ def killed_when_stopping(worker: subprocess.Popen[str]) -> Iterator[None]:
         asyncio.CancelledError: it was, or would have been, killed by `stopping`; for Prefect, no failure to try again.
     """
     with _lock:
-        _workers.add(worker)
+        _workers.append(worker)
     try:
         check()
         yield

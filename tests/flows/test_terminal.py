@@ -29,12 +29,15 @@ def busy():
     from tasks import process, retries
 
     process._command = lambda processes: [sys.executable, "-c", "import time; time.sleep(600)"]
-    process._share = lambda *_: nullcontext({})
+    process._share, process.parallel_workers = lambda *_: nullcontext({}), lambda: 1
     retries.DELAYS[:] = [600]
+
+    class Nothing(BaseModel):
+        pass
 
     @task(**retries.PATIENT)
     def work():
-        process.run(BaseModel(), place.root, lambda *_: None)
+        process.run(Nothing(), place.root, lambda *_: None)
 
     @task(**retries.PATIENT)
     def fail():
@@ -60,7 +63,7 @@ def test_a_command_ends_at_once_with_its_workers_its_server_and_its_runs(
 ) -> None:
     with command(tmp_path, _BUSY) as started:
         started.wait_until(lambda: "another try in 600 seconds" in started.told)
-        started.wait_until(lambda: any("time.sleep" in line[-1] for line in started.processes().values()))
+        started.wait_until(lambda: any(line[-1].endswith("/spec.json") for line in started.processes().values()))
         server = next(line.split()[1] for line in started.told.splitlines() if line.startswith("server "))
         assert httpx.get(f"{server}/health").json() is True
         ports = strangers.listening(psutil.Process(started.pid))

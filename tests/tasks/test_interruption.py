@@ -31,6 +31,10 @@ def test_it_failed_or_ended(error: BaseException | None) -> None:
     assert not interruption.interrupts(error)
 
 
+class Nothing(BaseModel):
+    """A specification."""
+
+
 @pytest.fixture
 def idle(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Workers that do nothing; collects their process numbers."""
@@ -50,7 +54,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 def test_workers_and_those_who_wait_for_a_core_or_for_their_next_try(tmp_path: Path, idle: list[int]) -> None:
     def work(number: int) -> object:
-        return process.run(BaseModel(), tmp_path / str(number), lambda *_: None)
+        return process.run(Nothing(), tmp_path / str(number), lambda *_: None)
 
     with ThreadPoolExecutor() as pool:
         waiting: list[Future[object]] = [pool.submit(work, number) for number in range(3)]
