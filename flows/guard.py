@@ -18,6 +18,9 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
+NOT_FROM_HERE = (
+    b"Only for pages of this server, as 127.0.0.1 or localhost with its own port; a tunnel must keep the port."
+)
 
 
 class Guard:
@@ -37,9 +40,9 @@ class Guard:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         if not _from_own_page(scope):
-            return await _refuse(scope, send, 403, b"not from here")
+            return await _refuse(scope, send, 403, NOT_FROM_HERE)
         if self._expected is not None and not hmac.compare_digest(_only(scope, b"authorization"), self._expected):
-            return await _refuse(scope, send, 401, b"log in")
+            return await _refuse(scope, send, 401, b"The command that started this server prints the login.")
         return await self._app(scope, receive, send)
 
 
