@@ -74,6 +74,10 @@ class Assignment:
         self.take(slot)
         return slot
 
+    def full(self, seen: Collection[str] = ()) -> bool:
+        """Whether `draw` has nothing left for somebody who has played these contexts, whatever can be met."""
+        return not any(self._open(counts, ()) for context, counts in self._counts.items() if context not in seen)
+
     def _among(self, contexts: list[str], without: Collection[str], rng: random.Random) -> Slot | None:
         """In one of these contexts, each as likely as the others in which a policy is left; None where none is."""
         rng.shuffle(contexts)

@@ -9,6 +9,7 @@ Deviations from the paper, numbered as they are cited elsewhere:
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from respect_core import tiny
 from respect_core.lora import make_lean, view
 from respect_core.variants import LoraConfig
 from respect_core.versions import base_sha256, files_hash
+
+_WHOLE = "2-"
+"""Prefix of hashes over the whole folder of an adapter."""
 
 
 @dataclass(frozen=True)
@@ -152,13 +156,26 @@ def save_adapter(model: peft.PeftModel, adapter: Path) -> None:
         shutil.move(f"{scratch}/new", adapter)
 
 
-def adapter_hash(adapter: Path) -> str:
-    """sha256 over the adapter's weights and configuration; a model card beside them does not change it.
+def adapter_hash(adapter: Path, like: str = _WHOLE) -> str:
+    """Identify an adapter by all that is loaded of its folder: weights, processor, template, profile.
+
+    A model card beside them changes nothing. A version that an earlier release registered has a hash of the `adapter_*`
+    files alone, which has no prefix.
+
+    Args:
+        like: a recorded hash, whose kind is made; by default the kind that is recorded now.
 
     Raises:
         FileNotFoundError: no adapter in that directory.
     """
-    files = sorted(adapter.glob("adapter_*"))
-    if not files:
+    weights = sorted(adapter.glob("adapter_*"))
+    if not weights:
         raise FileNotFoundError(f"no adapter in {adapter}: no adapter_* files")
-    return files_hash(files)
+    if not like.startswith(_WHOLE):
+        return files_hash(weights)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in adapter.rglob("*") if path.is_file() and path != adapter / "README.md"):
+        digest.update(path.relative_to(adapter).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return _WHOLE + digest.hexdigest()

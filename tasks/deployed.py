@@ -6,6 +6,8 @@ by the next who asks: every operation settles the alias first.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from mlflow.entities.model_registry import ModelVersion
 
 from respect_core import ledger
@@ -29,19 +31,15 @@ def candidate(workspace: Workspace, variant: str, number: int | None = None) -> 
 def deployed(workspace: Workspace, variant: str) -> ModelVersion:
     """The immutable version of a variant that users meet, its hash in the tag `adapter_hash`.
 
-    It is what the ledger says, to which the alias is settled first; before any promotion it is the seed policy.
+    It is what the ledger says, to which the alias is settled first; before any promotion it is the seed policy that the
+    seed's own ledger names. Whatever else is registered there reaches nobody.
 
     Raises:
         ValueError: the version is gone or another than was promoted, or there is no seed policy.
     """
-    entry = settle(workspace, variant)
+    entry = settle(workspace, variant) or _seed(workspace)
     if entry is None:
-        seed = registry.latest(workspace, SEED)
-        if seed is None:
-            raise ValueError(
-                f"{variant} was never promoted, and {workspace.tracking_uri} has no seed policy; run a round"
-            )
-        return seed
+        raise ValueError(f"{variant} was never promoted, and {workspace.tracking_uri} has no seed policy; run a round")
     version = registry.named(workspace, entry.to_version)
     if version.tags.get("adapter_hash") != entry.adapter_hash:
         raise ValueError(
@@ -49,6 +47,44 @@ def deployed(workspace: Workspace, variant: str) -> ModelVersion:
             f"ledger says {entry.adapter_hash}: the registry was changed or replaced; restore it, or roll back"
         )
     return version
+
+
+def pin_seed(workspace: Workspace, seed: ModelVersion, reason: str = "registered as the seed policy") -> None:
+    """Let this seed policy act wherever nothing was promoted; whose ledger names it already, stays as it is."""
+    store, model, name = workspace.open(), registry.model_name(SEED), f"{seed.name}/{seed.version}"
+    while True:
+        history = ledger.entries(store, model)
+        last = history[-1] if history else None
+        if last is not None and (last.to_version, last.adapter_hash) == (name, seed.tags["adapter_hash"]):
+            return
+        entry = ledger.promotion(
+            history,
+            model,
+            from_version=last.to_version if last else name,
+            to_version=name,
+            adapter_hash=seed.tags["adapter_hash"],
+            actor="respect",
+            reason=reason,
+        )
+        with suppress(ledger.LedgerError):  # somebody else pinned one meanwhile: look again
+            ledger.append(store, entry)
+            return
+
+
+def is_pinned(workspace: Workspace, seed: ModelVersion) -> bool:
+    """Whether this seed policy acts, or acted, where nothing was promoted."""
+    _seed(workspace)
+    pinned = {(each.to_version, each.adapter_hash) for each in ledger.entries(workspace.open(), seed.name)}
+    return (f"{seed.name}/{seed.version}", seed.tags["adapter_hash"]) in pinned
+
+
+def _seed(workspace: Workspace) -> ledger.Entry | None:
+    """The last entry of the seed's ledger; None without any seed policy. In a store of an earlier release, which has no
+    such ledger, it begins with the newest that is registered."""
+    store, model = workspace.open(), registry.model_name(SEED)
+    if not store.keys(f"promotions/{model}/") and (newest := registry.latest(workspace, SEED)) is not None:
+        pin_seed(workspace, newest, "the newest when it was first asked for")
+    return ledger.last(store, model)
 
 
 def settle(workspace: Workspace, variant: str) -> ledger.Entry | None:

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from respect_core.variants import SEED, Profile
 from respect_core.versions import base_sha256
-from tasks import game_sets, registry
+from tasks import deployed, game_sets, registry
 from tasks.files import passing
 from tasks.lineage import keep_lineage, prepare_lineage
 from tasks.references import ExportedRef, RegisteredRef, SelectedRef, TrainingSetRef
@@ -83,16 +83,34 @@ def register_variant(
     recorded beside it (respect_core.lineage), also where an earlier attempt ended before that. A run that an attempt
     left open when it was killed is ended as such.
     """
+    with _bundle(workspace, profile, selected) as directory:
+        return _register(workspace, parent, profile, training_set, selected, validation, retrained, directory)
+
+
+def _register(
+    workspace: Workspace,
+    parent: str | None,
+    profile: Profile,
+    training_set: TrainingSetRef,
+    selected: SelectedRef,
+    validation: str,
+    retrained: bool,
+    directory: Path,
+) -> RegisteredRef:
+    from respect_core.base import adapter_hash  # torch takes seconds to import; `tasks.study` does without
+
     variant, round = selected.variant, training_set.round
     identity = {
         "data_hash": training_set.data_hash,
-        "adapter_hash": selected.adapter_hash,
+        "adapter_hash": adapter_hash(directory),
         "recipe": recipe(profile, training_set),
         **_base(profile),
         **_chosen_by(workspace, validation),
     }
     for known in registry.versions(workspace, variant):
-        if (registry.RETRAINED in known.tags) == retrained and _agrees(workspace, known, identity):
+        # An earlier release's version has a hash of another kind.
+        as_known = identity | {"adapter_hash": adapter_hash(directory, like=known.tags["adapter_hash"])}
+        if (registry.RETRAINED in known.tags) == retrained and _agrees(workspace, known, as_known):
             keep_lineage(workspace, known)
             registry.finish(workspace, variant, known)  # an attempt may have ended right behind the version
             return reference(variant, known)
@@ -119,10 +137,10 @@ def register_variant(
         _log_training(workspace, run_id, profile, training_set, selected)
         learned = prepare_lineage(workspace, tags, run_id)
         metrics = {"val_exact_match": selected.exact_match, "val_sampled_match": selected.sampled_match}
-        with _bundle(workspace, profile, training_set, selected, tags) as directory:
-            version = registry.register_adapter(
-                workspace, run_id, variant, directory, tags=tags, metrics=metrics, step=round
-            )
+        (directory / "README.md").write_text(_model_card(profile, training_set, selected, tags))
+        version = registry.register_adapter(
+            workspace, run_id, variant, directory, tags=tags, metrics=metrics, step=round
+        )
         keep_lineage(workspace, version, learned)
     return reference(variant, version)
 
@@ -130,8 +148,10 @@ def register_variant(
 def register_seed(
     workspace: Workspace, profile: Profile, training_set: TrainingSetRef, selected: SelectedRef, validation: str
 ) -> RegisteredRef:
-    """Register the seed policy, which belongs to no round's run."""
-    return register_variant(workspace, None, profile, training_set, selected, validation)
+    """Register the seed policy, which belongs to no round's run, as the one that acts before any promotion."""
+    registered = register_variant(workspace, None, profile, training_set, selected, validation)
+    deployed.pin_seed(workspace, registry.named(workspace, f"{registered.model}/{registered.version}"))
+    return registered
 
 
 def find_seed(
@@ -139,10 +159,11 @@ def find_seed(
 ) -> RegisteredRef | None:
     """The registered seed policy of the same data, base and settings, if there is one.
 
-    One that another game set chose stands. One that `validation` chose does, unless the set was replaced since.
+    One that another game set chose stands. One that `validation` chose does, unless the set was replaced since. One
+    that the seed's ledger does not name does not: somebody else registered it, or an attempt that ended right then.
     """
     version = registry.latest(workspace, SEED)
-    if version is None:
+    if version is None or not deployed.is_pinned(workspace, version):
         return None
     wanted = {"recipe": recipe(profile, training_set), **_base(profile)}
     if version.tags.get("validation") == validation:
@@ -242,14 +263,8 @@ def _curves(history: list[dict[str, Any]]) -> list[tuple[str, float, int]]:
 
 
 @contextmanager
-def _bundle(
-    workspace: Workspace,
-    profile: Profile,
-    training_set: TrainingSetRef,
-    selected: SelectedRef,
-    tags: Mapping[str, Any],
-) -> Iterator[Path]:
-    """A directory with the adapter, its processor and a model card: what plain peft and transformers load.
+def _bundle(workspace: Workspace, profile: Profile, selected: SelectedRef) -> Iterator[Path]:
+    """A directory with the adapter, its processor and its profile: what plain peft and transformers load.
 
     It is this registration's own: a round's and one by hand may be at the same variant at the same time.
     """
@@ -257,11 +272,10 @@ def _bundle(
 
     with passing(workspace.scratch, "registering-") as directory:
         shutil.copytree(selected.adapter, directory, dirs_exist_ok=True)
-        shutil.copytree(selected.trained[0].directory / "processor", directory, dirs_exist_ok=True)
-        (directory / "README.md").write_text(_model_card(profile, training_set, selected, tags))
-        (directory / "profile.json").write_bytes(TypeAdapter(Profile).dump_json(profile, indent=2))
-        if adapter_hash(directory) != selected.adapter_hash:
+        if adapter_hash(directory, like=selected.adapter_hash) != selected.adapter_hash:
             raise OSError(f"the adapter in {selected.adapter} changed while it was registered; train it again")
+        shutil.copytree(selected.trained[0].directory / "processor", directory, dirs_exist_ok=True)
+        (directory / "profile.json").write_bytes(TypeAdapter(Profile).dump_json(profile, indent=2))
         yield directory
 
 

@@ -363,7 +363,7 @@ def _require(files: Path, version: ModelVersion) -> None:
 
     registered = version.tags["adapter_hash"]
     try:
-        found = adapter_hash(files)
+        found = adapter_hash(files, like=registered)
     except FileNotFoundError:
         found = "nothing (there are none)"
     if found != registered:

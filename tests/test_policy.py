@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import models
@@ -22,6 +23,7 @@ from respect_core.interaction import Interaction, Turn
 from respect_core.policy import Policy, is_click, repair
 from respect_core.prefix_cache import PrefixCache
 from respect_core.variants import LoraConfig
+from respect_core.versions import files_hash
 from respect_core.writer import Manner, choose
 
 STATES = ["", "A", "CFJ", "ABCDEFGHIJ", "BDEHI"]
@@ -269,6 +271,20 @@ def test_an_adapter_is_identified_by_its_content(tmp_path: Any) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other", "same"]
     with pytest.raises(FileNotFoundError, match="no adapter"):
         adapter_hash(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["profile.json", "tokenizer.json", "chat_template.jinja", "deeper/README.md"])
+def test_whatever_is_loaded_beside_the_weights_counts(tmp_path: Path, name: str) -> None:
+    """A hash that an earlier release recorded is still that of the weights."""
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    bare = adapter_hash(tmp_path)
+    old = adapter_hash(tmp_path, like="0" * 64)
+    (tmp_path / name).write_text("ours")
+    ours = adapter_hash(tmp_path)
+    (tmp_path / name).write_text("theirs")
+    assert len({bare, ours, adapter_hash(tmp_path)}) == 3 and ours.startswith("2-")
+    assert adapter_hash(tmp_path, like=old) == old == files_hash([tmp_path / "adapter_config.json"])
     with pytest.raises(FileNotFoundError, match=r"adapter_config\.json is missing"):
         Policy(models.base(), tmp_path, models.features())
 

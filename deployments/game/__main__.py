@@ -49,6 +49,7 @@ def play(
     workspace = run_workspace(run, new=True)
     import uvicorn
 
+    from deployments import clients
     from deployments.game import first_policy
     from deployments.game.app import create_app
     from deployments.game.journal import Journal
@@ -90,6 +91,7 @@ def play(
             ws_per_message_deflate=False,  # states are small; it costs more time than the rest of a message
             forwarded_allow_ips=proxy,
             timeout_graceful_shutdown=5,
+            **clients.options(proxies=proxy),
         )
 
 

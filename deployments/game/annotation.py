@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import threading
 import time
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -75,10 +76,10 @@ class Given(BaseModel):
 
 
 class Desk:
-    """What annotators are given and answer, over a store."""
+    """What annotators are given and answer, over a store. `show` is told of the pictures that they see."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, show: Callable[[Sequence[str]], None] = lambda _: None) -> None:
+        self._store, self._show = store, show
         self._lock = threading.Lock()  # the table is made by one at a time
         self._held: dict[str, tuple[float, annotation_tasks.AnsweredTurn]] = {}  # until when, which game, by annotator
 
@@ -142,6 +143,7 @@ class Desk:
 
     def _shown(self, annotator: str, task: AnnotationTask, turn: TaskTurn) -> Task:
         intended = self._intended(annotator, task, turn)
+        self._show(task.context)
         return Task(
             interaction=task.interaction_id,
             turn=turn.turn,
@@ -199,7 +201,7 @@ def _tokens(request: Request) -> dict[str, str]:
 def _desk(request: Request) -> Desk:
     state: Any = request.app.state
     if not hasattr(state, "desk"):
-        state.desk = Desk(state.rooms.workspace.open())
+        state.desk = Desk(state.rooms.workspace.open(), state.rooms.images.show)
     desk: Desk = state.desk
     return desk
 

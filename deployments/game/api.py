@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Cookie, Depends, Request, Response
@@ -11,7 +9,6 @@ from fastapi.responses import JSONResponse
 
 from deployments.game import quiz
 from deployments.game.door import Denied, Door
-from deployments.game.images import Images
 from deployments.game.limits import Buckets, address
 from deployments.game.players import Player
 from deployments.game.protocol import (
@@ -122,10 +119,7 @@ async def new_game(door: TheDoor, player: ThePlayer, wish: NewGame) -> GameStart
 @router.get("/images/{name}.png", response_class=Response, responses={200: {"content": {"image/png": {}}}})
 async def image(request: Request, name: str) -> Response:
     """A picture of a context that is or was played."""
-    images: Images = request.app.state.images
-    found = (
-        await asyncio.to_thread(images.png, name) if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name) else None
-    )
+    found = await rooms_of(request).images.png(name)
     if found is None:
         return JSONResponse(Problem(field="name", reason="there is no such picture").model_dump(), 404)
     return Response(found, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})

@@ -17,7 +17,6 @@ from starlette.exceptions import HTTPException
 
 from deployments.game import annotation, api, operator, pages, recovery, sockets
 from deployments.game.door import Denied, Door
-from deployments.game.images import Images
 from deployments.game.journal import NotWritten
 from deployments.game.limits import Buckets, Guard, address
 from deployments.game.protocol import Problem
@@ -53,7 +52,6 @@ def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
 
     app = FastAPI(title="RESPECT game", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.rooms, app.state.door, app.state.settings = rooms, door, rooms.settings
-    app.state.images = Images(rooms.workspace.open())
     app.state.arrivals = Buckets(*limits.arrivals, limits.addresses, rooms.clock)
     requests = Buckets(*limits.requests, limits.addresses, rooms.clock)
     app.add_middleware(Guard, requests=requests, origins=rooms.settings.origins)

@@ -51,7 +51,8 @@ class Door:
         cap = study.file.games_per_player if study else None
         view = None
         if study:
-            view = StudyView(name=study.file.name, open=study.open, lobby_seconds=study.file.lobby_seconds)
+            full = running is None and player.key not in self._rooms.lobby and not self._has_place(study, player)
+            view = StudyView(name=study.file.name, open=study.open, full=full, lobby_seconds=study.file.lobby_seconds)
         return Me(
             consented=player.consented,
             quiz_passed=player.quiz_passed,
@@ -131,6 +132,11 @@ class Door:
             context = study.contexts[waiting.slot.context]
             return await self._pair(waiting, player, context, study.file.round)
         return await self._drawn(study, player)
+
+    def _has_place(self, study: Study, player: Player) -> bool:
+        """Whether a game is left, or somebody waits for one: said before anybody goes through consent and quiz."""
+        waits = any(self._fits(other, player) for other in self._rooms.lobby)
+        return waits or not study.assignment.full(player.seen)
 
     async def _drawn(self, study: Study, player: Player) -> Table | None:
         away = set(study.file.policies) - set(self._rooms.listener.ready()) - {HH}

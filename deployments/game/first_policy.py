@@ -16,7 +16,7 @@ import threading
 
 from flows.terminal import run_workspace
 from respect_core.variants import SEED, tiny
-from tasks import registry
+from tasks import deployed, registry
 from tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,8 @@ def register_base(workspace: Workspace) -> None:
     tags = {"round": 0, "adapter_hash": adapter_hash(files), "profile": profile.name, "untrained": True}
     run_id = registry.start_run(workspace, "base model, untrained")
     with registry.ended(workspace, run_id):
-        registry.register_adapter(workspace, run_id, SEED, files, tags=tags, metrics={}, step=0)
+        version = registry.register_adapter(workspace, run_id, SEED, files, tags=tags, metrics={}, step=0)
+        deployed.pin_seed(workspace, version, "the base model, until the seed policy is trained")
 
 
 def train(run: str) -> None:

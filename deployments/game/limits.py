@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.clients import Bucket, household
 from deployments.failures import place_of
 from deployments.game.protocol import LARGEST_BODY, Problem
 
@@ -36,22 +37,6 @@ class Denied(RuntimeError):
     def __init__(self, status: int, field: str, reason: str, game: str | None = None) -> None:
         super().__init__(reason)
         self.status, self.field, self.reason, self.game = status, field, reason, game
-
-
-class Bucket:
-    """Tokens that come back at `rate` a second, up to `most`."""
-
-    def __init__(self, rate: float, most: float, now: float) -> None:
-        self._rate, self._most, self._tokens, self._at = rate, most, most, now
-
-    def take(self, now: float) -> bool:
-        """Whether there was one."""
-        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 class Buckets:
@@ -142,8 +127,7 @@ class Guard:
 
 def address(connection: HTTPConnection) -> str:
     """Of the client; behind a trusted proxy uvicorn has put its client here. Of IPv6, a household's /64."""
-    host = connection.client.host if connection.client else "unknown"
-    return ":".join(host.split(":")[:4]) if ":" in host else host
+    return household(connection.client.host) if connection.client else "unknown"
 
 
 async def _body(receive: Receive) -> bytes | None:

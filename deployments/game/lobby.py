@@ -36,6 +36,9 @@ class Lobby:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter(self._waiting.values())
+
     def __contains__(self, player: str) -> bool:
         return player in self._waiting
 

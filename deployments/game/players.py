@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from deployments.game.journal import Event
@@ -39,10 +40,11 @@ class Players:
 
     Args:
         newcomers: how many of those are remembered.
+        here: who is not forgotten, e.g. as they wait for a partner.
     """
 
-    def __init__(self, newcomers: int) -> None:
-        self._newcomers = newcomers
+    def __init__(self, newcomers: int, here: Callable[[Player], bool] = lambda _: False) -> None:
+        self._newcomers, self._here = newcomers, here
         self._by_key: dict[str, Player] = {}
         self._by_token: dict[str, Player] = {}
         self._fresh: OrderedDict[str, Player] = OrderedDict()  # by key
@@ -103,9 +105,11 @@ class Players:
             self._fresh[player.key] = player
         player.tokens.add(token)
         self._by_token[token] = player
-        while len(self._fresh) > self._newcomers:
-            _, gone = self._fresh.popitem(last=False)
-            del self._by_key[gone.key]
+        for _ in range(len(self._fresh) - self._newcomers):
+            gone = next((each for each in self._fresh.values() if each is not player and not self._here(each)), None)
+            if gone is None:
+                return
+            del self._fresh[gone.key], self._by_key[gone.key]
             for each in gone.tokens:
                 del self._by_token[each]
 

@@ -228,6 +228,7 @@ class StudyView(_Out):
 
     name: str
     open: bool = Field(description="false while the operator has stopped it")
+    full: bool = Field(default=False, description="no game is left for this player at the moment")
     lobby_seconds: float
 
 

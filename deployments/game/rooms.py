@@ -18,6 +18,7 @@ from deployments.game import contexts, policy_turns
 from deployments.game.archive import Archiver
 from deployments.game.background import Background
 from deployments.game.connections import Connection
+from deployments.game.images import Images
 from deployments.game.journal import Event, Journal, NotWritten
 from deployments.game.listener import Listener
 from deployments.game.lobby import Lobby
@@ -53,10 +54,13 @@ class Rooms:
     ) -> None:
         self.workspace, self.settings, self.listener, self.study = workspace, settings, listener, study
         self.journal, self.clock, self.metrics = journal, clock, Metrics()
-        self.players = Players(settings.limits.newcomers)
+        self.players = Players(settings.limits.newcomers, self._is_here)
         self.lobby = Lobby(study.file.lobby_seconds if study else settings.lobby)
         self.tables: dict[str, Table] = {}
         self.connections: dict[str, Connection] = {}  # by player
+        self.images = Images(workspace.open())
+        for context in study.contexts.values() if study else ():
+            self.images.show(context.images)
         self.archiver = Archiver(workspace.open(), journal, lambda: self.metrics.failures.labels("store").inc())
         self.damaged: set[str] = set()  # games that the journal lacks a line of
         self._stuck: set[str] = set()  # games at which no clock can be looked
@@ -83,6 +87,7 @@ class Rooms:
         await self.archiver.close()
         await self.listener.close()
         await asyncio.to_thread(self.journal.close)
+        self.images.close()
 
     # --- who is here -----------------------------------------------------------------------------------------------
 
@@ -108,6 +113,9 @@ class Rooms:
         """The game that the player is in."""
         table = self.tables.get(player.table or "")
         return table if table is not None and table.ending is None else None
+
+    def _is_here(self, player: Player) -> bool:
+        return player.key in self.connections or player.key in self.lobby or self.running(player) is not None
 
     def lacking(self) -> list[str]:
         """Policies that should act and cannot yet: those of the study, else 'any'."""
@@ -179,6 +187,7 @@ class Rooms:
             since=self.clock(),
         )
         self.tables[table.id] = table
+        self.images.show(table.context.images)
         for key in table.seats.values():
             player = self.players.by_key(key)
             if player is None:

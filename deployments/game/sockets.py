@@ -7,10 +7,11 @@ import time
 from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from deployments.clients import Bucket
 from deployments.game import protocol
 from deployments.game.connections import POLICY, TOO_LARGE, Connection
 from deployments.game.journal import NotWritten
-from deployments.game.limits import Bucket, own_origin
+from deployments.game.limits import own_origin
 from deployments.game.players import Player
 from deployments.game.protocol import FROM_CLIENT, LARGEST_MESSAGE, Refused
 from deployments.game.rooms import Rooms

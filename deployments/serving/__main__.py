@@ -44,6 +44,7 @@ def serve(
     workspace = run_workspace(run)
     import uvicorn
 
+    from deployments import clients
     from deployments.serving.api import create_app
     from deployments.serving.follow import quick_registry
     from deployments.serving.server import PolicyServer, Settings
@@ -69,7 +70,9 @@ def serve(
             from deployments.serving import on_ray
 
             return on_ray.run(workspace, settings, replicas=replicas, host=host, port=port)
-        uvicorn.run(create_app(PolicyServer(workspace, settings)), host=host, port=port, access_log=False)
+        server = create_app(PolicyServer(workspace, settings))
+        caps = clients.Caps(share=0.5)  # a game server asks for all of its players from one address
+        uvicorn.run(server, host=host, port=port, access_log=False, **clients.options(caps))
 
 
 def _variants(names: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 from deployments.serving.versions import LastGood, Refused, Served
 from respect_core import ledger
 from respect_core.serving import Roster
+from respect_core.variants import SEED
 from tasks import deployed as deployment
 from tasks import registry
 from tasks.retries import is_transient
@@ -138,12 +139,15 @@ class Follower:
 
     def _look_at_ledger(self, variant: str) -> None:
         """Entries only become more. Fewer are no rollback, but a store that is away or another one."""
-        entries = len(ledger.entries(self._workspace.open(), registry.model_name(variant)))
-        if entries < (known := self._entries.get(variant, 0)):
-            raise Refused(
-                f"the ledger had {known} entries and has {entries}; restore the store, or start the server anew"
-            )
-        self._entries[variant] = entries
+        for each in (variant, SEED):
+            entries = len(ledger.entries(self._workspace.open(), registry.model_name(each)))
+            if entries < (known := self._entries.get(each, 0)):
+                raise Refused(
+                    f"the ledger had {known} entries and has {entries}; restore the store, or start the server anew"
+                )
+            self._entries[each] = entries
+            if entries:  # else the seed policy's ledger says who acts
+                return
 
     def _loaded(self, version: ModelVersion) -> Served:
         """The version, ready to act; one that was refused is not fetched again at every look."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mlflow.entities.model_registry import ModelVersion
 
 from respect_core import ledger
+from respect_core.store import Store
 from tasks import deployed as deployment
 from tasks import registry
 from tasks.workspace import Workspace, workspace
@@ -57,6 +59,55 @@ def test_before_any_promotion_the_seed_policy_acts_whatever_the_alias_says(place
     version = deployment.deployed(place, "b-fft")
     assert (version.name, version.tags["adapter_hash"]) == ("respect.seed", "seed-1")
     assert _alias(place) is None
+
+
+def _register_seed(place: Workspace, folder: Path, adapter_hash: str) -> ModelVersion:
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text("{}")
+    tags = {"round": 9, "adapter_hash": adapter_hash}
+    return registry.register_adapter(
+        place, registry.start_run(place, "seed"), "seed", folder, tags=tags, metrics={}, step=0
+    )
+
+
+def test_whoever_registers_a_seed_policy_deploys_nothing(tmp_path: Path) -> None:
+    """Users get the one that our own training registered, or that was there first; what comes later is pinned."""
+    place = workspace(tmp_path / "run")
+    _register_seed(place, tmp_path / "adapter", "first")
+    assert deployment.deployed(place, "control").tags["adapter_hash"] == "first"
+    foreign = _register_seed(place, tmp_path / "adapter", "foreign")
+    assert deployment.deployed(place, "b-fft").tags["adapter_hash"] == "first"
+    assert not deployment.is_pinned(place, foreign)
+    ours = _register_seed(place, tmp_path / "adapter", "ours")
+    for _ in range(2):
+        deployment.pin_seed(place, ours)
+    assert deployment.deployed(place, "control").tags["adapter_hash"] == "ours"
+    assert [each.to_version for each in ledger.entries(place.open(), "respect.seed")] == [
+        "respect.seed/1",
+        f"respect.seed/{ours.version}",
+    ]
+    registry.client(place).set_model_version_tag("respect.seed", ours.version, "adapter_hash", "another")
+    with pytest.raises(ValueError, match="has adapter another, but entry 2 of the ledger says ours"):
+        deployment.deployed(place, "control")
+
+
+def test_of_two_that_pin_a_seed_policy_at_once_both_are_in_the_ledger(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = registry.named(place, "respect.seed/1"), registry.named(place, f"{MODEL}/1")
+    append = ledger.append
+
+    def late(store: Store, entry: ledger.Entry) -> None:
+        monkeypatch.setattr(ledger, "append", append)
+        deployment.pin_seed(place, two)
+        append(store, entry)
+
+    monkeypatch.setattr(ledger, "append", late)
+    deployment.pin_seed(place, one)
+    assert [each.to_version for each in ledger.entries(place.open(), "respect.seed")] == [
+        f"{MODEL}/1",
+        "respect.seed/1",
+    ]
 
 
 def test_the_alias_follows_the_ledger(place: Workspace) -> None:

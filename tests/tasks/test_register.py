@@ -167,8 +167,29 @@ def test_a_retraining_at_the_same_time_has_files_of_its_own(
 
     monkeypatch.setattr(registry, "register_adapter", register_adapter)
     register_variant.fn(place, None, tiny(), data, mine, "validation")
-    found = {version.tags["adapter_hash"] for version in registry.versions(place, "b-fft")}
-    assert found == {mine.adapter_hash, by_hand.adapter_hash}
-    for version in registry.versions(place, "b-fft"):
-        registry.adapter(place, version, fresh=True)
+    files = [registry.adapter(place, version, fresh=True) for version in registry.versions(place, "b-fft")]
+    weights = {(each / "adapter_model.safetensors").read_bytes() for each in files}
+    assert weights == {b"weights", b"other weights"}
     assert not list(place.scratch.glob("registering-*"))
+
+
+def test_a_version_of_an_earlier_release_is_found_again_by_its_weights(place: Workspace, tmp_path: Path) -> None:
+    """Its recorded hash is of the adapter's own files, and still the one that its files are checked against."""
+    data, selected = _training_set(place), _selected(tmp_path)
+    first = register_variant.fn(place, None, tiny(), data, selected, "validation")
+    old = adapter_hash(selected.adapter, like="")
+    registry.client(place).set_model_version_tag(first.model, first.version, "adapter_hash", old)
+    again = register_variant.fn(place, None, tiny(), data, selected, "validation")
+    assert (again.version, again.adapter_hash) == (first.version, old)
+    registry.adapter(place, registry.named(place, f"{first.model}/{first.version}"), fresh=True)
+
+
+def test_a_profile_that_was_changed_in_the_registry_is_told(place: Workspace, tmp_path: Path) -> None:
+    """It names the base model, which the server would load."""
+    data, selected = _training_set(place), _selected(tmp_path)
+    first = register_variant.fn(place, None, tiny(), data, selected, "validation")
+    version = registry.named(place, f"{first.model}/{first.version}")
+    profile = Path(version.source.removeprefix("file://")) / "profile.json"
+    profile.write_text(profile.read_text().replace('"tiny"', '"attacker/another-model"'))
+    with pytest.raises(registry.Changed, match="hash to 2-"):
+        registry.adapter(place, version, fresh=True)

@@ -47,9 +47,13 @@ function policies() {
 }
 
 function study() {
-  const { open, name } = state.study;
+  const { open, full, name } = state.study;
   say($("study-title"), `Study: ${name}`);
-  say($("study-open"), open ? "" : "The study is stopped for now. Please come back later.");
+  const left = state.games_left;
+  const finished = left !== null && left <= 0;
+  if (!open) say($("study-open"), "The study is stopped for now. Please come back later.");
+  else if (full && !finished) say($("study-open"), "Every game of this study is taken: there is no place left. Thank you for coming.");
+  else say($("study-open"), "");
   const next = STEPS.find(([field]) => !state[field]);
   $("steps").replaceChildren(
     ...STEPS.map(([field, text]) => {
@@ -59,12 +63,10 @@ function study() {
       return item;
     }),
   );
-  const left = state.games_left;
-  const finished = left !== null && left <= 0;
   say($("games"), `Games played: ${state.games_done}.` + (left === null ? "" : ` You may play ${left} more.`));
   if (finished) say($("games"), `You have played all your games (${state.games_done}). Thank you for taking part.`);
   say($("next"), next ? "Go on" : "Start a game");
-  $("next").disabled = !open || finished;
+  $("next").disabled = !open || full || finished;
 }
 
 async function begin(mode, more = {}) {

@@ -18,6 +18,7 @@ import httpx
 import uvicorn
 import websockets
 
+from deployments import clients
 from deployments.game import quiz
 from deployments.game.app import create_app
 from deployments.game.journal import Journal
@@ -90,9 +91,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(game: Rooms) -> Iterator[Running]:
+def serving(game: Rooms, caps: clients.Caps | None = None) -> Iterator[Running]:
     """Until the block ends."""
-    http = server(game)
+    http = server(game, caps=caps)
     running = Running(game, 0)
     thread = threading.Thread(target=lambda: running.loop.run_until_complete(http.serve()))
     thread.start()
@@ -106,8 +107,8 @@ def serving(game: Rooms) -> Iterator[Running]:
         running.loop.close()
 
 
-def server(game: Rooms, port: int = 0) -> uvicorn.Server:
-    """As `respect play` runs it."""
+def server(game: Rooms, port: int = 0, caps: clients.Caps | None = None) -> uvicorn.Server:
+    """As `respect play` runs it; with caps of its own, also for whoever comes from this machine."""
     return uvicorn.Server(
         uvicorn.Config(
             create_app(game, seed=0),
@@ -115,6 +116,7 @@ def server(game: Rooms, port: int = 0) -> uvicorn.Server:
             log_level="warning",
             ws_max_size=LARGEST_MESSAGE,
             ws_per_message_deflate=False,
+            **clients.options(caps, proxies="127.0.0.1" if caps is None else ""),
         )
     )
 

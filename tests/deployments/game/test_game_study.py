@@ -125,6 +125,33 @@ def test_the_gate_and_the_caps(tmp_path: Path) -> None:
         asyncio.run(play())
 
 
+def test_a_full_study_says_so_before_consent_and_quiz(tmp_path: Path) -> None:
+    """Also while a place may come free again, and not to who waits in it or could join them."""
+    study = study_of(tmp_path / "run", {"b-fft": 1, "hh": 1}, games=1)
+    with serving(rooms(tmp_path / "run", study)) as running:
+
+        async def full(number: int) -> bool:
+            one = Player(running.port)
+            state = await one.arrive(study="pilot", participant=f"p{number}")
+            await one.close()
+            return bool(state["study"]["full"])
+
+        async def play() -> None:
+            assert not await full(7)
+            first, second = await participant(running.port, 0), await participant(running.port, 1)
+            for each in (first, second):
+                await each.start("study")  # one plays with the policy, the other waits
+            assert not await full(0) and not await full(1), "who plays or waits has a place"
+            assert not await full(7), "beside who waits"
+            third = await participant(running.port, 2)
+            await third.start("study")
+            assert await full(7)
+            for each in (first, second, third):
+                await each.close()
+
+        asyncio.run(play())
+
+
 def test_people_meet_in_the_lobby_and_who_waits_in_vain_is_released_and_paid(tmp_path: Path) -> None:
     study = study_of(tmp_path / "run", {"hh": 1}, lobby_seconds=1.5)
     with serving(rooms(tmp_path / "run", study)) as running:

@@ -117,6 +117,17 @@ def test_a_participant_from_the_link_to_the_payment(serve: Serve, people: People
         assert people().request.get(url(running, f"/api/operator/{path}")).status == 401
 
 
+def test_a_full_study_says_so_before_consent_and_quiz(serve: Serve, people: People, tmp_path: Path) -> None:
+    study = _study(tmp_path / "run0")
+    running = serve(study, clocks=SLOW)
+    for _ in study.contexts:
+        study.draw((), ())
+    page = people()
+    _join(page, running, "WORKER-9")
+    expect(page.get_by_text("Every game of this study is taken")).to_be_visible()
+    expect(page.get_by_role("button", name="Go on")).to_be_disabled()
+
+
 def test_nobody_comes_and_the_wait_ends_honourably(serve: Serve, people: People, tmp_path: Path) -> None:
     study = _study(tmp_path / "run0", policies={"hh": 1}, lobby_seconds=3)
     running = serve(study, clocks=SLOW)

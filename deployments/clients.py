@@ -1,0 +1,247 @@
+"""What keeps slow and greedy clients off a server, below its application: caps of connections, and deadlines.
+
+uvicorn waits for the rest of a request as long as a client likes, and takes connections until the process has no file
+descriptor left for its own journal and store. Here a request is whole in `seconds`, an address and all of them together
+have so many connections, and a socket's control frames so many a second. Whoever exceeds it is cut off without a word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+log = logging.getLogger(__name__)
+_DESCRIPTORS = 65_536  # as many as are asked for
+_BACKLOG = 128  # connections that are accepted before any of them is looked at
+_OWN = 192  # descriptors for them, the journal, the store and the registry
+
+
+class Bucket:
+    """Tokens that come back at `rate` a second, up to `most`."""
+
+    def __init__(self, rate: float, most: float, now: float) -> None:
+        self._rate, self._most, self._tokens, self._at = rate, most, most, now
+
+    def take(self, now: float) -> bool:
+        """Whether there was one."""
+        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+@dataclass(frozen=True)
+class Caps:
+    """Of connections and requests."""
+
+    total: int = 4_096  # connections, or fewer where descriptors are short
+    share: float = 1 / 8  # of them, that one address may have
+    seconds: float = 10.0  # for a request's head and body
+    control: tuple[float, float] = (20.0, 100.0)  # control frames and pieces of messages a second, and saved up
+
+
+def household(host: str) -> str:
+    """The client that an address stands for: of IPv6 its /64, and IPv4 that is written as IPv6 is IPv4."""
+    try:
+        found = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found, 64), strict=False).network_address)
+
+
+def raise_descriptors() -> int:
+    """Let this process have as many file descriptors as its hard limit allows; returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return _DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+def options(caps: Caps | None = None, *, proxies: str = "") -> dict[str, Any]:
+    """For uvicorn's Config.
+
+    Args:
+        proxies: comma-separated addresses and networks of proxies, whose own caps hold for an address; '*' for all.
+    """
+    http, ws = _protocols(Gate(caps or Caps(), raise_descriptors(), proxies))
+    return {"http": http, "ws": ws, "backlog": _BACKLOG}
+
+
+class Gate:
+    """Counts connections, of addresses and in all.
+
+    Args:
+        descriptors: that the process may have.
+    """
+
+    def __init__(self, caps: Caps, descriptors: int, proxies: str = "") -> None:
+        self.caps = caps
+        self.total = max(16, min(caps.total, descriptors - _OWN))
+        self.each = max(8, int(self.total * caps.share))
+        self._trusts = _trusted(proxies)
+        self._open: dict[asyncio.BaseTransport, str] = {}
+        self._of: Counter[str] = Counter()
+        self._told = float("-inf")
+
+    def enter(self, transport: asyncio.BaseTransport) -> bool:
+        """Whether there is room for a connection, which is counted until `leave`."""
+        host = str((transport.get_extra_info("peername") or ("unknown",))[0])
+        key = household(host)
+        if len(self._open) >= self.total or (self._of[key] >= self.each and not self._trusts(host)):
+            self._tell(f"{len(self._open)} connections, {self._of[key]} of them from the address that was refused")
+            return False
+        self._open[transport] = key
+        self._of[key] += 1
+        return True
+
+    def leave(self, transport: asyncio.BaseTransport) -> None:
+        key = self._open.pop(transport, None)
+        if key is not None:
+            self._of[key] -= 1
+            if not self._of[key]:
+                del self._of[key]
+
+    def _tell(self, standing: str) -> None:
+        """Once a minute at most."""
+        if time.monotonic() - self._told >= 60:
+            self._told = time.monotonic()
+            log.warning("connections are refused: %s", standing)
+
+
+def _trusted(proxies: str) -> Callable[[str], bool]:
+    networks = []
+    for each in filter(None, (each.strip() for each in proxies.split(","))):
+        if each == "*":
+            return lambda _: True
+        try:
+            networks.append(ipaddress.ip_network(each, strict=False))
+        except ValueError:  # a name or a Unix socket's: uvicorn compares it as it is written
+            continue
+
+    def trusts(host: str) -> bool:
+        try:
+            found = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return any(found in network for network in networks)
+
+    return trusts
+
+
+def _protocols(gate: Gate) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
+    """uvicorn's two protocols with this gate in front."""
+    return type("Http", (_Http,), {"gate": gate}), type("Ws", (_Ws,), {"gate": gate})
+
+
+class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of two classes, by what is installed
+    """With a deadline for what is not whole yet of a request."""
+
+    gate: Gate
+    _deadline: asyncio.TimerHandle | None = None
+    _upgraded = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        if self.gate.enter(transport):
+            self._expect()
+        else:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gate.leave(self.transport)
+        self._expect_nothing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        super().data_received(data)
+        if not self._upgraded and (self.cycle is before or self.cycle.more_body):
+            self._expect()
+        else:
+            self._expect_nothing()
+
+    def handle_websocket_upgrade(self, *args: Any) -> None:
+        self._upgraded = True
+        super().handle_websocket_upgrade(*args)
+
+    def _expect(self) -> None:
+        """The rest of what has begun, from its first byte on."""
+        if self._deadline is None and self.transport is not None and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(self.gate.caps.seconds, self._late)
+
+    def _expect_nothing(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _late(self) -> None:
+        self._deadline = None
+        answering = self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
+        if answering:  # the server's turn: what came behind the request waits for it
+            self._expect()
+        elif not self.transport.is_closing():
+            self.transport.abort()
+
+
+class _Ws(WebSocketsSansIOProtocol):
+    """With a bucket for frames that never reach the application, and no word in the log of what is not UTF-8."""
+
+    gate: Gate
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._bucket = Bucket(*self.gate.caps.control, time.monotonic())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gate.leave(self.transport)
+        super().connection_lost(exc)
+
+    def handle_ping(self) -> None:
+        if self._admitted():
+            super().handle_ping()
+
+    def handle_pong(self, event: Any) -> None:
+        if self._admitted():
+            super().handle_pong(event)
+
+    def handle_cont(self, event: Any) -> None:
+        if self._admitted():
+            super().handle_cont(event)
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text":
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self.frames = []
+                if not self.close_sent:
+                    self.conn.send_close(1007)
+                    self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
+    def _admitted(self) -> bool:
+        if self.transport.is_closing():
+            return False
+        if self._bucket.take(time.monotonic()):
+            return True
+        self.transport.abort()
+        return False
