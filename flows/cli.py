@@ -13,6 +13,7 @@ import typer
 from flows.cli_annotations import annotate_app, released_app, released_import_app
 from flows.cli_promotion import promotion_app
 from flows.cli_report import report_app
+from flows.cli_search import search_app
 from flows.terminal import (
     Commands,
     Run,
@@ -24,7 +25,7 @@ from flows.terminal import (
     running,
     warn_of_public_key,
 )
-from respect_core.variants import CONTROL, PROFILES, Propensity, Variant
+from respect_core.variants import CONTROL, PROFILES, SYSTEMS, Propensity, Variant
 
 app = Commands(
     help="RESPECT: learn, round after round, from the feedback that users give without being asked.",
@@ -37,6 +38,7 @@ app.add_typer(released_app)
 app.add_typer(annotate_app, name="annotate")
 app.add_typer(promotion_app)
 app.add_typer(report_app)
+app.add_typer(search_app)
 app.callback()(end_on_sigterm)  # servers take the place of this program, and have manners of their own
 ProfileName = Annotated[str, typer.Option(help=f"What to run with: {' or '.join(PROFILES)}.")]
 Variants = Annotated[
@@ -53,11 +55,11 @@ def _named(variants: Sequence[str]) -> list[str]:
 def _variants(names: Sequence[str]) -> list[Variant]:
     named = _named(names)
     if named == ["all"]:
-        return list(Variant)
+        return list(SYSTEMS)
     try:
         return [Variant(name) for name in named]
     except ValueError as error:
-        raise typer.BadParameter(f"{error}; there are: {', '.join(Variant)}, or 'all'") from None
+        raise typer.BadParameter(f"{error}; there are: {', '.join(Variant)}, or 'all' for the first six") from None
 
 
 @app.command()

@@ -22,7 +22,7 @@ from flows.round import RoundParameters, round
 from flows.simulate import SimulateParameters, simulate
 from flows.study import ANCHORS, StudyParameters, study
 from flows.threads import threads
-from respect_core.variants import SEED, Profile, Variant
+from respect_core.variants import SEED, SYSTEMS, Profile, Variant
 from tasks.export import export_interactions
 from tasks.next_round import count_new, find_next_round
 from tasks.places import Place, require
@@ -40,7 +40,7 @@ ProfileName = Literal["tiny", "idefics2-8b"]
 
 @flow(name="next-round", flow_run_name="next round")
 def next_round(
-    variants: list[Variant] = list(Variant),  # noqa: B006  # never changed; the form shows it
+    variants: list[Variant] = list(SYSTEMS),  # noqa: B006  # never changed; the form shows it
     minimum: int = 100,
     number: int | None = None,
     profile: ProfileName = "tiny",
@@ -188,7 +188,7 @@ def run_study(
 
 @flow(name="deployed-simulate", flow_run_name="simulate {games} games")
 def run_simulation(
-    variants: list[Variant] = list(Variant),  # noqa: B006  # never changed; the form shows it
+    variants: list[Variant] = list(SYSTEMS),  # noqa: B006  # never changed; the form shows it
     games: int = 100,
     number: int | None = None,
     profile: ProfileName = "tiny",

@@ -15,7 +15,7 @@ from flows.round import RoundParameters
 from flows.stages import decode, learn
 from flows.threads import threads
 from respect_core import manifests
-from respect_core.variants import SEED, Profile, Variant, fft
+from respect_core.variants import SEED, SYSTEMS, Profile, Variant, fft
 from tasks import registry
 from tasks.places import Place
 from tasks.register import reference
@@ -92,7 +92,7 @@ def retrain(
     if seed is None or not manifests.partitions(workspace.open(), "turns", [round]):
         raise ValueError(f"round {round} has not been learned from in {workspace.store_uri}; start `round` first")
     # As a round of all variants decodes, so that what it left is found.
-    decoded = decode(workspace, settings, round, list(Variant), reference(SEED, seed), on=Place.POOLS)
+    decoded = decode(workspace, settings, round, list(SYSTEMS), reference(SEED, seed), on=Place.POOLS)
     propensities, on = decoded.propensities, Place.POOLS
     end = learn(workspace, None, settings, variant, round, validation, propensities, on=on, retrained=True)
     learned = end()

@@ -16,7 +16,7 @@ from flows.stages import decode, learn
 from flows.threads import threads
 from flows.turns import in_turn
 from respect_core.errors import ExpectedError
-from respect_core.variants import Profile, Propensity, Variant
+from respect_core.variants import SYSTEMS, Profile, Propensity, Variant
 from respect_core.variants import profile as named_profile
 from tasks.export import export_interactions
 from tasks.places import Place, require
@@ -36,7 +36,7 @@ class RoundParameters(BaseModel):
 
     round: int = Field(ge=0, description="Number of the round, counted from 0.")
     profile: str = Field(default="tiny", description="Named configuration: tiny or idefics2-8b.")
-    variants: list[Variant] = Field(default_factory=lambda: list(Variant), description="Variants to train.")
+    variants: list[Variant] = Field(default_factory=lambda: list(SYSTEMS), description="Variants to train.")
     validation: str = Field(default="validation", description="Game set whose right turns choose checkpoints.")
     propensity: Propensity | None = Field(
         default=None, description="Where p comes from when a log has none; the profile's choice if empty."

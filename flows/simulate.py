@@ -11,7 +11,7 @@ from flows.labels import label_run
 from flows.round import RoundParameters
 from flows.seed import seed_policy
 from flows.threads import threads
-from respect_core.variants import SEED, Variant
+from respect_core.variants import SEED, SYSTEMS, Variant
 from tasks import registry
 from tasks.next_round import round_of_play
 from tasks.play import play_deployed, require_simulated_people
@@ -24,7 +24,7 @@ class SimulateParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    variants: Sequence[Variant] = Field(list(Variant), description="Variants whose deployed versions act.")
+    variants: Sequence[Variant] = Field(list(SYSTEMS), description="Variants whose deployed versions act.")
     games: int = Field(100, ge=1, description="Games of each.")
     number: int | None = Field(None, ge=0, description="Round of the log; empty for the one after the newest learned.")
     profile: str = Field("tiny", description="Named configuration; needs simulated speakers, as tiny has.")

@@ -23,6 +23,7 @@ from flows.round import RoundParameters, round
 from flows.seed import seed_policy
 from flows.threads import threads
 from flows.turns import in_turn
+from respect_core import variants
 from respect_core.variants import CONTROL, HH, Profile, Variant
 from tasks import progress
 from tasks import study as record
@@ -64,14 +65,26 @@ class StudyParameters(BaseModel):
     def _anchors(self) -> Self:
         if self.anchor_games < self.games:
             raise ValueError(f"anchor_games = {self.anchor_games} must be at least games = {self.games}")
+        if Variant.B_FFT_PLUS in self.variants and (
+            Variant.B_FFT not in self.variants or self.rounds <= variants.BRANCH_AFTER
+        ):
+            raise ValueError(
+                f"{Variant.B_FFT_PLUS} branches off {Variant.B_FFT} after round {variants.BRANCH_AFTER}: "
+                "study both, over more rounds"
+            )
         return self
+
+    def learning(self, number: int) -> list[Variant]:
+        """The variants that learn from a round, and play in the next."""
+        branched = number >= variants.BRANCH_AFTER
+        return [each for each in self.variants if branched or each is not Variant.B_FFT_PLUS]
 
     def of_round(self, number: int) -> RoundParameters:
         """The parameters of one round's learning."""
         return RoundParameters(
             round=number,
             profile=self.profile,
-            variants=self.variants,
+            variants=self.learning(number),
             seeds=self.seeds,
             max_steps=self.max_steps,
             study_seed=self.study_seed,
@@ -151,7 +164,7 @@ def _policies(
     if number == 0:
         return [seed]
     learned = before[number - 1].learned
-    policies = [record.registered(workspace, variant, learned[variant]) for variant in parameters.variants]
+    policies = [record.registered(workspace, variant, learned[variant]) for variant in parameters.learning(number - 1)]
     if parameters.control and number == parameters.rounds:
         policies.append(seed.model_copy(update={"variant": CONTROL}))
     return policies

@@ -146,6 +146,30 @@ def load_adapter(base: Base, adapter: Path, *, trainable: bool = False) -> peft.
     return model if trainable else model.eval()
 
 
+def grow_adapter(base: Base, adapter: Path, config: LoraConfig, *, seed: int) -> peft.PeftModel:
+    """A saved adapter, trainable, with fresh layers where `config` places some that it lacks: the same function.
+
+    One that has layers elsewhere, or of another rank, keeps its own placement and gets none (`load_adapter`).
+
+    Raises:
+        FileNotFoundError: no adapter in that directory.
+    """
+    known = load_adapter(base, adapter, trainable=True)
+    if known.peft_config["default"].target_modules == config.targets:
+        return known
+    grown = attach_lora(base, config, seed=seed)
+    weights, places = (
+        {name: weight for name, weight in model.named_parameters() if "lora_" in name} for model in (known, grown)
+    )
+    shapes = {name: weight.shape for name, weight in places.items()}
+    if len(places) == len(weights) or any(shapes.get(name) != weight.shape for name, weight in weights.items()):
+        return known
+    with torch.no_grad():
+        for name, weight in weights.items():
+            places[name].copy_(weight)
+    return grown
+
+
 def save_adapter(model: peft.PeftModel, adapter: Path) -> None:
     """Write the adapter in PEFT's own layout, whole or not at all; one that stands there is replaced."""
     adapter.parent.mkdir(parents=True, exist_ok=True)

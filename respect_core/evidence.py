@@ -24,10 +24,10 @@ from respect_core.store import Store
 from respect_core.turn_metrics import Agreement, agreement
 from respect_core.variants import CONTROL, HH, SEED, Variant
 
-ENHANCED = "b-fft+"
+ENHANCED = Variant.B_FFT_PLUS.value
 """B-FFT with adapters on the vision model too, branched off after round 3 (appendix D)."""
 
-ORDER = (*(variant.value for variant in Variant), ENHANCED, CONTROL, HH)
+ORDER = (*(variant.value for variant in Variant), CONTROL, HH)
 """Of policies in the paper's tables; others follow."""
 
 Cells = Mapping[str, Mapping[int, Cell]]
@@ -152,29 +152,13 @@ def gather(
 def learned_from(games: Mapping[Partition, int], cells: Cells) -> dict[str, dict[int, int]]:
     """Interactions up to and including each round from which a policy of it can learn (figure 14).
 
-    `respect_core.rounds.learning_partitions` says which. The policy with enhanced adapters went on from B-FFT's
-    (appendix D): before it acted itself, B-FFT's interactions count.
+    `respect_core.rounds.learning_partitions` says which.
     """
-    known = [each for each in games if each.variant != ENHANCED]
     return {
-        policy: {
-            number: sum(
-                games[each]
-                for each in (
-                    _of_enhanced(games, number) if policy == ENHANCED else learning_partitions(known, policy, number)
-                )
-            )
-            for number in by_round
-        }
+        policy: {number: sum(games[each] for each in learning_partitions(games, policy, number)) for number in by_round}
         for policy, by_round in cells.items()
         if policy not in (CONTROL, HH)
     }
-
-
-def _of_enhanced(games: Iterable[Partition], number: int) -> list[Partition]:
-    own = {each.round: each for each in games if each.variant == ENHANCED}
-    before = learning_partitions([each for each in games if each.round not in own], Variant.B_FFT, number)
-    return [*before, *(each for round, each in own.items() if round <= number)]
 
 
 def main_policy(cells: Cells) -> str:

@@ -6,7 +6,7 @@ Deviations from the paper, numbered as they are cited elsewhere:
    LoRA and runs every time.
 2. Within one batch the connector runs once per distinct image, so that two games with the same image share its
    dropout mask.
-Under the enhanced placement (appendix D) the tower is trained; then it runs every time, on cached pixels.
+Under the enhanced placement (appendix D) the tower is the policy's own; then it runs every time, on cached pixels.
 
 Shapes: U distinct images, P patches an image, D tower width, L image tokens, H text width.
 """
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -93,13 +92,13 @@ class VisionFeatures:
 
     def ready(self, model: Any, images: Iterable[str]) -> None:
         """Compute what `model` will take from the tower as it is kept: nothing where it trains the tower."""
-        if not _trained(inner(model).model.vision_model):
+        if not self._differs(inner(model).model.vision_model):
             self.prepare(images)
 
     def _connect(self, model: Any, distinct: Sequence[str]) -> Tensor:
         """Image tokens [U, L, H] under this model's connector."""
         backbone = inner(model).model
-        if _trained(backbone.vision_model):
+        if self._differs(backbone.vision_model):
             tower = self._run(backbone.vision_model, distinct)
         else:
             self.prepare(distinct)
@@ -159,6 +158,11 @@ class VisionFeatures:
             self._pixels[image] = pixels
         return pixels
 
+    def _differs(self, tower: Any) -> bool:
+        """Whether a view's tower is not the base's own: it carries adapters, or has them folded in (`lora.merged`)."""
+        own, its = (list(each.parameters()) for each in (inner(self._base.model).model.vision_model, tower))
+        return len(own) != len(its) or any(one is not other for one, other in zip(own, its, strict=True))
+
     def _picture(self, image: str) -> Image.Image:
         try:
             return self._images[image]
@@ -172,11 +176,6 @@ class VisionFeatures:
         content.update(picture.tobytes())
         assert self._cache_dir is not None
         return self._cache_dir / f"{content.hexdigest()}.safetensors"
-
-
-def _trained(tower: Any) -> bool:
-    """Whether the tower carries adapters (the enhanced placement)."""
-    return any(isinstance(module, BaseTunerLayer) for module in tower.modules())
 
 
 def _by_shape(pixels: Mapping[str, Tensor]) -> Iterator[list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from respect_core.manifests import Partition
-from respect_core.variants import CONTROL, HH
+from respect_core.variants import CONTROL, HH, Variant
 
 _NEVER_LEARNED_FROM = {CONTROL, HH}
 """CONTROL measures the users, not the policy (section 6), and HH has no policy."""
@@ -15,7 +15,9 @@ def learning_partitions(available: Iterable[Partition], variant: str, round: int
     """The partitions that a variant learns from when it is trained after `round`.
 
     In a round in which the variant itself acted these are its own interactions. In a round in which it did not
-    (round 0, where the seed policy acts for all; a log in which one variant was deployed), everyone's.
+    (round 0, where the seed policy acts for all; a log in which one variant was deployed), everyone's. B-FFT+ branches
+    off B-FFT (appendix D): where it did not act, it learns from that one's, and where others acted too, nobody else
+    learns from its own.
 
     Args:
         available: partitions of the turns table.
@@ -27,7 +29,10 @@ def learning_partitions(available: Iterable[Partition], variant: str, round: int
         if partition.round <= round and partition.variant not in _NEVER_LEARNED_FROM:
             by_round.setdefault(partition.round, []).append(partition)
     chosen: list[Partition] = []
+    plus = Variant.B_FFT_PLUS
     for _, present in sorted(by_round.items()):
         own = [partition for partition in present if partition.variant == variant]
-        chosen += own or sorted(present)
+        if variant == plus:
+            own = own or [partition for partition in present if partition.variant == Variant.B_FFT]
+        chosen += own or sorted(partition for partition in present if partition.variant != plus) or sorted(present)
     return chosen

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from respect_core.base import Base, attach_lora, load_adapter, save_adapter
+from respect_core.base import Base, attach_lora, grow_adapter, save_adapter
 from respect_core.checkpoints import Checkpoint, History, ResumeFile, StepRecord, capture, restore, trainable
 from respect_core.features import VisionFeatures
 from respect_core.gradients import Gradients, TrainingError, find_references
@@ -87,7 +87,8 @@ def train(
         base: the frozen model; left as it is.
         examples: from `sampling.examples`.
         validate: called at each checkpoint.
-        lora: shape and placement of a new adapter; one that is continued keeps its own.
+        lora: shape and placement of a new adapter; one that is continued keeps its own, and gets layers where `lora`
+            places more (`base.grow_adapter`).
         seed: of adapter, dropout, batches and image orders.
         features: of the same base.
         init_adapter: where training starts, if `config` says that it resumes from an adapter (in the paper KTO alone,
@@ -115,7 +116,9 @@ def train(
         raise ValueError(f"nothing to train on: {len(examples)} games, and no positive turn in them")
     out_dir.mkdir(parents=True, exist_ok=True)
     with isolated(seed, base.device):
-        model = load_adapter(base, init_adapter, trainable=True) if init_adapter else attach_lora(base, lora, seed=seed)
+        model = (
+            grow_adapter(base, init_adapter, lora, seed=seed) if init_adapter else attach_lora(base, lora, seed=seed)
+        )
         reference, size = find_references(base, model, examples, config, features)
         size, folder = processes.least(size), out_dir if processes.first else None
         gradients = Gradients(base, model, config, features, reference, processes)
@@ -229,12 +232,14 @@ def refuse_uniform_optimum(config: TrainingConfig, vocabulary: int) -> None:
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
-    """Rate of step 0, 1, ...: linear warm-up over `warmup_steps`, then constant, or half a cosine that ends near 0."""
+    """Rate of step 0, 1, ...: linear warm-up over `warmup_steps`, then constant, or to 0 along a line or a cosine."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.learning_rate
     done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    if config.schedule == "linear":
+        return config.learning_rate * (1 - done)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 

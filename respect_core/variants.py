@@ -1,4 +1,4 @@
-"""The six variants, Table 1 as named functions, and profiles.
+"""The six variants and appendix D's, Table 1 as named functions, and profiles.
 
 A configuration is frozen and complete: a named function returns every value, and a caller changes a few with
 `dataclasses.replace`.
@@ -54,7 +54,7 @@ class DecoderKind(StrEnum):
 
 
 class Variant(StrEnum):
-    """The systems of section 5. CONTROL is the seed policy redeployed."""
+    """The systems of section 5, and appendix D's. CONTROL is the seed policy redeployed."""
 
     B_FFT = "b-fft"
     T_FFT = "t-fft"
@@ -62,6 +62,7 @@ class Variant(StrEnum):
     T_RL = "t-rl"
     B_KTO = "b-kto"
     T_KTO = "t-kto"
+    B_FFT_PLUS = "b-fft+"  # B-FFT with adapters on the vision model too, which branches off B-FFT (appendix D)
 
     @property
     def decoder(self) -> DecoderKind:
@@ -69,7 +70,7 @@ class Variant(StrEnum):
 
     @property
     def objective(self) -> Objective:
-        return Objective(self.value.split("-")[1])
+        return Objective(self.value.split("-")[1].removesuffix("+"))
 
 
 class Propensity(StrEnum):
@@ -80,12 +81,19 @@ class Propensity(StrEnum):
     SURROGATE = "surrogate"  # computed under the seed policy, an approximation
 
 
+SYSTEMS: tuple[Variant, ...] = tuple(variant for variant in Variant if variant is not Variant.B_FFT_PLUS)
+"""The six variants of section 5: what is trained where nobody says otherwise."""
+BRANCH_AFTER = 3
+"""The round after which B-FFT+ branches off B-FFT in a study (appendix D)."""
 SEED = "seed"
 """The policy of round 0, tuned on D0 (appendix B.2)."""
 CONTROL = "control"
 HH = "hh"
-ACTING = (*map(str, Variant), CONTROL)
-"""Policies that users can meet. No model is named `respect.control`: what is deployed as it stays the seed policy."""
+ACTING = (*map(str, SYSTEMS), CONTROL)
+"""Policies that users meet where nobody says otherwise. No model is named `respect.control`: what is deployed as it
+stays the seed policy."""
+DEPLOYABLE = (*map(str, Variant), CONTROL)
+"""Policies that users can meet."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +115,8 @@ def word_lora() -> LoraConfig:
     return replace(plain, rank=16, alpha=16, targets=rf"({plain.targets}|.*text_model.embed_tokens$)")
 
 
-def enhanced_lora() -> LoraConfig:
-    """Adapters on the vision model too (appendix D). Frozen vision features cannot be cached with it."""
-    plain = LoraConfig()
+def enhanced(plain: LoraConfig) -> LoraConfig:
+    """Adapters on the vision model too (appendix D). Vision features cannot be cached with them."""
     return replace(plain, targets=rf"({plain.targets}|.*vision_model.*(q_proj|k_proj|v_proj|out_proj|fc1|fc2).*$)")
 
 
@@ -120,7 +127,7 @@ class TrainingConfig:
     objective: Objective
     optimizer: Literal["adamw", "rmsprop"]
     learning_rate: float
-    schedule: Literal["cosine", "constant"]
+    schedule: Literal["cosine", "constant", "linear"]
     epochs: int
     max_steps: int | None = None  # ends training earlier than `epochs`
     warmup_steps: int = 10
@@ -201,6 +208,10 @@ class Profile:
         objective = Variant(variant).objective
         begun = [number for number in self.later if number <= round and objective in self.later[number]]
         return self.later[max(begun)][objective] if begun else self.training[objective]
+
+    def placement(self, variant: str) -> LoraConfig:
+        """Shape and placement of a variant's adapters."""
+        return enhanced(self.lora) if variant == Variant.B_FFT_PLUS else self.lora
 
     def with_training(self, objectives: Collection[Objective] = tuple(Objective), /, **changes: Any) -> Profile:
         """The profile with some training settings of these objectives changed, in every round."""

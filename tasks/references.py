@@ -148,6 +148,18 @@ class EvaluatedRef(_Reference):
     seconds: float
 
 
+class SearchedRef(_Reference):
+    """A point of a search: what it changes in words, and its best checkpoint's figures on the validation set."""
+
+    name: str
+    sampled_match: float  # what its checkpoint was chosen by
+    exact_match: float
+    illegal_actions: int
+    validation_turns: int
+    seconds: float  # of training, over all seeds
+    run_id: str
+
+
 class PropensityRef(_Reference):
     """Probabilities computed for a partition of turns that lacked them."""
 

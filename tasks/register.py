@@ -134,7 +134,7 @@ def _register(
             registry.end_killed(workspace, str(run.info.run_id))
     run_id = registry.start_run(workspace, name, parent, tags)
     with registry.ended(workspace, run_id):
-        _log_training(workspace, run_id, profile, training_set, selected)
+        log_training(workspace, run_id, profile, training_set, selected)
         learned = prepare_lineage(workspace, tags, run_id)
         metrics = {"val_exact_match": selected.exact_match, "val_sampled_match": selected.sampled_match}
         (directory / "README.md").write_text(_model_card(profile, training_set, selected, tags))
@@ -176,7 +176,7 @@ def recipe(profile: Profile, training_set: TrainingSetRef) -> str:
     made_from = {
         "data": training_set.data_hash,
         "base": profile.base,
-        "lora": asdict(profile.lora),
+        "lora": asdict(profile.placement(training_set.variant)),
         "training": asdict(profile.settings(training_set.variant, training_set.round)),
         "seeds": profile.seeds,
     }
@@ -218,13 +218,13 @@ def reference(variant: str, version: ModelVersion) -> RegisteredRef:
     )
 
 
-def _log_training(
+def log_training(
     workspace: Workspace, run_id: str, profile: Profile, training_set: TrainingSetRef, selected: SelectedRef
 ) -> None:
-    """The child run: settings, data, outcome; and a grandchild per seed with its curves by step."""
+    """Log settings, data and outcome to a run; and to a child of it per seed its curves by step."""
     round, variant = training_set.round, training_set.variant
     config = asdict(profile.settings(variant, round))
-    lora = {f"lora_{name}": value for name, value in asdict(profile.lora).items()}
+    lora = {f"lora_{name}": value for name, value in asdict(profile.placement(variant)).items()}
     counts = ("train_turns", "positives", "negatives", "negatives_used", "rehearsal_turns")
     registry.log(
         workspace,

@@ -26,7 +26,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from respect_core.variants import SEED
+from respect_core.variants import SEED, Variant
 from tasks.files import passing
 from tasks.interruption import interrupts
 from tasks.references import RegisteredRef
@@ -280,8 +280,12 @@ def latest(workspace: Workspace, variant: str, before_round: int | None = None) 
 
 
 def previous(workspace: Workspace, variant: str, round: int) -> ModelVersion | None:
-    """What the variant's training in `round` continues from: its version of an earlier round, else the seed."""
-    return latest(workspace, variant, before_round=round) or latest(workspace, SEED)
+    """What the variant's training in `round` continues from: its version of an earlier round, else the seed.
+
+    B-FFT+ branches off B-FFT's (appendix D).
+    """
+    off = Variant.B_FFT if variant == Variant.B_FFT_PLUS else SEED
+    return latest(workspace, variant, round) or latest(workspace, off, round) or latest(workspace, SEED)
 
 
 def aliases(workspace: Workspace, model: str) -> dict[str, str]:

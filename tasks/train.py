@@ -38,17 +38,21 @@ def train_variant(
     validation: str,
     start: Path | None,
     on: Place = Place.HERE,
+    within: str = "",
 ) -> TrainedRef:
     """Train on the training set, keeping a checkpoint and its validation figure at every interval.
 
     Training whose worker was killed goes on from its last resume point, in the next try or the next run of the round.
+
+    Args:
+        within: folder of the variant's scratch space that the training has to itself; the variant's own if empty.
 
     Raises:
         ValueError: there is no such game set to validate on.
         WorkerFailed: training ended with an error; the message has the end of its log.
     """
     variant = training_set.variant
-    directory = workspace.scratch / f"round={training_set.round}" / variant / f"seed={seed}"
+    directory = workspace.scratch / f"round={training_set.round}" / variant / within / f"seed={seed}"
     spec = TrainSpec(
         workspace=workspace,
         profile=profile,

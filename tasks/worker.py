@@ -98,7 +98,7 @@ def train(spec: TrainSpec) -> dict[str, Any]:
         examples,
         validate,
         spec.training,
-        spec.profile.lora,
+        spec.profile.placement(spec.variant),
         spec.seed,
         spec.directory,
         features=features,

@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw
 from respect_core import packing
 from respect_core.base import inner
 from respect_core.features import VisionFeatures
+from respect_core.lora import merged
 from respect_core.similarity import from_features
-from respect_core.variants import enhanced_lora
+from respect_core.variants import LoraConfig, enhanced
 
 
 def connector_output(model: object, features: VisionFeatures, *rows: tuple[str, ...]) -> torch.Tensor:
@@ -54,7 +55,7 @@ def test_gradients_reach_the_connector() -> None:
 
 
 def test_a_trained_tower_runs_every_time() -> None:
-    targets = enhanced_lora().targets
+    targets = enhanced(LoraConfig()).targets
     model = models.random_lora(targets=targets)
     live = connector_output(model, models.features(), *ROWS)
     torch.testing.assert_close(live, pixel_output(model, *ROWS), atol=1e-5, rtol=1e-5)
@@ -66,6 +67,22 @@ def test_a_trained_tower_runs_every_time() -> None:
         packing.score(model, batch, models.features()).logp,
         packing.score(models.random_lora(), batch, models.features()).logp,
     )
+
+
+def test_a_tower_with_its_adapters_folded_in_is_the_policys_own() -> None:
+    """What is validated and served on a CPU is a merged model: it sees with the vision adapters, not past them."""
+    model = models.random_lora(targets=enhanced(LoraConfig()).targets)
+    whole, plain = merged(model), merged(models.random_lora())
+    features = VisionFeatures(models.base(), models.images())
+    seen = connector_output(whole, features, *ROWS)
+    torch.testing.assert_close(seen, pixel_output(model, *ROWS), atol=1e-4, rtol=1e-4)
+    assert not features._tower  # nothing was taken from the frozen tower
+    connected = features.connected(whole, [image for row in ROWS for image in row])
+    torch.testing.assert_close(
+        connector_output(whole, connected, *ROWS), pixel_output(model, *ROWS), atol=1e-4, rtol=1e-4
+    )
+    connector_output(plain, features, *ROWS)
+    assert features._tower  # a merged model with the base's tower goes by what is kept
 
 
 def test_the_cache_on_disk_is_used_and_keyed_by_content(tmp_path: Path) -> None:

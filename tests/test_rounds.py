@@ -12,6 +12,17 @@ def test_round_0_belongs_to_everyone_and_later_rounds_to_the_variant() -> None:
     ]
 
 
+def test_the_enhanced_policy_branches_off_b_fft_and_teaches_nobody_else() -> None:
+    parts = [Partition(0, "seed"), *(Partition(n, v) for n in (1, 2) for v in ("b-fft", "t-rl"))]
+    parts += [Partition(2, "b-fft+")]
+    own = [Partition(0, "seed"), Partition(1, "b-fft"), Partition(2, "b-fft+")]
+    assert learning_partitions(parts, "b-fft+", 2) == own
+    assert learning_partitions(parts, "b-fft+", 1) == own[:2]
+    assert learning_partitions(parts, "b-fft", 2) == [*own[:2], Partition(2, "b-fft")]
+    assert Partition(2, "b-fft+") not in learning_partitions(parts, "t-kto", 2)
+    assert learning_partitions([Partition(5, "b-fft+")], "t-kto", 5) == [Partition(5, "b-fft+")]
+
+
 def test_control_and_human_games_teach_nobody() -> None:
     available = [Partition(0, "control"), Partition(0, "hh"), Partition(0, "seed")]
     assert learning_partitions(available, "b-kto", 0) == [Partition(0, "seed")]

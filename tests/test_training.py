@@ -493,6 +493,10 @@ def test_learning_rate() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
     constant = replace(cosine, schedule="constant")
     assert {training.learning_rate(constant, step, 110) for step in range(10, 110)} == {1.0}
+    linear = replace(cosine, schedule="linear")
+    falling = [training.learning_rate(linear, step, 110) for step in range(110)]
+    assert falling[:11] == rates[:11]
+    assert falling[10:] == pytest.approx([1 - step / 100 for step in range(100)])
 
 
 def test_plan_ends_with_the_steps_or_the_epochs() -> None:

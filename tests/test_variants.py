@@ -9,6 +9,7 @@ import pytest
 
 from respect_core.variants import (
     PROFILES,
+    SYSTEMS,
     DecoderKind,
     Objective,
     Profile,
@@ -74,9 +75,12 @@ def _kto(of: Profile) -> Callable[[int], TrainingConfig]:
 
 
 def test_six_variants() -> None:
-    assert [(each.decoder, each.objective) for each in Variant] == [
+    assert [(each.decoder, each.objective) for each in SYSTEMS] == [
         (decoder, objective) for objective in Objective for decoder in DecoderKind
     ]
+    plus = Variant("b-fft+")
+    assert {*SYSTEMS, plus} == set(Variant) and plus not in SYSTEMS
+    assert (plus.decoder, plus.objective) == (DecoderKind.BINARY, Objective.FFT)
     assert Variant("t-kto") is Variant.T_KTO
 
 

@@ -109,12 +109,12 @@ def listener(workspace: Workspace, url: str | None, study: Study | None, variant
     """Who acts: a study's policies or these variants in this process, or whoever is served at a URL."""
     from deployments.game.listener import InProcess, Remote
     from deployments.serving.server import PolicyServer, Settings
-    from respect_core.variants import ACTING, HH
+    from respect_core.variants import DEPLOYABLE, HH
 
     named = study.file.policies if study else [name.strip() for name in variants.split(",")]
     acting = tuple(variant for variant in named if variant != HH)
-    if unknown := sorted(set(acting) - set(ACTING)):
-        raise ValueError(f"no variant {', '.join(unknown)}; there are: {', '.join(ACTING)}")
+    if unknown := sorted(set(acting) - set(DEPLOYABLE)):
+        raise ValueError(f"no variant {', '.join(unknown)}; there are: {', '.join(DEPLOYABLE)}")
     if url is not None:
         return Remote(url, wanted=acting if study else ())
     return InProcess(PolicyServer(workspace, Settings(variants=acting)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mlflow.exceptions import MlflowException
 
 from deployments.game.limits import Denied
-from respect_core.variants import Variant
+from respect_core.variants import SYSTEMS, Variant
 from tasks.next_round import round_of_play
 from tasks.retries import is_transient
 from tasks.workspace import Workspace
@@ -75,4 +75,4 @@ class Rounds:
         return found
 
     def _newest(self, policy: str) -> int:
-        return round_of_play(self._workspace, [policy] if policy in set(Variant) else list(Variant))
+        return round_of_play(self._workspace, [policy] if policy in set(Variant) else list(SYSTEMS))

@@ -16,7 +16,7 @@ from deployments.game.table import Reason
 from respect_core.assignment import Assignment, Slot
 from respect_core.metrics import Estimate, ratio
 from respect_core.multiref.contexts import GameContext
-from respect_core.variants import ACTING, HH
+from respect_core.variants import DEPLOYABLE, HH
 
 FINISHED: tuple[Reason, ...] = ("won", "out_of_turns")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -58,7 +58,7 @@ class StudyFile(BaseModel):
 
     @model_validator(mode="after")
     def _known(self) -> StudyFile:
-        known = [*ACTING, HH]
+        known = [*DEPLOYABLE, HH]
         if unknown := sorted(set(self.policies) - set(known)):
             raise ValueError(f"policies: {', '.join(unknown)}; there are: {', '.join(known)}")
         return self

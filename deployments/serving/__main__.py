@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.terminal import Commands, Run, clear_errors, run_workspace
-from respect_core.variants import ACTING
+from respect_core.variants import ACTING, DEPLOYABLE
 
 
 class Place(StrEnum):
@@ -77,8 +77,8 @@ def serve(
 
 def _variants(names: str) -> tuple[str, ...]:
     named = ACTING if names == "all" else tuple(name.strip() for name in names.split(","))
-    if unknown := sorted(set(named) - set(ACTING)):
-        raise typer.BadParameter(f"no variant {', '.join(unknown)}; there are: {', '.join(ACTING)}, or 'all'")
+    if unknown := sorted(set(named) - set(DEPLOYABLE)):
+        raise typer.BadParameter(f"no variant {', '.join(unknown)}; there are: {', '.join(DEPLOYABLE)}, or 'all'")
     return named
 
 

@@ -20,7 +20,7 @@ from prefect.client.base import PrefectHttpxSyncClient
 from deployments.settings import S3_PORTS, Stack
 from flows import servers
 from respect_core.store import Store, open_store
-from respect_core.variants import SEED, Variant
+from respect_core.variants import SEED, SYSTEMS
 from tasks import registry
 
 ROOT = Path(__file__).parents[2]
@@ -153,7 +153,7 @@ class RunningStack:
 
     def versions(self) -> dict[str, int]:
         """How many versions of each variant rounds have registered."""
-        found = {variant: self.mlflow.search_model_versions(f"name='respect.{variant}'") for variant in Variant}
+        found = {variant: self.mlflow.search_model_versions(f"name='respect.{variant}'") for variant in SYSTEMS}
         return {
             variant: sum(registry.RETRAINED not in each.tags for each in versions)
             for variant, versions in found.items()

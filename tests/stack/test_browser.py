@@ -11,7 +11,7 @@ from playwright.sync_api import Page, sync_playwright
 from running import ROOT, RunningStack
 
 from flows import servers
-from respect_core.variants import Variant
+from respect_core.variants import SYSTEMS, Variant
 from tasks import registry
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
@@ -92,7 +92,7 @@ def test_pages_of_the_round(running: RunningStack, learned: str, page: Page) -> 
     page.goto(f"{running.stack.mlflow}/#/experiments/{experiment.experiment_id}/runs?compareRunsMode=CHART")
     row = page.get_by_role("row").filter(has=page.get_by_text("round 0", exact=True))
     row.locator("[data-component-id$='runnamecellrenderer.tsx_46']").click()
-    for variant in Variant:
+    for variant in SYSTEMS:
         page.get_by_text(f"{variant} round 0", exact=True).first.wait_for()
     page.get_by_placeholder("Search metric charts").fill("exact_match|positives|illegal")
     page.get_by_text("val_exact_match", exact=True).first.wait_for()

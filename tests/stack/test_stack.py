@@ -16,7 +16,7 @@ from running import ROUND, SMALL, TRAIN, RunningStack, free_ports
 
 from respect_core import tables
 from respect_core.store import open_store
-from respect_core.variants import Variant
+from respect_core.variants import SYSTEMS
 from tasks import registry
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
@@ -75,11 +75,11 @@ def test_a_scheduled_round_registers_six_versions(running: RunningStack, learned
     run = running.ended(learned)
     assert run["name"] == "round 0" and "round:0" in run["tags"]
     assert all(count >= 1 for count in running.versions().values())
-    for variant in Variant:
+    for variant in SYSTEMS:
         candidate = running.mlflow.get_model_version_by_alias(f"respect.{variant}", registry.CANDIDATE)
         assert candidate.tags["round"] in ("0", "1") and candidate.tags["variant"] == variant
     tags = {tag for each in running.runs(TRAIN) for tag in each["tags"]}
-    assert tags >= {f"variant:{variant}" for variant in Variant}
+    assert tags >= {f"variant:{variant}" for variant in SYSTEMS}
 
 
 def test_a_training_that_was_killed_in_the_round_was_asked_for_again(running: RunningStack, learned: str) -> None:

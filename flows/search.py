@@ -1,0 +1,127 @@
+"""A search over training settings (Table 1), as a Prefect flow: one variant of one round, and nothing registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows.labels import label_run
+from flows.round import RoundParameters
+from flows.seed import seed_policy
+from flows.stages import decode
+from flows.turns import in_turn
+from respect_core import grids
+from respect_core.variants import Profile, Variant
+from tasks import progress, registry
+from tasks.export import export_interactions
+from tasks.places import Place, require
+from tasks.references import SearchedRef, TrainingSetRef
+from tasks.register import recipe
+from tasks.search import finished_points, open_search, record_point, report_search
+from tasks.select import select_checkpoint
+from tasks.subsample import subsample_variant
+from tasks.train import initial_adapter, train_variant
+from tasks.workspace import Workspace
+
+
+class SearchParameters(RoundParameters):
+    """What the command line sets of a search; the profile has the rest."""
+
+    variants: list[Variant] = Field(min_length=1, max_length=1, description="The variant to train.")
+    grid: str = Field(default="table-1", description=f"Named grid: {', '.join(grids.GRIDS)}.")
+    limit: int | None = Field(default=None, ge=1, description="Try at most so many points of the grid, at random.")
+
+    def named(self) -> dict[str, Any]:
+        """What the search is called by, for its files and its table."""
+        return {"grid": self.grid, "variant": str(self.variants[0]), "round": self.round, "profile": self.profile}
+
+
+@flow(
+    name="search",
+    flow_run_name="search {parameters.grid}, round {parameters.round}",
+    task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]  # a runner of futures of any result
+)
+def search(workspace: Workspace, parameters: SearchParameters, on: Place = Place.HERE) -> dict[str, Any]:
+    """Train and validate a variant with each configuration of a grid; returns them, the best first.
+
+    Points that are finished are not tried again. One that fails takes no other down.
+
+    Raises:
+        ValueError: no such grid, or no games in the round.
+        RayMissing: Ray is to compute, and is not installed.
+    """
+    require(on)
+    label_run(f"round:{parameters.round}", f"variant:{parameters.variants[0]}")
+    with in_turn(workspace, "round"):
+        return _search(workspace, parameters, on)
+
+
+def _search(workspace: Workspace, parameters: SearchParameters, on: Place) -> dict[str, Any]:
+    """As `search`, once it is its turn."""
+    (variant,), number, validation = parameters.variants, parameters.round, parameters.validation
+    profile = parameters.resolved_profile()
+    own = profile.settings(variant, number)
+    points = {grids.label(own, point): point for point in grids.points(parameters.grid, own, parameters.limit)}
+    profiles = {
+        name: profile.with_training([variant.objective], **grids.changes(own, point)) for name, point in points.items()
+    }
+    seed = seed_policy(workspace, profile, validation, on)
+    export_interactions(workspace, number)
+    decoded = decode(workspace, profile, number, [variant], seed, on=on)
+    training_set = subsample_variant(workspace, profile, variant, number, validation, decoded.propensities)
+    start = initial_adapter(workspace, profile, variant, number)
+    run_id = open_search(workspace, profile, training_set, parameters.grid, validation)
+    try:
+        recipes = {name: recipe(each, training_set) for name, each in profiles.items()}
+        known = finished_points(workspace, run_id)
+        found = [known[each] for each in recipes.values() if each in known]
+        failed: dict[str, str] = {}
+        trying = {
+            name: _submit(workspace, run_id, each, training_set, name, validation, start, on)
+            for name, each in profiles.items()
+            if recipes[name] not in known
+        }
+        with progress.bar("search", len(points)) as bar:
+            for name, end in trying.items():
+                bar.update(len(found) + len(failed), note=name)
+                try:
+                    found.append(end())
+                except Exception as error:  # a point that fails must not take the others down
+                    failed[name] = str(error)
+    except BaseException:
+        registry.end_killed(workspace, run_id)
+        raise
+    return report_search(workspace, run_id, parameters.named(), found, failed)
+
+
+def _submit(
+    workspace: Workspace,
+    run_id: str,
+    profile: Profile,
+    training_set: TrainingSetRef,
+    name: str,
+    validation: str,
+    start: Path | None,
+    on: Place,
+) -> Callable[[], SearchedRef]:
+    """Start training a point with each seed; returns what waits for its end, and raises what it failed with."""
+    within = f"search/{recipe(profile, training_set)[:16]}"
+    seeds = [
+        train_variant.submit(workspace, profile, training_set, seed, validation, start, on, within)
+        for seed in profile.seeds
+    ]
+    selected = select_checkpoint.submit(training_set.variant, seeds)  # type: ignore[arg-type]  # Prefect resolves futures
+    recorded = record_point.submit(workspace, run_id, profile, training_set, name, selected)  # type: ignore[call-overload]  # the same
+
+    def end() -> SearchedRef:
+        for training in seeds:
+            training.result()  # one that failed says why; what waits for it knows only that it waits
+        done: SearchedRef = recorded.result()
+        return done
+
+    return end
