@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from flows.cli_annotations import annotate_app, released_app, released_import_app
+from flows.cli_imports import import_app
 from flows.cli_promotion import promotion_app
 from flows.cli_report import report_app
 from flows.cli_search import search_app
@@ -31,7 +31,6 @@ app = Commands(
     help="RESPECT: learn, round after round, from the feedback that users give without being asked.",
     no_args_is_help=True,
 )
-import_app = Commands(help="Bring logs from elsewhere into the store.", no_args_is_help=True)
 app.add_typer(import_app, name="import")
 import_app.add_typer(released_import_app)
 app.add_typer(released_app)
@@ -282,50 +281,19 @@ def evaluate_command(
     evaluate.show(summary, console)
 
 
-@import_app.command("games")
-def import_games(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The authors' pickled games.")],
-    tangrams: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of KILOGRAM's SVG files.")],
-    round: Round,
-    variant: Annotated[str, typer.Option(help="The policy that acted, e.g. b-fft.")],
-    run: Run = "main",
-    acted_by: Annotated[
-        str | None,
-        typer.Option(help="The registered version that acted, e.g. respect.b-fft/3, for `--propensity backfill`."),
-    ] = None,
-    game_set: Annotated[
-        str | None,
-        typer.Option(
-            help="Also keep a share of the games under this name, for --validation or `respect evaluate`. No round "
-            "trains on them, unless the name is d0."
-        ),
-    ] = None,
-    share: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Share of the games in --game-set, chosen by a hash of their id.")
-    ] = 0.2,
+@app.command("relocate")
+def relocate_command(
+    run: Annotated[str, typer.Option(help="Name of the run, whose folder runs/NAME was moved or copied here.")],
 ) -> None:
-    """Import games in the study's published format. The file is read without running anything in it."""
-    workspace = run_workspace(run, new=True)
-    from tasks.importing import import_games as task
+    """Make the MLflow records of a moved or copied run say where it is now; what is in the old place stays."""
+    folder = run_folder(run).resolve()
+    from tasks.moved import relocate
 
     warn_of_public_key()
     with clear_errors():
-        report = task(
-            workspace,
-            file,
-            tangrams,
-            round=round,
-            variant=variant,
-            acted_by=acted_by,
-            game_set=game_set,
-            share=share,
-        )
-    console.print(
-        f"{report.games:,} games, {report.turns:,} turns, {report.turns_with_followup:,} with a follow-up, "
-        f"{report.successes:,} won; {report.images:,} images, {report.new_images:,} of them new"
-    )
-    if report.problems:
-        console.print(f"[yellow]{report.set_aside} games set aside, with reasons, in {report.problems}[/]")
+        old = relocate(folder)
+    said = f"{folder} is a run of its own now: no record says {old} any more" if old else f"{folder} says where it is"
+    console.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()

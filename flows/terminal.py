@@ -59,13 +59,18 @@ def run_workspace(run: str, *, new: bool = False) -> Workspace:
             says that the run's data are not in its folder.
 
     Raises:
-        typer.Exit: the name is not a run's, or there is no such run; the message lists those there are.
+        typer.Exit: the name is not a run's, or there is no such run; the message lists those there are. Or its folder
+            was moved or copied, and still has to be told (`respect relocate`).
     """
     folder = run_folder(run, new=new or "RESPECT_STORE" in os.environ)
     environment.prepare(folder)
+    from tasks.moved import require_in_place
     from tasks.workspace import workspace
 
-    return workspace(folder)
+    found = workspace(folder)
+    with clear_errors():
+        require_in_place(found)
+    return found
 
 
 def run_folder(run: str, *, new: bool = False) -> Path:

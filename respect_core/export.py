@@ -3,8 +3,11 @@
 One pass over the new objects of a partition makes one part of either table and one file of records set aside.
 The manifest of `outcomes` is written first, that of `turns` last. What counts as exported is what both name, so a
 run that was killed at any point is completed by the next, and a run without new objects writes nothing. A batch
-is exported anew when one of its objects changed size, or an image that its records lacked has arrived; log
-objects that are archived after their export take nothing out of the tables.
+is exported anew when one of its objects changed size, an image that its records lacked has arrived, or the store has
+lost a part that was made of it; log objects that are archived after their export take nothing out of the tables.
+
+Exports of one store take turns, on whatever machine they run (`respect_core.leases`). Should two be at it nevertheless,
+the one that finds that the other committed begins anew with what is there then (`respect_core.tables.commit`).
 
 Records are read in blocks of lines, as columns (`respect_core.log_columns`); a block with anything unusual in it goes
 through record by record, which gives the same rows and finds what is wrong.
@@ -19,11 +22,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -38,16 +43,32 @@ from respect_core.interaction import (
     turn_rows,
 )
 from respect_core.interaction_log import LOGS, SET_ASIDE, RecordError, new_lines, parse_record
+from respect_core.leases import lease
 from respect_core.lengths import spoken
 from respect_core.log_columns import Columns, read_columns
-from respect_core.manifests import Input, Manifest, Part, Partition, partitions, partitions_with, read_manifest
+from respect_core.manifests import (
+    ChangedError,
+    Input,
+    Manifest,
+    Part,
+    Partition,
+    TableError,
+    missing_parts,
+    partitions,
+    partitions_with,
+    read_manifest,
+)
 from respect_core.store import Store
-from respect_core.tables import PartWriter, commit, new_part, part_batches, put_part
+from respect_core.tables import PartWriter, commit, new_part, part_batches, put_part, sweep
 
 TURNS, OUTCOMES = "turns", "outcomes"
+TRIES = 5  # of an export that others outrun
 LINE_LIMIT = 4 << 20  # bytes; a longer line is set aside without being read into memory
 BLOCK = 2 << 20  # bytes of whole lines that are read as columns; one more line may hang over
 SMALL_BLOCK = 64 << 10  # bytes that are read record by record if not as columns
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,12 +85,29 @@ class ExportReport:
     unchanged_objects: int = 0
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What a partition holds before an export."""
+
+    sizes: dict[str, int]  # bytes of its log objects
+    manifests: dict[str, Manifest | None]  # by table, as the next three
+    missing: dict[str, set[str]]  # paths of parts that the store has lost
+    kept: dict[str, list[Part]]  # parts that still stand: named by both manifests, and not to be made anew
+
+    @property
+    def new(self) -> dict[str, int]:
+        """Log objects to export."""
+        done = {source.key for part in self.kept[TURNS] for source in part.inputs}
+        return {key: size for key, size in self.sizes.items() if key not in done}
+
+
 @dataclass
 class _Seen:
     """What decides about a record beyond the record itself: ids taken and images there are."""
 
     ids: set[str]
     images: set[str]
+    unseen: set[str]  # of these, images that need no picture
     lacking: set[str] = field(default_factory=set)  # images that records of this batch asked for in vain
 
 
@@ -81,13 +119,15 @@ def export(
     Records that cannot be used are set aside under ``set_aside/round=R/variant=V/`` and counted; the rest goes on.
 
     Args:
-        unseen: images whose pictures the store may lack, because nothing shall look at them: tables are enough.
+        unseen: images whose pictures the store may lack, because nothing shall look at them: tables are enough. Parts
+            remember them, should they have to be made again.
 
     Raises:
         StoreError: the store cannot be read or written; what was exported before stays as it was.
-        TableError: a manifest or table of an earlier export is damaged.
+        TableError: a manifest or table of an earlier export is damaged, or its rows are gone for good.
+        ChangedError: other processes exported the same again and again.
     """
-    return _export_round(store, round, variants, known_images(store) | set(unseen))
+    return _export_round(store, round, variants, known_images(store), set(unseen))
 
 
 def export_everything(store: Store, before: int | None = None) -> None:
@@ -95,15 +135,17 @@ def export_everything(store: Store, before: int | None = None) -> None:
     images = known_images(store)
     for round in sorted({partition.round for partition in partitions_with(store, LOGS, ".jsonl")}):
         if before is None or round < before:
-            _export_round(store, round, None, images)
+            _export_round(store, round, None, images, set())
 
 
-def _export_round(store: Store, round: int, variants: Iterable[str] | None, images: set[str]) -> ExportReport:
+def _export_round(
+    store: Store, round: int, variants: Iterable[str] | None, images: set[str], unseen: set[str]
+) -> ExportReport:
     report = ExportReport(round)
     wanted = [round], None if variants is None else list(variants)
     logged, exported = partitions_with(store, LOGS, ".jsonl", *wanted), partitions(store, TURNS, *wanted)
     for partition in sorted({*logged, *exported}):
-        manifest, new, objects = _export_partition(store, partition, images)
+        manifest, new, objects = _export_partition(store, partition, images, unseen)
         counts = manifest.counts
         report = replace(
             report,
@@ -118,32 +160,81 @@ def _export_round(store: Store, round: int, variants: Iterable[str] | None, imag
     return report
 
 
-def _export_partition(store: Store, partition: Partition, images: set[str]) -> tuple[Manifest, int, int]:
+def _export_partition(
+    store: Store, partition: Partition, images: set[str], unseen: set[str]
+) -> tuple[Manifest, int, int]:
     """Export one partition; returns its turns manifest, the number of new objects, and of all objects."""
+    found = _look(store, partition, images | unseen)
+    if not found.new:
+        return _turns(found), 0, len(found.sizes)
+    waiting = partial(_log.warning, "another process exports to %s; waiting until it has ended", store.uri)
+    with lease(store, "export", waiting) as waited:
+        for tries in range(TRIES):
+            if waited or tries:
+                found = _look(store, partition, images | unseen)
+            try:
+                manifest = _export_new(store, partition, found, images, unseen) if found.new else _turns(found)
+                return manifest, len(found.new), len(found.sizes)
+            except ChangedError:
+                if tries == TRIES - 1:
+                    raise
+    raise AssertionError("unreachable")
+
+
+def _turns(found: _Found) -> Manifest:
+    """The manifest of turns, of a partition with nothing new."""
+    manifest = found.manifests[TURNS]
+    assert manifest is not None, "it has objects or a manifest, and the objects have been exported"
+    return manifest
+
+
+def _look(store: Store, partition: Partition, images: set[str]) -> _Found:
+    """What there is of a partition. Raises TableError where rows are gone, and the logs that they were made from."""
+    manifests = {table: read_manifest(store, table, *partition) for table in (TURNS, OUTCOMES)}
+    missing = {table: missing_parts(store, table, partition, each) for table, each in manifests.items()}
     sizes = {key: size for key, size in store.sizes(partition.folder(LOGS)).items() if key.endswith(".jsonl")}
-    kept = _kept(store, partition, sizes, images)
-    done = {source.key for part in kept[TURNS] for source in part.inputs}
-    new = {key: size for key, size in sizes.items() if key not in done}
-    if new:
-        ids = _ids(store, partition, kept[TURNS])
-        turns, outcomes = _export_batch(store, partition, new, _Seen(ids, images))
-        commit(store, OUTCOMES, partition, [*kept[OUTCOMES], outcomes])
-        manifest = commit(store, TURNS, partition, [*kept[TURNS], turns])
-        _forget_set_aside(store, partition, manifest)
-    else:
-        found = read_manifest(store, TURNS, *partition)
-        assert found is not None, "a partition with objects and nothing new has been exported"
-        manifest = found
-    return manifest, len(new), len(sizes)
+    found = _Found(sizes, manifests, missing, _kept(manifests, missing, sizes, images))
+    standing = {source.key for part in found.kept[TURNS] for source in part.inputs}
+    for table, manifest in manifests.items():
+        for part in manifest.parts if manifest else ():
+            archived = [each.key for each in part.inputs if each.key not in sizes and each.key not in standing]
+            if archived:
+                raise TableError(
+                    f"{store.uri}/{partition.folder(table)}{part.path}: rows are gone, and so is the log "
+                    f"that they were made from, {archived[0]} ({len(archived)} such); put it back from where it was "
+                    f"archived and export again, or delete {partition.folder(TURNS)} and "
+                    f"{partition.folder(OUTCOMES)} to do without"
+                )
+    return found
 
 
-def _kept(store: Store, partition: Partition, sizes: dict[str, int], images: set[str]) -> dict[str, list[Part]]:
-    """Parts by table that still stand: named by both manifests, and not to be made anew."""
+def _export_new(store: Store, partition: Partition, found: _Found, images: set[str], unseen: set[str]) -> Manifest:
+    """Export new objects. Raises ChangedError where another process was quicker."""
+    kept, before = found.kept, found.manifests
+    ids = _ids(store, partition, kept[TURNS])
+    without = (unseen | unseen_images(before[TURNS])) - images
+    turns, outcomes = _export_batch(store, partition, found.new, _Seen(ids, images | without, without))
+    paired = commit(store, OUTCOMES, partition, [*kept[OUTCOMES], outcomes], replaces=before[OUTCOMES])
+    manifest = commit(store, TURNS, partition, [*kept[TURNS], turns], replaces=before[TURNS])
+    if read_manifest(store, OUTCOMES, *partition) != paired:
+        raise ChangedError(f"{store.uri}/{partition.folder(OUTCOMES)}: committed by another process meanwhile")
+    _forget_set_aside(store, partition, before[TURNS])
+    return manifest
+
+
+def unseen_images(turns: Manifest | None) -> set[str]:
+    """Images that needed no picture when parts of a manifest of turns were made."""
+    return {image for part in (turns.parts if turns else ()) for image in part.metadata.get("unseen_images", ())}
+
+
+def _kept(
+    manifests: Mapping[str, Manifest | None], missing: Mapping[str, set[str]], sizes: dict[str, int], images: set[str]
+) -> dict[str, list[Part]]:
+    """Parts by table that still stand."""
     parts: dict[str, dict[tuple[Input, ...], Part]] = {}
-    for table in (TURNS, OUTCOMES):
-        manifest = read_manifest(store, table, *partition)
-        current = manifest is not None and manifest.schema_version == SCHEMA_VERSION
-        parts[table] = {part.inputs: part for part in manifest.parts} if manifest and current else {}
+    for table, manifest in manifests.items():
+        current = manifest.parts if manifest and manifest.schema_version == SCHEMA_VERSION else ()
+        parts[table] = {part.inputs: part for part in current if part.path not in missing[table]}
 
     def outdated(part: Part) -> bool:
         if any(source.key not in sizes for source in part.inputs):
@@ -184,6 +275,7 @@ def _export_batch(store: Store, partition: Partition, sizes: dict[str, int], see
             inputs.append(Input(key=key, size=sizes[key], sha256=digest.hexdigest()))
         behind.finish()
         notes = {"lacking_images": sorted(seen.lacking)} if seen.lacking else {}
+        notes |= {"unseen_images": sorted(seen.unseen)} if seen.unseen else {}
         set_aside = {"set_aside": problems.put(partition.folder(SET_ASIDE) + "export-")} if problems.count else {}
         games = {"games": outcomes.rows}
         followed = {"turns": turns.rows, "turns_with_followup": turns.rows - outcomes.rows}
@@ -327,9 +419,16 @@ def _record(line: bytes, partition: Partition, seen: _Seen) -> InteractionLog | 
     return log
 
 
-def _forget_set_aside(store: Store, partition: Partition, manifest: Manifest) -> None:
+def _forget_set_aside(store: Store, partition: Partition, replaced: Manifest | None) -> None:
     """Delete records set aside by exports that were killed or made anew."""
-    named = {part.metadata.get("set_aside") for part in manifest.parts}
-    for key in store.keys(partition.folder(SET_ASIDE) + "export-"):
-        if key not in named:
-            store.delete(key)
+
+    def named() -> set[str]:
+        return _set_aside(read_manifest(store, TURNS, *partition))
+
+    sweep(store, partition.folder(SET_ASIDE) + "export-", _set_aside(replaced), named)
+
+
+def _set_aside(manifest: Manifest | None) -> set[str]:
+    """Keys of the records that the exports of these parts set aside."""
+    parts = manifest.parts if manifest else ()
+    return {part.metadata["set_aside"] for part in parts if "set_aside" in part.metadata}

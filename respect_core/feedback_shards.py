@@ -63,10 +63,13 @@ class Decoded:
 
 def is_decoded(store: Store, partition: Partition, identity: Mapping[str, str], target: Store | None = None) -> bool:
     """Whether the partition's feedback, in `target` if given, is that of this decoder on the turns as they are now."""
-    manifest = manifests.read_manifest(target or store, "feedback", *partition)
+    target = target or store
+    manifest = manifests.read_manifest(target, "feedback", *partition)
     turns = manifests.table_input(store, "turns", *partition)
-    return manifest is not None and all(
-        part.inputs == (turns,) and part.metadata["decoder"] == identity for part in manifest.parts
+    return (
+        manifest is not None
+        and all(part.inputs == (turns,) and part.metadata["decoder"] == identity for part in manifest.parts)
+        and not manifests.missing_parts(target, "feedback", partition, manifest)
     )
 
 
@@ -116,8 +119,7 @@ def decode_partition(
         counts={"tokens": result.tokens} | ({"unreadable": unreadable} if vocabulary else {}),
         metadata={"decoder": dict(identity)},
     )
-    for key in target.keys(partition.folder(SHARDS)):
-        target.delete(key)
+    tables.sweep(target, partition.folder(SHARDS), keys, lambda: set())
     return result
 
 

@@ -26,7 +26,7 @@ from respect_core import actions
 from respect_core.annotation_tasks import AnsweredTurn
 from respect_core.interaction import ANNOTATIONS_SCHEMA as ANNOTATIONS_SCHEMA
 from respect_core.interaction_log import SET_ASIDE, RecordError, from_validation, new_lines
-from respect_core.manifests import Input, Partition, partitions_with, read_manifest
+from respect_core.manifests import ChangedError, Input, Partition, missing_parts, partitions_with, read_manifest
 from respect_core.store import Store
 from respect_core.tables import read_table, write_partition
 from respect_core.turn_metrics import AnnotatedTurn
@@ -254,20 +254,21 @@ def _keep(store: Store, partition: Partition, rows: Sequence[_Row]) -> None:
 
 
 def _build(store: Store, partition: Partition) -> None:
-    """Make the partition of the table from its answers, unless it is up to date.
+    """Make the partition of the table from its answers, unless it is up to date and whole.
 
     What the table holds stands before what is new, and that in order of keys: two processes that answer at once
-    may each miss the other's object, and whoever builds next finds it.
+    may each miss the other's object, and the one that commits second builds again.
     """
     keys = [key for key in store.keys(partition.folder(ANSWERS)) if key.endswith(".jsonl")]
     manifest = read_manifest(store, ANNOTATIONS, *partition)
-    inputs = {each.key: each for part in manifest.parts for each in part.inputs} if manifest else {}
+    whole = manifest if not missing_parts(store, ANNOTATIONS, partition, manifest) else None
+    inputs = {each.key: each for part in whole.parts for each in part.inputs} if whole else {}
     new = [key for key in keys if key not in inputs]
     if not new:
         return
-    table = read_table(store, ANNOTATIONS, [partition.round], [partition.variant])
-    rows = {_key(row): row for row in table.to_pylist()}
-    repeated = manifest.counts.get("answered_otherwise_later", 0) if manifest else 0
+    table = read_table(store, ANNOTATIONS, [partition.round], [partition.variant]).to_pylist() if whole else []
+    rows = {_key(row): row for row in table}
+    repeated = whole.counts.get("answered_otherwise_later", 0) if whole else 0
     for key in new:
         data = store.read(key)
         inputs[key] = Input(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
@@ -276,11 +277,15 @@ def _build(store: Store, partition: Partition) -> None:
             first = rows.setdefault(_key(row), row)
             repeated += (first["intended"], first["satisfaction"]) != (row["intended"], row["satisfaction"])
     ordered = [rows[key] for key in sorted(rows)]
-    write_partition(
-        store,
-        ANNOTATIONS,
-        *partition,
-        pa.Table.from_pylist(ordered, ANNOTATIONS_SCHEMA),
-        inputs=[inputs[key] for key in sorted(inputs)],
-        counts={"annotations": len(ordered), "answered_otherwise_later": repeated},
-    )
+    try:
+        write_partition(
+            store,
+            ANNOTATIONS,
+            *partition,
+            pa.Table.from_pylist(ordered, ANNOTATIONS_SCHEMA),
+            inputs=[inputs[key] for key in sorted(inputs)],
+            counts={"annotations": len(ordered), "answered_otherwise_later": repeated},
+            replaces=manifest,
+        )
+    except ChangedError:
+        _build(store, partition)  # on what the other process made of them

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -142,6 +142,14 @@ def find_logs(store: Store, partition: Partition, name: str) -> str | None:
     """The key of a batch appended under a name; None where there is none."""
     key = f"{partition.folder(LOGS)}{name}.jsonl"
     return key if store.exists(key) else None
+
+
+def logs_key(logs: Sequence[InteractionLog]) -> str:
+    """The key under which `append_logs` stores these interactions of one round and variant."""
+    digest = hashlib.sha256()
+    for log in logs:
+        digest.update(log.model_dump_json().encode() + b"\n")
+    return f"{Partition(logs[0].round, logs[0].variant).folder(LOGS)}{digest.hexdigest()[:32]}.jsonl"
 
 
 def append_logs(store: Store, logs: Iterable[InteractionLog], name: str | None = None) -> str:

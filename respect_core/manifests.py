@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from respect_core.interaction import SCHEMA_VERSION
-from respect_core.store import MissingKeyError, Store
+from respect_core.store import MissingKeyError, Store, StoreError
 
 MANIFEST = "_manifest.json"
 _VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -22,6 +22,10 @@ _VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 class TableError(ValueError):
     """A table cannot be read or written. The message names table, field and remedy."""
+
+
+class ChangedError(StoreError):
+    """Another process replaced the partition meanwhile. Doing it again, with what is there now, is safe and helps."""
 
 
 class Partition(NamedTuple):
@@ -130,6 +134,14 @@ def read_manifest(store: Store, name: str, round: int, variant: str) -> Manifest
         raise TableError(
             f"{store.uri}/{key}: field {field or '(whole)'}: {first['msg']}; delete the partition and make it again"
         ) from None
+
+
+def missing_parts(store: Store, name: str, partition: Partition, manifest: Manifest | None) -> set[str]:
+    """Paths of parts that a manifest names and the store has lost."""
+    if manifest is None:
+        return set()
+    folder = partition.folder(name)
+    return {part.path for part in manifest.parts} - {key.removeprefix(folder) for key in store.keys(folder + "part-")}
 
 
 def table_input(store: Store, name: str, round: int, variant: str) -> Input:

@@ -2,21 +2,24 @@
 
 Keys are relative paths such as ``turns/round=5/variant=b-fft/_manifest.json``. A key holds either nothing or
 complete bytes, never a part of them: writers prepare a file aside and move it into place. There is no append and
-no rename; what changes is written under a new key and named by a manifest (`respect_core.tables`).
+no rename; what changes is written under a new key and named by a manifest (`respect_core.tables`). What several
+processes may change at once is written by `put_if` alone: compare and set.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import hashlib
 import os
 import re
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from respect_core.errors import ExpectedError
@@ -24,6 +27,7 @@ from respect_core.errors import ExpectedError
 # Files being written to a directory store; the listing does not see them. Leftovers of a killed process are
 # harmless and may be deleted at any time when nothing is writing.
 SCRATCH = ".scratch"
+LOCK = ".lock"  # of a directory store: held while a key is compared and set
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -35,6 +39,13 @@ class MissingKeyError(StoreError):
     """Nothing is stored under the key."""
 
 
+class Entry(NamedTuple):
+    """What a listing says of a key."""
+
+    size: int  # bytes
+    modified: float  # seconds since the epoch, by the store's clock
+
+
 class Store(ABC):
     """Bytes under keys. Obtain one from `open_store`; instances may be shared by threads and pickled."""
 
@@ -43,8 +54,8 @@ class Store(ABC):
     """Existing local directory for files on their way into the store."""
 
     @abstractmethod
-    def sizes(self, prefix: str = "") -> dict[str, int]:
-        """Keys that begin with `prefix` (a string, not a folder), in order, with their sizes in bytes."""
+    def entries(self, prefix: str = "") -> dict[str, Entry]:
+        """Keys that begin with `prefix` (a string, not a folder), in order."""
 
     @abstractmethod
     def exists(self, key: str) -> bool:
@@ -62,16 +73,32 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Store `data` unless the key exists already; of several writers exactly one gets True."""
+    def read_version(self, key: str) -> tuple[bytes, str] | None:
+        """All bytes under `key`, and which version of them this is; None where nothing is stored."""
+
+    @abstractmethod
+    def put_if(self, key: str, data: bytes, version: str | None) -> str | None:
+        """Store `data` if the key still holds this version (None: nothing); of several writers exactly one does.
+
+        Returns:
+            The version that `data` is; None where the key holds something else.
+        """
 
     @abstractmethod
     def delete(self, key: str) -> None:
         """Delete `key`; nothing happens when it does not exist."""
 
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Store `data` unless the key exists already; of several writers exactly one gets True."""
+        return self.put_if(key, data, None) is not None
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Keys that begin with `prefix`, in order, with their sizes in bytes."""
+        return {key: entry.size for key, entry in self.entries(prefix).items()}
+
     def keys(self, prefix: str = "") -> list[str]:
         """Keys that begin with `prefix`, in order."""
-        return list(self.sizes(prefix))
+        return list(self.entries(prefix))
 
     def read(self, key: str) -> bytes:
         """All bytes under `key`. Raises MissingKeyError."""
@@ -148,7 +175,8 @@ class Store(ABC):
 def check_key(key: str) -> str:
     """The key itself if it is a clean relative path; raises StoreError otherwise."""
     parts = PurePosixPath(key).parts
-    if not key or key != "/".join(parts) or key.startswith("/") or {".", ".."} & set(parts) or parts[0] == SCRATCH:
+    own = key != "/".join(parts) or not parts or parts[0] in (SCRATCH, LOCK)
+    if own or key.startswith("/") or {".", ".."} & set(parts):
         raise StoreError(f"key {key!r} is not a relative path of plain names; use e.g. 'images/a.png'")
     if "\\" in key or any(ord(character) < 32 for character in key):
         raise StoreError(f"key {key!r} has a backslash or control character; use e.g. 'images/a.png'")
@@ -163,22 +191,25 @@ class DirectoryStore(Store):
         self.uri = str(self.root)
         self.scratch = self.root / SCRATCH
         with self.errors(""):
-            self.scratch.mkdir(parents=True, exist_ok=True)
+            _make_folder(self.scratch)
 
-    def sizes(self, prefix: str = "") -> dict[str, int]:
+    def entries(self, prefix: str = "") -> dict[str, Entry]:
         if ".." in PurePosixPath(prefix).parts or prefix.startswith("/"):
             raise StoreError(f"prefix {prefix!r} leaves the store; use e.g. 'turns/round=5/'")
         folder = self.root / prefix.rpartition("/")[0]
         found = {}
         with self.errors(prefix):
             for parent, folders, names in os.walk(folder, onerror=_raise_unless_absent):
-                if Path(parent) == self.root and SCRATCH in folders:
-                    folders.remove(SCRATCH)
+                if Path(parent) == self.root:
+                    folders[:] = [name for name in folders if name != SCRATCH]
+                    names = [name for name in names if name != LOCK]
                 for name in names:
                     path = Path(parent, name)
                     key = path.relative_to(self.root).as_posix()
                     if key.startswith(prefix):
-                        found[key] = path.stat().st_size
+                        with suppress(FileNotFoundError):  # deleted by another process meanwhile
+                            status = path.stat()
+                            found[key] = Entry(status.st_size, status.st_mtime)
         return dict(sorted(found.items()))
 
     def exists(self, key: str) -> bool:
@@ -198,17 +229,36 @@ class DirectoryStore(Store):
         with self._prepared(key, path) as (ready, target):
             ready.replace(target)
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def read_version(self, key: str) -> tuple[bytes, str] | None:
+        try:
+            data = self.read(key)
+        except MissingKeyError:
+            return None
+        return data, _version(data)
+
+    def put_if(self, key: str, data: bytes, version: str | None) -> str | None:
         with self.spool() as path:
             with self.errors(key):
                 path.write_bytes(data)
-            try:
-                with self._prepared(key, path) as (ready, target):
-                    os.link(ready, target)
-            except StoreError as error:
-                if isinstance(error.__cause__, FileExistsError):
-                    return False
-                raise
+            done = self._link(key, path) if version is None else self._replace(key, path, version)
+        return _version(data) if done else None
+
+    def _link(self, key: str, path: Path) -> bool:
+        try:
+            with self._prepared(key, path) as (ready, target):
+                os.link(ready, target)
+        except StoreError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                return False
+            raise
+        return True
+
+    def _replace(self, key: str, path: Path, version: str) -> bool:
+        with self._locked():
+            held = self.read_version(key)
+            if held is None or held[1] != version:
+                return False
+            self.put_file(key, path)
         return True
 
     def delete(self, key: str) -> None:
@@ -225,9 +275,16 @@ class DirectoryStore(Store):
                 shutil.copyfile(path, copy)
             ready.chmod(0o666 & ~_UMASK)
             _sync(ready)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent)
             yield ready, target
             _sync(target.parent)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Waits until no other thread or process compares and sets a key of this store."""
+        with self.errors(LOCK), (self.root / LOCK).open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            yield
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
@@ -248,6 +305,19 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it; their entries outlast a power cut before anything is put into them."""
+    made = [folder, *folder.parents]
+    made = made[: next(number for number, each in enumerate(made) if each.exists())]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(made):
+        _sync(each.parent)
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _raise_unless_absent(error: OSError) -> None:

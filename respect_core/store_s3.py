@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import cache
@@ -25,9 +26,11 @@ from botocore.exceptions import (
     NoCredentialsError,
 )
 
-from respect_core.store import Store, StoreError, check_key, missing
+from respect_core.store import Entry, MissingKeyError, Store, StoreError, check_key, missing
 
 _IN_MEMORY = 8 << 20  # bytes; larger objects are spooled to a temporary file while they are read
+_CONFLICT_PAUSES = (0.05, 0.2, 0.5, 1.0)  # seconds before a conditional write is sent again
+_CHANGED = {"PreconditionFailed", "412"}
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 _DENIED = {
     "AccessDenied",
@@ -74,8 +77,8 @@ class S3Store(Store):
             raise StoreError(f"{self.uri}: {error}; check RESPECT_S3_ENDPOINT and the AWS configuration") from None
         self._transfer = TransferConfig(max_concurrency=4)
 
-    def sizes(self, prefix: str = "") -> dict[str, int]:
-        found: dict[str, int] = {}
+    def entries(self, prefix: str = "") -> dict[str, Entry]:
+        found: dict[str, Entry] = {}
         with self.errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self._prefix + prefix
@@ -83,7 +86,8 @@ class S3Store(Store):
             for page in pages:
                 for entry in page.get("Contents", []):
                     if not entry["Key"].endswith("/"):  # folder markers of S3 browsers
-                        found[entry["Key"].removeprefix(self._prefix)] = entry["Size"]
+                        key = entry["Key"].removeprefix(self._prefix)
+                        found[key] = Entry(entry["Size"], entry["LastModified"].timestamp())
         return dict(sorted(found.items()))  # not every server keeps the order that the protocol promises
 
     def exists(self, key: str) -> bool:
@@ -126,16 +130,35 @@ class S3Store(Store):
         with self.errors(key), path.open("rb") as file:
             self._client.upload_fileobj(file, self.bucket, full_key, Config=self._transfer)
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def read_version(self, key: str) -> tuple[bytes, str] | None:
         full_key = self._key(key)
-        with self.errors(key):
-            try:
-                self._client.put_object(Bucket=self.bucket, Key=full_key, Body=data, IfNoneMatch="*")
-            except ClientError as error:
-                if _code(error) not in {"PreconditionFailed", "ConditionalRequestConflict", "412"}:
-                    raise
-                return False
-        return True
+        with suppress(MissingKeyError), self.errors(key):
+            answer = self._client.get_object(Bucket=self.bucket, Key=full_key)
+            with closing(answer["Body"]) as body:
+                return body.read(), answer["ETag"]
+        return None
+
+    def put_if(self, key: str, data: bytes, version: str | None) -> str | None:
+        """As the base says. The server must know conditional writes, as Amazon's and SeaweedFS do."""
+        full_key = self._key(key)
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        lost = _CHANGED if version is None else _CHANGED | {"NoSuchKey"}
+        pauses = iter(_CONFLICT_PAUSES)
+        while True:
+            with self.errors(key):
+                try:
+                    answer = self._client.put_object(Bucket=self.bucket, Key=full_key, Body=data, **condition)
+                    return cast(str, answer["ETag"])
+                except ClientError as error:
+                    if _code(error) in lost:
+                        # A request that boto sent twice may have been carried out the first time, its answer lost.
+                        twice = error.response["ResponseMetadata"].get("RetryAttempts")
+                        held = self.read_version(key) if twice else None
+                        return held[1] if held and held[0] == data else None
+                    pause = next(pauses, None)
+                    if pause is None or _code(error) != "ConditionalRequestConflict":
+                        raise
+            time.sleep(pause)  # another write was under way, and may have failed: nobody has won yet
 
     def delete(self, key: str) -> None:
         full_key = self._key(key)

@@ -5,20 +5,23 @@ written last. Readers here go through the manifest, so they never see a half-wri
 one of Hive (round and variant stand in the path, not in the files; the underscore hides the manifest), so that
 pandas, DuckDB, Polars, Spark and the rest read the folder of a table as it is.
 
-Bytes are a function of the contents: no time stamps, sorted keys. One process writes a partition at a time.
+Bytes are a function of the contents: no time stamps, sorted keys. Of several processes that write a partition at once,
+one replaces what the other made, or is told so (`commit`); neither deletes what the other still needs.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from respect_core.interaction import (
     ANNOTATIONS_SCHEMA,
@@ -30,6 +33,7 @@ from respect_core.interaction import (
 )
 from respect_core.manifests import (
     MANIFEST,
+    ChangedError,
     Input,
     Manifest,
     Part,
@@ -43,7 +47,9 @@ from respect_core.store import MissingKeyError, Store
 from respect_core.versions import code_version
 
 __all__ = [
+    "ANY",
     "SCHEMAS",
+    "ChangedError",
     "Input",
     "Manifest",
     "Part",
@@ -58,6 +64,7 @@ __all__ = [
     "put_part",
     "read_manifest",
     "read_table",
+    "sweep",
     "table_input",
     "write_partition",
 ]
@@ -67,6 +74,9 @@ SCHEMAS: dict[str, pa.Schema] = {
     for schema in (TURNS_SCHEMA, OUTCOMES_SCHEMA, FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA, ANNOTATIONS_SCHEMA)
 }
 ROW_GROUP = 8192  # rows held in memory by a writer or a reader
+LEFT_OVER = 24 * 3600.0  # seconds after which no process can still be about to commit a file that it wrote
+ANY = "whatever is there"
+_TRIES = 5  # of reading a table that is replaced again and again
 _PARTITIONED_BY = ("round", "variant")
 
 
@@ -84,18 +94,44 @@ def iter_batches(
     """A table's rows, at most `batch_size` at a time, by round, variant and the order in which they were written.
 
     Raises:
-        TableError: an unknown table or column, or a file that does not hold what its manifest says.
+        TableError: an unknown table or column, or a file that is gone or does not hold what its manifest says.
+        ChangedError: another process replaced rows that had been read already.
     """
     schema = _select(name, columns)
     for partition in partitions(store, name, rounds, variants):
-        manifest = read_manifest(store, name, *partition)
+        yield from _partition_batches(store, name, partition, schema.names, batch_size)
+
+
+def _partition_batches(
+    store: Store, name: str, partition: Partition, columns: Sequence[str], batch_size: int
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a partition. Where a part is gone because the partition was replaced, its successor's follow."""
+    where, done = f"{store.uri}/{partition.folder(name)}", 0
+    manifest: Manifest | None = None
+    while True:
+        before, manifest = manifest, read_manifest(store, name, *partition)
+        parts = manifest.parts if manifest else ()
+        if before and parts[:done] != before.parts[:done]:
+            raise ChangedError(f"{where}: replaced by another process while it was read; read it again")
         if manifest and manifest.schema_version != SCHEMA_VERSION:
             raise TableError(
-                f"{store.uri}/{partition.folder(name)}: written under schema version {manifest.schema_version}, "
+                f"{where}: written under schema version {manifest.schema_version}, "
                 f"this release reads {SCHEMA_VERSION}; make the partition again"
             )
-        for part in manifest.parts if manifest else ():
-            yield from part_batches(store, name, partition, part, schema.names, batch_size)
+        for part in parts[done:]:
+            try:
+                source = store.open(partition.folder(name) + part.path)
+            except MissingKeyError:
+                if manifest == before:
+                    raise TableError(
+                        f"{where}{part.path}: the file is gone, but the manifest names it; run the stage again that "
+                        "makes this table (for turns and outcomes: any round, or `respect report`), or restore the file"
+                    ) from None
+                break
+            yield from _read_part(store, name, partition, part, source, columns, batch_size)
+            done += 1
+        else:
+            return
 
 
 def read_table(
@@ -105,8 +141,19 @@ def read_table(
     variants: Iterable[str] | None = None,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """The rows of `iter_batches` in one table; no rows where no partition fits. Raises TableError."""
-    return pa.Table.from_batches(iter_batches(store, name, rounds, variants, columns), _select(name, columns))
+    """The rows of `iter_batches` in one table; no rows where no partition fits. Raises as that does.
+
+    What is replaced while it is read is read again, a few times.
+    """
+    rounds = None if rounds is None else list(rounds)
+    variants = None if variants is None else list(variants)
+    for tries in range(_TRIES):
+        try:
+            return pa.Table.from_batches(iter_batches(store, name, rounds, variants, columns), _select(name, columns))
+        except ChangedError:
+            if tries == _TRIES - 1:
+                raise
+    raise AssertionError("unreachable")
 
 
 def part_batches(
@@ -117,12 +164,28 @@ def part_batches(
     columns: Sequence[str] | None = None,
     batch_size: int = ROW_GROUP,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of one part. Raises TableError as `iter_batches` does."""
+    """The rows of one part. Raises TableError as `iter_batches` does, and ChangedError where it is gone."""
+    try:
+        source = store.open(partition.folder(name) + part.path)
+    except MissingKeyError as error:
+        raise ChangedError(str(error)) from None
+    return _read_part(store, name, partition, part, source, columns, batch_size)
+
+
+def _read_part(
+    store: Store,
+    name: str,
+    partition: Partition,
+    part: Part,
+    source: BinaryIO,
+    columns: Sequence[str] | None,
+    batch_size: int,
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a part that was opened; closes it."""
     schema = _select(name, columns)
-    key = partition.folder(name) + part.path
     stored = [field.name for field in schema if field.name not in _PARTITIONED_BY]
-    where = f"{store.uri}/{key}"
-    with closing(store.open(key)) as source:
+    where = f"{store.uri}/{partition.folder(name)}{part.path}"
+    with closing(source):
         try:
             file = pq.ParquetFile(source)
             if file.metadata.num_rows != part.rows:
@@ -247,8 +310,7 @@ def put_part(
         with writer._path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     path = f"part-{sha256[:32]}.parquet"
-    if not store.exists(folder + path):
-        store.put_file(folder + path, writer._path)
+    store.put_file(folder + path, writer._path)  # also where a killed process left it: it is of today then
     return Part(
         path=path,
         sha256=sha256,
@@ -260,9 +322,23 @@ def put_part(
 
 
 def commit(
-    store: Store, name: str, partition: Partition, parts: Sequence[Part], metadata: Mapping[str, Any] | None = None
+    store: Store,
+    name: str,
+    partition: Partition,
+    parts: Sequence[Part],
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    replaces: Manifest | str | None = ANY,
 ) -> Manifest:
-    """Make these parts the partition, then delete files that are not among them (of killed runs, or replaced)."""
+    """Make these parts the partition, and delete those that it consisted of before.
+
+    Args:
+        replaces: the manifest that `parts` were made from; None where the partition was never committed, ANY for parts
+            that stand on their own.
+
+    Raises:
+        ChangedError: the partition is another than `replaces` by now. Nothing was committed.
+    """
     manifest = Manifest(
         table=name,
         round=partition.round,
@@ -271,14 +347,45 @@ def commit(
         parts=tuple(parts),
         metadata=dict(metadata or {}),
     )
-    folder, stored = partition.folder(name), None
-    with suppress(MissingKeyError):
-        stored = store.read(folder + MANIFEST)
-    if stored != manifest.to_bytes():
-        store.put(folder + MANIFEST, manifest.to_bytes())
-    for key in set(store.keys(folder + "part-")) - {folder + part.path for part in parts}:
-        store.delete(key)
+    folder, data = partition.folder(name), manifest.to_bytes()
+    while True:
+        held = store.read_version(folder + MANIFEST)
+        before = _parsed(held[0]) if held else None
+        if replaces != ANY and before not in (replaces, manifest):
+            raise ChangedError(f"{store.uri}/{folder}: committed by another process meanwhile; do it again")
+        if (held and held[0] == data) or store.put_if(folder + MANIFEST, data, held[1] if held else None):
+            break
+
+    def named() -> set[str]:
+        current = read_manifest(store, name, *partition)
+        return {folder + part.path for part in current.parts} if current else set()
+
+    sweep(store, folder + "part-", {folder + part.path for part in before.parts} if before else (), named)
     return manifest
+
+
+def _parsed(data: bytes) -> Manifest | None:
+    """A manifest that is about to be replaced; None where it is damaged."""
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError:
+        return None
+
+
+def sweep(store: Store, prefix: str, replaced: Collection[str], named: Callable[[], set[str]]) -> None:
+    """Delete files that nobody can still name: replaced ones, and those that were written a day ago for nothing.
+
+    What another process has written and is about to commit stays, and what a killed one left, for a day.
+
+    Args:
+        replaced: keys that the manifest before named.
+        named: asks for the keys that are in use.
+    """
+    before = time.time() - LEFT_OVER
+    old = {key for key, entry in store.entries(prefix).items() if key in replaced or entry.modified < before}
+    if old:
+        for key in sorted(old - named()):
+            store.delete(key)
 
 
 def write_partition(
@@ -291,10 +398,12 @@ def write_partition(
     inputs: Sequence[Input] = (),
     counts: Mapping[str, int] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    replaces: Manifest | str | None = ANY,
 ) -> Manifest:
     """Replace a partition by these rows; the same rows, inputs and notes again change nothing.
 
-    Memory holds one batch or row group. `counts` and `metadata` must be JSON and free of time stamps.
+    Memory holds one batch or row group. `counts` and `metadata` must be JSON and free of time stamps. `replaces` is as
+    in `commit`, which raises ChangedError.
 
     Raises:
         TableError: rows that do not fit the table's schema or the partition.
@@ -305,4 +414,4 @@ def write_partition(
         for batch in data.to_batches(ROW_GROUP) if isinstance(data, pa.Table) else data:
             writer.add_batch(batch)
         part = put_part(store, writer, inputs, counts, metadata)
-    return commit(store, name, partition, [part])
+    return commit(store, name, partition, [part], replaces=replaces)

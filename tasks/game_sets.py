@@ -7,10 +7,10 @@ that a set can serve for validation; training reads only `Interaction`s from it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from respect_core.interaction import InteractionLog
-from respect_core.interaction_log import read_logs
+from respect_core.interaction_log import parse_record, read_logs
 from respect_core.labels import TurnKey, right_turns
 from respect_core.manifests import Input
 from respect_core.store import Store
@@ -25,7 +25,45 @@ def _key(name: str) -> str:
 
 def write(store: Store, name: str, logs: Sequence[InteractionLog]) -> None:
     """Keep a set of games under a name; a set of that name is replaced as a whole."""
-    store.put(_key(name), "".join(log.model_dump_json() + "\n" for log in logs).encode())
+    store.put(_key(name), _lines(logs))
+
+
+def add(store: Store, name: str, logs: Sequence[InteractionLog]) -> list[str]:
+    """Add games to a set, made if absent; returns the ids of those that it did not have. What it has stays as it is.
+
+    Raises:
+        ValueError: no games; or games would be both trained on, in D0, and held out, in another set.
+    """
+    if not logs:
+        raise ValueError(f"no games for the set {name!r}: raise the share, or import more games")
+    ids = {log.interaction_id for log in logs}
+    for other in [each for each in names(store) if each != name and D0 in (each, name)]:
+        if both := sorted(ids.intersection(log.interaction_id for log in read(store, other))):
+            trained, held = (name, other) if name == D0 else (other, name)
+            raise ValueError(
+                f"{len(both)} games, {both[0]!r} among them, would be in {trained!r}, which is trained on, and held "
+                f"out in {held!r}; give the sets games of their own"
+            )
+    while True:
+        data, version = store.read_version(_key(name)) or (b"", None)
+        has = {log.interaction_id for log in map(parse_record, data.splitlines())}
+        new = [log for log in logs if log.interaction_id not in has]
+        if not new or store.put_if(_key(name), data + _lines(new), version):
+            return [log.interaction_id for log in new]
+
+
+def remove(store: Store, name: str, interaction_ids: Collection[str]) -> None:
+    """Take games out of a set; a set that is empty then is deleted."""
+    while (held := store.read_version(_key(name))) is not None:
+        logs = [log for log in map(parse_record, held[0].splitlines()) if log.interaction_id not in interaction_ids]
+        if not logs:
+            store.delete(_key(name))
+        elif store.put_if(_key(name), _lines(logs), held[1]):
+            return
+
+
+def _lines(logs: Sequence[InteractionLog]) -> bytes:
+    return "".join(log.model_dump_json() + "\n" for log in logs).encode()
 
 
 def exists(store: Store, name: str) -> bool:

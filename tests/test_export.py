@@ -9,9 +9,11 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from threading import Event
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,7 +25,7 @@ from respect_core.export import export
 from respect_core.interaction import Interaction, InteractionLog, from_log, interactions
 from respect_core.interaction_log import append_logs
 from respect_core.store import Store, StoreError, open_store
-from respect_core.tables import read_manifest, read_table
+from respect_core.tables import Manifest, TableError, read_manifest, read_table
 
 FOLDER = "interactions/round=5/variant=b-fft/"
 TABLES = ("turns/", "outcomes/", "set_aside/")
@@ -87,7 +89,7 @@ def test_a_second_export_writes_nothing(store: Store, monkeypatch: pytest.Monkey
     def refuse(*_: object) -> None:
         raise AssertionError("written")
 
-    for name in ("put", "put_file", "put_if_absent", "delete"):
+    for name in ("put", "put_file", "put_if", "delete"):
         monkeypatch.setattr(type(store), name, refuse)
     assert export(store, 5).games == 1
 
@@ -186,19 +188,19 @@ def test_killed_anywhere_and_run_again(
     export(undisturbed, 5)
     writes = iter(range(calls))
 
-    def dying(name: str) -> Callable[..., None]:
+    def dying(name: str) -> Callable[..., object]:
         original = getattr(type(store), name)
-        counted = original is not Store.put  # a directory's `put` goes through its `put_file`
 
-        def write(self: Store, key: str, data: object) -> None:
-            if counted and next(writes) == calls - 1:
+        def write(self: Store, key: str, *rest: object) -> object:
+            of_manifest = key.endswith("_manifest.json")  # a directory's `put_if` goes through its `put_file`
+            if of_manifest == (name == "put_if") and not key.startswith("leases/") and next(writes) == calls - 1:
                 raise KeyboardInterrupt
-            original(self, key, data)
+            return original(self, key, *rest)
 
         return write
 
     with monkeypatch.context() as patch:
-        for name in ("put", "put_file"):
+        for name in ("put_file", "put_if"):
             patch.setattr(type(store), name, dying(name))
         with pytest.raises(KeyboardInterrupt):
             export(store, 5)
@@ -214,6 +216,45 @@ def test_outcomes_that_were_lost_are_made_again(store: Store) -> None:
         store.delete(key)
     export(store, 5)
     assert tables(store) == before
+
+
+@pytest.mark.parametrize("table", ["turns", "outcomes"])
+def test_a_part_that_the_store_lost_is_made_again(store: Store, table: str) -> None:
+    append_logs(with_images(store), [game("g1")])
+    export(store, 5)
+    append_logs(store, [game("g2")])
+    export(store, 5)
+    before = tables(store)
+    store.delete(store.keys(f"{table}/round=5/variant=b-fft/part-")[0])
+    with pytest.raises(TableError, match=r"the file is gone.*run the stage again"):
+        read_table(store, table)
+    assert export(store, 5).games == 2
+    assert {each.interaction_id for each in exported(store)} == {"g1", "g2"}
+    assert read_table(store, "outcomes").num_rows == 2
+    assert {key.rpartition("/")[0] for key in tables(store)} == {key.rpartition("/")[0] for key in before}
+
+
+def test_a_part_that_is_made_again_needs_no_more_pictures_than_it_did(store: Store) -> None:
+    append_logs(store, [game("g1")])
+    export(store, 5, unseen=IMAGES)
+    store.delete(store.keys("turns/round=5/variant=b-fft/part-")[0])
+    for _ in range(2):
+        assert (export(store, 5).games, export(store, 5).set_aside) == (1, 0)
+        store.delete(store.keys("turns/round=5/variant=b-fft/part-")[0])
+
+
+def test_a_part_whose_log_is_gone_as_well_is_not_given_up_in_silence(store: Store) -> None:
+    first = append_logs(with_images(store), [game("g1")])
+    export(store, 5)
+    data, (part,) = store.read(first), store.keys("turns/round=5/variant=b-fft/part-")
+    store.delete(first)
+    store.delete(part)
+    for _ in range(2):
+        append_logs(store, [game("g2")])
+        with pytest.raises(TableError, match=f"{part}: rows are gone, and so is the log.*{first}.*put it back"):
+            export(store, 5)
+    store.put(first, data)
+    assert export(store, 5).games == 2
 
 
 def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +284,8 @@ def test_an_object_fetched_ahead_is_closed_where_the_export_fails(
     ahead, plain = Event(), type(store).open
 
     def recorded(self: Store, key: str) -> BinaryIO:
+        if not key.startswith(FOLDER):
+            return plain(self, key)
         opened.append(plain(self, key))
         if len(opened) == 2:
             ahead.set()
@@ -257,6 +300,85 @@ def test_an_object_fetched_ahead_is_closed_where_the_export_fails(
     with pytest.raises(MemoryError):
         export(store, 5)
     assert len(opened) == 2 and all(each.closed for each in opened)
+
+
+# --- several at once ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leased", [True, False], ids=["in turn", "past its lease"])
+def test_two_exports_at_once(store: Store, monkeypatch: pytest.MonkeyPatch, leased: bool) -> None:
+    """One is held between the parts that it stored and their commit, while another runs."""
+    for name in ("g1", "g2"):
+        append_logs(with_images(store), [game(name)])
+        if name == "g1":
+            export(store, 5)
+    if not leased:  # as if it had slept for longer than a lease stands
+        monkeypatch.setattr(export_module, "lease", lambda *_: nullcontext(False))
+    held, go_on, plain = Event(), Event(), export_module.commit
+
+    def holding(*given: Any, **options: Any) -> Manifest:
+        if not held.is_set():
+            held.set()
+            assert go_on.wait(60)
+        return plain(*given, **options)
+
+    monkeypatch.setattr(export_module, "commit", holding)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(export, store, 5)
+        assert held.wait(60)
+        append_logs(store, [game("g3")])
+        second = pool.submit(export, store, 5)
+        wait([second], timeout=1 if leased else 60)
+        assert second.done() != leased, "the lease makes the second wait"
+        go_on.set()
+        assert first.result(60).games == (2 if leased else 3) and second.result(60).games == 3
+    assert {each.interaction_id for each in exported(store)} == {"g1", "g2", "g3"}
+    assert read_table(store, "outcomes").num_rows == 3
+    _assert_at_rest(store, 3, left_over=0 if leased else 1)
+
+
+def _assert_at_rest(store: Store, games: int, left_over: int = 0) -> None:
+    """The next export has nothing to do, and of parts that no manifest names so many of each table are left."""
+    before = tables(store)
+    report = export(store, 5)
+    assert (report.games, report.new_objects) == (games, 0)
+    assert tables(store) == before
+    for table in ("turns", "outcomes"):
+        manifest = read_manifest(store, table, 5, "b-fft")
+        assert manifest is not None
+        folder = f"{table}/round=5/variant=b-fft/"
+        parts, named = set(store.keys(folder + "part-")), {folder + part.path for part in manifest.parts}
+        assert named <= parts and len(parts - named) == left_over
+
+
+_EXPORTS = r"""
+import sys
+from respect_core.export import export
+from respect_core.store import open_store
+
+print("ready", flush=True)
+sys.stdin.readline()
+store = open_store(sys.argv[1])
+while export(store, 5).games < 12:
+    pass
+"""
+
+
+def test_processes_that_export_at_once(store: Store) -> None:
+    append_logs(with_images(store), [game("g0")])
+    command, pipe = [sys.executable, "-c", _EXPORTS, store.uri], subprocess.PIPE
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
+    assert [each.stdout and each.stdout.readline() for each in processes] == ["ready\n"] * 2
+    for each in processes:
+        assert each.stdin is not None
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    for number in range(1, 12):
+        append_logs(store, [game(f"g{number}")])
+    assert [each.wait(60) for each in processes] == [0, 0]
+    assert [each.interaction_id for each in exported(store)] == sorted(f"g{number}" for number in range(12))
+    assert read_table(store, "outcomes").num_rows == 12
+    _assert_at_rest(store, 12)
 
 
 def test_missing_bucket(s3_server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +431,38 @@ def test_no_order_of_objects_loses_or_repeats_a_game(
         assert [each.interaction_id for each in found] == sorted(given_ids)
         assert all(each in games for each in found)
         assert read_table(store, "outcomes").num_rows == len(given_ids)
+
+
+_STEPS = st.one_of(
+    st.tuples(st.just("append"), st.sampled_from("abcdef")),
+    st.tuples(st.just("export"), st.none()),
+    st.tuples(st.just("lose"), st.integers(0, 9)),
+)
+
+
+@_PROPERTY
+@given(steps=st.lists(_STEPS, min_size=3, max_size=10))
+def test_whatever_is_lost_a_table_is_read_or_says_why_and_an_export_makes_it_again(
+    new_directory: Callable[[], Store], steps: list[tuple[str, Any]]
+) -> None:
+    store, appended = new_directory(), set()
+    for step, which in steps:
+        if step == "append":
+            append_logs(store, [game(which)])
+            appended.add(which)
+        elif step == "lose" and (
+            parts := store.keys("turns/round=5/variant=b-fft/part-")
+            + store.keys("outcomes/round=5/variant=b-fft/part-")
+        ):
+            store.delete(parts[which % len(parts)])
+        elif step == "export":
+            export(store, 5)
+            assert {each.interaction_id for each in exported(store)} == appended
+        with suppress(TableError):  # and no MissingKeyError
+            read_table(store, "turns")
+    export(store, 5)
+    assert {each.interaction_id for each in exported(store)} == appended
+    assert read_table(store, "outcomes").num_rows == len(appended)
 
 
 # --- memory ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from samples import contents, game, with_images
 from respect_core import feedback_shards, manifests, tables
 from respect_core.export import export
 from respect_core.feedback import FeedbackDecoder, smollm2
-from respect_core.feedback_shards import SHARDS, Decoded, decode_partition, shards
+from respect_core.feedback_shards import SHARDS, Decoded, decode_partition, is_decoded, shards
 from respect_core.interaction import LoggedTurn
 from respect_core.interaction_log import append_logs
 from respect_core.manifests import Partition
@@ -140,14 +140,34 @@ def test_the_table_is_what_the_decoder_says_in_one_piece(
     assert 0 < manifest.parts[0].counts["tokens"] == own.tokens < own.scorer.trees.tokens
 
 
-def test_shards_of_another_decoder_are_not_used_and_do_not_stay(decoder: FeedbackDecoder, tmp_path: Any) -> None:
+def test_shards_of_another_decoder_are_not_used_and_do_not_stay_for_long(
+    decoder: FeedbackDecoder, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = _with_turns(open_store(tmp_path))
     with pytest.raises(Killed):
         _decode(store, Counting(decoder, 3))
+    left = store.keys(SHARDS)
     other = Counting(FeedbackDecoder(replace(decoder.config, margin=1.0), decoder.local))
     assert _decode(store, other).found == 0
     assert sum(other.calls) == 27
+    assert store.keys(SHARDS) == left, "somebody may still be at it"
+    monkeypatch.setattr(tables, "LEFT_OVER", -60.0)
+    for key in store.keys("feedback/"):
+        store.delete(key)
+    _decode(store, Counting(decoder))
     assert not store.keys(SHARDS)
+
+
+def test_feedback_that_the_store_lost_is_decoded_again(
+    decoder: FeedbackDecoder, expected: dict[str, bytes], tmp_path: Any
+) -> None:
+    store = _with_turns(open_store(tmp_path))
+    _decode(store, Counting(decoder))
+    (part,) = store.keys("feedback/round=5/variant=b-fft/part-")
+    store.delete(part)
+    assert not is_decoded(store, HERE, IDENTITY)
+    _decode(store, Counting(decoder))
+    assert contents(store, "feedback/") == expected
 
 
 def test_a_shard_that_somebody_else_finished_is_taken_over(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from samples import contents, game, with_images
 
+from respect_core import human_eval
 from respect_core.export import export
 from respect_core.human_eval import (
     Answer,
@@ -21,7 +22,7 @@ from respect_core.human_eval import (
 )
 from respect_core.interaction_log import append_logs
 from respect_core.store import Store, open_store
-from respect_core.tables import read_manifest, read_table
+from respect_core.tables import Manifest, read_manifest, read_table
 
 
 @pytest.fixture
@@ -62,6 +63,29 @@ def test_the_same_again_changes_nothing_and_another_answer_is_refused(played: St
     with pytest.raises(AnswerError, match="'ann' answered this turn otherwise before"):
         append_answers(played, [answer(satisfaction="no")])
     assert contents(played) == before
+
+
+def test_a_table_that_the_store_lost_is_made_again(played: Store) -> None:
+    append_answers(played, [answer()])
+    append_answers(played, [answer(1, intended="select C")])
+    before = contents(played)
+    (part,) = played.keys("annotations/round=5/variant=b-fft/part-")
+    played.delete(part)
+    build_annotations(played)
+    assert contents(played) == before
+
+
+def test_answers_that_come_in_at_once_are_all_in_the_table(played: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, others = human_eval.write_partition, [answer(annotator="bob")]
+
+    def slowly(*given: Any, **options: Any) -> Manifest:
+        if others:
+            append_answers(played, [others.pop()])
+        return plain(*given, **options)
+
+    monkeypatch.setattr(human_eval, "write_partition", slowly)
+    append_answers(played, [answer()])
+    assert [each.annotator for each in read_annotated(played, 5, "b-fft")] == ["ann", "bob"]
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import ConnectionClosedError
 
 from respect_core.store import MissingKeyError, Store, StoreError, open_store
+from respect_core.store_s3 import S3Store
 
 
 def test_put_read_replace_delete(store: Store) -> None:
@@ -92,6 +98,32 @@ def test_put_if_absent_has_one_winner(store: Store) -> None:
     assert not store.put_if_absent("locks/one", b"late")
 
 
+def test_compare_and_set(store: Store) -> None:
+    assert store.read_version("x") is None
+    assert store.put_if("x", b"late", "some version") is None and not store.exists("x")
+    first = store.put_if("x", b"one", None)
+    assert first and store.read_version("x") == (b"one", first)
+    assert store.put_if("x", b"another", None) is None
+    second = store.put_if("x", b"two", first)
+    assert second and store.read_version("x") == (b"two", second)
+    assert store.put_if("x", b"late", first) is None
+    assert store.read("x") == b"two"
+
+
+def test_compare_and_set_loses_no_update(store: Store) -> None:
+    store.put_if("count", b"0", None)
+
+    def add(_: int) -> None:
+        while True:
+            data, version = store.read_version("count") or (b"", None)
+            if store.put_if("count", str(int(data) + 1).encode(), version):
+                return
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(add, range(9)))
+    assert store.read("count") == b"9"
+
+
 def test_trees(store: Store, tmp_path: Path) -> None:
     source = tmp_path / "adapter"
     (source / "deep").mkdir(parents=True)
@@ -113,7 +145,7 @@ def test_trees(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", "/etc/passwd", "../x", "a/../x", "a//b", "a/", "./a", ".scratch/a", "a\\b", "a\nb"]
+    "key", ["", "/etc/passwd", "../x", "a/../x", "a//b", "a/", "./a", ".scratch/a", ".lock", "a\\b", "a\nb"]
 )
 def test_keys_that_are_refused(store: Store, key: str) -> None:
     for act in (store.read, store.delete, store.exists, lambda key: store.put(key, b"")):
@@ -167,6 +199,30 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store.put("x", b"after")
     assert store.read("x") == b"before"
     assert list(store.scratch.iterdir()) == []
+
+
+def test_new_folders_outlast_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each new folder's entry stands in the folder above it: that one is synced."""
+    synced, plain = set(), os.fsync
+
+    def recorded(descriptor: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{descriptor}").readlink())
+        plain(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    store = open_store(tmp_path / "new" / "store")
+    assert {tmp_path, tmp_path / "new", tmp_path / "new" / "store"} <= synced
+    for put in (store.put, store.put_if_absent):
+        synced.clear()
+        put(f"{put.__name__}/b/c", b"1")
+        assert {store.scratch.parent, *(store.scratch.parent / put.__name__ / name for name in ("", "b"))} <= synced
+
+
+def test_a_key_that_is_deleted_during_a_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path)
+    store.put("x", b"1")
+    monkeypatch.setattr(os, "walk", lambda folder, **_: iter([(str(folder), [], ["gone", "x"])]))
+    assert store.keys() == ["x"]
 
 
 def test_addresses(tmp_path: Path) -> None:
@@ -230,3 +286,43 @@ def test_credentials_in_the_address_are_refused() -> None:
     with pytest.raises(StoreError, match="credentials belong in AWS_ACCESS_KEY_ID") as caught:
         open_store("s3://key:hidden@bucket/prefix")
     assert "hidden" not in str(caught.value)
+
+
+def test_a_write_whose_answer_was_lost_counts_for_its_writer(s3_environment: str) -> None:
+    """The server stores it, the connection breaks, boto sends it again: now the key exists."""
+    store = open_store(f"s3://{s3_environment}/lost-answer")
+    assert isinstance(store, S3Store)
+    sent = []
+
+    def break_off(request: Any, **_: Any) -> None:
+        sent.append(request)
+        if len(sent) == 1:
+            store._client._endpoint.http_session.send(request)
+            raise ConnectionClosedError(endpoint_url=request.url)
+
+    store._client.meta.events.register("before-send.s3.PutObject", break_off)
+    assert store.put_if_absent("x", b"mine") and len(sent) == 2
+    assert not store.put_if_absent("x", b"mine")
+
+
+def test_a_conflict_is_no_defeat(s3_environment: str) -> None:
+    """409 tells that another write is under way. It may fail: then ours is to be stored."""
+    store = open_store(f"s3://{s3_environment}/conflict")
+    assert isinstance(store, S3Store)
+    conflicts = [2]
+
+    def conflict(request: Any, **_: Any) -> AWSResponse | None:
+        conflicts[0] -= 1
+        if conflicts[0] < 0:
+            return None
+        answer = io.BytesIO(b"<Error><Code>ConditionalRequestConflict</Code></Error>")
+        answer.stream = lambda **_: iter([answer.read()])  # type: ignore[attr-defined]  # of urllib3's responses
+        return AWSResponse(request.url, 409, {}, answer)
+
+    store._client.meta.events.register("before-send.s3.PutObject", conflict)
+    assert store.put_if_absent("x", b"1")
+    conflicts[0] = 2
+    assert not store.put_if_absent("x", b"2") and store.read("x") == b"1"
+    conflicts[0] = 100
+    with pytest.raises(StoreError, match="ConditionalRequestConflict"):
+        store.put_if_absent("y", b"1")

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +20,7 @@ from respect_core.interaction import FEEDBACK_SCHEMA
 from respect_core.store import Store, StoreError, open_store
 from respect_core.tables import (
     SCHEMAS,
+    ChangedError,
     Input,
     Partition,
     TableError,
@@ -117,6 +120,83 @@ def test_killed_before_the_commit(store: Store, monkeypatch: pytest.MonkeyPatch)
     write_partition(store, "feedback", 5, "b-fft", feedback(label=-1))
     assert len(store.keys("feedback/")) == 2
     assert set(read_table(store, "feedback")["label"].to_pylist()) == {-1}
+
+
+def _part(store: Store, table: pa.Table) -> tables.Part:
+    """A part that is stored, and still to be committed."""
+    with tables.new_part(store, "feedback", Partition(5, "b-fft")) as writer:
+        writer.add_batch(table)
+        return tables.put_part(store, writer)
+
+
+def _labels(store: Store) -> set[int]:
+    return set(read_table(store, "feedback")["label"].to_pylist())
+
+
+def test_a_part_that_another_process_is_about_to_commit_stays(store: Store) -> None:
+    part = _part(store, feedback(label=1))
+    write_partition(store, "feedback", 5, "b-fft", feedback(label=-1))
+    tables.commit(store, "feedback", Partition(5, "b-fft"), [part])
+    assert _labels(store) == {1}
+    assert len(store.keys("feedback/")) == 2
+
+
+def test_a_part_that_nobody_committed_is_deleted_a_day_later(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    _part(store, feedback(label=1))
+    write_partition(store, "feedback", 5, "b-fft", feedback(label=-1))
+    assert len(store.keys("feedback/")) == 3
+    monkeypatch.setattr(tables, "LEFT_OVER", -60.0)
+    write_partition(store, "feedback", 5, "b-fft", feedback(label=-1))
+    assert len(store.keys("feedback/")) == 2 and _labels(store) == {-1}
+
+
+def test_what_was_made_from_a_manifest_replaces_no_other(store: Store) -> None:
+    first = write_partition(store, "feedback", 5, "b-fft", feedback(label=1))
+    with pytest.raises(ChangedError, match="committed by another process"):
+        write_partition(store, "feedback", 5, "b-fft", feedback(label=-1), replaces=None)
+    assert _labels(store) == {1}
+    write_partition(store, "feedback", 5, "b-fft", feedback(label=-1), replaces=first)
+    assert _labels(store) == {-1}
+    again = write_partition(store, "feedback", 5, "b-fft", feedback(label=-1), replaces=first)
+    assert read_manifest(store, "feedback", 5, "b-fft") == again, "what is there already is as good as written"
+
+
+def test_a_partition_that_is_replaced_while_it_is_read(store: Store) -> None:
+    here = Partition(5, "b-fft")
+    one, two, three = (_part(store, feedback(rows=rows)) for rows in (1, 2, 3))
+    before = tables.commit(store, "feedback", here, [one, two])
+    batches = iter_batches(store, "feedback")
+    assert next(batches).num_rows == 1
+    tables.commit(store, "feedback", here, [one, three], replaces=before)
+    assert [batch.num_rows for batch in batches] == [3], "what was read is in the new one, too"
+    batches = iter_batches(store, "feedback")
+    assert next(batches).num_rows == 1
+    write_partition(store, "feedback", 5, "b-fft", feedback(rows=4))
+    with pytest.raises(ChangedError, match="read it again"):
+        list(batches)
+
+
+def test_readers_beside_a_writer_see_one_version_or_the_other(store: Store) -> None:
+    here, done = Partition(5, "b-fft"), threading.Event()
+
+    def write(label: int) -> None:
+        tables.commit(store, "feedback", here, [_part(store, feedback(rows=rows, label=label)) for rows in (1, 2)])
+
+    def read() -> list[list[int]]:
+        seen = []
+        while not done.is_set():
+            seen.append(read_table(store, "feedback")["label"].to_pylist())
+        return seen
+
+    write(0)
+    with ThreadPoolExecutor(1) as pool:
+        seen = pool.submit(read)
+        try:
+            for label in [1, -1] * 8:
+                write(label)
+        finally:
+            done.set()
+        assert {tuple(labels) for labels in seen.result(60)} <= {(label,) * 3 for label in (0, 1, -1)}
 
 
 def test_batches_are_bounded(store: Store) -> None:

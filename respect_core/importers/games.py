@@ -8,7 +8,7 @@ seconds in ``turnList``. States and actions follow from the selections. These lo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -90,6 +90,7 @@ def import_games(
     *,
     policy: PolicyIdentity = UNKNOWN_POLICY,
     render: Renderer | None = None,
+    check: Callable[[Sequence[InteractionLog]], None] = lambda _: None,
 ) -> ImportReport:
     """Put a file of games into the store: a log object, the images they use, and what was set aside.
 
@@ -99,6 +100,7 @@ def import_games(
         tangrams: folder of KILOGRAM's SVG files, named by image id.
         policy: the policy that acted, where it is known.
         render: from SVG file to image; by default KILOGRAM's importer at 224 pixels.
+        check: called with the games before anything is stored; may refuse them by raising.
 
     Raises:
         PickleError: the file as a whole cannot be read.
@@ -114,6 +116,7 @@ def import_games(
                 problems.add(found.to_json())
             elif isinstance(each, InteractionLog):
                 logs.append(each)
+        check(logs)
         set_aside = problems.put(partition.folder(SET_ASIDE) + "import-") if problems.count else None
     used = sorted({image for log in logs for image in log.context})
     new_images = draw(store, used, drawings, render)

@@ -21,6 +21,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
@@ -42,6 +43,7 @@ from respect_core.importers.released_games import (
     letters_of,
     read_turns,
 )
+from respect_core.imports import ImportRecord, note, require_new
 from respect_core.interaction import FEEDBACK_SCHEMA, InteractionLog
 from respect_core.interaction_log import SET_ASIDE, Lines, RecordError, append_logs, new_lines
 from respect_core.manifests import Partition, read_manifest
@@ -101,6 +103,7 @@ def import_released(
         render: from SVG file to image; by default KILOGRAM's importer at 224 pixels.
 
     Raises:
+        ValueError: games are in the log of another round or variant already.
         ReleasedError: the dataset is not there, or has absent columns or columns of other types; or the store holds
             feedback of another origin for the same games.
         StoreError: the folder of tangrams is absent, or the store cannot be written.
@@ -173,11 +176,14 @@ def _store_games(
     by_partition: dict[Partition, list[InteractionLog]] = {}
     for log in found.logs.values():
         by_partition.setdefault(Partition(log.round, log.variant), []).append(log)
+    for logs in by_partition.values():
+        require_new(store, logs)
     images = {image for log in found.logs.values() for image in log.context}
     if drawings is not None:
         draw(store, images, drawings, render)
     for _, logs in sorted(by_partition.items()):
-        append_logs(store, logs)
+        key, now = append_logs(store, logs), datetime.now(UTC).isoformat(timespec="seconds")
+        note(store, ImportRecord(log=key, file=RELEASED, imported_at=now, games=len(logs)))
     for round in sorted({partition.round for partition in by_partition}):
         export(store, round, unseen=images)
     return {partition: len(logs) for partition, logs in sorted(by_partition.items())}

@@ -22,11 +22,13 @@ NO_RUN = [
     *(["ui"], ["ledger"], ["lineage", "respect.b-fft/1"], ["promote", "b-fft"], ["rollback", "b-fft"]),
     *(["annotate", "sample", "--round", "0", "--variant", "b-fft"], ["export-released", "out"]),
     *(["round", "--round", "0"], ["evaluate", "validation"], ["search", "--variant", "b-fft"]),
+    *(["import", "list"], ["import", "undo", "a"], ["relocate"]),
 ]
 """Commands that need a run that is there."""
 COMMANDS = [
     *(["demo"], ["round"], ["study"], ["study-summary"], ["evaluate"], ["import", "games"], ["ui"]),
-    *(["search"], ["promote"], ["rollback"], ["ledger"], ["lineage"]),
+    *(["search"], ["import", "list"], ["import", "undo"], ["relocate"]),
+    *(["promote"], ["rollback"], ["ledger"], ["lineage"]),
     *(["import", "released"], ["export-released"], ["annotate", "sample"], ["annotate", "import"]),
 ]
 
