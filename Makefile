@@ -49,14 +49,14 @@ down: install  ## stop it; its state stays
 test: install  ## two files at a time on two cores, the longest first (tests/conftest.py)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-test-slow: install  ## minutes long: bars measured on real data, the whole demo
+test-slow: install  ## minutes long: bars measured on real data, kills in the middle of long work
 	$(BIN)/pytest -m slow
 
 test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium-headless-shell)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m stack tests/stack
 
 test-browser: install  ## the game's pages and the report in a browser (Debian: apt-get install chromium-headless-shell)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/deployments/game/browser tests/test_report_in_browser.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/deployments/game/browser tests/test_report_in_browser.py tests/tasks/test_mlflow_pages_in_browser.py
 
 test-ray: install  ## a round and a training on a Ray cluster of two nodes, of which one is lost; policies on Ray Serve
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'

@@ -77,6 +77,7 @@ def demo(
     with running():
         summary = flow(workspace, profile=profile, games=games, replay=replay, variants=chosen)
     report.show(summary, console)
+    report.show_pages(summary, console)
     console.print(
         f"\nOpen the Prefect UI and MLflow on this run, each with a command of its own,\n"
         f"  {sys.argv[0]} ui --run {run} --only prefect\n"
@@ -147,6 +148,7 @@ def round_command(
             on=Place(on),
         )
     report.show(summary, console)
+    report.show_pages(summary, console)
 
 
 @app.command("simulate")
@@ -217,7 +219,7 @@ def study_command(
     workspace = run_workspace(run, new=True)
     from flows.study import ANCHORS, StudyParameters
     from flows.study import study as flow
-    from tasks import study_report
+    from tasks import report, study_report
 
     with running():
         summary = flow(
@@ -236,6 +238,7 @@ def study_command(
             ),
         )
     study_report.show(summary, console)
+    report.show_over_rounds(workspace, chosen, console)
     console.print(
         f"\nsummary.json, tables 2 to 4 and figure 4 are in {workspace.root}, the report in "
         f"{workspace.root / 'report' / 'index.html'}",

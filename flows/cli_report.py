@@ -64,7 +64,8 @@ def report_command(
             f=_image_similarity(workspace, similarity, annotated),
         )
         evidence = study_pairs.of_study(evidence, workspace.root)
-        changes = write(evidence, folder, store=store if games else None, facts=run_facts.facts(workspace.root))
+        facts, learned = run_facts.facts(workspace.root), run_facts.learned(workspace.root)
+        changes = write(evidence, folder, store=store if games else None, facts=facts, learned=learned)
     console.print(f"{evidence.games:,} games of {len(evidence.cells)} policies: {escape(str(folder / PAGE))}")
     if changes:
         console.print(

@@ -21,6 +21,7 @@ from respect_core.variants import profile as named_profile
 from tasks.export import export_interactions
 from tasks.places import Place, require
 from tasks.play import replay_fixed_games, seconds_played
+from tasks.preview import preview_gate
 from tasks.references import LearnedRef, PropensityRef
 from tasks.register import close_round, open_round
 from tasks.registry import status_after
@@ -109,6 +110,7 @@ def _round(
             variant: replay_fixed_games.submit(workspace, profile, each.registered, number, parameters.replay)
             for variant, each in learned.items()
         }
+        gates = preview_gate.submit(workspace, profile, learned) if study_run is None else None  # studies ask no gate
         played = {variant: future.result() for variant, future in after.items()}
         play = seconds_of_play + seconds_played(before.result(), *played.values())
         seconds = {
@@ -118,7 +120,18 @@ def _round(
             "train": sum(each.selected.seconds for each in learned.values()),
             "total": seconds_of_play + time.monotonic() - started,
         }
-        summary = summarise(profile.name, exported, decoded.feedback, learned, before.result(), played, failed, seconds)
+        summary = summarise(
+            workspace,
+            profile.name,
+            exported,
+            decoded.feedback,
+            learned,
+            gates.result() if gates else {},
+            before.result(),
+            played,
+            failed,
+            seconds,
+        )
         report_round(workspace, run_id, summary, workspace.root / "summary.json" if study_run is None else None)
     except BaseException as error:
         status = status_after(error)

@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -38,6 +39,7 @@ def write(
     store: Store | None = None,
     up_to: int | None = None,
     facts: Mapping[str, str] | None = None,
+    learned: Mapping[str, Any] | None = None,
     made: datetime | None = None,
 ) -> Changes | None:
     """Write the report to the folder `out`; returns what changed since the one that was there, None if none was.
@@ -46,6 +48,7 @@ def write(
         store: where the games to draw turn by turn are; without it there are none on the page.
         up_to: the last round of which games are drawn.
         facts: what was run, for the page, beyond what the evidence knows.
+        learned: summary of the round whose candidates the page begins with; of a study there is none.
         made: for the reader; the time of writing if None.
 
     Raises:
@@ -64,7 +67,7 @@ def write(
     figures = draw(evidence, grids)
     for number, drawn in figures.items():
         style.save(drawn.wide, out / "figures" / f"figure-{number}")
-    html = page(evidence, grids, figures, cases, drawings, changes, made=when, facts=facts or {})
+    html = page(evidence, grids, figures, cases, drawings, changes, made=when, facts=facts or {}, learned=learned)
     _put(out / PAGE, html)
     known = {"name": evidence.name, "made": when, "code_version": code_version()}
     _put(out / NUMBERS, json.dumps(to_json(known, numbers, changes), indent=1, ensure_ascii=False) + "\n")

@@ -14,13 +14,14 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
+from respect_core import candidates
 from respect_core.case_studies import CaseStudy, Step
 from respect_core.evidence import Evidence, main_policy, rounds_of
 from respect_core.figures.confusions import decoded_policy
 from respect_core.figures.style import inline_svg
 from respect_core.metrics import Estimate
 from respect_core.report_changes import Changes
-from respect_core.report_tables import agreement, changed, comparisons, costs, decoders, drifts, users
+from respect_core.report_tables import Plain, agreement, changed, comparisons, costs, decoders, drifts, users
 from respect_core.result_tables import TABLES, Grid, Value
 from respect_core.variants import CONTROL, Variant
 
@@ -44,6 +45,7 @@ def page(
     *,
     made: str,
     facts: Mapping[str, str],
+    learned: Mapping[str, Any] | None = None,
 ) -> str:
     """The page's HTML.
 
@@ -54,6 +56,7 @@ def page(
         changes: None for the first report.
         made: when, for the reader.
         facts: what was run, beyond what the evidence knows.
+        learned: summary of the round whose candidates the page begins with.
     """
     engine = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = engine.from_string(resources.files("respect_core").joinpath("report_page.html").read_text())
@@ -64,6 +67,7 @@ def page(
         made=made,
         rounds=rounds_of(evidence.cells),
         findings=findings(evidence),
+        learned=learned and _learned(learned),
         facts=_facts(evidence, facts),
         grids={grid.number: grid for grid in grids},
         figures={number: _on_page(number, drawn) for number, drawn in figures.items()},
@@ -82,6 +86,18 @@ def page(
         numbers={image: number for number, image in enumerate(drawings)},
         changes={"sentences": _change_sentences(changes), "table": changes and changed(changes, grids)},
     )
+
+
+def _learned(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a round's candidates learned: sentences to begin with, the table, and remarks below it."""
+    rows = tuple(candidates.rows(summary))
+    return {
+        "round": summary["round"],
+        "findings": candidates.findings(summary),
+        "table": Plain(candidates.CAPTION, candidates.COLUMNS, rows) if rows else None,
+        "remarks": candidates.remarks(summary),
+        "few": candidates.FEW,
+    }
 
 
 def findings(evidence: Evidence) -> list[str]:

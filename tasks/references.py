@@ -169,6 +169,15 @@ class PropensityRef(_Reference):
     key: str  # in the store; JSON: interaction id -> p per turn
 
 
+class PreviewRef(_Reference):
+    """What the gate would say of a candidate. `promote`: None where that is not known, for the reason that is given."""
+
+    exact_match_ci95: list[float] | None
+    promote: bool | None
+    reasons: list[str]
+    figures: dict[str, float | int | str] = {}
+
+
 class DecodedRef(_Reference):
     """All that a round learns from besides the turns themselves."""
 

@@ -238,6 +238,9 @@ def log_training(
             *((name, getattr(training_set, name), round) for name in counts),
         ],
     )
+    if (turns := _validated(selected)) is not None:
+        found = {"turns": turns, "illegal_actions": selected.illegal_actions}
+        registry.log_json(workspace, run_id, registry.VALIDATED, found)
     uri = f"{workspace.store_uri}/training_sets/round={round}/variant={variant}"
     registry.log_dataset(workspace, run_id, f"{variant}-round-{round}", uri, training_set.data_hash)
     for trained in selected.trained:
@@ -250,6 +253,15 @@ def log_training(
         history = [json.loads(line) for line in (trained.directory / "history.jsonl").read_text().splitlines()]
         with registry.ended(workspace, child):
             registry.log(workspace, child, params=config, metrics=_curves(history))
+
+
+def _validated(selected: SelectedRef) -> list[Any] | None:
+    """(interaction id, turn, whether it matched) of the chosen checkpoint; trainings of earlier releases kept none."""
+    (folder,) = {each.directory for each in selected.trained if each.seed == selected.seed}
+    checkpoints = json.loads((folder / "result.json").read_text())["checkpoints"]
+    (chosen,) = (each for each in checkpoints if each["step"] == selected.step)
+    turns: list[Any] | None = chosen.get("right")
+    return turns
 
 
 def _curves(history: list[dict[str, Any]]) -> list[tuple[str, float, int]]:

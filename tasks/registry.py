@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from mlflow import MlflowClient
@@ -42,6 +43,9 @@ DEPLOYED = "deployed"
 
 RETRAINED = "retrained"
 """Tag of a version that was trained by hand beside a round's. No round goes on from it."""
+
+VALIDATED = "validation.json"
+"""Artifact of a variant's run: what the chosen checkpoint did on each validation turn."""
 
 ADAPTER = "adapter"
 """Folder of the adapter, with its processor, inside a logged model."""
@@ -381,6 +385,15 @@ def fetched(workspace: Workspace, version: ModelVersion) -> Iterator[Path]:
         yield Path(
             download_artifacts(artifact_uri=version.source, dst_path=str(scratch), tracking_uri=workspace.tracking)
         )
+
+
+def read_json(workspace: Workspace, run_id: str, name: str) -> Any | None:
+    """What `log_json` left with a run; None where it did not."""
+    mlflow = client(workspace)
+    if name not in {each.path for each in mlflow.list_artifacts(run_id)}:
+        return None
+    with TemporaryDirectory() as scratch:
+        return json.loads(Path(mlflow.download_artifacts(run_id, name, scratch)).read_text())
 
 
 def log_json(workspace: Workspace, run_id: str, name: str, value: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from prefect.cache_policies import NO_CACHE
 from rich.console import Console
 from rich.table import Table
 
-from tasks import registry
+from respect_core import candidates
+from tasks import mlflow_pages, registry
 from tasks.figures import confusion_figure, success_figure
 from tasks.files import write_whole
-from tasks.references import ExportedRef, FeedbackRef, LearnedRef, PlayedRef
+from tasks.references import ExportedRef, FeedbackRef, LearnedRef, PlayedRef, PreviewRef
 from tasks.retries import PATIENT
 from tasks.workspace import Workspace
 
@@ -24,10 +25,12 @@ Registered = Mapping[str, LearnedRef]
 
 
 def summarise(
+    workspace: Workspace,
     profile: str,
     exported: ExportedRef,
     feedback: FeedbackRef,
     registered: Registered,
+    gates: Mapping[str, PreviewRef],
     before: PlayedRef | None,
     after: Mapping[str, PlayedRef | None],
     failed: Mapping[str, str],
@@ -52,13 +55,18 @@ def summarise(
                 "data_hash": each.training_set.data_hash,
                 "val_exact_match": each.selected.exact_match,
                 "val_sampled_match": each.selected.sampled_match,
+                "val_turns": each.selected.validation_turns,
                 "illegal_actions": each.selected.illegal_actions,
                 "seed": each.selected.seed,
                 "step": each.selected.step,
                 "model": each.registered.model,
                 "version": each.registered.version,
+                "run_id": each.registered.run_id,
                 "success_before": before.success if before else None,
                 "success_after": played.success if (played := after.get(variant)) else None,
+                "played": candidates.replayed(before.counts if before else None, played.counts if played else None),
+                "gate": gates[variant].model_dump(mode="json") if variant in gates else None,
+                "warnings": each.training_set.warnings,
                 "turns_before": before.turns_per_game if before else None,
                 "turns_after": played.turns_per_game if played else None,
                 "seconds": each.selected.seconds,
@@ -66,6 +74,10 @@ def summarise(
             for variant, each in registered.items()
         },
         "failed": dict(failed),
+        "mlflow": registered
+        and mlflow_pages.links(
+            workspace, exported.round, {variant: each.registered.run_id for variant, each in registered.items()}
+        ),
         "seconds": dict(seconds),
     }
 
@@ -88,6 +100,10 @@ def report_round(workspace: Workspace, run_id: str, summary: dict[str, Any], pat
         description=f"Round {summary['round']}: what each variant learned from, and what came out",
     )
     _link_to_mlflow(workspace, run_id, f"round-{summary['round']}")
+    if pages := summary["mlflow"]:
+        number = summary["round"]
+        create_markdown_artifact(mlflow_pages.sentence(number, pages), key=f"compare-round-{number}")
+        mlflow_pages.describe(workspace, run_id, number, pages)
 
 
 def report_decoder(feedback: FeedbackRef) -> None:
@@ -118,15 +134,16 @@ def report_variant(workspace: Workspace, learned: LearnedRef) -> None:
         description=f"{variant} after round {round}: what it learned from, and the checkpoint chosen",
     )
     _link_to_mlflow(workspace, learned.registered.run_id, f"{variant}-round-{round}")
+    over = f"[{variant} over rounds]({mlflow_pages.over_rounds(workspace, variant)}). {mlflow_pages.where(workspace)}"
+    create_markdown_artifact(over.strip(), key=f"compare-{variant}")
 
 
 def _link_to_mlflow(workspace: Workspace, run_id: str, name: str) -> None:
-    key = f"mlflow-{name}"
-    if workspace.tracking_uri.startswith("http"):
-        page = f"{workspace.tracking_uri}/#/experiments/{registry.experiment_id(workspace)}/runs/{run_id}"
+    key, page = f"mlflow-{name}", mlflow_pages.run(workspace, run_id)
+    if mlflow_pages.served(workspace):
         create_link_artifact(page, link_text=f"MLflow run: {name}", key=key)
-    else:  # a database has no page of its own; `respect ui` serves one
-        create_markdown_artifact(f"MLflow run `{run_id}` of {name} in `{workspace.tracking_uri}`", key=key)
+    else:
+        create_markdown_artifact(f"[MLflow run: {name}]({page}). {mlflow_pages.where(workspace)}", key=key)
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
@@ -144,32 +161,66 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         decoder.add_row(
             kind,
             *(str(figures[label]) for label in ("positive", "neutral", "negative")),
-            *(_number(figures[name], ".2f") for name in ("precision", "recall")),
+            *_fit(figures["confusion"]),
             "/".join(_number((figures["cross_validated"] or {}).get(name), ".2f") for name in ("precision", "recall")),
             _number(figures["turns_per_second"], ".1f"),
         )
     console.print(decoder)
     for line in _noticed(summary["decoder"]):
         console.print(line)
-    table = Table(
-        *("variant", "+", "-", "D0", "match", "illegal", "success", "version", "seconds"),
-        title="Turns learned from; exact match and illegal actions in validation; games won before and after",
-    )
-    for name, values in summary["variants"].items():
-        table.add_row(
-            name,
-            str(values["positives"]),
-            str(values["negatives_used"]),
-            str(values["rehearsal_turns"]),
-            _number(values["val_exact_match"], ".1%"),
-            str(values["illegal_actions"]),
-            f"{_number(values['success_before'], '.0%')} -> {_number(values['success_after'], '.0%')}",
-            values["version"],
-            _number(values["seconds"], ".0f"),
-        )
-    console.print(table)
-    for name, reason in summary["failed"].items():
-        console.print(f"[bold red]{name} failed:[/] {reason}", highlight=False)
+    columns, versions = (*candidates.COLUMNS, "version"), (each["version"] for each in summary["variants"].values())
+    rows = [(*row, version) for row, version in zip(candidates.rows(summary), versions, strict=True)]
+    for title, chosen in _TABLES.items():  # two, so that each fits into 80 columns
+        table = Table(*(columns[place].replace(", ", "\n") for place in chosen), title=title)
+        for row in rows:
+            table.add_row(*(_folded(row[place]) for place in chosen))
+        console.print(table)
+    for sentence in [*candidates.findings(summary), *candidates.remarks(summary)]:
+        console.print(f"- {sentence}", highlight=False, markup=False, soft_wrap=True)
+
+
+_TABLES = {
+    "Turns learned from; exact match and illegal greedy actions in validation": (0, 1, 2, 3, 4, 9),
+    "Games won before and after, on the same contexts; what the gate would say": (0, 5, 6, 7, 8),
+}
+
+
+def _folded(cell: str) -> str:
+    """A figure above its interval."""
+    return cell.replace(" [", "\n[").replace(" too", "\ntoo")
+
+
+def _fit(confusion: Mapping[str, Mapping[str, int]] | None) -> Iterator[str]:
+    """Precision and recall of positives, with intervals that count turns."""
+    if not confusion:
+        yield from (candidates.DASH, candidates.DASH)
+        return
+    right = confusion["positive"]["positive"]
+    for trials in (sum(decoded["positive"] for decoded in confusion.values()), sum(confusion["positive"].values())):
+        yield _folded(candidates.shown(candidates.wilson(right, trials), trials))
+
+
+def show_pages(summary: Mapping[str, Any], console: Console) -> None:
+    """Where MLflow compares what a round trained."""
+    if not (pages := summary["mlflow"]):
+        return
+    variant, over_rounds = next(iter(pages["over_rounds"].items()))
+    addresses = {
+        f"the variants of round {summary['round']} side by side": pages["side_by_side"],
+        "the same by exact match": pages["by_exact_match"],
+        f"{variant} over rounds, and any other by its name": over_rounds,
+    }
+    console.print(f"\nCompare in MLflow. {pages['where']}".rstrip(), highlight=False, soft_wrap=True)
+    for what, address in addresses.items():
+        console.print(f"  {what}:\n  {address}", highlight=False, soft_wrap=True, markup=False)
+
+
+def show_over_rounds(workspace: Workspace, variants: Sequence[str], console: Console) -> None:
+    """Where MLflow has each variant over the rounds of a study."""
+    console.print(f"\nOver rounds in MLflow. {mlflow_pages.where(workspace)}".rstrip(), highlight=False, soft_wrap=True)
+    for variant in variants:
+        address = mlflow_pages.over_rounds(workspace, variant)
+        console.print(f"  {variant}:\n  {address}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _noticed(decoder: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -184,4 +235,4 @@ def _noticed(decoder: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)  # noqa: RUF001  # a dash, as in the paper's tables
+    return candidates.DASH if value is None else format(value, form)

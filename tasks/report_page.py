@@ -29,7 +29,8 @@ def publish_report(workspace: Workspace, run_id: str, up_to: int, key: str) -> P
     systems = run_facts.systems(workspace.root)
     evidence = gather(store, workspace.root.name, run=workspace.root, systems=systems, up_to=up_to)
     evidence = study_pairs.of_study(evidence, workspace.root, up_to)
-    write(evidence, out, store=store, up_to=up_to, facts=run_facts.facts(workspace.root))
+    facts, learned = run_facts.facts(workspace.root), run_facts.learned(workspace.root)
+    write(evidence, out, store=store, up_to=up_to, facts=facts, learned=learned)
     registry.client(workspace).log_artifacts(run_id, str(out), "report")
     create_link_artifact(_address(workspace, run_id, out / PAGE), link_text=f"Report up to round {up_to}", key=key)
     return out / PAGE

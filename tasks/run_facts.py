@@ -36,6 +36,12 @@ def facts(root: Path) -> dict[str, str]:
     return {name: str(text) for name, text in said.items() if text}
 
 
+def learned(root: Path) -> dict[str, Any] | None:
+    """Summary of the run's last round; None where the run is a study, or had no round. Raises ValueError."""
+    summary = _read(root / "summary.json")
+    return summary if "mlflow" in summary else None  # of rounds of earlier releases it lacks what a page tells
+
+
 def profile(root: Path) -> Profile:
     """The profile of the run's study or last round; the default where it is neither. Raises ValueError."""
     in_study, summary = _read(root / "study" / "study.json").get("profile", {}), _read(root / "summary.json")

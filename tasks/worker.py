@@ -79,13 +79,14 @@ def train(spec: TrainSpec) -> dict[str, Any]:
     held_out = [from_log(log) for log in logs]
     features = _features(spec, base, [*_of(example.interaction for example in examples), *_of(held_out)])
 
-    def validate(model: Any) -> dict[str, float]:
+    def validate(model: Any) -> dict[str, Any]:
         result = exact_match(Policy(base, model, features), held_out, right)
         return {
             "exact_match": result.exact_match,
             "sampled_match": result.sampled_match,
             "n_turns": result.n_turns,
             "illegal_actions": result.illegal_actions or 0,
+            "right": [(name, turn, match) for (name, turn), match in sorted(result.correct.items())],
         }
 
     def progress(step: StepRecord, total: int) -> None:

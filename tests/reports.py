@@ -90,3 +90,22 @@ def annotations(store: Store, round: int, variant: str, rows: Sequence[tuple[str
         for game, turn, annotator, intended, satisfaction in rows
     ]
     write_partition(store, "annotations", round, variant, pa.Table.from_pylist(given, ANNOTATIONS_SCHEMA))
+
+
+def round_summary(games: int = 60, positives: int = 622) -> dict[str, Any]:
+    """What tables and pages read of a round's summary: two candidates, and a variant that failed."""
+    played = {
+        "games": games,
+        "before": {"value": 0.25, "ci95": [0.05, 0.5]},
+        "after": {"value": 0.5, "ci95": [0.25, 0.75]},
+        "change": {"value": 0.25, "ci95": [-0.1, 0.6]},
+    }
+    fft = {"positives": positives, "negatives_used": 0, "rehearsal_turns": 7, "val_turns": 342, "illegal_actions": 4}
+    fft |= {"val_exact_match": 0.456, "val_sampled_match": 0.391, "played": played, "warnings": []}
+    gate = {"exact_match_ci95": [0.401, 0.51], "promote": False, "reasons": ["it learned from 9 turns"]}
+    kto = {**fft, "val_exact_match": 0.48, "warnings": ["it uses 0 negatives"]}
+    variants = {
+        "b-fft": {**fft, "gate": gate},
+        "b-kto": {**kto, "gate": {**gate, "promote": True, "reasons": ["all is well"]}},
+    }
+    return {"round": 0, "variants": variants, "failed": {"t-rl": "out of memory"}, "mlflow": {}}

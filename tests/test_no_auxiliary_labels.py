@@ -49,7 +49,7 @@ KNOWING = {
     f"respect_core.{name}"
     for name in (
         *("labels", "metrics", "turn_metrics", "decoder_metrics", "comparison", "human_eval", "annotation_tasks"),
-        *("cell", "evidence", "case_studies"),
+        *("cell", "evidence", "case_studies", "candidates"),
         *("export", "log_columns", "released", "multiref.game", "multiref.speakers"),
     )
 }

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from reports import SCRIPT, annotations, deployment, lost
+from reports import SCRIPT, annotations, deployment, lost, round_summary
 
 from respect_core import report
 from respect_core.evidence import gather
@@ -88,6 +88,26 @@ def test_the_page_says_what_was_found_and_what_is_missing(played: Store, tmp_pat
     assert "Table 5 and figure 5 are left out: nobody annotated these turns." in text
     assert "labels derived from the game&#39;s targets" in text
     assert "Figure 15 is left out" in text and "This is the first report in its folder" in text
+
+
+def test_the_page_of_a_round_begins_with_what_its_candidates_learned(
+    played: Store, tmp_path: Path, no_figures: None
+) -> None:
+    summary = round_summary(games=12, positives=9)
+    summary["failed"] = {"t-rl": SCRIPT}
+    write(gather(played, "mine"), tmp_path, made=MADE, learned=summary)
+    text = (tmp_path / "index.html").read_text()
+    first = text.index("Candidates of round 0: 2, exact match 45.6 to 48.0%")
+    table = text.index("45.6%<small>[40.1, 51.0]</small>")
+    assert text.index("<h1>") < first < table < text.index("What was run")
+    assert first < text.index("From round 0 to round 1, the share of games that B-FFT won")
+    few = "50.0%<small>[25.0, 75.0]\ntoo little (12)</small>"
+    refused = "B-FFT would not pass the gate: it learned from 9 turns."
+    for said in ("4 of 342", few, refused):
+        assert table - 3000 < text.index(said) < text.index("What was run")
+    assert SCRIPT not in text
+    write(gather(played, "mine"), tmp_path, made=MADE)
+    assert "candidates" not in (tmp_path / "index.html").read_text()
 
 
 def test_annotated_turns_bring_table_5_and_figure_5(played: Store, tmp_path: Path) -> None:

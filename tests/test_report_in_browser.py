@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from reports import annotations, deployment
+from reports import annotations, deployment, round_summary
 
 from respect_core.evidence import gather
 from respect_core.report import write
@@ -32,7 +32,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     played = deployment(folder / "store")
     annotations(played, 0, "seed", [("g0", 0, "ann", "select D", "no"), ("g0", 1, "ann", "deselect C select D", "yes")])
     annotations(played, 1, "b-fft", [("g1", 0, "ann", "select C", "yes"), ("g1", 1, "ann", "select D", "partial")])
-    write(gather(played, "x" * 200), folder / "report", store=played)
+    write(gather(played, "x" * 200), folder / "report", store=played, learned=round_summary(games=12))
     return folder / "report" / "index.html"
 
 

@@ -43,7 +43,7 @@ from flows import promote as promote_module
 from flows import round as round_module
 from flows.demo import demo
 from flows.promote import PromoteParameters, RollbackParameters, promote, rollback
-from respect_core import ledger, lineage, manifests, tables
+from respect_core import ledger, lineage, manifests, tables, validation
 from respect_core.base import adapter_hash
 from respect_core.ledger import LedgerError
 from respect_core.store import StoreError
@@ -73,8 +73,9 @@ def _profile(name: str = "tiny") -> Profile:
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[list[str]]:
-    """Kind, round and variant of every worker that was started."""
+    """Kind, round and variant of every worker that was started. A training's last checkpoint is chosen, good or bad."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "choose", lambda found: max(found, key=lambda one: one.step))
         yield record_workers(patch)
 
 
@@ -245,22 +246,27 @@ def _learn(place: Workspace, flipped: bool) -> RegisteredRef:
     """b-rl, which goes on from the seed policy, for a few steps at a rate at which they tell."""
     rl = replace(_profile().training[Objective.RL], max_steps=8, checkpoint_every=8, negative_reward=-1.0)
     profile = replace(_profile(), training=_profile().training | {Objective.RL: rl})
-    data = subsample_variant(place, profile, Variant.B_RL, 0, "validation", [])
-    if flipped:
-        data = _flipped(place, data)
+    data = _of_the_round(place, subsample_variant(place, profile, Variant.B_RL, 0, "validation", []), flipped)
     start = initial_adapter(place, profile, Variant.B_RL, 0)
     trained = train_variant(place, profile, data, 0, "validation", start)
     return register_variant(place, None, profile, data, select_checkpoint(Variant.B_RL, [trained]), "validation")
 
 
-def _flipped(place: Workspace, data: TrainingSetRef) -> TrainingSetRef:
-    """The training set made anew with what was right called wrong, and the other way round; p is 1 where none is."""
+def _of_the_round(place: Workspace, data: TrainingSetRef, flipped: bool) -> TrainingSetRef:
+    """The training set made anew without D0, which labels cannot poison: cross entropy holds what it teaches.
+
+    p is 1 where none is. `flipped`: with what was right called wrong, and the other way round.
+    """
     store, partition = place.open(), manifests.Partition(data.round, data.variant)
     table = tables.read_table(store, "training_sets", [data.round], [data.variant])
     found = manifests.read_manifest(store, "training_sets", *partition)
     assert found is not None
     (part,) = found.parts
-    columns = {"label": pc.negate(table["label"]), "probability": pc.fill_null(table["probability"], 1.0)}
+    table = table.filter(pc.equal(table["source"], "round"))
+    columns = {
+        "label": pc.negate(table["label"]) if flipped else table["label"],
+        "probability": pc.fill_null(table["probability"], 1.0),
+    }
     for name, values in columns.items():
         table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
     manifest = tables.write_partition(

@@ -66,9 +66,34 @@ def test_the_summary_has_its_documented_shape(place: Workspace, summary: dict[st
         assert values["model"] == f"respect.{name}"
         assert 0 <= values["val_exact_match"] <= 1
         assert values["success_before"] is not None and values["success_after"] is not None
-        assert values["step"] in (2, 4)
+        assert values["step"] in (0, 2, 4)
+        assert values["val_turns"] > 0 and values["played"]["games"] == 4
+        low, high = values["gate"]["exact_match_ci95"]
+        assert low <= values["val_exact_match"] <= high
+        assert values["gate"]["promote"] is False
+        reasons, figures = values["gate"]["reasons"], values["gate"]["figures"]
+        if values["step"] == 0:
+            assert "has the weights of respect.seed/1, which is deployed" in reasons[0]
+        else:
+            assert any("the gate asks for 100 turns" in reason for reason in reasons)
+            assert figures["exact_match"] == values["val_exact_match"]
+            assert figures["illegal_actions"] == values["illegal_actions"]
     assert summary["variants"]["b-fft"]["negatives_used"] == 0
     assert set(summary["seconds"]) == {"play", "export", "decode", "train", "total"}
+
+
+def test_the_report_begins_with_the_candidates(place: Workspace, summary: dict[str, Any]) -> None:
+    page = (place.root / "report" / "index.html").read_text()
+    assert page.index("Candidates of round 0: 3, exact match") < page.index("B-KTO would not pass the gate:")
+    assert page.index("B-KTO would not pass the gate:") < page.index("What was run")
+
+
+def test_mlflow_compares_what_the_round_registered(place: Workspace, summary: dict[str, Any]) -> None:
+    mlflow, experiment = registry.client(place), registry.experiment_id(place)
+    for variant in VARIANTS:
+        version = registry.latest(place, variant)
+        assert version is not None and str(version.run_id) in summary["mlflow"]["side_by_side"]
+    assert "side by side" in mlflow.get_experiment(experiment).tags["mlflow.note.content"]
 
 
 def test_the_registry_tells_what_a_version_is_made_from(place: Workspace, summary: dict[str, Any]) -> None:

@@ -98,6 +98,7 @@ def test_the_round_has_its_artifacts(running: RunningStack, learned: str) -> Non
     found = running.api.post("/artifacts/latest/filter", json={"limit": 200}).json()
     keys = {each["key"] for each in found}
     assert {"round-0", "decoder-round-0", "mlflow-round-0", "b-kto-round-0", "mlflow-b-kto-round-0"} <= keys
+    assert {"compare-round-0", "compare-b-kto"} <= keys
     assert any(each["type"] == "progress" and each["data"] == 100 for each in found)
 
 

@@ -63,6 +63,7 @@ def _selected(folder: Path) -> SelectedRef:
     (folder / "adapter" / "adapter_config.json").write_text("{}")
     (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
     (folder / "processor").mkdir()
+    (folder / "result.json").write_text(json.dumps({"checkpoints": [{"step": 1, "right": [["v", 0, True]]}]}))
     (folder / "history.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5}) + "\n")
     return SelectedRef(
         variant="b-fft",
