@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.labels import label_run
 from flows.round import RoundParameters
 from flows.seed import seed_policy
 from flows.stages import decode
+from flows.threads import threads
 from flows.turns import in_turn
 from respect_core import grids
 from respect_core.variants import Profile, Variant
@@ -41,11 +41,7 @@ class SearchParameters(RoundParameters):
         return {"grid": self.grid, "variant": str(self.variants[0]), "round": self.round, "profile": self.profile}
 
 
-@flow(
-    name="search",
-    flow_run_name="search {parameters.grid}, round {parameters.round}",
-    task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]  # a runner of futures of any result
-)
+@flow(name="search", flow_run_name="search {parameters.grid}, round {parameters.round}", task_runner=threads())
 def search(workspace: Workspace, parameters: SearchParameters, on: Place = Place.HERE) -> dict[str, Any]:
     """Train and validate a variant with each configuration of a grid; returns them, the best first.
 
@@ -57,7 +53,7 @@ def search(workspace: Workspace, parameters: SearchParameters, on: Place = Place
     """
     require(on)
     label_run(f"round:{parameters.round}", f"variant:{parameters.variants[0]}")
-    with in_turn(workspace, "round"):
+    with in_turn(workspace):
         return _search(workspace, parameters, on)
 
 
@@ -93,8 +89,8 @@ def _search(workspace: Workspace, parameters: SearchParameters, on: Place) -> di
                     found.append(end())
                 except Exception as error:  # a point that fails must not take the others down
                     failed[name] = str(error)
-    except BaseException:
-        registry.end_killed(workspace, run_id)
+    except BaseException as error:
+        registry.end_run(workspace, run_id, registry.status_after(error))
         raise
     return report_search(workspace, run_id, parameters.named(), found, failed)
 

@@ -155,7 +155,8 @@ def grow_adapter(base: Base, adapter: Path, config: LoraConfig, *, seed: int) ->
         FileNotFoundError: no adapter in that directory.
     """
     known = load_adapter(base, adapter, trainable=True)
-    if known.peft_config["default"].target_modules == config.targets:
+    own: Any = known.peft_config["default"]
+    if own.target_modules == config.targets:
         return known
     grown = attach_lora(base, config, seed=seed)
     weights, places = (

@@ -125,7 +125,7 @@ def report_search(
             ("illegal_actions", best.illegal_actions, 0),
         ]
         registry.log(workspace, search_run, metrics=metrics, tags={"best": best.name})
-    registry.end_run(workspace, search_run, failed=bool(failed))
+    registry.end_run(workspace, search_run, "FAILED" if failed else "FINISHED")
     return summary
 
 
