@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from respect_core.feedback import DecoderConfig, FeedbackDecoder
+from respect_core.feedback import DecoderConfig, FeedbackDecoder, _odds_of_words
+from respect_core.utterances import Reading
 from tasks import worker
 
 
@@ -26,11 +27,17 @@ class ByWord(FeedbackDecoder):
     def __init__(self, config: DecoderConfig) -> None:
         self.config = config
         self.local: Any = SimpleNamespace(revision="none", render_chat=None)
+        self.read: Any = Reading  # every text as it is
 
-    def _scores(self, found: Sequence[Any], kinds: Sequence[Any], progress: Any) -> list[torch.Tensor]:
-        pleased = torch.tensor([[not each.follow_up.startswith(("no", "wrong"))] for each in found]) * 4.0 - 2.0
-        by_kind = [self.config.prompt(kind).words for kind in kinds]
-        return [torch.cat([pleased * label for label, words in each.items() for _ in words], dim=1) for each in by_kind]
+    def _odds(self, said: Sequence[Any], kinds: Sequence[Any], progress: Any) -> list[torch.Tensor]:
+        pleased = torch.tensor([[not each.follow_up.startswith(("no", "wrong"))] for each in said]) * 4.0 - 2.0
+        prompts = [self.config.prompt(kind) for kind in kinds]
+        return [
+            _odds_of_words(
+                torch.cat([pleased * label for label, words in each.words.items() for _ in words], dim=1), each
+            )
+            for each in prompts
+        ]
 
 
 class _WorkerHere:

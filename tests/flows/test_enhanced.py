@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from here import ByWord, record_workers
 from safetensors.torch import load_file
-from small import small
+from small import smallest
 
 from flows import round as round_module
 from flows.study import StudyParameters, study
@@ -41,7 +41,7 @@ PARAMETERS = StudyParameters.model_construct(
 
 def _learns(name: str) -> Any:
     """Few steps at a rate that moves what they reach, and no way back to the adapter that it starts from."""
-    return small(name).with_training(learning_rate=0.02, warmup_steps=0)
+    return smallest(name).with_training(learning_rate=0.02, warmup_steps=0)
 
 
 @pytest.fixture(scope="module")
