@@ -19,6 +19,10 @@ SECONDS = 60
 """Until nothing is left of a command that was told to end: 2 to 5 on two quiet cores."""
 
 
+_AS_ON_A_TERMINAL = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""What a shell started in its background ignores SIGINT, and so does all that comes from there, as tests may."""
+
+
 class Command:
     """A script in a session of its own, so that everything that it starts is found."""
 
@@ -28,7 +32,7 @@ class Command:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", script, *arguments],
+                [sys.executable, "-c", _AS_ON_A_TERMINAL + script, *arguments],
                 cwd=folder,
                 env=environment | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
