@@ -31,7 +31,6 @@ from respect_core.multiref import prompt
 from respect_core.validation import waiting
 from respect_core.variants import Profile, Propensity, Variant
 from tasks import game_sets, registry, report_page
-from tasks import train as train_module
 from tasks.propensity import fill_propensities, read_probabilities
 from tasks.register import reference
 from tasks.workspace import Workspace, workspace
@@ -165,10 +164,10 @@ def test_running_the_round_again_trains_and_registers_nothing_new(
 def test_a_variant_that_fails_leaves_the_others_standing(
     place: Workspace, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = train_module.settings
+    settings = Profile.settings
 
-    def broken(profile: Profile, variant: str) -> Any:
-        config = settings(profile, variant)
+    def broken(profile: Profile, variant: str, round: int) -> Any:
+        config = settings(profile, variant, round)
         return replace(config, learning_rate=1e30, warmup_steps=1) if variant == "t-rl" else config
 
     trained: list[str] = []
@@ -179,7 +178,7 @@ def test_a_variant_that_fails_leaves_the_others_standing(
 
     parameters = RoundParameters(round=0, variants=VARIANTS)
     monkeypatch.setattr("tasks.process.subprocess", SimpleNamespace(Popen=counted, PIPE=subprocess.PIPE))
-    monkeypatch.setattr(train_module, "settings", broken)
+    monkeypatch.setattr(Profile, "settings", broken)
     with pytest.raises(VariantsFailedError, match="t-rl") as failed:
         round_flow(place, parameters)
     assert "b-fft" not in str(failed.value)
@@ -190,7 +189,7 @@ def test_a_variant_that_fails_leaves_the_others_standing(
 
     # What failed it is gone, and the round is run again, twice at once: only that variant is trained, and only once.
     trained.clear()
-    monkeypatch.setattr(train_module, "settings", settings)
+    monkeypatch.setattr(Profile, "settings", settings)
     with ThreadPoolExecutor() as pool:
         rounds = [pool.submit(copy_context().run, round_flow, place, parameters) for _ in range(2)]
     assert trained == ["t-rl"]
