@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from respect_core import imports, user_key
-from respect_core.evidence import ENHANCED
 from respect_core.importers.games import UNKNOWN_POLICY, ImportReport
 from respect_core.importers.games import import_games as import_into
 from respect_core.importers.released import ReleasedReport
@@ -23,7 +22,7 @@ from respect_core.variants import ACTING, HH, SEED
 from tasks import game_sets
 from tasks.workspace import Workspace
 
-KNOWN = tuple(dict.fromkeys([*ACTING, ENHANCED, HH, SEED]))
+KNOWN = (*ACTING, HH, SEED)
 """Whose games a log may hold: policies, people among themselves, and the seed policy, which acts for all in round 0."""
 
 

@@ -67,7 +67,7 @@ def test_the_same_again_changes_nothing_and_another_answer_is_refused(played: St
 
 def test_a_table_that_the_store_lost_is_made_again(played: Store) -> None:
     append_answers(played, [answer()])
-    append_answers(played, [answer(1, intended="select C")])
+    append_answers(played, [answer(1, intended="deselect C")])
     before = contents(played)
     (part,) = played.keys("annotations/round=5/variant=b-fft/part-")
     played.delete(part)
