@@ -29,6 +29,9 @@ from respect_core.versions import base_sha256, files_hash
 _WHOLE = "2-"
 """Prefix of hashes over the whole folder of an adapter."""
 
+WEIGHTS = ""
+"""In `adapter_hash(..., like=WEIGHTS)`: of the adapter's own files alone."""
+
 
 @dataclass(frozen=True)
 class Base:

@@ -110,11 +110,14 @@ def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Ev
         WorkerCutOff: the process was killed, or its store was away, which says nothing about the version.
         ValueError: the games are others by now.
     """
+    from respect_core.base import WEIGHTS, adapter_hash  # torch takes seconds to import
+
     try:
         files = registry.adapter(workspace, registry.named(workspace, _name(policy)), fresh=True)
     except registry.Changed as error:
         return Evidence(_name(policy), policy.adapter_hash, unusable=str(error))
     profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
+    weights = adapter_hash(files, like=WEIGHTS)  # the same in a folder with another profile have learned nothing
     try:
         found = _evaluated(workspace, profile, policy, contest.game_set)
         _require_same_games(workspace, contest)
@@ -122,10 +125,10 @@ def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Ev
         raise
     except WorkerFailed as error:
         lines = str(error).splitlines()  # what went wrong and where its log lies, then the end of the log
-        return Evidence(_name(policy), policy.adapter_hash, unusable=f"{lines[0]} {lines[-1]}")
+        return Evidence(_name(policy), weights, unusable=f"{lines[0]} {lines[-1]}")
     return Evidence(
         _name(policy),
-        policy.adapter_hash,
+        weights,
         right={(name, turn): right for name, turn, right in found.turns},
         illegal_actions=found.illegal_actions,
         unusable="" if found.finite else "it gives probabilities that are not numbers",

@@ -294,13 +294,13 @@ def _stages(watch: Stopwatch, flow: float, training: float) -> dict[str, float]:
 
 def _same(place: Workspace, summary: Mapping[str, Any], learned: Learned) -> str:
     """Both sides chose the same adapter, to the bit; else AssertionError."""
-    from respect_core.base import adapter_hash
+    from respect_core.base import WEIGHTS, adapter_hash
     from tasks import registry
 
     version = registry.latest(place, VARIANT)
     assert version is not None, "nothing was registered"
-    weights = adapter_hash(registry.adapter(place, version), like="")
-    assert weights == adapter_hash(learned.adapter, like=""), "adapters differ"
+    weights = adapter_hash(registry.adapter(place, version), like=WEIGHTS)
+    assert weights == adapter_hash(learned.adapter, like=WEIGHTS), "adapters differ"
     match = summary["variants"][VARIANT]["val_exact_match"]
     assert match == learned.exact_match, f"exact match {match} and {learned.exact_match}"
     return f"adapters equal to the bit, exact match {match:.3f}"

@@ -119,6 +119,12 @@ def _promote(place: Workspace, variant: Variant = Variant.B_FFT, **parameters: A
     return promote(place, PromoteParameters(**{"variant": variant, **EASY, **parameters}))
 
 
+def _beside(file: Path) -> None:
+    """The weights stay; what lies beside them is written otherwise."""
+    profile = file.with_name("profile.json")
+    profile.write_text(profile.read_text() + "\n")
+
+
 def _hardly(file: Path) -> None:
     save_file({name: value * (1 + 1e-6) for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
 
@@ -233,7 +239,7 @@ def test_a_candidate_that_learned_next_to_nothing_is_refused(fresh: Workspace, t
     assert result.decision == "no promotion"
     (reason,) = result.reasons
     assert re.search(r"it learned from \d+ turns with feedback, of \d+ users, .*; the gate asks for 100 turns", reason)
-    _copy(fresh, Variant.T_KTO, tmp_path, of=SEED_POLICY)
+    _copy(fresh, Variant.T_KTO, tmp_path, _beside, of=SEED_POLICY)
     result = _promote(fresh, Variant.T_KTO)
     assert result.decision == "no promotion"
     (reason,) = result.reasons
