@@ -271,6 +271,8 @@ def test_an_adapter_is_identified_by_its_content(tmp_path: Any) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other", "same"]
     with pytest.raises(FileNotFoundError, match="no adapter"):
         adapter_hash(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=r"adapter_config\.json is missing"):
+        Policy(models.base(), tmp_path, models.features())
 
 
 @pytest.mark.parametrize("name", ["profile.json", "tokenizer.json", "chat_template.jinja", "deeper/README.md"])
@@ -285,8 +287,6 @@ def test_whatever_is_loaded_beside_the_weights_counts(tmp_path: Path, name: str)
     (tmp_path / name).write_text("theirs")
     assert len({bare, ours, adapter_hash(tmp_path)}) == 3 and ours.startswith("2-")
     assert adapter_hash(tmp_path, like=old) == old == files_hash([tmp_path / "adapter_config.json"])
-    with pytest.raises(FileNotFoundError, match=r"adapter_config\.json is missing"):
-        Policy(models.base(), tmp_path, models.features())
 
 
 def test_states_of_all_sizes_are_covered() -> None:

@@ -68,7 +68,7 @@ def test_replies_say_who_acted_and_how(games: list[PlayedGame]) -> None:
     for game in games:
         state = ""
         for number, reply in enumerate(game.replies):
-            assert reply["version"] == SEED and len(reply["adapter_hash"]) == 64
+            assert reply["version"] == SEED and len(reply["adapter_hash"]) == len("2-") + 64
             assert reply["variant"] == "b-fft" and reply["turn"] == number and reply["seed"] == 0
             assert reply["legal"] and 0 < reply["probability"] <= 1 and reply["latency_ms"] > 0
             state = actions.step(reply["action"], state, len(game.context))

@@ -59,6 +59,7 @@ def trained(place: Workspace) -> SelectedRef:
     (adapter / "adapter_model.safetensors").write_bytes(b"weights")
     (seed / "processor" / "tokenizer.json").write_text("{}")
     (seed / "history.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + "\n")
+    (seed / "result.json").write_text(json.dumps({"checkpoints": [{"step": 2}]}))
     return SelectedRef(
         variant=SEED,
         seed=0,
