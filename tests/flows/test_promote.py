@@ -22,6 +22,7 @@ from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
@@ -226,7 +227,7 @@ def test_a_candidate_that_learned_from_flipped_labels_is_refused(place: Workspac
     before = ledger.entries(place.open(), "respect.b-rl")
     poisoned = _learn(place, flipped=True)
     result = _promote(place, Variant.B_RL, margin=None)
-    assert result.decision == "no promotion"
+    assert result.decision == "no promotion", result.reasons
     assert any("beyond the allowed loss of 0.0%" in reason for reason in result.reasons), result.reasons
     assert registry.named(place, f"{poisoned.model}/{poisoned.version}").tags["gate"] == "no promotion"
     assert ledger.entries(place.open(), "respect.b-rl") == before and len(before) == 1
@@ -250,7 +251,13 @@ def test_a_candidate_that_learned_next_to_nothing_is_refused(fresh: Workspace, t
 @flow
 def _learn(place: Workspace, flipped: bool) -> RegisteredRef:
     """b-rl, which goes on from the seed policy, for a few steps at a rate at which they tell."""
-    rl = replace(_profile().training[Objective.RL], max_steps=8, checkpoint_every=8, negative_reward=-1.0)
+    rl = replace(
+        _profile().training[Objective.RL],
+        max_steps=40,
+        checkpoint_every=40,
+        warmup_steps=0,
+        negative_reward=-1.0,
+    )
     profile = replace(_profile(), training=_profile().training | {Objective.RL: rl})
     data = _of_the_round(place, subsample_variant(place, profile, Variant.B_RL, 0, "validation", []), flipped)
     start = initial_adapter(place, profile, Variant.B_RL, 0)
@@ -259,7 +266,7 @@ def _learn(place: Workspace, flipped: bool) -> RegisteredRef:
 
 
 def _of_the_round(place: Workspace, data: TrainingSetRef, flipped: bool) -> TrainingSetRef:
-    """The training set made anew without D0, which labels cannot poison: cross entropy holds what it teaches.
+    """Make the training set anew with D0's turns as if decoded: rehearsed by cross entropy, no label could poison them.
 
     p is 1 where none is. `flipped`: with what was right called wrong, and the other way round.
     """
@@ -268,8 +275,8 @@ def _of_the_round(place: Workspace, data: TrainingSetRef, flipped: bool) -> Trai
     found = manifests.read_manifest(store, "training_sets", *partition)
     assert found is not None
     (part,) = found.parts
-    table = table.filter(pc.equal(table["source"], "round"))
     columns = {
+        "source": pa.repeat("round", len(table)),
         "label": pc.negate(table["label"]) if flipped else table["label"],
         "probability": pc.fill_null(table["probability"], 1.0),
     }
