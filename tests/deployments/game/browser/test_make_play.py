@@ -77,7 +77,7 @@ def test_from_nothing_to_a_version_that_learned_from_a_game(
     rows = read_table(store, "turns", [0]).sort_by("turn").to_pylist()
     assert [row["utterance"] for row in rows] == said
     assert [row["follow_up"] for row in rows] == [*said[1:], None]
-    assert all(0 < row["probability"] <= 1 and re.fullmatch("[0-9a-f]{64}", row["adapter_hash"]) for row in rows)
+    assert all(0 < row["probability"] <= 1 and re.fullmatch("2-[0-9a-f]{64}", row["adapter_hash"]) for row in rows)
     assert "target" not in rows[0]
     learned = [row for row in learned_turns(store, "respect.b-fft/1").to_pylist() if row["source"] == "round"]
     game, user = rows[0]["interaction_id"], rows[0]["user"]
