@@ -119,8 +119,8 @@ def export(
     Records that cannot be used are set aside under ``set_aside/round=R/variant=V/`` and counted; the rest goes on.
 
     Args:
-        unseen: images whose pictures the store may lack, because nothing shall look at them: tables are enough. Parts
-            remember them, should they have to be made again.
+        unseen: images whose pictures the store may lack, because nothing looks at them: tables are enough. Parts keep
+            these names, in case they must be made again.
 
     Raises:
         StoreError: the store cannot be read or written; what was exported before stays as it was.

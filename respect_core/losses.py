@@ -16,7 +16,7 @@ Deviations from the paper, and why:
 5. z0 is the mean over the alternatives of a whole batch, as in the authors' code, but of the batch's own weights and
    draws of dropout. Alternatives that a rehearsed turn might have are none of it.
 6. Rehearsed turns of D0 have cross entropy under every objective, as in the authors' multi-task training. Under FFT
-   and RL they would have it anyway; under KTO they are what holds the policy in place.
+   and RL they would have it anyway. Under KTO one training with it and one without were not told apart (docs/log.md).
 7. RL's entropy term is weighed by the size of the reward, as its loss is (appendix B.3, Data Imbalance).
 
 Shape legend: N spans of a micro-batch, K of them kept turns, A alternatives, S tokens of the longest.

@@ -25,7 +25,7 @@ class GateConfig:
     confidence: float = 0.95  # one-sided, of a loss being certain
     resamples: int = 10_000  # of the validation games
     min_games: int = 10  # fewer validation games tell nothing
-    min_feedback_turns: int = 100  # fewer turns with feedback behind it, and what it learned is chance
+    min_feedback_turns: int = 100  # of turns with feedback that it learned from; with fewer, what it learned is chance
     illegal_cap: float = 0.01  # illegal greedy actions per validation turn: less than this
     user_share_cap: float = 0.2  # of the turns with feedback that it learned from, by any one user: at most this
     seed: int = 0  # of the resampling

@@ -1,4 +1,4 @@
-"""Work in the background: once, or for as long as the server runs. What fails is told of in the log."""
+"""Work in the background: once, or for as long as the server runs. Failures are logged."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Journal:
             raise InUse(f"{folder}: another game server writes this journal; stop it first") from None
         self._file: FileIO | None = None
         self._end = 0  # of what was acknowledged in the file
-        self._uncut = False  # whether refused bytes may lie behind it
+        self._uncut = False  # whether refused bytes may stand after the last acknowledged line
         self._failed: tuple[float, str] | None = None  # when and why the disk failed last
         self._told = -_TELL
         self.damaged = 0  # lines that `events` has passed over
