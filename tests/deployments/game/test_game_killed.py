@@ -53,6 +53,8 @@ async def _to_the_end(players: list[Player]) -> None:
     async def end(player: Player) -> None:
         player.state = {}
         await player.connect()
+        if (await player.http.get("/api/me")).json()["game"] is None:
+            return await player.close()  # over, perhaps stored as well, before the first server was killed
         while (await player.state_where(partner_here=True))["phase"] != "over":
             if player.state["phase"] == "writing":
                 await player.say(f"again {player.state['turn']}")
