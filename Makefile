@@ -41,10 +41,10 @@ play: install  ## the game in the browser on 127.0.0.1:8080, with what is deploy
 	$(BIN)/respect play --run $(RUN)
 
 up: install  ## the local stack: Prefect, MLflow, S3 and workers on the loopback; RESPECT_STACK and RESPECT_*_PORT may be set
-	$(BIN)/python -m deployments.stack up
+	$(BIN)/python -m deployments.local.stack up
 
 down: install  ## stop it; its state stays
-	$(BIN)/python -m deployments.stack down
+	$(BIN)/python -m deployments.local.stack down
 
 test: install  ## two files at a time on two cores, the longest first (tests/conftest.py)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
@@ -56,7 +56,7 @@ test-stack: install  ## the local stack from end to end, and the form in a brows
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m stack tests/stack
 
 test-browser: install  ## the game's pages and the report in a browser (Debian: apt-get install chromium-headless-shell)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/deployments/game/browser tests/test_report_in_browser.py tests/tasks/test_mlflow_pages_in_browser.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/deployments/game/browser tests/respect_core/reporting/test_report_in_browser.py tests/tasks/registry/test_mlflow_pages_in_browser.py
 
 test-ray: install  ## a round and a training on a Ray cluster of two nodes, of which one is lost; policies on Ray Serve
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'

@@ -9,10 +9,10 @@ from prefect import flow
 
 from flows.round import RoundParameters, round
 from flows.seed import seed_policy
-from flows.turns import in_turn
+from flows.support.locks import in_turn
 from respect_core.variants import Variant
-from tasks.play import play_games
-from tasks.workspace import Workspace
+from tasks.games.play import play_games
+from tasks.support.workspace import Workspace
 
 
 @flow(name="demo", flow_run_name="demo {profile}")

@@ -7,10 +7,10 @@ from typing import Any
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.threads import threads
-from respect_core.variants import profile as named_profile
-from tasks.evaluate import evaluate_policy, policies, report_evaluation
-from tasks.workspace import Workspace
+from flows.support.threads import threads
+from respect_core.profiles import profile as named_profile
+from tasks.release.evaluate import evaluate_policy, policies, report_evaluation
+from tasks.support.workspace import Workspace
 
 
 class EvaluateParameters(BaseModel):

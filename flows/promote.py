@@ -12,9 +12,9 @@ from prefect.input import RunInput
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
-from respect_core.promotion import GateConfig, Verdict, gate, judge
+from respect_core.release.gate import GateConfig, Verdict, gate, judge
 from respect_core.variants import Variant
-from tasks.promote import (
+from tasks.release.promote import (
     Contest,
     PromotionRef,
     changed,
@@ -28,7 +28,7 @@ from tasks.promote import (
     unchanged,
     with_users,
 )
-from tasks.workspace import Workspace
+from tasks.support.workspace import Workspace
 
 APPROVAL_SECONDS = 24 * 3600  # how long a person may take
 

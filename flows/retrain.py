@@ -9,18 +9,19 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.deployed import ProfileName
-from flows.labels import label_run
+from flows.dispatch.stages import decode, learn
+from flows.entrypoints import ProfileName
 from flows.round import RoundParameters
-from flows.stages import decode, learn
-from flows.threads import threads
-from respect_core import manifests
-from respect_core.variants import SEED, SYSTEMS, Profile, Variant, fft
-from tasks import registry
-from tasks.places import Place
-from tasks.register import reference
-from tasks.report import report_variant
-from tasks.workspace import from_environment
+from flows.support.tags import label_run
+from flows.support.threads import threads
+from respect_core.profiles import Profile
+from respect_core.store import manifests
+from respect_core.variants import SEED, SYSTEMS, Variant, fft
+from tasks.compute.places import Place
+from tasks.registry import registry
+from tasks.registry.register import reference
+from tasks.reports.report import report_variant
+from tasks.support.workspace import from_environment
 
 _TABLE_1 = fft()
 """What has one value for all objectives in Table 1 has it here."""

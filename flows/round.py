@@ -10,24 +10,25 @@ from typing import Any
 from prefect import flow, tags
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.labels import label_run
+from flows.dispatch.stages import decode, learn
 from flows.seed import seed_policy
-from flows.stages import decode, learn
-from flows.threads import threads
-from flows.turns import in_turn
+from flows.support.locks import in_turn
+from flows.support.tags import label_run
+from flows.support.threads import threads
 from respect_core.errors import ExpectedError
-from respect_core.variants import SYSTEMS, Profile, Propensity, Variant
-from respect_core.variants import profile as named_profile
-from tasks.export import export_interactions
-from tasks.places import Place, require
-from tasks.play import replay_fixed_games, seconds_played
-from tasks.preview import preview_gate
-from tasks.references import LearnedRef, PropensityRef
-from tasks.register import close_round, open_round
-from tasks.registry import status_after
-from tasks.report import report_round, summarise
-from tasks.report_page import publish_report
-from tasks.workspace import Workspace
+from respect_core.profiles import Profile
+from respect_core.profiles import profile as named_profile
+from respect_core.variants import SYSTEMS, Propensity, Variant
+from tasks.compute.places import Place, require
+from tasks.games.play import replay_fixed_games, seconds_played
+from tasks.registry.register import close_round, open_round
+from tasks.registry.registry import status_after
+from tasks.release.preview import preview_gate
+from tasks.reports.page import publish_report
+from tasks.reports.report import report_round, summarise
+from tasks.round.export import export_interactions
+from tasks.support.references import LearnedRef, PropensityRef
+from tasks.support.workspace import Workspace
 
 
 class RoundParameters(BaseModel):

@@ -9,24 +9,26 @@ from typing import Any
 from prefect import flow
 from pydantic import Field
 
-from flows.labels import label_run
+from flows.dispatch.stages import decode
 from flows.round import RoundParameters
 from flows.seed import seed_policy
-from flows.stages import decode
-from flows.threads import threads
-from flows.turns import in_turn
-from respect_core import grids
-from respect_core.variants import Profile, Variant
-from tasks import progress, registry
-from tasks.export import export_interactions
-from tasks.places import Place, require
-from tasks.references import SearchedRef, TrainingSetRef
-from tasks.register import recipe
-from tasks.search import finished_points, open_search, record_point, report_search
-from tasks.select import select_checkpoint
-from tasks.subsample import subsample_variant
-from tasks.train import initial_adapter, train_variant
-from tasks.workspace import Workspace
+from flows.support.locks import in_turn
+from flows.support.tags import label_run
+from flows.support.threads import threads
+from respect_core.learning import grids
+from respect_core.profiles import Profile
+from respect_core.variants import Variant
+from tasks.compute.places import Place, require
+from tasks.registry import registry
+from tasks.registry.register import recipe
+from tasks.round.export import export_interactions
+from tasks.round.search import finished_points, open_search, record_point, report_search
+from tasks.round.select import select_checkpoint
+from tasks.round.subsample import subsample_variant
+from tasks.round.train import initial_adapter, train_variant
+from tasks.support import progress
+from tasks.support.references import SearchedRef, TrainingSetRef
+from tasks.support.workspace import Workspace
 
 
 class SearchParameters(RoundParameters):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.stages import train_on_pool
-from flows.threads import threads
-from respect_core.variants import SEED, Profile
-from tasks import progress
-from tasks.files import alone
-from tasks.people import prepare_game_sets
-from tasks.places import Place
-from tasks.references import RegisteredRef, TrainingSetRef
-from tasks.register import find_seed, register_seed
-from tasks.select import select_checkpoint
-from tasks.subsample import seed_training_set
-from tasks.train import train_variant
-from tasks.workspace import Workspace
+from flows.dispatch.stages import train_on_pool
+from flows.support.threads import threads
+from respect_core.profiles import Profile
+from respect_core.variants import SEED
+from tasks.compute.places import Place
+from tasks.games.people import prepare_game_sets
+from tasks.registry.register import find_seed, register_seed
+from tasks.round.select import select_checkpoint
+from tasks.round.subsample import seed_training_set
+from tasks.round.train import train_variant
+from tasks.support import progress
+from tasks.support.files import alone
+from tasks.support.references import RegisteredRef, TrainingSetRef
+from tasks.support.workspace import Workspace
 
 
 @flow(name="seed", flow_run_name="seed policy {profile.name}", task_runner=threads())

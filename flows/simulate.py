@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.labels import label_run
 from flows.round import RoundParameters
 from flows.seed import seed_policy
-from flows.threads import threads
+from flows.support.tags import label_run
+from flows.support.threads import threads
 from respect_core.variants import SEED, SYSTEMS, Variant
-from tasks import registry
-from tasks.next_round import round_of_play
-from tasks.play import play_deployed, require_simulated_people
-from tasks.references import PlayedRef
-from tasks.workspace import Workspace
+from tasks.games.play import play_deployed, require_simulated_people
+from tasks.registry import registry
+from tasks.round.next_round import round_of_play
+from tasks.support.references import PlayedRef
+from tasks.support.workspace import Workspace
 
 
 class SimulateParameters(BaseModel):

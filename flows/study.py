@@ -21,19 +21,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flows.round import RoundParameters, round
 from flows.seed import seed_policy
-from flows.threads import threads
-from flows.turns import in_turn
+from flows.support.locks import in_turn
+from flows.support.threads import threads
 from respect_core import variants
-from respect_core.variants import CONTROL, HH, Profile, Variant
-from tasks import progress
-from tasks import study as record
-from tasks.export import export_interactions
-from tasks.play import measure_in_study, play_in_study, play_people
-from tasks.references import RegisteredRef
-from tasks.report_page import publish_report
-from tasks.study import Started, StudyRound
-from tasks.study_report import report_study
-from tasks.workspace import Workspace
+from respect_core.profiles import Profile
+from respect_core.variants import CONTROL, HH, Variant
+from tasks.games.play import measure_in_study, play_in_study, play_people
+from tasks.reports import study_record as record
+from tasks.reports.page import publish_report
+from tasks.reports.study_record import Started, StudyRound
+from tasks.reports.study_report import report_study
+from tasks.round.export import export_interactions
+from tasks.support import progress
+from tasks.support.references import RegisteredRef
+from tasks.support.workspace import Workspace
 
 ANCHORS = 4
 """Games that measure the seed policy at the start and at the end, for each game of a policy in a round."""

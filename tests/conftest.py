@@ -12,11 +12,12 @@ from typing import Any
 import hypothesis
 import pytest
 import seaweedfs
+from paths import REPOSITORY
 from seaweedfs import S3Server
 
-from respect_core.store import Store, open_store
+from respect_core.store.base import Store
+from respect_core.store.open import open_store
 
-REPOSITORY = Path(__file__).parents[1]
 LONGEST = ("test_round.py", "test_promote.py", "flows", "deployments", "test_spread.py")
 """Files and folders of tests, the longest first: whoever is done early takes the short ones (see `make test`)."""
 

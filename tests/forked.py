@@ -17,6 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
+from paths import REPOSITORY
+
 # Nothing of the project: the first process does not know yet from which tree it comes.
 _LIBRARIES = ["torch", "accelerate", "peft", "gguf", "pandas", "pyarrow.parquet", "boto3", "prefect", "mlflow"]
 _LIBRARIES += [f"transformers.models.{name}" for name in ("idefics2.modeling_idefics2", "llama.modeling_llama")]
@@ -74,7 +76,7 @@ class Forked:
 
 
 popen = SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE)
-"""What `tasks.process` may take for the module subprocess."""
+"""What `tasks.compute.process` may take for the module subprocess."""
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str], group: int | None, *ends: Connection) -> None:
@@ -92,7 +94,7 @@ def _run(command: list[str], folder: Path, environment: dict[str, str], group: i
         torch.set_num_threads(int(threads))
     how, what, *sys.argv[1:] = command
     sys.argv[0] = what
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(REPOSITORY))
     if how == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:

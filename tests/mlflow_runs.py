@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from respect_core.variants import Variant
-from tasks import registry
-from tasks.workspace import Workspace
+from tasks.registry import registry
+from tasks.support.workspace import Workspace
 
 
 def two_rounds(place: Workspace) -> dict[tuple[int, str], str]:

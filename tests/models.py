@@ -18,13 +18,12 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoModelForImageTextToText, AutoProcessor, Idefics2Processor, PreTrainedTokenizerFast
 
-from respect_core import actions
-from respect_core.base import Base, attach_lora, load_base
-from respect_core.features import VisionFeatures
 from respect_core.interaction import Interaction, Turn
-from respect_core.multiref import prompt
-from respect_core.tiny import skeleton
-from respect_core.validation import waiting as asked
+from respect_core.learning.validation import waiting as asked
+from respect_core.model.base import Base, attach_lora, load_base
+from respect_core.model.vision import VisionFeatures
+from respect_core.scenarios.multiref import actions, prompt
+from respect_core.scenarios.multiref.tiny_build import skeleton
 from respect_core.variants import LoraConfig
 
 __all__ = ["asked"]
@@ -145,3 +144,14 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_by_one(model: Any, interaction: Interaction, processor: Any, turn: int) -> torch.Tensor:
+    """Log-probabilities of the action tokens of one turn: a plain model call on pixels, no cache, no packing."""
+    upto = Interaction(interaction.interaction_id, interaction.context, interaction.turns[: turn + 1])
+    whole = stock_inputs(upto, processor)
+    start = stock_inputs(asked(interaction, turn), processor, generate=True)["input_ids"].shape[1]
+    ids = whole["input_ids"][0]
+    stop = int((ids == processor.tokenizer.convert_tokens_to_ids("<end_of_utterance>")).nonzero()[-1]) + 1
+    logp = model(**whole).logits.float().log_softmax(-1)[0]
+    return logp[start - 1 : stop - 1].gather(1, ids[start:stop, None]).squeeze(1)

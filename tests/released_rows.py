@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from respect_core.released import SCHEMAS
+from respect_core.scenarios.multiref.importers.released_schema import SCHEMAS
 
 IMAGES = [f"page{number}-{number}.png" for number in range(10)]  # the listener's order: A to J
 KNOWN = "Hc9N5Xmg7NiEK4YrP"

@@ -9,12 +9,14 @@ from typing import Any
 import pyarrow as pa
 from samples import IMAGES, game, with_images
 
-from respect_core.export import export_everything
-from respect_core.interaction import ANNOTATIONS_SCHEMA, FEEDBACK_SCHEMA, InteractionLog, LoggedTurn, Outcome
-from respect_core.interaction_log import append_logs
-from respect_core.metrics import Estimate, Figures
-from respect_core.store import Store, open_store
-from respect_core.tables import write_partition
+from respect_core.log.export import export_everything
+from respect_core.log.log import append_logs
+from respect_core.log.records import InteractionLog, LoggedTurn, Outcome
+from respect_core.measuring.metrics import Estimate, Figures
+from respect_core.schemas import ANNOTATIONS_SCHEMA, FEEDBACK_SCHEMA
+from respect_core.store.base import Store
+from respect_core.store.open import open_store
+from respect_core.store.tables import write_partition
 
 SCRIPT = "<script>alert('x')</script>"
 """What a user wrote who wishes us ill."""

@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import strategies as st
 from PIL import Image
 
-from respect_core import actions
-from respect_core.actions import LETTERS
-from respect_core.images import put_images
-from respect_core.interaction import InteractionLog, LoggedTurn, Outcome, PolicyIdentity
-from respect_core.store import Store
+from respect_core.log.records import InteractionLog, LoggedTurn, Outcome, PolicyIdentity
+from respect_core.scenarios.multiref import actions
+from respect_core.scenarios.multiref.actions import LETTERS
+from respect_core.store.base import Store
+from respect_core.store.images import put_images
 
 IMAGES = [f"image-{letter}" for letter in LETTERS]
 

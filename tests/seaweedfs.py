@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from deployments import seaweedfs
-from deployments.programs import program
-from respect_core.store import open_store
+from deployments.local import seaweedfs
+from deployments.local.programs import program
+from respect_core.store.open import open_store
 
 
 @dataclass(frozen=True)

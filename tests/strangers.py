@@ -12,7 +12,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from deployments import seaweedfs
+from deployments.local import seaweedfs
 
 _FORM = {"file": ("000002.json", b"forged")}
 """A multipart form: a page may send one anywhere without asking first."""

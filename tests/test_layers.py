@@ -6,8 +6,8 @@ import ast
 from pathlib import Path
 
 import pytest
+from paths import REPOSITORY
 
-ROOT = Path(__file__).parents[1]
 LAYERS = ["respect_core", "tasks", "flows", "deployments"]  # from the bottom
 NOT_IN_THE_METHOD = {"prefect", "mlflow", "fastapi", "flask", "starlette", "typer", "ray"}
 
@@ -26,13 +26,15 @@ def _imported(file: Path) -> set[str]:
 @pytest.mark.parametrize("layer", LAYERS[:3])
 def test_no_layer_imports_one_above_it(layer: str) -> None:
     above = set(LAYERS[LAYERS.index(layer) + 1 :])
-    files = sorted((ROOT / layer).rglob("*.py"))
+    files = sorted((REPOSITORY / layer).rglob("*.py"))
     assert files
-    offending = {str(file.relative_to(ROOT)): wrong for file in files if (wrong := _imported(file) & above)}
+    offending = {str(file.relative_to(REPOSITORY)): wrong for file in files if (wrong := _imported(file) & above)}
     assert not offending
 
 
 def test_the_method_knows_no_engine_and_no_web_framework() -> None:
-    files = sorted((ROOT / "respect_core").rglob("*.py"))
-    offending = {str(file.relative_to(ROOT)): wrong for file in files if (wrong := _imported(file) & NOT_IN_THE_METHOD)}
+    files = sorted((REPOSITORY / "respect_core").rglob("*.py"))
+    offending = {
+        str(file.relative_to(REPOSITORY)): wrong for file in files if (wrong := _imported(file) & NOT_IN_THE_METHOD)
+    }
     assert not offending

@@ -11,17 +11,9 @@ from hypothesis import given
 from samples import game, logs
 
 import respect_core
-from respect_core.interaction import (
-    FEEDBACK_SCHEMA,
-    TRAINING_SET_SCHEMA,
-    TURNS_SCHEMA,
-    Interaction,
-    InteractionLog,
-    Outcome,
-    Turn,
-    from_log,
-    turn_rows,
-)
+from respect_core.interaction import Interaction, Turn
+from respect_core.log.records import InteractionLog, Outcome, from_log, turn_rows
+from respect_core.schemas import FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA, TURNS_SCHEMA
 
 ROOT = Path(respect_core.__file__).parent
 FORBIDDEN_WORDS = ("target", "outcome", "success", "reward", "correct")
@@ -96,7 +88,7 @@ def test_the_learning_path_does_not_import_or_read_it(name: str) -> None:
         assert not constants & {"outcomes", "outcome", "success"}, source
 
 
-_TABLES = {"respect_core.interaction", "respect_core.interaction_log", "respect_core.tables"}
+_TABLES = {"respect_core.interaction", "respect_core.log.log", "respect_core.store.tables"}
 
 
 def _reached(start: str) -> dict[str, Path]:

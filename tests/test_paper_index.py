@@ -8,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+from paths import REPOSITORY
 
-ROOT = Path(__file__).parents[1]
-NAMED = sorted(set(re.findall(r"`([\w./]+(?:::\w+|\.\w+))`", (ROOT / "docs" / "paper-index.md").read_text())))
+NAMED = sorted(set(re.findall(r"`([\w./]+(?:::\w+|\.\w+))`", (REPOSITORY / "docs" / "paper-index.md").read_text())))
 
 
 @lru_cache
@@ -23,9 +23,9 @@ def _defined(path: Path) -> set[str]:
 def test_exists(name: str) -> None:
     if "::" in name:
         file, _, function = name.partition("::")
-        path = ROOT / file
+        path = REPOSITORY / file
     else:
         module, _, function = name.rpartition(".")
-        path = ROOT / "respect_core" / f"{module.replace('.', '/')}.py"
+        path = REPOSITORY / "respect_core" / f"{module.replace('.', '/')}.py"
     assert path.is_file(), f"{path} is named in docs/paper-index.md and does not exist"
     assert function in _defined(path)

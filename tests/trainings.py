@@ -6,13 +6,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from respect_core.variants import SEED, tiny
+from respect_core.profiles import tiny
+from respect_core.training_data import curated
+from respect_core.variants import SEED
 from respect_core.versions import base_sha256
-from tasks import game_sets
-from tasks.people import prepare_game_sets
-from tasks.specs import TrainSpec
-from tasks.subsample import seed_training_set
-from tasks.workspace import workspace
+from tasks.compute.specs import TrainSpec
+from tasks.games.people import prepare_game_sets
+from tasks.round.subsample import seed_training_set
+from tasks.support.workspace import workspace
 
 
 def people(root: Path) -> Path:
@@ -40,7 +41,7 @@ def training(people: Path, root: Path, steps: int, checkpoint_every: int) -> Tra
         training=short,
         seed=0,
         validation="validation",
-        validation_sha256=game_sets.stored(place.open(), "validation").sha256,
+        validation_sha256=curated.stored(place.open(), "validation").sha256,
         init_adapter=None,
         directory=root / "work",
     )

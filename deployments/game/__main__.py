@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.terminal import Commands, Run, clear_errors, console, run_workspace, warn_of_public_key
+from flows.support.terminal import Commands, Run, clear_errors, console, run_workspace, warn_of_public_key
 
 if TYPE_CHECKING:
-    from deployments.game.listener import Listener
-    from deployments.game.study import Study
-    from tasks.workspace import Workspace
+    from deployments.game.domain.study import Study
+    from deployments.game.engine.listener import Listener
+    from tasks.support.workspace import Workspace
 
 app = Commands(add_completion=False)
 
@@ -50,16 +50,16 @@ def play(
     import uvicorn
 
     from deployments import clients
-    from deployments.game import first_policy
-    from deployments.game.app import create_app
-    from deployments.game.journal import Journal
-    from deployments.game.protocol import LARGEST_MESSAGE
-    from deployments.game.rooms import Rooms
-    from deployments.game.settings import Settings, tokens_from_environment
-    from deployments.game.table import Clocks
+    from deployments.game.domain.protocol import LARGEST_MESSAGE
+    from deployments.game.domain.table import Clocks
+    from deployments.game.durability.journal import Journal
+    from deployments.game.engine import first_policy
+    from deployments.game.engine.rooms import Rooms
+    from deployments.game.engine.settings import Settings, tokens_from_environment
+    from deployments.game.web.app import create_app
     from deployments.serving.follow import quick_registry
-    from respect_core import user_key
-    from respect_core.interaction import pseudonyms_are_secret
+    from respect_core.log import user_key
+    from respect_core.log.pseudonyms import pseudonyms_are_secret
 
     quick_registry()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -96,8 +96,8 @@ def play(
 
 
 def _study(workspace: Workspace, path: Path | None) -> Study | None:
-    from deployments.game import contexts
-    from deployments.game.study import Study, load
+    from deployments.game.domain import contexts
+    from deployments.game.domain.study import Study, load
 
     if path is None:
         return None
@@ -107,7 +107,7 @@ def _study(workspace: Workspace, path: Path | None) -> Study | None:
 
 def listener(workspace: Workspace, url: str | None, study: Study | None, variants: str) -> Listener:
     """Who acts: a study's policies or these variants in this process, or whoever is served at a URL."""
-    from deployments.game.listener import InProcess, Remote
+    from deployments.game.engine.listener import InProcess, Remote
     from deployments.serving.server import PolicyServer, Settings
     from respect_core.variants import DEPLOYABLE, HH
 

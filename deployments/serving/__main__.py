@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.terminal import Commands, Run, clear_errors, run_workspace
+from flows.support.terminal import Commands, Run, clear_errors, run_workspace
 from respect_core.variants import ACTING, DEPLOYABLE
 
 
@@ -64,7 +64,7 @@ def serve(
             every=every,
         )
         if on is Place.RAY:
-            from tasks.places import require_ray
+            from tasks.compute.places import require_ray
 
             require_ray()
             from deployments.serving import on_ray

@@ -21,8 +21,8 @@ from deployments.failures import place_of
 from deployments.serving.metrics import Metrics
 from deployments.serving.schema import ActReply, ActRequest, Fits, Name, Problem, Readiness
 from deployments.serving.server import NotLogged, NotReady, TooLong, UnknownVariant
-from respect_core.serving import Overloaded
-from respect_core.store import MissingKeyError, StoreError
+from respect_core.acting.batcher import Overloaded
+from respect_core.store.base import MissingKeyError, StoreError
 
 log = logging.getLogger(__name__)
 LARGEST_BODY = 128 * 1024

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from mlflow.entities.model_registry import ModelVersion
 
 from deployments.serving.versions import LastGood, Refused, Served
-from respect_core import ledger
-from respect_core.serving import Roster
+from respect_core.acting.roster import Roster
+from respect_core.release import ledger
 from respect_core.variants import SEED
-from tasks import deployed as deployment
-from tasks import registry
-from tasks.retries import is_transient
-from tasks.workspace import Workspace
+from tasks.registry import deployed as deployment
+from tasks.registry import registry
+from tasks.support.retries import is_transient
+from tasks.support.workspace import Workspace
 
 log = logging.getLogger(__name__)
 RETRY = 60.0

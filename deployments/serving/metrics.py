@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from deployments.serving.follow import Follower
 from deployments.serving.versions import Served
-from respect_core.serving import Roster
+from respect_core.acting.roster import Roster
 
 
 class Metrics:

@@ -36,9 +36,10 @@ from deployments.serving.gathered import exposition, gather, together
 from deployments.serving.metrics import Metrics
 from deployments.serving.schema import LISTENER_TURNS, ActReply, ActRequest, Fits, Problem, Readiness
 from deployments.serving.server import NotReady, PolicyServer, Settings
-from respect_core.serving import Overloaded, Roster
-from tasks.on_ray import connect
-from tasks.workspace import Workspace
+from respect_core.acting.batcher import Overloaded
+from respect_core.acting.roster import Roster
+from tasks.compute.on_ray import connect
+from tasks.support.workspace import Workspace
 
 log = logging.getLogger(__name__)
 APPLICATION = "respect"

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from respect_core import actions
 from respect_core.interaction import Turn
-from respect_core.lengths import LONGEST_UTTERANCE
-from respect_core.multiref.game import MAX_TURNS
+from respect_core.log.lengths import LONGEST_UTTERANCE
+from respect_core.scenarios.multiref import actions
+from respect_core.scenarios.multiref.game import MAX_TURNS
 from respect_core.utterances import normalised
 
 LISTENER_TURNS = MAX_TURNS // 2

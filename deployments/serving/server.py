@@ -14,13 +14,14 @@ from deployments.serving.follow import Follower
 from deployments.serving.metrics import Metrics
 from deployments.serving.schema import ActReply, ActRequest, Fits, Readiness, VariantState
 from deployments.serving.versions import Loader, Served
+from respect_core.acting.batcher import Batcher
+from respect_core.acting.listener import Act
+from respect_core.acting.roster import Roster, seeded
+from respect_core.acting.served_turns import ServedTurn, TurnLog
 from respect_core.interaction import Interaction
-from respect_core.listener import Act
-from respect_core.served_turns import ServedTurn, TurnLog
-from respect_core.serving import Batcher, Roster, seeded
-from respect_core.store import StoreError
+from respect_core.store.base import StoreError
 from respect_core.variants import ACTING
-from tasks.workspace import Workspace
+from tasks.support.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -14,16 +14,16 @@ from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 from PIL import Image
 from pydantic import TypeAdapter
 
-from respect_core.base import Base, load_base
-from respect_core.features import VisionFeatures
-from respect_core.images import load_images
-from respect_core.lengths import Ruler
-from respect_core.policy import Policy
-from respect_core.store import Store
-from respect_core.variants import Profile
-from tasks import registry
-from tasks.files import write_whole
-from tasks.workspace import Workspace
+from respect_core.acting.policy import Policy
+from respect_core.log.lengths import Ruler
+from respect_core.model.base import Base, load_base
+from respect_core.model.vision import VisionFeatures
+from respect_core.profiles import Profile
+from respect_core.store.base import Store
+from respect_core.store.images import load_images
+from tasks.registry import registry
+from tasks.support.files import write_whole
+from tasks.support.workspace import Workspace
 
 
 class Refused(ValueError):

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from respect_core.actions import LETTERS
-from respect_core.bootstrap import RESAMPLES, Floats, ratio
-from respect_core.decoder_metrics import calibration, confusion
-from respect_core.drift import feedback_shares
-from respect_core.metrics import Counts, figures
-from respect_core.similarity import from_vectors
-from respect_core.turn_metrics import AnnotatedTurn, agreement, turn_figures
+from respect_core.measuring.decoder_metrics import calibration, confusion
+from respect_core.measuring.drift import feedback_shares
+from respect_core.measuring.metrics import Counts, figures
+from respect_core.measuring.turn_metrics import AnnotatedTurn, agreement, turn_figures
+from respect_core.scenarios.multiref.actions import LETTERS
+from respect_core.scenarios.multiref.similarity import from_vectors
+from respect_core.stats import RESAMPLES, Floats, ratio
 from tests.bench.record import Record, case, compare
 
 CELLS, BAR_SECONDS = 7 * 8, 10.0

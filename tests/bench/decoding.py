@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from transformers import Pipeline
 
-from respect_core import feedback
-from respect_core.feedback import FeedbackDecoder
-from respect_core.label_scoring import LabelScorer
-from respect_core.prompt_trees import Tree
+from respect_core.feedback import decoder as feedback
+from respect_core.feedback.decoder import FeedbackDecoder
+from respect_core.feedback.scoring import LabelScorer
+from respect_core.feedback.trees import Tree
 from tests.bench import games
 from tests.bench.flops import Shape
 from tests.bench.record import Record, case, compare

@@ -23,12 +23,13 @@ import duckdb_extension_httpfs
 import torch
 from PIL import Image
 
-from respect_core.actions import LETTERS
-from respect_core.export import export
-from respect_core.images import put_images
-from respect_core.interaction import InteractionLog, LoggedTurn, Outcome, PolicyIdentity
-from respect_core.store import Store, open_store
-from respect_core.tables import read_table
+from respect_core.log.export import export
+from respect_core.log.records import InteractionLog, LoggedTurn, Outcome, PolicyIdentity
+from respect_core.scenarios.multiref.actions import LETTERS
+from respect_core.store.base import Store
+from respect_core.store.images import put_images
+from respect_core.store.open import open_store
+from respect_core.store.tables import read_table
 from tests.bench.record import Record, case, compare, versions
 from tests.seaweedfs import S3Server, s3_server
 
@@ -57,8 +58,8 @@ COPY (
 _MEASURE = r"""
 import re, sys
 from pathlib import Path
-from respect_core.export import export
-from respect_core.store import open_store
+from respect_core.log.export import export
+from respect_core.store.open import open_store
 
 report = export(open_store(sys.argv[1]), int(sys.argv[2]))
 print(report.turns, re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from respect_core.base import inner
+from respect_core.model.base import inner
 
 
 @dataclass(frozen=True)

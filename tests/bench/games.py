@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from respect_core import actions
 from respect_core.interaction import Interaction
-from respect_core.losses import alternative
-from respect_core.multiref import contexts, speakers
-from respect_core.multiref.game import Game
-from respect_core.sampling import Example
-from respect_core.validation import waiting
+from respect_core.learning.batch_loss import alternative
+from respect_core.learning.validation import waiting
+from respect_core.scenarios.multiref import actions, contexts, speakers
+from respect_core.scenarios.multiref.game import Game
+from respect_core.training_data.sampling import Example
 from tests.bench import models
 
 RIGHT = 0.75

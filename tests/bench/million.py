@@ -29,18 +29,19 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from respect_core import local_models
-from respect_core.export import export
-from respect_core.feedback import FeedbackDecoder, smollm2
-from respect_core.feedback_shards import TURNS, Decoded, decode_partition
-from respect_core.interaction import InteractionLog, Outcome
-from respect_core.label_scoring import LabelScorer
-from respect_core.manifests import Partition, read_manifest
-from respect_core.prompt_trees import Tree
-from respect_core.variants import Variant, tiny
-from tasks import game_sets
-from tasks.subsample import subsample_variant
-from tasks.workspace import Workspace, workspace
+from respect_core.feedback.decoder import FeedbackDecoder, smollm2
+from respect_core.feedback.scoring import LabelScorer
+from respect_core.feedback.shards import TURNS, Decoded, decode_partition
+from respect_core.feedback.trees import Tree
+from respect_core.log.export import export
+from respect_core.log.records import InteractionLog, Outcome
+from respect_core.model import local as local_models
+from respect_core.profiles import tiny
+from respect_core.store.manifests import Partition, read_manifest
+from respect_core.training_data import curated
+from respect_core.variants import Variant
+from tasks.round.subsample import subsample_variant
+from tasks.support.workspace import Workspace, workspace
 from tests.bench.export import ROUND, SIZES, VARIANT, fill
 from tests.bench.export import TURNS as TURNS_OF_A_GAME
 from tests.bench.record import Record, case, versions
@@ -115,8 +116,8 @@ def _prepare(folder: Path, turns: int) -> None:
     store = workspace(folder).open()
     fill(store, turns)
     export(store, ROUND)
-    for name in (game_sets.D0, game_sets.VALIDATION):
-        game_sets.write(store, name, [_game(f"{name}-{number}") for number in range(20)])
+    for name in (curated.D0, curated.VALIDATION):
+        curated.write(store, name, [_game(f"{name}-{number}") for number in range(20)])
     local_models.load(smollm2().model, smollm2().gguf_file).tokenizer.save_pretrained(folder / TOKENIZER)
 
 
@@ -184,7 +185,7 @@ def decode_plan(place: Workspace) -> tuple[int, str]:
 
 def subsample(place: Workspace) -> tuple[int, str]:
     """The task of a round, without its run in Prefect."""
-    found = subsample_variant.fn(place, tiny(), LEARNER, ROUND, game_sets.VALIDATION, [])
+    found = subsample_variant.fn(place, tiny(), LEARNER, ROUND, curated.VALIDATION, [])
     store = place.open()
     turns, rows = read_manifest(store, "turns", *HERE), read_manifest(store, "training_sets", ROUND, LEARNER)
     assert turns is not None and rows is not None

@@ -10,11 +10,12 @@ import torch
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration, Idefics2Processor, LlamaConfig
 from transformers.models.idefics2.configuration_idefics2 import Idefics2PerceiverConfig, Idefics2VisionConfig
 
-from respect_core.base import Base, load_base
-from respect_core.features import VisionFeatures
-from respect_core.tiny import skeleton
-from respect_core.tiny.gate import Drawings
-from respect_core.variants import LoraConfig, tiny
+from respect_core.model.base import Base, load_base
+from respect_core.model.vision import VisionFeatures
+from respect_core.profiles import tiny
+from respect_core.scenarios.multiref.tiny_build import skeleton
+from respect_core.scenarios.multiref.tiny_build.gate import Drawings
+from respect_core.variants import LoraConfig
 
 SIZES = ("tiny", "135m")
 LATENTS = 8  # image tokens a picture

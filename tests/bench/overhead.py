@@ -31,14 +31,15 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from respect_core.variants import SEED, Profile, Variant, tiny
+from respect_core.profiles import Profile, tiny
+from respect_core.variants import SEED, Variant
 from tests.bench import games
 from tests.bench.plain_round import Files, Learned, plain_round
 from tests.bench.record import Record, case, versions
 
 if TYPE_CHECKING:  # Prefect reads its settings when it is imported, so it waits until they are made
     from flows.round import RoundParameters
-    from tasks.workspace import Workspace
+    from tasks.support.workspace import Workspace
 
 VARIANT = Variant.B_FFT
 GAMES = 30  # of each length
@@ -84,9 +85,11 @@ def watching() -> Iterator[Stopwatch]:
     from prefect import Task
 
     from flows import round as flow
-    from flows import seed, stages
-    from respect_core.store import Store
-    from tasks import process, registry
+    from flows import seed
+    from flows.dispatch import stages
+    from respect_core.store.base import Store
+    from tasks.compute import process
+    from tasks.registry import registry
 
     watch = Stopwatch()
     undo: list[tuple[Any, str, Any]] = []
@@ -138,12 +141,12 @@ class Measured:
 
 def measure(root: Path, first: str) -> Measured:
     """Both sides on the same games, "plain" or "flow" first."""
-    from flows import environment
+    from flows.support import environment
 
     environment.prepare(root)
     started = time.perf_counter()
     from flows.round import RoundParameters
-    from tasks.workspace import workspace
+    from tasks.support.workspace import workspace
 
     once = {"imports": time.perf_counter() - started, "Prefect server": _server_start()}
     place, parameters = workspace(root), RoundParameters(round=0, profile="tiny", variants=[VARIANT])
@@ -217,10 +220,10 @@ def _prepare(place: Workspace, parameters: RoundParameters) -> int:
     """
     from flows import round as round_module
     from flows.seed import seed_policy
-    from respect_core import feedback
-    from respect_core.images import put_images
-    from respect_core.interaction import InteractionLog, LoggedTurn, PolicyIdentity, turn_rows
-    from respect_core.interaction_log import append_logs
+    from respect_core.feedback import decoder as feedback
+    from respect_core.log.log import append_logs
+    from respect_core.log.records import InteractionLog, LoggedTurn, PolicyIdentity, turn_rows
+    from respect_core.store.images import put_images
     from tests.bench.models import pictures
 
     patch.object(round_module, "named_profile", _profile).start()  # to the end of this process
@@ -259,7 +262,7 @@ def _profile(_: str) -> Profile:
 
 
 def _files(place: Workspace) -> Files:
-    from tasks import registry
+    from tasks.registry import registry
 
     store, seed = Path(place.store_uri), registry.latest(place, SEED)
     assert seed is not None
@@ -294,8 +297,8 @@ def _stages(watch: Stopwatch, flow: float, training: float) -> dict[str, float]:
 
 def _same(place: Workspace, summary: Mapping[str, Any], learned: Learned) -> str:
     """Both sides chose the same adapter, to the bit; else AssertionError."""
-    from respect_core.base import WEIGHTS, adapter_hash
-    from tasks import registry
+    from respect_core.model.base import WEIGHTS, adapter_hash
+    from tasks.registry import registry
 
     version = registry.latest(place, VARIANT)
     assert version is not None, "nothing was registered"

@@ -23,12 +23,12 @@ from transformers.utils import logging
 from trl import KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from respect_core import objectives
-from respect_core.base import Base, attach_lora, inner
-from respect_core.chat import chat
-from respect_core.multiref import prompt
-from respect_core.sampling import Example
-from respect_core.tiny.skeleton import PIXELS
+from respect_core.learning import objectives
+from respect_core.model.base import Base, attach_lora, inner
+from respect_core.model.chat import chat
+from respect_core.scenarios.multiref import prompt
+from respect_core.scenarios.multiref.tiny_build.skeleton import PIXELS
+from respect_core.training_data.sampling import Example
 from respect_core.variants import LoraConfig, Objective, TrainingConfig
 from tests.bench import models
 from tests.bench.flops import Shape

@@ -17,10 +17,12 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
-from respect_core import sampling, training_sets
-from respect_core.interaction import FEEDBACK_SCHEMA, TURNS_SCHEMA, InteractionLog, from_log, turn_rows
-from respect_core.labels import right_turns
-from respect_core.variants import Profile, Variant
+from respect_core.log.records import InteractionLog, from_log, turn_rows
+from respect_core.measuring.labels import right_turns
+from respect_core.profiles import Profile
+from respect_core.schemas import FEEDBACK_SCHEMA, TURNS_SCHEMA
+from respect_core.training_data import eligibility, sampling
+from respect_core.variants import Variant
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ class Learned:
 
 def plain_round(files: Files, profile: Profile, variant: Variant, out: Path) -> Learned:
     """Read logs, decode, subsample, train and validate, choose, save."""
-    from respect_core.validation import Candidate, ValidationResult, choose
+    from respect_core.learning.validation import Candidate, ValidationResult, choose
 
     turns = _turns(_read(files.logs))
     with _process() as pool:
         decoded = pool.submit(_decode, turns, profile).result()
     people = _read(files.d0)
-    table = training_sets.training_set(
+    table = eligibility.training_set(
         turns,
         decoded,
         _turns(people),
@@ -61,7 +63,7 @@ def plain_round(files: Files, profile: Profile, variant: Variant, out: Path) -> 
     )
     found: dict[tuple[int, int], tuple[Path, dict[str, float]]] = {}
     seconds = 0.0
-    with patch.dict(os.environ, OMP_NUM_THREADS="1"), _process() as pool:  # as `tasks.process` does
+    with patch.dict(os.environ, OMP_NUM_THREADS="1"), _process() as pool:  # as `tasks.compute.process` does
         for seed in profile.seeds:
             checkpoints, took = pool.submit(_train, files, profile, variant, table, seed, out / f"seed={seed}").result()
             found |= {(seed, step): (adapter, figures) for step, adapter, figures in checkpoints}
@@ -80,7 +82,7 @@ def _process() -> ProcessPoolExecutor:
 
 def _decode(turns: pa.Table, profile: Profile) -> pa.Table:
     """The feedback table; in the process of its own."""
-    from respect_core import feedback
+    from respect_core.feedback import decoder as feedback
 
     decoder = feedback.FeedbackDecoder(feedback.named(profile.feedback_decoder))
     return pa.Table.from_pylist(decoder.decode(turns.to_pylist()), schema=FEEDBACK_SCHEMA)
@@ -94,11 +96,11 @@ def _train(
 
     from PIL import Image
 
-    from respect_core import training
-    from respect_core.base import load_base
-    from respect_core.features import VisionFeatures
-    from respect_core.policy import Policy
-    from respect_core.validation import exact_match
+    from respect_core.acting.policy import Policy
+    from respect_core.learning import trainer
+    from respect_core.learning.validation import exact_match
+    from respect_core.model.base import load_base
+    from respect_core.model.vision import VisionFeatures
 
     started = time.monotonic()
     base = load_base(profile.base, image_size=profile.image_size)
@@ -118,7 +120,7 @@ def _train(
 
     config = profile.training[variant.objective]
     start = files.adapter if config.from_previous_adapter else None
-    result = training.train(
+    result = trainer.train(
         base, examples, validate, config, profile.lora, seed, out, features=features, init_adapter=start
     )
     checkpoints = [(each.step, each.adapter, dict(each.validation)) for each in result.checkpoints]

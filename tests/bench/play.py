@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from respect_core import constrain
-from respect_core.base import attach_lora
-from respect_core.chat import chat
-from respect_core.interaction import Interaction, InteractionLog, PolicyIdentity
-from respect_core.listener import Act, Listener
-from respect_core.lora import merged
-from respect_core.multiref import contexts, speakers
-from respect_core.multiref.play import play as play_games
-from respect_core.policy import Policy
+from respect_core.acting.listener import Act, Listener
+from respect_core.acting.policy import Policy
+from respect_core.interaction import Interaction
+from respect_core.log.records import InteractionLog, PolicyIdentity
+from respect_core.model.base import attach_lora
+from respect_core.model.chat import chat
+from respect_core.model.lora import merged
+from respect_core.scenarios.multiref import constraint, contexts, speakers
+from respect_core.scenarios.multiref.play import play as play_games
 from tests.bench import models, peers
 from tests.bench.flops import counting
 from tests.bench.games import One
@@ -71,7 +71,7 @@ class OneCallPerTurn:
             temperature=1.0,
             top_k=0,
             top_p=1.0,
-            prefix_allowed_tokens_fn=constrain.prefix_allowed_tokens(talk, [interaction], width),
+            prefix_allowed_tokens_fn=constraint.prefix_allowed_tokens(talk, [interaction], width),
             eos_token_id=talk.end_id,
             pad_token_id=talk.pad_id,
         )

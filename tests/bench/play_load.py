@@ -26,8 +26,8 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from respect_core.interaction_log import LOGS, read_logs
-from respect_core.store import open_store
+from respect_core.log.log import LOGS, read_logs
+from respect_core.store.open import open_store
 from tests.bench.record import Record, case, versions
 from tests.deployments.game import game_servers
 

@@ -22,13 +22,15 @@ from pydantic import TypeAdapter
 
 from deployments.serving.api import create_app
 from deployments.serving.server import PolicyServer, Settings
-from flows.environment import prepare
-from respect_core.base import adapter_hash, attach_lora, save_adapter
-from respect_core.multiref.contexts import GameContext
-from respect_core.multiref.game import Game
-from respect_core.variants import SEED, Profile, tiny
-from tasks import registry, simulation
-from tasks.workspace import Workspace, workspace
+from flows.support.environment import prepare
+from respect_core.model.base import adapter_hash, attach_lora, save_adapter
+from respect_core.profiles import Profile, tiny
+from respect_core.scenarios.multiref import world
+from respect_core.scenarios.multiref.contexts import GameContext
+from respect_core.scenarios.multiref.game import Game
+from respect_core.variants import SEED
+from tasks.registry import registry
+from tasks.support.workspace import Workspace, workspace
 from tests.bench import models
 from tests.bench.flops import counting
 from tests.bench.record import Record, case, compare
@@ -51,7 +53,7 @@ class Server:
             return list(pool.map(self._play, played))
 
     def _play(self, context: GameContext) -> list[str]:
-        game, speaker = Game(context), simulation.speaker_factory()(context, "bench")
+        game, speaker = Game(context), world.speaker_factory()(context, "bench")
         connection = http.client.HTTPConnection("127.0.0.1", self.port)
         while not game.over:
             game.say(speaker.speak(game.state, game.last_action).utterance)
@@ -119,8 +121,8 @@ def _registered(folder: Path, games: int) -> tuple[Workspace, list[GameContext]]
     """A registry with an adapter that nobody trained, as the seed policy, and contexts with their images."""
     prepare(folder)
     place = workspace(folder)
-    pool = simulation.play_contexts(games, "bench-serving")
-    simulation.ensure_images(place.open(), pool)
+    pool = world.play_contexts(games, "bench-serving")
+    world.ensure_images(place.open(), pool)
     files = folder / "adapter"
     save_adapter(models.push(attach_lora(models.base("tiny"), models.lora("tiny"), seed=0)), files)
     (files / "profile.json").write_bytes(TypeAdapter(Profile).dump_json(tiny()))

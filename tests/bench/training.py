@@ -19,12 +19,14 @@ from typing import Any
 
 import torch
 
-from respect_core import losses, training, variants
-from respect_core.base import Base, attach_lora, save_adapter
-from respect_core.chat import chat
-from respect_core.gradients import passes
-from respect_core.packing import Encoded, collate, score
-from respect_core.sampling import Example, Game
+from respect_core import variants
+from respect_core.learning import batch_loss
+from respect_core.learning import trainer as training
+from respect_core.learning.gradients import passes
+from respect_core.model.base import Base, attach_lora, save_adapter
+from respect_core.model.chat import chat
+from respect_core.model.packing import Encoded, collate, score
+from respect_core.training_data.sampling import Example, Game
 from respect_core.variants import Objective, TrainingConfig
 from tests.bench import games, models, peers
 from tests.bench.flops import Shape
@@ -183,11 +185,11 @@ def _passes(base: Base, data: Sequence[Example], config: TrainingConfig) -> tupl
         flops += (shape.training if backward else shape.forward)(lengths, **work)
 
     if config.objective is Objective.KTO:
-        scored = [losses.encode_game(game, base.processor, config) for game in _unshuffled(data)]
+        scored = [batch_loss.encode_game(game, base.processor, config) for game in _unshuffled(data)]
         for rows in passes(scored, size, base.device):
             count(rows, backward=False)
     for _, step in training.plan_steps(data, config, 0):
-        encoded = [losses.encode_game(game, base.processor, config) for game in step.games]
+        encoded = [batch_loss.encode_game(game, base.processor, config) for game in step.games]
         for rows in passes(encoded, size, base.device):
             count(rows, backward=True)
     return tokens, flops
@@ -206,12 +208,12 @@ def check_equal(kind: str, size: str, data: Sequence[Example], config: TrainingC
     """
     base, features, lora = models.base(size), models.features(size), models.lora(size)
     played = {game.interaction.interaction_id: game for game in _unshuffled(data)}
-    rows = [losses.encode_game(game, base.processor, config) for game in played.values()]
+    rows = [batch_loss.encode_game(game, base.processor, config) for game in played.values()]
     trainer = peers.trainer(kind, base, data, config, lora, 256)
     model = attach_lora(base, lora, seed=0).eval()
-    reference: losses.References = {}
+    reference: batch_loss.References = {}
     if config.objective is Objective.KTO:  # the trainer copied its own from the same fresh adapter
-        reference = losses.references(model, data, base.processor, features, config)
+        reference = batch_loss.references(model, data, base.processor, features, config)
     for each in (model, trainer.model.eval()):
         models.push(each)
     batch = trainer.data_collator(list(trainer.train_dataset))
@@ -220,7 +222,7 @@ def check_equal(kind: str, size: str, data: Sequence[Example], config: TrainingC
     with torch.no_grad():
         theirs = float(trainer.compute_loss(trainer.model, dict(batch)))
         scores = score(model, collate(rows, chat(base.processor).pad_id), features)
-        loss_K = losses.turn_losses(scores, played, config, reference).loss
+        loss_K = batch_loss.turn_losses(scores, played, config, reference).loss
     ours = float(loss_K.sum() / scores.mask.sum() if kind == "sft" else loss_K.mean())
     difference = abs(ours - theirs)
     assert difference < TOLERANCE, f"{kind}: the losses are {ours} and {theirs}"

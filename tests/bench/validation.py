@@ -16,15 +16,17 @@ from typing import Any
 
 import torch
 
-from respect_core import packing, variants
-from respect_core.base import attach_lora
-from respect_core.chat import chat
-from respect_core.interaction import Interaction, interactions, turn_rows
-from respect_core.lora import merged
-from respect_core.multiref import contexts, speakers
-from respect_core.policy import Policy
-from respect_core.validation import exact_match
-from respect_core.writer import evaluating
+from respect_core import profiles
+from respect_core.acting.decoding import evaluating
+from respect_core.acting.policy import Policy
+from respect_core.interaction import Interaction, interactions
+from respect_core.learning.validation import exact_match
+from respect_core.log.records import turn_rows
+from respect_core.model import packing
+from respect_core.model.base import attach_lora
+from respect_core.model.chat import chat
+from respect_core.model.lora import merged
+from respect_core.scenarios.multiref import contexts, speakers
 from tests.bench import games, models, peers
 from tests.bench.flops import Shape
 from tests.bench.record import Record, case, compare
@@ -54,7 +56,7 @@ def validation(quick: bool) -> Iterator[Record]:
 @lru_cache(maxsize=1)
 def human_games() -> tuple[Interaction, ...]:
     """The validation set of the profile `tiny`: games between people on unseen images."""
-    pool, count = models.pictures().pool, variants.tiny().validation_games
+    pool, count = models.pictures().pool, profiles.tiny().validation_games
     factory = speakers.speaker_factory(speakers.values_of(pool.tangrams))
     logs = speakers.human_games(contexts.sample(pool.main, count, "validation"), factory, seed="validation")
     return tuple(interactions(row for log in logs for row in turn_rows(log)))

@@ -20,14 +20,14 @@ from pydantic import TypeAdapter
 
 from deployments.serving.api import create_app
 from deployments.serving.server import PolicyServer, Settings
-from respect_core import ledger
-from respect_core.base import adapter_hash, attach_lora, load_base, save_adapter
-from respect_core.images import put_images
-from respect_core.policy import Policy
-from respect_core.serving import seeded
-from respect_core.variants import Profile, tiny
-from tasks import registry
-from tasks.workspace import Workspace, workspace
+from respect_core.acting.policy import Policy
+from respect_core.acting.roster import seeded
+from respect_core.model.base import adapter_hash, attach_lora, load_base, save_adapter
+from respect_core.profiles import Profile, tiny
+from respect_core.release import ledger
+from respect_core.store.images import put_images
+from tasks.registry import registry
+from tasks.support.workspace import Workspace, workspace
 
 MODEL = "respect.b-fft"
 SEED = "respect.seed/1"
@@ -190,7 +190,7 @@ def by_hand(place: Workspace, version: str, games: Sequence[PlayedGame]) -> list
     """What a version does in each turn of games, one at a time, without a server and without kept keys and values."""
     from deployments.serving.schema import ActRequest
     from deployments.serving.versions import StoredImages
-    from respect_core.features import VisionFeatures
+    from respect_core.model.vision import VisionFeatures
 
     images, base = StoredImages(place.open()), load_base("tiny")
     images.require(image for game in games for image in game.context)

@@ -17,8 +17,8 @@ import pytest
 import yaml
 from prefect import Flow
 
-from deployments import programs, seaweedfs, settings
-from deployments.settings import GPU, LIGHT, REPOSITORY, Stack
+from deployments.local import programs, seaweedfs, settings
+from deployments.local.settings import GPU, LIGHT, REPOSITORY, Stack
 
 
 def test_ports_come_from_the_environment_and_must_be_ports(monkeypatch: pytest.MonkeyPatch) -> None:

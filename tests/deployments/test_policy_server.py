@@ -18,9 +18,9 @@ import pytest
 from forked import Forked
 from policy_servers import SEED, PlayedGame, Running, by_hand, registered, serving
 
-from respect_core import actions
-from respect_core.served_turns import read
-from tasks.workspace import Workspace, workspace
+from respect_core.acting.served_turns import read
+from respect_core.scenarios.multiref import actions
+from tasks.support.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(1200)
 GAMES, TURNS = 12, 3
@@ -204,7 +204,7 @@ def test_without_any_version_it_is_healthy_and_not_ready(tmp_path: Path) -> None
 
 def test_the_command_serves_until_it_is_told_to_end(place: Workspace, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "flows.cli", "serve", "--port", "0", "--every", "0.2"]
+    command = [sys.executable, "-m", "deployments.cli.main", "serve", "--port", "0", "--every", "0.2"]
     with log.open("w") as output:
         server = Forked(command, cwd=place.root.parents[1], stderr=output)
     try:
@@ -224,7 +224,7 @@ def test_the_command_serves_until_it_is_told_to_end(place: Workspace, tmp_path: 
 
 
 def test_the_command_names_what_it_could_serve(place: Workspace) -> None:
-    command = [sys.executable, "-m", "flows.cli", "serve", "--variants", "b-fft,hh"]
+    command = [sys.executable, "-m", "deployments.cli.main", "serve", "--variants", "b-fft,hh"]
     refused = subprocess.run(command, cwd=place.root.parents[1], capture_output=True, text=True)
     assert refused.returncode == 2
     assert "no variant hh; there are: b-fft, " in " ".join(refused.stderr.replace("│", " ").split())

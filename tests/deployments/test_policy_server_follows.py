@@ -28,9 +28,9 @@ from policy_servers import (
 )
 
 from deployments.serving import follow
-from respect_core import ledger
-from tasks import registry
-from tasks.workspace import Workspace
+from respect_core.release import ledger
+from tasks.registry import registry
+from tasks.support.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(1200)
 ONE, TWO, THREE = (f"{MODEL}/{number}" for number in (1, 2, 3))

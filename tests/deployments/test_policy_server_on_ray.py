@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 from forked import Forked
+from paths import REPOSITORY
 from policy_servers import (
     MODEL,
     PATIENCE,
@@ -30,12 +31,11 @@ from policy_servers import (
     until,
 )
 
-from respect_core.served_turns import read
-from tasks.workspace import Workspace
+from respect_core.acting.served_turns import read
+from tasks.support.workspace import Workspace
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 pytest.importorskip("ray", reason="Ray is not installed: pip install -c constraints.txt -e '.[ray]'")
-ROOT = Path(__file__).parents[2]
 FIRST, SECOND = f"{MODEL}/1", f"{MODEL}/2"
 
 
@@ -46,7 +46,7 @@ def cluster() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # or it leaves a token in the home directory
-        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        patch.setenv("PYTHONPATH", f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
         # A busy machine may hold a process for minutes.
         patience = {"health_check_timeout_ms": 600_000, "health_check_period_ms": 1000}
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _system_config=patience)

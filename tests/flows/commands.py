@@ -88,7 +88,7 @@ class Command:
 
     def workers(self) -> list[dict[str, Any]]:
         """Specifications of the workers that are at work."""
-        lines = [line for line in self.processes().values() if "tasks.worker" in line]
+        lines = [line for line in self.processes().values() if "tasks.compute.worker" in line]
         return [json.loads(Path(line[-1]).read_text()) for line in lines]
 
 

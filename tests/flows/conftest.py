@@ -10,7 +10,7 @@ from prefect.testing.utilities import prefect_test_harness
 from small import small
 
 from flows import round as round_module
-from respect_core import report
+from respect_core.reporting import report
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def small_profile() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def no_figures() -> Iterator[None]:
-    """Reports of rounds go without figures, which take seconds each time: tests/test_report.py draws them.
+    """Reports of rounds go without figures, which take seconds each time; test_report.py draws them.
 
     By module: what a session patches is patched in the tests of other folders too.
     """

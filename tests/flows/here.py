@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from respect_core.feedback import DecoderConfig, FeedbackDecoder, _odds_of_words
+from respect_core.feedback.decoder import DecoderConfig, FeedbackDecoder, _odds_of_words
 from respect_core.utterances import Reading
-from tasks import worker
+from tasks.compute import worker
 
 
 class ByWord(FeedbackDecoder):
@@ -66,5 +66,5 @@ def record_workers(patch: pytest.MonkeyPatch) -> list[str]:
         started.append(" ".join(str(spec.get(name)) for name in ("kind", "round", "variant")))
         return _WorkerHere(Path(command[-1]), stderr)
 
-    patch.setattr("tasks.process.subprocess", SimpleNamespace(Popen=recorded, PIPE=subprocess.PIPE))
+    patch.setattr("tasks.compute.process.subprocess", SimpleNamespace(Popen=recorded, PIPE=subprocess.PIPE))
     return started

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from respect_core.variants import Profile
-from respect_core.variants import profile as named_profile
+from respect_core.profiles import Profile
+from respect_core.profiles import profile as named_profile
 
 
 def small(name: str) -> Profile:

@@ -13,15 +13,15 @@ from small import smallest
 from flows import round as round_module
 from flows.study import StudyParameters, study
 from respect_core import variants
-from respect_core.base import load_base
-from respect_core.features import VisionFeatures
-from respect_core.images import load_images
+from respect_core.acting.policy import Policy
 from respect_core.interaction import interactions
-from respect_core.policy import Policy
-from respect_core.tables import read_table
+from respect_core.model.base import load_base
+from respect_core.model.vision import VisionFeatures
+from respect_core.store.images import load_images
+from respect_core.store.tables import read_table
 from respect_core.variants import Variant
-from tasks import registry
-from tasks.workspace import Workspace, workspace
+from tasks.registry import registry
+from tasks.support.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -50,10 +50,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Ite
     place = workspace(tmp_path_factory.mktemp("enhanced"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(round_module, "named_profile", _learns)
-        patch.setattr("respect_core.feedback.FeedbackDecoder", ByWord)
+        patch.setattr("respect_core.feedback.decoder.FeedbackDecoder", ByWord)
         patch.setattr(variants, "BRANCH_AFTER", 1)
         # The last step's, whatever it is worth: the first candidate is the adapter that it starts from.
-        patch.setattr("respect_core.validation.choose", lambda candidates: max(candidates, key=lambda one: one.step))
+        patch.setattr(
+            "respect_core.learning.validation.choose", lambda candidates: max(candidates, key=lambda one: one.step)
+        )
         record_workers(patch)
         study(place, PARAMETERS)
         yield place
@@ -92,8 +94,8 @@ def test_vision_adapters_are_trained_and_served(place: Workspace) -> None:
 
 
 def test_figure_15_has_both(place: Workspace) -> None:
-    from respect_core.evidence import gather
-    from respect_core.figures.curves import figure_15
+    from respect_core.measuring.evidence import gather
+    from respect_core.reporting.figures.curves import figure_15
 
     evidence = gather(place.open(), "run")
     assert list(evidence.cells) == ["b-fft", "b-fft+"] and list(evidence.cells["b-fft+"]) == [2]

@@ -11,14 +11,15 @@ from commands import Command, command, flow_runs, mlflow_runs
 from prefect.exceptions import CancelledRun, TerminationSignal
 
 from flows import round as round_module
-from tasks.references import ExportedRef
-from tasks.register import close_round, open_round
-from tasks.workspace import workspace
+from tasks.registry.register import close_round, open_round
+from tasks.support.references import ExportedRef
+from tasks.support.workspace import workspace
 
 # The command itself, on the smallest profile.
 _RESPECT = """
 import sys
-from flows import cli, environment
+from deployments.cli import main as cli
+from flows.support import environment
 
 environment.prepare(cli.RUNS / sys.argv[sys.argv.index("--run") + 1])
 from flows import round

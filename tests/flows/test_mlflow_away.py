@@ -16,13 +16,16 @@ from mlflow_server import MlflowServer
 from prefect import flow
 from samples import game, with_images
 
-from respect_core.base import adapter_hash
-from respect_core.variants import SEED, tiny
-from tasks import game_sets, registry, retries
-from tasks.references import ExportedRef, RegisteredRef, SelectedRef, TrainedRef
-from tasks.register import close_round, open_round, register_variant
-from tasks.subsample import seed_training_set
-from tasks.workspace import Workspace, workspace
+from respect_core.model.base import adapter_hash
+from respect_core.profiles import tiny
+from respect_core.training_data import curated
+from respect_core.variants import SEED
+from tasks.registry import registry
+from tasks.registry.register import close_round, open_round, register_variant
+from tasks.round.subsample import seed_training_set
+from tasks.support import retries
+from tasks.support.references import ExportedRef, RegisteredRef, SelectedRef, TrainedRef
+from tasks.support.workspace import Workspace, workspace
 
 SECONDS = 2.0  # that MLflow is away but in the slow test; it takes as long again and more to start
 EAGER: dict[str, Any] = {"retries": 150}
@@ -43,8 +46,8 @@ def place(server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.delenv("RESPECT_STORE", raising=False)
     made = workspace(tmp_path / "root")
-    game_sets.write(with_images(made.open()), game_sets.D0, [game(f"d{number}") for number in range(3)])
-    game_sets.write(made.open(), game_sets.VALIDATION, [game("v")])
+    curated.write(with_images(made.open()), curated.D0, [game(f"d{number}") for number in range(3)])
+    curated.write(made.open(), curated.VALIDATION, [game("v")])
     return made
 
 

@@ -13,12 +13,14 @@ from small import smallest
 
 from flows import round as round_module
 from flows.demo import demo
-from respect_core import feedback, set_aside, tables
-from respect_core.interaction import LoggedTurn
-from respect_core.interaction_log import append_logs
+from respect_core.feedback import decoder
+from respect_core.log import set_aside
+from respect_core.log.log import append_logs
+from respect_core.log.records import LoggedTurn
+from respect_core.store import tables
 from respect_core.variants import Variant
-from tasks import long_games
-from tasks.workspace import workspace
+from tasks.round import long_games
+from tasks.support.workspace import workspace
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -33,7 +35,7 @@ def test_a_round_on_a_poisoned_log_goes_through(
     tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(round_module, "named_profile", smallest)
-    monkeypatch.setattr(feedback, "FeedbackDecoder", ByWord)
+    monkeypatch.setattr(decoder, "FeedbackDecoder", ByWord)
     record_workers(monkeypatch)
     place = workspace(tmp_path / "run")
     store = with_images(place.open())

@@ -2,7 +2,7 @@
 
 One round makes b-fft/1, and a copy of it whose weights hardly differ is b-fft/2; poisoned copies are versions of b-kto,
 which is never deployed. A version is evaluated once, so that all tests use the same few. Workers run here, as
-tests/flows/here.py has them; tests/stack and tests/tasks/test_process.py have them in processes of their own.
+tests/flows/here.py has them; tests/stack and tests/tasks/compute/test_process.py have them in processes of their own.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from here import ByWord, record_workers
+from paths import REPOSITORY
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
@@ -38,27 +39,33 @@ from safetensors.torch import load_file, save_file
 from small import smallest
 from typer.testing import CliRunner
 
-from flows import cli, terminal
-from flows import deployed as deployments
+from deployments.cli import main
+from flows import entrypoints as deployments
 from flows import promote as promote_module
 from flows import round as round_module
 from flows.demo import demo
 from flows.promote import PromoteParameters, RollbackParameters, promote, rollback
-from respect_core import ledger, lineage, manifests, tables, validation
-from respect_core.base import adapter_hash
-from respect_core.ledger import LedgerError
-from respect_core.store import StoreError
-from respect_core.variants import Objective, Profile, Variant
-from tasks import deployed as deployment
-from tasks import game_sets, registry, retries
-from tasks.process import WorkerCutOff
-from tasks.promote import PromotionRef
-from tasks.references import RegisteredRef, TrainingSetRef
-from tasks.register import register_variant
-from tasks.select import select_checkpoint
-from tasks.subsample import subsample_variant
-from tasks.train import initial_adapter, train_variant
-from tasks.workspace import Workspace, workspace
+from flows.support import terminal
+from respect_core.learning import validation
+from respect_core.model.base import adapter_hash
+from respect_core.profiles import Profile
+from respect_core.release import ledger, lineage
+from respect_core.release.ledger import LedgerError
+from respect_core.store import manifests, tables
+from respect_core.store.base import StoreError
+from respect_core.training_data import curated as game_sets
+from respect_core.variants import Objective, Variant
+from tasks.compute.process import WorkerCutOff
+from tasks.registry import deployed as deployment
+from tasks.registry import registry
+from tasks.registry.register import register_variant
+from tasks.release.promote import PromotionRef
+from tasks.round.select import select_checkpoint
+from tasks.round.subsample import subsample_variant
+from tasks.round.train import initial_adapter, train_variant
+from tasks.support import retries
+from tasks.support.references import RegisteredRef, TrainingSetRef
+from tasks.support.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(1200)  # the round itself is in the set-up of the first test
 
@@ -86,7 +93,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: None, worker
     made = workspace(tmp_path_factory.mktemp("promotion") / "runs" / "main")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(round_module, "named_profile", _profile)
-        patch.setattr("respect_core.feedback.FeedbackDecoder", ByWord)
+        patch.setattr("respect_core.feedback.decoder.FeedbackDecoder", ByWord)
         demo(made, profile="tiny", games=10, replay=0, variants=[Variant.B_FFT])
     _copy(made, Variant.B_FFT, tmp_path_factory.mktemp("copy"), _hardly)
     return made
@@ -370,9 +377,10 @@ def test_of_two_promotions_at_once_one_wins(fresh: Workspace, monkeypatch: pytes
 
 _KILLED = """
 import os, signal, sys
-from respect_core.ledger import Entry
-from tasks import deployed, promote
-from tasks.workspace import Workspace
+from respect_core.release.ledger import Entry
+from tasks.registry import deployed
+from tasks.release import promote
+from tasks.support.workspace import Workspace
 
 deployed.settle = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 place, entry = Workspace.model_validate_json(sys.argv[1]), Entry.model_validate_json(sys.argv[2])
@@ -387,7 +395,7 @@ def test_killed_between_ledger_and_alias_the_next_operation_settles(
 
     def killed(place: Workspace, variant: Variant, entry: ledger.Entry) -> None:
         command = [sys.executable, "-c", _KILLED, place.model_dump_json(), entry.model_dump_json()]
-        ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+        ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
         raise InterruptedError
 
@@ -554,6 +562,6 @@ def test_the_command_line(fresh: Workspace, monkeypatch: pytest.MonkeyPatch) -> 
 
 def _respect(*command: str, code: int = 0) -> str:
     with patch.object(terminal.console, "_width", 300):  # so that no line is broken
-        result = CliRunner().invoke(cli.app, list(command))
+        result = CliRunner().invoke(main.app, list(command))
     assert result.exit_code == code, result.output
     return " ".join(result.output.split())

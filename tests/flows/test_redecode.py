@@ -10,14 +10,15 @@ from here import ByWord
 from prefect import flow
 from samples import contents, game, with_images
 
-from respect_core import feedback, tables
-from respect_core.export import export
-from respect_core.feedback_shards import SHARDS, decode_partition
-from respect_core.interaction_log import append_logs
-from respect_core.manifests import Partition
-from tasks import redecode as module
-from tasks.redecode import beside, redecode_round
-from tasks.workspace import Workspace, workspace
+from respect_core.feedback import decoder
+from respect_core.feedback.shards import SHARDS, decode_partition
+from respect_core.log.export import export
+from respect_core.log.log import append_logs
+from respect_core.store import tables
+from respect_core.store.manifests import Partition
+from tasks.round import redecode as module
+from tasks.round.redecode import beside, redecode_round
+from tasks.support.workspace import Workspace, workspace
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def place(tmp_path: Path) -> Workspace:
     store = with_images(made.open())
     append_logs(store, [game(f"g{number}") for number in range(9)])
     export(store, 5)
-    decode_partition(store, Partition(5, "b-fft"), ByWord(feedback.smollm2()), {"decoder_model": "old"})
+    decode_partition(store, Partition(5, "b-fft"), ByWord(decoder.smollm2()), {"decoder_model": "old"})
     return made
 
 

@@ -9,9 +9,9 @@ import pytest
 from reports import deployment
 from typer.testing import CliRunner
 
-from flows.cli import app
-from respect_core.human_eval import Answer, append_answers
-from tasks.workspace import workspace
+from deployments.cli.main import app
+from respect_core.measuring.human_eval import Answer, append_answers
+from tasks.support.workspace import workspace
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_a_run_that_is_not_there_is_not_made(run: Path) -> None:
 def test_a_report_is_attached_to_the_mlflow_run_and_linked_in_prefect(run: Path, prefect_server: None) -> None:
     from prefect.artifacts import Artifact
 
-    from tasks import registry
-    from tasks.report_page import publish_report
+    from tasks.registry import registry
+    from tasks.reports.page import publish_report
 
     place = workspace(run)
     run_id = registry.start_run(place, "round 1")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 from flows.retrain import Hyperparameters
-from respect_core.variants import Variant, fft, kto, profile, rl
+from respect_core.profiles import profile
+from respect_core.variants import Variant, fft, kto, rl
 
 
 def test_what_has_a_default_has_it_for_every_objective_of_table_1() -> None:

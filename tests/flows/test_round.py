@@ -21,19 +21,22 @@ from flows.demo import demo
 from flows.round import RoundParameters, VariantsFailedError
 from flows.round import round as round_flow
 from respect_core import tiny
-from respect_core.evidence import gather
-from respect_core.export import export
-from respect_core.images import load_images
-from respect_core.importers.games import UNKNOWN_POLICY
-from respect_core.interaction import InteractionLog, from_log
-from respect_core.interaction_log import append_logs, read_logs
-from respect_core.multiref import prompt
-from respect_core.validation import waiting
-from respect_core.variants import Profile, Propensity, Variant
-from tasks import game_sets, registry, report_page
-from tasks.propensity import fill_propensities, read_probabilities
-from tasks.register import reference
-from tasks.workspace import Workspace, workspace
+from respect_core.learning.validation import waiting
+from respect_core.log.export import export
+from respect_core.log.log import append_logs, read_logs
+from respect_core.log.records import InteractionLog, from_log
+from respect_core.measuring.evidence import gather
+from respect_core.profiles import Profile
+from respect_core.scenarios.multiref import prompt
+from respect_core.scenarios.multiref.importers.games import UNKNOWN_POLICY
+from respect_core.store.images import load_images
+from respect_core.training_data import curated
+from respect_core.variants import Propensity, Variant
+from tasks.registry import registry
+from tasks.registry.register import reference
+from tasks.reports import page as report_page
+from tasks.round.propensity import fill_propensities, read_probabilities
+from tasks.support.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(1200)  # the round itself is in the set-up of the first test
 
@@ -120,7 +123,7 @@ def test_plain_peft_and_transformers_reproduce_the_validation_figure(place: Work
     processor = AutoProcessor.from_pretrained(files)
 
     store = place.open()
-    logs, right = game_sets.curated(store, game_sets.VALIDATION)
+    logs, right = curated.curated(store, curated.VALIDATION)
     games = {log.interaction_id: from_log(log) for log in logs}
     matches = 0
     for name, turn in sorted(right):
@@ -150,7 +153,7 @@ def test_running_the_round_again_trains_and_registers_nothing_new(
         return gather(*arguments, **options)
 
     monkeypatch.setattr(report_page, "gather", gathered)
-    monkeypatch.setattr("tasks.process.subprocess.Popen", forbidden)
+    monkeypatch.setattr("tasks.compute.process.subprocess.Popen", forbidden)
     (place.root / "report" / "index.html").unlink()
     again = round_flow(place, RoundParameters(round=0, variants=VARIANTS, replay=4))
     unchanged = ("version", "data_hash", "val_exact_match", "success_after")
@@ -177,7 +180,7 @@ def test_a_variant_that_fails_leaves_the_others_standing(
         return subprocess.Popen(command, **options)
 
     parameters = RoundParameters(round=0, variants=VARIANTS)
-    monkeypatch.setattr("tasks.process.subprocess", SimpleNamespace(Popen=counted, PIPE=subprocess.PIPE))
+    monkeypatch.setattr("tasks.compute.process.subprocess", SimpleNamespace(Popen=counted, PIPE=subprocess.PIPE))
     monkeypatch.setattr(Profile, "settings", broken)
     with pytest.raises(VariantsFailedError, match="t-rl") as failed:
         round_flow(place, parameters)
@@ -211,11 +214,11 @@ def test_a_validation_set_that_is_not_there_is_named(place: Workspace, summary: 
 
 
 def test_games_of_the_validation_set_are_kept_out_of_training(place: Workspace, summary: dict[str, Any]) -> None:
-    from respect_core import tables
+    from respect_core.store import tables
 
     store = place.open()
     trained = set(tables.read_table(store, "training_sets", [0], ["b-fft"])["interaction_id"].to_pylist())
-    held_out = {log.interaction_id for log in game_sets.read(store, game_sets.VALIDATION)}
+    held_out = {log.interaction_id for log in curated.read(store, curated.VALIDATION)}
     assert trained and not trained & held_out
 
 

@@ -17,28 +17,29 @@ from typing import Any
 
 import psutil
 import pytest
+from paths import REPOSITORY
 from samples import contents
 from small import smallest
 from trainings import training
 
 from flows import round as round_module
-from flows import stages
+from flows.dispatch import stages
 from flows.round import RoundParameters
 from flows.round import round as round_flow
-from respect_core.base import adapter_hash
-from respect_core.feedback_shards import SHARDS
-from respect_core.store import Store, StoreError
+from respect_core.feedback.shards import SHARDS
+from respect_core.model.base import adapter_hash
+from respect_core.store.base import Store, StoreError
 from respect_core.variants import Variant
-from tasks import process, registry
-from tasks.decode import decode_feedback
-from tasks.places import Place
-from tasks.workspace import Workspace, workspace
+from tasks.compute import process
+from tasks.compute.places import Place
+from tasks.registry import registry
+from tasks.round.decode import decode_feedback
+from tasks.support.workspace import Workspace, workspace
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(3000)]
 pytest.importorskip("ray", reason="Ray is not installed: pip install -c constraints.txt -e '.[ray]'")
 
 VARIANTS = [Variant.B_FFT, Variant.B_KTO]
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +59,7 @@ class Node:
 
     def works(self) -> bool:
         """Whether a job has its worker here."""
-        return any("tasks.worker" in each.cmdline() for each in self.raylet.children(recursive=True))
+        return any("tasks.compute.worker" in each.cmdline() for each in self.raylet.children(recursive=True))
 
     def lose(self) -> None:
         """SIGKILL of everything at once."""
@@ -84,7 +85,7 @@ class Cluster:
 
         self._nodes += 1
         root = self._folder / f"node-{self._nodes}"
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
         variables = {"RESPECT_ROOT": str(root), "PYTHONPATH": path}
         node = self.cluster.add_node(env_vars=variables, num_cpus=1, include_dashboard=False)
         (raylet,) = node.all_processes[ray_constants.PROCESS_TYPE_RAYLET]
@@ -112,7 +113,7 @@ def one_machine(tmp_path: Path, prefect_server: None) -> tuple[Workspace, dict[s
 
 
 def _with_games(root: Path) -> Workspace:
-    sys.path.insert(0, str(ROOT / "tests" / "stack"))
+    sys.path.insert(0, str(REPOSITORY / "tests" / "stack"))
     try:
         import made_up_games
     finally:
@@ -140,7 +141,7 @@ def test_a_node_lost_in_decode_changes_nothing_of_a_round(
 
 
 def test_a_training_goes_on_on_another_node(people: Path, nodes: Cluster, tmp_path: Path) -> None:
-    from tasks import on_ray
+    from tasks.compute import on_ray
 
     spec = training(people, tmp_path / "driver", steps=30, checkpoint_every=6)
     first = nodes.add()

@@ -16,11 +16,12 @@ from small import smallest
 from flows import round as round_module
 from flows import search as search_module
 from flows.search import SearchParameters, search
-from respect_core.interaction_log import append_logs
+from respect_core.log.log import append_logs
+from respect_core.scenarios.multiref import world
 from respect_core.variants import Variant
-from tasks import registry, simulation
-from tasks.search import show
-from tasks.workspace import Workspace, workspace
+from tasks.registry import registry
+from tasks.round.search import show
+from tasks.support.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -41,7 +42,7 @@ class Searched:
 def searched(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Iterator[Searched]:
     place = workspace(tmp_path_factory.mktemp("search"))
     store = place.open()
-    logs = simulation.human_games(store, 8, "search", seed="search", round=0)
+    logs = world.human_games(store, 8, "search", seed="search", round=0)
     append_logs(store, [log.model_copy(update={"variant": "b-fft"}) for log in logs])
     record = search_module.record_point
 
@@ -56,7 +57,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(round_module, "named_profile", smallest)
-        patch.setattr("respect_core.feedback.FeedbackDecoder", ByWord)
+        patch.setattr("respect_core.feedback.decoder.FeedbackDecoder", ByWord)
         with pytest.MonkeyPatch.context() as attempt:
             first = record_workers(attempt)
             attempt.setattr(search_module, "record_point", Interrupted())
@@ -98,7 +99,7 @@ def test_mlflow_has_a_run_per_point_below_the_searchs_and_no_version(searched: S
 def test_finished_points_are_not_tried_again(searched: Searched, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = [each for each in searched.first + searched.second if each == "train 0 b-fft"]
     assert "train 0 b-fft" in searched.first and len(trained) == 3
-    monkeypatch.setattr("tasks.process.subprocess", None)  # no worker can be started
+    monkeypatch.setattr("tasks.compute.process.subprocess", None)  # no worker can be started
     assert search(searched.place, PARAMETERS) == searched.summary
 
 
@@ -113,7 +114,7 @@ def test_a_point_that_fails_takes_no_other_down(
     searched: Searched, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = record_workers(monkeypatch)
-    monkeypatch.setattr("respect_core.training.make_optimizer", _no_memory)
+    monkeypatch.setattr("respect_core.learning.trainer.make_optimizer", _no_memory)
     summary = search(searched.place, PARAMETERS.model_copy(update={"limit": 5, "max_steps": None}))
     assert started and len(summary["failed"]) == 1 and len(summary["points"]) == 4
     show(summary, Console(width=120))

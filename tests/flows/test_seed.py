@@ -16,16 +16,19 @@ from here import record_workers
 from safetensors.torch import load_file, save_file
 from small import smallest
 
-from flows import stages
+from flows.dispatch import stages
 from flows.seed import seed_policy
 from respect_core import tiny
-from respect_core.variants import Profile, Variant
-from tasks import game_sets, registry, train
-from tasks.people import prepare_game_sets
-from tasks.places import Place
-from tasks.process import WorkerRefused
-from tasks.references import RegisteredRef, TrainingSetRef
-from tasks.workspace import Workspace, workspace
+from respect_core.profiles import Profile
+from respect_core.training_data import curated
+from respect_core.variants import Variant
+from tasks.compute.places import Place
+from tasks.compute.process import WorkerRefused
+from tasks.games.people import prepare_game_sets
+from tasks.registry import registry
+from tasks.round import train
+from tasks.support.references import RegisteredRef, TrainingSetRef
+from tasks.support.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -78,7 +81,7 @@ def _change(base: Profile) -> None:
 def _replace_validation(place: Workspace) -> None:
     """The set keeps its name and loses a game."""
     store = place.open()
-    game_sets.write(store, "validation", game_sets.read(store, "validation")[:-1])
+    curated.write(store, "validation", curated.read(store, "validation")[:-1])
 
 
 def test_a_validation_set_replaced_under_its_name_chooses_anew(
@@ -91,7 +94,7 @@ def test_a_validation_set_replaced_under_its_name_chooses_anew(
     second = seed_policy(place, PROFILE, "validation")
     assert workers == ["train 0 seed"] * 2
     assert (first.version, second.version) == ("1", "2") and first.adapter_hash == second.adapter_hash
-    stored = game_sets.stored(place.open(), "validation").sha256
+    stored = curated.stored(place.open(), "validation").sha256
     assert registry.named(place, "respect.seed/2").tags["validation_sha256"] == stored
     assert seed_policy(place, PROFILE, "validation") == second and len(workers) == 2
 
@@ -111,7 +114,7 @@ def test_another_base_model_under_the_same_name_has_a_seed_policy_of_its_own(
 def test_a_seed_policy_that_another_set_chose_stands(prefect_server: None, workers: list[str], tmp_path: Path) -> None:
     place = workspace(tmp_path)
     first, store = seed_policy(place, PROFILE, "validation"), place.open()
-    game_sets.write(store, "people", game_sets.read(store, "validation")[:-1])
+    curated.write(store, "people", curated.read(store, "validation")[:-1])
     assert seed_policy(place, PROFILE, "people") == first and len(workers) == 1
 
 

@@ -10,12 +10,12 @@ from small import smallest
 
 from flows import round as round_module
 from flows.simulate import SimulateParameters, simulate
-from respect_core import ledger
-from respect_core.export import export
-from respect_core.interaction_log import read_logs
+from respect_core.log.export import export
+from respect_core.log.log import read_logs
+from respect_core.release import ledger
 from respect_core.variants import SEED, Variant
-from tasks import registry
-from tasks.workspace import Workspace, workspace
+from tasks.registry import registry
+from tasks.support.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -17,20 +17,20 @@ from prefect import flow
 from samples import contents, game, with_images
 from seaweedfs import S3Server
 
-from flows import pools
-from flows.pools import leave, on_pool
-from respect_core import export as export_module
-from respect_core.feedback_shards import SHARDS
-from respect_core.interaction import LoggedTurn
-from respect_core.interaction_log import append_logs
-from respect_core.store import StoreError
-from respect_core.tables import read_table
-from respect_core.variants import tiny
-from tasks import retries
-from tasks.decode import decode_feedback
-from tasks.export import export_interactions
-from tasks.references import PropensityRef
-from tasks.workspace import Workspace, workspace
+from flows.dispatch import pools
+from flows.dispatch.pools import leave, on_pool
+from respect_core.feedback.shards import SHARDS
+from respect_core.log import export as export_module
+from respect_core.log.log import append_logs
+from respect_core.log.records import LoggedTurn
+from respect_core.profiles import tiny
+from respect_core.store.base import StoreError
+from respect_core.store.tables import read_table
+from tasks.round.decode import decode_feedback
+from tasks.round.export import export_interactions
+from tasks.support import retries
+from tasks.support.references import PropensityRef
+from tasks.support.workspace import Workspace, workspace
 
 GAMES = 200
 EAGER: dict[str, Any] = {"retries": 100}

@@ -20,14 +20,15 @@ from flows import round as round_module
 from flows import study as study_module
 from flows.evaluate import EvaluateParameters, evaluate
 from flows.study import StudyParameters, study
-from respect_core import tables
-from respect_core.interaction import InteractionLog
-from respect_core.interaction_log import read_logs
+from respect_core.log.log import read_logs
+from respect_core.log.records import InteractionLog
+from respect_core.store import tables
+from respect_core.training_data import curated
 from respect_core.variants import Objective, Variant
 from respect_core.versions import code_version
-from tasks import game_sets, registry
-from tasks.study import finished_rounds
-from tasks.workspace import Workspace, workspace
+from tasks.registry import registry
+from tasks.reports.study_record import finished_rounds
+from tasks.support.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(1200)  # the study itself is in the set-up of the first test
 
@@ -48,7 +49,7 @@ class Played:
 def smallest_study() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(round_module, "named_profile", smallest)
-        patch.setattr("respect_core.feedback.FeedbackDecoder", ByWord)
+        patch.setattr("respect_core.feedback.decoder.FeedbackDecoder", ByWord)
         yield
 
 
@@ -295,13 +296,13 @@ def test_policies_are_evaluated_on_a_set_that_nobody_trained_on(
 ) -> None:
     record_workers(monkeypatch)
     store = played.place.open()
-    game_sets.write(store, "people", _logs(played.place, 1, "hh"))
+    curated.write(store, "people", _logs(played.place, 1, "hh"))
     left = registry.start_run(played.place, "evaluation on people")  # by an evaluation that was killed
     result = evaluate(played.place, EvaluateParameters(game_set="people"))
     assert registry.client(played.place).get_run(left).info.status == "KILLED"
     assert json.loads((played.place.root / "evaluation-people.json").read_text()) == result
     assert (result["round"], result["games"], set(result["policies"])) == (0, 4, {"seed", "b-fft"})
-    assert result["turns"] == len(game_sets.curated(store, "people")[1])
+    assert result["turns"] == len(curated.curated(store, "people")[1])
     for values in (*result["policies"].values(), *result["chance"].values()):
         assert values["ci95"][0] <= values["exact_match"] <= values["ci95"][1]
     chance = result["chance"]
@@ -311,7 +312,7 @@ def test_policies_are_evaluated_on_a_set_that_nobody_trained_on(
 
 
 def test_games_that_were_learned_from_are_not_evaluated_on(played: Played) -> None:
-    game_sets.write(played.place.open(), "learned", _logs(played.place, 0, "seed"))
+    curated.write(played.place.open(), "learned", _logs(played.place, 0, "seed"))
     with pytest.raises(ValueError, match=r"b-fft/1 learned from \d+ games of 'learned', such as .*: name another set"):
         evaluate(played.place, EvaluateParameters(game_set="learned"))
     with pytest.raises(ValueError, match="checkpoint of seed was chosen by 3 games of 'validation'"):

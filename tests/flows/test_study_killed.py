@@ -19,7 +19,8 @@ HERE = Path(__file__).parent
 _RESPECT = """
 import sys
 from pathlib import Path
-from flows import cli, environment
+from deployments.cli import main as cli
+from flows.support import environment
 
 environment.prepare(cli.RUNS / sys.argv[sys.argv.index("--run") + 1])
 from flows import round

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from samples import game, with_images
 
-from flows.deployed import next_round
+from flows.entrypoints import next_round
 from flows.round import RoundParameters, round
-from respect_core.interaction_log import append_logs
-from tasks.places import Place, RayMissing
-from tasks.workspace import Workspace, from_environment
+from respect_core.log.log import append_logs
+from tasks.compute.places import Place, RayMissing
+from tasks.support.workspace import Workspace, from_environment
 
 
 def _form(place: Workspace) -> None:

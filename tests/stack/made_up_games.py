@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from respect_core.importers.games import UNKNOWN_POLICY
-from respect_core.interaction import InteractionLog
-from respect_core.interaction_log import append_logs
-from respect_core.store import Store
+from respect_core.log.log import append_logs
+from respect_core.log.records import InteractionLog
+from respect_core.scenarios.multiref import world
+from respect_core.scenarios.multiref.importers.games import UNKNOWN_POLICY
+from respect_core.store.base import Store
+from respect_core.training_data import curated
 from respect_core.variants import SEED
-from tasks import game_sets, simulation
 
 
 def people(store: Store, games: int = 3) -> None:
     """Small D0 and validation sets, so that no flow makes the profile's."""
-    for name in (game_sets.D0, game_sets.VALIDATION):
-        game_sets.write(store, name, simulation.human_games(store, games, name, seed=name, round=0))
+    for name in (curated.D0, curated.VALIDATION):
+        curated.write(store, name, world.human_games(store, games, name, seed=name, round=0))
 
 
 def play(store: Store, round: int, games: int = 20) -> None:
     """Games of a policy whose every third action is wrong: taken from people's, with the words of another turn."""
-    logs = simulation.human_games(store, games, f"stack-{round}", seed=f"stack-{round}", round=round)
+    logs = world.human_games(store, games, f"stack-{round}", seed=f"stack-{round}", round=round)
     append_logs(store, [_of_a_policy(log, round) for log in logs])
 
 

@@ -15,15 +15,16 @@ from typing import Any
 
 import httpx
 from mlflow import MlflowClient
+from paths import REPOSITORY
 from prefect.client.base import PrefectHttpxSyncClient
 
-from deployments.settings import S3_PORTS, Stack
-from flows import servers
-from respect_core.store import Store, open_store
+from deployments.local.settings import S3_PORTS, Stack
+from flows.support import servers
+from respect_core.store.base import Store
+from respect_core.store.open import open_store
 from respect_core.variants import SEED, SYSTEMS
-from tasks import registry
+from tasks.registry import registry
 
-ROOT = Path(__file__).parents[2]
 ROUND = "next-round/round"
 TRAIN = "train-variant/train-variant"
 SMALL = {"seeds": 1, "max_steps": 2, "minimum": 10}
@@ -58,8 +59,8 @@ class RunningStack:
     def command(self, name: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """`make up` and the like, without the installation that make would look after first."""
         return subprocess.run(
-            [sys.executable, "-m", "deployments.stack", name],
-            cwd=ROOT,
+            [sys.executable, "-m", "deployments.local.stack", name],
+            cwd=REPOSITORY,
             env=os.environ | self.environment | environment,
             capture_output=True,
             text=True,
@@ -129,7 +130,7 @@ class RunningStack:
         def killed() -> list[int]:
             for run in self.runs(TRAIN):
                 processes = self.processes(PREFECT__FLOW_RUN_ID=run["id"])
-                computing = {process for process, words in processes.items() if "tasks.worker" in words}
+                computing = {process for process, words in processes.items() if "tasks.compute.worker" in words}
                 if computing and f"variant:{SEED}" not in run["tags"]:
                     for process in processes.keys() - computing:
                         os.kill(process, signal.SIGKILL)

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paths import REPOSITORY
 from playwright.sync_api import Page, sync_playwright
-from running import ROOT, RunningStack
+from running import RunningStack
 
-from flows import servers
+from flows.support import servers
 from respect_core.variants import SYSTEMS, Variant
-from tasks import registry
+from tasks.registry import registry
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
 
-SCREENSHOTS = ROOT / "runs" / "stack" / "screenshots"
+SCREENSHOTS = REPOSITORY / "runs" / "stack" / "screenshots"
 _PATIENCE = 120_000  # milliseconds: the page is loaded by a busy server
 
 

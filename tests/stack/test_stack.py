@@ -14,10 +14,10 @@ import pytest
 import strangers
 from running import ROUND, SMALL, TRAIN, RunningStack, free_ports
 
-from respect_core import tables
-from respect_core.store import open_store
+from respect_core.store import tables
+from respect_core.store.open import open_store
 from respect_core.variants import SYSTEMS
-from tasks import registry
+from tasks.registry import registry
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
 

@@ -19,21 +19,21 @@ import uvicorn
 import websockets
 
 from deployments import clients
-from deployments.game import quiz
-from deployments.game.app import create_app
-from deployments.game.journal import Journal
-from deployments.game.listener import InProcess
-from deployments.game.protocol import LARGEST_MESSAGE
-from deployments.game.rooms import Rooms
-from deployments.game.settings import Limits, Settings
-from deployments.game.study import Study
+from deployments.game.domain import quiz
+from deployments.game.domain.protocol import LARGEST_MESSAGE
+from deployments.game.domain.study import Study
+from deployments.game.durability.journal import Journal
+from deployments.game.engine.listener import InProcess
+from deployments.game.engine.rooms import Rooms
+from deployments.game.engine.settings import Limits, Settings
+from deployments.game.web.app import create_app
 from deployments.serving.server import PolicyServer
 from deployments.serving.server import Settings as Serving
 from deployments.serving.versions import Served
-from respect_core import actions
+from respect_core.acting.listener import Act
 from respect_core.interaction import Interaction
-from respect_core.listener import Act
-from tasks.workspace import Workspace, workspace
+from respect_core.scenarios.multiref import actions
+from tasks.support.workspace import Workspace, workspace
 
 PATIENCE = 120.0
 LOOSE = Limits(messages=(1e6, 1e6), requests=(1e6, 1e6), arrivals=(1e6, 1e6))

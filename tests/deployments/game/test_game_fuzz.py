@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 
-from deployments.game.app import create_app
+from deployments.game.web.app import create_app
 
 pytestmark = pytest.mark.timeout(1200)
 TOKEN = "an operator's token"

@@ -20,11 +20,11 @@ import uvicorn
 import websockets
 from game_servers import LOOSE, Player, Running, player, policy_server, port_of, rooms, serving, until
 
-from deployments.game.listener import Remote
-from deployments.game.settings import Limits
+from deployments.game.engine.listener import Remote
+from deployments.game.engine.settings import Limits
 from deployments.serving import api as serving_api
-from respect_core.lengths import Ruler
-from tasks.workspace import Workspace
+from respect_core.log.lengths import Ruler
+from tasks.support.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(600)
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)> {{7*7}} %s ../../etc '; DROP TABLE games; --"

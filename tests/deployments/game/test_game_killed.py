@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from game_servers import Killable, Player, rooms, version
 
-from deployments.game.rooms import Rooms
-from respect_core.export import export
-from respect_core.interaction_log import LOGS, read_logs
-from respect_core.metrics import read_counts
-from tasks.workspace import workspace
+from deployments.game.engine.rooms import Rooms
+from respect_core.log.export import export
+from respect_core.log.log import LOGS, read_logs
+from respect_core.measuring.metrics import read_counts
+from tasks.support.workspace import workspace
 
 pytestmark = pytest.mark.timeout(900)
 Said = dict[tuple[str, int], str]
@@ -154,7 +154,7 @@ async def _after_a_turn(port: int) -> Player:
 
 def test_study_players_and_lobby_are_as_they_were(tmp_path: Path) -> None:
     """Consent, caps and what was assigned outlive the server."""
-    from test_game_study import study_of
+    from pilots import study_of
 
     folder = tmp_path / "run"
     make = lambda: rooms(folder, study_of(folder, {"b-fft": 1, "t-fft": 1}, games_per_player=2))  # noqa: E731  # twice

@@ -14,11 +14,12 @@ import uvicorn
 import websockets
 from game_servers import Player, Running, player, policy_server, port_of, rooms, serving, until, version
 
-from deployments.game.listener import Remote
-from deployments.game.table import Clocks
+from deployments.game.domain.table import Clocks
+from deployments.game.engine.listener import Remote
 from deployments.serving import api as serving_api
-from respect_core.interaction import InteractionLog, pseudonym
-from respect_core.interaction_log import LOGS, read_logs
+from respect_core.log.log import LOGS, read_logs
+from respect_core.log.pseudonyms import pseudonym
+from respect_core.log.records import InteractionLog
 
 pytestmark = pytest.mark.timeout(600)
 

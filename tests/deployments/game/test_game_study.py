@@ -9,33 +9,12 @@ from typing import Any
 
 import pytest
 from game_servers import Player, rooms, serving, until
+from pilots import participant, study_of
 
-from deployments.game import contexts, operator
-from deployments.game.contexts import Drawn
-from deployments.game.study import Payment, Study, StudyFile, load
-from tasks.workspace import workspace
+from deployments.game.domain.study import load
+from deployments.game.web import operator
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def study_of(folder: Path, policies: dict[str, int], games: int = 4, **fields: Any) -> Study:
-    """A pilot on so many contexts."""
-    file = StudyFile(
-        name="pilot",
-        round=3,
-        policies=policies,
-        contexts=Drawn(games=games, seed="pilot"),
-        payment=Payment(bonus=0.25),
-        **fields,
-    )
-    return Study(file, contexts.of_study(workspace(folder).open(), Drawn(games=games, seed="pilot")))
-
-
-async def participant(port: int, number: int) -> Player:
-    player = Player(port)
-    await player.arrive(study="pilot", participant=f"p{number}")
-    await player.qualify()
-    return await player.connect()
 
 
 async def _over(player: Player, running: Any, *, win: bool) -> None:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 from game_servers import LOOSE, Player, player, serving, until
-from test_game_study import participant, study_of
+from pilots import participant, study_of
 
 from deployments.game.__main__ import listener
-from deployments.game.journal import Journal
-from deployments.game.listener import InProcess
-from deployments.game.rooms import Rooms
-from deployments.game.settings import Settings
+from deployments.game.durability.journal import Journal
+from deployments.game.engine.listener import InProcess
+from deployments.game.engine.rooms import Rooms
+from deployments.game.engine.settings import Settings
 from deployments.serving.server import PolicyServer
 from deployments.serving.server import Settings as Serving
-from respect_core import served_turns
-from respect_core.interaction_log import LOGS, read_logs
-from tasks.workspace import Workspace
+from respect_core.acting import served_turns
+from respect_core.log.log import LOGS, read_logs
+from tasks.support.workspace import Workspace
 from tests.deployments.policy_servers import MODEL, SEED, promote, registered
 from tests.deployments.policy_servers import serving as policies_served
 

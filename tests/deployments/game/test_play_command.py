@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import REPOSITORY
 
 pytestmark = pytest.mark.timeout(600)
 STUDY = '{"name": "pilot", "round": 0, "policies": {"hh": 1}, "contexts": {"games": 1, "seed": "pilot"}}'
@@ -18,7 +19,7 @@ def _play(folder: Path, key: str | None) -> tuple[str, int]:
     """What the command says until it plays or ends, and its exit status where it ended by itself, else 0."""
     (folder / "study.json").write_text(STUDY)
     environment = {name: value for name, value in os.environ.items() if name != "RESPECT_USER_KEY"}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[3])} | ({"RESPECT_USER_KEY": key} if key else {})
+    environment |= {"PYTHONPATH": str(REPOSITORY)} | ({"RESPECT_USER_KEY": key} if key else {})
     command = [sys.executable, "-m", "deployments.game", "--study", "study.json", "--no-prepare", "--port", "0"]
     server = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -12,9 +12,9 @@ import pytest
 from game_servers import Player, player, rooms, serving
 from mlflow_server import MlflowServer
 
-from deployments.game import rounds
-from tasks import registry
-from tasks.workspace import Workspace, workspace
+from deployments.game.engine import rounds
+from tasks.registry import registry
+from tasks.support.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(600)
 

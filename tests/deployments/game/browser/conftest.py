@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from game_servers import Running, rooms, serving
+from playing import DESKTOP
 from playwright.sync_api import Browser, BrowserContext, Page
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # game_servers, which the game's other tests use, too
-
-from game_servers import Running, rooms, serving
-
 PATIENCE = 60_000  # milliseconds: the machine may be busy
-DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 640}
 
 
 @pytest.fixture

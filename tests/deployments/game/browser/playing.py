@@ -10,7 +10,9 @@ from contextlib import contextmanager, suppress
 from game_servers import Running
 from playwright.sync_api import Page, expect
 
-from deployments.game.table import Table
+from deployments.game.domain.table import Table
+
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 640}
 
 
 def url(running: Running, path: str = "/") -> str:

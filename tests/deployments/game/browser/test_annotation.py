@@ -10,20 +10,14 @@ from game_servers import Running
 from playing import heading, url
 from playwright.sync_api import Page, Response, expect
 
-from deployments.game.contexts import Drawn, of_study
-from respect_core import actions, annotation_tasks, human_eval
-from respect_core.evidence import gather
-from respect_core.interaction import (
-    InteractionLog,
-    LoggedTurn,
-    Outcome,
-    PolicyIdentity,
-    outcome_row,
-    pseudonym,
-    turn_rows,
-)
-from respect_core.store import Store
-from respect_core.tables import OUTCOMES_SCHEMA, TURNS_SCHEMA, pa, read_table, write_partition
+from deployments.game.domain.contexts import Drawn, of_study
+from respect_core.log.pseudonyms import pseudonym
+from respect_core.log.records import InteractionLog, LoggedTurn, Outcome, PolicyIdentity, outcome_row, turn_rows
+from respect_core.measuring import annotation_tasks, human_eval
+from respect_core.measuring.evidence import gather
+from respect_core.scenarios.multiref import actions
+from respect_core.store.base import Store
+from respect_core.store.tables import OUTCOMES_SCHEMA, TURNS_SCHEMA, pa, read_table, write_partition
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 

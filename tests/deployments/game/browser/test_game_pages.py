@@ -6,14 +6,13 @@ import re
 from collections.abc import Callable
 
 import pytest
-from conftest import PHONE
 from game_servers import Running, until
-from playing import begin, consent, heading, labels, line, meet, roles, say, table, url
+from playing import PHONE, begin, consent, heading, labels, line, meet, roles, say, table, url
 from playwright.sync_api import Page, expect
 
-from deployments.game.table import Clocks
-from respect_core.actions import LETTERS
-from respect_core.interaction_log import LOGS, read_logs
+from deployments.game.domain.table import Clocks
+from respect_core.log.log import LOGS, read_logs
+from respect_core.scenarios.multiref.actions import LETTERS
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 

@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from paths import REPOSITORY
 from playing import consent, heading, say
 from playwright.sync_api import Page, expect
 
-from flows.terminal import RUNS
-from respect_core.lineage import learned_turns
-from respect_core.store import Store
-from respect_core.tables import read_table
-from tasks import registry
-from tasks.workspace import Workspace, workspace
+from flows.support.terminal import RUNS
+from respect_core.release.lineage import learned_turns
+from respect_core.store.base import Store
+from respect_core.store.tables import read_table
+from tasks.registry import registry
+from tasks.support.workspace import Workspace, workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 
-ROOT = Path(__file__).parents[4]
 WITHIN = 60.0
 """Seconds of the server's own computing until a game may begin; by the clock where nothing else runs."""
 People = Callable[..., Page]
@@ -35,13 +35,17 @@ Shot = Callable[[Page, str], None]
 @pytest.fixture
 def command(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """What `make play` runs, in an empty folder; and its address."""
-    recipe = re.search(r"^play: install.*\n\t\$\(BIN\)/respect (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    recipe = re.search(
+        r"^play: install.*\n\t\$\(BIN\)/respect (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE
+    )
     assert recipe
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     arguments = [*recipe[1].replace("$(RUN)", "main").split(), "--port", str(port)]
     server = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *arguments], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        [sys.executable, "-m", "deployments.cli.main", *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
     )
     try:
         yield server, f"http://127.0.0.1:{port}"
@@ -113,8 +117,8 @@ def _until_stored(store: Store, round: int) -> None:
 
 def _round(folder: Path, *options: str) -> None:
     """The command, as somebody gives it in another terminal."""
-    command = [sys.executable, "-m", "flows.cli", "round", *options]
-    subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    command = [sys.executable, "-m", "deployments.cli.main", "round", *options]
+    subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, check=True)
 
 
 def _trained_seeds(place: Workspace) -> int:

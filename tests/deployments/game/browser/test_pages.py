@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conftest import PHONE
 from game_servers import Running
-from playing import begin, heading, url
+from playing import PHONE, begin, heading, url
 from playwright.sync_api import Page, expect
 
-from deployments.game.pages import PAGES
-from deployments.game.table import Clocks
+from deployments.game.domain.table import Clocks
+from deployments.game.web.pages import PAGES
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 

@@ -11,12 +11,12 @@ from game_servers import Running
 from playing import consent, heading, say, table, url
 from playwright.sync_api import Page, expect
 
-from deployments.game import quiz
-from deployments.game.contexts import Drawn, of_study
-from deployments.game.study import Study, StudyFile
-from deployments.game.table import Clocks
-from respect_core.interaction import pseudonym
-from tasks.workspace import workspace
+from deployments.game.domain import quiz
+from deployments.game.domain.contexts import Drawn, of_study
+from deployments.game.domain.study import Study, StudyFile
+from deployments.game.domain.table import Clocks
+from respect_core.log.pseudonyms import pseudonym
+from tasks.support.workspace import workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 

@@ -1,0 +1,127 @@
+"""Commands around what is deployed: promote, rollback, the ledger, and what a version learned from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.support.terminal import Commands, Run, clear_errors, console, run_workspace, running
+from respect_core.variants import Variant
+
+promotion_app = Commands()
+
+VariantName = Annotated[Variant, typer.Argument(help="The variant, e.g. b-fft.")]
+Reason = Annotated[str, typer.Option(help="Why, for the ledger.")]
+Actor = Annotated[str, typer.Option(help="Who asks, for the ledger. Default: your account.")]
+
+
+@promotion_app.command("promote")
+def promote_command(
+    variant: VariantName,
+    version: Annotated[int | None, typer.Option(min=1, help="Number of the version. Default: the candidate.")] = None,
+    run: Run = "main",
+    validation: Annotated[
+        str, typer.Option(help="Game set on which it is compared to the deployed policy.")
+    ] = "validation",
+    margin: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Loss of exact match that is allowed. Default: the gate's.")
+    ] = None,
+    user_share_cap: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Largest share of one user in its data. Default: the gate's.")
+    ] = None,
+    min_feedback_turns: Annotated[
+        int | None,
+        typer.Option(min=1, help="Turns with feedback that it must have learned from. Default: the gate's."),
+    ] = None,
+    approve: Annotated[bool, typer.Option(help="Wait for a person to approve on the run's page in Prefect.")] = False,
+    reason: Reason = "",
+    actor: Actor = "",
+) -> None:
+    """Deploy a variant's candidate, if it passes the gate. Ends with code 3 where it does not."""
+    workspace = run_workspace(run)
+    from flows.promote import PromoteParameters
+    from flows.promote import promote as flow
+
+    if approve:
+        console.print(f"Once the gate is passed, answer on the run's page: respect ui --run {run} --only prefect")
+    with running():
+        result = flow(
+            workspace,
+            PromoteParameters(
+                variant=variant,
+                version=version,
+                validation=validation,
+                margin=margin,
+                user_share_cap=user_share_cap,
+                min_feedback_turns=min_feedback_turns,
+                approve=approve,
+                actor=actor,
+                reason=reason,
+            ),
+        )
+    console.print(f"[bold]{result.decision}[/]: {result.version} is deployed", highlight=False)
+    for sentence in result.reasons:
+        console.print(f"- {sentence}", highlight=False, markup=False)
+    if result.decision == "no promotion":
+        raise typer.Exit(3)
+
+
+@promotion_app.command("rollback")
+def rollback_command(variant: VariantName, run: Run = "main", reason: Reason = "", actor: Actor = "") -> None:
+    """Put back what was deployed before the newest promotion that stands. Once more goes further back."""
+    workspace = run_workspace(run)
+    from flows.promote import RollbackParameters
+    from flows.promote import rollback as flow
+
+    with running():
+        result = flow(workspace, RollbackParameters(variant=variant, reason=reason, actor=actor))
+    console.print(f"[bold]{result.decision}[/]: {result.version} is deployed", highlight=False)
+
+
+@promotion_app.command("ledger")
+def ledger_command(
+    variant: Annotated[Variant | None, typer.Argument(help="The variant, e.g. b-fft. Default: all.")] = None,
+    run: Run = "main",
+) -> None:
+    """Who put which version in front of users, when, and why; the last entry of a model is what is deployed."""
+    workspace = run_workspace(run)
+    from respect_core.release import ledger
+    from tasks.registry.registry import model_name
+    from tasks.release.promote import ledger_table
+
+    with clear_errors():
+        store = workspace.open()
+        models = [model_name(variant)] if variant else ledger.models(store)
+        console.print(ledger_table([entry for model in models for entry in ledger.entries(store, model)]))
+
+
+@promotion_app.command("lineage")
+def lineage_command(
+    version: Annotated[str | None, typer.Argument(help="A registered version, e.g. respect.b-fft/3.")] = None,
+    turn: Annotated[
+        str | None, typer.Option(help="INTERACTION/TURN, turns counted from 0: list the versions that learned from it.")
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Pseudonym of a user: list the versions that learned from them.")
+    ] = None,
+    run: Run = "main",
+) -> None:
+    """What a version was made from, down to the log; or, from a turn or a user, every version that learned from it."""
+    if sum(each is not None for each in (version, turn, user)) != 1:
+        raise typer.BadParameter("give a version, or --turn, or --user")
+    interaction_id, _, number = (turn or "/0").rpartition("/")
+    if turn and not (interaction_id and number.isdecimal()):
+        raise typer.BadParameter(f"{turn!r} is not INTERACTION/TURN, e.g. game-12/3")
+    workspace = run_workspace(run)
+    from respect_core.release.lineage import learned_from
+    from tasks.registry import lineage
+
+    with clear_errors():
+        if version:
+            console.print(lineage.tree(workspace, version), highlight=False, soft_wrap=True)
+        elif turn:
+            found = learned_from(workspace.open(), interaction_id=interaction_id, turn=int(number))
+            console.print(lineage.table(f"Learned from turn {number} of {interaction_id}", found))
+        else:
+            console.print(lineage.table(f"Learned from user {user}", learned_from(workspace.open(), user=user)))

@@ -1,0 +1,126 @@
+"""`respect report`: the paper's tables and figures of a run, and a page that reads like a short paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from flows.support.terminal import Commands, clear_errors, console, run_workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from respect_core.measuring.evidence import Evidence
+    from respect_core.scenarios.multiref.similarity import ImageSimilarity
+    from respect_core.store.manifests import Partition
+    from tasks.support.workspace import Workspace
+
+VISION = "vision"
+
+report_app = Commands()
+
+
+@report_app.command("report")
+def report_command(
+    study: Annotated[str, typer.Option(help="Name of the run, a study's or any other: runs/NAME.")],
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder of the report. Default: runs/NAME/report.")
+    ] = None,
+    similarity: Annotated[
+        str | None,
+        typer.Option(
+            help="Of images, for equation 3: a CSV or Parquet file (image_a, image_b, similarity), or 'vision' for the "
+            "frozen vision tower of the run's base model. Without it table 5 has none."
+        ),
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Beside the paper's values, with a verdict per cell; published.csv.")
+    ] = False,
+    games: Annotated[
+        bool, typer.Option(help="Draw games turn by turn, with what users wrote: leave out where it must not be seen.")
+    ] = True,
+) -> None:
+    """Tables 2 to 9, figures 4 to 7, 14 and 15, and one HTML page, of whatever rounds and policies are there."""
+    workspace = run_workspace(study)
+    with clear_errors():
+        from respect_core.log.export import export_everything
+        from respect_core.measuring.evidence import gather
+        from respect_core.measuring.human_eval import build_annotations
+        from respect_core.reporting.report import PAGE, write
+        from tasks.reports import run_facts, study_pairs
+
+        store, folder = workspace.open(), out or workspace.root / "report"
+        export_everything(store)
+        annotated = build_annotations(store)
+        evidence = gather(
+            store,
+            study,
+            run=workspace.root,
+            systems=run_facts.systems(workspace.root),
+            f=_image_similarity(workspace, similarity, annotated),
+        )
+        evidence = study_pairs.of_study(evidence, workspace.root)
+        facts, learned = run_facts.facts(workspace.root), run_facts.learned(workspace.root)
+        changes = write(evidence, folder, store=store if games else None, facts=facts, learned=learned)
+    console.print(f"{evidence.games:,} games of {len(evidence.cells)} policies: {escape(str(folder / PAGE))}")
+    if changes:
+        console.print(
+            f"since the report of {changes.since}: {len(changes.beyond)} cells moved beyond the intervals, "
+            f"{changes.within} within, {len(changes.new)} are new, {len(changes.gone)} gone"
+        )
+    if published:
+        _show_verdicts(evidence, folder)
+
+
+def _image_similarity(
+    workspace: Workspace, given: str | None, annotated: Sequence[Partition]
+) -> ImageSimilarity | None:
+    from respect_core.scenarios.multiref.similarity import from_features, from_table
+
+    if given != VISION:
+        return from_table(Path(given)) if given else None
+    # It takes a model into memory, which nothing else of a report needs.
+    from respect_core.measuring.human_eval import read_annotated
+    from respect_core.model.base import load_base
+    from respect_core.model.vision import VisionFeatures
+    from respect_core.store.images import load_images
+    from tasks.reports import run_facts
+
+    store = workspace.open()
+    turns = [turn for partition in annotated for turn in read_annotated(store, *partition)]
+    images = sorted({image for turn in turns for image in turn.context})
+    if not images:
+        return None  # table 5 is left out, and the page says why
+    profile = run_facts.profile(workspace.root)
+    base = load_base(profile.base, image_size=profile.image_size)
+    return from_features(VisionFeatures(base, load_images(store, images)), images)
+
+
+def _show_verdicts(evidence: Evidence, folder: Path) -> None:
+    """Published and measured side by side, on the terminal and in published.csv."""
+    from respect_core.reporting.published import comma_separated, verdicts
+    from respect_core.reporting.tables import grids
+    from respect_core.reporting.verdicts import measured
+    from tasks.support.files import write_whole
+
+    found = verdicts(measured(evidence, grids(evidence.cells)))
+    write_whole(folder / "published.csv", comma_separated(found))
+    compared = [each for each in found if each.measured is not None]
+    table = Table("cell", "published", "measured", "95% interval", "verdict", title="The paper's values, and these")
+    for each in compared:
+        interval = "" if each.low is None else f"{each.low:.2f} to {each.high:.2f}"
+        cell = " ".join(filter(None, (str(each.table), each.row, each.column)))
+        verdict = "[green]agrees[/]" if each.agrees else f"[red]differs[/]: {each.why}"
+        table.add_row(cell, f"{each.published:g}", f"{each.measured:.6g}", interval, verdict)
+    console.print(table)
+    agree = sum(bool(each.agrees) for each in compared)
+    console.print(
+        f"{agree} of {len(compared)} measured cells agree with the published ones; {len(found) - len(compared)} "
+        f"published cells are not measured here: {folder / 'published.csv'}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,86 @@
+"""The lobby: people who wait for another person, first come first served, and are let go honourably in time.
+
+Pure: time is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from deployments.game.domain.assignment import Slot
+from deployments.game.domain.protocol import Lobby as Message
+
+_AWAY = 15.0
+"""Seconds without a socket until somebody who waits counts as gone; a page that is loaded anew takes fewer."""
+
+
+@dataclass
+class Waiting:
+    """Somebody who waits. `slot`: of their study, where they are in one."""
+
+    player: str
+    slot: Slot | None
+    since: float
+    until: float
+    seen: float  # when their socket was last there
+
+
+class Lobby:
+    """Args: `seconds`: until somebody is let go."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waiting: dict[str, Waiting] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter(self._waiting.values())
+
+    def __contains__(self, player: str) -> bool:
+        return player in self._waiting
+
+    def join(self, player: str, slot: Slot | None, now: float) -> None:
+        self._waiting[player] = Waiting(player, slot, now, now + self._seconds, now)
+
+    def stay(self, player: str, now: float) -> bool:
+        """Wait as long again; False for somebody who does not wait."""
+        waiting = self._waiting.get(player)
+        if waiting is not None:
+            waiting.until = now + self._seconds
+        return waiting is not None
+
+    def leave(self, player: str) -> Waiting | None:
+        return self._waiting.pop(player, None)
+
+    def put_back(self, waiting: Waiting) -> None:
+        """Somebody whose game did not begin after all waits on, before those who came later."""
+        self._waiting = {each.player: each for each in sorted([*self._waiting.values(), waiting], key=_since)}
+
+    def partner(self, fits: Callable[[Waiting], bool]) -> Waiting | None:
+        """Who has waited longest of those that fit; they wait no longer."""
+        found = next((each for each in self._waiting.values() if fits(each)), None)
+        return self.leave(found.player) if found else None
+
+    def message(self, player: str, now: float) -> Message | None:
+        """What somebody who waits is told."""
+        waiting = self._waiting.get(player)
+        if waiting is None:
+            return None
+        left = max(0.0, waiting.until - now)
+        return Message(waiting_seconds=round(now - waiting.since, 1), times_out_in=round(left, 1))
+
+    def look(self, here: Callable[[str], bool], now: float) -> Iterator[tuple[Waiting, bool]]:
+        """Those whose wait ends, and whether honourably: in time, and not because they went away."""
+        for waiting in list(self._waiting.values()):
+            if here(waiting.player):
+                waiting.seen = now
+            if now - waiting.seen > _AWAY or now >= waiting.until:
+                del self._waiting[waiting.player]
+                yield waiting, now - waiting.seen <= _AWAY
+
+
+def _since(waiting: Waiting) -> float:
+    return waiting.since

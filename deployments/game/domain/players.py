@@ -1,0 +1,122 @@
+"""Players: who a cookie belongs to, and how far they are. Neither a cookie nor an outer id is stored, only hashes.
+
+A player who comes with a participant's id is the same player on every device; one without is whoever holds the cookie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from deployments.game.durability.journal import Event
+from respect_core.log.pseudonyms import key_fingerprint, pseudonym
+from respect_core.log.user_key import KeyChangedError
+
+
+@dataclass
+class Player:
+    """`key` names the player in the journal, `user` in the log of interactions."""
+
+    key: str
+    user: str
+    study: str | None
+    outer: bool = False  # came with an id, which became a pseudonym
+    tokens: set[str] = field(default_factory=set)  # sha256 of cookies
+    stored_tokens: set[str] = field(default_factory=set)
+    consented: bool = False
+    quiz_passed: bool = False
+    practised: bool = False
+    begun: int = 0  # games, without those that the server stopped
+    done: int = 0  # of these, games that are over
+    seen: set[str] = field(default_factory=set)  # contexts of the study
+    table: str | None = None  # of the game that runs, or that was the last
+
+
+class Players:
+    """By cookie. Those who have done nothing yet are forgotten first, and with the server.
+
+    Args:
+        newcomers: how many of those are remembered.
+        here: who is not forgotten, e.g. as they wait for a partner.
+    """
+
+    def __init__(self, newcomers: int, here: Callable[[Player], bool] = lambda _: False) -> None:
+        self._newcomers, self._here = newcomers, here
+        self._by_key: dict[str, Player] = {}
+        self._by_token: dict[str, Player] = {}
+        self._fresh: OrderedDict[str, Player] = OrderedDict()  # by key
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def of(self, cookie: str | None) -> Player | None:
+        """Who holds this cookie."""
+        return self._by_token.get(_hashed(cookie)) if cookie else None
+
+    def stays(self, cookie: str | None, participant: str | None, study: str | None) -> Player | None:
+        """Who holds this cookie, where it is they who come; None where another player would arrive."""
+        known = self.of(cookie)
+        if known is None:
+            return None
+        same = study in (None, known.study) if participant is None else _key(pseudonym(participant), study) == known.key
+        return known if same else None
+
+    def arrive(self, cookie: str | None, participant: str | None, study: str | None) -> tuple[Player, str | None]:
+        """The player, and the cookie to set where it is a new one."""
+        if (known := self.stays(cookie, participant, study)) is not None:
+            return known, None
+        fresh = secrets.token_urlsafe(32)
+        user = pseudonym(participant if participant else fresh)
+        key = _key(user, study)
+        player = self._by_key.get(key) or Player(key, user, study)
+        player.outer = player.outer or bool(participant)
+        self._add(player, _hashed(fresh))
+        return player, fresh
+
+    def events(self, player: Player) -> list[Event]:
+        """What the journal must hold of who the player is, before anything else of theirs; none where it does."""
+        who = {"kind": "player", "player": player.key, "user": player.user, "study": player.study}
+        if player.outer:
+            who["key"] = key_fingerprint()
+        return [who | {"token": token} for token in sorted(player.tokens - player.stored_tokens)]
+
+    def apply(self, event: Event) -> None:
+        """What the journal holds of players. Raises KeyChangedError where ids became pseudonyms under another key."""
+        if event.get("key", key_fingerprint()) != key_fingerprint():
+            raise KeyChangedError("the journal")
+        player = self._by_key.get(event["player"])
+        if event["kind"] == "player":
+            player = player or Player(event["player"], event["user"], event["study"])
+            self._add(player, event["token"])
+            self._fresh.pop(player.key, None)
+            player.stored_tokens.add(event["token"])
+        elif player is not None:
+            setattr(player, event["kind"], True)  # consented, quiz_passed, practised
+
+    def by_key(self, key: str) -> Player | None:
+        return self._by_key.get(key)
+
+    def _add(self, player: Player, token: str) -> None:
+        if player.key not in self._by_key:
+            self._by_key[player.key] = player
+            self._fresh[player.key] = player
+        player.tokens.add(token)
+        self._by_token[token] = player
+        for _ in range(len(self._fresh) - self._newcomers):
+            gone = next((each for each in self._fresh.values() if each is not player and not self._here(each)), None)
+            if gone is None:
+                return
+            del self._fresh[gone.key], self._by_key[gone.key]
+            for each in gone.tokens:
+                del self._by_token[each]
+
+
+def _key(user: str, study: str | None) -> str:
+    return f"{study or ''}/{user}"
+
+
+def _hashed(cookie: str) -> str:
+    return hashlib.sha256(cookie.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,188 @@
+"""A study: which policies meet which people on which contexts, how often, and what is paid (section 5, A.3)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from deployments.game.domain.assignment import Assignment, Slot
+from deployments.game.domain.contexts import Drawn
+from deployments.game.domain.table import Reason
+from respect_core.measuring.metrics import Estimate, ratio
+from respect_core.scenarios.multiref.contexts import GameContext
+from respect_core.variants import DEPLOYABLE, HH
+
+FINISHED: tuple[Reason, ...] = ("won", "out_of_turns")
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Payment(BaseModel):
+    """Amounts of appendix A.3, which does not say how much the bonus is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    game: Annotated[float, Field(ge=0)] = 0.81
+    bonus: Annotated[float, Field(ge=0)] = 0.0
+    released: Annotated[float, Field(ge=0, description="for a wait in which nobody came")] = 0.81
+    currency: str = "USD"
+
+
+class StudyFile(BaseModel):
+    """What the operator writes, as JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    round: Annotated[int, Field(ge=0)]
+    seed: int = 0
+    policies: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        min_length=1, description="shares: variants, 'control' (the seed policy again) and 'hh' (people with people)"
+    )
+    contexts: Drawn | Path = Field(description="{games, seed}, or a file beside this one")
+    games_per_context: Annotated[int, Field(ge=1)] | None = Field(
+        default=1, description="of a policy of share 1 in each context; null for no end"
+    )
+    games_per_player: Annotated[int, Field(ge=1)] | None = 10
+    lobby_seconds: Annotated[float, Field(gt=0)] = 120.0
+    waits_per_player: Annotated[int, Field(ge=1)] | None = Field(
+        default=3, description="in vain, each of which is paid; after them a player waits no more; null for no end"
+    )
+    anonymous: bool = Field(default=False, description="whether people may come without a participant's id")
+    payment: Payment = Payment()
+
+    @model_validator(mode="after")
+    def _known(self) -> StudyFile:
+        known = [*DEPLOYABLE, HH]
+        if unknown := sorted(set(self.policies) - set(known)):
+            raise ValueError(f"policies: {', '.join(unknown)}; there are: {', '.join(known)}")
+        return self
+
+
+def load(path: Path) -> StudyFile:
+    """Raises ValueError that names file, field and what is wrong."""
+    try:
+        study = StudyFile.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path}: {where or 'the file'}: {first['msg'].removeprefix('Value error, ')}") from None
+    if isinstance(study.contexts, Path):
+        study = study.model_copy(update={"contexts": path.parent / study.contexts})
+    return study
+
+
+@dataclass(frozen=True)
+class Result:
+    """A study's game that is over."""
+
+    game: str
+    policy: str
+    users: dict[str, str]  # pseudonyms by role
+    reason: Reason
+    by: str | None
+
+
+class Study:
+    """A study under way."""
+
+    def __init__(self, file: StudyFile, contexts: Sequence[GameContext]) -> None:
+        self.file = file
+        self.contexts = {context.id: context for context in contexts}
+        self.assignment = Assignment(list(self.contexts), file.policies, file.seed, limit=file.games_per_context)
+        self.open = True
+        self.running: dict[str, Slot] = {}  # by game
+        self.results: list[Result] = []
+        self.released: Counter[str] = Counter()  # by pseudonym
+        self.draws = 0
+        self._success: dict[str, tuple[int, Estimate]] = {}
+
+    def draw(self, seen: Collection[str], without: Collection[str]) -> Slot:
+        """Raises Full."""
+        slot = self.assignment.draw(seen, without)
+        self.draws += 1
+        return slot
+
+    def began(self, game: str, slot: Slot) -> None:
+        """The slot, which is counted already, has its game."""
+        self.running[game] = slot
+
+    def restore(self, game: str, slot: Slot, draws: int) -> None:
+        """A game that began before a restart."""
+        if slot.context in self.contexts and slot.policy in self.file.policies:
+            self.assignment.take(slot)
+            self.running[game] = slot
+            self.draws = max(self.draws, draws)
+            self.assignment.resume(self.draws)
+
+    def ended(self, result: Result) -> None:
+        """A game that was broken off is given to somebody else."""
+        slot = self.running.pop(result.game, None)
+        if slot is not None and result.reason not in FINISHED:
+            self.assignment.release(slot)
+        self.results.append(result)
+
+    async def state(self) -> dict[str, Any]:
+        """For the operator: by policy the games that run, are done and were broken off, and success of those done."""
+        success = {policy: await self._success_of(policy) for policy in self.file.policies}
+        running = Counter(slot.policy for slot in self.running.values())
+        return {
+            "name": self.file.name,
+            "round": self.file.round,
+            "open": self.open,
+            "policies": [
+                {
+                    "policy": policy,
+                    "running": running[policy],
+                    "done": len(self._of(policy, finished=True)),
+                    "broken_off": len(self._of(policy, finished=False)),
+                    "wanted": self.assignment.wanted(policy),
+                    "success": None if (found := success[policy]) is None else asdict(found),
+                }
+                for policy in self.file.policies
+            ],
+            "released": self.released.total(),
+            "payment": self.file.payment.model_dump(),
+        }
+
+    def payments(self) -> list[dict[str, Any]]:
+        """A row for each person of each game, and for each wait in vain: paid unless they idled or left."""
+        pay, rows = self.file.payment, []
+        for result in self.results:
+            for role, user in result.users.items():
+                earned = result.by != role
+                rows.append(
+                    {
+                        "user": user,
+                        "game": result.game,
+                        "policy": result.policy,
+                        "role": role,
+                        "ended": result.reason if result.by is None else f"{result.reason} ({result.by})",
+                        "pay": pay.game if earned else 0.0,
+                        "bonus": pay.bonus if result.reason == "won" else 0.0,
+                        "currency": pay.currency,
+                    }
+                )
+        for user, times in self.released.items():
+            waited = {"user": user, "game": "", "policy": HH, "role": "", "ended": "released"}
+            rows += [waited | {"pay": pay.released, "bonus": 0.0, "currency": pay.currency}] * times
+        return rows
+
+    def _of(self, policy: str, *, finished: bool) -> list[Result]:
+        return [each for each in self.results if each.policy == policy and (each.reason in FINISHED) == finished]
+
+    async def _success_of(self, policy: str) -> Estimate | None:
+        """Computed again where games were added; aside, as ten thousand resamples hold up the games."""
+        won = [each.reason == "won" for each in self._of(policy, finished=True)]
+        if not won:
+            return None
+        known = self._success.get(policy)
+        if known is None or known[0] != len(won):
+            estimate = await asyncio.to_thread(ratio, won, [1] * len(won))
+            known = self._success[policy] = len(won), estimate
+        return known[1]

@@ -1,0 +1,165 @@
+"""Games that are over go into the store, each once: its log line for the next round, and its whole record.
+
+The log line (`interactions/`) has the turns that were acted on, as the schema of the log wants them. The record
+(`games/round=R/variant=V/GAME.json`) has everything: an utterance without an action, how the game ended and through
+whom, both players' pseudonyms, and who acted in each turn. Objects are named by their game, so that a game which is
+stored again, after a server was killed in between, changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+
+from deployments.failures import place_of
+from deployments.game.domain.table import Table
+from deployments.game.durability.journal import Journal, NotWritten
+from respect_core.log.log import append_logs, find_logs
+from respect_core.log.records import InteractionLog, LoggedTurn, Outcome, PolicyIdentity
+from respect_core.store.base import Store, StoreError
+from respect_core.store.manifests import Partition
+from respect_core.variants import HH
+
+log = logging.getLogger(__name__)
+HUMAN = PolicyIdentity(name="human", version="unknown")
+
+
+def interaction_log(table: Table, users: Mapping[str, str]) -> InteractionLog | None:
+    """The log of a game that is over; None where nothing was acted on. One that the server stopped has no outcome: an
+    outage is neither won nor lost by a policy.
+
+    Args:
+        users: pseudonyms by role. The log has one user, the speaker.
+    """
+    assert table.ending is not None, "the game is not over"
+    played = [turn for turn in table.game.turns if turn.action is not None]
+    if not played:
+        return None
+    return InteractionLog(
+        interaction_id=f"{table.policy}-r{table.round}-{table.id}",
+        round=table.round,
+        variant=table.policy,
+        policy=_policy(table),
+        user=users["speaker"],
+        started_at=table.started_at,
+        context=list(table.context.images),
+        turns=[
+            LoggedTurn(
+                utterance=turn.utterance,
+                action=str(turn.action),
+                probability=turn.probability,
+                seconds=max(0.0, took),
+            )
+            for turn, took in zip(played, table.seconds, strict=True)
+        ],
+        outcome=None
+        if table.ending.reason == "stopped"
+        else Outcome(targets=list(table.context.targets), success=table.ending.reason == "won"),
+    )
+
+
+def record(table: Table, users: Mapping[str, str]) -> bytes:
+    """Everything about a game that is over, as JSON."""
+    assert table.ending is not None, "the game is not over"
+    identities = [*table.acted_by, *([None] * len(table.game.turns))]
+    return json.dumps(
+        {
+            "game": table.id,
+            "study": table.study,
+            "round": table.round,
+            "variant": table.policy,
+            "users": dict(users),
+            "started_at": table.started_at,
+            "context": list(table.context.images),
+            "speaker_order": list(table.context.speaker_order),
+            "targets": list(table.context.targets),
+            "ended": table.ending.reason,
+            "by": table.ending.by,
+            "turns": [
+                {
+                    "utterance": turn.utterance,
+                    "action": turn.action,
+                    "probability": turn.probability,
+                    "version": identity[0] if identity else None,
+                    "adapter_hash": identity[1] if identity else None,
+                }
+                for turn, identity in zip(table.game.turns, identities, strict=False)
+            ],
+        },
+        indent=1,
+    ).encode()
+
+
+def store(place: Store, table: Table, users: Mapping[str, str]) -> None:
+    """Put a game that is over into the store, where it is not there yet. Raises StoreError."""
+    partition = Partition(table.round, table.policy)
+    name = f"game-{table.id}"
+    log = interaction_log(table, users)
+    if log is not None and find_logs(place, partition, name) is None:
+        append_logs(place, [log], name)
+    place.put_if_absent(f"{partition.folder('games')}{table.id}.json", record(table, users))
+
+
+def _policy(table: Table) -> PolicyIdentity:
+    if table.policy == HH:
+        return HUMAN
+    version, adapter_hash = table.acted_by[0]
+    name, _, number = version.rpartition("/")
+    return PolicyIdentity(name=name, version=number, adapter_hash=adapter_hash)
+
+
+class Archiver:
+    """Puts games into the store one after the other, and again while the store is away. One that cannot be stored is
+    set aside until the next start, and holds up no other.
+
+    Args:
+        failed: called at each failure.
+    """
+
+    def __init__(self, place: Store, journal: Journal, failed: Callable[[], None]) -> None:
+        self._store, self._journal, self._failed = place, journal, failed
+        self._waiting: asyncio.Queue[str] = asyncio.Queue()
+        self.unstored: dict[str, tuple[Table, Mapping[str, str]]] = {}
+        self.set_aside: set[str] = set()
+
+    def put(self, table: Table, users: Mapping[str, str]) -> None:
+        """A game that is over."""
+        self.unstored[table.id] = table, users
+        self._waiting.put_nowait(table.id)
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        pause = 1.0
+        while True:
+            game = await self._waiting.get()
+            if await self._put(game):
+                pause = 1.0
+            else:
+                self._waiting.put_nowait(game)  # behind the others, as it may be this one alone
+                await asyncio.sleep(pause)
+                pause = min(30.0, 2 * pause)
+
+    async def close(self) -> None:
+        """One more try for what waits; the rest does at the next start, by the journal."""
+        for game in list(self.unstored):
+            if not await self._put(game):
+                return
+
+    async def _put(self, game: str) -> bool:
+        if game not in self.unstored:
+            return True
+        try:
+            await asyncio.to_thread(store, self._store, *self.unstored[game])
+            await self._journal.write({"kind": "stored", "game": game})
+        except (StoreError, NotWritten) as error:
+            self._failed()
+            log.warning("%d games wait to be stored: %s", len(self.unstored), error)
+            return False
+        except Exception as error:
+            self._failed()
+            self.set_aside.add(game)
+            log.error("game %s cannot be stored, and is set aside until the next start: %s", game, place_of(error))
+        del self.unstored[game]
+        return True

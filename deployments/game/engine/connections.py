@@ -1,0 +1,81 @@
+"""Sockets: one for each player, the newest. What waits for a slow one is bounded: of states, only the last counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from pydantic import BaseModel
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from deployments.game.domain.protocol import Elsewhere, State
+
+ELSEWHERE, POLICY, TOO_LARGE = 4001, 1008, 1009  # close codes
+_MOST = 64  # messages that may wait
+_PATIENCE = 20.0  # seconds, for a client to take a message
+
+
+class Connection:
+    """Sends in the background. A client that takes nothing any more is closed."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._waiting: deque[BaseModel] = deque()
+        self._state: State | None = None
+        self._wake = asyncio.Event()
+        self._close: int | None = None
+        self._task = asyncio.create_task(self._run())
+
+    def send(self, message: BaseModel) -> None:
+        """Never waits. A state replaces one that was not sent yet."""
+        if isinstance(message, State):
+            self._state = message
+        else:
+            self._waiting.append(message)
+            if len(self._waiting) > _MOST:
+                self.close(POLICY)
+        self._wake.set()
+
+    def close(self, code: int) -> None:
+        """After what waits was sent."""
+        if self._close is None:
+            self._close = code
+        self._wake.set()
+
+    def elsewhere(self) -> None:
+        """The player has come by another socket."""
+        self._state = None
+        self.send(Elsewhere())
+        self.close(ELSEWHERE)
+
+    @property
+    def closing(self) -> bool:
+        return self._close is not None
+
+    async def gone(self) -> None:
+        """The client has closed it: nothing is sent any more."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._waiting or self._state is not None:
+                    # An acknowledgement is not held back by a state, nor the other way round.
+                    message = self._waiting.popleft() if self._waiting else self._state
+                    if isinstance(message, State):
+                        self._state = None
+                    assert message is not None
+                    async with asyncio.timeout(_PATIENCE):  # `wait_for` may swallow the cancellation by `gone`
+                        await self._socket.send_text(message.model_dump_json())
+                if self._close is not None:
+                    await self._socket.close(self._close)
+                    return
+        except (WebSocketDisconnect, RuntimeError, OSError, TimeoutError):
+            self._close = self._close or POLICY  # the reader finds out by itself
+
+    async def finished(self) -> None:
+        """What waited is sent, and the socket closed."""
+        await asyncio.gather(self._task, return_exceptions=True)

@@ -1,0 +1,203 @@
+"""Who listens to a person's utterances: policies in this process, or on a policy server elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import httpx
+
+from deployments.game.domain.table import Table
+from deployments.serving.schema import ActReply, ActRequest, Played, Readiness
+from deployments.serving.server import NotLogged, NotReady, PolicyServer, TooLong
+from respect_core.acting.batcher import Overloaded
+from respect_core.scenarios.multiref import actions
+from respect_core.scenarios.multiref.actions import Action
+from respect_core.store.base import StoreError
+
+log = logging.getLogger(__name__)
+
+
+class Unavailable(RuntimeError):
+    """The policy does not answer; asked again soon, it may."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a policy does, and who it was."""
+
+    action: str
+    probability: float
+    version: str  # 'respect.b-fft/3'
+    adapter_hash: str
+
+
+class Listener(Protocol):
+    """Acts in games. A game keeps the version that it began with until `end`."""
+
+    def start(self) -> None: ...
+    async def close(self) -> None: ...
+    def ready(self) -> Mapping[str, str]:
+        """Versions that get new games, by the variants that can act."""
+        ...
+
+    async def act(self, table: Table) -> Reply:
+        """Raises Unavailable."""
+        ...
+
+    async def fits(self, table: Table, said: str) -> bool:
+        """Whether a policy takes so many tokens, if this is said now; true where none can be asked."""
+        ...
+
+    async def end(self, table: Table) -> None: ...
+    def prometheus(self) -> bytes: ...
+
+
+def request(table: Table, said: str | None = None) -> ActRequest:
+    """All that the policy may see of a table; or would see, if this were said now."""
+    before, last = table.game.turns, said
+    if last is None:
+        *before, turn = before
+        last = turn.utterance
+    return ActRequest(
+        variant=table.policy,
+        game=table.id,
+        context=list(table.context.images),
+        turns=[Played(utterance=turn.utterance, action=turn.action or "") for turn in before],
+        utterance=last,
+    )
+
+
+def _reply(reply: ActReply) -> Reply:
+    return Reply(reply.action, reply.probability, reply.version, reply.adapter_hash)
+
+
+class InProcess:
+    """`deployments.serving` in this process."""
+
+    def __init__(self, server: PolicyServer) -> None:
+        self.server = server
+        server.began_with = self._began_with
+        self._tables: dict[str, Table] = {}
+
+    def start(self) -> None:
+        self.server.start()
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.server.close)
+
+    def ready(self) -> Mapping[str, str]:
+        return {variant: served.name for variant, served in self.server.roster.deployed().items()}
+
+    async def act(self, table: Table) -> Reply:
+        self._tables[table.id] = table
+        try:
+            return _reply(await self.server.act(request(table)))
+        except (NotReady, NotLogged, Overloaded, StoreError) as error:
+            raise Unavailable(str(error)) from error
+
+    async def fits(self, table: Table, said: str) -> bool:
+        try:
+            self.server.measure(request(table, said))
+        except TooLong:
+            return False
+        return True
+
+    async def end(self, table: Table) -> None:
+        self.server.end(table.policy, table.id)
+        self._tables.pop(table.id, None)
+
+    async def _began_with(self, variant: str, game: str, version: str) -> str:
+        """After a restart of this process, the version that the journal names."""
+        acted_by = self._tables[game].acted_by
+        return acted_by[0][0] if acted_by else version
+
+    def prometheus(self) -> bytes:
+        return self.server.prometheus()
+
+
+class Remote:
+    """A policy server at a URL (docs/serving.md).
+
+    Args:
+        wanted: policies of a study; the log says which of them are not served there.
+        every: seconds between looks at what is ready.
+    """
+
+    def __init__(self, url: str, *, wanted: Collection[str] = (), every: float = 3.0) -> None:
+        limits = httpx.Limits(max_connections=256, max_keepalive_connections=64)
+        self._client = httpx.AsyncClient(base_url=url, timeout=30.0, limits=limits)
+        self._wanted, self._every = wanted, every
+        self._ready: dict[str, str] = {}
+        self._said = ""
+        self._looking: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+        await self._client.aclose()
+
+    def ready(self) -> Mapping[str, str]:
+        return self._ready
+
+    async def act(self, table: Table) -> Reply:
+        try:
+            answer = await self._client.post("/act", json=request(table).model_dump())
+        except httpx.HTTPError as error:
+            raise Unavailable(f"the policy server does not answer ({type(error).__name__})") from error
+        if answer.status_code != 200:
+            raise Unavailable(f"the policy server answers {answer.status_code}")
+        return _reply(ActReply.model_validate_json(answer.content))
+
+    async def fits(self, table: Table, said: str) -> bool:
+        try:
+            answer = await self._client.post("/check", json=request(table, said).model_dump())
+        except httpx.HTTPError:
+            return True
+        return answer.status_code != 422
+
+    async def end(self, table: Table) -> None:
+        try:
+            await self._client.delete(f"/games/{table.policy}/{table.id}")
+        except httpx.HTTPError:
+            return  # it forgets idle games by itself
+
+    def prometheus(self) -> bytes:
+        return b""
+
+    async def _look(self) -> None:
+        while True:
+            try:
+                found = Readiness.model_validate_json((await self._client.get("/ready")).content)
+                self._ready = {name: state.version for name, state in found.variants.items() if state.version}
+                self._say_what_lacks(found.variants)
+            except (httpx.HTTPError, ValueError):
+                self._ready = {}
+                self._say("the policy server does not answer: until it does, nobody gets a game with a policy")
+            await asyncio.sleep(self._every)
+
+    def _say_what_lacks(self, served: Collection[str]) -> None:
+        lacking = ", ".join(name for name in self._wanted if name not in served)
+        remedy = "nobody gets a game with it; name it in `respect serve --variants`"
+        self._say(f"of the study's policies the policy server does not serve {lacking}: {remedy}" if lacking else "")
+
+    def _say(self, what: str) -> None:
+        """Once, not at every look."""
+        if what and what != self._said:
+            log.warning(what)
+        self._said = what
+
+
+class Perfect:
+    """The practice round's: does not read, but knows the targets, and selects one in each turn. Never logged."""
+
+    def act(self, table: Table) -> Reply:
+        missing = [letter for letter in table.context.target_letters if letter not in table.game.state]
+        action = Action(select=missing[0]) if missing else actions.parse(actions.NOTHING)
+        return Reply(str(action), 1.0, "practice", "")

@@ -1,0 +1,75 @@
+"""A policy's turn in a game: asked until it answers, or until patience ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from deployments.failures import place_of
+from deployments.game.domain.table import Table
+from deployments.game.durability.journal import NotWritten
+from deployments.game.engine.listener import Perfect, Reply, Unavailable
+
+if TYPE_CHECKING:
+    from deployments.game.engine.rooms import Rooms
+
+log = logging.getLogger(__name__)
+
+
+async def answer(rooms: Rooms, table: Table) -> None:
+    """Until the policy has acted, or the game is over. Without an answer, or with one that cannot be, it is stopped."""
+    try:
+        await _answer(rooms, table)
+    except Exception as error:
+        log.error("game %s, in a policy's turn: %s", table.id, place_of(error))
+        await rooms.end(table, lambda: table.ended("stopped"))
+
+
+async def _answer(rooms: Rooms, table: Table) -> None:
+    reply = await _reply(rooms, table)
+    if reply is not None and table.acted_by and table.acted_by[0][1] != reply.adapter_hash:
+        # One game is one policy's in the log. The one that began it is gone, e.g. with a restart.
+        log.warning("game %s is stopped: %s would go on for another version", table.id, reply.version)
+        reply = None
+    if reply is None:
+        await rooms.end(table, lambda: table.ended("stopped"))
+        return
+    began = time.perf_counter()
+    while not await _acted(rooms, table, reply):
+        rooms.metrics.failures.labels("journal").inc()
+        await asyncio.sleep(1.0)
+    if table.ending is not None:  # the speaker left meanwhile
+        return
+    await rooms.go_on(table)
+    rooms.metrics.seconds.labels("policy").observe(time.perf_counter() - began)
+
+
+async def _reply(rooms: Rooms, table: Table) -> Reply | None:
+    """None where there is none."""
+    if table.practice:
+        return Perfect().act(table)
+    patience = rooms.clock() + rooms.settings.patience
+    while table.awaited == "listener" and (left := patience - rooms.clock()) > 0:
+        try:
+            async with asyncio.timeout(left):
+                return await rooms.listener.act(table)
+        except (Unavailable, TimeoutError):
+            rooms.metrics.failures.labels("policy").inc()
+            await asyncio.sleep(min(1.0, rooms.settings.patience / 20))
+        except Exception as error:
+            log.error("game %s, in a policy's turn: %s", table.id, place_of(error))
+            return None
+    return None
+
+
+async def _acted(rooms: Rooms, table: Table, reply: Reply) -> bool:
+    """Whether it is done, or needs no doing any more; False where the journal did not take it."""
+    async with rooms.lock(table):
+        if table.awaited == "listener":
+            try:
+                await rooms.happens(table, table.acted(reply, rooms.clock()))
+            except NotWritten:
+                return False
+    return True

@@ -1,0 +1,87 @@
+"""After a restart: the journal's events, played again, give the players, the study and the tables as they were."""
+
+from __future__ import annotations
+
+import logging
+
+from deployments.game.domain.assignment import Slot
+from deployments.game.durability.journal import Event, Journal
+from deployments.game.engine.rooms import Rooms
+from respect_core.scenarios.multiref.actions import ActionError
+from respect_core.scenarios.multiref.game import RuleError
+
+log = logging.getLogger(__name__)
+LARGE = 16 << 20
+"""Bytes of journal since it was last made smaller."""
+_PLAYERS = {"player", "consented", "quiz_passed", "practised"}
+
+
+def recover(rooms: Rooms) -> None:
+    """Before the rooms start. Games that are over and not stored yet are handed to the archiver, and stored ones go.
+
+    Raises:
+        KeyChangedError: ids became pseudonyms under another RESPECT_USER_KEY.
+    """
+    _compact(rooms.journal)
+    damaged: set[str] = set()
+    unknown: set[str] = set()
+    for event in rooms.journal.events():
+        if event["kind"] in _PLAYERS:
+            rooms.players.apply(event)
+        elif event["kind"] == "began":
+            rooms.seat(event)
+            if rooms.study and event["study"] == rooms.study.file.name:
+                slot = Slot(event["context"]["id"], event["policy"])
+                rooms.study.restore(event["game"], slot, event["draws"])
+        elif event["kind"] == "stored":
+            rooms.archiver.unstored.pop(event["game"], None)
+            rooms.drop(event["game"])
+        elif event["kind"] in ("study", "released"):
+            _study(rooms, event)
+        elif event["game"] in rooms.tables:
+            _move(rooms, event, damaged)
+        else:
+            unknown.add(event["game"])
+    for game in unknown:
+        log.error("game %s: the journal lacks its beginning; what was played in it is passed over", game)
+    for game in damaged:
+        log.error("game %s: the journal lacks a line of it; it is stopped with what there is", game)
+    rooms.damaged = damaged
+
+
+def _compact(journal: Journal) -> None:
+    """Leave out what was said and done in games that are in the store: all else follows from the other events."""
+    if journal.size() < LARGE:
+        return
+    stored = {event["game"] for event in journal.events() if event["kind"] == "stored"}
+    if journal.damaged:  # somebody may want to look at the files
+        return
+    kept = (each for each in journal.events() if each["kind"] not in ("said", "acted") or each["game"] not in stored)
+    try:
+        journal.rewrite(kept)
+    except OSError as error:
+        log.warning("the journal stays as large as it is: %s", error.strerror)
+
+
+def _study(rooms: Rooms, event: Event) -> None:
+    if rooms.study is None or event["study"] != rooms.study.file.name:
+        return
+    if event["kind"] == "study":
+        rooms.study.open = event["open"]
+    else:
+        rooms.study.released[event["user"]] += 1
+
+
+def _move(rooms: Rooms, event: Event, damaged: set[str]) -> None:
+    table = rooms.tables[event["game"]]
+    if table.id in damaged and event["kind"] != "ended":
+        return
+    try:
+        table.apply(event, rooms.clock())
+    except (RuleError, ActionError):
+        damaged.add(table.id)
+        return
+    if table.ending is not None:
+        damaged.discard(table.id)
+        rooms.settle(table)
+        rooms.archiver.put(table, rooms.users(table))

@@ -1,0 +1,78 @@
+"""The round of games outside a study: the one after the newest that a policy learned from; 0 before any."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from mlflow.exceptions import MlflowException
+
+from deployments.game.domain.denied import Denied
+from respect_core.variants import SYSTEMS, Variant
+from tasks.round.next_round import round_of_play
+from tasks.support.retries import is_transient
+from tasks.support.workspace import Workspace
+
+log = logging.getLogger(__name__)
+_HOLDS = 30.0
+"""Seconds until the registry is asked again."""
+_AGAIN = 3.0
+"""The same, while it was away and no round is known: nobody waits for the same silence twice."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    at: float
+    round: int | None  # None: the registry has never answered
+
+
+class Rounds:
+    """Asks the registry. While it is away, what it said last holds.
+
+    Args:
+        fixed: the round, where the operator sets it.
+    """
+
+    def __init__(self, workspace: Workspace, fixed: int | None) -> None:
+        self._workspace, self._fixed = workspace, fixed
+        self._answers: dict[str, _Answer] = {}  # by policy
+        self._away = False
+        self._asking = asyncio.Lock()  # a registry that hangs shall hold one thread, not all
+
+    async def next(self, policy: str) -> int:
+        """Of a policy's games. Raises Denied where the registry is away and has not said it before."""
+        if self._fixed is not None:
+            return self._fixed
+        last = self._answers.get(policy)
+        if self._away and self._asking.locked() and last is not None and last.round is not None:
+            return last.round  # one asks, the others go on
+        async with self._asking:
+            last = self._answers.get(policy)
+            if last is None or time.monotonic() - last.at > (_AGAIN if last.round is None else _HOLDS):
+                found = await self._ask(policy)
+                known = last.round if found is None and last is not None else found
+                last = self._answers[policy] = _Answer(time.monotonic(), known)
+        if last.round is None:
+            raise Denied(503, "", "the registry of policies does not answer; no game can begin at the moment")
+        return last.round
+
+    async def _ask(self, policy: str) -> int | None:
+        """None while the registry is away."""
+        try:
+            found = await asyncio.to_thread(self._newest, policy)
+        except Exception as error:
+            if not isinstance(error, MlflowException) and not is_transient(error):
+                raise
+            if not self._away:  # its message may hold an address with a password
+                log.warning("the registry is away (%s); games go on in the rounds known", type(error).__name__)
+            self._away = True
+            return None
+        if self._away:
+            log.info("the registry is back")
+        self._away = False
+        return found
+
+    def _newest(self, policy: str) -> int:
+        return round_of_play(self._workspace, [policy] if policy in set(Variant) else list(SYSTEMS))

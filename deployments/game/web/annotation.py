@@ -1,0 +1,233 @@
+"""Annotation (appendix A.2): sampled games turn by turn, in two phases, without targets. Behind a token for each
+annotator.
+
+Phase 1 shows context, state and utterance, and asks for the intended action. That answer is kept at once, and only
+then phase 2 shows the action that was taken and the follow-up, and asks whether the speaker is satisfied: nobody can
+look first. Answers of both phases go to the `annotations` table (`measuring.human_eval`), phase 1 by itself to
+``answers_begun/``, from which an annotator goes on after a break.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from deployments.game.engine.door import Denied
+from deployments.game.web import tokens
+from deployments.game.web.api import PROBLEMS
+from respect_core.log.pseudonyms import pseudonym
+from respect_core.measuring import annotation_tasks, human_eval
+from respect_core.measuring.annotation_tasks import AnnotationTask, TaskTurn
+from respect_core.scenarios.multiref import actions
+from respect_core.store.base import MissingKeyError, Store
+
+COOKIE = "respect_annotator"
+BEGUN = "answers_begun"
+_HOLDS = 3600.0
+"""Seconds for which a game that was shown to an annotator is not given to another in its place."""
+router = APIRouter(prefix="/api/annotate", responses=PROBLEMS)
+
+
+class Shown(BaseModel):
+    """An earlier turn of the game: all of it was seen."""
+
+    utterance: str
+    action: str
+
+
+class Task(BaseModel):
+    """What an annotator sees of a turn. `action` and `follow_up` are null in phase 1, whatever they are."""
+
+    interaction: str
+    turn: int = Field(description="from 0")
+    turns: int = Field(description="of the game")
+    phase: Literal["intended", "satisfaction"]
+    context: list[str] = Field(description="image ids in the listener's order: letters A to J")
+    selected: str = Field(description="letters selected before the turn")
+    earlier: list[Shown]
+    utterance: str
+    intended: str | None = Field(default=None, description="the annotator's own answer of phase 1")
+    action: str | None = Field(default=None, description="phase 2: what the listener did")
+    follow_up: str | None = Field(default=None, description="phase 2: what the speaker wrote next")
+
+
+class Next(BaseModel):
+    """`task` is null where nothing is left."""
+
+    task: Task | None
+    done: int = Field(description="turns that this annotator has answered")
+
+
+class Given(BaseModel):
+    """An answer: `intended` in phase 1, `satisfaction` in phase 2."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    interaction: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    turn: Annotated[int, Field(ge=0, lt=1000)]
+    intended: Annotated[str, StringConstraints(max_length=actions.LONGEST)] | None = None
+    satisfaction: human_eval.Satisfaction | None = None
+
+
+class Desk:
+    """What annotators are given and answer, over a store. `show` is told of the pictures that they see."""
+
+    def __init__(self, store: Store, show: Callable[[Sequence[str]], None] = lambda _: None) -> None:
+        self._store, self._show = store, show
+        self._lock = threading.Lock()  # the table is made by one at a time
+        self._held: dict[str, tuple[float, annotation_tasks.AnsweredTurn]] = {}  # until when, which game, by annotator
+
+    def next(self, annotator: str) -> Next:
+        """The turn that is next for an annotator. Raises StoreError and TableError."""
+        with self._lock:
+            return self._next(annotator)
+
+    def answer(self, annotator: str, given: Given) -> Next:
+        """Keep an answer; a turn that ends with it gives the next one. Raises Denied, StoreError and TableError."""
+        with self._lock:
+            found = self._turn(annotator)
+            if found is None or (found[0].interaction_id, found[1].turn) != (given.interaction, given.turn):
+                raise Denied(409, "turn", "this turn is answered already, or not yours; load the page again")
+            task, turn = found
+            intended = self._intended(annotator, task, turn)
+            if intended is None:
+                intended = self._begin(annotator, task, turn, given)
+                if turn.follow_up is not None:
+                    return self._next(annotator)
+            elif turn.follow_up is not None and given.satisfaction is None:
+                raise Denied(422, "satisfaction", "choose one of the answers")
+            satisfaction = given.satisfaction if turn.follow_up is not None else None
+            try:
+                human_eval.append_answers(
+                    self._store,
+                    [
+                        human_eval.Answer(
+                            interaction_id=task.interaction_id,
+                            round=task.round,
+                            variant=task.variant,
+                            turn=turn.turn,
+                            annotator=annotator,
+                            intended=intended,
+                            satisfaction=satisfaction,
+                        )
+                    ],
+                )
+            except human_eval.AnswerError as error:
+                raise Denied(409, error.field, "this turn cannot be answered; tell the operator") from error
+            return self._next(annotator)
+
+    def _next(self, annotator: str) -> Next:
+        answered = human_eval.answered_turns(self._store)
+        done = sum(each[-1] == annotator for each in answered)
+        found = self._turn(annotator)
+        return Next(task=None if found is None else self._shown(annotator, *found), done=done)
+
+    def _turn(self, annotator: str) -> tuple[AnnotationTask, TaskTurn] | None:
+        """A game that somebody has in hand counts as begun, so that two do not begin the same one."""
+        now = time.monotonic()
+        held = {game for until, game in self._held.values() if until > now}
+        answered = human_eval.answered_turns(self._store) | held
+        found = annotation_tasks.next_turn(annotation_tasks.read_tasks(self._store), answered, annotator)
+        if found is None:
+            self._held.pop(annotator, None)
+        else:
+            game = (*found[0].partition, found[0].interaction_id, -1, annotator)
+            self._held[annotator] = now + _HOLDS, game
+        return found
+
+    def _shown(self, annotator: str, task: AnnotationTask, turn: TaskTurn) -> Task:
+        intended = self._intended(annotator, task, turn)
+        self._show(task.context)
+        return Task(
+            interaction=task.interaction_id,
+            turn=turn.turn,
+            turns=len(task.turns),
+            phase="intended" if intended is None else "satisfaction",
+            context=task.context,
+            selected=turn.state,
+            earlier=[Shown(utterance=each.utterance, action=each.action) for each in task.turns[: turn.turn]],
+            utterance=turn.utterance,
+            intended=intended,
+            action=None if intended is None else turn.action,
+            follow_up=None if intended is None else turn.follow_up,
+        )
+
+    def _begin(self, annotator: str, task: AnnotationTask, turn: TaskTurn, given: Given) -> str:
+        """Keep the answer of phase 1, the first one for good. Raises Denied."""
+        if given.intended is None:
+            raise Denied(422, "intended", "say first what you would select")
+        try:
+            action = actions.parse(given.intended)
+            actions.check_legal(action, turn.state, len(task.context))
+        except actions.ActionError:
+            raise Denied(422, "intended", "select what is not selected, and deselect what is") from None
+        self._store.put_if_absent(_begun(annotator, task, turn), str(action).encode())
+        return self._intended(annotator, task, turn) or str(action)
+
+    def _intended(self, annotator: str, task: AnnotationTask, turn: TaskTurn) -> str | None:
+        try:
+            return self._store.read(_begun(annotator, task, turn)).decode()
+        except MissingKeyError:
+            return None
+
+
+def _begun(annotator: str, task: AnnotationTask, turn: TaskTurn) -> str:
+    name = hashlib.sha256(f"{task.interaction_id}\n{turn.turn}\n{annotator}".encode()).hexdigest()[:32]
+    return f"{task.partition.folder(BEGUN)}{name}.txt"
+
+
+def _annotator(request: Request) -> str:
+    """The annotator's pseudonym. Raises Denied."""
+    known = _tokens(request)
+    token = tokens.held(request, COOKIE, known)
+    if token is None:
+        raise Denied(401, "token", "sign in with your token")
+    return pseudonym(known[token])
+
+
+def _tokens(request: Request) -> dict[str, str]:
+    known = dict(request.app.state.settings.annotator_tokens)
+    if not known:
+        raise Denied(403, "token", "this page is closed: start the server with RESPECT_ANNOTATOR_TOKENS set")
+    return known
+
+
+def _desk(request: Request) -> Desk:
+    state: Any = request.app.state
+    if not hasattr(state, "desk"):
+        state.desk = Desk(state.rooms.workspace.open(), state.rooms.images.show)
+    desk: Desk = state.desk
+    return desk
+
+
+TheAnnotator = Annotated[str, Depends(_annotator)]
+TheDesk = Annotated[Desk, Depends(_desk)]
+
+
+@router.post("/login")
+async def login(request: Request, response: Response, given: tokens.Login) -> dict[str, bool]:
+    """Sign a browser in, for a day."""
+    found = [token for token in _tokens(request) if tokens.same(given.token, token)]
+    if not found:
+        raise Denied(401, "token", "this is no annotator's token")
+    tokens.remember(request, response, COOKIE, found[0])
+    return {"signed_in": True}
+
+
+@router.get("/next")
+async def following(annotator: TheAnnotator, desk: TheDesk) -> Next:
+    """The turn to annotate, in its phase."""
+    return await asyncio.to_thread(desk.next, annotator)
+
+
+@router.post("/answer")
+async def answer(annotator: TheAnnotator, desk: TheDesk, given: Given) -> Next:
+    """An answer to it; what is next."""
+    return await asyncio.to_thread(desk.answer, annotator, given)

@@ -1,0 +1,125 @@
+"""/api: arriving, consent, quiz, practice, and the wish for a game. No answer repeats what was sent."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Cookie, Depends, Request, Response
+from fastapi.responses import JSONResponse
+
+from deployments.game.domain import quiz
+from deployments.game.domain.players import Player
+from deployments.game.domain.protocol import (
+    Arrive,
+    Arrived,
+    Consent,
+    GameStarted,
+    InLobby,
+    Me,
+    NewGame,
+    Practised,
+    Problem,
+    QuizAnswers,
+    QuizQuestion,
+    QuizResult,
+)
+from deployments.game.engine.door import Denied, Door
+from deployments.game.engine.rooms import Rooms
+from deployments.game.web.limits import Buckets, address
+from deployments.game.web.sockets import COOKIE
+
+_YEAR = 365 * 24 * 3600
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem} for code in (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)
+}
+router = APIRouter(prefix="/api", responses=PROBLEMS)
+
+
+def rooms_of(request: Request) -> Rooms:
+    rooms: Rooms = request.app.state.rooms
+    return rooms
+
+
+def player_of(request: Request, respect_player: Annotated[str | None, Cookie(max_length=200)] = None) -> Player:
+    """Whose cookie it is. Raises Denied."""
+    player = rooms_of(request).players.of(respect_player)
+    if player is None:
+        raise Denied(401, "", "arrive first")
+    return player
+
+
+def door_of(request: Request) -> Door:
+    door: Door = request.app.state.door
+    return door
+
+
+ThePlayer = Annotated[Player, Depends(player_of)]
+TheRooms = Annotated[Rooms, Depends(rooms_of)]
+TheDoor = Annotated[Door, Depends(door_of)]
+
+
+@router.post("/arrive")
+async def arrive(request: Request, response: Response, rooms: TheRooms, door: TheDoor, arrival: Arrive) -> Arrived:
+    """A player comes, or comes back."""
+    arrivals: Buckets = request.app.state.arrivals
+    cookie = request.cookies.get(COOKIE)
+    known = rooms.players.stays(cookie, arrival.participant, arrival.study)
+    if known is None and not arrivals.take(address(request)):
+        raise Denied(429, "", "too many people arrive from your address; try again in a moment")
+    player, fresh = door.arrive(cookie, arrival)
+    if fresh is not None:
+        response.set_cookie(
+            COOKIE, fresh, max_age=_YEAR, httponly=True, samesite="strict", secure=rooms.settings.secure
+        )
+    return Arrived(player_state=door.me(player))
+
+
+@router.get("/me")
+async def me(door: TheDoor, player: ThePlayer) -> Me:
+    """How far the player is."""
+    return door.me(player)
+
+
+@router.post("/consent")
+async def consent(rooms: TheRooms, door: TheDoor, player: ThePlayer, _: Consent) -> Me:
+    """The player agrees to take part."""
+    await rooms.note(player, "consented")
+    return door.me(player)
+
+
+@router.get("/quiz")
+async def questions() -> list[QuizQuestion]:
+    """Without the answers."""
+    return quiz.questions()
+
+
+@router.post("/quiz")
+async def answer(rooms: TheRooms, player: ThePlayer, given: QuizAnswers) -> QuizResult:
+    """Passed where every answer is right."""
+    wrong = quiz.wrong(given.answers)
+    if not wrong:
+        await rooms.note(player, "quiz_passed")
+    return QuizResult(passed=not wrong, wrong=wrong)
+
+
+@router.post("/practised")
+async def practised(rooms: TheRooms, door: TheDoor, player: ThePlayer, _: Practised) -> Me:
+    """The practice round is done."""
+    await rooms.note(player, "practised")
+    return door.me(player)
+
+
+@router.post("/games", response_model=GameStarted | InLobby)
+async def new_game(door: TheDoor, player: ThePlayer, wish: NewGame) -> GameStarted | InLobby:
+    """A game, or a place in the lobby."""
+    table = await door.enter(player, wish)
+    return InLobby() if table is None else GameStarted(game=table.id)
+
+
+@router.get("/images/{name}.png", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+async def image(request: Request, name: str) -> Response:
+    """A picture of a context that is or was played."""
+    found = await rooms_of(request).images.png(name)
+    if found is None:
+        return JSONResponse(Problem(field="name", reason="there is no such picture").model_dump(), 404)
+    return Response(found, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})

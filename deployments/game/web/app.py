@@ -1,0 +1,131 @@
+"""The application: pages, /api, the socket, /health and /metrics, behind one guard."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from deployments.game.domain.protocol import Problem
+from deployments.game.durability.journal import NotWritten
+from deployments.game.engine import recovery
+from deployments.game.engine.door import Denied, Door
+from deployments.game.engine.rooms import Rooms
+from deployments.game.web import annotation, api, operator, pages, sockets
+from deployments.game.web.limits import Buckets, Guard, address
+from respect_core.store.base import StoreError
+
+log = logging.getLogger(__name__)
+
+
+def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
+    """The application over rooms, which go on with what the journal says, and start and close with it.
+
+    Args:
+        seed: of choices outside a study (roles, contexts), for tests.
+
+    Raises:
+        KeyChangedError: ids of the journal became pseudonyms under another RESPECT_USER_KEY.
+    """
+    limits = rooms.settings.limits
+    door = Door(rooms, random.Random(seed) if seed is not None else random.SystemRandom())
+
+    recovery.recover(rooms)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await rooms.start()
+        rooms.background.keep("lobby", door.watch)
+        rooms.background.once(door.prepare())
+        gc.collect()
+        gc.freeze()  # else each full collection walks through all libraries and holds up every game meanwhile
+        yield
+        await rooms.close()
+
+    app = FastAPI(title="RESPECT game", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.rooms, app.state.door, app.state.settings = rooms, door, rooms.settings
+    app.state.arrivals = Buckets(*limits.arrivals, limits.addresses, rooms.clock)
+    requests = Buckets(*limits.requests, limits.addresses, rooms.clock)
+    app.add_middleware(Guard, requests=requests, origins=rooms.settings.origins)
+    for error, handler in _HANDLERS.items():
+        app.add_exception_handler(error, handler)
+    for part in (api, pages, operator, annotation):
+        app.include_router(part.router)
+
+    @app.websocket("/ws")
+    async def ws(socket: WebSocket) -> None:
+        await sockets.serve(socket, rooms, admitted=requests.take(address(socket)))
+
+    @app.get("/health")
+    async def health(response: Response) -> dict[str, Any]:
+        """200 where all that should run does; else 503, and what has failed."""
+        down = sorted(rooms.background.down | (set() if rooms.journal.alive else {"journal"}))
+        response.status_code = 503 if down else 200
+        return {"status": "failing", "down": down} if down else {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready(response: Response) -> dict[str, Any]:
+        """200 where people get their games: a policy can act, or each that the study asks for; else 503."""
+        lacking = rooms.lacking()
+        response.status_code = 503 if lacking else 200
+        return {"ready": not lacking, "lacking": lacking}
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """For Prometheus; the policy server's in this process too."""
+        own = rooms.metrics.text(
+            games=sum(table.ending is None for table in rooms.tables.values()),
+            sockets=len(rooms.connections),
+            lobby=len(rooms.lobby),
+            unstored=len(rooms.archiver.unstored),
+            set_aside=len(rooms.archiver.set_aside),
+            players=len(rooms.players),
+        )
+        return Response(own + rooms.listener.prometheus(), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+async def _denied(request: Request, error: Any) -> JSONResponse:
+    problem = Problem(field=error.field, reason=error.reason, game=error.game)
+    headers = {"Retry-After": "2"} if error.status in (429, 503) else None
+    return JSONResponse(problem.model_dump(), error.status, headers)
+
+
+async def _invalid(request: Request, error: Any) -> JSONResponse:
+    """The first complaint, without the input, nor the name of a field that there is not."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"] if part not in ("body", "path", "query", "cookie")]
+    if first["type"] == "json_invalid":
+        return JSONResponse(Problem(reason="not JSON").model_dump(), 422)
+    if first["type"] == "extra_forbidden":
+        return JSONResponse(Problem(reason="there is a field too many").model_dump(), 422)
+    known = ".".join(path[:1])  # what lies deeper is named by who sent it
+    return JSONResponse(Problem(field=known, reason=str(first["msg"])).model_dump(), 422)
+
+
+async def _refused(request: Request, error: Any) -> JSONResponse:
+    return JSONResponse(Problem(reason=str(error.detail)).model_dump(), error.status_code, error.headers)
+
+
+async def _away(request: Request, error: Any) -> JSONResponse:
+    log.error("%s: %s", type(error).__name__, error)
+    return JSONResponse(Problem(reason=sockets.NOT_SAVED).model_dump(), 503, {"Retry-After": "2"})
+
+
+_HANDLERS: dict[Any, Any] = {
+    Denied: _denied,
+    RequestValidationError: _invalid,
+    HTTPException: _refused,
+    NotWritten: _away,
+    StoreError: _away,
+}

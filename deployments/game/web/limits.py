@@ -1,0 +1,163 @@
+"""What keeps hostile or broken clients from the rest: token buckets, sizes, types and origins of requests, headers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.clients import Bucket, household
+from deployments.failures import place_of
+from deployments.game.domain.protocol import LARGEST_BODY, Problem
+
+log = logging.getLogger(__name__)
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class Buckets:
+    """A bucket for each key, of as many keys as were used last."""
+
+    def __init__(self, rate: float, most: float, keys: int, clock: Callable[[], float]) -> None:
+        self._rate, self._most, self._keys, self._clock = rate, most, keys, clock
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def take(self, key: str) -> bool:
+        """Whether the key had a token."""
+        now = self._clock()
+        bucket = self._buckets.pop(key, None) or Bucket(self._rate, self._most, now)
+        self._buckets[key] = bucket
+        if len(self._buckets) > self._keys:
+            self._buckets.popitem(last=False)
+        return bucket.take(now)
+
+
+def own_origin(connection: HTTPConnection, allowed: tuple[str, ...], *, required: bool) -> bool:
+    """Whether a browser sent it from this page. `required`: also where no browser says where it comes from."""
+    origin = connection.headers.get("origin")
+    if origin is None:
+        return not required
+    try:
+        host = urlsplit(origin).netloc
+    except ValueError:
+        return False
+    return origin in allowed or (bool(host) and host == connection.headers.get("host"))
+
+
+class Guard:
+    """Middleware of HTTP requests: 413, 415, 403 and 429 before anything reads them, and headers on every answer.
+
+    Args:
+        requests: a token for each request of an address.
+        origins: allowed besides the page's own.
+    """
+
+    def __init__(self, app: ASGIApp, *, requests: Buckets, origins: tuple[str, ...]) -> None:
+        self._app, self._requests, self._origins = app, requests, origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def headed(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        refused = self._refused(scope)
+        if refused is not None:
+            await _answer(headed, *refused)
+            return
+        body = await _body(receive) if scope["method"] not in ("GET", "HEAD") else b""
+        if body is None:
+            await _answer(headed, 413, f"a body has {LARGEST_BODY} bytes at most")
+            return
+        try:
+            await self._app(scope, _again(body, receive), headed)
+        except Exception as error:
+            log.error("%s", place_of(error))
+            if not started:
+                await _answer(headed, 500, "internal error; the server's log has more")
+
+    def _refused(self, scope: Scope) -> tuple[int, str] | None:
+        connection, headers = HTTPConnection(scope), Headers(scope=scope)
+        if not self._requests.take(address(connection)):
+            return 429, "too many requests; try again in a moment"
+        if scope["method"] in ("GET", "HEAD"):
+            return None
+        if not own_origin(connection, self._origins, required=False):
+            return 403, "this was sent from another page"
+        if scope["path"].startswith("/api/"):
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != "application/json":
+                return 415, "send application/json"
+        return None
+
+
+def address(connection: HTTPConnection) -> str:
+    """Of the client; behind a trusted proxy uvicorn has put its client here. Of IPv6, a household's /64."""
+    return household(connection.client.host) if connection.client else "unknown"
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """None where there is more than LARGEST_BODY."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":  # the client went away
+            return b"".join(parts)
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > LARGEST_BODY:
+            return None
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
+    """Receives a body that was read already."""
+    given = False
+
+    async def received() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return received
+
+
+async def _answer(send: Send, status: int, reason: str) -> None:
+    body = json.dumps(Problem(reason=reason).model_dump()).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 429:
+        headers.append((b"retry-after", b"1"))
+    if status == 413:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,117 @@
+"""The operator's side of a study: how far it is, stop and start, payments. Behind a token."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from deployments.game.engine.door import Denied
+from deployments.game.engine.rooms import Rooms
+from deployments.game.web import tokens
+from deployments.game.web.api import PROBLEMS
+
+COOKIE = "respect_operator"
+COLUMNS = ("user", "game", "policy", "role", "ended", "pay", "bonus", "currency")
+"""Of the payments; `user` is the pseudonym of the participant's id (`respect_core.log.pseudonyms.pseudonym`)."""
+router = APIRouter(prefix="/api/operator", responses=PROBLEMS)
+
+
+def _operator(request: Request) -> None:
+    """Raises Denied without the operator's token."""
+    token = _token(request)
+    if tokens.held(request, COOKIE, [token]) is None:
+        raise Denied(401, "token", "sign in with the operator's token")
+
+
+def _token(request: Request) -> str:
+    token: str | None = request.app.state.settings.operator_token
+    if token is None:
+        raise Denied(403, "token", "this page is closed: start the server with RESPECT_OPERATOR_TOKEN set")
+    return token
+
+
+def _rooms(request: Request, _: Annotated[None, Depends(_operator)]) -> Rooms:
+    rooms: Rooms = request.app.state.rooms
+    return rooms
+
+
+TheRooms = Annotated[Rooms, Depends(_rooms)]
+
+
+@router.post("/login")
+async def login(request: Request, response: Response, given: tokens.Login) -> dict[str, bool]:
+    """Sign a browser in, for a day."""
+    token = _token(request)
+    if not tokens.same(given.token, token):
+        raise Denied(401, "token", "this is not the operator's token")
+    tokens.remember(request, response, COOKIE, token)
+    return {"signed_in": True}
+
+
+@router.post("/logout")
+async def logout(response: Response) -> dict[str, bool]:
+    """Sign it out: its cookie is deleted. A copy of it opens the page until its day is over."""
+    response.delete_cookie(COOKIE)
+    return {"signed_in": False}
+
+
+@router.get("/state")
+async def state(rooms: TheRooms) -> dict[str, Any]:
+    """Games by policy, success so far with its interval, and who is here."""
+    return await standing(rooms)
+
+
+@router.post("/stop")
+async def stop(rooms: TheRooms) -> dict[str, Any]:
+    """No game of the study begins from here on; those that run go on to their end."""
+    await set_open(rooms, False)
+    return await standing(rooms)
+
+
+@router.post("/start")
+async def start(rooms: TheRooms) -> dict[str, Any]:
+    """The study takes people again."""
+    await set_open(rooms, True)
+    return await standing(rooms)
+
+
+@router.get("/payments.csv", response_class=Response, responses={200: {"content": {"text/csv": {}}}})
+async def payments(rooms: TheRooms) -> Response:
+    """A row for each person of each game, and for each wait in vain."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rooms.study.payments() if rooms.study else [])
+    headers = {"Content-Disposition": 'attachment; filename="payments.csv"'}
+    return Response(text.getvalue(), media_type="text/csv", headers=headers)
+
+
+async def standing(rooms: Rooms) -> dict[str, Any]:
+    """Of the study, or of free play; nothing of who plays."""
+    free: dict[str, Any] = {
+        "name": None,
+        "round": rooms.settings.round,
+        "open": True,
+        "policies": [],
+        "released": 0,
+        "payment": None,
+    }
+    return (await rooms.study.state() if rooms.study else free) | {
+        "players": len(rooms.players),
+        "connected": len(rooms.connections),
+        "lobby": len(rooms.lobby),
+        "running": sum(table.ending is None for table in rooms.tables.values()),
+        "unstored": len(rooms.archiver.unstored),
+        "versions": dict(rooms.listener.ready()),
+    }
+
+
+async def set_open(rooms: Rooms, open: bool) -> None:
+    """Whether the study takes people; games that run go on. Raises NotWritten and Denied."""
+    if rooms.study is None:
+        raise Denied(409, "study", "no study is loaded; start with --study")
+    await rooms.journal.write({"kind": "study", "study": rooms.study.file.name, "open": open})
+    rooms.study.open = open

@@ -1,0 +1,47 @@
+"""The pages: HTML, a style sheet and JavaScript modules, as they stand in `pages/`. Nothing is built, nothing fetched
+from elsewhere, and no script or style stands in the HTML, so that the strictest Content-Security-Policy holds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from deployments.game.domain.protocol import Problem
+
+FOLDER = Path(__file__).parent / "pages"
+PAGES = {
+    "/": "index.html",
+    "/consent": "consent.html",
+    "/instructions": "instructions.html",
+    "/quiz": "quiz.html",
+    "/play": "play.html",
+    "/operator": "operator.html",
+    "/annotate": "annotate.html",
+}
+"""File by path. The operator's and the annotators' pages hold nothing until a token is given."""
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_FRESH = {"Cache-Control": "no-cache"}  # asked for again at each load: a new release shows at once
+_STATIC = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in _TYPES}
+_HTML = {path: (FOLDER / name).read_bytes() for path, name in PAGES.items()}
+
+router = APIRouter(include_in_schema=False)
+
+
+async def page(request: Request) -> Response:
+    """One of `PAGES`."""
+    return Response(_HTML[request.scope["path"]], media_type="text/html", headers=_FRESH)
+
+
+for _path in PAGES:
+    router.add_api_route(_path, page, methods=["GET"])
+
+
+@router.get("/static/{name}")
+async def static(name: str) -> Response:
+    """A file of the pages."""
+    if name not in _STATIC:
+        return JSONResponse(Problem(field="name", reason="there is no such file").model_dump(), 404)
+    return Response(_STATIC[name], media_type=_TYPES[Path(name).suffix], headers=_FRESH)

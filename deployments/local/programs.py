@@ -1,0 +1,115 @@
+"""The programs of the local stack, as a configuration of supervisord.
+
+supervisord keeps them running (one that dies is started again), keeps their logs, and ends them and their children.
+It answers on a Unix socket that its owner alone can open.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from deployments.local.settings import ARTIFACTS, GPU, LIGHT, LIGHT_RUNS, REPOSITORY, Stack
+from flows.support import servers
+
+SERVERS = "servers"
+WORKERS = "workers"
+
+
+def cuda_devices() -> int:
+    import torch  # takes seconds to import; only `up` asks
+
+    return torch.cuda.device_count()
+
+
+def server_commands(stack: Stack) -> dict[str, list[str]]:
+    """What to run for each server."""
+    return {
+        "s3": [sys.executable, "-m", "deployments.local.stack", "s3"],
+        "prefect": servers.prefect_command(stack.prefect_port),
+        "mlflow": [*servers.mlflow_command(stack.mlflow_port), "--artifacts-destination", f"s3://{ARTIFACTS}"],
+    }
+
+
+def worker_commands(devices: int, cores: int) -> dict[str, tuple[list[str], dict[str, str]]]:
+    """What to run for each worker, and its environment: one for each CUDA device, which it alone sees; else one."""
+
+    def worker(pool: str, name: str, limit: int) -> list[str]:
+        options = ["--name", name, "--type", "process", "--limit", str(limit), "--no-create-pool-if-not-found"]
+        return [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, *options]
+
+    gpu = {f"gpu-{n}": (worker(GPU, f"gpu-{n}", 1), {"CUDA_VISIBLE_DEVICES": str(n)}) for n in range(devices)}
+    return {
+        "light": (worker(LIGHT, "light", LIGHT_RUNS), {}),
+        **(gpu or {"gpu": (worker(GPU, "gpu", cores), {})}),
+    }
+
+
+def configuration(stack: Stack, devices: int, cores: int) -> str:
+    """supervisord.conf. Workers wait until they are told to start: the servers must answer first."""
+    folder = stack.folder
+    sections = [
+        _section("unix_http_server", file=_socket(stack), chmod="0600"),
+        _section(
+            "supervisord",
+            logfile=folder / "logs" / "supervisord.log",
+            pidfile=folder / "supervisord.pid",
+            childlogdir=folder / "logs",
+            directory=REPOSITORY,
+            umask="077",
+        ),
+        _section("supervisorctl", serverurl=f"unix://{_socket(stack)}"),
+        "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface\n",
+    ]
+    started, workers = server_commands(stack), worker_commands(devices, cores)
+    sections += [_program(stack, name, command, {}, autostart="true") for name, command in started.items()]
+    sections += [
+        _program(stack, name, command, environment, autostart="false")
+        for name, (command, environment) in workers.items()
+    ]
+    sections.append(_section(f"group:{SERVERS}", programs=",".join(started)))
+    sections.append(_section(f"group:{WORKERS}", programs=",".join(workers)))
+    return "\n".join(sections)
+
+
+def program(name: str) -> str:
+    """The path of a program that came with the project's dependencies.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        raise ValueError(f"the program {name} is missing; run `make install`")
+    return found
+
+
+def _program(stack: Stack, name: str, command: list[str], environment: Mapping[str, str], autostart: str) -> str:
+    return _section(
+        f"program:{name}",
+        command=" ".join(f'"{part}"' for part in command),
+        directory=REPOSITORY,
+        environment=",".join(f'{key}="{value}"' for key, value in environment.items()),
+        autostart=autostart,
+        autorestart="true",
+        startsecs=5,
+        startretries=100,  # a worker outlives a server that is away for a while
+        stopwaitsecs=30,
+        stopasgroup="true",
+        killasgroup="true",
+        redirect_stderr="true",
+        stdout_logfile=stack.logs / f"{name}.log",
+        stdout_logfile_maxbytes="20MB",
+        stdout_logfile_backups=3,
+    )
+
+
+def _section(title: str, **values: object) -> str:
+    lines = [f"{name} = {str(value).replace('%', '%%')}" for name, value in values.items()]
+    return "\n".join([f"[{title}]", *lines, ""])
+
+
+def _socket(stack: Stack) -> Path:
+    return stack.folder / "supervisor.sock"

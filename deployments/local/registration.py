@@ -1,0 +1,140 @@
+"""What the Prefect server must know: work pools, deployments, and the automation for runs that went silent."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+from prefect.events.actions import RunDeployment
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.variables import Variable
+from prefect.workers.process import ProcessWorker
+
+from deployments.local.settings import GPU, LIGHT, LIGHT_RUNS, REPOSITORY
+from flows.support.reaper import HEARTBEAT
+from respect_core.versions import code_version
+
+SILENT = "Crash runs that went silent"
+SILENCE = timedelta(seconds=300)
+"""Longer than `flows.support.reaper` waits: what it finds silent is looked for once."""
+REAPER = "reaper"
+"""The deployment, and its queue in the light pool, with a slot of its own: silent runs may hold all others."""
+
+_DEPLOYMENTS = REPOSITORY / "deployments" / "prefect.yaml"
+REGISTERED = "respect_registered"
+"""Prefect variable: hash of what was registered last. It is on the server, so that a new database knows of nothing."""
+
+
+def register(devices: int) -> None:
+    """Make what is absent; deploy prefect.yaml, set limits and automation unless just that was done before.
+
+    What was edited in the UI stays until the deployments, the code or the number of devices change.
+
+    Args:
+        devices: Runs at once on the GPU pool.
+
+    Raises:
+        ValueError: prefect.yaml was not deployed; the message has what the command said.
+    """
+    limits = {LIGHT: LIGHT_RUNS, GPU: devices}
+    version = _version(limits)
+    changed = Variable.get(REGISTERED) != version
+    with get_client(sync_client=True) as client:
+        for pool, limit in limits.items():
+            _work_pool(client, pool, limit, changed)
+        if changed:
+            _deploy()
+            _reserve_a_slot(client)
+            _automation(client)
+            Variable.set(REGISTERED, version, overwrite=True)
+
+
+def _deploy() -> None:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(_DEPLOYMENTS)]
+    environment = {**os.environ, "RESPECT_CODE": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"{_DEPLOYMENTS} was not deployed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+
+
+def workers_online(since: datetime) -> bool:
+    """Whether each pool has a worker that has reported since then."""
+    with get_client(sync_client=True) as client:
+        answers = [
+            client.request(
+                "POST", "/work_pools/{work_pool_name}/workers/filter", path_params={"work_pool_name": pool}, json={}
+            )
+            for pool in (LIGHT, GPU)
+        ]
+    return all(
+        any(datetime.fromisoformat(worker["last_heartbeat_time"]) >= since for worker in answer.json())
+        for answer in answers
+    )
+
+
+def _work_pool(client: SyncPrefectClient, name: str, limit: int, changed: bool) -> None:
+    if client.read_work_pools(work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[name]))):
+        if changed:
+            client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
+        return
+    client.create_work_pool(
+        WorkPoolCreate(
+            name=name,
+            type="process",
+            concurrency_limit=limit,
+            base_job_template=ProcessWorker.get_default_base_job_template(),
+        )
+    )
+
+
+def _reserve_a_slot(client: SyncPrefectClient) -> None:
+    """All runs but the reaper's are in the default queue."""
+    default = client.read_work_queue_by_name("default", work_pool_name=LIGHT)
+    client.update_work_queue(default.id, concurrency_limit=LIGHT_RUNS - 1)
+
+
+def _automation(client: SyncPrefectClient) -> None:
+    """Where heartbeats stop without a run's having ended, the reaper looks at what is running."""
+    # Behind the last two no process is owed: somebody is to answer, or a worker to start the run again. The server may
+    # hear of these before the last heartbeat, or on SQLite never: so the automation itself ends nothing.
+    states = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended", "AwaitingRetry")
+    reaper = client.read_deployment_by_name(f"{REAPER}/{REAPER}")
+    wanted = AutomationCore(
+        name=SILENT,
+        description="A worker that was killed sends no heartbeat of its runs.",
+        trigger=EventTrigger(
+            after={HEARTBEAT},
+            expect={HEARTBEAT, *(f"prefect.flow-run.{state}" for state in states)},
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=SILENCE,
+        ),
+        actions=[RunDeployment.model_validate({"source": "selected", "deployment_id": reaper.id})],
+    )
+    found = client.read_automations_by_name(SILENT)
+    if not found:
+        client.create_automation(wanted)
+    # Only where it is another: Prefect forgets with an update which runs it has heard of.
+    elif (found[0].trigger, found[0].actions) != (wanted.trigger, wanted.actions):
+        client.update_automation(found[0].id, wanted)
+
+
+def _version(limits: Mapping[str, int]) -> str:
+    """Hash of all that pools, automation and deployments are made from."""
+    files = [Path(__file__), _DEPLOYMENTS]
+    files += [file for room in ("flows", "tasks") for file in sorted((REPOSITORY / room).rglob("*.py"))]
+    digest = hashlib.sha256(f"{REPOSITORY} {sorted(limits.items())} {code_version()}".encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,230 @@
+"""The local stack: Prefect, MLflow, SeaweedFS and a worker for each work pool, on the loopback, without Docker.
+
+`make up` and `make down`; state stays in runs/stack (RESPECT_STACK). docs/operations.md says what each process is.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import typer
+
+from deployments.local import programs, seaweedfs
+from deployments.local.settings import ARTIFACTS, BUCKET, FOREIGN, REPOSITORY, Stack, from_environment
+from flows.support import environment, servers
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+
+START_SECONDS = float(os.environ.get("RESPECT_START_SECONDS", "300"))
+"""How long `up` waits for a server to answer; busy machines need more."""
+
+
+class StackError(RuntimeError):
+    """The stack did not start or stop; the message says what to do."""
+
+
+@app.command()
+def up() -> None:
+    """Start everything, wait until it answers, and deploy deployments/prefect.yaml."""
+    stack = from_environment()
+    try:
+        start(stack)
+    except (StackError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(
+        f"Prefect  {stack.prefect}\nMLflow   {stack.mlflow}\nS3       {stack.s3} ({stack.credentials})\n"
+        f"{servers.how_to_log_in(servers.password(stack.password))}\n"
+        f"logs     {stack.logs}\n`. {stack.folder / 'env'}` points a shell at it; `make down` stops it."
+    )
+
+
+@app.command()
+def down() -> None:
+    """Stop everything; state stays."""
+    stack = from_environment()
+    try:
+        stop(stack)
+    except StackError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def status() -> None:
+    """What runs, as supervisord sees it."""
+    typer.echo(_control(from_environment(), "status"))
+
+
+@app.command(hidden=True)
+def s3() -> None:
+    """Become the S3 server. It takes its credentials from the environment, which no other process shares."""
+    stack = from_environment()
+    ports = range(stack.s3_port, stack.s3_port + seaweedfs.PORTS)
+    command = seaweedfs.command(programs.program("weed"), stack.s3_folder, [BUCKET, ARTIFACTS], ports)
+    os.chdir(stack.s3_folder)
+    os.execve(command[0], command, os.environ | stack.read_credentials())
+
+
+def start(stack: Stack) -> None:
+    """Start what does not run; return when all of it answers.
+
+    Raises:
+        StackError: a port is taken, something does not answer in time, or what runs asks for no login.
+    """
+    os.umask(0o077)
+    stack.prepare()
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+    os.environ.update(stack.environment() | stack.login())
+    environment.prepare(stack.folder)
+    os.environ.update(_server_environment(stack))
+    if not _running(stack):
+        _require_free(stack)
+        config = programs.configuration(stack, programs.cuda_devices(), _cores())
+        _config(stack).write_text(config)
+        subprocess.run([programs.program("supervisord"), "-c", str(_config(stack))], check=True)
+        _wait_for_supervisord(stack)
+    _wait(stack, "s3", lambda: _s3_answers(stack))
+    password, version = servers.password(stack.password), f"{stack.prefect}/api/admin/version"
+    _wait(stack, "prefect", lambda: servers.answers(version, password))
+    if servers.answers(version, "guessed"):
+        raise StackError("an earlier version started what runs here, and it lets everybody in: `make down`, `make up`")
+    _wait(stack, "mlflow", lambda: servers.answers(f"{stack.mlflow}/version", password))
+    from deployments.local import registration  # imports Prefect, which reads its settings then
+
+    registration.register(programs.cuda_devices() or _cores())
+    asked = datetime.now(UTC)
+    _control(stack, "start", f"{programs.WORKERS}:*")
+    _wait(stack, programs.WORKERS, lambda: registration.workers_online(asked))
+
+
+def stop(stack: Stack) -> None:
+    """Stop the stack if it runs; return when nothing of it does.
+
+    Raises:
+        StackError: it is still there after a minute.
+    """
+    if not _running(stack):
+        return
+    _control(stack, "shutdown")
+    deadline = time.monotonic() + 120
+    while _running(stack):
+        if time.monotonic() > deadline:
+            raise StackError(f"supervisord did not end; see {stack.logs / 'supervisord.log'}")
+        time.sleep(0.3)
+
+
+def _server_environment(stack: Stack) -> dict[str, str]:
+    """What the processes of the stack see besides its addresses; children of supervisord inherit it."""
+    return {
+        # This checkout's code, wherever the package was installed from.
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "RESPECT_STACK": str(stack.folder),
+        "RESPECT_PREFECT_PORT": str(stack.prefect_port),
+        "RESPECT_MLFLOW_PORT": str(stack.mlflow_port),
+        "RESPECT_S3_PORT": str(stack.s3_port),
+        "RESPECT_PROGRESS": "artifacts",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "MLFLOW_S3_ENDPOINT_URL": stack.s3,
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+        **servers.prefect_settings(stack.prefect_port),
+        **servers.mlflow_settings(os.environ.get("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{stack.folder}/mlflow.db")),
+    }
+
+
+def _require_free(stack: Stack) -> None:
+    for port, who in stack.ports.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise StackError(
+                    f"port {port} of 127.0.0.1, for {who}, is taken ({error.strerror}); stop what listens there, "
+                    "or set that variable to another port"
+                ) from None
+
+
+def _wait_for_supervisord(stack: Stack) -> None:
+    """It goes into the background first and writes its number then."""
+    deadline = time.monotonic() + START_SECONDS
+    while not _running(stack):
+        if time.monotonic() > deadline:
+            raise StackError(f"supervisord did not start within {START_SECONDS:.0f} s; see {stack.logs}")
+        time.sleep(0.1)
+
+
+def _wait(stack: Stack, name: str, answers: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not answers():
+        if not _running(stack):
+            raise StackError(f"the stack was stopped before {name} answered; see {stack.logs}")
+        if time.monotonic() > deadline:
+            raise StackError(
+                f"{name} did not answer within {START_SECONDS:.0f} s (RESPECT_START_SECONDS); what did start runs on "
+                f"until `make down`. The end of its log:\n{_tail(stack, name)}"
+            )
+        time.sleep(0.5)
+
+
+def _tail(stack: Stack, name: str) -> str:
+    log = stack.logs / f"{name}.log"
+    files = [log] if log.exists() else sorted(stack.logs.glob("*.log"))
+    return "\n".join(f"{file}:\n" + "\n".join(file.read_text().splitlines()[-20:]) for file in files)
+
+
+def _s3_answers(stack: Stack) -> bool:
+    """Whether it takes our credentials and has our bucket."""
+    from respect_core.store.base import StoreError
+    from respect_core.store.open import open_store
+
+    try:
+        with urllib.request.urlopen(stack.s3, timeout=5):
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answers: anonymous access is refused
+    except OSError:
+        return False
+    try:
+        open_store(os.environ["RESPECT_STORE"]).exists("ready")
+    except StoreError:
+        return False
+    return True
+
+
+def _control(stack: Stack, *command: str) -> str:
+    control = [programs.program("supervisorctl"), "-c", str(_config(stack)), *command]
+    return subprocess.run(control, capture_output=True, text=True).stdout.strip()
+
+
+def _running(stack: Stack) -> bool:
+    """Whether this stack's supervisord is there."""
+    try:
+        pid = int((stack.folder / "supervisord.pid").read_text())
+        return str(_config(stack)).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return False
+
+
+def _config(stack: Stack) -> Path:
+    return stack.folder / "supervisord.conf"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,149 @@
+"""The stages of a round that want a device, and where they run: on this machine, on the GPU work pool, or on Ray.
+
+All ways give the same references, so a flow reads the same wherever it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from prefect import tags, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import TypeAdapter
+
+from flows.dispatch.pools import on_pool
+from respect_core.profiles import Profile
+from respect_core.store import manifests
+from respect_core.training_data import curated
+from respect_core.variants import SEED, Variant
+from respect_core.versions import base_sha256
+from tasks.compute.places import Place
+from tasks.registry import registry, results
+from tasks.registry.register import register_variant
+from tasks.round.decode import decode_feedback
+from tasks.round.propensity import fill_propensities
+from tasks.round.select import select_checkpoint
+from tasks.round.subsample import subsample_variant
+from tasks.round.train import initial_adapter, train_variant
+from tasks.support.references import DecodedRef, LearnedRef, PropensityRef, RegisteredRef, TrainingSetRef
+from tasks.support.retries import PATIENT
+from tasks.support.workspace import Workspace
+
+Learning = Callable[[], LearnedRef]
+"""A variant under way: waits for its end, and raises what it failed with."""
+
+
+def decode(
+    workspace: Workspace,
+    profile: Profile,
+    round: int,
+    variants: Sequence[Variant],
+    seed: RegisteredRef,
+    *,
+    on: Place = Place.HERE,
+) -> DecodedRef:
+    """Feedback of the turns up to `round`, and the probabilities that their logs lack."""
+    if on is not Place.POOLS:
+        feedback = decode_feedback(workspace, profile, round, on=on)
+        propensities = fill_propensities(workspace, profile, round, variants, seed, on)
+        return DecodedRef(feedback=feedback, propensities=propensities)
+    store = workspace.open()
+    turns = [part for part in manifests.partitions(store, "turns") if part.round <= round]
+    parameters = {"profile": as_json(profile), "variants": sorted(variants), "seed": seed.model_dump()}
+    made_from = {
+        "turns": [manifests.table_input(store, "turns", *part).sha256 for part in turns],
+        "decoder": profile.feedback_decoder,
+        "base": base_sha256(profile.base) or profile.base,
+        "image_size": profile.image_size,
+        "propensity": profile.propensity,
+        "variants": parameters["variants"],
+        "seed": seed.adapter_hash,
+    }
+    key = results.key("decode", round, "all", made_from)
+    return on_pool(
+        workspace,
+        "decode/decode",
+        key,
+        DecodedRef,
+        {**parameters, "round": round},
+        name=f"decode round {round}",
+        tags=[f"round:{round}"],
+    )
+
+
+def learn(
+    workspace: Workspace,
+    run_id: str | None,
+    profile: Profile,
+    variant: Variant,
+    round: int,
+    validation: str,
+    propensities: Sequence[PropensityRef],
+    *,
+    on: Place = Place.HERE,
+    retrained: bool = False,
+) -> Learning:
+    """Submit everything of one variant: variants run beside each other, wherever that is."""
+    with tags(f"variant:{variant}"):
+        training_set = subsample_variant.submit(workspace, profile, variant, round, validation, propensities)
+        if on is Place.POOLS:
+            trained = train_on_pool.submit(workspace, profile, training_set, validation, run_id, retrained)  # type: ignore[call-overload]  # Prefect resolves futures
+            return lambda: trained.result()
+        start = initial_adapter.submit(workspace, profile, variant, round)
+        seeds = [
+            train_variant.submit(workspace, profile, training_set, seed, validation, start, on)  # type: ignore[call-overload]  # Prefect resolves futures
+            for seed in profile.seeds
+        ]
+        selected = select_checkpoint.submit(variant, seeds)
+
+    def end() -> LearnedRef:
+        data = training_set.result()
+        for training in seeds:
+            training.result()  # one that failed says why; what waits for it knows only that it waits
+        chosen = selected.result()
+        version = register_variant(workspace, run_id, profile, data, chosen, validation, retrained)
+        return LearnedRef(training_set=data, selected=chosen, registered=version)
+
+    return end
+
+
+@task(
+    name="train on the pool",
+    task_run_name="train {training_set.variant} on the pool",
+    **PATIENT,
+    cache_policy=NO_CACHE,
+)
+def train_on_pool(
+    workspace: Workspace,
+    profile: Profile,
+    training_set: TrainingSetRef,
+    validation: str,
+    run_id: str | None,
+    retrained: bool = False,
+) -> LearnedRef:
+    """Train, select and register on a GPU worker, unless the same was done before."""
+    variant, round = training_set.variant, training_set.round
+    start = registry.previous(workspace, variant, round) if variant != SEED else None
+    settings = {"profile": as_json(profile), "validation": validation, "retrained": retrained}
+    made_from = {
+        "data": training_set.data_hash,
+        "start": start.tags["adapter_hash"] if start else None,
+        "base": base_sha256(profile.base) or profile.base,
+        "validation_sha256": curated.stored(workspace.open(), validation).sha256,
+        **settings,
+    }
+    return on_pool(
+        workspace,
+        "train-variant/train-variant",
+        results.key("train", round, variant, made_from),
+        LearnedRef,
+        {**settings, "training_set": training_set.model_dump(mode="json"), "run_id": run_id},
+        name=f"{'retrain' if retrained else 'train'} {variant}, round {round}",
+        tags=[f"round:{round}", f"variant:{variant}"],
+    )
+
+
+def as_json(profile: Profile) -> dict[str, object]:
+    """The profile as a parameter of a deployment: what was decided here is what the worker does."""
+    fields: dict[str, object] = TypeAdapter(Profile).dump_python(profile, mode="json")
+    return fields

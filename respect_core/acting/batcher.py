@@ -1,0 +1,105 @@
+"""Micro-batching of requests for one model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from queue import Empty, Full, Queue
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+Result = TypeVar("Result")
+
+
+class Overloaded(RuntimeError):
+    """More requests wait than the server takes on; try again later."""
+
+
+class Batcher(Generic[Item, Result]):
+    """A thread that does the work of many callers in passes.
+
+    A pass takes what waits, and what comes within `wait` seconds of its first item; what comes while it runs waits for
+    the next. Where a pass of several items fails, each is done by itself, so that one cannot fail the others.
+
+    Args:
+        work: results of items, in order. Only this thread calls it.
+        most: items in a pass.
+        wait: seconds.
+        queue: items that may wait.
+        observe: told the number of items of each pass before it runs.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Result]],
+        *,
+        most: int = 64,
+        wait: float = 0.004,
+        queue: int = 1024,
+        observe: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        self._work, self._most, self._wait, self._observe = work, most, wait, observe
+        self._queue: Queue[tuple[Item, Future[Result]] | None] = Queue(queue)
+        self._thread = threading.Thread(target=self._run, name="passes", daemon=True)
+        self._thread.start()
+
+    def submit(self, item: Item) -> Future[Result]:
+        """The result to come, or what `work` raised.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        future: Future[Result] = Future()
+        try:
+            self._queue.put_nowait((item, future))
+        except Full:
+            raise Overloaded(f"{self._queue.maxsize} requests are waiting") from None
+        return future
+
+    @property
+    def waiting(self) -> int:
+        """Items in the queue."""
+        return self._queue.qsize()
+
+    def close(self) -> None:
+        """Do what was submitted before, then end. Submit nothing afterwards."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._pass():
+            pass
+
+    def _pass(self) -> bool:
+        """Gather items and do them; False when it is time to end. Between passes nothing refers to an item."""
+        taken = [self._queue.get()]
+        deadline = time.monotonic() + self._wait
+        while taken[-1] is not None and len(taken) < self._most:
+            try:
+                taken.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
+            except Empty:
+                break
+        batch = [each for each in taken if each is not None and each[1].set_running_or_notify_cancel()]
+        if batch:
+            self._observe(len(batch))
+            self._do(batch)
+        return taken[-1] is not None
+
+    def _do(self, batch: Sequence[tuple[Item, Future[Result]]]) -> None:
+        try:
+            results = self._work([item for item, _ in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} results for {len(batch)} items")
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0][1].set_exception(error)
+            else:
+                for each in batch:
+                    self._do([each])
+        else:
+            for (_, future), result in zip(batch, results, strict=True):
+                future.set_result(result)

@@ -1,0 +1,224 @@
+"""What the model writes behind a prompt: batched decoding with kept keys and values, free or constrained.
+
+Deviations from the paper, numbered as they are cited elsewhere:
+1. Randomness comes from seed, interaction and turn alone, so that a game does not depend on which other games are
+   played beside it.
+2. Keys and values of a game's earlier turns are kept, since its prompt only grows.
+
+Shapes: B rows, T new tokens, P kept tokens, V vocabulary, H width, A candidates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from respect_core.acting.kv_cache import PrefixCache
+from respect_core.interaction import Interaction
+from respect_core.model import packing
+from respect_core.model.base import inner
+from respect_core.model.chat import Chat
+from respect_core.model.vision import VisionFeatures
+from respect_core.scenarios.multiref.constraint import Node, legal_tokens
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the model wrote behind the generation prompt: text without the end token, and its log-probability."""
+
+    text: str
+    logp: float
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How to write.
+
+    `temperature` 0 takes the most probable token, and log-probabilities are then those at 1. `max_new_tokens` bounds
+    unconstrained text (published code: 10); a constrained action ends by itself.
+    """
+
+    constrained: bool = True
+    temperature: float = 1.0
+    seed: int = 0
+    max_new_tokens: int = 10
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model with all that is needed to write with it."""
+
+    model: Any
+    chat: Chat
+    features: VisionFeatures
+    cache: PrefixCache
+    batch_size: int = 64
+
+    def write(self, interactions: Sequence[Interaction], manner: Manner) -> list[Written]:
+        """The next action's text for each interaction, in order.
+
+        Raises:
+            ValueError: an interaction that waits for no action.
+        """
+        for interaction in interactions:
+            if not interaction.turns or interaction.turns[-1].action is not None:
+                raise ValueError(f"interaction {interaction.interaction_id} waits for no action: its last turn has one")
+        encoded = [packing.encode(interaction, self.chat.processor) for interaction in interactions]
+        order = sorted(range(len(encoded)), key=lambda row: len(encoded[row].input_ids))
+        result: dict[int, Written] = {}
+        for chunk in packing.within_budget(order, lambda _: self.batch_size, lambda row: len(encoded[row].input_ids)):
+            # Rows with kept keys and values need no images; the others do. What is kept may change with each pass.
+            known = [row for row in chunk if self.cache.kept(encoded[row])]
+            fresh = [row for row in chunk if row not in set(known)]
+            for rows in filter(None, (known, fresh)):
+                with evaluating(self.model):
+                    batch = [encoded[row] for row in rows], [interactions[row] for row in rows]
+                    result.update(zip(rows, self._write(*batch, manner), strict=True))
+        return [result[row] for row in range(len(interactions))]
+
+    def _write(
+        self, encoded: Sequence[packing.Encoded], interactions: Sequence[Interaction], manner: Manner
+    ) -> list[Written]:
+        model = inner(self.model)
+        logits_BV, cache, mask_BT, positions_B = self._prefill(encoded)
+        nodes: list[Node] | None = None
+        if manner.constrained:
+            nodes = [legal_tokens(self.chat, one.turns[-1].state, len(one.context)) for one in interactions]
+        draws = [_generator(manner.seed, one) for one in interactions]
+        tokens: list[list[int]] = [[] for _ in interactions]
+        logp = [0.0] * len(interactions)
+        live = list(range(len(interactions)))
+        while True:
+            uniform = torch.cat([torch.rand(1, generator=draws[row], dtype=torch.float64) for row in live])
+            allowed = [nodes[row] for row in live] if nodes else None
+            picked, picked_logp = self._pick(logits_BV, allowed, uniform, manner.temperature)
+            for row, token, value in zip(live, picked, picked_logp, strict=True):
+                tokens[row].append(token)
+                logp[row] += value
+                if nodes:
+                    nodes[row] = nodes[row][token]
+            limit = None if nodes else manner.max_new_tokens
+            going = [
+                index
+                for index, row in enumerate(live)
+                if tokens[row][-1] != self.chat.end_id and len(tokens[row]) != limit
+            ]
+            if not going:
+                break
+            if len(going) < len(live):
+                keep = torch.tensor(going, device=mask_BT.device)
+                cache.batch_select_indices(keep)
+                mask_BT, positions_B, live = mask_BT[keep], positions_B[keep], [live[index] for index in going]
+            mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(live), 1)], dim=1)
+            hidden_B1H = model.model(
+                input_ids=torch.tensor([[tokens[row][-1]] for row in live], device=model.device),
+                attention_mask=mask_BT,
+                position_ids=positions_B[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            logits_BV = model.get_output_embeddings()(hidden_B1H[:, -1]).float()
+            positions_B = positions_B + 1
+        return [Written(self._text(row), value) for row, value in zip(tokens, logp, strict=True)]
+
+    def _pick(
+        self, logits_BV: Tensor, allowed: Sequence[Node] | None, uniform_B: Tensor, temperature: float
+    ) -> tuple[list[int], list[float]]:
+        """Next tokens and their log-probabilities among the candidates: what is allowed, or all but the image token
+        (the model would look for an image to put there)."""
+        if allowed is None:
+            logits_BV[:, self.chat.image_id] = -torch.inf
+            chosen_B, logp_B = choose(logits_BV, uniform_B, temperature)
+            return chosen_B.tolist(), logp_B.tolist()
+        candidates_BA = padded([list(node) for node in allowed])
+        chosen_B, logp_B = choose(among(logits_BV, candidates_BA), uniform_B, temperature)
+        return candidates_BA.gather(1, chosen_B[:, None]).squeeze(1).tolist(), logp_B.tolist()
+
+    def _prefill(self, encoded: Sequence[packing.Encoded]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+        """Run the prompts, but for what the cache holds.
+
+        Returns:
+            logits [B, V] behind each prompt, the keys and values, which of them are real [B, P + T], and the
+            position of the next token [B].
+        """
+        model = inner(self.model)
+        device = model.device
+        past, kept = self.cache.load(encoded)
+        P = max(kept)
+        new = [row.input_ids[start:] for row, start in zip(encoded, kept, strict=True)]
+        lengths_B = torch.tensor([len(row) for row in new], device=device)
+        kept_B = torch.tensor(kept, device=device)
+        ids_BT = padded(new, self.chat.pad_id).to(device)
+        steps_T = torch.arange(ids_BT.shape[1], device=device)
+        mask_BT = steps_T < lengths_B[:, None]
+        mask_BT = torch.cat([torch.arange(P, device=device) >= P - kept_B[:, None], mask_BT], dim=1)
+        hidden_BTH = model.model(
+            input_ids=ids_BT,
+            # Without kept tokens all padding is on the right, where causal attention does not look.
+            attention_mask=mask_BT if P else None,
+            position_ids=kept_B[:, None] + steps_T,
+            past_key_values=past,
+            mm_encoder_outputs=None if P else self.features.encoder_outputs(self.model, [r.images for r in encoded]),
+            use_cache=True,
+        ).last_hidden_state
+        self.cache.store(encoded, past, kept)
+        last_BH = hidden_BTH[torch.arange(len(new), device=device), lengths_B - 1]
+        return model.get_output_embeddings()(last_BH).float(), past, mask_BT, kept_B + lengths_B
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        tokens = tokens[:-1] if tokens[-1] == self.chat.end_id else tokens
+        return self.chat.processor.tokenizer.decode(tokens).strip()
+
+
+def _generator(seed: int, interaction: Interaction) -> torch.Generator:
+    name = f"{seed} {interaction.interaction_id} {len(interaction.turns)}"
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:7]))
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode without gradients, and back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def choose(scores: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Pick one of A candidates per row: index [B] and log-probability [B], both on the CPU.
+
+    Args:
+        scores: [B, A] logits, -inf for none.
+        uniform: [B] in [0, 1), the randomness.
+        temperature: 0 for the best one; log-probabilities are then at 1.
+    """
+    logp_BA = (scores / (temperature or 1.0)).log_softmax(-1).double().cpu()
+    if temperature:
+        below_BA = logp_BA.exp().cumsum(-1)
+        # 1 - u lies in (0, 1], so that a candidate of probability zero is never picked.
+        chosen_B = (below_BA < (1 - uniform[:, None]) * below_BA[:, -1:]).sum(-1)
+    else:
+        chosen_B = logp_BA.argmax(-1)
+    return chosen_B, logp_BA.gather(1, chosen_B[:, None]).squeeze(1)
+
+
+def among(logits: Tensor, candidates: Tensor) -> Tensor:
+    """Logits [B, A] of candidates [B, A] out of [B, V]; -inf where a candidate is -1 (padding)."""
+    candidates = candidates.to(logits.device)
+    return logits.gather(1, candidates.clamp(min=0)).masked_fill(candidates < 0, -torch.inf)
+
+
+def padded(rows: Sequence[Sequence[int]], value: int = -1) -> Tensor:
+    """[rows, longest], padded on the right."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])

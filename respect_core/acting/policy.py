@@ -1,0 +1,196 @@
+"""The policy: base model and adapter as a listener that acts, and that tells how probable an action was.
+
+Deviations from the paper, numbered as they are cited elsewhere:
+1. Constrained decoding writes canonical legal actions only and records their exact renormalised probability
+   (constrain.py, 1). `constrained=False` is the paper's free generation of up to 10 tokens: what is no legal action
+   is counted and repaired as in the published code.
+
+Shapes: M action tokens over all turns of a batch, V vocabulary, A candidates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor
+
+from respect_core.acting.decoding import Manner, Writer, Written, among, evaluating, padded
+from respect_core.acting.kv_cache import PrefixCache
+from respect_core.acting.listener import Act
+from respect_core.interaction import Interaction
+from respect_core.model import packing, threads
+from respect_core.model.base import Base, load_adapter
+from respect_core.model.chat import chat
+from respect_core.model.lora import merged
+from respect_core.model.vision import VisionFeatures
+from respect_core.scenarios.multiref import actions
+from respect_core.scenarios.multiref.constraint import legal_tokens
+
+SCORED = 16
+"""Interactions in one packed pass, at most: few, so that they are of similar length and need little padding."""
+
+
+class Policy:
+    """A listener (respect_core.acting.listener.Listener).
+
+    Args:
+        base, features: the base model and its vision features.
+        adapter: a saved adapter, a model that is being trained (a view of `base`), or None for the base alone.
+        temperature: of sampling; 0 takes the most probable token, and probabilities are then those at 1.
+        constrained: see deviation 1.
+        seed: of the policy's own randomness. An act depends on it, the interaction's id and the turn alone.
+        batch_size: interactions in one pass.
+        cache_bytes: memory for keys and values of games in play.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        adapter: Path | peft.PeftModel | None,
+        features: VisionFeatures,
+        *,
+        temperature: float = 1.0,
+        constrained: bool = True,
+        seed: int = 0,
+        batch_size: int = 64,
+        cache_bytes: int = 2 << 30,
+    ) -> None:
+        self.base = base
+        self.features = features
+        self.model: Any = merged(load_adapter(base, adapter)) if isinstance(adapter, Path) else adapter or base.model
+        self.manner = Manner(constrained, temperature, seed)
+        self.batch_size = batch_size
+        self.counts: Counter[str] = Counter()  # acts, illegal
+        self._chat = chat(base.processor)
+        # The weights of a model in training change, and what is kept would be out of date.
+        cache = PrefixCache(0 if isinstance(adapter, peft.PeftModel) else cache_bytes)
+        self._writer = Writer(self.model, self._chat, features, cache, batch_size)
+
+    def act(self, interactions: Sequence[Interaction]) -> list[Act]:
+        """One act per interaction, in order; the last turn of each has action None.
+
+        An illegal act (unconstrained only) is repaired and counted in `counts["illegal"]`; its probability is that
+        of the text.
+
+        Raises:
+            ValueError: an interaction that waits for no action.
+        """
+        acts = []
+        for interaction, written in zip(interactions, self.write(interactions, self.manner), strict=True):
+            state, n_images = interaction.turns[-1].state, len(interaction.context)
+            legal = is_click(written.text, state, n_images)
+            self.counts.update(acts=1, illegal=not legal)
+            action = actions.canonical(written.text) if legal else str(repair(written.text, state, n_images))
+            acts.append(Act(action, min(1.0, max(math.exp(written.logp), 1e-300)), legal))
+        return acts
+
+    def write(self, interactions: Sequence[Interaction], manner: Manner) -> list[Written]:
+        """What the model writes next in each interaction: `act` without the repair. Raises ValueError as `act`."""
+        return self._writer.write(interactions, manner)
+
+    def log_probabilities(self, interactions: Sequence[Interaction]) -> list[list[float]]:
+        """log pi(a_t | x_t) of every turn with an action, over the whole vocabulary.
+
+        Raises:
+            ValueError: two interactions share an id.
+        """
+        packing.by_id(interactions)
+        result: dict[packing.Key, float] = {}
+        with evaluating(self.model):
+            self._prepare(interactions)
+            score = partial(packing.score, self.model, features=self.features)
+            for scores in threads.each(score, self.packed(interactions), self.base.device):
+                result.update(zip(scores.keys, scores.logp.double().sum(1).tolist(), strict=True))
+        return [[result[key] for key in packing.keys(interaction)] for interaction in interactions]
+
+    def probabilities(self, interactions: Sequence[Interaction]) -> list[list[float | None]]:
+        """What a constrained `act` would have logged for every turn with an action: renormalised over legal actions.
+
+        None for an action that constrained decoding cannot write, such as "nothing".
+
+        Raises:
+            ValueError: two interactions share an id.
+        """
+        games = packing.by_id(interactions)
+        result: dict[packing.Key, float] = {}
+        with evaluating(self.model):
+            self._prepare(interactions)
+
+            def logits(batch: packing.PackedBatch) -> tuple[packing.PackedBatch, Tensor]:
+                return batch, packing.span_logits(self.model, batch, self.features)
+
+            for batch, logits_MV in threads.each(logits, self.packed(interactions), self.base.device):
+                # Candidates per token [M, A]: the legal continuations; none behind a token that is not one of them.
+                allowed: list[list[int]] = []
+                tokens = iter(batch.targets.tolist())
+                for key, length in zip(batch.keys, batch.lengths, strict=True):
+                    game = games[key.interaction_id]
+                    node = legal_tokens(self._chat, game.turns[key.turn].state, len(game.context))
+                    for _ in range(length):
+                        allowed.append(list(node))
+                        node = node.get(next(tokens), {})
+                candidates_MA = padded(allowed)
+                taken_MA = candidates_MA == batch.targets[:, None]
+                scores_MA = among(logits_MV, candidates_MA) / (self.manner.temperature or 1.0)
+                logp_MA = scores_MA.log_softmax(-1).double().cpu()
+                probability_M = torch.where(taken_MA, logp_MA.exp(), 0.0).sum(-1)
+                products = [float(span.prod()) for span in probability_M.split(batch.lengths)]
+                result.update((key, p) for key, p in zip(batch.keys, products, strict=True) if p > 0)
+        return [[result.get(key) for key in packing.keys(interaction)] for interaction in interactions]
+
+    def _prepare(self, interactions: Sequence[Interaction]) -> None:
+        """What several threads need is there before they start, once."""
+        self.features.ready(self.model, (image for game in interactions for image in game.context))
+
+    def packed(
+        self, interactions: Sequence[Interaction], turns: Collection[tuple[str, int]] | None = None
+    ) -> Iterator[packing.PackedBatch]:
+        """Batches of whole interactions of similar length, as `packing.within_budget` cuts them.
+
+        Args:
+            turns: (interaction_id, turn) to score; all with an action by default.
+        """
+        encoded = [_encoded(interaction, self.base.processor) for interaction in interactions]
+        if turns is not None:
+            numbers: dict[str, set[int]] = {}
+            for name, turn in turns:
+                numbers.setdefault(name, set()).add(turn)
+            encoded = [row.only(numbers.get(row.interaction_id, ())) for row in encoded]
+        encoded = sorted((row for row in encoded if row.spans), key=lambda row: len(row.input_ids))
+        size = partial(threads.share, most=min(SCORED, self.batch_size), device=self.base.device)
+        for rows in packing.within_budget(encoded, size, lambda row: len(row.input_ids)):
+            yield packing.collate(rows, self._chat.pad_id)
+
+
+@lru_cache(maxsize=512)
+def _encoded(interaction: Interaction, processor: Any) -> packing.Encoded:
+    """Kept, because the same games are validated at every checkpoint."""
+    return packing.encode(interaction, processor)
+
+
+def is_click(text: str, state: str, n_images: int) -> bool:
+    """Whether a text is a legal action that changes the state."""
+    return actions.is_legal(text, state, n_images) and actions.canonical(text) != actions.NOTHING
+
+
+def repair(text: str, state: str, n_images: int) -> actions.Action:
+    """The action made of a text that is none (published code): letters that do not fit the state are dropped; where
+    none is left, the first image is clicked."""
+    letters: dict[str, set[str]] = {"select": set(), "deselect": set()}
+    verb = ""
+    for word in text.split():
+        letter = word.upper()
+        if word.lower() in letters:
+            verb = word.lower()
+        elif verb and letter in set(actions.LETTERS[:n_images]) and (letter in state) == (verb == "deselect"):
+            letters[verb].add(letter)
+    if not any(letters.values()):
+        letters["deselect" if actions.LETTERS[0] in state else "select"].add(actions.LETTERS[0])
+    return actions.Action("".join(sorted(letters["deselect"])), "".join(sorted(letters["select"])))

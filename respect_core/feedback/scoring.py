@@ -1,0 +1,166 @@
+"""Log-probabilities of label words after prompts: what stands behind the feedback decoder (section 4.1).
+
+Deviations from the paper:
+
+1. The paper lets the model generate a word and reads it. Here each label's log-probability is computed: nothing to
+   parse, a score to put a threshold on, and one forward pass instead of one per generated token.
+2. The start that all prompts share (instructions, examples) goes through the model once, and so does each start that
+   some of them share; there is no padding (`respect_core.feedback.trees`). The result is the same up to rounding
+   (tests/respect_core/feedback/test_decoder.py).
+
+Shape legend: T tokens of a tree, N nodes after which a label is scored, L labels, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from respect_core.feedback.trees import Tree, TreePass
+from respect_core.model import threads
+from respect_core.model.local import LocalModel
+
+Progress = Callable[[int, int], None]
+"""Called after each batch with the number of distinct prompts done, and of all."""
+
+
+class LabelError(ValueError):
+    """Label words that cannot be told apart, or that do not stand on their own after the prompt."""
+
+
+class LabelScorer:
+    """Scores label words after prompts, with one model.
+
+    Args:
+        local: the model.
+        token_budget: most tokens that go through the model at once, the start that all prompts share not counted.
+    """
+
+    def __init__(self, local: LocalModel, token_budget: int = 384) -> None:
+        self.model, self.tokenizer = local.model, local.tokenizer
+        self.token_budget = token_budget
+        self._limit: float = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        self.trees = TreePass(self.model)
+        self.tokens = 0  # that went through the model after the start that all prompts share
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        words: Sequence[str],
+        samples: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Log-probability of each word after each prompt, [prompts, L] in float32 on the CPU.
+
+        A word is scored by all its tokens. Identical prompts are scored once; what else is in `prompts`, and in
+        which order, changes a result by rounding at most, and its order by nothing at all.
+
+        Args:
+            samples: further texts made by the same template. The shared prefix is what all prompts and samples
+                start with, so two unlike samples keep it the same from call to call.
+
+        Raises:
+            LabelError: see there.
+            ValueError: a prompt longer than the model's context.
+        """
+        if not prompts:
+            return torch.empty(0, len(words))
+        tokens = {text: self._tokens(text) for text in prompts}
+        labels = self._labels(prompts[0], words)
+        self._check_length(max(map(len, tokens.values())) + max(map(len, labels)))
+        shared = _common_start([*tokens.values(), *map(self._tokens, samples)])
+        start = min(len(shared), min(map(len, tokens.values())) - 1)  # at least one token is left to every prompt
+        prefix, rest = shared[:start], {text: each[start:] for text, each in tokens.items()}
+        scores: dict[str, Tensor] = {}
+
+        def found(batch: list[str]) -> tuple[list[str], Tensor, int]:
+            return batch, *self._score_batch(prefix, [rest[text] for text in batch], labels)
+
+        with torch.inference_mode():
+            if self.trees.takes_trees:
+                self.trees.keep(prefix)
+            batches = self._batches(rest, sum(len(label) - 1 for label in labels))
+            for batch, scores_BL, passed in threads.each(found, batches, self.model.device):
+                scores.update(zip(batch, scores_BL, strict=True))
+                self.tokens += passed
+                if progress:
+                    progress(len(scores), len(rest))
+        return torch.stack([scores[text] for text in prompts])
+
+    def room(self, prompt: str, words: Sequence[str]) -> float:
+        """How many more tokens the model takes beside a prompt and the longest of the words; below 0 if too few.
+
+        Raises:
+            LabelError: see there.
+        """
+        return self._limit - len(self._tokens(prompt)) - max(map(len, self._labels(prompt, words)))
+
+    # --- tokens -------------------------------------------------------------------------------------------------
+
+    def _tokens(self, text: str) -> list[int]:
+        begun = bool(self.tokenizer.bos_token) and text.startswith(str(self.tokenizer.bos_token))
+        return list(self.tokenizer(text, add_special_tokens=not begun).input_ids)
+
+    def _labels(self, prompt: str, words: Sequence[str]) -> list[list[int]]:
+        """The tokens of each word as they follow the prompt, after a space unless the prompt ends in one."""
+        before = self._tokens(prompt)
+        labels = []
+        for word in words:
+            whole = self._tokens(prompt + word if prompt[-1:].isspace() else f"{prompt} {word}")
+            if not word.strip() or whole[: len(before)] != before or len(whole) == len(before):
+                raise LabelError(f"label word {word!r} has no tokens of its own after the prompt; choose another word")
+            labels.append(whole[len(before) :])
+        for word, label in zip(words, labels, strict=True):
+            if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in label:
+                raise LabelError(f"label word {word!r} is not in the model's vocabulary; choose another word")
+            if labels.count(label) > 1:
+                raise LabelError(f"label word {word!r} has the same tokens as another label; choose words that differ")
+        return labels
+
+    def _check_length(self, length: int) -> None:
+        if length > self._limit:
+            raise ValueError(f"a prompt of {length} tokens, for a model that takes {self._limit:g}; shorten the prompt")
+
+    # --- the model ----------------------------------------------------------------------------------------------
+
+    def _batches(self, rest: Mapping[str, list[int]], more: int) -> Iterator[list[str]]:
+        """Neighbours in the order of their tokens, so that they share much, as many as the budget takes.
+
+        Args:
+            rest: tokens of each prompt after the shared start.
+            more: tokens that the labels add to each.
+        """
+        batch: list[str] = []
+        size = 0
+        for text in sorted(rest, key=lambda text: rest[text]):
+            length = len(rest[text]) + more
+            if batch and size + length > self.token_budget:
+                yield batch
+                batch, size = [], 0
+            batch.append(text)
+            size += length
+        yield batch
+
+    def _score_batch(self, prefix: list[int], prompts: list[list[int]], labels: list[list[int]]) -> tuple[Tensor, int]:
+        """[prompts, L], and the tree's tokens. Each token of a label is scored at the node before it."""
+        tree = Tree()
+        before = [tree.add([*prompt, *label[:-1]])[-len(label) :] for prompt in prompts for label in labels]
+        nodes = sorted({node for path in before for node in path})
+        hidden_ND = self.trees.hidden(prefix, tree)[nodes]
+        log_p_NV = self.model.get_output_embeddings()(hidden_ND).float().log_softmax(-1)
+        row_of = {node: row for row, node in enumerate(nodes)}
+        rows = [row_of[node] for path in before for node in path]
+        words = [token for _ in prompts for label in labels for token in label]
+        lengths = [len(label) for label in labels] * len(prompts)
+        log_p_by_label = log_p_NV[rows, words].cpu().split(lengths)
+        return torch.stack([log_p.sum() for log_p in log_p_by_label]).view(len(prompts), len(labels)), len(tree)
+
+
+def _common_start(sequences: Sequence[list[int]]) -> list[int]:
+    """What all sequences start with."""
+    first, last = min(sequences), max(sequences)  # all others lie between these
+    length = next((at for at, (x, y) in enumerate(zip(first, last, strict=False)) if x != y), len(first))
+    return first[:length]

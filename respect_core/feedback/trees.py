@@ -1,0 +1,149 @@
+"""Many token sequences in one pass of a causal model, each shared start once and without padding.
+
+Sequences that start alike share those tokens: together they are a tree. The tree goes through the model as one row
+in which every token sees its own ancestors alone, at the position that its depth gives it. What the model computes
+at a token is then what it computes for that token's sequence by itself, up to rounding.
+
+Shape legend: T tokens of a tree, P tokens of the prefix that all sequences share, R sequences, S tokens of the
+longest sequence with its prefix, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from respect_core.model.memory import no_room
+
+_log = logging.getLogger(__name__)
+
+
+class Tree:
+    """Token sequences with their common starts shared. Nodes are numbered as they are added, parents first."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.paths: list[list[int]] = []  # of each node: its ancestors from the first token on, and itself
+        self._children: dict[tuple[int, int], int] = {}  # (parent or -1, token) -> node
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def add(self, sequence: Sequence[int]) -> list[int]:
+        """Nodes of the sequence, first token to last; those that are new are appended."""
+        path: list[int] = []
+        for token in sequence:
+            key = path[-1] if path else -1, token
+            if key not in self._children:
+                self._children[key] = len(self.tokens)
+                self.tokens.append(token)
+                self.paths.append([*path, self._children[key]])
+            path = self.paths[self._children[key]]
+        return path
+
+    def sees(self) -> Tensor:
+        """[T, T] of bool: which tokens each token sees."""
+        sees_TT = torch.zeros(len(self), len(self), dtype=torch.bool)
+        for node, path in enumerate(self.paths):
+            sees_TT[node, path] = True
+        return sees_TT
+
+    def leaves(self) -> list[list[int]]:
+        """Paths of the nodes without children: together they hold every node."""
+        parents = {parent for parent, _ in self._children}
+        return [path for node, path in enumerate(self.paths) if node not in parents]
+
+
+class TreePass:
+    """Runs trees through a model. The keys and values of the prefix are computed once and kept.
+
+    Several threads may run trees after a prefix that is kept.
+
+    A model whose attention cannot take a mask of its own for every token (found by trying) gets one padded row for
+    each leaf, prefix included, as it would from anybody.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.tokens = 0  # that went through the model, padding included, since this was made
+        self._counting = Lock()
+        self._kept: tuple[list[int], Any] = [], None  # the last prefix, and its keys and values
+        with torch.inference_mode():
+            self.takes_trees = self._takes_trees()
+
+    def keep(self, prefix: list[int]) -> None:
+        """Compute the keys and values of a prefix, unless they are those that are kept."""
+        if prefix and prefix != self._kept[0]:
+            ids_1P = torch.tensor([prefix], device=self.model.device)
+            self._kept = prefix, self.model.base_model(ids_1P, use_cache=True).past_key_values
+            self.tokens += len(prefix)
+
+    def hidden(self, prefix: list[int], tree: Tree) -> Tensor:
+        """The last hidden state at every node of the tree after the prefix, [T, D]."""
+        return self._one_row(prefix, tree) if self.takes_trees else self._padded_rows(prefix, tree)
+
+    def _takes_trees(self) -> bool:
+        """Whether the smallest tree, two tokens after one, gives what the two sequences give."""
+        tree = Tree()
+        tree.add([1])
+        tree.add([2])
+        expected_TD = self._padded_rows([0], tree).float()
+        try:
+            found_TD = self._one_row([0], tree).float()
+        except (RuntimeError, TypeError, ValueError) as error:  # a mask of this shape, or positions, not taken
+            if no_room(error):
+                raise
+            why = f"{type(error).__name__}: {error}"
+        else:
+            # bfloat16 rounds to about 0.01.
+            if (found_TD - expected_TD).norm() < 0.05 * expected_TD.norm():
+                return True
+            why = "it does not follow the mask"
+        _log.warning("%s cannot score prompts as trees, so each is padded: %s", type(self.model).__name__, why)
+        return False
+
+    def _one_row(self, prefix: list[int], tree: Tree) -> Tensor:
+        device, dtype = self.model.device, self.model.dtype
+        sees_TK = torch.cat([torch.ones(len(tree), len(prefix), dtype=torch.bool), tree.sees()], dim=1).to(device)
+        mask_TK = torch.zeros(sees_TK.shape, dtype=dtype, device=device).masked_fill_(~sees_TK, torch.finfo(dtype).min)
+        depth_T = torch.tensor([len(path) - 1 for path in tree.paths], device=device)
+        return self._run(
+            [tree.tokens],
+            position_ids=(len(prefix) + depth_T)[None],
+            attention_mask=mask_TK[None, None],
+            past_key_values=self._past(prefix),
+            use_cache=bool(prefix),
+        )[0]
+
+    def _padded_rows(self, prefix: list[int], tree: Tree) -> Tensor:
+        """Padding stands on the right, where no token of the sequence can see it."""
+        leaves = tree.leaves()
+        rows = [[*prefix, *(tree.tokens[node] for node in leaf)] for leaf in leaves]
+        size = max(map(len, rows))
+        hidden_RSD = self._run([[*row, *[0] * (size - len(row))] for row in rows], use_cache=False)
+        where = {node: (row, len(prefix) + at) for row, leaf in enumerate(leaves) for at, node in enumerate(leaf)}
+        rows_T, columns_T = torch.tensor([where[node] for node in range(len(tree))], device=hidden_RSD.device).T
+        return hidden_RSD[rows_T, columns_T]
+
+    def _past(self, prefix: list[int]) -> Any:
+        """The prefix in a cache of its own, which a pass may lengthen: the tensors in it are shared, not copied."""
+        self.keep(prefix)
+        if not prefix:
+            return None
+        past = copy.copy(self._kept[1])
+        past.layers = [copy.copy(layer) for layer in past.layers]
+        return past
+
+    def _run(self, rows: list[list[int]], **arguments: Any) -> Tensor:
+        input_ids = torch.tensor(rows, device=self.model.device)
+        with self._counting:
+            self.tokens += input_ids.numel()
+        hidden: Tensor = self.model.base_model(input_ids, **arguments).last_hidden_state
+        return hidden

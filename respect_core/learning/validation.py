@@ -1,0 +1,122 @@
+"""Exact match on validation turns without generation, and the choice of a checkpoint (appendix B.3).
+
+Deviations from the paper, numbered as they are cited elsewhere:
+1. No generation: greedy decoding writes the reference exactly when, under teacher forcing, the most probable token at
+   every position of the action, end token included, is the reference's. One packed pass scores a whole game.
+2. Illegal actions are counted where greedy decoding departs from the reference only: the reference itself is legal.
+3. A checkpoint is chosen by `sampled_match`, the expected exact match of an action drawn at temperature 1, as deployed:
+   the mean probability of the right action. The authors draw once per turn, with suppressed tokens; here the mass on
+   illegal text counts against a policy. Greedy exact match does not see how sure a policy is, which decides sampled
+   games: T-KTO won 52.0% of them and the seed policy 34.3%, at one greedy exact match (docs/log.md).
+
+What is no click that fits the state is illegal: `Deselect select`, a letter that is not selected, nothing at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from respect_core.acting.decoding import Manner, evaluating
+from respect_core.acting.policy import Policy, is_click
+from respect_core.interaction import Interaction, Turn
+from respect_core.model import packing, threads
+from respect_core.model.lora import merged
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """Exact match over `n_turns` turns.
+
+    `sampled_match` is the mean probability of the logged action over the full vocabulary: the exact match of actions
+    drawn at temperature 1, in expectation. `illegal_actions` counts greedy actions that are illegal in their state; it
+    is None where it was not asked for.
+    """
+
+    exact_match: float
+    sampled_match: float
+    n_turns: int
+    illegal_actions: int | None
+    correct: Mapping[tuple[str, int], bool]  # (interaction_id, turn)
+
+
+def exact_match(
+    policy: Policy,
+    interactions: Sequence[Interaction],
+    turns: Collection[tuple[str, int]] | None = None,
+    *,
+    count_illegal: bool = True,
+) -> ValidationResult:
+    """How often the policy's greedy, unconstrained action is the logged one.
+
+    Args:
+        turns: (interaction_id, turn) that count, e.g. the right ones; all with an action by default. The others are
+            context.
+        count_illegal: generate for the turns that do not match and count illegal actions.
+
+    Raises:
+        ValueError: a turn that is not among the interactions, or has no action; no turn at all; two interactions
+            with one id.
+    """
+    games = packing.by_id(interactions)
+    present = {(key.interaction_id, key.turn) for interaction in interactions for key in packing.keys(interaction)}
+    wanted = present if turns is None else set(turns)
+    if not wanted <= present or not wanted:
+        raise ValueError(f"no action to validate for {sorted(wanted - present)[:5] or 'any turn'} in the interactions")
+    correct: dict[tuple[str, int], bool] = {}
+    total = 0.0  # of probabilities
+    with evaluating(policy.model):
+        model = merged(policy.model)
+        images = (image for name in sorted({name for name, _ in wanted}) for image in games[name].context)
+        features = policy.features.connected(model, images)
+
+        def scored(batch: packing.PackedBatch) -> tuple[packing.PackedBatch, Tensor, Tensor]:
+            logits_MV = packing.span_logits(model, batch, features)
+            targets_M1 = batch.targets.to(logits_MV.device)[:, None]
+            logp_M = logits_MV.gather(1, targets_M1)[:, 0] - logits_MV.logsumexp(-1)
+            return batch, logits_MV.argmax(-1).cpu(), logp_M.double().cpu()
+
+        for batch, best_M, logp_M in threads.each(scored, policy.packed(interactions, wanted), policy.base.device):
+            for key, matches in zip(batch.keys, (best_M == batch.targets).split(batch.lengths), strict=True):
+                correct[key.interaction_id, key.turn] = bool(matches.all())
+            total += sum(math.exp(logp_S.sum()) for logp_S in logp_M.split(batch.lengths))
+    illegal = None
+    if count_illegal:
+        missed = [waiting(games[name], turn) for (name, turn), match in sorted(correct.items()) if not match]
+        written = policy.write(missed, Manner(constrained=False, temperature=0.0))
+        illegal = sum(
+            not is_click(one.text, game.turns[-1].state, len(game.context))
+            for one, game in zip(written, missed, strict=True)
+        )
+    turns_in_all = len(correct)
+    return ValidationResult(sum(correct.values()) / turns_in_all, total / turns_in_all, turns_in_all, illegal, correct)
+
+
+def waiting(interaction: Interaction, turn: int) -> Interaction:
+    """The interaction as it stood when the policy had to act in `turn`."""
+    last = interaction.turns[turn]
+    turns = (*interaction.turns[:turn], Turn(last.state, last.utterance))
+    return Interaction(interaction.interaction_id, interaction.context, turns)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint and how it validated."""
+
+    seed: int
+    step: int
+    result: ValidationResult
+
+
+def choose(candidates: Iterable[Candidate]) -> Candidate:
+    """Choose the checkpoint with the highest sampled match among all seeds (deviation 3).
+
+    Ties go to the earlier step, then the lower seed.
+
+    Raises:
+        ValueError: no candidates.
+    """
+    return min(candidates, key=lambda one: (-one.result.sampled_match, one.step, one.seed))

@@ -1,0 +1,32 @@
+"""Pseudonyms of users: no user id is stored raw."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+
+_PUBLIC_KEY = "respect"
+
+
+def pseudonym(user: str) -> str:
+    """A stable pseudonym for a user id: 16 hex digits of an HMAC under RESPECT_USER_KEY.
+
+    Set the variable to a secret in production; without it pseudonyms are stable but can be recomputed by
+    anyone who knows the ids.
+    """
+    return hmac.new(_key(), user.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def key_fingerprint() -> str:
+    """Tell one RESPECT_USER_KEY from another without giving it away: an HMAC under it."""
+    return hmac.new(_key(), b"fingerprint", hashlib.sha256).hexdigest()
+
+
+def _key() -> bytes:
+    return os.environ.get("RESPECT_USER_KEY", _PUBLIC_KEY).encode()
+
+
+def pseudonyms_are_secret() -> bool:
+    """Whether RESPECT_USER_KEY is set to something of one's own."""
+    return os.environ.get("RESPECT_USER_KEY", "") not in ("", _PUBLIC_KEY)

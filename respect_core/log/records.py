@@ -1,0 +1,134 @@
+"""The interaction log, as deployments write it: one JSON line per interaction, and its rows in the tables."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from respect_core.interaction import Interaction, interactions
+from respect_core.scenarios.multiref import actions
+from respect_core.schemas import SCHEMA_VERSION
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class PolicyIdentity(_Record):
+    """Which weights acted: a registered version, or a local adapter, by content hash."""
+
+    name: str = Field(description="registered model, e.g. respect.b-fft, or a free name for policies from elsewhere")
+    version: str = Field(description="version in the registry, or 'unknown'")
+    adapter_hash: str | None = Field(default=None, description="sha256 of the adapter's files; None where unknown")
+
+
+class LoggedTurn(_Record):
+    """One utterance and the action taken on it."""
+
+    utterance: str = Field(min_length=1)
+    action: str = Field(description="canonical action string, e.g. 'deselect E select F' or 'nothing'")
+    probability: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="probability of the action when it was taken, renormalised over legal actions"
+    )
+    seconds: Annotated[float, Field(ge=0)] | None = Field(default=None, description="from utterance to action")
+
+
+class Outcome(_Record):
+    """What only metrics may read."""
+
+    targets: list[str]
+    success: bool
+
+
+class InteractionLog(_Record):
+    """One finished interaction.
+
+    Validation checks that images are distinct, that each action is canonical and legal in the state that the
+    actions before it lead to, and that targets are among the images.
+    """
+
+    schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
+    interaction_id: str = Field(min_length=1)
+    scenario: Literal["multiref"] = "multiref"
+    round: Annotated[int, Field(ge=0)]
+    variant: str = Field(min_length=1)
+    policy: PolicyIdentity
+    user: str = Field(description="pseudonym from `pseudonym`, never the raw id")
+    started_at: str = Field(description="ISO 8601")
+    context: list[str] = Field(min_length=2, max_length=len(actions.LETTERS), description="image ids, listener's order")
+    turns: list[LoggedTurn] = Field(min_length=1)
+    outcome: Outcome | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> InteractionLog:
+        datetime.fromisoformat(self.started_at)
+        if len(set(self.context)) != len(self.context):
+            raise ValueError("context names an image twice")
+        state, images = "", len(self.context)
+        for number, turn in enumerate(self.turns):
+            try:
+                state = actions.step(turn.action, state, images)
+            except actions.ActionError as error:
+                raise ValueError(f"turns[{number}].action: {error}") from error
+            if not turn.utterance.strip():
+                raise ValueError(f"turns[{number}].utterance is blank; drop the turn or restore its text")
+        if self.outcome is not None:
+            unknown = sorted(set(self.outcome.targets) - set(self.context))
+            if unknown:
+                raise ValueError(f"outcome.targets names {unknown}, not in context")
+        return self
+
+    def states(self) -> list[str]:
+        """Selected letters before each turn, and after the last: one more than there are turns."""
+        states, images = [""], len(self.context)
+        for turn in self.turns:
+            states.append(actions.step(turn.action, states[-1], images))
+        return states
+
+
+def turn_rows(log: InteractionLog) -> list[dict[str, Any]]:
+    """The rows of the `turns` table for one interaction. Reads nothing of `log.outcome`."""
+    of_game = {"interaction_id": log.interaction_id, "round": log.round, "variant": log.variant}
+    following = [turn.utterance for turn in log.turns[1:]]
+    return [
+        of_game
+        | {
+            "turn": number,
+            "scenario": log.scenario,
+            "user": log.user,
+            "context": log.context,
+            "state": state,
+            "utterance": turn.utterance,
+            "action": turn.action,
+            "probability": turn.probability,
+            "follow_up": follow_up,
+            "policy_name": log.policy.name,
+            "policy_version": log.policy.version,
+            "adapter_hash": log.policy.adapter_hash,
+        }
+        for number, (turn, state, follow_up) in enumerate(
+            zip(log.turns, log.states()[:-1], [*following, None], strict=True)
+        )
+    ]
+
+
+def outcome_row(log: InteractionLog) -> dict[str, Any]:
+    """The row of the `outcomes` table for one interaction."""
+    return {
+        "interaction_id": log.interaction_id,
+        "round": log.round,
+        "variant": log.variant,
+        "scenario": log.scenario,
+        "started_at": log.started_at,
+        "turns": len(log.turns),
+        "targets": log.outcome and log.outcome.targets,
+        "success": log.outcome and log.outcome.success,
+        "seconds": [turn.seconds for turn in log.turns],
+    }
+
+
+def from_log(log: InteractionLog) -> Interaction:
+    """The learner's view of a log record."""
+    return interactions(turn_rows(log))[0]

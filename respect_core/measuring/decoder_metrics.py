@@ -1,0 +1,185 @@
+"""Decoded feedback against what annotators say of satisfaction (figure 6), or against targets: FOR MEASURING ONLY.
+
+Labels are +1 positive, 0 neutral, -1 negative. Actual labels are `turn_metrics.LABELS` of an annotator's satisfaction,
+or `labels.target_label`, which tells how the action fits the targets and not what the user thought of it; say which.
+
+Two readings of an actual neutral (partly right), section 6: strict, it is no positive; lenient, it counts as one.
+
+Deviations from the paper, numbered as they are cited elsewhere:
+1. Intervals, which figure 6 does not have, draw games (`respect_core.stats`).
+
+Shapes: T turns, N games, B bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from respect_core.stats import LEVEL, RESAMPLES, Estimate, Floats, bootstrap, by_game, quotients
+
+LABELS = (-1, 0, 1)  # figure 6's order: negative, neutral, positive
+PREDICTED = {"binary": (-1, 1), "ternary": LABELS}
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """One matrix of figure 6 and what follows from it.
+
+    `matrix[a][p]` is the share of all turns that are actually LABELS[a] and were decoded as `predicted[p]`. Precision
+    and recall are those of positives; None where nothing was decoded as, or is, positive.
+    """
+
+    decoder: str
+    turns: int
+    predicted: tuple[int, ...]
+    matrix: tuple[tuple[float, ...], ...]
+    accuracy: Estimate  # the diagonal
+    precision_strict: Estimate | None
+    recall_strict: Estimate | None
+    precision_lenient: Estimate | None
+    recall_lenient: Estimate | None
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Turns whose decoded probability of positive lies from `low` to `high`, which only the last bin includes."""
+
+    low: float
+    high: float
+    turns: int
+    confidence: float  # mean probability
+    positive: Estimate  # share that is positive
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far decoded probabilities are shares of positives.
+
+    The interval of `ece` may lie above its value: resamples add noise to every bin, and it only adds up.
+    """
+
+    turns: int
+    bins: tuple[Bin, ...]  # those with turns
+    ece: Estimate  # expected calibration error: mean distance of a bin's share from its probability, over turns
+    brier: Estimate  # mean squared distance of probability and outcome
+
+
+def confusion(
+    actual: Sequence[int],
+    predicted: Sequence[int],
+    decoder: str,
+    games: Sequence[str] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Confusion:
+    """The confusion matrix of a decoder over turns, given in any order.
+
+    Args:
+        actual, predicted: -1, 0, +1 of each turn.
+        decoder: 'binary', which decodes no neutrals, or 'ternary'.
+        games: the interaction of each turn; None draws each turn by itself.
+
+    Raises:
+        ValueError: no turns, or not as many of each; a label or a decoder that there is not.
+    """
+    if decoder not in PREDICTED:
+        raise ValueError(f"decoder {decoder!r} is none of {', '.join(PREDICTED)}")
+    _require(len(actual), predicted)
+    columns = PREDICTED[decoder]
+    places = _places(actual, LABELS, "actual") * len(columns) + _places(predicted, columns, f"{decoder} decoder's")
+    cells = np.eye(len(LABELS) * len(columns))[places]
+    rows = cells if games is None else by_game(games, cells)
+    shape = (len(LABELS), len(columns))
+    diagonal = np.equal.outer(LABELS, columns)
+
+    def statistic(sums: Floats) -> Floats:
+        table = sums.reshape(*sums.shape[:-1], *shape)
+        called, each = table[..., -1], table.sum(-1)  # decoded as positive, and all, by actual label
+        strict, lenient = called[..., 2], called[..., 1] + called[..., 2]
+        right = (table * diagonal).sum((-1, -2))
+        pairs = (
+            *(right, each.sum(-1)),
+            *(strict, called.sum(-1)),
+            *(strict, each[..., 2]),
+            *(lenient, called.sum(-1)),
+            *(lenient, each[..., 1] + each[..., 2]),
+        )
+        return quotients(np.stack(pairs, axis=-1))
+
+    accuracy, *of_positives = bootstrap(rows, statistic, resamples=resamples, seed=seed, level=level)
+    assert accuracy is not None  # there are turns
+    shares = cells.mean(0).reshape(shape)
+    return Confusion(decoder, len(cells), columns, tuple(map(tuple, shares.tolist())), accuracy, *of_positives)
+
+
+def calibration(
+    scores: Sequence[float],
+    actual: Sequence[int],
+    games: Sequence[str] | None = None,
+    *,
+    bins: int = 10,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Calibration:
+    """Calibration of a decoder's scores, in bins of equal width.
+
+    A score is a log-odds: of positive against negative for the binary decoder, whose probability it gives exactly; of
+    positive against the likelier of the two others for the ternary one, whose probability is then of these two alone.
+
+    Args:
+        actual: -1, 0, +1 of each turn; only +1 is positive.
+        games: the interaction of each turn; None draws each turn by itself.
+
+    Raises:
+        ValueError: no turns, or not as many of each; a score that is no number; no bins.
+    """
+    if bins < 1:
+        raise ValueError(f"{bins} bins; there must be one or more")
+    odds = np.asarray(scores, float)
+    if np.isnan(odds).any():
+        raise ValueError(f"score {int(np.argmax(np.isnan(odds)))} is not a number; decode the turn again")
+    _require(len(odds), actual)
+    probability = np.exp(-np.logaddexp(0, -odds))
+    positive = (_places(actual, LABELS, "actual") == 2).astype(float)
+    in_bin = np.eye(bins)[np.minimum((probability * bins).astype(int), bins - 1)]  # [T, B]
+    # Of each bin: turns, probabilities, positives; then squared errors and turns.
+    columns = np.concatenate([in_bin, in_bin * probability[:, None], in_bin * positive[:, None]], axis=1)
+    errors = np.stack([(probability - positive) ** 2, np.ones_like(odds)], axis=1)
+    table = np.concatenate([columns, errors], axis=1)
+    rows = table if games is None else by_game(games, table)
+
+    def statistic(sums: Floats) -> Floats:
+        turns, probabilities, positives = (sums[..., part * bins : (part + 1) * bins] for part in range(3))
+        with np.errstate(invalid="ignore"):
+            shares = positives / turns
+        ece = np.abs(probabilities - positives).sum(-1) / sums[..., -1]
+        return np.concatenate([shares, np.stack([ece, sums[..., -2] / sums[..., -1]], axis=-1)], axis=-1)
+
+    *shares, ece, brier = bootstrap(rows, statistic, resamples=resamples, seed=seed, level=level)
+    assert ece is not None and brier is not None  # there are turns
+    sums = table.sum(0)
+    found = tuple(
+        Bin(each / bins, (each + 1) / bins, int(sums[each]), float(sums[bins + each] / sums[each]), share)
+        for each, share in enumerate(shares)
+        if share is not None
+    )
+    return Calibration(len(odds), found, ece, brier)
+
+
+def _places(labels: Sequence[int], known: Sequence[int], whose: str) -> NDArray[np.int64]:
+    unknown = sorted(set(labels) - set(known))
+    if unknown:
+        raise ValueError(f"{whose} label {unknown[0]} is none of {', '.join(map(str, known))}")
+    return np.searchsorted(known, np.asarray(labels, dtype=np.int64))
+
+
+def _require(turns: int, others: Sequence[int]) -> None:
+    if len(others) != turns:
+        raise ValueError(f"{turns} turns on one side and {len(others)} on the other; give both for each turn")

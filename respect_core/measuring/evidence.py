@@ -1,0 +1,201 @@
+"""What a deployment shows, policy by policy and round by round, gathered from a store: FOR MEASURING ONLY.
+
+Everything is read from the tables (turns, outcomes, feedback, annotations; `measuring.cell`). Outcomes come in, so
+nothing on the learning path may import this (tests/test_no_auxiliary_labels.py holds that).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from respect_core.measuring.cell import Cell, Played, cell, read_rows
+from respect_core.measuring.comparison import Paired, paired
+from respect_core.measuring.cost import Cost, read_cost
+from respect_core.measuring.drift import FeedbackDrift, LanguageDrift, feedback_drift, language_drift
+from respect_core.measuring.turn_metrics import Agreement, agreement
+from respect_core.scenarios.multiref.similarity import ImageSimilarity
+from respect_core.store.base import Store
+from respect_core.store.manifests import Partition, partitions
+from respect_core.training_data.sources import learning_partitions
+from respect_core.variants import CONTROL, HH, SEED, Variant
+
+ENHANCED = Variant.B_FFT_PLUS.value
+"""B-FFT with adapters on the vision model too, branched off after round 3 (appendix D)."""
+
+ORDER = (*(variant.value for variant in Variant), CONTROL, HH)
+"""Of policies in the paper's tables; others follow."""
+
+Cells = Mapping[str, Mapping[int, Cell]]
+"""Policy -> round -> cell; where a policy did not act there is no entry. Round 0 is shared among systems."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two policies of a round on the contexts that both played; differences are `policy` minus `other`."""
+
+    round: int
+    policy: str
+    other: str
+    result: Paired
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How one policy's users changed from round to round: what they wrote, and what was decoded from it."""
+
+    policy: str
+    language: tuple[LanguageDrift, ...]
+    feedback: Mapping[str, tuple[FeedbackDrift, ...]]  # by decoder
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a report is written from."""
+
+    name: str
+    cells: Cells
+    learned_from: Mapping[str, Mapping[int, int]]  # policy -> round -> interactions up to it (figure 14)
+    comparisons: tuple[Comparison, ...]
+    drift: Drift | None
+    agreement: Agreement | None  # over all rounds and policies
+    costs: tuple[Cost, ...]
+    games: int
+    turns: int
+    users: int
+    first: str | None  # ISO 8601 starts of the first and the last game
+    last: str | None
+    decoders: tuple[str, ...]  # model and revision of every decoder whose labels are in the store
+
+
+def rounds_of(cells: Cells) -> list[int]:
+    """The rounds in which anybody acted."""
+    return sorted({number for by_round in cells.values() for number in by_round})
+
+
+def shared_round_0(measured: Mapping[str, Mapping[int, Cell]], systems: Iterable[str] = ()) -> Cells:
+    """Policies in the paper's order; a system's round 0 is the seed policy's, which acted for all (table 2).
+
+    Args:
+        systems: policies of the study that may not have acted yet.
+    """
+    acted = {policy: by_round for policy, by_round in measured.items() if policy != SEED}
+    shared, shown = measured.get(SEED, {}), {*systems, *acted}
+    if shared and not shown:
+        return {SEED: shared}
+    ordered = [policy for policy in ORDER if policy in shown] + sorted(shown - set(ORDER))
+    return {
+        policy: ({} if policy in (HH, ENHANCED) else dict(shared)) | dict(acted.get(policy, {})) for policy in ordered
+    }
+
+
+def gather(
+    store: Store,
+    name: str,
+    *,
+    run: Path | None = None,
+    systems: Iterable[str] = (),
+    up_to: int | None = None,
+    f: ImageSimilarity | None = None,
+) -> Evidence:
+    """Everything that the tables of a store show.
+
+    Memory holds one partition's turns, and of the others what was said and decoded in each game.
+
+    Args:
+        name: of the deployment, for its report.
+        run: folder of the run, for costs.
+        systems: policies of a study that may not have acted yet.
+        up_to: the last round to read; all if None.
+        f: similarity of images for equation 3; without it table 5 has no similarities.
+
+    Raises:
+        ValueError: no game in the tables.
+        TableError, StoreError: as reading tables does.
+    """
+    measured: dict[str, dict[int, Cell]] = defaultdict(dict)
+    played: dict[Partition, Played] = {}
+    for partition in partitions(store, "turns"):
+        if up_to is None or partition.round <= up_to:
+            rows = read_rows(store, partition)
+            measured[partition.variant][partition.round] = cell(rows, f)
+            played[partition] = rows.played()
+    if not any(each.turns for each in played.values()):
+        raise ValueError(
+            f"no games in the tables of {store.uri}; play or import some first: `respect study`, `respect import games`"
+        )
+    cells = shared_round_0(measured, systems)
+    starts = sorted(start for each in played.values() for start in each.starts)
+    return Evidence(
+        name=name,
+        cells=cells,
+        learned_from=learned_from({each: len(games.utterances) for each, games in played.items()}, cells),
+        comparisons=tuple(_comparisons(played)),
+        drift=_drift(played, cells),
+        agreement=agreement(judged)
+        if (judged := [row for each in played.values() for row in each.annotated])
+        else None,
+        costs=tuple(read_cost(store, run, number) for number in rounds_of(cells)),
+        games=sum(len(each.utterances) for each in played.values()),
+        turns=sum(each.turns for each in played.values()),
+        users=len(set[str]().union(*(each.users for each in played.values()))),
+        first=starts[0] if starts else None,
+        last=starts[-1] if starts else None,
+        decoders=tuple(sorted(set[str]().union(*(each.decoders for each in played.values())))),
+    )
+
+
+def learned_from(games: Mapping[Partition, int], cells: Cells) -> dict[str, dict[int, int]]:
+    """Interactions up to and including each round from which a policy of it can learn (figure 14).
+
+    `respect_core.training_data.sources.learning_partitions` says which.
+    """
+    return {
+        policy: {number: sum(games[each] for each in learning_partitions(games, policy, number)) for number in by_round}
+        for policy, by_round in cells.items()
+        if policy not in (CONTROL, HH)
+    }
+
+
+def main_policy(cells: Cells) -> str:
+    """The policy a reader looks at first: the first in the paper's order, people and CONTROL last."""
+    return min(cells, key=lambda policy: (policy in (CONTROL, HH), list(cells).index(policy)))
+
+
+# --- between policies, and between rounds ---------------------------------------------------------------------
+
+
+def _comparisons(played: Mapping[Partition, Played]) -> Iterator[Comparison]:
+    """Every policy of a round against CONTROL where it acted, else against the first of the paper's order."""
+    for number in sorted({each.round for each in played}):
+        acted = {each.variant: games for each, games in played.items() if each.round == number and each.variant != HH}
+        other = next((policy for policy in (CONTROL, *ORDER) if policy in acted), None)
+        for policy in [policy for policy in ORDER if other and policy in acted and policy != other]:
+            mine, theirs = acted[policy].by_context, acted[other or CONTROL].by_context
+            if both := sorted(set(mine) & set(theirs)):
+                result = paired(*(np.array([games[key] for key in both]) for games in (mine, theirs)))
+                yield Comparison(number, policy, other or CONTROL, result)
+
+
+def _drift(played: Mapping[Partition, Played], cells: Cells) -> Drift | None:
+    policy = main_policy(cells)
+    of_policy = {
+        number: games
+        for number in sorted(cells[policy])
+        if (games := played.get(Partition(number, policy)) or played.get(Partition(number, SEED)))
+    }
+    if len(of_policy) < 2:
+        return None
+    decoded = {
+        decoder: {number: games.labels[decoder] for number, games in of_policy.items() if decoder in games.labels}
+        for decoder in sorted({name for games in of_policy.values() for name in games.labels})
+    }
+    return Drift(
+        policy,
+        tuple(language_drift({number: games.utterances for number, games in of_policy.items()})),
+        {decoder: tuple(feedback_drift(by_round)) for decoder, by_round in decoded.items() if len(by_round) > 1},
+    )

@@ -1,0 +1,291 @@
+"""Human evaluation (appendix A.2): annotators' answers, and the table made from them. FOR MEASURING ONLY.
+
+Annotators see a game turn by turn, without its targets (`annotation_tasks`). Of a turn they say first which action
+they would have taken (the intended action a*); then they see the action that was taken and the follow-up, and say
+whether the speaker was satisfied with it. One row of the `annotations` table is one annotator's word on one turn.
+
+Answers are kept as they come, in objects of JSON lines that are never changed, named by their contents:
+``answers/round=5/variant=b-fft/<hash>.jsonl``. The table is made from them, and can be made again from them at any
+time: an answer is safe once its object is there, whatever happens next. Of several answers of one annotator to one
+turn the first stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from respect_core.log.log import SET_ASIDE, RecordError, from_validation, new_lines
+from respect_core.measuring.annotation_tasks import AnsweredTurn
+from respect_core.measuring.turn_metrics import AnnotatedTurn
+from respect_core.scenarios.multiref import actions
+from respect_core.schemas import ANNOTATIONS_SCHEMA as ANNOTATIONS_SCHEMA
+from respect_core.store.base import Store
+from respect_core.store.manifests import ChangedError, Input, Partition, missing_parts, partitions_with, read_manifest
+from respect_core.store.tables import read_table, write_partition
+
+ANNOTATIONS, ANSWERS = "annotations", "answers"
+Satisfaction = Literal["yes", "partial", "incorrect", "no"]
+SATISFACTION: tuple[Satisfaction, ...] = ("yes", "partial", "incorrect", "no")
+"""Satisfied; satisfied, though not all that was asked for was selected; satisfied, though the selection was wrong;
+not satisfied (appendix A.2)."""
+Source = Literal["page", "file", "released"]
+
+_Turns = Mapping[tuple[str, int], Mapping[str, Any]]
+_Row = dict[str, Any]
+
+
+class AnswerError(RecordError):
+    """An answer that cannot be used: `field`, `reason` and `remedy`."""
+
+    def __str__(self) -> str:
+        return f"field {self.field}: {self.reason}; {self.remedy}"
+
+
+class Answer(BaseModel):
+    """One annotator's answer to one turn, both phases."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    interaction_id: str
+    round: Annotated[int, Field(ge=0)]
+    variant: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+    turn: Annotated[int, Field(ge=0)]
+    annotator: str = Field(min_length=1, description="a pseudonym, never a raw id")
+    intended: str = Field(description="first phase: the action the annotator would take, e.g. 'select A'; or 'nothing'")
+    satisfaction: Satisfaction | None = Field(default=None, description="second phase; None without a follow-up")
+
+
+@dataclass(frozen=True)
+class AnswersReport:
+    """What a file of answers brought."""
+
+    answers: int  # in the table because of this file, now or before
+    set_aside: int
+    problems: str | None  # key of the answers set aside; None when there are none
+
+
+# --- answers into the store -----------------------------------------------------------------------------------
+
+
+def append_answers(store: Store, answers: Sequence[Answer], source: Source = "page") -> int:
+    """Keep answers and bring the table up to date; returns how many were not known before.
+
+    Unless all can be used, none is kept. Answering the same again changes nothing. Once this returns, the answers
+    survive a crash; a crash within it leaves them kept or not kept, and the next call, or `build_annotations`, makes
+    the table.
+
+    Raises:
+        AnswerError: a turn that is not in the turns table, an intended action that is not legal in its state, a
+            satisfaction without a follow-up or the reverse, or a turn that this annotator answered otherwise before.
+        StoreError, TableError: as the store and tables do.
+    """
+    checked: dict[Partition, list[_Row]] = {}
+    for partition in dict.fromkeys(Partition(answer.round, answer.variant) for answer in answers):
+        turns, known = _turns(store, partition), _known(store, partition)
+        rows = checked.setdefault(partition, [])
+        for answer in answers:
+            if (answer.round, answer.variant) == partition and (row := _checked(answer, turns, known, source)):
+                known[_key(row)] = row
+                rows.append(row)
+    for partition, rows in checked.items():
+        _keep(store, partition, rows)
+    return sum(map(len, checked.values()))
+
+
+def import_answers(store: Store, path: Path, source: Source = "file") -> AnswersReport:
+    """Append a file of answers, one JSON object on each line as `Answer`; those that cannot be used are set aside.
+
+    Importing a file again changes nothing.
+
+    Raises:
+        FileNotFoundError: no such file.
+        StoreError, TableError: as the store and tables do.
+    """
+    by_partition: dict[Partition, list[tuple[int, Answer]]] = {}
+    good = 0
+    with new_lines(store, SET_ASIDE) as problems, path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                answer = Answer.model_validate_json(line)
+            except ValidationError as error:
+                problems.add(from_validation(error).at(path.name, f"line {number}").to_json())
+                continue
+            by_partition.setdefault(Partition(answer.round, answer.variant), []).append((number, answer))
+        for partition, numbered in by_partition.items():
+            turns, known = _turns(store, partition), _known(store, partition)
+            rows: list[_Row] = []
+            for number, answer in numbered:
+                try:
+                    row = _checked(answer, turns, known, source)
+                except AnswerError as error:
+                    problems.add(error.at(path.name, f"line {number}").to_json())
+                    continue
+                good += 1
+                if row is not None:
+                    known[_key(row)] = row
+                    rows.append(row)
+            _keep(store, partition, rows)
+        key = problems.put(f"{SET_ASIDE}/answers/import-") if problems.count else None
+        return AnswersReport(good, problems.count, key)
+
+
+def append_rows(store: Store, partition: Partition, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append annotations that were checked elsewhere: rows of the table without round and variant."""
+    _keep(store, partition, [dict(row) for row in rows])
+
+
+def build_annotations(
+    store: Store, rounds: Iterable[int] | None = None, variants: Iterable[str] | None = None
+) -> list[Partition]:
+    """Bring the table up to date with all answers kept; returns the partitions that have any."""
+    found = partitions_with(store, ANSWERS, ".jsonl", rounds, variants)
+    for partition in found:
+        _build(store, partition)
+    return found
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def read_annotated(store: Store, round: int, variant: str) -> list[AnnotatedTurn]:
+    """The annotations of a partition with their turns, for `turn_metrics`; sorted by game, turn and annotator.
+
+    Annotations of turns that are no longer in the turns table are left out.
+    """
+    rows = read_table(store, ANNOTATIONS, [round], [variant]).to_pylist()
+    turns = _turns(store, Partition(round, variant)) if rows else {}
+    return [
+        AnnotatedTurn(
+            interaction_id=row["interaction_id"],
+            turn=row["turn"],
+            context=tuple(turn["context"]),
+            state=turn["state"],
+            action=turn["action"],
+            intended=row["intended"],
+            satisfaction=row["satisfaction"],
+            annotator=row["annotator"],
+            correct=row["correct"],
+        )
+        for row in sorted(rows, key=_key)
+        if (turn := turns.get((row["interaction_id"], row["turn"]))) is not None
+    ]
+
+
+def answered_turns(store: Store) -> set[AnsweredTurn]:
+    """Who answered what, of all rounds and variants, for `annotation_tasks.next_turn`."""
+    columns = ["round", "variant", "interaction_id", "turn", "annotator"]
+    return {tuple(row[name] for name in columns) for row in read_table(store, ANNOTATIONS, columns=columns).to_pylist()}
+
+
+# --- one partition --------------------------------------------------------------------------------------------
+
+
+def _turns(store: Store, partition: Partition) -> _Turns:
+    columns = ["interaction_id", "turn", "context", "state", "action", "follow_up"]
+    table = read_table(store, "turns", [partition.round], [partition.variant], columns)
+    return {(row["interaction_id"], row["turn"]): row for row in table.to_pylist()}
+
+
+def _known(store: Store, partition: Partition) -> dict[tuple[str, int, str], _Row]:
+    """Rows of the table by turn and annotator, after bringing it up to date."""
+    _build(store, partition)
+    rows = read_table(store, ANNOTATIONS, [partition.round], [partition.variant]).to_pylist()
+    return {_key(row): row for row in rows}
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, int, str]:
+    return row["interaction_id"], row["turn"], row["annotator"]
+
+
+def _checked(answer: Answer, turns: _Turns, known: Mapping[tuple[str, int, str], _Row], source: Source) -> _Row | None:
+    """The row of an answer; None where it is known already. Raises AnswerError."""
+    turn = turns.get((answer.interaction_id, answer.turn))
+    if turn is None:
+        raise AnswerError(
+            "turn",
+            f"turn {answer.turn} of interaction {answer.interaction_id!r} is not in the turns table of round "
+            f"{answer.round}, variant {answer.variant!r}",
+            "correct the ids, or import the game first",
+        )
+    try:
+        intended = actions.parse(answer.intended)
+        actions.check_legal(intended, turn["state"], len(turn["context"]))
+    except actions.ActionError as error:
+        raise AnswerError("intended", str(error), "give an action that is legal in the turn's state") from None
+    if (turn["follow_up"] is None) != (answer.satisfaction is None):
+        expected = "null: nothing follows the turn" if turn["follow_up"] is None else f"one of {list(SATISFACTION)}"
+        raise AnswerError("satisfaction", f"{answer.satisfaction!r}; expected {expected}", "correct it")
+    row = {
+        "interaction_id": answer.interaction_id,
+        "turn": answer.turn,
+        "annotator": answer.annotator,
+        "intended": str(intended),
+        "satisfaction": answer.satisfaction,
+        "correct": str(intended) == turn["action"],
+        "source": source,
+    }
+    before = known.get(_key(row))
+    if before is None:
+        return row
+    if (before["intended"], before["satisfaction"]) != (row["intended"], row["satisfaction"]):
+        raise AnswerError(
+            "annotator", f"{answer.annotator!r} answered this turn otherwise before", "the first answer stands"
+        )
+    return None
+
+
+def _keep(store: Store, partition: Partition, rows: Sequence[_Row]) -> None:
+    """Store rows as one object, unless there are none, and build the table."""
+    if rows:
+        data = b"".join(json.dumps(row, sort_keys=True).encode() + b"\n" for row in rows)
+        name = hashlib.sha256(data).hexdigest()[:32]
+        store.put_if_absent(f"{partition.folder(ANSWERS)}{name}.jsonl", data)
+        _build(store, partition)
+
+
+def _build(store: Store, partition: Partition) -> None:
+    """Make the partition of the table from its answers, unless it is up to date and whole.
+
+    What the table holds stands before what is new, and that in order of keys: two processes that answer at once
+    may each miss the other's object, and the one that commits second builds again.
+    """
+    keys = [key for key in store.keys(partition.folder(ANSWERS)) if key.endswith(".jsonl")]
+    manifest = read_manifest(store, ANNOTATIONS, *partition)
+    whole = manifest if not missing_parts(store, ANNOTATIONS, partition, manifest) else None
+    inputs = {each.key: each for part in whole.parts for each in part.inputs} if whole else {}
+    new = [key for key in keys if key not in inputs]
+    if not new:
+        return
+    table = read_table(store, ANNOTATIONS, [partition.round], [partition.variant]).to_pylist() if whole else []
+    rows = {_key(row): row for row in table}
+    repeated = whole.counts.get("answered_otherwise_later", 0) if whole else 0
+    for key in new:
+        data = store.read(key)
+        inputs[key] = Input(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        for line in data.splitlines():
+            row = json.loads(line) | partition._asdict()
+            first = rows.setdefault(_key(row), row)
+            repeated += (first["intended"], first["satisfaction"]) != (row["intended"], row["satisfaction"])
+    ordered = [rows[key] for key in sorted(rows)]
+    try:
+        write_partition(
+            store,
+            ANNOTATIONS,
+            *partition,
+            pa.Table.from_pylist(ordered, ANNOTATIONS_SCHEMA),
+            inputs=[inputs[key] for key in sorted(inputs)],
+            counts={"annotations": len(ordered), "answered_otherwise_later": repeated},
+            replaces=manifest,
+        )
+    except ChangedError:
+        _build(store, partition)  # on what the other process made of them

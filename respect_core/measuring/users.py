@@ -1,0 +1,42 @@
+"""Share of the data by user. Not in the paper, which puts a reversal of trends down to three workers (section 6).
+
+One user with many turns can bend what the next policy learns (Ethical considerations: data poisoning). The promotion
+gate caps what one user taught a policy (`respect_core.release.gate`); this describes a round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class UserShares:
+    """How evenly turns are spread over users. Shares are of all turns."""
+
+    users: int
+    turns: int
+    top: Mapping[int, float]  # k -> share of the k users with most turns
+    gini: float  # 0 where all users have as many, towards 1 where one has them all
+    effective: float  # so many users with equal shares are as concentrated: 1 / sum of squared shares
+
+
+def user_shares(turns: Mapping[str, int], top: tuple[int, ...] = (1, 3, 5, 10)) -> UserShares:
+    """Concentration of turns, or of any other counts, by user; users without any do not count.
+
+    Raises:
+        ValueError: no turns.
+    """
+    ranked = sorted((count for count in turns.values() if count), reverse=True)
+    total, users = sum(ranked), len(ranked)
+    if not total:
+        raise ValueError("no turns of any user to measure")
+    # Gini coefficient: mean absolute difference of two users over twice the mean, from ranks 1 (most) to `users`.
+    below = sum((users + 1 - 2 * rank) * count for rank, count in enumerate(ranked, start=1))
+    return UserShares(
+        users=users,
+        turns=total,
+        top={k: sum(ranked[:k]) / total for k in top},
+        gini=below / (users * total),
+        effective=total**2 / sum(count**2 for count in ranked),
+    )

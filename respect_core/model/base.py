@@ -1,0 +1,209 @@
+"""Base models and adapters: load, attach, save, identify.
+
+Deviations from the paper, numbered as they are cited elsewhere:
+1. Adapter weights stay in fp32 over a bf16 base (PEFT's default; the paper says nothing): a step at 1e-5 would be
+   lost in bf16.
+2. LoRA A is drawn from a generator of its own on the CPU, in order of module name, so that a seed gives the same
+   adapter on every device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from respect_core import tiny
+from respect_core.model.lora import make_lean, view
+from respect_core.variants import LoraConfig
+from respect_core.versions import base_sha256, files_hash
+
+_WHOLE = "2-"
+"""Prefix of hashes over the whole folder of an adapter."""
+
+WEIGHTS = ""
+"""In `adapter_hash(..., like=WEIGHTS)`: of the adapter's own files alone."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen base model. Never adapted in place: adapters go onto a `view` of it.
+
+    `fingerprint` identifies configuration, weights and processor: a content hash, or hub id and revision.
+    """
+
+    name: str
+    model: Any
+    processor: Any
+    fingerprint: str
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+
+def default_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def load_base(
+    base: str, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None, image_size: int = 224
+) -> Base:
+    """Load a base model and its processor.
+
+    Args:
+        base: "tiny" for the embedded model, a directory, or a hub id.
+        device: where to put it; the accelerator if there is one.
+        dtype: bf16 on CUDA, else fp32 (bf16 is several times slower on CPUs).
+        image_size: side in pixels for processors that would keep a picture's own proportions, as Idefics2's
+            (published code: 224, no splitting). A processor with a fixed height and width keeps it.
+
+    Raises:
+        OSError: nothing to load under that name (from transformers).
+    """
+    place = torch.device(device) if device is not None else default_device()
+    precision = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
+    source = str(tiny.path()) if base == "tiny" else base
+    model = AutoModelForImageTextToText.from_pretrained(source, dtype=precision)
+    model.requires_grad_(False)
+    model.eval().to(place)
+    processor = _told_positions(AutoProcessor.from_pretrained(source), model.config)
+    image_processor = processor.image_processor
+    if hasattr(image_processor, "do_image_splitting"):
+        image_processor.do_image_splitting = False
+    if not (image_processor.size["height"] and image_processor.size["width"]):
+        image_processor.size = {"height": image_size, "width": image_size}
+    fingerprint = base_sha256(base) or f"{source}@{model.config._commit_hash}"
+    return Base(base, model, processor, fingerprint)
+
+
+def load_processor(base: str) -> Any:
+    """Load the processor of a base model for its texts alone. Raises OSError as `load_base`."""
+    source = str(tiny.path()) if base == "tiny" else base
+    return _told_positions(AutoProcessor.from_pretrained(source), AutoConfig.from_pretrained(source))
+
+
+def _told_positions(processor: Any, config: Any) -> Any:
+    """Whoever has the processor alone then knows how long a game may be (`chat.Chat.positions`)."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None:
+        processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, positions)
+    return processor
+
+
+def inner(model: Any) -> Any:
+    """The transformers model with its head, whether or not adapters are around it."""
+    return model.get_base_model() if isinstance(model, peft.PeftModel) else model
+
+
+def attach_lora(base: Base, config: LoraConfig, *, seed: int) -> peft.PeftModel:
+    """A trainable model: a view of the base with fresh LoRA layers (appendix B.3; Gaussian A, zero B).
+
+    Raises:
+        ValueError: no module matches `config.targets` (from PEFT).
+    """
+    model = peft.PeftModel(
+        view(base.model),
+        peft.LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=config.targets,
+            init_lora_weights="gaussian",
+        ),
+    )
+    # The name, not the path on this machine: the same adapter has the same files everywhere.
+    model.peft_config["default"].base_model_name_or_path = base.name
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, module in sorted(model.named_modules()):
+            if isinstance(module, LoraLayer) and "default" in module.lora_A:
+                weight: Any = module.lora_A["default"].weight
+                weight.copy_(torch.randn(weight.shape, generator=generator) / config.rank)
+            elif isinstance(module, LoraLayer):  # an embedding; PEFT starts it with zero A and random B
+                weight = module.lora_embedding_B["default"]
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+    make_lean(model)
+    return model
+
+
+def load_adapter(base: Base, adapter: Path, *, trainable: bool = False) -> peft.PeftModel:
+    """A saved adapter on a view of the base.
+
+    Raises:
+        FileNotFoundError: no adapter in that directory.
+    """
+    if not (adapter / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"no adapter in {adapter}: adapter_config.json is missing")
+    model = peft.PeftModel.from_pretrained(view(base.model), str(adapter), is_trainable=trainable)
+    make_lean(model)
+    return model if trainable else model.eval()
+
+
+def grow_adapter(base: Base, adapter: Path, config: LoraConfig, *, seed: int) -> peft.PeftModel:
+    """A saved adapter, trainable, with fresh layers where `config` places some that it lacks: the same function.
+
+    One that has layers elsewhere, or of another rank, keeps its own placement and gets none (`load_adapter`).
+
+    Raises:
+        FileNotFoundError: no adapter in that directory.
+    """
+    known = load_adapter(base, adapter, trainable=True)
+    own: Any = known.peft_config["default"]
+    if own.target_modules == config.targets:
+        return known
+    grown = attach_lora(base, config, seed=seed)
+    weights, places = (
+        {name: weight for name, weight in model.named_parameters() if "lora_" in name} for model in (known, grown)
+    )
+    shapes = {name: weight.shape for name, weight in places.items()}
+    if len(places) == len(weights) or any(shapes.get(name) != weight.shape for name, weight in weights.items()):
+        return known
+    with torch.no_grad():
+        for name, weight in weights.items():
+            places[name].copy_(weight)
+    return grown
+
+
+def save_adapter(model: peft.PeftModel, adapter: Path) -> None:
+    """Write the adapter in PEFT's own layout, whole or not at all; one that stands there is replaced."""
+    adapter.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=adapter.parent, prefix=f".{adapter.name}.") as scratch:
+        model.save_pretrained(f"{scratch}/new", selected_adapters=["default"], save_embedding_layers=False)
+        if adapter.exists():
+            adapter.replace(f"{scratch}/old")
+        shutil.move(f"{scratch}/new", adapter)
+
+
+def adapter_hash(adapter: Path, like: str = _WHOLE) -> str:
+    """Identify an adapter by all that is loaded of its folder: weights, processor, template, profile.
+
+    A model card beside them changes nothing. A version that an earlier release registered has a hash of the `adapter_*`
+    files alone, which has no prefix.
+
+    Args:
+        like: a recorded hash, whose kind is made; by default the kind that is recorded now.
+
+    Raises:
+        FileNotFoundError: no adapter in that directory.
+    """
+    weights = sorted(adapter.glob("adapter_*"))
+    if not weights:
+        raise FileNotFoundError(f"no adapter in {adapter}: no adapter_* files")
+    if not like.startswith(_WHOLE):
+        return files_hash(weights)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in adapter.rglob("*") if path.is_file() and path != adapter / "README.md"):
+        digest.update(path.relative_to(adapter).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return _WHOLE + digest.hexdigest()

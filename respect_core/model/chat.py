@@ -1,0 +1,150 @@
+"""Conversations to text and tokens under one processor: where each message stands, how an action is tokenised.
+
+Nothing here knows a chat template or a tokenizer by name; the processor's own are asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+from respect_core.scenarios.multiref.prompt import Message
+from respect_core.utterances import Reader
+
+_PLACEHOLDER = "nothing"
+_NO_LIMIT = 1 << 30  # tokens
+
+
+def _say(role: str, text: str) -> Message:
+    return {"role": role, "content": [{"type": "text", "text": text}]}
+
+
+_PROBE = [
+    {"role": "system", "content": [{"type": "image"}, {"type": "text", "text": "A"}]},
+    *(_say("system", "none is selected"), _say("user", "a bird"), _say("assistant", "select A")) * 2,
+    _say("system", "none is selected"),
+    _say("user", "a bird"),
+]
+
+
+class Chat:
+    """Text and tokens of conversations.
+
+    Raises:
+        ValueError: the chat template does not close an assistant message with the end token, or does not render
+            a conversation as the beginning of a longer one.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        tokenizer = processor.tokenizer
+        end = getattr(processor, "end_of_utterance_token", None) or tokenizer.eos_token
+        self.end_token = str(getattr(end, "content", end))
+        self.end_id: int = tokenizer.convert_tokens_to_ids(self.end_token)
+        self.pad_id: int = tokenizer.pad_token_id
+        self.image_id: int = processor.image_token_id
+        limit = tokenizer.model_max_length  # of the base too (`base.load_base`); huge where nobody set it
+        self.positions: int | None = limit if limit < _NO_LIMIT else None
+        self._read = Reader(tokenizer)
+        self._said: dict[tuple[str, str], str] = {}
+        self.generation_prompt = self.render(_PROBE, generate=True).removeprefix(self.render(_PROBE))
+        # Most templates render message by message; then each message is rendered once, whatever stands around it.
+        self._additive = "".join(self.render([message]) for message in _PROBE) == self.render(_PROBE)
+        spoken = self.pieces([*_PROBE, _say("assistant", _PLACEHOLDER)])[-1]
+        before, found, after = spoken.partition(_PLACEHOLDER)
+        if not (before.startswith(self.generation_prompt) and found and self.end_token in after):
+            raise ValueError(
+                f"chat template renders an action as {spoken!r}; expected it between "
+                f"{self.generation_prompt!r} and {self.end_token!r}"
+            )
+        self._before = before.removeprefix(self.generation_prompt)
+        self._after = after[: after.index(self.end_token) + len(self.end_token)]
+        self._words: dict[str, tuple[int, ...]] = {}
+        # Whether an action's tokens are those of its words in a row, as with nearly every tokenizer.
+        self.words_stand_alone = True
+        probe = "deselect A B select C D"
+        self.words_stand_alone = self.action_tokens([probe]) == [self._tokens_behind_prompt(probe)]
+
+    def render(self, messages: Sequence[Message], *, generate: bool = False) -> str:
+        """The text of a conversation; with `generate`, up to where the assistant's next action begins."""
+        return self.processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate)
+
+    def pieces(self, messages: Sequence[Message]) -> list[str]:
+        """The text of each message; joined, they are the text of the conversation."""
+        messages = [self._clean(message) for message in messages]
+        if self._additive:
+            return [self._piece(message) for message in messages]
+        lengths = [0, *(len(self.render(messages[: stop + 1])) for stop in range(len(messages)))]
+        whole = self.render(messages)
+        return [whole[start:stop] for start, stop in pairwise(lengths)]
+
+    def _piece(self, message: Message) -> str:
+        parts = message["content"]
+        if len(parts) != 1 or parts[0]["type"] != "text":
+            return self.render([message])
+        key = (message["role"], parts[0]["text"])
+        if key not in self._said:
+            if len(self._said) >= 100_000:
+                self._said.clear()
+            self._said[key] = self.render([message])
+        return self._said[key]
+
+    def _clean(self, message: Message) -> Message:
+        """What a user writes may spell a special token, such as an image's, or the assistant's turn; it stays text."""
+        if message["role"] != "user":
+            return message
+        return _say("user", " ".join(self._read(part["text"]).text for part in message["content"]))
+
+    def count(self, text: str) -> int:
+        """Tokens of what a user writes, without what stands around it."""
+        (part,) = self._clean(_say("user", text))["content"]
+        return len(self.processor.tokenizer(part["text"], add_special_tokens=False, verbose=False)["input_ids"])
+
+    def tokens(self, pieces: Sequence[str], *, generate: bool) -> tuple[list[int], list[int]]:
+        """Tokens of a conversation, images expanded.
+
+        Args:
+            pieces: from `pieces`; images stand in the first only.
+            generate: end with the generation prompt.
+
+        Returns:
+            input_ids [T], and per token the position of its end counted from the end of the text (for positions
+            behind the images, whose expansion moves all that follows).
+        """
+        text = "".join(pieces) + (self.generation_prompt if generate else "")
+        # A closing sentinel tells where the text ends once the processor has expanded it.
+        encoded = self.processor(text=[text + self.end_token], return_offsets_mapping=True)
+        ids, offsets = encoded["input_ids"][0], encoded["offset_mapping"][0]
+        last = len(ids) - 1 - ids[::-1].index(self.end_id)
+        end = offsets[last][0]
+        return ids[:last], [end - stop for _, stop in offsets[:last]]
+
+    def action_tokens(self, actions: Iterable[str]) -> list[tuple[int, ...]]:
+        """Tokens of each action as it stands behind the generation prompt, end token included."""
+        if self.words_stand_alone:
+            return [
+                (*(t for word in action.split() for t in self.word_tokens(word)), self.end_id) for action in actions
+            ]
+        return [self._tokens_behind_prompt(action) for action in actions]
+
+    def word_tokens(self, word: str) -> tuple[int, ...]:
+        """Tokens of one word of an action; what an action is made of if `words_stand_alone`."""
+        if word not in self._words:
+            self._words[word] = self._tokens_behind_prompt(word)[:-1]
+        return self._words[word]
+
+    def _tokens_behind_prompt(self, action: str) -> tuple[int, ...]:
+        # An utterance in front: some tokenizers treat the start of a text differently.
+        prefix = "".join(self.pieces([_say("user", "a bird")])) + self.generation_prompt
+        tokenizer = self.processor.tokenizer
+        skip = len(tokenizer(prefix)["input_ids"])
+        ids = tokenizer(prefix + self._before + action + self._after)["input_ids"]
+        return tuple(ids[skip : ids.index(self.end_id, skip) + 1])
+
+
+@lru_cache(maxsize=8)
+def chat(processor: Any) -> Chat:
+    """The one Chat of a processor."""
+    return Chat(processor)

@@ -1,0 +1,314 @@
+"""Whole games to training batches: one causal pass gives every turn's action log-probability.
+
+Deviations from the paper, numbered as they are cited elsewhere:
+1. Images are shuffled once per game and epoch, not once per turn (appendix B.1): the prompt of a game then only
+   grows from turn to turn, and one pass over the whole game scores all its turns exactly.
+2. Other actions for a turn (for KTO's KL term) are scored in the same pass, as branches: tokens at the end of
+   the row that take the positions of the logged action and see the prompt up to it and themselves only.
+3. The language model's head runs only where an action token is predicted.
+
+Shapes: B rows (interactions), T tokens a row, N spans (actions with a score) over all rows, S tokens of the longest
+span, M = action tokens over all spans, V vocabulary, H width. Log-probabilities in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from respect_core.interaction import Interaction, Turn
+from respect_core.model.base import inner
+from respect_core.model.chat import chat
+from respect_core.model.vision import VisionFeatures
+from respect_core.scenarios.multiref import actions, prompt
+
+Row = TypeVar("Row")
+
+ORDINARY = 512
+"""Tokens up to which a row is never long, whatever the others have."""
+PASS_TOKENS = 1 << 16
+"""Most tokens of a pass of several rows, padding included."""
+
+
+class GameError(ValueError):
+    """A game that cannot be scored, whatever else is done. The message names game, turn and remedy."""
+
+    def __init__(self, interaction_id: str, turn: int, reason: str) -> None:
+        super().__init__(f"interaction {interaction_id}, turn {turn}: {reason}")
+        self.interaction_id, self.turn, self.reason = interaction_id, turn, reason
+
+
+class Key(NamedTuple):
+    """Which action a score belongs to: turns count from 0; an alternative is an action that was not taken."""
+
+    interaction_id: str
+    turn: int
+    alternative: bool = False
+
+
+def keys(interaction: Interaction) -> list[Key]:
+    """The turns with an action."""
+    return [Key(interaction.interaction_id, n) for n, turn in enumerate(interaction.turns) if turn.action is not None]
+
+
+def by_id(interactions: Iterable[Interaction]) -> dict[str, Interaction]:
+    """Interactions by their id. Raises ValueError where two share one: their scores could not be told apart."""
+    games: dict[str, Interaction] = {}
+    for interaction in interactions:
+        if games.setdefault(interaction.interaction_id, interaction) is not interaction:
+            raise ValueError(f"two interactions have the id {interaction.interaction_id!r}; score them one at a time")
+    return games
+
+
+@dataclass(frozen=True)
+class Span:
+    """One action's tokens, end token included: `targets[i]` is predicted at the row's token `predictors[i]`."""
+
+    turn: int
+    alternative: bool
+    predictors: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One interaction as tokens. Where the last turn has no action yet, the row ends with the generation prompt."""
+
+    interaction_id: str
+    input_ids: tuple[int, ...]  # [T]
+    position_ids: tuple[int, ...]  # [T]; 0, 1, 2, ... but for branches
+    images: tuple[str, ...]  # ids in prompt order
+    spans: tuple[Span, ...]  # in order of turns, alternatives after all logged actions
+
+    def only(self, turns: Collection[int]) -> Encoded:
+        """Scores for these turns alone; the rest stays as context."""
+        return replace(self, spans=tuple(span for span in self.spans if span.turn in turns))
+
+
+def shuffled(interaction: Interaction, permutation: Sequence[int]) -> Interaction:
+    """The same interaction with its images in another order: image `permutation[i]` becomes letter i.
+
+    States and actions name the new letters and are canonical again. Raises ValueError where `permutation` is none.
+    """
+    if sorted(permutation) != list(range(len(interaction.context))):
+        raise ValueError(f"{list(permutation)} is not a permutation of the {len(interaction.context)} images")
+    rename = {actions.LETTERS[old]: actions.LETTERS[new] for new, old in enumerate(permutation)}
+
+    def letters(old: str) -> str:
+        return "".join(sorted(rename[letter] for letter in old))
+
+    def turn(old: Turn) -> Turn:
+        action = None
+        if old.action is not None:
+            parsed = actions.parse(old.action)
+            action = str(actions.Action(letters(parsed.deselect), letters(parsed.select)))
+        return replace(old, state=letters(old.state), action=action)
+
+    context = tuple(interaction.context[old] for old in permutation)
+    return replace(interaction, context=context, turns=tuple(turn(old) for old in interaction.turns))
+
+
+def encode(interaction: Interaction, processor: Any, *, alternatives: Mapping[int, str] | None = None) -> Encoded:
+    """Tokens of a whole interaction, with the span of every action.
+
+    Args:
+        processor: the model's; its chat template and tokenizer decide the format.
+        alternatives: another action for some turns, scored beside the logged one.
+
+    Raises:
+        GameError: more tokens than the base takes; or a token straddles the beginning of an action, so that it cannot
+            be scored alone.
+    """
+    talk = chat(processor)
+    messages = prompt.messages(interaction)
+    pieces = talk.pieces(messages)
+    waiting = bool(interaction.turns) and interaction.turns[-1].action is None
+    ids, ends = talk.tokens(pieces, generate=waiting)
+    # Characters from the end of the text, as `ends`: unchanged by the expansion of the images in front.
+    remaining = sum(map(len, pieces)) + (len(talk.generation_prompt) if waiting else 0)
+    spans: list[Span] = []
+    token = 0
+    for message, piece in zip(messages, pieces, strict=True):
+        if message["role"] == "assistant":
+            begins = remaining - len(talk.generation_prompt)
+            while ends[token] >= begins:
+                token += 1
+            stop = ids.index(talk.end_id, token) + 1
+            spans.append(Span(len(spans), False, tuple(range(token - 1, stop - 1)), tuple(ids[token:stop])))
+            if ends[token - 1] != begins:
+                reason = "a token straddles the beginning of the action; leave the game out"
+                raise GameError(interaction.interaction_id, spans[-1].turn, reason)
+        remaining -= len(piece)
+    _require_room(interaction, spans, len(ids), talk.positions)
+    positions = list(range(len(ids)))
+    for turn, action in sorted((alternatives or {}).items()):
+        (targets,) = talk.action_tokens([action])
+        first = spans[turn].predictors[0]
+        branch = range(len(ids), len(ids) + len(targets) - 1)
+        spans.append(Span(turn, True, (first, *branch), targets))
+        ids += targets[:-1]  # nothing is predicted from the end token
+        positions += range(first + 1, first + len(targets))
+    return Encoded(interaction.interaction_id, tuple(ids), tuple(positions), interaction.context, tuple(spans))
+
+
+def _require_room(interaction: Interaction, spans: Sequence[Span], tokens: int, positions: int | None) -> None:
+    """Raise GameError where a game has more tokens than the base takes positions."""
+    if positions is None or tokens <= positions:
+        return
+    ends = [span.predictors[-1] + 1 for span in spans]
+    turn = next((turn for turn, end in enumerate(ends) if end > positions), len(interaction.turns) - 1)
+    reason = f"the game has {tokens} tokens, and the base takes {positions}; leave it out, or cut what was said"
+    raise GameError(interaction.interaction_id, turn, reason)
+
+
+def within_budget(
+    rows: Sequence[Row], size: Callable[[int], int], length: Callable[[Row], int]
+) -> Iterator[Sequence[Row]]:
+    """Cut rows into passes, so that a few long ones neither pad all others nor take memory in proportion to them.
+
+    Long is a row of more than ORDINARY tokens that has more than twice the median too. The others form passes as if
+    there were no long ones. Those have passes of their own, first, with at most as many tokens as a pass of the others
+    may have.
+
+    Args:
+        rows: in order of length, either way; the order stays.
+        size: most rows of a pass, from how many rows share the passes.
+        length: tokens of a row.
+    """
+    if not rows:
+        return
+    width = max(ORDINARY, 2 * sorted(map(length, rows))[(len(rows) - 1) // 2])
+    ordinary = [row for row in rows if length(row) <= width]
+    most = size(len(ordinary))
+    budget = min(PASS_TOKENS, most * width)
+    for alike in ([row for row in rows if length(row) > width], ordinary):
+        start = longest = 0
+        for stop, row in enumerate(alike):
+            longest = max(longest, length(row))
+            if stop > start and (stop - start == most or (stop - start + 1) * longest > budget):
+                yield alike[start:stop]
+                start, longest = stop, length(row)
+        if alike:
+            yield alike[start:]
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Rows padded on the right. Without branches mask and positions are None: plain causal attention is exact, since
+    no real token sees the padding behind it, and the fastest kernels apply."""
+
+    input_ids: Tensor  # [B, T]
+    position_ids: Tensor | None  # [B, T]
+    attention_mask: Tensor | None  # [B, 1, T, T], True where a token (third index) sees another (fourth)
+    images: tuple[tuple[str, ...], ...]
+    keys: tuple[Key, ...]  # [N], row by row
+    lengths: tuple[int, ...]  # [N] tokens of each span
+    rows: Tensor  # [M]
+    predictors: Tensor  # [M]
+    targets: Tensor  # [M]
+
+
+def collate(encoded: Sequence[Encoded], pad: int) -> PackedBatch:
+    """One batch from rows, best of similar length; `pad` is the padding token.
+
+    Rows without a span and tokens behind the last score are left out.
+    """
+    encoded = [row for row in encoded if row.spans]
+    used = [1 + max(max(span.predictors) for span in row.spans) for row in encoded]
+    width = max(used, default=0)
+    ids = torch.full((len(encoded), width), pad)
+    for index, row in enumerate(encoded):
+        ids[index, : used[index]] = torch.tensor(row.input_ids[: used[index]])
+    positions = mask = None
+    if any(span.alternative for row in encoded for span in row.spans):
+        positions = torch.arange(width).repeat(len(encoded), 1)
+        mask = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(encoded), 1, 1, 1)
+        for index, row in enumerate(encoded):
+            positions[index, : used[index]] = torch.tensor(row.position_ids[: used[index]])
+            for span in row.spans:
+                if span.alternative and len(span.predictors) > 1:
+                    first, start, stop = span.predictors[0], span.predictors[1], span.predictors[-1] + 1
+                    mask[index, 0, start:stop, first + 1 : start] = False  # the branch: prompt and itself
+                    mask[index, 0, stop:, start:stop] = False  # nobody else sees it
+    spans = [(index, row.interaction_id, span) for index, row in enumerate(encoded) for span in row.spans]
+    return PackedBatch(
+        input_ids=ids,
+        position_ids=positions,
+        attention_mask=mask,
+        images=tuple(row.images for row in encoded),
+        keys=tuple(Key(name, span.turn, span.alternative) for _, name, span in spans),
+        lengths=tuple(len(span.targets) for *_, span in spans),
+        rows=torch.tensor([index for index, _, span in spans for _ in span.targets], dtype=torch.long),
+        predictors=torch.tensor([token for *_, span in spans for token in span.predictors], dtype=torch.long),
+        targets=torch.tensor([token for *_, span in spans for token in span.targets], dtype=torch.long),
+    )
+
+
+@dataclass(frozen=True)
+class SpanScores:
+    """Scores of action tokens, zero where `mask` is False. `keys[n]` says which action row n is."""
+
+    keys: tuple[Key, ...]
+    mask: Tensor  # [N, S] bool
+    logp: Tensor  # [N, S] log-probability of each action token
+    correct: Tensor  # [N, S] bool: it is the most probable one
+    entropy: Tensor | None  # [N, S] of the token distribution
+    mean_logp: Tensor | None  # [N, S] mean log-probability over the vocabulary, for label smoothing
+
+
+def span_logits(model: Any, batch: PackedBatch, features: VisionFeatures) -> Tensor:
+    """Logits [M, V] in fp32 at the positions that predict the batch's action tokens. Differentiable."""
+    whole = inner(model)
+    device = whole.device
+    if not batch.keys:
+        return torch.zeros(0, whole.config.get_text_config().vocab_size, device=device)
+    mask = batch.attention_mask
+    if mask is not None:
+        lowest = torch.finfo(whole.dtype).min
+        mask = torch.zeros(mask.shape, dtype=whole.dtype, device=device).masked_fill_(~mask.to(device), lowest)
+    hidden_BTH = whole.model(
+        input_ids=batch.input_ids.to(device),
+        position_ids=None if batch.position_ids is None else batch.position_ids.to(device),
+        attention_mask=mask,
+        mm_encoder_outputs=features.encoder_outputs(model, batch.images),
+        use_cache=False,
+    ).last_hidden_state
+    hidden_MH = hidden_BTH[batch.rows.to(device), batch.predictors.to(device)]
+    return whole.get_output_embeddings()(hidden_MH).float()
+
+
+def score(
+    model: Any, batch: PackedBatch, features: VisionFeatures, *, with_entropy: bool = False, with_mean: bool = False
+) -> SpanScores:
+    """Log-probabilities of every action token of a batch in one pass. Differentiable.
+
+    Args:
+        model: a view of the features' base, with adapters or without, in training or evaluation mode.
+        with_entropy: compute `entropy` too.
+        with_mean: compute `mean_logp` too.
+    """
+    logp_MV = span_logits(model, batch, features).log_softmax(-1)
+    targets_M = batch.targets.to(logp_MV.device)
+    mask_NS = span_mask(batch).to(logp_MV.device)
+
+    def spread(values_M: Tensor) -> Tensor:
+        return values_M.new_zeros(mask_NS.shape).masked_scatter(mask_NS, values_M)
+
+    return SpanScores(
+        keys=batch.keys,
+        mask=mask_NS,
+        logp=spread(logp_MV.gather(1, targets_M[:, None]).squeeze(1)),
+        correct=spread(logp_MV.argmax(-1) == targets_M),
+        entropy=spread(-(logp_MV.exp() * logp_MV).sum(-1)) if with_entropy else None,
+        mean_logp=spread(logp_MV.mean(-1)) if with_mean else None,
+    )
+
+
+def span_mask(batch: PackedBatch) -> Tensor:
+    """[N, S]: which places of a span table hold a token; row-major, they are the M action tokens in order."""
+    lengths = torch.tensor(batch.lengths, dtype=torch.long)
+    return torch.arange(max(batch.lengths, default=0)) < lengths[:, None]

@@ -1,0 +1,125 @@
+"""Profiles: named functions that return a typed configuration of everything a round runs with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from respect_core.variants import (
+    SEED,
+    LoraConfig,
+    Objective,
+    Propensity,
+    TrainingConfig,
+    Variant,
+    enhanced,
+    fft,
+    kto,
+    rl,
+    seed_policy,
+    word_lora,
+)
+
+_TABLE_1 = {Objective.FFT: fft, Objective.RL: rl, Objective.KTO: kto}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a round runs with: base model, adapters, training settings and the size of simulated play."""
+
+    name: str
+    base: str  # a model directory, a hub id, or "tiny" for the embedded model
+    feedback_decoder: str  # a named function of respect_core.feedback.decoder
+    seed_training: TrainingConfig
+    training: dict[Objective, TrainingConfig]
+    later: dict[int, dict[Objective, TrainingConfig]] = field(default_factory=dict)  # from a round on, instead
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    propensity: Propensity = Propensity.LOGGED
+    simulated_people: bool = False  # D0, validation set and users may be simulated
+    image_size: int = 224
+    play_batch: int = 64  # interactions the policy answers at once
+    seed_games: int = 25  # D0: human-human games on the development split (appendix B.2)
+    validation_games: int = 92  # D_val^HH: human-human games on the main split
+    deselection_ratio: float = 1 / 12  # augmented turns per turn of D0
+
+    def settings(self, variant: str, round: int) -> TrainingConfig:
+        """Training settings of a variant after a round's deployment, or of the seed policy."""
+        if variant == SEED:
+            return self.seed_training
+        objective = Variant(variant).objective
+        begun = [number for number in self.later if number <= round and objective in self.later[number]]
+        return self.later[max(begun)][objective] if begun else self.training[objective]
+
+    def placement(self, variant: str) -> LoraConfig:
+        """Shape and placement of a variant's adapters."""
+        return enhanced(self.lora) if variant == Variant.B_FFT_PLUS else self.lora
+
+    def with_training(self, objectives: Collection[Objective] = tuple(Objective), /, **changes: Any) -> Profile:
+        """The profile with some training settings of these objectives changed, in every round."""
+
+        def changed(training: Mapping[Objective, TrainingConfig]) -> dict[Objective, TrainingConfig]:
+            return {each: replace(config, **changes if each in objectives else {}) for each, config in training.items()}
+
+        later = {number: changed(training) for number, training in self.later.items()}
+        return replace(self, training=changed(self.training), later=later)
+
+
+def idefics2_8b() -> Profile:
+    """The paper: IDEFICS2-8B, Table 1 and appendix B."""
+    return Profile(
+        name="idefics2-8b",
+        base="HuggingFaceM4/idefics2-8b",
+        feedback_decoder="idefics2_8b",
+        seed_training=seed_policy(),
+        training={objective: make() for objective, make in _TABLE_1.items()},
+        # The policy of round 3, the first with these weights, learns after round 2 (appendix B.3, KTO Stability).
+        later={2: {Objective.KTO: replace(kto(), kto_desirable=1.0)}},
+    )
+
+
+def tiny() -> Profile:
+    """The embedded model on two cores: the paper's stages, with rates for a model of a few million parameters."""
+
+    def short(config: TrainingConfig, learning_rate: float, steps: int) -> TrainingConfig:
+        """So many steps of half the paper's turns, three checkpoints."""
+        every = steps // 3
+        return replace(
+            config, learning_rate=learning_rate, max_steps=steps, checkpoint_every=every, batch_turns=32, epochs=200
+        )
+
+    def onwards(config: TrainingConfig, learning_rate: float) -> TrainingConfig:
+        """From the previous round's adapter (deviation 7)."""
+        return replace(short(config, learning_rate, 120), from_previous_adapter=True)
+
+    return Profile(
+        name="tiny",
+        base="tiny",
+        feedback_decoder="smollm2",
+        seed_training=replace(short(seed_policy(), 1e-3, 30), label_smoothing=0.02),
+        training={
+            Objective.FFT: replace(onwards(fft(), 2e-3), label_smoothing=0.02),
+            Objective.RL: onwards(rl(), 2e-3),
+            Objective.KTO: replace(onwards(kto(), 2e-3), optimizer="adamw", schedule="cosine", kto_reference="initial"),
+        },
+        lora=word_lora(),
+        seeds=(0,),
+        propensity=Propensity.SURROGATE,
+        simulated_people=True,
+    )
+
+
+PROFILES = {"tiny": tiny, "idefics2-8b": idefics2_8b}
+
+
+def profile(name: str) -> Profile:
+    """The profile of that name.
+
+    Raises:
+        ValueError: no such profile; the message lists those there are.
+    """
+    try:
+        return PROFILES[name]()
+    except KeyError:
+        raise ValueError(f"no profile {name!r}; there are: {', '.join(PROFILES)}") from None

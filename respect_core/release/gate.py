@@ -1,0 +1,183 @@
+"""The gate: whether a candidate may take the place of the deployed policy. Pure: from evidence to a verdict.
+
+Exact match is compared turn by turn on the same validation games. Turns of a game depend on each other, so the
+bootstrap draws games: a candidate is refused when with the given confidence it loses more than the margin, and not
+because a few turns of a small set fell out differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from respect_core.interaction import TurnKey
+from respect_core.measuring.metrics import Estimate, ratio
+
+Figures = dict[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """What the gate asks for. All shares lie between 0 and 1."""
+
+    margin: float = 0.0  # loss of exact match that is allowed even where it is certain
+    confidence: float = 0.95  # one-sided, of a loss being certain
+    resamples: int = 10_000  # of the validation games
+    min_games: int = 10  # fewer validation games tell nothing
+    min_feedback_turns: int = 100  # of turns with feedback that it learned from; with fewer, what it learned is chance
+    illegal_cap: float = 0.01  # illegal greedy actions per validation turn: less than this
+    user_share_cap: float = 0.2  # of the turns with feedback that it learned from, by any one user: at most this
+    seed: int = 0  # of the resampling
+
+
+def standard() -> GateConfig:
+    """The gate of every profile without one of its own."""
+    return GateConfig()
+
+
+def tiny() -> GateConfig:
+    """For the embedded model, which writes illegal actions in a few of a hundred turns when nothing constrains it.
+
+    Deployments constrain it, so that none reaches a user; the cap only tells a model that forgot the language.
+    """
+    return replace(standard(), illegal_cap=0.1)
+
+
+GATES: dict[str, Callable[[], GateConfig]] = {"tiny": tiny}
+
+
+def gate(profile: str) -> GateConfig:
+    """The gate of a profile."""
+    return GATES.get(profile, standard)()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the gate looks at in one policy.
+
+    `right`: whether the greedy action was the validation turn's. `illegal_actions`: how many of the greedy actions on
+    these turns were illegal. `learned`: turns with feedback that it learned from, by user. `unusable`: why the adapter
+    does not load or act, or that nobody knows what it learned from; empty where all is well. `adapter_hash`: its
+    weights by content; two policies that have the same are one.
+    """
+
+    policy: str
+    adapter_hash: str = ""
+    right: Mapping[TurnKey, bool] = field(default_factory=dict)
+    illegal_actions: int = 0
+    learned: Mapping[str, int] = field(default_factory=dict)
+    unusable: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reasons`: of a refusal, what speaks against the candidate; of a promotion, what was found."""
+
+    promote: bool
+    reasons: tuple[str, ...]
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class _Finding:
+    passed: bool
+    sentence: str
+    figures: Figures
+
+
+def judge(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Verdict:
+    """Whether the candidate may be deployed, and why.
+
+    Raises:
+        ValueError: the policies were not validated on the same turns, or the deployed one does not act.
+    """
+    if deployed.unusable:
+        raise ValueError(
+            f"{deployed.policy} is deployed and does not act, so nothing can be compared to it: {deployed.unusable}; "
+            "roll it back first"
+        )
+    if candidate.unusable:
+        return Verdict(False, (f"{candidate.policy} is not fit for use: {candidate.unusable}",), {})
+    if candidate.right.keys() != deployed.right.keys() or not candidate.right:
+        raise ValueError(
+            f"{candidate.policy} was validated on {len(candidate.right)} turns and {deployed.policy} on "
+            f"{len(deployed.right)}, which must be the same and some; validate both on one game set"
+        )
+    if candidate.adapter_hash and candidate.adapter_hash == deployed.adapter_hash:
+        same = f"{candidate.policy} has the weights of {deployed.policy}, which is deployed: it learned nothing since"
+        return Verdict(False, (same,), {})
+    found = [*_exact_match(candidate, deployed, config), _illegal(candidate, config), *_learned(candidate, config)]
+    promote = all(each.passed for each in found)
+    reasons = tuple(each.sentence for each in found if promote or not each.passed)
+    return Verdict(promote, reasons, {name: value for each in found for name, value in each.figures.items()})
+
+
+def difference(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Estimate:
+    """Exact match of the candidate minus that of the deployed policy, per turn.
+
+    Each end of its interval bounds the difference from one side with `config.confidence`.
+    """
+    sums: dict[str, int] = {}
+    turns: dict[str, int] = {}
+    for (game, turn), right in sorted(candidate.right.items()):
+        sums[game] = sums.get(game, 0) + right - deployed.right[game, turn]
+        turns[game] = turns.get(game, 0) + 1
+    level = 2 * config.confidence - 1  # as much beyond either end as one side may have
+    return ratio(list(sums.values()), list(turns.values()), resamples=config.resamples, seed=config.seed, level=level)
+
+
+def _exact_match(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Iterator[_Finding]:
+    games, turns = len({game for game, _ in candidate.right}), len(candidate.right)
+    if games < config.min_games:
+        sentence = f"{games} validation games are too few to compare policies; the gate asks for {config.min_games}"
+        yield _Finding(False, sentence, {"validation_games": games})
+        return
+    ours, theirs = (sum(each.right.values()) / turns for each in (candidate, deployed))
+    found = difference(candidate, deployed, config)
+    passed = found.high >= -config.margin
+    sentence = (
+        f"exact match {ours:.1%} on {turns} turns of {games} games against {theirs:.1%} of {deployed.policy}: "
+        f"{found.value:+.1%}, with {config.confidence:.0%} confidence at most {found.high:+.1%}, "
+        f"{'within' if passed else 'beyond'} the allowed loss of {config.margin:.1%}"
+    )
+    figures: Figures = {
+        "exact_match": ours,
+        "deployed_exact_match": theirs,
+        "difference": found.value,
+        "difference_at_least": found.low,
+        "difference_at_most": found.high,
+        "validation_turns": turns,
+        "validation_games": games,
+    }
+    yield _Finding(passed, sentence, figures)
+
+
+def _illegal(candidate: Evidence, config: GateConfig) -> _Finding:
+    turns = len(candidate.right)
+    share = candidate.illegal_actions / turns
+    passed = share < config.illegal_cap
+    sentence = (
+        f"{candidate.illegal_actions} illegal actions on {turns} validation turns ({share:.1%}), "
+        f"{'under' if passed else 'not under'} {config.illegal_cap:.1%}"
+    )
+    return _Finding(passed, sentence, {"illegal_actions": candidate.illegal_actions, "illegal_share": share})
+
+
+def _learned(candidate: Evidence, config: GateConfig) -> Iterator[_Finding]:
+    total = sum(candidate.learned.values())
+    if total < config.min_feedback_turns:
+        sentence = (
+            f"it learned from {total} turns with feedback, of {len(candidate.learned)} users, which is too little; the "
+            f"gate asks for {config.min_feedback_turns} turns"
+        )
+        yield _Finding(False, sentence, {"feedback_turns": total})
+    if not total:
+        return
+    user, most = max(candidate.learned.items(), key=lambda item: (item[1], item[0]))
+    share = most / total
+    passed = share <= config.user_share_cap
+    sentence = (
+        f"user {user} gave {most} of the {total} turns with feedback that it learned from ({share:.1%}), "
+        f"{'within' if passed else 'over'} the cap of {config.user_share_cap:.1%}"
+    )
+    yield _Finding(passed, sentence, {"feedback_turns": total, "user_share": share, "user": user})

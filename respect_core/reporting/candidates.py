@@ -1,0 +1,140 @@
+"""What a round's candidates learned, from the round's summary, for terminal and report: FOR MEASURING ONLY.
+
+Figures of few games or turns have intervals like all others, and say that they are too little to tell anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from respect_core.measuring.comparison import paired
+from respect_core.measuring.metrics import Estimate, figures
+
+FEW = 30
+"""Of fewer games or turns than this, a percentage is too little to tell anything, whatever its interval."""
+COLUMNS = (
+    *("variant", "+ / - / D0", "exact match", "sampled", "illegal"),
+    *("won before", "won after", "change, points", "gate"),
+)
+CAPTION = (
+    "The round's candidates: turns learned from (decoded positive, decoded negative, rehearsed); on validation turns, "
+    "greedy exact match, that of actions drawn as in play, by which the checkpoint was chosen, and illegal greedy "
+    "actions; games won by the seed policy and by the candidate on the same contexts, and the difference by pairs; "
+    "whether the gate would promote it. With 95% intervals."
+)
+DASH = "–"  # noqa: RUF001  # a dash, as in the paper's tables
+
+Games = Mapping[str, Sequence[int]]
+"""metrics.COLUMNS of each game, by id of its context."""
+
+
+def replayed(before: Games | None, after: Games | None) -> dict[str, Any] | None:
+    """Games won before and after on the same contexts, with intervals, for a summary; None where nobody played."""
+    if before is None or after is None:
+        return None
+    contexts = sorted(before.keys() & after.keys())
+    first, second = (np.array([games[each] for each in contexts]) for games in (before, after))
+    written = {name: _written(figures([games]).success) for name, games in (("before", first), ("after", second))}
+    return {"games": len(first), **written, "change": _written(paired(second, first).success)}
+
+
+def wilson(hits: int, trials: int) -> dict[str, Any] | None:
+    """A share with Wilson's 95% interval, of trials that have nothing to do with each other; None without any."""
+    if not trials:
+        return None
+    z, share = 1.96, hits / trials
+    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return _written(Estimate(share, middle - half, middle + half))
+
+
+def shown(share: Mapping[str, Any] | None, of: int, *, signed: bool = False) -> str:
+    """A share in percent, or a difference in points, with its interval, and whether it is of too few."""
+    if share is None:
+        return DASH
+    value, (low, high) = share["value"], share["ci95"]
+    if signed:
+        text = f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    else:
+        text = f"{100 * value:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
+    return text if of >= FEW else f"{text} {too_little(of)}"
+
+
+def too_little(of: int) -> str:
+    return f"too little ({of})"
+
+
+def rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row in COLUMNS for each candidate."""
+    return [(name.upper(), *_cells(values)) for name, values in summary["variants"].items()]
+
+
+def findings(summary: Mapping[str, Any]) -> list[str]:
+    """What the candidates' figures say, in a sentence each."""
+    variants: Mapping[str, Mapping[str, Any]] = summary["variants"]
+    if not variants:
+        return [f"No candidate came out of round {summary['round']}."]
+    turns = max(values["val_turns"] for values in variants.values())
+    match = [100 * values["val_exact_match"] for values in variants.values()]
+    illegal = [values["illegal_actions"] for values in variants.values()]
+    said = [
+        f"Candidates of round {summary['round']}: {len(variants)}, exact match {_span(match, '.1f', '%')} and illegal "
+        f"actions in {_span(illegal, 'd')} of {turns} validation turns{_if_few(turns)}."
+    ]
+    if played := [values["played"] for values in variants.values() if values["played"]]:
+        games = played[0]["games"]
+        after = [100 * each["after"]["value"] for each in played]
+        said.append(
+            f"Of the same {games} games the seed policy won {100 * played[0]['before']['value']:.1f}%, and they won "
+            f"{_span(after, '.1f', '%')}{_if_few(games)}."
+        )
+    if asked := {name: values["gate"] for name, values in variants.items() if values["gate"]}:
+        passing = [name.upper() for name, gate in asked.items() if gate["promote"]]
+        said.append(f"The gate would promote {', '.join(passing) if passing else 'none of them'}.")
+    return said
+
+
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """What the gate would say of each candidate, what is odd about its training set, and which variants failed."""
+    said = []
+    for name, values in summary["variants"].items():
+        if gate := values["gate"]:
+            verdict = {True: "would pass the gate", False: "would not pass the gate", None: "was not put to the gate"}
+            said.append(f"{name.upper()} {verdict[gate['promote']]}: {'; '.join(gate['reasons'])}.")
+        said += [f"{name.upper()}: {warning}." for warning in values["warnings"]]
+    return said + [f"{name.upper()} failed: {reason}" for name, reason in summary["failed"].items()]
+
+
+def _cells(values: Mapping[str, Any]) -> Iterator[str]:
+    learned = [values[name] for name in ("positives", "negatives_used", "rehearsal_turns")]
+    few = sum(learned[:2]) < FEW
+    yield " / ".join(map(str, learned)) + (f" {too_little(sum(learned[:2]))}" if few else "")
+    gate, turns = values["gate"] or {}, values["val_turns"]
+    interval, match = gate.get("exact_match_ci95"), values["val_exact_match"]
+    yield shown({"value": match, "ci95": interval}, turns) if interval else f"{100 * match:.1f}%"
+    yield f"{100 * values['val_sampled_match']:.1f}%"
+    yield f"{values['illegal_actions']} of {turns}"
+    played = values["played"]
+    yield from ([shown(played[each], played["games"]) for each in ("before", "after")] if played else [DASH, DASH])
+    yield shown(played["change"], played["games"], signed=True) if played else DASH
+    yield _VERDICTS.get(gate.get("promote"), DASH)
+
+
+_VERDICTS: Mapping[bool | None, str] = {True: "passes", False: "does not pass"}
+
+
+def _written(share: Estimate) -> dict[str, Any]:
+    return {"value": share.value, "ci95": [share.low, share.high]}
+
+
+def _span(values: Sequence[float], form: str, unit: str = "") -> str:
+    low, high = (f"{each:{form}}" for each in (min(values), max(values)))
+    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
+
+
+def _if_few(of: int) -> str:
+    return "" if of >= FEW else ", which is too little to tell"

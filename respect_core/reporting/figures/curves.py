@@ -1,0 +1,179 @@
+"""Figures 4, 5, 7, 14 and 15: what changes from round to round, shaded with 95% bootstrap intervals.
+
+CONTROL is dashed from round 0 to the round in which the seed policy was deployed again; games between people (HH) are
+a dotted line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from respect_core.measuring.cell import Cell
+from respect_core.measuring.evidence import ENHANCED, Cells
+from respect_core.measuring.turn_metrics import TurnFigures
+from respect_core.reporting.figures.style import OTHER, STYLES, legend, panels, style
+from respect_core.reporting.tables import Value, annotated_policy
+from respect_core.scenarios.multiref.game import MAX_TURNS
+from respect_core.variants import CONTROL, HH, Variant
+
+Series = Mapping[str, Mapping[int, Value]]
+"""Policy -> round -> value."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One axis: what it shows of a cell."""
+
+    title: str
+    read: Callable[[Cell], Value | None]
+    axis: Literal["share", "turns", "count"]
+
+
+FIGURE_4 = (
+    Panel("games won", lambda cell: cell.figures.success if cell.figures else None, "share"),
+    Panel("turns per game", lambda cell: cell.figures.turns_per_game if cell.figures else None, "turns"),
+    Panel("click accuracy", lambda cell: cell.figures.click_accuracy if cell.figures else None, "share"),
+)
+FIGURE_7 = (
+    Panel("vocabulary, words", lambda cell: cell.language.vocabulary if cell.language else None, "count"),
+    Panel("utterance length, words", lambda cell: cell.language.utterance_length if cell.language else None, "count"),
+    Panel("reset words", lambda cell: cell.language.resets if cell.language else None, "count"),
+    Panel("try-again words", lambda cell: cell.language.try_agains if cell.language else None, "count"),
+)
+
+
+def figure_4(cells: Cells, *, title: str | None = None, columns: int = 3) -> Figure | None:
+    """Success, turns per game and click accuracy by round; None where no game has an outcome."""
+    return _draw(cells, FIGURE_4, title, columns)
+
+
+def figure_5(cells: Cells, *, columns: int = 3) -> Figure | None:
+    """Exact match, similarity and positive feedback against annotators; None without annotations.
+
+    The middle panel also has the similarity of actions whose feedback was negative (NEG FB).
+    """
+    policy = annotated_policy(cells)
+    if policy is None:
+        return None
+
+    def of_turns(read: Callable[[TurnFigures], Value | None]) -> Callable[[Cell], Value | None]:
+        return lambda cell: read(cell.turn_figures) if cell.turn_figures else None
+
+    shown = {each: by_round for each, by_round in cells.items() if each in (policy, CONTROL, HH)}
+    middle = of_turns(lambda figures: figures.similarity)
+    negative = of_turns(lambda figures: figures.similarity_negative)
+    with style():
+        figure, axes = panels(3, columns)
+        _panel(axes[0], shown, Panel("exact match", of_turns(lambda figures: figures.exact_match), "share"))
+        _panel(axes[1], shown, Panel("similarity to a*", middle, "share"))
+        _panel(
+            axes[1],
+            {policy: cells[policy]},
+            Panel("similarity to a*", negative, "share"),
+            ", NEG FB",
+            dashes=(0, (1, 1)),
+        )
+        _panel(axes[2], shown, Panel("positive feedback", of_turns(lambda figures: figures.positive_feedback), "share"))
+        axes[1].set_ylim(min(0.0, axes[1].dataLim.y0 - 0.05), 1.03)
+        legend(figure, axes, 4 if columns > 1 else 2)
+    return figure
+
+
+def figure_7(cells: Cells, *, columns: int = 2) -> Figure | None:
+    """The speakers' language: vocabulary, utterance length, reset and try-again words; None without utterances."""
+    return _draw(cells, FIGURE_7, None, columns)
+
+
+def figure_14(learned_from: Mapping[str, Mapping[int, int]]) -> Figure | None:
+    """Cumulative number of interactions up to each round, of every policy that learns; None without any."""
+    if not learned_from:
+        return None
+    with style():
+        figure, (axes,) = panels(1, 1)
+        for policy, by_round in learned_from.items():
+            _line(axes, policy, dict(sorted(by_round.items())), policy.upper())
+        _finish(axes, "interactions so far", "count")
+        legend(figure, [axes], 3)
+    return figure
+
+
+def figure_15(cells: Cells) -> Figure | None:
+    """Success of B-FFT with enhanced adapters beside B-FFT; None where the former was not deployed."""
+    if ENHANCED not in cells:
+        return None
+    both = {policy: cells[policy] for policy in (Variant.B_FFT.value, ENHANCED) if policy in cells}
+    return _draw(both, FIGURE_4[:1], None, 1)
+
+
+def _draw(cells: Cells, shown: Sequence[Panel], title: str | None, columns: int) -> Figure | None:
+    known = (panel.read(cell) for panel in shown for by_round in cells.values() for cell in by_round.values())
+    if all(value is None for value in known):
+        return None
+    with style():
+        figure, axes = panels(len(shown), columns, size=(9.6 / columns, 2.9))
+        for each, panel in zip(axes, shown, strict=True):
+            _panel(each, cells, panel)
+        legend(figure, axes, 8 if columns > 1 else 3)
+        if title:
+            figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _panel(
+    axes: Axes, cells: Cells, panel: Panel, suffix: str = "", dashes: tuple[int, tuple[int, int]] | None = None
+) -> None:
+    for policy, by_round in cells.items():
+        read = {number: panel.read(by_round[number]) for number in sorted(by_round)}
+        values = {number: value for number, value in read.items() if value is not None}
+        if values:
+            _line(axes, policy, values, policy.upper() + suffix, dashes)
+    _finish(axes, panel.title, panel.axis)
+
+
+def _line(
+    axes: Axes,
+    policy: str,
+    values: Mapping[int, Value],
+    label: str,
+    dashes: tuple[int, tuple[int, int]] | None = None,
+) -> None:
+    color, marker, usual = STYLES.get(policy, OTHER)
+    numbers = list(values)
+    middle, low, high = zip(*(_bounds(value) for value in values.values()), strict=True)
+    if policy == HH:  # people do not learn here: one level for all rounds
+        axes.axhline(middle[-1], color=color, linestyle=usual, label=label)
+        return
+    axes.plot(numbers, middle, color=color, marker=marker, markersize=5, linestyle=dashes or usual, label=label)
+    if policy == CONTROL or len(numbers) == 1:  # two points far apart: no band between them
+        errors = [
+            [m - a for m, a in zip(middle, low, strict=True)],
+            [b - m for m, b in zip(middle, high, strict=True)],
+        ]
+        axes.errorbar(numbers, middle, errors, color=color, fmt="none", capsize=3)
+    else:
+        axes.fill_between(numbers, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def _bounds(value: Value) -> tuple[float, float, float]:
+    return (value, value, value) if isinstance(value, int) else (value.value, value.low, value.high)
+
+
+def _finish(axes: Axes, title: str, axis: str) -> None:
+    axes.set_xlabel("round")
+    axes.set_title(title, fontsize=10)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    if axis == "turns":
+        axes.set_ylim(0, MAX_TURNS / 2 + 0.3)  # the listener's turns
+    elif axis == "share":
+        axes.set_ylim(0, 1.03)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    else:
+        axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,265 @@
+"""The report as one HTML page that reads like a short paper and needs nothing beside it.
+
+What the page says is decided here; how it looks, in page.html. Whatever comes from users or from a run is
+escaped by the template engine; the figures' SVG, drawn here from numbers, is the only text that is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from respect_core.measuring.evidence import Evidence, main_policy, rounds_of
+from respect_core.measuring.metrics import Estimate
+from respect_core.reporting import candidates
+from respect_core.reporting.case_studies import CaseStudy, Step
+from respect_core.reporting.changes import Changes
+from respect_core.reporting.figures.confusions import decoded_policy
+from respect_core.reporting.figures.style import inline_svg
+from respect_core.reporting.page_tables import Plain, agreement, changed, comparisons, costs, decoders, drifts, users
+from respect_core.reporting.tables import TABLES, Grid, Value
+from respect_core.variants import CONTROL, Variant
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure as it stands on a wide and on a narrow screen."""
+
+    wide: Figure
+    narrow: Figure
+    alt: str
+
+
+def page(
+    evidence: Evidence,
+    grids: Sequence[Grid],
+    figures: Mapping[int, Drawn],
+    cases: Sequence[CaseStudy],
+    drawings: Mapping[str, str],
+    changes: Changes | None,
+    *,
+    made: str,
+    facts: Mapping[str, str],
+    learned: Mapping[str, Any] | None = None,
+) -> str:
+    """The page's HTML.
+
+    Args:
+        grids: the tables that there are.
+        figures: by number, those that there are.
+        drawings: data URIs of the images in `cases`.
+        changes: None for the first report.
+        made: when, for the reader.
+        facts: what was run, beyond what the evidence knows.
+        learned: summary of the round whose candidates the page begins with.
+    """
+    engine = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = engine.from_string(resources.files("respect_core.reporting").joinpath("page.html").read_text())
+    language, feedback = drifts(evidence)
+    pictured = [case for case in cases if all(tile.image in drawings for step in case.steps for tile in step.tiles)]
+    return template.render(
+        name=evidence.name,
+        made=made,
+        rounds=rounds_of(evidence.cells),
+        findings=findings(evidence),
+        learned=learned and _learned(learned),
+        facts=_facts(evidence, facts),
+        grids={grid.number: grid for grid in grids},
+        figures={number: _on_page(number, drawn) for number, drawn in figures.items()},
+        comparisons=comparisons(evidence.comparisons),
+        agreement=agreement(evidence),
+        confusion_caption=_confusion_caption(evidence),
+        decoders=decoders(evidence),
+        language_drift=language,
+        feedback_drift=feedback,
+        users=users(evidence),
+        costs=costs(evidence),
+        beside=Variant.B_FFT.value in evidence.cells,
+        absent=_absent(evidence, figures, len(cases) - len(pictured)),
+        cases=[_case(case) for case in pictured],
+        drawings=drawings,
+        numbers={image: number for number, image in enumerate(drawings)},
+        changes={"sentences": _change_sentences(changes), "table": changes and changed(changes, grids)},
+    )
+
+
+def _learned(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a round's candidates learned: sentences to begin with, the table, and remarks below it."""
+    rows = tuple(candidates.rows(summary))
+    return {
+        "round": summary["round"],
+        "findings": candidates.findings(summary),
+        "table": Plain(candidates.CAPTION, candidates.COLUMNS, rows) if rows else None,
+        "remarks": candidates.remarks(summary),
+        "few": candidates.FEW,
+    }
+
+
+def findings(evidence: Evidence) -> list[str]:
+    """What the numbers say, in a sentence or two: the curve of the main policy, and CONTROL beside it."""
+    policy = main_policy(evidence.cells)
+    measured = {number: cell.figures.success for number, cell in sorted(evidence.cells[policy].items()) if cell.figures}
+    if not measured:
+        return [f"{policy.upper()} has no game with an outcome: there is nothing to say about success."]
+    first, last = min(measured), max(measured)
+    games = evidence.cells[policy][last].figures
+    assert games is not None
+    if first == last:
+        won = round(games.success.value * games.games)
+        return [f"In round {last}, {policy.upper()} won {won} of {games.games} games: {interval(measured[last])}."]
+    before, after = measured[first], measured[last]
+    apart = after.low > before.high or after.high < before.low
+    moved = ("rose" if after.value > before.value else "fell") if apart else "went"
+    said = [
+        f"From round {first} to round {last}, the share of games that {policy.upper()} won {moved} from "
+        f"{interval(before)} to {interval(after)}; the intervals {'do not overlap' if apart else 'overlap'}."
+    ]
+    control = evidence.cells.get(CONTROL, {})
+    if last in control and (figures := control[last].figures) and policy != CONTROL:
+        said.append(f"The seed policy, deployed again in round {last}, won {interval(figures.success)}.")
+    return said
+
+
+def interval(share: Estimate) -> str:
+    """A share in percent with its interval."""
+    return f"{100 * share.value:.1f}% [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+
+
+def alt_text(title: str, grids: Sequence[Grid], tables: Sequence[int]) -> str:
+    """A figure in words: first and last value of every row of the tables that it draws."""
+    parts = []
+    for grid in (each for each in grids if each.number in tables):
+        lines = [line for row, values in grid.rows.items() if (line := _line(grid, row, values))]
+        parts.append(f"{grid.title.split(' (')[0].split(', with')[0].rstrip('.')}: {'; '.join(lines)}.")
+    return f"{title} {' '.join(parts)}"
+
+
+def _line(grid: Grid, row: str, values: Sequence[Value | None]) -> str:
+    known = [
+        (column, grid.text(value.value if isinstance(value, Estimate) else value))
+        for column, value in zip(grid.columns, values, strict=True)
+        if value is not None
+    ]
+    if not known:
+        return ""
+    (first, before), (last, after) = known[0], known[-1]
+    if first == last:
+        return f"{grid.label(row)} {before} in round {first}"
+    return f"{grid.label(row)} from {before} in round {first} to {after} in round {last}"
+
+
+def _on_page(number: int, drawn: Drawn) -> dict[str, Any]:
+    return {
+        "pixels": round(96 * drawn.wide.get_size_inches()[0]),
+        "wide": inline_svg(drawn.wide, f"w{number}"),
+        "narrow": inline_svg(drawn.narrow, f"n{number}"),
+        "alt": drawn.alt,
+    }
+
+
+def _facts(evidence: Evidence, given: Mapping[str, str]) -> list[tuple[str, str]]:
+    numbers = rounds_of(evidence.cells)
+    said = {
+        **given,
+        "Rounds": f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0]),
+        "Policies": ", ".join(policy.upper() for policy in evidence.cells),
+        "Games": f"{evidence.games:,} with {evidence.turns:,} turns, by {evidence.users:,} users",
+        "Played": f"{evidence.first[:10]} to {(evidence.last or '')[:10]}" if evidence.first else "",
+        "Feedback decoder": ", ".join(evidence.decoders) or "none: no feedback in the store",
+    }
+    return [(term, text) for term, text in said.items() if text]
+
+
+def _absent(evidence: Evidence, figures: Mapping[int, Drawn], unpictured: int) -> dict[str, list[str]]:
+    """What the paper has and this page has not, and why."""
+    absent: dict[str, list[str]] = {"curve": [], "turns": [], "feedback": [], "games": []}
+    if 15 not in figures:
+        absent["curve"].append("Figure 15 is left out: no policy with enhanced adapters (b-fft+) was deployed.")
+    if 5 not in figures:
+        absent["turns"].append(
+            "Table 5 and figure 5 are left out: nobody annotated these turns. What the speaker meant in a turn cannot "
+            "be told from the game's targets, so nothing else stands in for the annotators (appendix A.2)."
+        )
+    elif not any(
+        cell.turn_figures and cell.turn_figures.similarity
+        for by_round in evidence.cells.values()
+        for cell in by_round.values()
+    ):
+        absent["turns"].append(
+            "Similarities (equation 3) are left out: give a table of image similarities with --similarity FILE."
+        )
+    if 6 not in figures:
+        absent["feedback"].append("Figure 6 is left out: no decoded turn has anything to be compared with.")
+    if unpictured:
+        games = "1 game is" if unpictured == 1 else f"{unpictured} games are"
+        absent["games"].append(f"{games} not drawn turn by turn: the store lacks pictures of what they were about.")
+    return absent
+
+
+def _confusion_caption(evidence: Evidence) -> str:
+    policy = decoded_policy(evidence.cells)
+    if policy is None:
+        return ""
+    against = {
+        decoded.against
+        for cell in evidence.cells[policy].values()
+        for decoded in cell.decoded.values()
+        if decoded.against
+    }
+    reading = {
+        "annotations": "Rows are annotators' judgements of whether the speaker was satisfied.",
+        "targets": "Nobody annotated these turns: rows are labels derived from the game's targets (right, partly "
+        "right, wrong), not judgements of the speaker's satisfaction as in the paper.",
+    }
+    said = " ".join(reading[each] for each in sorted(against))
+    return f"What the decoders said about turns of {policy.upper()}, in shares of all turns. {said}"
+
+
+def _case(case: CaseStudy) -> dict[str, Any]:
+    return {
+        "heading": case.heading,
+        "policy": case.policy,
+        "round": case.round,
+        "success": case.success,
+        "steps": [
+            {"utterance": step.utterance, "action": step.action, "tiles": step.tiles, "alt": _tiles(step)}
+            for step in case.steps
+        ],
+    }
+
+
+def _tiles(step: Step) -> str:
+    named = {
+        "targets": [tile.letter for tile in step.tiles if tile.target],
+        "selected": [tile.letter for tile in step.tiles if tile.selected],
+        "clicked": [tile.letter for tile in step.tiles if tile.clicked],
+    }
+    return "; ".join(f"{what} {' '.join(letters) or 'none'}" for what, letters in named.items())
+
+
+def _change_sentences(changes: Changes | None) -> list[str]:
+    if changes is None:
+        return ["This is the first report in its folder: there is nothing to compare with."]
+    if not (changes.beyond or changes.within or changes.new or changes.gone):
+        return [f"Nothing: every number is what it was in the report of {changes.since}."]
+    compared = len(changes.beyond)
+    said = [
+        f"Against the report of {changes.since}, {compared} {'cell' if compared == 1 else 'cells'} moved beyond the "
+        f"intervals (or, for a count, at all) and {changes.within} moved within them; {len(changes.new)} are new and "
+        f"{len(changes.gone)} are gone."
+    ]
+    if changes.new:
+        tables: dict[int, set[str]] = {}
+        for table, row, column in changes.new:
+            tables.setdefault(table, set()).add(f"{row.upper() if table in _BY_POLICY else row} {column}")
+        table, cells = next(iter(sorted(tables.items())))
+        said.append(f"New in table {table}: {', '.join(sorted(cells))}.")
+    return said
+
+
+_BY_POLICY = {table.number for table in TABLES} | {6, 7, 8, 9}

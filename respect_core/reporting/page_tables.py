@@ -1,0 +1,245 @@
+"""The report's tables that are not the paper's: comparisons, decoders, drift, users, costs, changes. Texts only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from respect_core.measuring.cell import Cell
+from respect_core.measuring.evidence import Comparison, Evidence
+from respect_core.measuring.metrics import Estimate
+from respect_core.reporting.changes import Changes
+from respect_core.reporting.figures.confusions import decoded_policy
+from respect_core.reporting.tables import Grid, Value
+
+DASH = "–"  # noqa: RUF001  # a dash, as in the paper's tables
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A table of texts; the first of a row names it."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """The table with its caption above."""
+        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
+        return "\n".join([f"{self.caption}\n", *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
+
+
+def comparisons(compared: Sequence[Comparison]) -> Plain | None:
+    """Policies on the contexts that both of them played."""
+    return _plain(
+        "Policies compared on the same contexts, with 95% intervals of the differences; wins and losses are contexts "
+        "that one alone won (or more often, where contexts were played more than once), p is that of the exact sign "
+        "test.",
+        ("round", "policies", "contexts", "success, points", "turns per game", "wins / losses", "p"),
+        (
+            (
+                str(each.round),
+                f"{each.policy.upper()} over {each.other.upper()}",
+                str(each.result.contexts),
+                points(each.result.success),
+                number(each.result.turns_per_game, signed=True),
+                f"{each.result.wins} / {each.result.losses}",
+                "< 0.001" if each.result.p < 0.001 else f"{each.result.p:.3f}",
+            )
+            for each in compared
+        ),
+    )
+
+
+def agreement(evidence: Evidence) -> Plain | None:
+    """Agreement of three annotators or more (appendix A.2), by round and policy, and over all."""
+    found = [
+        (str(round), policy.upper(), cell.agreement)
+        for policy, round, cell in _cells(evidence)
+        if cell.agreement is not None
+    ]
+    return _plain(
+        "Agreement of all annotators, in percent, over turns that three or more annotated (appendix A.2).",
+        ("round", "policy", "turns", "correctness", "action", "satisfaction"),
+        (
+            (
+                round,
+                policy,
+                str(agreed.turns),
+                *(percent(each) for each in (agreed.correctness, agreed.action, agreed.satisfaction)),
+            )
+            for round, policy, agreed in [*found, *([("all", "all", evidence.agreement)] if evidence.agreement else [])]
+            if agreed.turns
+        ),
+    )
+
+
+def decoders(evidence: Evidence) -> Plain | None:
+    """Precision, recall and calibration of the policy that figure 6 shows."""
+    shown = decoded_policy(evidence.cells)
+    return _plain(
+        f"The decoders on turns of {(shown or '').upper()}, in percent. Strict: only right turns count as positive; "
+        "with partly right: those count too. Calibration error of the scores as probabilities.",
+        ("round", "decoder", "turns", "+ / 0 / -", "precision", "with partly right", "recall", "calibration error"),
+        (
+            (
+                str(round),
+                decoder,
+                str(decoded.confusion.turns),
+                f"{decoded.positive} / {decoded.neutral} / {decoded.negative}",
+                percent(decoded.confusion.precision_strict),
+                percent(decoded.confusion.precision_lenient),
+                percent(decoded.confusion.recall_strict),
+                percent(decoded.calibration.ece if decoded.calibration else None),
+            )
+            for policy, round, cell in _cells(evidence)
+            if policy == shown
+            for decoder, decoded in cell.decoded.items()
+            if decoded.confusion is not None
+        ),
+    )
+
+
+def drifts(evidence: Evidence) -> tuple[Plain | None, Plain | None]:
+    """Of language and of feedback between rounds; None where there is one round."""
+    if evidence.drift is None:
+        return None, None
+    policy = evidence.drift.policy.upper()
+    language = _plain(
+        f"How the language of the users of {policy} moved between rounds: Jensen-Shannon divergence of words in bits, "
+        "beside what games dealt at random to the two rounds would give; change of length in words; share of words "
+        "that the earlier round does not have.",
+        ("rounds", "divergence", "by chance", "p", "length", "new words"),
+        (
+            (
+                f"{each.earlier} → {each.later}",
+                f"{each.divergence:.3f}",
+                f"{each.by_chance:.3f}",
+                "< 0.001" if each.p < 0.001 else f"{each.p:.3f}",
+                number(each.length, signed=True),
+                f"{100 * each.unseen:.1f}%",
+            )
+            for each in evidence.drift.language
+        ),
+    )
+    feedback = _plain(
+        f"How decoded feedback of {policy} moved between rounds, in points of its share.",
+        ("rounds", "decoder", "positive", "neutral", "negative"),
+        (
+            (
+                f"{each.earlier} → {each.later}",
+                decoder,
+                points(each.positive),
+                points(each.neutral) if decoder == "ternary" else DASH,
+                points(each.negative),
+            )
+            for decoder, moves in evidence.drift.feedback.items()
+            for each in moves
+        ),
+    )
+    return language, feedback
+
+
+def users(evidence: Evidence) -> Plain | None:
+    """How evenly the turns are spread over users."""
+    return _plain(
+        "Shares of the turns of the user, and of the five users, with most; Gini coefficient; number of users with "
+        "equal shares that would be as concentrated.",
+        ("round", "policy", "users", "turns", "top user", "top five", "Gini", "effective users"),
+        (
+            (
+                str(round),
+                policy.upper(),
+                str(cell.users.users),
+                f"{cell.users.turns:,}",
+                *(f"{100 * cell.users.top[k]:.1f}%" for k in (1, 5)),
+                f"{cell.users.gini:.2f}",
+                f"{cell.users.effective:.1f}",
+            )
+            for policy, round, cell in _cells(evidence)
+            if cell.users is not None
+        ),
+    )
+
+
+def costs(evidence: Evidence) -> Plain | None:
+    """What each round took, as far as it was recorded."""
+    return _plain(
+        "What learning from each round took, as far as the run recorded it: turns and tokens decoded, tokens trained "
+        "on, and seconds of training over all variants and seeds.",
+        ("round", "turns decoded", "tokens", "seconds", "tokens trained on", "training seconds by device"),
+        (
+            (
+                str(each.round),
+                _whole(each.turns_decoded),
+                _whole(each.decode_tokens),
+                _whole(each.decode_seconds),
+                _whole(each.train_tokens),
+                ", ".join(f"{device}: {seconds:,.0f}" for device, seconds in (each.train_seconds or {}).items())
+                or DASH,
+            )
+            for each in evidence.costs
+            if each.turns_decoded or each.train_seconds
+        ),
+    )
+
+
+def changed(changes: Changes, grids: Sequence[Grid]) -> Plain | None:
+    """Cells that moved beyond their intervals."""
+    by_number = {grid.number: grid for grid in grids}
+
+    def text(table: int, value: Value | None) -> str:
+        grid = by_number[table]
+        if not isinstance(value, Estimate):
+            return DASH if value is None else str(value)
+        return f"{grid.text(value.value)} [{grid.text(value.low)}, {grid.text(value.high)}]"
+
+    return _plain(
+        "Cells that moved beyond the intervals; counts that changed.",
+        ("table", "row", "column", "before", "after"),
+        (
+            (
+                f"{table}: {by_number[table].title.split('(')[0].split(',')[0].strip().rstrip('.')}",
+                by_number[table].label(row),
+                column,
+                text(table, each.before),
+                text(table, each.now),
+            )
+            for each in changes.beyond
+            for table, row, column in [each.key]
+            if table in by_number
+        ),
+    )
+
+
+def percent(share: Estimate | None) -> str:
+    """A share in percent with its interval."""
+    if share is None:
+        return DASH
+    return f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+
+
+def points(difference: Estimate) -> str:
+    """A difference of shares in percentage points with its interval."""
+    return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+
+
+def number(value: Estimate, *, signed: bool = False) -> str:
+    """A number with its interval."""
+    form = "+.2f" if signed else ".2f"
+    return f"{value.value:{form}} [{value.low:{form}}, {value.high:{form}}]"
+
+
+def _whole(value: float | None) -> str:
+    return DASH if value is None else f"{value:,.0f}"
+
+
+def _cells(evidence: Evidence) -> Iterable[tuple[str, int, Cell]]:
+    for policy, by_round in evidence.cells.items():
+        for round, cell in sorted(by_round.items()):
+            yield policy, round, cell
+
+
+def _plain(caption: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Plain | None:
+    filled = tuple(rows)
+    return Plain(caption, columns, filled) if filled else None

@@ -1,0 +1,274 @@
+"""Tables 2 to 9 of the paper: policies by rounds, with 95% intervals where there are any, as CSV and Markdown.
+
+Deviations from the paper, numbered as they are cited elsewhere:
+1. Figures carry their intervals, and tables 8 and 9 have rows for CONTROL and HH where these acted.
+2. Bold is the best variant of a round in which several acted; CONTROL, HH and round 0, which is shared, are not
+   compared. (The paper's table 2 has T-FFT's 67.8 in round 2 beside a bold 66.9.)
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from respect_core.measuring.cell import Cell
+from respect_core.measuring.evidence import Cells, rounds_of
+from respect_core.measuring.metrics import Estimate
+from respect_core.measuring.turn_metrics import TurnFigures
+from respect_core.variants import CONTROL, HH, Variant
+
+DASH = "-"
+Value = Estimate | int
+"""A figure with its interval, or a count."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """How one of the paper's tables is made and written. `read`: its figure of a policy in a round."""
+
+    number: int
+    name: str
+    title: str
+    read: Callable[[Cell], Value | None]
+    unit: Literal["percent", "number"] = "number"
+    better: Literal["higher", "lower"] | None = None
+
+    @property
+    def file(self) -> str:
+        """Name without its ending, e.g. table-2-success."""
+        return f"table-{self.number}-{self.name.replace('_', '-')}"
+
+
+TABLES = (
+    Table(
+        2,
+        "success",
+        "Interaction task success rate in percent",
+        lambda cell: cell.figures.success if cell.figures else None,
+        "percent",
+        "higher",
+    ),
+    Table(
+        3,
+        "turns_per_game",
+        "Turns per interaction",
+        lambda cell: cell.figures.turns_per_game if cell.figures else None,
+        better="lower",
+    ),
+    Table(
+        4,
+        "click_accuracy",
+        "Click accuracy in percent",
+        lambda cell: cell.figures.click_accuracy if cell.figures else None,
+        "percent",
+        "higher",
+    ),
+)
+"""Of what games show of themselves."""
+
+LANGUAGE_TABLES = (
+    Table(
+        6,
+        "vocabulary",
+        "Vocabulary size of speaker instructions",
+        lambda cell: cell.language.vocabulary if cell.language else None,
+    ),
+    Table(
+        7,
+        "utterance_length",
+        "Utterance length of speaker instructions in words",
+        lambda cell: cell.language.utterance_length if cell.language else None,
+    ),
+    Table(
+        8, "resets", "Reset words in speaker instructions", lambda cell: cell.language.resets if cell.language else None
+    ),
+    Table(
+        9,
+        "try_agains",
+        "Try-again words in speaker instructions",
+        lambda cell: cell.language.try_agains if cell.language else None,
+    ),
+)
+
+TURN_ROWS: Mapping[str, Callable[[TurnFigures], Estimate | None]] = {
+    "Exact match": lambda figures: figures.exact_match,
+    "Pos Feedback": lambda figures: figures.positive_feedback,
+    "Sim": lambda figures: figures.similarity,
+    "Sim -FB": lambda figures: figures.similarity_negative,
+}
+"""The rows of table 5."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table filled in: `rows` by name, each with a value per column, None where there is none."""
+
+    number: int
+    file: str
+    title: str
+    percent: bool
+    of: Literal["policy", "metric"]  # what a row is
+    columns: tuple[str, ...]  # rounds, and in table 5 control and hh
+    rows: Mapping[str, tuple[Value | None, ...]]
+    best: Mapping[int, str]  # column -> the row in bold
+
+    def label(self, name: str) -> str:
+        """The name of a row or column as the paper prints it."""
+        return name.upper() if name not in TURN_ROWS else name.replace("Sim", "Sim(â, a*)")
+
+    def text(self, value: float) -> str:
+        """A number as the paper prints it; counts are whole."""
+        if isinstance(value, int):
+            return str(value)
+        return f"{100 * value:.1f}" if self.percent else f"{value:.2f}"
+
+
+def grid(table: Table, cells: Cells) -> Grid:
+    """A table of policies by rounds."""
+    numbers = rounds_of(cells)
+    values = {
+        policy: tuple(table.read(by_round[number]) if number in by_round else None for number in numbers)
+        for policy, by_round in cells.items()
+    }
+    better = f" ({table.better} is better)" if table.better else ""
+    counted = any(isinstance(value, Estimate) for row in values.values() for value in row)
+    return Grid(
+        number=table.number,
+        file=table.file,
+        title=f"{table.title}{better}{', with 95% intervals' if counted else ''}.",
+        percent=table.unit == "percent",
+        of="policy",
+        columns=tuple(map(str, numbers)),
+        rows=values,
+        best=_best(table, values, numbers) if table.better else {},
+    )
+
+
+def table_5(cells: Cells) -> Grid | None:
+    """Turn-level performance against annotators, of the policy that was annotated most; None without annotations.
+
+    As in the paper, the rounds of B-FFT, then CONTROL and HH; another policy where only another was annotated.
+    """
+    annotated = {
+        policy: {number: cell.turn_figures for number, cell in by_round.items() if cell.turn_figures}
+        for policy, by_round in cells.items()
+    }
+    policy = annotated_policy(cells)
+    if policy is None:
+        return None
+    columns = {str(number): figures for number, figures in sorted(annotated[policy].items())}
+    for other in (CONTROL, HH):
+        # The last of its rounds. In round 0 CONTROL is the seed policy, which the policy's own column has.
+        measured = annotated.get(other)
+        if other != policy and measured and ((last := max(measured)) > 0 or other == HH):
+            columns[other] = measured[last]
+    return Grid(
+        number=5,
+        file="table-5-turns",
+        title=f"Turn-level performance of {policy.upper()} against annotators in percent (higher is better), "
+        "with 95% intervals.",
+        percent=True,
+        of="metric",
+        columns=tuple(columns),
+        rows={name: tuple(read(figures) for figures in columns.values()) for name, read in TURN_ROWS.items()},
+        best={},
+    )
+
+
+def annotated_policy(cells: Cells) -> str | None:
+    """Of which policy table 5 and figure 5 are: B-FFT where it was annotated, else the one with the most turns."""
+    turns = {
+        policy: sum(cell.turn_figures.turns for cell in by_round.values() if cell.turn_figures)
+        for policy, by_round in cells.items()
+    }
+    if turns.get(Variant.B_FFT):
+        return Variant.B_FFT.value
+    return max((each for each in turns if turns[each]), key=lambda each: turns[each], default=None)
+
+
+def grids(cells: Cells) -> list[Grid]:
+    """Tables 2 to 9, in order, without those that nothing can be said in."""
+    five = table_5(cells)
+    made = [*(grid(table, cells) for table in TABLES), *([five] if five else [])]
+    made += [grid(table, cells) for table in LANGUAGE_TABLES]
+    return [each for each in made if any(value is not None for row in each.rows.values() for value in row)]
+
+
+def markdown(filled: Grid) -> str:
+    """The table with its title above; bold as in the paper."""
+    lines = [
+        f"Table {filled.number}: {filled.title}\n",
+        "| round | " + " | ".join(map(filled.label, filled.columns)) + " |",
+        "|---" * (len(filled.columns) + 1) + "|",
+    ]
+    for name, row in filled.rows.items():
+        shown = [_shown(filled, value, filled.best.get(column) == name) for column, value in enumerate(row)]
+        lines.append(f"| {filled.label(name)} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def comma_separated(filled: Grid) -> str:
+    """The same, not rounded; a column with intervals becomes three: value, low and high."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = range(len(filled.columns))
+    wide = [any(isinstance(row[column], Estimate) for row in filled.rows.values()) for column in columns]
+    header = [_headings(name, three) for name, three in zip(filled.columns, wide, strict=True)]
+    writer.writerow([filled.of, *chain.from_iterable(header)])
+    for name, row in filled.rows.items():
+        fields = [_fields(value, three) for value, three in zip(row, wide, strict=True)]
+        writer.writerow([name, *chain.from_iterable(fields)])
+    return text.getvalue()
+
+
+def write(filled: Sequence[Grid], folder: Path) -> list[Path]:
+    """A CSV and a Markdown file for each table, each whole; returns their paths."""
+    written = []
+    for each in filled:
+        for ending, text in (("csv", comma_separated(each)), ("md", markdown(each))):
+            file = folder / f"{each.file}.{ending}"
+            unfinished = file.with_name(f"{file.name}.tmp")
+            unfinished.write_text(text)
+            written.append(unfinished.replace(file))
+    return written
+
+
+def _shown(filled: Grid, value: Value | None, bold: bool) -> str:
+    if value is None:
+        return DASH
+    if not isinstance(value, Estimate):
+        return str(value)
+    text = filled.text(value.value)
+    return f"{f'**{text}**' if bold else text} [{filled.text(value.low)}, {filled.text(value.high)}]"
+
+
+def _headings(name: str, three: bool) -> list[str]:
+    return [name, f"{name} low", f"{name} high"] if three else [name]
+
+
+def _fields(value: Value | None, three: bool) -> list[str]:
+    if value is None:
+        return [DASH] * (3 if three else 1)
+    if isinstance(value, Estimate):
+        return [f"{each:.6g}" for each in (value.value, value.low, value.high)]
+    return [str(value)]
+
+
+def _best(table: Table, values: Mapping[str, tuple[Value | None, ...]], numbers: Sequence[int]) -> dict[int, str]:
+    """Column -> the best variant of that round, where several acted; round 0 is shared."""
+    found = {}
+    choose = max if table.better == "higher" else min
+    for column, number in enumerate(numbers):
+        acted = {
+            policy: value.value
+            for policy, row in values.items()
+            if policy not in (CONTROL, HH) and number > 0 and isinstance(value := row[column], Estimate)
+        }
+        if len(acted) > 1:
+            found[column] = choose(acted, key=lambda policy: acted[policy])
+    return found

@@ -1,0 +1,88 @@
+"""Constrained decoding: which tokens may come next, so that exactly the legal canonical actions can be written.
+
+Deviation from the paper, numbered as it is cited elsewhere:
+1. The published code suppresses tokens outside the action language and repairs what does not fit the state. Here
+   only actions that are canonical and legal in the state can be written, so that each has one spelling and its
+   probability, renormalised over legal continuations, is exact.
+
+A node is a dictionary from token to the node behind it; the node behind the end token is empty. Nodes are shared:
+2^n - 1 actions on n images need some 2n of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TypeAlias
+
+import torch
+
+from respect_core.interaction import Interaction
+from respect_core.model.chat import Chat
+from respect_core.scenarios.multiref import actions
+
+Node: TypeAlias = "dict[int, Node]"
+_Words: TypeAlias = "dict[str, _Words]"
+_END = ""
+
+
+@lru_cache(maxsize=8192)
+def legal_tokens(chat: Chat, state: str, n_images: int) -> Node:
+    """The root node: paths from it are the token sequences of `actions.legal_actions(state, n_images)`."""
+    root: Node = {}
+    if chat.words_stand_alone:
+        return _by_word(_words(state, n_images), chat, {})
+    for tokens in chat.action_tokens(actions.legal_actions(state, n_images)):
+        node = root
+        for token in tokens:
+            node = node.setdefault(token, {})
+    return root
+
+
+def _words(state: str, n_images: int) -> _Words:
+    """The same by words: a verb, then letters in alphabetical order."""
+
+    def part(letters: Sequence[str], rest: _Words) -> _Words:
+        nodes: _Words = {}
+        for letter in reversed(letters):
+            nodes = {letter: nodes | rest} | nodes
+        return nodes
+
+    end: _Words = {_END: {}}
+    free = [letter for letter in actions.LETTERS[:n_images] if letter not in state]
+    select: _Words = {"select": part(free, end)} if free else {}
+    return ({"deselect": part(state, select | end)} if state else {}) | select
+
+
+def _by_word(words: _Words, chat: Chat, known: dict[int, Node]) -> Node:
+    """Words spelled out in tokens; `known` keeps nodes shared."""
+    if id(words) not in known:
+        root: Node = {}
+        for word, following in words.items():
+            tokens = chat.word_tokens(word) if word != _END else (chat.end_id,)
+            node = root
+            for token in tokens[:-1]:
+                node = node.setdefault(token, {})
+            node[tokens[-1]] = _by_word(following, chat, known)
+        known[id(words)] = root
+    return known[id(words)]
+
+
+def prefix_allowed_tokens(
+    chat: Chat, interactions: Sequence[Interaction], prompt_length: int
+) -> Callable[[int, torch.Tensor], list[int]]:
+    """The constraint as `prefix_allowed_tokens_fn` of transformers' `generate`.
+
+    Args:
+        interactions: one per row of the batch, waiting for an action.
+        prompt_length: tokens of the (left-padded) prompt.
+    """
+    roots = [legal_tokens(chat, one.turns[-1].state, len(one.context)) for one in interactions]
+
+    def allowed(row: int, input_ids: torch.Tensor) -> list[int]:
+        node = roots[row]
+        for token in input_ids[prompt_length:].tolist():
+            node = node.get(token, {})
+        return list(node) or [chat.pad_id]  # behind the end
+
+    return allowed

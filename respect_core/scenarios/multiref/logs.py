@@ -1,0 +1,45 @@
+"""Finished games as records of the interaction log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from respect_core.log.pseudonyms import pseudonym
+from respect_core.log.records import InteractionLog, LoggedTurn, Outcome, PolicyIdentity
+from respect_core.scenarios.multiref.game import Game
+
+EPOCH = datetime(2024, 1, 1, tzinfo=UTC)  # simulated games have no date of their own; a fixed one repeats
+USERS = 40  # simulated users that games are spread over
+
+
+def finished(
+    game: Game,
+    number: int,
+    seconds: Sequence[float],
+    round: int,
+    variant: str,
+    policy: PolicyIdentity,
+    seed: int | str,
+) -> InteractionLog:
+    """The log of a game that is over. `seconds`: per turn, or empty where nobody measured."""
+    context = game.context
+    return InteractionLog(
+        interaction_id=f"{variant}-r{round}-s{seed}-{context.id}",
+        round=round,
+        variant=variant,
+        policy=policy,
+        user=pseudonym(f"simulated-{number % USERS}"),
+        started_at=(EPOCH + timedelta(days=round, minutes=number)).isoformat(),
+        context=list(context.images),
+        turns=[
+            LoggedTurn(
+                utterance=turn.utterance,
+                action=turn.action or "",
+                probability=turn.probability,
+                seconds=seconds[i] if seconds else None,
+            )
+            for i, turn in enumerate(game.turns)
+        ],
+        outcome=Outcome(targets=list(context.targets), success=game.success),
+    )

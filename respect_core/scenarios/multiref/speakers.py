@@ -1,0 +1,207 @@
+"""Simulated speakers: they see the targets, and like people let out what they know only in words.
+
+A speaker describes one target at a time (now and then two), looks at what was selected, then approves, moves on
+without a word, corrects, asks to deselect or starts over. With every utterance it knows the action it intends, which
+a cooperative human listener would take; that serves human-human games, and nothing else may read it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from respect_core.log.records import InteractionLog, PolicyIdentity
+from respect_core.scenarios.multiref import attributes, dialects
+from respect_core.scenarios.multiref.actions import LETTERS, Action
+from respect_core.scenarios.multiref.attributes import Values
+from respect_core.scenarios.multiref.contexts import GameContext
+from respect_core.scenarios.multiref.dialects import Dialect
+from respect_core.scenarios.multiref.game import Game
+from respect_core.scenarios.multiref.logs import finished
+from respect_core.scenarios.multiref.tangrams import Tangram
+
+FIGURATIVE_SHARE = 1.0  # of the profile `tiny`
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How a speaker tends to react; probabilities."""
+
+    silent: float = 0.2  # moves on from a right action without a word of approval
+    two: float = 0.08  # describes two targets at once
+    ignore: float = 0.03  # leaves a mistake for later
+    insist: float = 0.7  # says so when another target was selected than the one described
+    undo: float = 0.25  # after a mistake: asks to deselect, and no more
+    again: float = 0.1  # after a mistake: asks to try again, without describing anew
+    reset: float = 0.35  # starts over when two or more are wrong
+    most_words: int = 4  # of a description
+
+
+@dataclass(frozen=True)
+class Saying:
+    """An utterance, and the action it intends. Only the utterance leaves the speaker."""
+
+    utterance: str
+    intended: Action
+
+
+@dataclass
+class SimulatedSpeaker:
+    """One speaker in one game. `values`: what can be said about each image, by id."""
+
+    context: GameContext
+    values: Mapping[str, Values]
+    dialect: Dialect
+    rng: random.Random
+    manners: Manners = field(default_factory=Manners)
+    _described: str = ""  # letters of the last description
+
+    def speak(self, state: str, last: Action | None) -> Saying:
+        """React to the selected letters and to the action that led to them (None at the start)."""
+        targets = set(self.context.target_letters)
+        missing = "".join(sorted(targets - set(state)))
+        wrong = "".join(sorted(set(state) - targets))
+        if last is None:
+            return self._next(missing, dialects.FIRST)
+        if wrong and not (missing and self.rng.random() < self.manners.ignore):
+            return self._mend(state, wrong, missing, last)
+        asked_and_missing = [letter for letter in self._described if letter in missing]
+        if wrong or not missing:  # a mistake left for later, or everything selected and something too much
+            return self._next(missing, dialects.NEXT) if missing else self._deselect(wrong)
+        if set(last.deselect) & targets or (asked_and_missing and not last.select and not last.deselect):
+            return self._redescribe(missing)
+        if asked_and_missing and len(self._described) == 2 and last.select:
+            return self._still(asked_and_missing[0])
+        if asked_and_missing and last.select and self.rng.random() < self.manners.insist:
+            self._described = asked_and_missing[0]
+            return Saying(
+                self.rng.choice(dialects.INSIST).format(self._describe(self._described)),
+                Action(select=self._described),
+            )
+        if self.rng.random() < self.manners.silent:
+            return self._next(missing, dialects.NEXT)
+        return self._next(missing, tuple(self._approving(form) for form in dialects.APPROVE_NEXT))
+
+    # --- reactions ------------------------------------------------------------------------------------------------
+
+    def _next(self, missing: str, forms: Sequence[str]) -> Saying:
+        count = 2 if len(missing) > 1 and self.rng.random() < self.manners.two else 1
+        letters = self.rng.sample(missing, count)
+        self._described = "".join(sorted(letters))
+        phrases = [self._describe(letter) for letter in letters]
+        phrase = phrases[0] if count == 1 else self.rng.choice(dialects.BOTH).format(*phrases)
+        return Saying(self.rng.choice(forms).format(phrase), Action(select=self._described))
+
+    def _mend(self, state: str, wrong: str, missing: str, last: Action) -> Saying:
+        manners, chance = self.manners, self.rng.random()
+        if len(wrong) > 1 and self.rng.random() < manners.reset:
+            self._described = ""
+            return Saying(self._rejecting(dialects.RESET), Action(deselect=state))
+        if wrong != last.select:  # not simply what was selected last: say which
+            return self._deselect(self.rng.choice(wrong))
+        if not missing or chance < manners.undo:
+            return Saying(self._rejecting(dialects.UNDO), Action(deselect=wrong))
+        letter = self._described if len(self._described) == 1 and self._described in missing else ""
+        if letter and chance < manners.undo + manners.again:
+            return Saying(self._rejecting(dialects.TRY_AGAIN), Action(wrong, letter))
+        letter = letter or self.rng.choice(missing)
+        self._described = letter
+        form = self.rng.choice(dialects.CORRECT)
+        return Saying(form.format(self.rng.choice(dialects.REJECT), self._describe(letter)), Action(wrong, letter))
+
+    def _deselect(self, wrong: str) -> Saying:
+        letter = wrong[0] if len(wrong) == 1 else self.rng.choice(wrong)
+        return Saying(self.rng.choice(dialects.DESELECT).format(self._describe(letter)), Action(deselect=letter))
+
+    def _redescribe(self, missing: str) -> Saying:
+        letter = self.rng.choice([x for x in self._described if x in missing] or missing)
+        self._described = letter
+        form = self.rng.choice(dialects.CORRECT[:4])
+        return Saying(form.format(self.rng.choice(dialects.REJECT), self._describe(letter)), Action(select=letter))
+
+    def _still(self, letter: str) -> Saying:
+        self._described = letter
+        form = self.rng.choice(dialects.STILL)
+        phrase = self._describe(letter)
+        filled = form.format(phrase) if form.count("{}") == 1 else form.format(self._approval(), phrase)
+        return Saying(filled, Action(select=letter))
+
+    # --- words ----------------------------------------------------------------------------------------------------
+
+    def _approval(self) -> str:
+        return self.rng.choice(dialects.APPROVE)
+
+    def _approving(self, form: str) -> str:
+        return form.replace("{}", self._approval(), 1)
+
+    def _rejecting(self, forms: Sequence[str]) -> str:
+        return self.rng.choice(forms).format(self.rng.choice(dialects.REJECT))
+
+    def _describe(self, letter: str) -> str:
+        chosen = self._telling_apart(letter)
+        return dialects.noun_phrase([self.dialect.word(value, self.rng) for value in chosen], self.rng)
+
+    def _telling_apart(self, letter: str) -> list[dialects.Value]:
+        """Attribute values that together fit no other image of the context, if as few as `most_words` can do that."""
+        by_letter = dict(zip(LETTERS, (self.values[image] for image in self.context.images), strict=False))
+        own = list(by_letter.pop(letter).items())
+        self.rng.shuffle(own)
+        others = list(by_letter.values())
+        chosen: list[dialects.Value] = []
+        while own and len(chosen) < self.manners.most_words:
+            gains = [sum(other.get(name, value) != value for other in others) for name, value in own]
+            if not others and len(chosen) > 1 and self.rng.random() < 0.5:
+                break
+            name, value = own.pop(max(range(len(own)), key=gains.__getitem__))
+            chosen.append((name, value))
+            others = [other for other in others if other.get(name, value) == value]
+        return chosen
+
+
+@dataclass(frozen=True)
+class SpeakerFactory:
+    """Makes the speaker of a game. The same context and seed give the same speaker."""
+
+    values: Mapping[str, Values]
+    dialect: Dialect
+    manners: Manners
+
+    def __call__(self, context: GameContext, seed: int | str) -> SimulatedSpeaker:
+        rng = random.Random(f"speaker-{seed}-{context.id}")
+        return SimulatedSpeaker(context, self.values, self.dialect, rng, self.manners)
+
+
+MakeSpeaker = Callable[[GameContext, int | str], SimulatedSpeaker]
+"""From a context and a seed, as `SpeakerFactory` is."""
+
+
+def values_of(tangrams: Mapping[str, Tangram]) -> dict[str, Values]:
+    """What can be said about each tangram, by id."""
+    return {image: attributes.values(tangram) for image, tangram in tangrams.items()}
+
+
+def speaker_factory(
+    values: Mapping[str, Values], *, share: float = FIGURATIVE_SHARE, manners: Manners | None = None
+) -> SpeakerFactory:
+    """Speakers of the users' dialect for images of these values. `share`: how often they speak figuratively."""
+    return SpeakerFactory(values, dialects.users(share), manners or Manners())
+
+
+def human_games(
+    contexts: Sequence[GameContext], speaker_factory: MakeSpeaker, *, seed: int | str, round: int = 0
+) -> list[InteractionLog]:
+    """Games in which the listener is a person too: one who takes the action the speaker intends (variant hh).
+
+    They are for D0 and for the human-human validation set, as the study's games between people were.
+    """
+    logs = []
+    policy = PolicyIdentity(name="human", version="unknown")
+    for number, context in enumerate(contexts):
+        game, speaker = Game(context), speaker_factory(context, seed)
+        while not game.over:
+            saying = speaker.speak(game.state, game.last_action)
+            game.say(saying.utterance)
+            game.act(str(saying.intended))
+        logs.append(finished(game, number, [], round, "hh", policy, seed))
+    return logs

@@ -1,0 +1,117 @@
+"""Named sets of games beside the log: D0, the validation set, and sets held out at import.
+
+A set is one object `game_sets/<name>.jsonl` of interaction logs. Its outcomes say which turns were right, so
+that a set can serve for validation; training reads only `Interaction`s from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+
+from respect_core.interaction import TurnKey
+from respect_core.log.log import parse_record, read_logs
+from respect_core.log.records import InteractionLog
+from respect_core.measuring.labels import right_turns
+from respect_core.store.base import Store
+from respect_core.store.manifests import Input
+
+D0 = "d0"
+VALIDATION = "validation"
+
+
+def _key(name: str) -> str:
+    return f"game_sets/{name}.jsonl"
+
+
+def write(store: Store, name: str, logs: Sequence[InteractionLog]) -> None:
+    """Keep a set of games under a name; a set of that name is replaced as a whole."""
+    store.put(_key(name), _lines(logs))
+
+
+def add(store: Store, name: str, logs: Sequence[InteractionLog]) -> list[str]:
+    """Add games to a set, made if absent; returns the ids of those that it did not have. What it has stays as it is.
+
+    Raises:
+        ValueError: no games; or games would be both trained on, in D0, and held out, in another set.
+    """
+    if not logs:
+        raise ValueError(f"no games for the set {name!r}: raise the share, or import more games")
+    ids = {log.interaction_id for log in logs}
+    for other in [each for each in names(store) if each != name and D0 in (each, name)]:
+        if both := sorted(ids.intersection(log.interaction_id for log in read(store, other))):
+            trained, held = (name, other) if name == D0 else (other, name)
+            raise ValueError(
+                f"{len(both)} games, {both[0]!r} among them, would be in {trained!r}, which is trained on, and held "
+                f"out in {held!r}; give the sets games of their own"
+            )
+    while True:
+        data, version = store.read_version(_key(name)) or (b"", None)
+        has = {log.interaction_id for log in map(parse_record, data.splitlines())}
+        new = [log for log in logs if log.interaction_id not in has]
+        if not new or store.put_if(_key(name), data + _lines(new), version):
+            return [log.interaction_id for log in new]
+
+
+def remove(store: Store, name: str, interaction_ids: Collection[str]) -> None:
+    """Take games out of a set; a set that is empty then is deleted."""
+    while (held := store.read_version(_key(name))) is not None:
+        logs = [log for log in map(parse_record, held[0].splitlines()) if log.interaction_id not in interaction_ids]
+        if not logs:
+            store.delete(_key(name))
+        elif store.put_if(_key(name), _lines(logs), held[1]):
+            return
+
+
+def _lines(logs: Sequence[InteractionLog]) -> bytes:
+    return "".join(log.model_dump_json() + "\n" for log in logs).encode()
+
+
+def exists(store: Store, name: str) -> bool:
+    return store.exists(_key(name))
+
+
+def names(store: Store) -> list[str]:
+    """The sets there are."""
+    return [key.removeprefix("game_sets/").removesuffix(".jsonl") for key in store.keys("game_sets/")]
+
+
+def held_out(store: Store, validation: str) -> list[str]:
+    """Ids of the interactions that nothing may be trained on: of every set but D0, and of the validation set."""
+    sets = {name for name in names(store) if name != D0} | {validation}
+    return sorted({log.interaction_id for name in sets for log in read(store, name)})
+
+
+def read(store: Store, name: str) -> list[InteractionLog]:
+    """The games of a set.
+
+    Raises:
+        ValueError: there is no such set; the message lists those there are.
+    """
+    _require(store, name)
+    return list(read_logs(store, _key(name)))
+
+
+def stored(store: Store, name: str) -> Input:
+    """A set as it is stored, by content, to tell whether it changed. Raises ValueError as `read` does."""
+    _require(store, name)
+    data = store.read(_key(name))
+    return Input(key=_key(name), size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _require(store: Store, name: str) -> None:
+    if not exists(store, name):
+        raise ValueError(
+            f"no game set {name!r} in {store}; there are: {', '.join(names(store)) or 'none'}. "
+            "Make one with `respect import games FILE --game-set NAME`"
+        )
+
+
+def curated(store: Store, name: str) -> tuple[list[InteractionLog], set[TurnKey]]:
+    """The games of a set, and the turns among them whose click was right (D0 and D_val of appendix B.2).
+
+    Both sets are small, come from people playing with people, and are curated: their outcomes may be read. No
+    deployment's may.
+    """
+    logs = read(store, name)
+    return logs, right_turns(logs)

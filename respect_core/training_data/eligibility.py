@@ -1,0 +1,299 @@
+"""From decoded turns to the training set of a variant: eligibility, and rehearsal of D0 (section 5, appendix B.2).
+
+Deviation from the paper: a turn in which nothing was clicked (`nothing`) is context only, since the policy never draws
+it: every legal action clicks something.
+
+Turns and feedback are sorted together, by game and turn, so that a game's rows meet wherever they stand in their
+tables. Memory does not grow with them (`respect_core.store.sorting`) but for what `Tally` keeps of each game.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from respect_core.interaction import TurnKey
+from respect_core.scenarios.multiref import actions
+from respect_core.schemas import FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA, TURNS_SCHEMA
+from respect_core.store.sorting import RUN, sorted_groups
+from respect_core.training_data.rehearsal import rehearsal
+from respect_core.training_data.sampling import (
+    NAMED,
+    count_epoch,
+    refuse_without_probability,
+    require_schema,
+    turn_name,
+)
+from respect_core.variants import Objective, TrainingConfig, Variant
+
+_FROM_TURNS = [name for name in TRAINING_SET_SCHEMA.names if name not in ("label", "source")]
+# A turn of either table: `label` is null in rows of turns, all that only turns have in rows of feedback.
+_ROW_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, TURNS_SCHEMA.field(name).type) for name in _FROM_TURNS),
+        pa.field("has_follow_up", pa.bool_()),
+        pa.field("label", pa.int8()),
+    ]
+)
+
+
+# --- rows -------------------------------------------------------------------------------------------------------
+
+
+def training_set(
+    turns: pa.Table,
+    feedback: pa.Table,
+    d0: pa.Table,
+    variant: Variant | None,
+    *,
+    deselection_ratio: float = 1 / 12,
+    d0_right: frozenset[TurnKey] | None = None,
+    seed: int = 0,
+) -> pa.Table:
+    """The training set of a variant in one table; see `training_batches`."""
+    require_schema(turns, TURNS_SCHEMA, "turns")
+    require_schema(feedback, FEEDBACK_SCHEMA, "feedback")
+    batches = training_batches(
+        turns.to_batches(),
+        feedback.to_batches(),
+        d0,
+        variant,
+        deselection_ratio=deselection_ratio,
+        d0_right=d0_right,
+        seed=seed,
+    )
+    return pa.Table.from_batches(batches, TRAINING_SET_SCHEMA)
+
+
+def training_batches(
+    turns: Iterable[pa.RecordBatch],
+    feedback: Iterable[pa.RecordBatch],
+    d0: pa.Table,
+    variant: Variant | None,
+    *,
+    deselection_ratio: float = 1 / 12,
+    d0_right: frozenset[TurnKey] | None = None,
+    seed: int = 0,
+    scratch: Path | None = None,
+    run: int = RUN,
+) -> Iterator[pa.RecordBatch]:
+    """The training set of a variant: games with an eligible turn, then D0 with its augmentation.
+
+    FFT takes positive turns; RL and KTO take positive and negative ones. Never eligible: neutral turns, turns
+    without a follow-up (footnote 3), turns that the decoder marked (`respect_core.utterances`), and `nothing`. Feedback
+    of the other decoder is not looked at.
+
+    Args:
+        turns: all rounds so far of this variant's deployments, with the round it started from (section 4).
+        feedback: decoded feedback for them.
+        d0: the turns of D0, rehearsed in every round; empty to leave it out. It is held in memory.
+        variant: None for the seed policy, which learns from D0 alone.
+        deselection_ratio, d0_right, seed: see `rehearsal`.
+        scratch, run: see `sorted_groups`.
+
+    Returns:
+        Batches of whole games in TRAINING_SET_SCHEMA, in order of interaction and turn; the same inputs give the same
+        rows. `label` is null where a turn is context only.
+
+    Raises:
+        ValueError: a table of another schema (so neither targets nor outcomes can come in), two labels for one turn,
+            turns not numbered 0, 1, 2, ..., or a game in both `turns` and `d0`. Some of these only at the end.
+    """
+    require_schema(d0, TURNS_SCHEMA, "D0")
+    rehearsed = rehearsal(d0.to_pylist(), deselection_ratio=deselection_ratio, right=d0_right, seed=seed)
+    known, both = pa.array({row["interaction_id"] for row in rehearsed}, pa.string()), set[str]()
+    if variant is not None:
+        rows = _rows(turns, feedback, variant)
+        for group in sorted_groups(rows, ["interaction_id", "turn", "label"], scratch, run):
+            games = _of_eligible_games(_labelled(group, variant))
+            _require_numbers(games)
+            both |= set(games["interaction_id"].filter(pc.is_in(games["interaction_id"], known)).to_pylist())
+            yield from games.combine_chunks().to_batches()
+    if both:
+        raise ValueError(f"{len(both)} games are in the turns table and in D0, e.g. {min(both)}; keep each in one")
+    yield from pa.Table.from_pylist(rehearsed, schema=TRAINING_SET_SCHEMA).to_batches()
+
+
+def _rows(
+    turns: Iterable[pa.RecordBatch], feedback: Iterable[pa.RecordBatch], variant: Variant
+) -> Iterator[pa.RecordBatch]:
+    """Both tables in _ROW_SCHEMA; of feedback, what the variant's decoder says."""
+    for batch in turns:
+        require_schema(batch, TURNS_SCHEMA, "turns")
+        known = {name: batch.column(name) for name in _FROM_TURNS}
+        yield _row_batch(known | {"has_follow_up": pc.is_valid(batch.column("follow_up"))}, batch.num_rows)
+    for batch in feedback:
+        require_schema(batch, FEEDBACK_SCHEMA, "feedback")
+        mine = batch.filter(pc.equal(batch.column("decoder"), str(variant.decoder)))
+        mine = mine.filter(pc.is_null(mine.column("marked")))
+        yield _row_batch({name: mine.column(name) for name in ("interaction_id", "turn", "label")}, mine.num_rows)
+
+
+def _row_batch(known: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
+    columns = [known[each.name] if each.name in known else pa.nulls(rows, each.type) for each in _ROW_SCHEMA]
+    return pa.RecordBatch.from_arrays(columns, schema=_ROW_SCHEMA)
+
+
+def _labelled(group: pa.Table, variant: Variant) -> pa.Table:
+    """Rows of turns, each with its label if it is eligible; feedback stands right before its turn."""
+    before = _same_as_before(group)
+    label = group["label"].combine_chunks()
+    label_before = pa.concat_arrays([pa.nulls(min(1, len(label)), pa.int8()), label[:-1]])
+    two = pc.and_(before, pc.not_equal(label, label_before))
+    if pc.any(two).as_py():
+        first = group.filter(two).slice(0, 1).to_pylist()[0]
+        raise ValueError(
+            f"feedback has two {variant.decoder} labels for turn {first['turn']} of {first['interaction_id']}"
+        )
+    wanted = pa.array([1] if variant.objective is Objective.FFT else [1, -1], pa.int8())
+    eligible = pc.and_(before, pc.and_(group["has_follow_up"], pc.not_equal(group["action"], actions.NOTHING)))
+    eligible = pc.and_(eligible, pc.is_in(label_before, wanted))
+    place = group.schema.get_field_index("label")
+    labelled = group.set_column(place, "label", pc.if_else(eligible, label_before, pa.scalar(None, pa.int8())))
+    return labelled.filter(pc.is_valid(group["action"]))
+
+
+def _same_as_before(group: pa.Table) -> pa.Array:
+    """Whether each row is of the same turn as the row before it."""
+    return pc.and_(_like_before(group["interaction_id"]), _like_before(group["turn"]))
+
+
+def _like_before(column: pa.ChunkedArray) -> pa.Array:
+    """Whether each value is that of the row before it."""
+    alike = pc.equal(column.slice(1), column.slice(0, max(0, len(column) - 1)))
+    return pa.concat_arrays([pa.array([False] * min(1, len(column)), pa.bool_()), *alike.chunks])
+
+
+def _of_eligible_games(labelled: pa.Table) -> pa.Table:
+    """In TRAINING_SET_SCHEMA."""
+    games = labelled["interaction_id"].filter(pc.is_valid(labelled["label"])).unique()
+    chosen = labelled.filter(pc.is_in(labelled["interaction_id"], games))
+    source = pa.repeat("round", len(chosen))
+    return chosen.append_column("source", source).select(TRAINING_SET_SCHEMA.names).cast(TRAINING_SET_SCHEMA)
+
+
+def _require_numbers(games: pa.Table) -> None:
+    """Raise ValueError unless the turns of each game are numbered 0, 1, 2, ..."""
+    starts_N = ~_like_before(games["interaction_id"]).to_numpy(zero_copy_only=False)
+    first_N = np.flatnonzero(starts_N)[np.cumsum(starts_N) - 1]
+    wrong_N = games["turn"].to_numpy() != np.arange(len(games)) - first_N
+    if wrong_N.any():
+        name = games["interaction_id"][int(wrong_N.argmax())].as_py()
+        numbers = games.filter(pc.equal(games["interaction_id"], name))["turn"].to_pylist()
+        raise ValueError(f"interaction {name}: turns are numbered {numbers}; expected 0, 1, 2, ...")
+
+
+# --- propensity -------------------------------------------------------------------------------------------------
+
+
+def fill_probability(batch: pa.RecordBatch, probability: Mapping[TurnKey, float]) -> pa.RecordBatch:
+    """The batch with p filled in from `probability` where it was null. Logged values stay.
+
+    Raises:
+        ValueError: a probability outside (0, 1].
+    """
+    columns = (batch.column(name).to_pylist() for name in ("interaction_id", "turn", "probability"))
+    filled = [
+        logged if logged is not None else probability.get((interaction_id, turn))
+        for interaction_id, turn, logged in zip(*columns, strict=True)
+    ]
+    wrong = next((place for place, p in enumerate(filled) if p is not None and not 0 < p <= 1), None)
+    if wrong is not None:
+        interaction_id, turn = (batch.column(name)[wrong] for name in ("interaction_id", "turn"))
+        raise ValueError(f"probability {filled[wrong]} of turn {turn} of {interaction_id} is outside (0, 1]")
+    place = batch.schema.get_field_index("probability")
+    return batch.set_column(place, batch.schema.field(place), pa.array(filled, pa.float64()))
+
+
+# --- figures ----------------------------------------------------------------------------------------------------
+
+
+_PER_GAME = ("positives", "negatives", "rehearsed")
+_NO_GAMES = pa.schema(
+    [pa.field("interaction_id", pa.string()), *(pa.field(f"{name}_sum", pa.uint64()) for name in _PER_GAME)]
+).empty_table()
+
+
+@dataclass
+class Tally:
+    """Counts of a training set, collected batch by batch. It keeps the id of a game and 24 bytes more."""
+
+    rows: int = 0
+    without_p: int = 0
+    labels: Counter[tuple[str, int | None]] = field(default_factory=Counter)  # by source
+    _lacking: int = 0  # negatives without p, and the first of them
+    _first_lacking: list[str] = field(default_factory=list)
+    _games: list[pa.Table] = field(default_factory=list)
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Count a batch of whole games in TRAINING_SET_SCHEMA."""
+        self.rows += batch.num_rows
+        label, p = batch.column("label"), batch.column("probability")
+        self.without_p += p.null_count
+        for row in _grouped(batch.select(["source", "label"]), ["source", "label"], [([], "count_all")]).to_pylist():
+            self.labels[row["source"], row["label"]] += row["count_all"]
+        positive, negative = (pc.equal(label, value).fill_null(False) for value in (1, -1))
+        columns = {
+            "interaction_id": batch.column("interaction_id"),
+            "positives": positive,
+            "negatives": negative,
+            "rehearsed": pc.not_equal(batch.column("source"), "round"),
+        }
+        sums = [(name, "sum") for name in _PER_GAME]
+        self._games.append(_grouped(pa.RecordBatch.from_pydict(columns), ["interaction_id"], sums))
+        lacking = batch.filter(pc.and_(negative, pc.is_null(p)))
+        self._lacking += lacking.num_rows
+        room = max(0, NAMED - len(self._first_lacking))
+        turns = zip(*(lacking.column(name)[:room].to_pylist() for name in ("interaction_id", "turn")), strict=True)
+        self._first_lacking += [turn_name(*turn) for turn in turns]
+
+    def require_probability(self) -> None:
+        """Raise ValueError unless every negative turn has its p; see `sampling.require_probability`."""
+        refuse_without_probability(self._first_lacking, self._lacking)
+
+    def counts(self, config: TrainingConfig) -> dict[str, int]:
+        """Turns by label, and what an epoch of training takes of them."""
+        games = pa.concat_tables([_NO_GAMES, *self._games]).sort_by("interaction_id")
+        positives_N, negatives_N, rows_N = (games[f"{name}_sum"].to_numpy().astype(np.int64) for name in _PER_GAME)
+        turns, negatives = count_epoch(positives_N, negatives_N, rows_N > 0, config, seed=0, epoch=0)
+        rehearsed = sum(n for (source, label), n in self.labels.items() if source != "round" and label is not None)
+        return {
+            "train_turns": turns,
+            "positives": self.labels["round", 1],
+            "negatives": self.labels["round", -1],
+            "negatives_used": negatives,
+            "rehearsal_turns": rehearsed,
+        }
+
+
+def warnings(counts: Mapping[str, int], config: TrainingConfig) -> list[str]:
+    """What is odd about a training set with these counts (`Tally.counts`): negatives that 5:4 leaves out nearly all of.
+
+    Each epoch draws anew, so that a training of many epochs uses more of them.
+    """
+    positives, negatives, used = (counts[name] for name in ("positives", "negatives", "negatives_used"))
+    learner = config.objective.upper()
+    if config.objective is Objective.FFT:
+        return []
+    if not negatives:
+        return [f"no turn was decoded as negative: {learner} learns from {positives:,} positives alone"]
+    if used < _FEW * negatives:
+        return [
+            f"{negatives:,} turns were decoded as negative and {positives:,} as positive: an epoch of {learner} uses "
+            f"{used:,} of the negatives, since a batch takes one to {config.positive_to_negative:g} positives"
+        ]
+    return []
+
+
+_FEW = 0.1
+
+
+def _grouped(batch: pa.RecordBatch, by: list[str], aggregates: list[Any]) -> pa.Table:
+    return pa.Table.from_batches([batch]).group_by(by, use_threads=False).aggregate(aggregates)

@@ -1,0 +1,38 @@
+"""What a variant learns from in a round (section 4): all of its own interactions up to and including it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from respect_core.store.manifests import Partition
+from respect_core.variants import CONTROL, HH, Variant
+
+_NEVER_LEARNED_FROM = {CONTROL, HH}
+"""CONTROL measures the users, not the policy (section 6), and HH has no policy."""
+
+
+def learning_partitions(available: Iterable[Partition], variant: str, round: int) -> list[Partition]:
+    """The partitions that a variant learns from when it is trained after `round`.
+
+    In a round in which the variant itself acted these are its own interactions. In a round in which it did not
+    (round 0, where the seed policy acts for all; a log in which one variant was deployed), everyone's. B-FFT+ branches
+    off B-FFT (appendix D): where it did not act, it learns from that one's, and where others acted too, nobody else
+    learns from its own.
+
+    Args:
+        available: partitions of the turns table.
+        variant: e.g. "b-fft".
+        round: the last round to learn from.
+    """
+    by_round: dict[int, list[Partition]] = {}
+    for partition in available:
+        if partition.round <= round and partition.variant not in _NEVER_LEARNED_FROM:
+            by_round.setdefault(partition.round, []).append(partition)
+    chosen: list[Partition] = []
+    plus = Variant.B_FFT_PLUS
+    for _, present in sorted(by_round.items()):
+        own = [partition for partition in present if partition.variant == variant]
+        if variant == plus:
+            own = own or [partition for partition in present if partition.variant == Variant.B_FFT]
+        chosen += own or sorted(partition for partition in present if partition.variant != plus) or sorted(present)
+    return chosen

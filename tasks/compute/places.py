@@ -1,0 +1,67 @@
+"""Where decoding and training run. The same specification goes to any place, and the same result comes back."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from tasks.compute import process
+from tasks.compute.process import ProgressCallback
+
+if TYPE_CHECKING:
+    from tasks.compute.specs import Movable
+
+
+class Place(StrEnum):
+    """Who computes."""
+
+    HERE = "here"  # processes of this machine
+    POOLS = "pools"  # runs on the GPU work pool, in processes of the worker's machine
+    RAY = "ray"  # processes on the nodes of a Ray cluster
+
+
+class RayMissing(ValueError):
+    """Ray, an extra of this project, is not installed; the message says how to."""
+
+
+class Run(Protocol):
+    """Carries out a specification; see `process.run`."""
+
+    def __call__(
+        self,
+        spec: Movable,
+        directory: Path,
+        progress: ProgressCallback,
+        *,
+        all_cores: bool = False,
+        again: bool = False,
+        spread: bool = False,
+    ) -> Path: ...
+
+
+def require_ray() -> None:
+    """Raises RayMissing."""
+    if find_spec("ray") is None:
+        raise RayMissing("Ray is not installed; add this project's extra: pip install -c constraints.txt -e '.[ray]'")
+
+
+def require(place: Place) -> None:
+    """For flows, before they do anything. Raises RayMissing where the place is Ray and it is not installed."""
+    if place is Place.RAY:
+        require_ray()
+
+
+def runner(place: Place) -> Run:
+    """What a task calls with a specification. A run on a pool is on its worker's machine already.
+
+    Raises:
+        RayMissing: the place is Ray, which is not installed.
+    """
+    require(place)
+    if place is Place.RAY:
+        from tasks.compute import on_ray
+
+        return on_ray.run
+    return process.run

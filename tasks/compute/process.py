@@ -1,0 +1,223 @@
+"""Runs one piece of work in a process of its own, with a share of the machine and progress on its output.
+
+A process of its own keeps variants apart: one that runs out of memory or dies takes nothing with it, each sees
+one device, and its threads are its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from threading import Condition, Lock
+
+from pydantic import BaseModel
+
+from respect_core.errors import ExpectedError
+from tasks.support.interruption import killed_when_stopping
+
+ProgressCallback = Callable[[int, int, str], None]
+"""done, total, note."""
+
+
+REFUSED = os.EX_DATAERR
+"""Exit code of a worker whose next try would end the same way."""
+EXIT_CODE = "exit-code"
+"""File in which a worker that fails leaves its exit code: a launcher of several has one of its own."""
+ACCELERATE = "RESPECT_ACCELERATE"
+"""Variable that names a configuration of accelerate: a training runs in as many processes as that says."""
+
+NO_ROOM = os.EX_OSERR
+"""Exit code of a worker to which the system refused memory, also for the smallest piece of its work."""
+CULPRIT = "culprit.json"
+"""File in which a worker names the game that it cannot do: `game`, `turn` and `reason`."""
+
+CUT_OFF = os.EX_TEMPFAIL
+"""Exit code of a worker that the store failed, or the disk."""
+
+_KILLED = (-signal.SIGKILL, -signal.SIGTERM)
+
+
+class WorkerFailed(ExpectedError):
+    """The process ended without a result; the message carries the end of its log."""
+
+    code = 0
+    """Its exit code."""
+
+
+class WorkerRefused(WorkerFailed, ValueError):
+    """It did because of what it was given, not because of where it ran: another try would end the same way."""
+
+
+class WorkerCutOff(WorkerFailed):
+    """It was killed, or its store or disk failed it: this says nothing about what it was given."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A share of the machine: one device, or one core."""
+
+    environment: dict[str, str]
+
+
+class _Slots:
+    """The shares there are. Who waits for several is not overtaken by those who want one."""
+
+    def __init__(self, slots: list[Slot]) -> None:
+        self._free, self._turn, self._changed = slots, Lock(), Condition()
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[list[Slot]]:
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: len(self._free) >= count)
+            taken, self._free = self._free[:count], self._free[count:]
+        try:
+            yield taken
+        finally:
+            with self._changed:
+                self._free += taken
+                self._changed.notify()
+
+
+_making = Lock()
+"""Several threads may be the first to ask for slots, and must get the same ones."""
+
+
+@cache
+def _slots() -> _Slots:
+    import torch
+
+    if torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # a worker may have been given some of the machine's devices
+        devices = visible.split(",") if visible else map(str, range(parallel_workers()))
+        return _Slots([Slot({"CUDA_VISIBLE_DEVICES": device}) for device in devices])
+    # One thread each: on small models two processes of one thread outrun one process of two.
+    return _Slots([Slot({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"})] * parallel_workers())
+
+
+@cache
+def parallel_workers() -> int:
+    """How many workers the machine carries: its CUDA devices, or its cores."""
+    import torch
+
+    return torch.cuda.device_count() or len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def _share(all_cores: bool, processes: int) -> Iterator[dict[str, str]]:
+    """Environment of a worker with a slot for each of its processes; or, where there are no devices, every core."""
+    import torch
+
+    whole = all_cores and not torch.cuda.is_available()
+    with _making:
+        slots_there = _slots()
+    with slots_there.taken(parallel_workers() if whole else processes) as slots:
+        names = {} if whole else slots[0].environment
+        joined = {"CUDA_VISIBLE_DEVICES"} & names.keys()
+        yield names | {name: ",".join(slot.environment[name] for slot in slots) for name in joined}
+
+
+def processes_of_training() -> int:
+    """How many processes train together: what accelerate's configuration in RESPECT_ACCELERATE says, else one.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    config = os.environ.get(ACCELERATE)
+    if not config:
+        return 1
+    if not Path(config).is_file():
+        raise ValueError(f"{ACCELERATE}={config}: no such file; name one such as deployments/accelerate/ddp.yaml")
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    return int(load_config_from_file(config).num_processes)
+
+
+def _command(processes: int) -> list[str]:
+    """Start of the command line of a worker."""
+    launch = ["-m", "accelerate.commands.launch", "--config_file", os.environ[ACCELERATE]] if processes > 1 else []
+    return [sys.executable, *launch, "-m", "tasks.compute.worker"]
+
+
+def run(
+    spec: BaseModel,
+    directory: Path,
+    progress: ProgressCallback,
+    *,
+    all_cores: bool = False,
+    again: bool = False,
+    spread: bool = False,
+) -> Path:
+    """Run `python -m tasks.compute.worker` on a specification, when a slot is free, and return its result file.
+
+    Args:
+        spec: one of `tasks.compute.specs`.
+        directory: gets spec.json, worker.log and result.json. Where it holds the result of the very same
+            specification (data hash and code version are in it), that is returned and nothing runs.
+        progress: called with (done, total, note) as the worker reports.
+        all_cores: for work that cannot be cut into several workers: wait for the whole machine. Where there are
+            devices, one of them is enough.
+        again: run even where the result is there, because what matters was stored elsewhere.
+        spread: for training, which runs in as many processes as RESPECT_ACCELERATE says.
+
+    Raises:
+        ValueError: there are fewer devices or cores than processes.
+        WorkerRefused: it ended with an error that another try would not cure.
+        WorkerCutOff: it was killed, or its store or disk failed it.
+        WorkerFailed: it ended with another error.
+        asyncio.CancelledError: the flow was interrupted.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    spec_file, log_file, result = (directory / name for name in ("spec.json", "worker.log", "result.json"))
+    text = spec.model_dump_json(indent=2)
+    if not again and result.exists() and spec_file.exists() and spec_file.read_text() == text:
+        return result
+    processes = processes_of_training() if spread else 1
+    if processes > parallel_workers():
+        raise ValueError(
+            f"{ACCELERATE} asks for {processes} processes, and there are {parallel_workers()} devices or cores; "
+            "lower num_processes in it"
+        )
+    left = directory / EXIT_CODE
+    for old in (result, left, directory / CULPRIT):
+        old.unlink(missing_ok=True)
+    spec_file.write_text(text)
+    with _share(all_cores, processes) as environment, log_file.open("w") as log:
+        process = subprocess.Popen(
+            [*_command(processes), str(spec_file)],
+            stdin=subprocess.PIPE,  # never written to: it closes when this process ends, and the worker with it
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, **environment},
+            process_group=0,  # Ctrl-C reaches this process alone, which then stops its workers
+        )
+        with killed_when_stopping(process):
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):
+                    report = json.loads(line)
+                    progress(report["done"], report["total"], report["note"])
+                else:
+                    log.write(line)
+            code = process.wait()
+    if code != 0 or not result.exists():
+        tail = "\n".join(log_file.read_text().splitlines()[-15:])
+        code = int(left.read_text()) if left.exists() else code
+        error = _failure(code)(f"worker for {spec_file} ended with exit code {code}; the end of {log_file}:\n{tail}")
+        error.code = code
+        raise error
+    return result
+
+
+def _failure(code: int) -> type[WorkerFailed]:
+    if code == CUT_OFF or code in _KILLED:
+        return WorkerCutOff
+    return WorkerRefused if code in (REFUSED, NO_ROOM) else WorkerFailed

@@ -1,0 +1,159 @@
+"""What a process or another machine is asked to do: all it needs, by reference (tasks/compute/worker.py does it).
+
+Importing them costs no torch: whoever starts a process has only these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from respect_core.log.records import PolicyIdentity
+from respect_core.profiles import Profile
+from respect_core.store.manifests import Partition
+from respect_core.variants import TrainingConfig
+from tasks.support.workspace import Workspace
+
+RESUME = "resume.pt"
+"""Where a killed training goes on, beside its specification; gone once the result is there."""
+
+
+ABOUT = "about.json"
+"""Ids of the games that a worker is about to read, beside its specification: one of them may kill it."""
+
+
+class Work(BaseModel):
+    """What all kinds have in common."""
+
+    model_config = ConfigDict(frozen=True)
+
+    workspace: Workspace
+    profile: Profile
+    code_version: str
+    without: list[str] = Field(default=[], description="ids of games set aside, which are not read")
+    only: list[str] | None = Field(default=None, description="ids of games to be tried alone: nothing is kept of it")
+
+    def chosen(self) -> Callable[[str], bool]:
+        """Whether the work is about the game with an id."""
+        without, only = frozenset(self.without), None if self.only is None else frozenset(self.only)
+        return lambda game: game not in without and (only is None or game in only)
+
+    @property
+    def given(self) -> Path | None:
+        """The adapter that the work begins with."""
+        return None
+
+    def moved(self, workspace: Workspace, directory: Path, given: Path | None) -> Self:
+        """The same work with its files elsewhere."""
+        places = {"workspace": workspace, "directory": directory, "init_adapter": given, "adapter": given}
+        return self.model_copy(update={name: places[name] for name in places if name in type(self).model_fields})
+
+    def key(self) -> str:
+        """Hash of what the result depends on: the same wherever the files lie."""
+        from respect_core.model.base import adapter_hash
+
+        given = self.given and adapter_hash(self.given)
+        fields = self.model_dump_json(exclude={"workspace", "directory", "adapter", "init_adapter"})
+        return hashlib.sha256(f"{given} {fields}".encode()).hexdigest()[:32]
+
+
+class PolicyWork(Work):
+    """Work with a policy, which depends on the base model below its adapter too."""
+
+    base_sha256: str | None = Field(description="of the base model's files; none where it is a hub id")
+
+
+class TrainSpec(PolicyWork):
+    """Train one variant with one seed on its training set, validating as it goes."""
+
+    kind: Literal["train"] = "train"
+    variant: str
+    round: int
+    data_hash: str
+    training: TrainingConfig
+    seed: int
+    validation: str = Field(description="name of the game set whose right turns serve")
+    validation_sha256: str = Field(description="of the game set")
+    init_adapter: Path | None
+    directory: Path
+
+    @property
+    def given(self) -> Path | None:
+        return self.init_adapter
+
+
+class DecodeSpec(Work):
+    """Decode the feedback of partitions of the turns table, on every core that there is."""
+
+    kind: Literal["decode"] = "decode"
+    partitions: list[Partition]
+    identity: dict[str, str] = Field(description="what the tables depend on besides turns, for their manifests")
+    turns_per_shard: int
+    directory: Path | None = None
+    shards: list[int] | None = Field(default=None, description="of one partition, and no table; None: all, and tables")
+
+
+class PlaySpec(PolicyWork):
+    """Play games with simulated speakers."""
+
+    kind: Literal["play"] = "play"
+    adapter: Path | None
+    policy: PolicyIdentity
+    round: int
+    variant: str
+    games: int
+    contexts_seed: int | str
+    skip: int = Field(default=0, description="contexts of that seed that come before those to play")
+    seed: int | str = Field(
+        description="of the policy's sampling and of the order of games; speakers have contexts_seed"
+    )
+    log: bool = Field(description="append the games to the interaction log; replays are only counted")
+
+    @property
+    def batch(self) -> str:
+        """Name of the games in the log, by who plays them: played once, they are not played again."""
+        fields = self.model_dump_json(include={"policy", "round", "variant", "games", "contexts_seed", "seed"})
+        return f"play-{hashlib.sha256(fields.encode()).hexdigest()[:24]}"
+
+
+class PlayResult(BaseModel):
+    """Counts of a batch of games; the games themselves are in the log. Seconds are filled in at the end."""
+
+    counts: dict[str, list[int]] = Field(
+        description="respect_core.measuring.metrics.COLUMNS of each game, by id of its context"
+    )
+    seconds: float = 0.0
+
+
+class PropensitySpec(PolicyWork):
+    """Probabilities of logged actions under a policy, renormalised over legal actions."""
+
+    kind: Literal["propensity"] = "propensity"
+    adapter: Path
+    adapter_hash: str
+    round: int
+    variant: str
+    data_hash: str
+
+    @property
+    def given(self) -> Path:
+        return self.adapter
+
+
+class EvaluateSpec(PolicyWork):
+    """Exact match of a registered policy on the right turns of a game set."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    adapter: Path
+    adapter_hash: str
+    game_set: str
+    data_hash: str
+
+
+Movable = Annotated[TrainSpec | DecodeSpec | PropensitySpec, Field(discriminator="kind")]
+"""What another machine may carry out that shares the store alone."""
+Spec = Annotated[TrainSpec | DecodeSpec | PlaySpec | PropensitySpec | EvaluateSpec, Field(discriminator="kind")]

@@ -1,0 +1,349 @@
+"""What runs in a process of its own: `python -m tasks.compute.worker SPEC.json` (started by `tasks.compute.process`).
+
+Each kind of work (tasks/compute/specs.py) has a function here that returns its result.
+Progress goes to standard output as JSON lines; the result to result.json beside the specification, written whole.
+A worker whose standard input is a pipe ends when the pipe closes: it does not outlive the process that started it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import stat
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from respect_core.interaction import Interaction
+from respect_core.log.records import InteractionLog
+from respect_core.model.memory import no_room_on_cpu
+from respect_core.store.base import Store, StoreError
+from respect_core.store.manifests import Partition
+from respect_core.training_data import curated
+from tasks.compute.process import CULPRIT, CUT_OFF, EXIT_CODE, NO_ROOM, REFUSED
+from tasks.compute.specs import (
+    ABOUT,
+    RESUME,
+    DecodeSpec,
+    EvaluateSpec,
+    PlayResult,
+    PlaySpec,
+    PolicyWork,
+    PropensitySpec,
+    Spec,
+    TrainSpec,
+    Work,
+)
+from tasks.support.files import write_whole
+from tasks.support.retries import is_transient
+
+if TYPE_CHECKING:  # each kind of work imports what it needs: games are counted without torch
+    from respect_core.model.base import Base
+    from respect_core.model.vision import VisionFeatures
+    from respect_core.training_data.sampling import Example
+
+
+def report(done: int, total: int, note: str = "") -> None:
+    """One line of progress for the parent process."""
+    print(json.dumps({"done": done, "total": total, "note": note}), flush=True)
+
+
+def train(spec: TrainSpec) -> dict[str, Any]:
+    """Train and validate; returns checkpoints with their figures. The processor is saved beside them."""
+    from respect_core.acting.policy import Policy
+    from respect_core.learning import trainer
+    from respect_core.learning.checkpoints import ResumeFile, StepRecord
+    from respect_core.learning.distributed import launched
+    from respect_core.learning.validation import exact_match
+    from respect_core.log.records import from_log
+    from respect_core.store import tables
+    from respect_core.training_data import sampling
+
+    store, processes = spec.workspace.open(), launched()
+    base = _base(spec)
+    chosen = spec.chosen()
+    table = tables.read_table(store, "training_sets", [spec.round], [spec.variant])
+    examples = [each for each in sampling.examples(table) if chosen(each.interaction.interaction_id)]
+    if spec.only is not None:
+        return _tried(spec, base, examples)
+    logs, right = curated.curated(store, spec.validation)
+    held_out = [from_log(log) for log in logs]
+    features = _features(spec, base, [*_of(example.interaction for example in examples), *_of(held_out)])
+
+    def validate(model: Any) -> dict[str, Any]:
+        result = exact_match(Policy(base, model, features), held_out, right)
+        return {
+            "exact_match": result.exact_match,
+            "sampled_match": result.sampled_match,
+            "n_turns": result.n_turns,
+            "illegal_actions": result.illegal_actions or 0,
+            "right": [(name, turn, match) for (name, turn), match in sorted(result.correct.items())],
+        }
+
+    def progress(step: StepRecord, total: int) -> None:
+        smaller = step.micro_batch < spec.training.micro_batch_interactions
+        note = f", {step.micro_batch} games at once: the device ran out of memory" if smaller else ""
+        report(step.step, total, f"loss {step.loss:.3f}{note}")
+
+    result = trainer.train(
+        base,
+        examples,
+        validate,
+        spec.training,
+        spec.profile.placement(spec.variant),
+        spec.seed,
+        spec.directory,
+        features=features,
+        processes=processes,
+        init_adapter=spec.init_adapter,
+        resume=ResumeFile(spec.directory / RESUME, spec.key()),
+        progress=progress,
+    )
+    if processes.first:
+        base.processor.save_pretrained(spec.directory / "processor")
+    return {
+        "checkpoints": [
+            {"step": each.step, "adapter": each.adapter.name, **each.validation} for each in result.checkpoints
+        ],
+        "turns_per_second": result.turns_per_second,
+        "tokens": result.tokens,
+        "padding": result.padding,
+        "device": base.device.type,
+    }
+
+
+def _tried(spec: TrainSpec, base: Base, examples: Sequence[Example]) -> dict[str, Any]:
+    """One step on these games, of which nothing is kept: does training survive them?"""
+    from respect_core.learning import trainer
+
+    positive = [replace(each, labels=tuple(label and 1 for label in each.labels)) for each in examples]
+    one = replace(spec.training, epochs=1, max_steps=1, batch_turns=sys.maxsize, checkpoint_every=None)
+    features = _features(spec, base, _of(example.interaction for example in examples))
+    with TemporaryDirectory() as folder:
+        options: dict[str, Any] = {"features": features, "init_adapter": spec.init_adapter}
+        trainer.train(base, positive, None, one, spec.profile.lora, spec.seed, Path(folder), **options)
+    return {}
+
+
+def decode(spec: DecodeSpec) -> dict[str, Any]:
+    """Decode the partitions that are not decoded yet; returns turns per second, without loading the model."""
+    from respect_core.feedback import decoder as feedback
+    from respect_core.feedback import shards
+    from respect_core.model.local import load_tokenizer
+    from respect_core.utterances import Vocabulary
+
+    store, decoder = spec.workspace.open(), feedback.FeedbackDecoder(feedback.named(spec.profile.feedback_decoder))
+    vocabulary = Vocabulary(load_tokenizer(spec.profile.base))
+    total, chosen = shards.Decoded(), spec.chosen()
+    for partition in spec.partitions:
+        if spec.only is not None:
+            shards.try_games(store, partition, decoder, chosen)
+            continue
+        progress = partial(report, note=f"round {partition.round}, {partition.variant}")
+        if spec.shards is None:
+            total += shards.decode_partition(
+                store,
+                partition,
+                decoder,
+                spec.identity,
+                spec.turns_per_shard,
+                progress,
+                vocabulary=vocabulary,
+                chosen=chosen,
+                begin=partial(_about, spec),
+            )
+        else:
+            total += shards.decode_shards(
+                store, partition, decoder, spec.shards, spec.turns_per_shard, progress, chosen
+            )
+    scored = total.turns - total.found
+    return {"turns": total.turns, "found": total.found, "turns_per_second": scored / total.seconds if scored else None}
+
+
+def _about(spec: DecodeSpec, games: list[str]) -> None:
+    """Leave word which games come next, in case this process does not survive them."""
+    if spec.directory is not None:
+        write_whole(spec.directory / ABOUT, json.dumps(games))
+
+
+def play(spec: PlaySpec) -> dict[str, Any]:
+    """Play games with simulated speakers, logging them where asked for; games in the log are not played again."""
+    from respect_core.log.log import append_logs, find_logs, read_logs
+    from respect_core.measuring.metrics import counts_of_logs
+
+    store, partition = spec.workspace.open(), Partition(spec.round, spec.variant)
+    logged = find_logs(store, partition, spec.batch) if spec.log else None
+    logs = list(read_logs(store, logged)) if logged else _played(spec, store)
+    if spec.log:
+        append_logs(store, logs, spec.batch)
+    return PlayResult(
+        counts={name.split(f"-s{spec.seed}-", 1)[1]: columns for name, columns in counts_of_logs(logs).items()}
+    ).model_dump()
+
+
+def _played(spec: PlaySpec, store: Store) -> list[InteractionLog]:
+    from respect_core.acting.policy import Policy
+    from respect_core.scenarios.multiref import world
+    from respect_core.scenarios.multiref.play import play as play_games
+
+    contexts = world.simulated_contexts(spec.games, spec.contexts_seed, spec.skip)
+    random.Random(f"order-{spec.seed}").shuffle(contexts)
+    images = world.ensure_images(store, contexts)
+    base = _base(spec)
+    policy = Policy(base, spec.adapter, _features(spec, base, images), seed=_number(spec.seed))
+    return play_games(
+        policy,
+        contexts,
+        world.speakers_of(spec.contexts_seed),
+        round=spec.round,
+        variant=spec.variant,
+        policy=spec.policy,
+        seed=spec.seed,
+        batch=spec.profile.play_batch,
+        progress=lambda done, total: report(done, total),
+    )
+
+
+def _number(seed: int | str) -> int:
+    """A seed that is a name, as a number."""
+    return seed if isinstance(seed, int) else int(hashlib.sha256(seed.encode()).hexdigest()[:12], 16)
+
+
+def propensity(spec: PropensitySpec) -> dict[str, Any]:
+    """Probability of every logged action, by interaction; None for one that constrained decoding cannot write."""
+    from respect_core.acting.policy import Policy
+    from respect_core.interaction import interactions
+    from respect_core.store import tables
+
+    rows = tables.read_table(spec.workspace.open(), "turns", [spec.round], [spec.variant]).to_pylist()
+    chosen = spec.chosen()
+    games = [game for game in interactions(rows) if chosen(game.interaction_id)]
+    base = _base(spec)
+    policy = Policy(base, spec.adapter, _features(spec, base, _of(games)))
+    result: dict[str, list[float | None]] = {}
+    for start in range(0, len(games), spec.profile.play_batch):
+        some = games[start : start + spec.profile.play_batch]
+        result.update(zip((game.interaction_id for game in some), policy.probabilities(some), strict=True))
+        report(len(result), len(games))
+    return result
+
+
+def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
+    """Whether the policy's greedy action is the logged one, for every right turn of the set; whether it computes."""
+    import math
+
+    from respect_core.acting.policy import Policy
+    from respect_core.learning.validation import exact_match
+    from respect_core.log.records import from_log
+
+    logs, right = curated.curated(spec.workspace.open(), spec.game_set)
+    games = [from_log(log) for log in logs]
+    base = _base(spec)
+    policy = Policy(base, spec.adapter, _features(spec, base, _of(games)))
+    result = exact_match(policy, games, right)
+    turns = [(name, turn, match) for (name, turn), match in sorted(result.correct.items())]
+    logp = policy.log_probabilities([game for game in games if game.interaction_id in {name for name, _ in right}])
+    finite = all(math.isfinite(each) for game in logp for each in game)
+    return {"turns": turns, "illegal_actions": result.illegal_actions or 0, "finite": finite}
+
+
+def _base(spec: PolicyWork) -> Base:
+    """The base model, which must be that of whoever asked.
+
+    Raises:
+        ValueError: this machine has another one of that name.
+    """
+    from respect_core.model.base import load_base
+
+    base = load_base(spec.profile.base, image_size=spec.profile.image_size)
+    if spec.base_sha256 and spec.base_sha256 != base.fingerprint:
+        raise ValueError(
+            f"the base model {spec.profile.base!r} has other files here ({base.fingerprint[:12]}) than where the work "
+            f"was asked for ({spec.base_sha256[:12]}): install the same on all machines, and run the round again"
+        )
+    return base
+
+
+def _features(spec: Work, base: Base, image_ids: Iterable[str]) -> VisionFeatures:
+    """Vision features of these images, kept in the workspace so that six variants compute them once."""
+    from respect_core.model.vision import VisionFeatures
+    from respect_core.store.images import load_images
+
+    images = load_images(spec.workspace.open(), sorted(set(image_ids)))
+    return VisionFeatures(base, images, cache_dir=spec.workspace.scratch / "vision")
+
+
+def _of(games: Iterable[Interaction]) -> Iterator[str]:
+    return (image for game in games for image in game.context)
+
+
+WORK: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "train": train,
+    "decode": decode,
+    "play": play,
+    "propensity": propensity,
+    "evaluate": evaluate,
+}
+
+
+def main(spec_file: Path) -> None:
+    """Do what a specification says and leave result.json beside it."""
+    from respect_core.learning.distributed import launched, leave
+
+    spec = TypeAdapter(Spec).validate_json(spec_file.read_bytes())
+    started = time.monotonic()
+    result = WORK[spec.kind](spec)
+    if launched().first:  # the first of the processes that trained together has written everything
+        if not isinstance(spec, PropensitySpec):  # its result is a table by interaction
+            result["seconds"] = time.monotonic() - started
+        write_whole(spec_file.with_name("result.json"), json.dumps(result, indent=1))
+        spec_file.with_name(RESUME).unlink(missing_ok=True)
+    leave()
+
+
+def run(spec_file: Path) -> int:
+    """As `main`; returns the exit code, which says what kind of failure it was. The error itself goes to the log."""
+    try:
+        main(spec_file)
+    except Exception as error:
+        traceback.print_exc()
+        packing: Any = sys.modules.get("respect_core.model.packing")  # not imported: it is not what failed
+        if isinstance(error, StoreError) or (isinstance(error, OSError) and error.errno is not None):
+            return CUT_OFF  # the store, or the system itself
+        if no_room_on_cpu(error):
+            return NO_ROOM
+        if packing is not None and isinstance(error, packing.GameError):
+            named = {"game": error.interaction_id, "turn": error.turn, "reason": error.reason}
+            write_whole(spec_file.with_name(CULPRIT), json.dumps(named))
+        return 1 if is_transient(error) else REFUSED
+    return 0
+
+
+def _end_with_parent() -> None:
+    """Where standard input is a pipe, its other end closes when the parent ends, however it ends."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
+    os.read(0, 1)  # blocks: nothing is ever written to it
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    specification = Path(sys.argv[1])
+    if code := run(specification):
+        # The first of several processes that fails knows why; the others only miss it.
+        with suppress(FileExistsError), specification.with_name(EXIT_CODE).open("x") as file:
+            file.write(str(code))
+    sys.exit(code)

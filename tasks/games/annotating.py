@@ -1,0 +1,31 @@
+"""Games to annotate out of the store, and annotators' answers into it (appendix A.2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from respect_core.measuring import annotation_tasks, human_eval
+from respect_core.measuring.annotation_tasks import AnnotationTask
+from respect_core.measuring.human_eval import AnswersReport
+from tasks.support.files import write_whole
+from tasks.support.workspace import Workspace
+
+
+def sample(
+    workspace: Workspace, round: int, variant: str, *, games: int, triple: float, seed: int, out: Path | None = None
+) -> list[AnnotationTask]:
+    """Draw games, keep them in the store as tasks, and write them to `out` too where it is given.
+
+    Raises TableError and ValueError as `annotation_tasks.sample` does.
+    """
+    store = workspace.open()
+    tasks = annotation_tasks.sample(store, round, variant, games=games, triple=triple, seed=seed)
+    annotation_tasks.put_tasks(store, tasks)
+    if out is not None:
+        write_whole(out, annotation_tasks.to_lines(tasks).decode())
+    return tasks
+
+
+def import_answers(workspace: Workspace, file: Path) -> AnswersReport:
+    """Append a file of answers to those in the store. Raises as `human_eval.import_answers` does."""
+    return human_eval.import_answers(workspace.open(), file)

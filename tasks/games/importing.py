@@ -1,0 +1,131 @@
+"""What comes from elsewhere into the store: games, with a share kept for validation, and the released dataset."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from respect_core.log import imports, user_key
+from respect_core.log.imports import ImportRecord
+from respect_core.log.records import InteractionLog, PolicyIdentity
+from respect_core.scenarios.multiref.importers.games import UNKNOWN_POLICY, ImportReport
+from respect_core.scenarios.multiref.importers.games import import_games as import_into
+from respect_core.scenarios.multiref.importers.released import ReleasedReport
+from respect_core.scenarios.multiref.importers.released import import_released as import_released_into
+from respect_core.scenarios.multiref.importers.released_schema import ExportedRows
+from respect_core.scenarios.multiref.importers.released_schema import export_released as export_released_from
+from respect_core.store.manifests import Partition
+from respect_core.training_data import curated
+from respect_core.variants import ACTING, HH, SEED
+from tasks.support.workspace import Workspace
+
+KNOWN = (*ACTING, HH, SEED)
+"""Whose games a log may hold: policies, people among themselves, and the seed policy, which acts for all in round 0."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did."""
+
+    report: ImportReport
+    held_now: int = 0  # games that it added to the game set
+    held_in_all: int = 0  # games of that set
+
+
+def import_games(
+    workspace: Workspace,
+    file: Path,
+    tangrams: Path,
+    *,
+    round: int,
+    variant: str,
+    acted_by: str | None = None,
+    game_set: str | None = None,
+    share: float = 0.2,
+) -> Imported:
+    """Import the authors' games into a round's log. All of the file, or none of it.
+
+    Args:
+        acted_by: registered version that acted, e.g. 'respect.b-fft/3', where it is known.
+        game_set: add a share of the games to the set of this name, too; chosen by a hash of their id, so that importing
+            again chooses the same.
+        share: that share.
+
+    Raises:
+        ValueError: a bad file (PickleError); nobody is called `variant`; `acted_by` is not registered; games are in the
+            log of another round or variant already; the share holds no game, or games that `game_sets.add` refuses; the
+            store's users have pseudonyms under another RESPECT_USER_KEY (KeyChangedError).
+        StoreError: no folder of tangrams, or the store cannot be written.
+    """
+    if variant not in KNOWN:
+        raise ValueError(f"no variant {variant!r}; there are: {', '.join(KNOWN)}")
+    store, held = workspace.open(), list[str]()
+
+    def check(logs: Sequence[InteractionLog]) -> None:
+        if logs:
+            imports.require_new(store, logs)
+            user_key.claim(store)
+        if logs and game_set:  # held out before they are in the log: no round may learn from them in between
+            chosen = [log for log in logs if _in_share(log.interaction_id, share)]
+            held.extend(curated.add(store, game_set, chosen))
+
+    policy = _policy(workspace, acted_by) if acted_by else UNKNOWN_POLICY
+    report = import_into(store, file, tangrams, round, variant, policy=policy, check=check)
+    if report.log:
+        record = ImportRecord(
+            log=report.log,
+            file=file.name,
+            imported_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            games=report.games,
+            problems=report.problems,
+            held={game_set: held} if game_set else {},
+        )
+        imports.note(store, record)
+    return Imported(report, len(held), len(curated.read(store, game_set)) if game_set and report.log else 0)
+
+
+def undo_import(workspace: Workspace, name: str) -> tuple[ImportRecord, list[Partition]]:
+    """Take an import back, with the games that it added to game sets unless they are in the log otherwise.
+
+    Returns:
+        What was undone, and the training sets that were made from its round and variant, which stay.
+
+    Raises:
+        ValueError: no import's name begins so, or more than one's does; or as `imports.undo` does.
+    """
+    store = workspace.open()
+    record = imports.find(store, name)
+    trained = imports.undo(store, record)
+    for game_set, ids in record.held.items():
+        curated.remove(store, game_set, set(ids) - imports.places(store, ids).keys())
+    imports.forget(store, record)
+    return record, trained
+
+
+def list_imports(workspace: Workspace) -> list[ImportRecord]:
+    """The imports of a run, the oldest first."""
+    return imports.known(workspace.open())
+
+
+def import_released(workspace: Workspace, source: str, tangrams: Path | None = None) -> ReleasedReport:
+    """Import the released dataset, from a folder or the hub. Raises as `importers.released.import_released` does."""
+    return import_released_into(workspace.open(), source, tangrams)
+
+
+def export_released(workspace: Workspace, directory: Path) -> ExportedRows:
+    """Write the store's tables in the released schema. Raises as `released.export_released` does."""
+    return export_released_from(workspace.open(), directory)
+
+
+def _in_share(interaction_id: str, share: float) -> bool:
+    return int(hashlib.sha256(interaction_id.encode()).hexdigest()[:8], 16) < share * 16**8
+
+
+def _policy(workspace: Workspace, acted_by: str) -> PolicyIdentity:
+    from tasks.registry import registry  # MLflow takes seconds to import, and most imports do without
+
+    version = registry.named(workspace, acted_by)
+    return PolicyIdentity(name=version.name, version=str(version.version), adapter_hash=version.tags["adapter_hash"])

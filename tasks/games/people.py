@@ -1,0 +1,33 @@
+"""Games between people: D0 and the validation set. The profile `tiny` simulates them; others import them."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from respect_core.profiles import Profile
+from respect_core.training_data import curated
+from tasks.support import progress
+from tasks.support.retries import PATIENT
+from tasks.support.workspace import Workspace
+
+
+@task(name="prepare game sets", **PATIENT, cache_policy=NO_CACHE)
+def prepare_game_sets(workspace: Workspace, profile: Profile, validation: str) -> None:
+    """See to it that D0 and the validation set are in the store.
+
+    Raises:
+        ValueError: a set is absent and the profile has no simulated people to make it with.
+    """
+    store = workspace.open()
+    absent = [name for name in (curated.D0, validation) if not curated.exists(store, name)]
+    if profile.simulated_people:
+        from respect_core.scenarios.multiref import world
+
+        makers = {curated.D0: world.make_d0, curated.VALIDATION: world.make_validation}
+        for name in [name for name in absent if name in makers]:
+            with progress.bar(f"human-human games: {name}"):
+                makers[name](store, profile)
+            absent.remove(name)
+    for name in absent:
+        curated.read(store, name)  # raises, naming the sets there are and how to make one

@@ -1,0 +1,150 @@
+"""Play: a policy meets simulated speakers, for the log of a round, in a study, or on a fixed set of games."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from respect_core.log.log import append_logs
+from respect_core.log.records import PolicyIdentity
+from respect_core.profiles import Profile
+from respect_core.variants import HH
+from respect_core.versions import base_sha256, code_version
+from tasks.compute import process
+from tasks.compute.specs import PlayResult, PlaySpec
+from tasks.registry import registry
+from tasks.registry.deployed import deployed
+from tasks.registry.register import reference
+from tasks.support import progress
+from tasks.support.references import PlayedRef, RegisteredRef
+from tasks.support.retries import PATIENT
+from tasks.support.workspace import Workspace
+
+_FIXED_SET = 20_000
+"""Seed of the contexts that every policy replays; no round plays on it."""
+
+
+@task(name="play", task_run_name="play round {round} {policy.variant}", **PATIENT, cache_policy=NO_CACHE)
+def play_games(workspace: Workspace, profile: Profile, policy: RegisteredRef, round: int, games: int) -> PlayedRef:
+    """Deploy a policy for a round: its games are appended to the interaction log."""
+    return _play(workspace, profile, policy, round, games, contexts_seed=round, seed=round, log=True)
+
+
+@task(name="deploy", task_run_name="play round {round} {policy.variant}", **PATIENT, cache_policy=NO_CACHE)
+def play_in_study(
+    workspace: Workspace, profile: Profile, policy: RegisteredRef, round: int, games: int, study_seed: int
+) -> PlayedRef:
+    """Deploy a policy for a round of a study, under the name `policy.variant`.
+
+    All policies of the round play the same contexts with the same speakers, each in an order of its own (section 5).
+    """
+    contexts, own = f"study-{study_seed}-{round}", f"{study_seed}-{policy.variant}"
+    return _play(workspace, profile, policy, round, games, contexts_seed=contexts, seed=own, log=True)
+
+
+@task(name="measure", task_run_name="measure round {round} {policy.variant}", **PATIENT, cache_policy=NO_CACHE)
+def measure_in_study(
+    workspace: Workspace,
+    profile: Profile,
+    policy: RegisteredRef,
+    round: int,
+    games: int,
+    study_seed: int,
+    *,
+    contexts_of: int,
+    skip: int = 0,
+) -> PlayedRef | None:
+    """Let a policy play more games in a round of a study, outside the log: nobody learns from them.
+
+    Args:
+        games: how many; None is returned for 0.
+        contexts_of: the round whose contexts and speakers these are.
+        skip: contexts of it that come first and are left out.
+    """
+    if games == 0:
+        return None
+    contexts, own = f"study-{study_seed}-{contexts_of}", f"{study_seed}-{policy.variant}"
+    return _play(workspace, profile, policy, round, games, contexts_seed=contexts, seed=own, skip=skip, log=False)
+
+
+@task(name="simulate", task_run_name="simulate round {round} {variant}", **PATIENT, cache_policy=NO_CACHE)
+def play_deployed(workspace: Workspace, profile: Profile, variant: str, round: int, games: int) -> PlayedRef:
+    """Simulated users meet what is deployed for a variant now. All variants of a round play the same contexts.
+
+    Another number of games, or another version, plays other games; the same are found in the log.
+    """
+    policy = reference(variant, deployed(workspace, variant))
+    contexts, own = f"simulated-{round}-{games}", f"{games}-{policy.adapter_hash[:12]}"
+    return _play(workspace, profile, policy, round, games, contexts_seed=contexts, seed=own, log=True)
+
+
+@task(name="people play", task_run_name="play round {round} hh", **PATIENT, cache_policy=NO_CACHE)
+def play_people(workspace: Workspace, round: int, games: int, study_seed: int) -> None:
+    """Human-human games (HH) on the contexts that the policies of the round play: appended to the log."""
+    from respect_core.scenarios.multiref import world
+
+    store, contexts_seed = workspace.open(), f"study-{study_seed}-{round}"
+    logs = world.human_games(store, games, contexts_seed, seed=f"{study_seed}-{HH}", round=round)
+    append_logs(store, logs, f"people-{study_seed}-{games}")
+
+
+@task(name="replay", task_run_name="replay {policy.variant}", **PATIENT, cache_policy=NO_CACHE)
+def replay_fixed_games(
+    workspace: Workspace, profile: Profile, policy: RegisteredRef, round: int, games: int
+) -> PlayedRef | None:
+    """Let a policy play the fixed set of games, outside the log; None where there are none to play.
+
+    Same contexts and same speakers for every policy, so that figures before and after compare.
+    """
+    if games == 0:
+        return None
+    return _play(workspace, profile, policy, round, games, contexts_seed=_FIXED_SET, seed=round, log=False)
+
+
+def require_simulated_people(profile: Profile) -> None:
+    """Raises ValueError where nobody can play with a policy but real users."""
+    if not profile.simulated_people:
+        raise ValueError(
+            f"profile {profile.name} has no simulated speakers: its users are real, and play by themselves"
+        )
+
+
+def _play(
+    workspace: Workspace,
+    profile: Profile,
+    policy: RegisteredRef,
+    round: int,
+    games: int,
+    *,
+    contexts_seed: int | str,
+    seed: int | str,
+    log: bool,
+    skip: int = 0,
+) -> PlayedRef:
+    require_simulated_people(profile)
+    version = registry.by_adapter_hash(workspace, policy.model, policy.adapter_hash)
+    assert version is not None, f"{policy.model}/{policy.version} vanished from the registry"
+    spec = PlaySpec(
+        workspace=workspace,
+        profile=profile,
+        code_version=code_version(),
+        base_sha256=base_sha256(profile.base),
+        adapter=registry.download(workspace, version),
+        policy=PolicyIdentity(name=policy.model, version=policy.version, adapter_hash=policy.adapter_hash),
+        round=round,
+        variant=policy.variant,
+        games=games,
+        contexts_seed=contexts_seed,
+        skip=skip,
+        seed=seed,
+        log=log,
+    )
+    directory = workspace.scratch / f"round={round}" / policy.variant / ("play" if log else "replay")
+    with progress.bar(f"{'play' if log else 'replay'} {policy.variant}", games) as bar:
+        result = PlayResult.model_validate_json(process.run(spec, directory, bar.update).read_text())
+    return PlayedRef(variant=policy.variant, counts=result.counts, seconds=result.seconds)
+
+
+def seconds_played(*played: PlayedRef | None) -> float:
+    """Seconds of play in all; 0 where nothing was played."""
+    return sum(each.seconds for each in played if each is not None)

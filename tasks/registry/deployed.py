@@ -1,0 +1,119 @@
+"""What is deployed: the ledger in the store is the truth, the alias `deployed` in MLflow its projection.
+
+An entry in the ledger is what promotes or rolls back; the alias follows. Whoever was killed between the two is healed
+by the next who asks: every operation settles the alias first.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from mlflow.entities.model_registry import ModelVersion
+
+from respect_core.release import ledger
+from respect_core.variants import SEED
+from tasks.registry import registry
+from tasks.support.workspace import Workspace
+
+
+def candidate(workspace: Workspace, variant: str, number: int | None = None) -> ModelVersion:
+    """The variant's version of that number, by default the candidate.
+
+    Raises:
+        ValueError: there is none.
+    """
+    chosen = number or registry.aliases(workspace, registry.model_name(variant)).get(registry.CANDIDATE)
+    if chosen is None:
+        raise ValueError(f"{variant} has no candidate in {workspace.tracking_uri}; run a round first")
+    return registry.named(workspace, f"{registry.model_name(variant)}/{chosen}")
+
+
+def deployed(workspace: Workspace, variant: str) -> ModelVersion:
+    """The immutable version of a variant that users meet, its hash in the tag `adapter_hash`.
+
+    It is what the ledger says, to which the alias is settled first; before any promotion it is the seed policy that the
+    seed's own ledger names. Whatever else is registered there reaches nobody.
+
+    Raises:
+        ValueError: the version is gone or another than was promoted, or there is no seed policy.
+    """
+    entry = settle(workspace, variant) or _seed(workspace)
+    if entry is None:
+        raise ValueError(f"{variant} was never promoted, and {workspace.tracking_uri} has no seed policy; run a round")
+    version = registry.named(workspace, entry.to_version)
+    if version.tags.get("adapter_hash") != entry.adapter_hash:
+        raise ValueError(
+            f"{entry.to_version} has adapter {version.tags.get('adapter_hash')}, but entry {entry.number} of the "
+            f"ledger says {entry.adapter_hash}: the registry was changed or replaced; restore it, or roll back"
+        )
+    return version
+
+
+def pin_seed(workspace: Workspace, seed: ModelVersion, reason: str = "registered as the seed policy") -> None:
+    """Let this seed policy act wherever nothing was promoted; whose ledger names it already, stays as it is."""
+    store, model, name = workspace.open(), registry.model_name(SEED), f"{seed.name}/{seed.version}"
+    while True:
+        history = ledger.entries(store, model)
+        last = history[-1] if history else None
+        if last is not None and (last.to_version, last.adapter_hash) == (name, seed.tags["adapter_hash"]):
+            return
+        entry = ledger.promotion(
+            history,
+            model,
+            from_version=last.to_version if last else name,
+            to_version=name,
+            adapter_hash=seed.tags["adapter_hash"],
+            actor="respect",
+            reason=reason,
+        )
+        with suppress(ledger.LedgerError):  # somebody else pinned one meanwhile: look again
+            ledger.append(store, entry)
+            return
+
+
+def is_pinned(workspace: Workspace, seed: ModelVersion) -> bool:
+    """Whether this seed policy acts, or acted, where nothing was promoted."""
+    _seed(workspace)
+    pinned = {(each.to_version, each.adapter_hash) for each in ledger.entries(workspace.open(), seed.name)}
+    return (f"{seed.name}/{seed.version}", seed.tags["adapter_hash"]) in pinned
+
+
+def _seed(workspace: Workspace) -> ledger.Entry | None:
+    """The last entry of the seed's ledger; None without any seed policy. In a store of an earlier release, which has no
+    such ledger, it begins with the newest that is registered."""
+    store, model = workspace.open(), registry.model_name(SEED)
+    if not store.keys(f"promotions/{model}/") and (newest := registry.latest(workspace, SEED)) is not None:
+        pin_seed(workspace, newest, "the newest when it was first asked for")
+    return ledger.last(store, model)
+
+
+def settle(workspace: Workspace, variant: str) -> ledger.Entry | None:
+    """Point the alias DEPLOYED to what the ledger's last entry says; returns that entry, None where there is none.
+
+    Whoever sets the alias looks at the ledger once more, so that a slow one cannot undo what a later one did.
+    """
+    store, model = workspace.open(), registry.model_name(variant)
+    last = ledger.last(store, model)
+    while True:
+        _point_deployed(workspace, model, last)
+        seen, last = last, ledger.last(store, model)
+        if seen == last:
+            return last
+
+
+def _point_deployed(workspace: Workspace, model: str, entry: ledger.Entry | None) -> None:
+    """No alias where nothing was promoted, the seed policy, another model, came back, or the version is gone."""
+    name, _, number = entry.to_version.rpartition("/") if entry else ("", "", "")
+    wanted = number if name == model else None
+    current = registry.aliases(workspace, model).get(registry.DEPLOYED)
+    if wanted == current:
+        return
+    if wanted is not None and _exists(workspace, model, wanted):
+        registry.client(workspace).set_registered_model_alias(model, registry.DEPLOYED, wanted)
+    elif current is not None:
+        registry.client(workspace).delete_registered_model_alias(model, registry.DEPLOYED)
+
+
+def _exists(workspace: Workspace, model: str, number: str) -> bool:
+    found = registry.client(workspace).search_model_versions(f"name='{model}'")
+    return any(str(version.version) == number for version in found)

@@ -1,0 +1,400 @@
+"""The registry in MLflow: runs of a round, adapters as logged models, registered versions and their aliases.
+
+Every call goes through one client built from the workspace; nothing here depends on MLflow's global state, so
+that tasks in threads cannot write into each other's runs.
+
+Layout: one experiment per study; a parent run per round; a child per variant; a grandchild per seed. A variant's
+chosen adapter is a logged model of its child run, registered as `respect.<variant>`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run, RunTag
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from respect_core.variants import SEED, Variant
+from tasks.support.files import passing
+from tasks.support.interruption import interrupts
+from tasks.support.references import RegisteredRef
+from tasks.support.retries import is_transient
+from tasks.support.workspace import Workspace
+
+CANDIDATE = "candidate"
+"""Alias of the newest version of a model that has been trained and not yet promoted. Aliases are case-sensitive
+and not audited by MLflow: use these constants."""
+
+DEPLOYED = "deployed"
+"""Alias of the version in front of users: what the ledger says. Only `tasks.registry.deployed` sets it."""
+
+RETRAINED = "retrained"
+"""Tag of a version that was trained by hand beside a round's. No round goes on from it."""
+
+VALIDATED = "validation.json"
+"""Artifact of a variant's run: what the chosen checkpoint did on each validation turn."""
+
+ADAPTER = "adapter"
+"""Folder of the adapter, with its processor, inside a logged model."""
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+"""How a run ended; MLflow's words."""
+
+
+class Changed(ValueError):
+    """A version's files are not what was registered."""
+
+
+def model_name(variant: str) -> str:
+    return f"respect.{variant}"
+
+
+def client(workspace: Workspace) -> MlflowClient:
+    """Make MLflow's client for the workspace.
+
+    Raises:
+        ValueError: MLflow cannot use the URI; the message has it without its password.
+    """
+    uri = workspace.tracking
+    try:
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except MlflowException as error:
+        if uri == workspace.tracking_uri or uri not in str(error):
+            raise
+        raise ValueError(str(error).replace(uri, workspace.tracking_uri)) from None
+
+
+def experiment_id(workspace: Workspace) -> str:
+    """The study's experiment, made if absent."""
+    mlflow = client(workspace)
+    found = mlflow.get_experiment_by_name(workspace.experiment)
+    if found is not None:
+        return str(found.experiment_id)
+    # A tracking server decides by itself where artifacts go; a plain database would put them beside the caller.
+    local = workspace.tracking_uri.startswith("sqlite:")
+    location = (workspace.root / "mlartifacts").as_uri() if local else None
+    try:
+        return str(mlflow.create_experiment(workspace.experiment, artifact_location=location))
+    except MlflowException:  # somebody else made it since
+        made = mlflow.get_experiment_by_name(workspace.experiment)
+        if made is None:
+            raise
+        return str(made.experiment_id)
+
+
+def start_run(
+    workspace: Workspace, name: str, parent: str | None = None, tags: Mapping[str, Any] = {}
+) -> str:  # read only
+    """A new run, open until `end_run`; returns its id."""
+    lineage = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
+    run = client(workspace).create_run(
+        experiment_id(workspace), run_name=name, tags={**lineage, **{k: str(v) for k, v in (tags or {}).items()}}
+    )
+    return str(run.info.run_id)
+
+
+def reopen(workspace: Workspace, run_id: str) -> None:
+    """The run is open until it is ended again."""
+    client(workspace).update_run(run_id, "RUNNING")
+
+
+def child_run(workspace: Workspace, parent: str, name: str) -> str:
+    """The child of that name, made if absent; returns its id."""
+    wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and attributes.run_name = '{name}'"
+    found = client(workspace).search_runs([experiment_id(workspace)], wanted)
+    return str(found[0].info.run_id) if found else start_run(workspace, name, parent)
+
+
+def attempts(workspace: Workspace, name: str, parent: str | None = None) -> list[Run]:
+    """Runs of that name below that parent, the newest first."""
+    found = client(workspace).search_runs([experiment_id(workspace)], f"attributes.run_name = '{name}'")
+    return [run for run in found if run.data.tags.get(MLFLOW_PARENT_RUN_ID) == parent]
+
+
+def left_open(workspace: Workspace, name: str, parent: str | None = None) -> list[Run]:
+    """Those that are open: what attempts left that were killed."""
+    return [run for run in attempts(workspace, name, parent) if run.info.status == "RUNNING"]
+
+
+def end_killed(workspace: Workspace, run_id: str) -> None:
+    """End an open run that nobody is at any more, and the open runs below it, as killed; discard what it logged of a
+    model that did not become a version."""
+    mlflow = client(workspace)
+    end_killed_below(workspace, run_id)
+    if not mlflow.search_model_versions(f"run_id = '{run_id}'"):
+        for model in mlflow.search_logged_models([experiment_id(workspace)], f"source_run_id = '{run_id}'"):
+            _discard(mlflow, model.model_id)
+    mlflow.set_terminated(run_id, "KILLED")
+
+
+def _discard(mlflow: MlflowClient, model: str) -> None:
+    """Have a logged model's files deleted by the next `mlflow gc`."""
+    mlflow.finalize_logged_model(model, LoggedModelStatus.FAILED)
+    mlflow.delete_logged_model(model)
+
+
+def end_killed_below(workspace: Workspace, run_id: str) -> None:
+    """End the open runs below a run as killed."""
+    wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' and attributes.status = 'RUNNING'"
+    for child in client(workspace).search_runs([experiment_id(workspace)], wanted):
+        end_killed(workspace, str(child.info.run_id))
+
+
+def logged_steps(workspace: Workspace, run_id: str, metric: str) -> set[int]:
+    """Steps at which a metric has been logged."""
+    return {point.step for point in client(workspace).get_metric_history(run_id, metric)}
+
+
+def end_run(workspace: Workspace, run_id: str, status: Status = "FINISHED") -> None:
+    """End a run, and the open runs below it."""
+    if status == "KILLED":
+        end_killed(workspace, run_id)
+    else:
+        end_killed_below(workspace, run_id)
+        client(workspace).set_terminated(run_id, status)
+
+
+def status_after(error: BaseException) -> Status:
+    """Return how a run ends that an error ended: as killed where somebody interrupted it, else as failed."""
+    return "KILLED" if interrupts(error) else "FAILED"
+
+
+@contextmanager
+def ended(workspace: Workspace, run_id: str) -> Iterator[str]:
+    """End an open run with the block, by what ends that."""
+    try:
+        yield run_id
+    except BaseException as error:
+        with suppress(MlflowException):  # MLflow may be what is away: the next attempt ends this one's run
+            end_run(workspace, run_id, status_after(error))
+        raise
+    end_run(workspace, run_id)
+
+
+def log(
+    workspace: Workspace,
+    run_id: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    metrics: Sequence[tuple[str, float, int]] = (),
+    tags: Mapping[str, Any] | None = None,
+) -> None:
+    """Parameters, metrics as (name, value, step), and tags, in as few calls as MLflow's batch limits allow."""
+    mlflow, now = client(workspace), int(time.time() * 1000)
+    mlflow.log_batch(
+        run_id,
+        params=[Param(key, str(value)[:6000]) for key, value in (params or {}).items()],
+        tags=[RunTag(key, str(value)) for key, value in (tags or {}).items()],
+    )
+    entries = [Metric(name, float(value), now, step) for name, value, step in metrics]
+    for start in range(0, len(entries), 1000):
+        mlflow.log_batch(run_id, metrics=entries[start : start + 1000])
+
+
+def log_dataset(workspace: Workspace, run_id: str, name: str, uri: str, data_hash: str) -> None:
+    """Names the training data of a run by our own digest; MLflow's digest ignores list columns and long tables."""
+    source = CodeDatasetSource({"uri": uri})
+    dataset = MetaDataset(source, name=name, digest=data_hash[:32])  # type: ignore[abstract]  # MLflow itself makes it so
+    client(workspace).log_inputs(
+        run_id, datasets=[DatasetInput(dataset._to_mlflow_entity(), tags=[InputTag("data_hash", data_hash)])]
+    )
+
+
+def register_adapter(
+    workspace: Workspace,
+    run_id: str,
+    variant: str,
+    directory: Path,
+    *,
+    tags: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    step: int,
+) -> ModelVersion:
+    """Log a directory (adapter, processor, model card) as a model of the run and register it as a candidate.
+
+    One with the tag RETRAINED leaves the alias where it is. The version appears only once all files are in place, so
+    that a reader never sees half a model.
+
+    Raises:
+        FileNotFoundError: no adapter in the directory; MLflow would register nothing without a word.
+    """
+    if not (directory / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"no adapter in {directory}: adapter_config.json is missing")
+    mlflow = client(workspace)
+    texts = {key: str(value) for key, value in tags.items()}
+    logged = mlflow.create_logged_model(
+        experiment_id(workspace), name=variant, source_run_id=run_id, tags=texts, model_type="peft-adapter"
+    )
+    try:
+        mlflow.log_model_artifacts(logged.model_id, str(directory))
+    except BaseException:
+        _discard(mlflow, logged.model_id)
+        raise
+    mlflow.finalize_logged_model(logged.model_id, "READY")
+    for name, value in metrics.items():
+        mlflow.log_metric(run_id, name, value, step=step, model_id=logged.model_id)
+    name = model_name(variant)
+    if not mlflow.search_registered_models(f"name='{name}'"):
+        mlflow.create_registered_model(name)
+    version = mlflow.create_model_version(
+        name, logged.artifact_location, run_id=run_id, tags=texts, model_id=logged.model_id
+    )
+    if RETRAINED not in texts:
+        mlflow.set_registered_model_alias(name, CANDIDATE, version.version)
+    return version
+
+
+def finish(workspace: Workspace, variant: str, version: ModelVersion) -> None:
+    """Put right what an attempt left that ended right behind a version: the alias of the newest, and an open run."""
+    mlflow, newest, run_id = client(workspace), latest(workspace, variant), str(version.run_id)
+    if newest is not None and newest.version == version.version:
+        mlflow.set_registered_model_alias(version.name, CANDIDATE, version.version)
+    if mlflow.get_run(run_id).info.status != "FINISHED":
+        end_run(workspace, run_id)
+
+
+def versions(workspace: Workspace, variant: str) -> list[ModelVersion]:
+    """All registered versions of a variant."""
+    return list(client(workspace).search_model_versions(f"name='{model_name(variant)}'"))
+
+
+def of_rounds(workspace: Workspace, variant: str) -> list[ModelVersion]:
+    """The versions of a variant that rounds registered: all but those retrained by hand."""
+    return [version for version in versions(workspace, variant) if RETRAINED not in version.tags]
+
+
+def latest(workspace: Workspace, variant: str, before_round: int | None = None) -> ModelVersion | None:
+    """The newest version of a variant, of those trained on rounds before `before_round` if given."""
+    of_variant = of_rounds(workspace, variant)
+    eligible = [v for v in of_variant if before_round is None or int(v.tags["round"]) < before_round]
+    return max(eligible, key=lambda v: (int(v.tags["round"]), int(v.version)), default=None)
+
+
+def previous(workspace: Workspace, variant: str, round: int) -> ModelVersion | None:
+    """What the variant's training in `round` continues from: its version of an earlier round, else the seed.
+
+    B-FFT+ branches off B-FFT's (appendix D).
+    """
+    off = Variant.B_FFT if variant == Variant.B_FFT_PLUS else SEED
+    return latest(workspace, variant, round) or latest(workspace, off, round) or latest(workspace, SEED)
+
+
+def aliases(workspace: Workspace, model: str) -> dict[str, str]:
+    """Version numbers by alias; none where the model is not registered."""
+    found = client(workspace).search_registered_models(f"name='{model}'")
+    return {alias: str(number) for alias, number in found[0].aliases.items()} if found else {}
+
+
+def by_adapter_hash(workspace: Workspace, name: str, adapter_hash: str) -> ModelVersion | None:
+    """The registered version whose adapter has this hash: who acted, by content."""
+    versions = client(workspace).search_model_versions(f"name='{name}'")
+    return next((v for v in versions if v.tags.get("adapter_hash") == adapter_hash), None)
+
+
+def holds(workspace: Workspace, version: RegisteredRef) -> bool:
+    """Whether that version is registered, with that adapter."""
+    found = client(workspace).search_model_versions(f"name='{version.model}'")
+    return (version.version, version.adapter_hash) in {(str(v.version), v.tags.get("adapter_hash")) for v in found}
+
+
+def named(workspace: Workspace, reference: str) -> ModelVersion:
+    """The version that 'respect.b-fft/3' names.
+
+    Raises:
+        ValueError: not of that form, or not registered.
+    """
+    name, _, number = reference.rpartition("/")
+    try:
+        return client(workspace).get_model_version(name, number)
+    except MlflowException as error:
+        if is_transient(error):
+            raise
+        raise ValueError(f"{reference!r} is not a registered version, such as 'respect.b-fft/3': {error}") from None
+
+
+def download(workspace: Workspace, version: ModelVersion) -> Path:
+    """The version's files on this machine; fetched once, versions never change."""
+    target = workspace.scratch / "registry" / version.name / str(version.version)
+    if not target.exists():
+        # Fetched beside its place and moved there whole: a copy cut short is never taken for the model.
+        with fetched(workspace, version) as files:
+            try:
+                files.rename(target)
+            except OSError:
+                if not target.exists():  # else another run was first, with the same files
+                    raise
+    return target
+
+
+def adapter(workspace: Workspace, version: ModelVersion, *, fresh: bool = False) -> Path:
+    """The version's files on this machine, whose adapter is the registered one. A copy that was changed here, or lost
+    files, is fetched again.
+
+    Args:
+        fresh: look at the registry's own files too, where the copy is good.
+
+    Raises:
+        Changed: the registry's files are not what was registered.
+    """
+    if fresh:
+        with fetched(workspace, version) as files:
+            _require(files, version)
+    files = download(workspace, version)
+    try:
+        _require(files, version)
+    except Changed:
+        shutil.rmtree(files)
+        files = download(workspace, version)
+        try:
+            _require(files, version)
+        except Changed:
+            shutil.rmtree(files)  # the next look shall see what is in the registry by then
+            raise
+    return files
+
+
+def _require(files: Path, version: ModelVersion) -> None:
+    from respect_core.model.base import adapter_hash  # torch takes seconds to import; much of the registry does without
+
+    registered = version.tags["adapter_hash"]
+    try:
+        found = adapter_hash(files, like=registered)
+    except FileNotFoundError:
+        found = "nothing (there are none)"
+    if found != registered:
+        raise Changed(f"its files hash to {found}, registered is {registered}")
+
+
+@contextmanager
+def fetched(workspace: Workspace, version: ModelVersion) -> Iterator[Path]:
+    """The version's files fresh from the registry, gone at the end unless they were moved."""
+    with passing(workspace.scratch / "registry" / version.name, "fetching-") as scratch:
+        yield Path(
+            download_artifacts(artifact_uri=version.source, dst_path=str(scratch), tracking_uri=workspace.tracking)
+        )
+
+
+def read_json(workspace: Workspace, run_id: str, name: str) -> Any | None:
+    """What `log_json` left with a run; None where it did not."""
+    mlflow = client(workspace)
+    if name not in {each.path for each in mlflow.list_artifacts(run_id)}:
+        return None
+    with TemporaryDirectory() as scratch:
+        return json.loads(Path(mlflow.download_artifacts(run_id, name, scratch)).read_text())
+
+
+def log_json(workspace: Workspace, run_id: str, name: str, value: Any) -> None:
+    client(workspace).log_text(run_id, json.dumps(value, indent=2, sort_keys=True, default=str), name)

@@ -1,0 +1,53 @@
+"""What a run on a work pool leaves for whoever asked for it: a small record in the store, named by its inputs.
+
+The record is written last, so that work is finished where there is one. The name is the run's idempotency key too.
+A record may outlive the registry that it points into: then the work counts as not done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from respect_core.store.base import MissingKeyError, Store
+from respect_core.store.manifests import Partition
+from respect_core.versions import code_version
+from tasks.registry import registry
+from tasks.support.references import LearnedRef, RegisteredRef
+from tasks.support.workspace import Workspace
+
+_log = logging.getLogger(__name__)
+
+Result = TypeVar("Result", bound=BaseModel)
+
+
+def key(kind: str, round: int, variant: str, made_from: Mapping[str, Any]) -> str:
+    """Where the result of these inputs lies; the code's version is one of them."""
+    inputs = json.dumps({**made_from, "code": code_version()}, sort_keys=True)
+    digest = hashlib.sha256(inputs.encode()).hexdigest()[:32]
+    return f"{Partition(round, variant).folder(f'results/{kind}')}{digest}.json"
+
+
+def find(workspace: Workspace, key: str, kind: type[Result]) -> Result | None:
+    """The record, if the work is finished and the version that it names, if any, is registered."""
+    try:
+        found = kind.model_validate_json(workspace.open().read(key))
+    except MissingKeyError:
+        return None
+    version = found.registered if isinstance(found, LearnedRef) else found
+    if isinstance(version, RegisteredRef) and not registry.holds(workspace, version):
+        _log.warning(
+            "%s names %s/%s with adapter %s, which %s does not have: the work is done again",
+            *(key, version.model, version.version, version.adapter_hash, workspace.tracking_uri),
+        )
+        return None
+    return found
+
+
+def put(store: Store, key: str, result: BaseModel) -> None:
+    store.put(key, result.model_dump_json(indent=1).encode())

@@ -1,0 +1,200 @@
+"""Exact match of registered policies on the right turns of a named set of games, against chance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from typing import Any
+
+from mlflow.entities.model_registry import ModelVersion
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from rich.console import Console
+from rich.table import Table
+
+from respect_core.log.records import InteractionLog
+from respect_core.measuring.metrics import Estimate, ratio
+from respect_core.profiles import Profile
+from respect_core.release import lineage
+from respect_core.scenarios.multiref.chance import LISTENERS
+from respect_core.store.base import Store
+from respect_core.training_data import curated
+from respect_core.variants import SEED, Variant
+from respect_core.versions import base_sha256, code_version
+from tasks.compute import process
+from tasks.compute.specs import EvaluateSpec
+from tasks.registry import registry
+from tasks.registry.lineage import keep_lineage
+from tasks.registry.register import reference
+from tasks.support import progress
+from tasks.support.files import write_whole
+from tasks.support.references import EvaluatedRef, RegisteredRef
+from tasks.support.workspace import Workspace
+
+
+def policies(workspace: Workspace, game_set: str, round: int | None) -> tuple[int, list[RegisteredRef]]:
+    """The seed policy and the variants registered after a round, the newest round by default.
+
+    Raises:
+        ValueError: no such game set, no seed policy, no variant of that round, or one that learned from the games,
+            was chosen by them, or of which nobody knows what it learned from.
+    """
+    found = {variant: registry.of_rounds(workspace, variant) for variant in Variant}
+    rounds = sorted({int(version.tags["round"]) for versions in found.values() for version in versions})
+    seed = registry.latest(workspace, SEED)
+    number = round if round is not None else max(rounds, default=0)
+    if seed is None or number not in rounds:
+        known = ", ".join(map(str, rounds)) or "none"
+        raise ValueError(f"no variants of round {number} in {workspace.tracking_uri}; rounds there are: {known}")
+    chosen: dict[str, ModelVersion] = {SEED: seed}
+    for variant, versions in found.items():
+        if of_round := [version for version in versions if int(version.tags["round"]) == number]:
+            chosen[variant] = max(of_round, key=lambda version: int(version.version))
+    for version in chosen.values():
+        require_unseen(workspace, f"{version.name}/{version.version}", game_set)
+    # Versions registered before they were tagged were chosen on the set of that default name.
+    chosen_on = {variant: version.tags.get("validation", curated.VALIDATION) for variant, version in chosen.items()}
+    _require_not_chosen_on(workspace.open(), chosen_on, game_set)
+    return number, [reference(variant, version) for variant, version in chosen.items()]
+
+
+@task(name="evaluate", task_run_name="evaluate {policy.variant} on {game_set}", cache_policy=NO_CACHE)
+def evaluate_policy(workspace: Workspace, profile: Profile, policy: RegisteredRef, game_set: str) -> EvaluatedRef:
+    """Exact match of one policy, turn by turn, in a process of its own."""
+    version = registry.named(workspace, f"{policy.model}/{policy.version}")
+    spec = EvaluateSpec(
+        workspace=workspace,
+        profile=profile,
+        code_version=code_version(),
+        base_sha256=base_sha256(profile.base),
+        adapter=registry.download(workspace, version),
+        adapter_hash=policy.adapter_hash,
+        game_set=game_set,
+        data_hash=curated.stored(workspace.open(), game_set).sha256,
+    )
+    directory = workspace.scratch / "evaluate" / game_set / policy.model / policy.version
+    with progress.bar(f"evaluate {policy.variant}") as bar:
+        return EvaluatedRef(policy=policy, **json.loads(process.run(spec, directory, bar.update).read_text()))
+
+
+@task(name="report evaluation", cache_policy=NO_CACHE)
+def report_evaluation(
+    workspace: Workspace, game_set: str, round: int, evaluated: Sequence[EvaluatedRef]
+) -> dict[str, Any]:
+    """Rates with 95% intervals over games: evaluation-<set>.json, also in MLflow and Prefect; returns the contents."""
+    summary = compare(curated.read(workspace.open(), game_set), evaluated)
+    summary = {"game_set": game_set, "round": round, **summary}
+    path = workspace.root / f"evaluation-{game_set}.json"
+    write_whole(path, json.dumps(summary, indent=2) + "\n")
+    name = f"evaluation on {game_set}"
+    for run in registry.left_open(workspace, name):
+        registry.end_killed(workspace, str(run.info.run_id))
+    run_id = registry.start_run(workspace, name, tags={"round": round, "game_set": game_set})
+    rates = [(f"exact_match.{name}", values["exact_match"], round) for name, values in summary["policies"].items()]
+    chances = [
+        (f"chance.{name.replace(' ', '_')}", values["exact_match"], round) for name, values in summary["chance"].items()
+    ]
+    with registry.ended(workspace, run_id):
+        registry.log(workspace, run_id, metrics=[*rates, *chances])
+        registry.log_json(workspace, run_id, path.name, summary)
+    rows = [{"listener": name, **values} for kind in ("policies", "chance") for name, values in summary[kind].items()]
+    create_table_artifact(key="evaluation", table=rows, description=f"Exact match on {game_set}")
+    return summary
+
+
+def compare(logs: Sequence[InteractionLog], evaluated: Sequence[EvaluatedRef]) -> dict[str, Any]:
+    """Exact match of each policy, its difference to the first, and chance, on the same turns."""
+    games = {log.interaction_id: (log, log.states()) for log in logs}
+    scored = [(name, turn) for name, turn, _ in evaluated[0].turns]
+    chances = {
+        listener: [
+            (name, probability(games[name][0].turns[turn].action, games[name][1][turn], len(games[name][0].context)))
+            for name, turn in scored
+        ]
+        for listener, probability in LISTENERS.items()
+    }
+    first = {(name, turn): right for name, turn, right in evaluated[0].turns}
+    values: dict[str, dict[str, Any]] = {}
+    for each in evaluated:
+        difference = [(name, right - first[name, turn]) for name, turn, right in each.turns]
+        values[each.policy.variant] = {
+            **_written(_over_games([(name, float(right)) for name, _, right in each.turns])),
+            "over_seed": _written(_over_games(difference)),
+            "illegal_actions": each.illegal_actions,
+            "version": f"{each.policy.model}/{each.policy.version}",
+        }
+    return {
+        "games": len({name for name, _ in scored}),
+        "turns": len(scored),
+        "policies": values,
+        "chance": {listener: _written(_over_games(points)) for listener, points in chances.items()},
+    }
+
+
+def show(summary: Mapping[str, Any], console: Console) -> None:
+    """The comparison on the terminal."""
+    title = f"Exact match on {summary['turns']:,} right turns of {summary['games']:,} games of {summary['game_set']}"
+    table = Table("listener", "exact match", "over the seed policy", "illegal", title=title)
+    for name, values in summary["policies"].items():
+        difference = "" if name == SEED else _shown(values["over_seed"], "+.1%")
+        table.add_row(name, _shown(values, ".1%"), difference, str(values["illegal_actions"]))
+    table.add_section()
+    for name, values in summary["chance"].items():
+        table.add_row(f"chance: {name}", _shown(values, ".1%"), "", "")
+    console.print(table)
+
+
+def require_unseen(workspace: Workspace, version: str, game_set: str) -> None:
+    """See to it that a version learned from none of the games. What those learned from whose weights it goes on from
+    counts too.
+
+    Raises:
+        ValueError: it did; the message has a game.
+        LineageError: nobody knows what it learned from.
+    """
+    store = workspace.open()
+    games = _ids(store, game_set)
+    for each in lineage.weights(store, version):
+        if lineage.read(store, each) is None:
+            keep_lineage(workspace, registry.named(workspace, each))
+        if seen := games & lineage.games(store, each):
+            who = version if each == version else f"{version} goes on from {each}, which"
+            raise ValueError(
+                f"{who} learned from {len(seen)} games of {game_set!r}, such as {min(seen)}: name another set, one "
+                "that was kept aside when its games were imported, before the round"
+            )
+
+
+def _require_not_chosen_on(store: Store, chosen_on: Mapping[str, str], game_set: str) -> None:
+    games = _ids(store, game_set)
+    for variant, validation in chosen_on.items():
+        if curated.exists(store, validation) and (seen := games & _ids(store, validation)):
+            raise ValueError(
+                f"the checkpoint of {variant} was chosen by {len(seen)} games of {game_set!r}, which are in "
+                f"{validation!r} too, such as {min(seen)}: evaluate on games that chose nothing"
+            )
+
+
+def _ids(store: Store, game_set: str) -> set[str]:
+    return {log.interaction_id for log in curated.read(store, game_set)}
+
+
+def _over_games(points: Sequence[tuple[str, float]]) -> Estimate:
+    """Mean over turns, given as (game, value), with an interval that resamples games."""
+    sums: dict[str, float] = {}
+    turns: dict[str, int] = {}
+    for game, value in points:
+        sums[game] = sums.get(game, 0.0) + value
+        turns[game] = turns.get(game, 0) + 1
+    return ratio(list(sums.values()), list(turns.values()))
+
+
+def _written(estimate: Estimate) -> dict[str, Any]:
+    value, low, high = astuple(estimate)
+    return {"exact_match": value, "ci95": [low, high]}
+
+
+def _shown(values: Mapping[str, Any], form: str) -> str:
+    return f"{values['exact_match']:{form}} [{values['ci95'][0]:{form}}, {values['ci95'][1]:{form}}]"

@@ -1,0 +1,76 @@
+"""What the gate would say of a round's candidates, from what their trainings validated: nothing acts anew for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mlflow.entities.model_registry import ModelVersion
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from respect_core.measuring.metrics import ratio
+from respect_core.profiles import Profile
+from respect_core.release.gate import Evidence, gate, judge
+from respect_core.variants import Variant
+from tasks.registry import deployed as deployment
+from tasks.registry import registry
+from tasks.release.promote import with_users
+from tasks.support.references import LearnedRef, PreviewRef
+from tasks.support.retries import PATIENT
+from tasks.support.workspace import Workspace
+
+
+@task(name="preview gate", **PATIENT, cache_policy=NO_CACHE)
+def preview_gate(workspace: Workspace, profile: Profile, learned: Mapping[str, LearnedRef]) -> dict[str, PreviewRef]:
+    """The gate's verdict on each candidate against what is deployed now, as far as it is known without either acting.
+
+    `promote` examines both anew, and its verdict counts.
+    """
+    return {variant: _preview(workspace, profile, Variant(variant), each) for variant, each in learned.items()}
+
+
+def _preview(workspace: Workspace, profile: Profile, variant: Variant, learned: LearnedRef) -> PreviewRef:
+    name = f"{learned.registered.model}/{learned.registered.version}"
+    candidate = registry.named(workspace, name)
+    known = _validated(workspace, candidate)
+    interval = _interval(known) if known else None
+    try:
+        deployed = deployment.deployed(workspace, variant)
+        compared = _validated(workspace, deployed)
+        if known is None or compared is None or not _same_games(candidate, deployed):
+            raise ValueError(
+                f"{name} and {deployed.name}/{deployed.version}, which is deployed, left no record of the same "
+                "validation games; `respect promote` lets both act"
+            )
+        verdict = judge(with_users.fn(workspace, known), compared, gate(profile.name))
+    except ValueError as error:
+        return PreviewRef(exact_match_ci95=interval, promote=None, reasons=[str(error)])
+    return PreviewRef(
+        exact_match_ci95=interval, promote=verdict.promote, reasons=list(verdict.reasons), figures=verdict.figures
+    )
+
+
+def _validated(workspace: Workspace, version: ModelVersion) -> Evidence | None:
+    """What a version did on the games that chose it, as its registration kept it; None where it did not."""
+    found: dict[str, Any] | None = registry.read_json(workspace, str(version.run_id), registry.VALIDATED)
+    if found is None:
+        return None
+    right = {(game, turn): matched for game, turn, matched in found["turns"]}
+    policy = Evidence(f"{version.name}/{version.version}", version.tags["adapter_hash"], right=right)
+    return replace(policy, illegal_actions=found["illegal_actions"])
+
+
+def _same_games(one: ModelVersion, other: ModelVersion) -> bool:
+    return one.tags.get("validation_sha256") == other.tags.get("validation_sha256") is not None
+
+
+def _interval(policy: Evidence) -> list[float]:
+    """Of exact match: 95%, games drawn whole."""
+    sums: dict[str, int] = {}
+    turns: dict[str, int] = {}
+    for (game, _), right in sorted(policy.right.items()):
+        sums[game], turns[game] = sums.get(game, 0) + right, turns.get(game, 0) + 1
+    found = ratio(list(sums.values()), list(turns.values()))
+    return [found.low, found.high]

@@ -1,0 +1,292 @@
+"""Promotion: from two registered versions to the gate's verdict, an entry in the ledger, and the alias `deployed`.
+
+The entry is the one point of commitment: it is an object that only one writer can make. So there is nothing to take
+back when a process dies before it, and nothing to repeat when it dies after it, where the next operation settles the
+alias. A transaction that undoes earlier tasks would add nothing: they only read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any, Literal
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+from rich.markup import escape
+from rich.table import Table
+
+from respect_core.profiles import Profile
+from respect_core.release import ledger, lineage
+from respect_core.release.gate import Evidence, GateConfig, Verdict
+from respect_core.release.ledger import Entry
+from respect_core.training_data import curated
+from respect_core.variants import Variant
+from tasks.compute.process import WorkerCutOff, WorkerFailed, WorkerRefused
+from tasks.registry import deployed as deployment
+from tasks.registry import registry
+from tasks.registry.lineage import keep_lineage
+from tasks.registry.register import reference
+from tasks.release.evaluate import evaluate_policy, require_unseen
+from tasks.support.references import EvaluatedRef, RegisteredRef
+from tasks.support.retries import PATIENT
+from tasks.support.workspace import Workspace
+
+Decision = Literal["promoted", "rolled back", "no promotion", "already deployed"]
+
+
+class Contest(BaseModel):
+    """Who stands against whom on which games, as they were chosen: the verdict is about nothing else.
+
+    `history`: the ledger's entries; a later one makes the verdict void.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    candidate: RegisteredRef
+    deployed: RegisteredRef
+    profile: str  # with which the candidate was trained
+    data_hash: str  # of what the candidate was trained on
+    game_set: str
+    validation_sha256: str  # of the game set
+    history: list[Entry]
+
+    def hash(self) -> str:
+        """Names it, for an answer that counts for this contest alone."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:32]
+
+
+class PromotionRef(BaseModel):
+    """How a promotion or rollback ended. `version`: what is deployed now; `entry`: number in the ledger, if any."""
+
+    model_config = ConfigDict(frozen=True)
+
+    decision: Decision
+    model: str
+    version: str
+    adapter_hash: str
+    reasons: list[str] = []
+    figures: dict[str, float | int | str] = {}
+    entry: int | None = None
+
+    def __str__(self) -> str:
+        why = f": {'; '.join(self.reasons)}" if self.reasons else ""
+        return f"{self.decision}, {self.version} is deployed{why}"
+
+
+@task(name="contenders", **PATIENT, cache_policy=NO_CACHE)
+def contenders(workspace: Workspace, variant: Variant, number: int | None, game_set: str) -> Contest:
+    """The candidate and the deployed version of a variant, the alias settled first.
+
+    Raises:
+        ValueError: no candidate, no such version or game set, nothing that is deployed, or games that the candidate
+            learned from.
+    """
+    store = workspace.open()
+    history = ledger.entries(store, registry.model_name(variant))
+    deployed = deployment.deployed(workspace, variant)
+    candidate = deployment.candidate(workspace, variant, number)
+    validation_sha256 = curated.stored(store, game_set).sha256
+    with suppress(lineage.LineageError):  # then the verdict says so (`with_users`)
+        require_unseen(workspace, f"{candidate.name}/{candidate.version}", game_set)
+    return Contest(
+        candidate=reference(variant, candidate),
+        deployed=reference(variant, deployed),
+        profile=candidate.tags["profile"],
+        data_hash=candidate.tags["data_hash"],
+        game_set=game_set,
+        validation_sha256=validation_sha256,
+        history=history,
+    )
+
+
+@task(name="examine", task_run_name="examine {policy.model}/{policy.version}", **PATIENT, cache_policy=NO_CACHE)
+def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Evidence:
+    """Let a registered version act on the contest's games in a process of its own, after a look at its files.
+
+    Raises:
+        WorkerCutOff: the process was killed, or its store was away, which says nothing about the version.
+        ValueError: the games are others by now.
+    """
+    from respect_core.model.base import WEIGHTS, adapter_hash  # torch takes seconds to import
+
+    try:
+        files = registry.adapter(workspace, registry.named(workspace, _name(policy)), fresh=True)
+    except registry.Changed as error:
+        return Evidence(_name(policy), policy.adapter_hash, unusable=str(error))
+    profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
+    weights = adapter_hash(files, like=WEIGHTS)  # the same in a folder with another profile have learned nothing
+    try:
+        found = _evaluated(workspace, profile, policy, contest.game_set)
+        _require_same_games(workspace, contest)
+    except WorkerCutOff:
+        raise
+    except WorkerFailed as error:
+        lines = str(error).splitlines()  # what went wrong and where its log lies, then the end of the log
+        return Evidence(_name(policy), weights, unusable=f"{lines[0]} {lines[-1]}")
+    return Evidence(
+        _name(policy),
+        weights,
+        right={(name, turn): right for name, turn, right in found.turns},
+        illegal_actions=found.illegal_actions,
+        unusable="" if found.finite else "it gives probabilities that are not numbers",
+    )
+
+
+@task(name="look up users", **PATIENT, cache_policy=NO_CACHE)
+def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
+    """The evidence with the users that the version learned from; without a lineage it is not fit for use."""
+    try:
+        keep_lineage(workspace, registry.named(workspace, evidence.policy))
+    except lineage.LineageError as error:
+        return replace(evidence, unusable=str(error))
+    return replace(evidence, learned=lineage.feedback_by_user(workspace.open(), evidence.policy))
+
+
+@task(name="report gate", **PATIENT, cache_policy=NO_CACHE)
+def report_gate(workspace: Workspace, contest: Contest, verdict: Verdict) -> None:
+    """The verdict as a table in Prefect and as tags of the candidate's version in MLflow."""
+    model, number = contest.candidate.model, contest.candidate.version
+    rows = [{"figure": name, "value": str(value)} for name, value in verdict.figures.items()]
+    create_table_artifact(
+        key=f"gate-{contest.candidate.variant}",
+        table=[*({"figure": "reason", "value": reason} for reason in verdict.reasons), *rows],
+        description=f"{model}/{number}: {_decision(verdict)}",
+    )
+    mlflow = registry.client(workspace)
+    for name, value in {"gate": _decision(verdict), "gate.reasons": "; ".join(verdict.reasons)}.items():
+        mlflow.set_model_version_tag(model, number, name, value[:5000])
+
+
+@task(name="require the same", **PATIENT, cache_policy=NO_CACHE)
+def require_same(workspace: Workspace, contest: Contest) -> None:
+    """See to it that the candidate's files and the games are those that the verdict is about, however long it took.
+
+    Raises:
+        ValueError: they are not.
+    """
+    candidate = registry.named(workspace, _name(contest.candidate))
+    try:
+        registry.adapter(workspace, candidate, fresh=True)
+        if (found := candidate.tags["adapter_hash"]) != contest.candidate.adapter_hash:
+            raise registry.Changed(f"it has adapter {found}, examined was {contest.candidate.adapter_hash}")
+    except registry.Changed as error:
+        raise ValueError(f"{_name(contest.candidate)} is not what was examined: {error}; promote again") from None
+    _require_same_games(workspace, contest)
+
+
+@task(name="commit", **PATIENT, cache_policy=NO_CACHE)
+def commit(workspace: Workspace, variant: Variant, entry: Entry) -> None:
+    """Write the entry, which decides, and let the alias follow.
+
+    Raises:
+        LedgerError: somebody else changed what is deployed since the entry was prepared.
+    """
+    ledger.append(workspace.open(), entry)
+    deployment.settle(workspace, variant)
+
+
+@task(name="prepare rollback", **PATIENT, cache_policy=NO_CACHE)
+def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason: str) -> Entry:
+    """The entry that puts back what was deployed before the newest promotion that stands.
+
+    Raises:
+        LedgerError: there is none.
+        ValueError: the version to come back is not registered any more.
+    """
+    deployment.settle(workspace, variant)
+    model = registry.model_name(variant)
+    history = ledger.entries(workspace.open(), model)
+    back = registry.named(workspace, ledger.to_roll_back(history, model).from_version)
+    return ledger.rollback(history, model, adapter_hash=back.tags["adapter_hash"], actor=actor, reason=reason)
+
+
+def promotion_entry(contest: Contest, verdict: Verdict, gate: GateConfig, actor: str, reason: str) -> Entry:
+    """The entry that puts the candidate in the place of what it was compared to, with the evidence."""
+    candidate = contest.candidate
+    evidence: dict[str, Any] = {
+        "verdict": _decision(verdict),
+        "reasons": list(verdict.reasons),
+        "figures": verdict.figures,
+        "gate": asdict(gate),
+        "data_hash": contest.data_hash,
+        "validation": {"game_set": contest.game_set, "sha256": contest.validation_sha256},
+    }
+    return ledger.promotion(
+        contest.history,
+        candidate.model,
+        from_version=_name(contest.deployed),
+        to_version=_name(candidate),
+        adapter_hash=candidate.adapter_hash,
+        actor=actor,
+        reason=reason,
+        evidence=evidence,
+    )
+
+
+def unchanged(contest: Contest, decision: Decision, verdict: Verdict | None = None) -> PromotionRef:
+    """An end without an entry."""
+    return PromotionRef(
+        decision=decision,
+        model=contest.candidate.model,
+        version=_name(contest.deployed),
+        adapter_hash=contest.deployed.adapter_hash,
+        reasons=list(verdict.reasons) if verdict else [],
+        figures=verdict.figures if verdict else {},
+    )
+
+
+def changed(entry: Entry) -> PromotionRef:
+    """An end with an entry."""
+    return PromotionRef(
+        decision="promoted" if entry.action is ledger.Action.PROMOTE else "rolled back",
+        model=entry.model,
+        version=entry.to_version,
+        adapter_hash=entry.adapter_hash,
+        reasons=entry.evidence.get("reasons", [entry.reason] if entry.reason else []),
+        figures=entry.evidence.get("figures", {}),
+        entry=entry.number,
+    )
+
+
+def ledger_table(entries: Sequence[Entry]) -> Table:
+    """Entries for the terminal, in order; all of the evidence is in the entries themselves."""
+    shown = Table("model", "entry", "time", "what", "from", "to", "by", "why", "exact match", title="Promotions")
+    for each in entries:
+        figures = each.evidence.get("figures", {})
+        match = f"{figures['exact_match']:.1%} against {figures['deployed_exact_match']:.1%}" if figures else ""
+        when = each.time[:19].replace("T", " ")
+        known = (each.model, str(each.number), when, each.action, each.from_version, each.to_version)
+        shown.add_row(*known, *map(escape, (each.actor, each.reason)), match)
+    return shown
+
+
+def _evaluated(workspace: Workspace, profile: Profile, policy: RegisteredRef, game_set: str) -> EvaluatedRef:
+    """Raises WorkerFailed where the policy is at fault: twice, unless the worker says that it would be the same."""
+    try:
+        return evaluate_policy.fn(workspace, profile, policy, game_set)
+    except (WorkerRefused, WorkerCutOff):
+        raise
+    except WorkerFailed:  # out of memory, or an adapter that no error tells from it
+        return evaluate_policy.fn(workspace, profile, policy, game_set)
+
+
+def _require_same_games(workspace: Workspace, contest: Contest) -> None:
+    found = curated.stored(workspace.open(), contest.game_set).sha256
+    if found != contest.validation_sha256:
+        raise ValueError(
+            f"the game set {contest.game_set!r} was replaced while policies were compared on it (sha256 {found[:12]}, "
+            f"it was {contest.validation_sha256[:12]}); promote again"
+        )
+
+
+def _name(policy: RegisteredRef) -> str:
+    return f"{policy.model}/{policy.version}"
+
+
+def _decision(verdict: Verdict) -> str:
+    return "promotion" if verdict.promote else "no promotion"

@@ -1,0 +1,58 @@
+"""What a run was, from the files in its folder, for a report's page. Light: `respect report` waits for no engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from respect_core import profiles
+from respect_core.profiles import Profile
+
+
+def systems(root: Path) -> list[str]:
+    """The policies of the run's study, whether or not they have acted; none where the run is no study."""
+    started = _read(root / "study" / "study.json")
+    return [str(each) for each in started.get("parameters", {}).get("variants", [])]
+
+
+def facts(root: Path) -> dict[str, str]:
+    """Profile, seeds, code and time of a study or a round, as far as the run's files say. Raises ValueError."""
+    started, summary = _read(root / "study" / "study.json"), _read(root / "summary.json")
+    parameters, profile = started.get("parameters", {}), started.get("profile", {})
+    rounds = [_read(file) for file in sorted((root / "study").glob("round-*.json"))]
+    versions = sorted({version for each in rounds for version in each.get("attempts", [])})
+    seconds = sum(each.get("seconds", {}).get("total") or 0.0 for each in rounds)
+    said = {
+        "Profile": profile.get("name") or summary.get("profile"),
+        "Study": parameters
+        and f"seed {parameters.get('study_seed')}, {parameters.get('games')} games of every policy in a round, "
+        f"{parameters.get('rounds')} rounds of learning",
+        "Base model": profile.get("base"),
+        "Training seeds": ", ".join(map(str, profile.get("seeds", []))),
+        "Code": ", ".join(versions),
+        "Time": f"{seconds / 60:.0f} minutes" if seconds else "",
+    }
+    return {name: str(text) for name, text in said.items() if text}
+
+
+def learned(root: Path) -> dict[str, Any] | None:
+    """Summary of the run's last round; None where the run is a study, or had no round. Raises ValueError."""
+    summary = _read(root / "summary.json")
+    return summary if "mlflow" in summary else None  # of rounds of earlier releases it lacks what a page tells
+
+
+def profile(root: Path) -> Profile:
+    """The profile of the run's study or last round; the default where it is neither. Raises ValueError."""
+    in_study, summary = _read(root / "study" / "study.json").get("profile", {}), _read(root / "summary.json")
+    return profiles.profile(in_study.get("name") or summary.get("profile") or profiles.tiny().name)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON ({error}); restore the file, or move it away") from None
+    return found if isinstance(found, dict) else {}

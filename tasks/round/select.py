@@ -1,0 +1,53 @@
+"""The checkpoint of a variant: the best on the validation set, over steps and seeds (appendix B.3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.support.references import SelectedRef, TrainedRef
+
+
+@task(name="select", task_run_name="select {variant}", cache_policy=NO_CACHE)
+def select_checkpoint(variant: str, trained: Sequence[TrainedRef]) -> SelectedRef:
+    """Choose among the checkpoints of all seeds; ties go to the earlier step, then to the lower seed."""
+    # torch takes seconds to import; flows that only send work elsewhere do without
+    from respect_core.learning.validation import Candidate, ValidationResult, choose
+    from respect_core.model.base import adapter_hash
+
+    checkpoints = {
+        (each.seed, checkpoint["step"]): checkpoint
+        for each in trained
+        for checkpoint in json.loads((each.directory / "result.json").read_text())["checkpoints"]
+    }
+    chosen = choose(
+        Candidate(
+            seed,
+            step,
+            ValidationResult(
+                figures["exact_match"],
+                figures["sampled_match"],
+                int(figures["n_turns"]),
+                int(figures["illegal_actions"]),
+                {},
+            ),
+        )
+        for (seed, step), figures in checkpoints.items()
+    )
+    (directory,) = {each.directory for each in trained if each.seed == chosen.seed}
+    adapter = directory / checkpoints[chosen.seed, chosen.step]["adapter"]
+    return SelectedRef(
+        variant=variant,
+        seed=chosen.seed,
+        step=chosen.step,
+        exact_match=chosen.result.exact_match,
+        sampled_match=chosen.result.sampled_match,
+        validation_turns=chosen.result.n_turns,
+        illegal_actions=chosen.result.illegal_actions or 0,
+        adapter=adapter,
+        adapter_hash=adapter_hash(adapter),
+        trained=list(trained),
+    )

@@ -1,0 +1,143 @@
+"""The training set of a variant: eligible turns, with D0 rehearsed, and negatives at 5:4 (appendix B.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from respect_core.interaction import TurnKey
+from respect_core.log import set_aside
+from respect_core.log.records import turn_rows
+from respect_core.profiles import Profile
+from respect_core.release.lineage import data_hash
+from respect_core.schemas import TURNS_SCHEMA
+from respect_core.store import manifests, tables
+from respect_core.store.base import Store
+from respect_core.store.manifests import Partition
+from respect_core.training_data import curated, eligibility
+from respect_core.training_data.eligibility import Tally
+from respect_core.training_data.sources import learning_partitions
+from respect_core.variants import SEED, Objective, Propensity, TrainingConfig, Variant
+from tasks.round.propensity import read_probabilities
+from tasks.support.references import PropensityRef, TrainingSetRef
+from tasks.support.retries import PATIENT
+from tasks.support.workspace import Workspace
+
+
+@task(name="subsample", task_run_name="subsample {variant}", **PATIENT, cache_policy=NO_CACHE)
+def subsample_variant(
+    workspace: Workspace,
+    profile: Profile,
+    variant: Variant,
+    round: int,
+    validation: str,
+    propensities: Sequence[PropensityRef],
+) -> TrainingSetRef:
+    """Write the variant's training set for the round: D up to it, without the games set aside, or of sets held out.
+
+    Raises:
+        ValueError: RL lacks the probability of a turn; the message names turns and remedies.
+    """
+    store, config = workspace.open(), profile.settings(variant, round)
+    chosen = learning_partitions(manifests.partitions(store, "turns"), variant, round)
+    held_out = pa.array([*curated.held_out(store, validation), *set_aside.games(store)], pa.string())
+    d0, right = _d0(store)
+    batches = eligibility.training_batches(
+        _without(_batches(store, "turns", chosen), held_out),
+        _without(_batches(store, "feedback", chosen), held_out),
+        d0,
+        variant,
+        deselection_ratio=profile.deselection_ratio,
+        d0_right=right,
+        scratch=store.scratch,
+    )
+    p = read_probabilities(store, propensities) if config.objective is Objective.RL else {}
+    inputs = [manifests.table_input(store, name, *part) for part in chosen for name in ("turns", "feedback")]
+    return _write(store, batches, Partition(round, variant), config, p, profile.propensity, inputs)
+
+
+@task(name="subsample", task_run_name="training set of the seed policy", **PATIENT, cache_policy=NO_CACHE)
+def seed_training_set(workspace: Workspace, profile: Profile) -> TrainingSetRef:
+    """Write the seed policy's training set: D0 and its deselection augmentation (appendix B.2)."""
+    store = workspace.open()
+    d0, right = _d0(store)
+    batches = eligibility.training_batches(
+        [], [], d0, None, deselection_ratio=profile.deselection_ratio, d0_right=right
+    )
+    return _write(store, batches, Partition(0, SEED), profile.seed_training, {}, None, [])
+
+
+def _batches(store: Store, name: str, chosen: Sequence[Partition]) -> Iterator[pa.RecordBatch]:
+    for part in chosen:
+        yield from tables.iter_batches(store, name, [part.round], [part.variant])
+
+
+def _without(batches: Iterable[pa.RecordBatch], interaction_ids: pa.Array) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch.filter(pc.invert(pc.is_in(batch.column("interaction_id"), interaction_ids)))
+
+
+def _d0(store: Store) -> tuple[pa.Table, frozenset[tuple[str, int]]]:
+    """D0 as turns, and those among them to learn from."""
+    logs, right = curated.curated(store, curated.D0)
+    rows = [row for log in logs for row in turn_rows(log)]
+    return pa.Table.from_pylist(rows, schema=TURNS_SCHEMA), frozenset(right)
+
+
+def _write(
+    store: Store,
+    batches: Iterable[pa.RecordBatch],
+    partition: Partition,
+    config: TrainingConfig,
+    probability: Mapping[TurnKey, float],
+    filled_from: Propensity | None,
+    inputs: Sequence[manifests.Input],
+) -> TrainingSetRef:
+    """Write the rows, with p from `probability` where they have none.
+
+    Args:
+        filled_from: where `probability` is from; None for the seed policy, whose sources of p nobody asks for.
+    """
+    tally, lacking = Tally(), 0
+    with tables.new_part(store, "training_sets", partition) as writer:
+        for batch in batches:
+            lacking += batch.column("probability").null_count
+            complete = eligibility.fill_probability(batch, probability) if probability else batch
+            tally.add(complete)
+            writer.add_batch(_of(partition, complete))
+        if config.objective is Objective.RL:
+            tally.require_probability()
+        sources, counts = _sources(tally, lacking, filled_from), tally.counts(config)
+        part = tables.put_part(store, writer, inputs, counts, {"probabilities": sources})
+    manifest = tables.commit(store, "training_sets", partition, [part])
+    warnings = eligibility.warnings(counts, config)
+    for warning in warnings:
+        get_run_logger().warning("%s, round %d: %s", partition.variant, partition.round, warning)
+    return TrainingSetRef(
+        variant=partition.variant,
+        round=partition.round,
+        data_hash=data_hash(manifest),
+        probabilities=sources,
+        warnings=warnings,
+        **counts,
+    )
+
+
+def _sources(tally: Tally, lacking: int, filled_from: Propensity | None) -> dict[str, int]:
+    """Turns by where their p is from; `lacking` had none logged."""
+    if filled_from is None:
+        return {}
+    filled = {} if filled_from is Propensity.LOGGED else {str(filled_from): lacking - tally.without_p}
+    return {"logged": tally.rows - lacking, **filled, "none": tally.without_p}
+
+
+def _of(partition: Partition, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A row's round and variant are those of the training set; the turn's own are found by its interaction_id."""
+    for name, value in partition._asdict().items():
+        place, field = batch.schema.get_field_index(name), batch.schema.field(name)
+        batch = batch.set_column(place, field, pa.repeat(value, batch.num_rows).cast(field.type))
+    return batch

@@ -1,0 +1,78 @@
+"""Training of one variant with one seed, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from respect_core.profiles import Profile
+from respect_core.training_data import curated
+from respect_core.variants import SEED, Variant
+from respect_core.versions import base_sha256, code_version
+from tasks.compute import culprits
+from tasks.compute.places import Place, runner
+from tasks.compute.specs import TrainSpec
+from tasks.registry import registry
+from tasks.support import progress
+from tasks.support.references import TrainedRef, TrainingSetRef
+from tasks.support.retries import PATIENT
+from tasks.support.workspace import Workspace
+
+
+@task(name="initial adapter", task_run_name="initial adapter {variant}", **PATIENT, cache_policy=NO_CACHE)
+def initial_adapter(workspace: Workspace, profile: Profile, variant: Variant, round: int) -> Path | None:
+    """The previous round's adapter or the seed's, where the profile goes on from it; None where it does not."""
+    if not profile.settings(variant, round).from_previous_adapter:
+        return None
+    version = registry.previous(workspace, variant, round)
+    if version is None:
+        raise ValueError(f"{variant} continues from an adapter, but neither it nor {SEED} is registered")
+    return registry.download(workspace, version)
+
+
+@task(name="train", task_run_name="train {training_set.variant} seed {seed}", **PATIENT, cache_policy=NO_CACHE)
+def train_variant(
+    workspace: Workspace,
+    profile: Profile,
+    training_set: TrainingSetRef,
+    seed: int,
+    validation: str,
+    start: Path | None,
+    on: Place = Place.HERE,
+    within: str = "",
+) -> TrainedRef:
+    """Train on the training set, keeping a checkpoint and its validation figure at every interval.
+
+    Training whose worker was killed goes on from its last resume point, in the next try or the next run of the round.
+
+    Args:
+        within: folder of the variant's scratch space that the training has to itself; the variant's own if empty.
+
+    Raises:
+        ValueError: there is no such game set to validate on.
+        WorkerFailed: training ended with an error; the message has the end of its log.
+    """
+    variant = training_set.variant
+    directory = workspace.scratch / f"round={training_set.round}" / variant / within / f"seed={seed}"
+    spec = TrainSpec(
+        workspace=workspace,
+        profile=profile,
+        code_version=code_version(),
+        base_sha256=base_sha256(profile.base),
+        variant=variant,
+        round=training_set.round,
+        data_hash=training_set.data_hash,
+        training=profile.settings(variant, training_set.round),
+        seed=seed,
+        validation=validation,
+        validation_sha256=curated.stored(workspace.open(), validation).sha256,
+        without=culprits.known(workspace.open(), training_set.round, variant),
+        init_adapter=start,
+        directory=directory,
+    )
+    with progress.bar(f"train {variant} seed {seed}") as bar:
+        result = json.loads(culprits.run(runner(on), spec, directory, bar.update, spread=True).read_text())
+    return TrainedRef(variant=variant, seed=seed, directory=directory, seconds=result["seconds"])

@@ -1,0 +1,195 @@
+"""What passes between tasks: small references to data that lies in the store, in scratch or in MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Reference(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ExportedRef(_Reference):
+    """The turns and outcomes of a round, over all its variants."""
+
+    round: int
+    variants: list[str]
+    games: int
+    turns: int
+    turns_with_followup: int
+    set_aside: int
+    seconds: float
+
+
+class DecoderFigures(_Reference):
+    """What one decoder said about a round. What needs targets is None without them.
+
+    `marked` turns had something in them that could be taken for the decoder's prompt, and teach nobody; of those `cut`
+    the decoder read the beginning and the end. `unreadable` turns have characters that the policy's vocabulary lacks;
+    None where that was not counted.
+
+    `precision` and `recall` are of positives at the thresholds shipped, `cross_validated` with the threshold chosen
+    out of fold; a partly right turn counts as wrong.
+    """
+
+    positive: int
+    neutral: int
+    negative: int
+    low_margin: int
+    marked: int
+    cut: int
+    unreadable: int | None
+    confusion: dict[str, dict[str, int]] | None
+    precision: float | None
+    recall: float | None
+    cross_validated: dict[str, Any] | None
+    auc: float | None
+    turns_per_second: float | None  # None where every turn had been decoded before
+
+
+class FeedbackRef(_Reference):
+    """The feedback table of a round."""
+
+    round: int
+    decoders: dict[str, DecoderFigures]
+    seconds: float
+
+
+class TrainingSetRef(_Reference):
+    """A partition of training_sets/."""
+
+    variant: str
+    round: int
+    data_hash: str  # over the partition's content: equal hashes, equal training
+    train_turns: int  # positives plus negatives with a loss in one epoch, rehearsal included
+    positives: int
+    negatives: int
+    negatives_used: int  # in one epoch, after 5:4
+    rehearsal_turns: int
+    probabilities: dict[str, int]  # turns by where p came from: logged, backfill or surrogate, none
+    warnings: list[str] = []  # what is odd about it
+
+
+class TrainedRef(_Reference):
+    """One seed's checkpoints, in a directory with result.json and history.jsonl."""
+
+    variant: str
+    seed: int
+    directory: Path
+    seconds: float
+
+
+class SelectedRef(_Reference):
+    """The checkpoint chosen for a variant."""
+
+    variant: str
+    seed: int
+    step: int
+    exact_match: float
+    sampled_match: float  # what it was chosen by
+    validation_turns: int
+    illegal_actions: int
+    adapter: Path
+    adapter_hash: str
+    trained: list[TrainedRef]  # all seeds
+
+    @property
+    def seconds(self) -> float:
+        """Training time over all seeds."""
+        return sum(trained.seconds for trained in self.trained)
+
+
+class RegisteredRef(_Reference):
+    """A version in the MLflow registry."""
+
+    variant: str
+    model: str
+    version: str
+    run_id: str
+    adapter_hash: str
+
+
+class PlayedRef(_Reference):
+    """Figures of games that a policy played. Constrained decoding writes no illegal action, so none are counted."""
+
+    variant: str
+    counts: dict[str, list[int]] = Field(
+        description="respect_core.measuring.metrics.COLUMNS of each game, by id of its context"
+    )
+    seconds: float
+
+    @property
+    def games(self) -> int:
+        return len(self.counts)
+
+    @property
+    def success(self) -> float:
+        return self._mean(0)
+
+    @property
+    def turns_per_game(self) -> float:
+        return self._mean(1)
+
+    def _mean(self, column: int) -> float:
+        return sum(game[column] for game in self.counts.values()) / len(self.counts)
+
+
+class EvaluatedRef(_Reference):
+    """A policy on the right turns of a game set: (interaction id, turn, whether it matched) of each.
+
+    `finite`: whether every probability that it gives to an action of the set is a number.
+    """
+
+    policy: RegisteredRef
+    turns: list[tuple[str, int, bool]]
+    illegal_actions: int
+    finite: bool = True
+    seconds: float
+
+
+class SearchedRef(_Reference):
+    """A point of a search: what it changes in words, and its best checkpoint's figures on the validation set."""
+
+    name: str
+    sampled_match: float  # what its checkpoint was chosen by
+    exact_match: float
+    illegal_actions: int
+    validation_turns: int
+    seconds: float  # of training, over all seeds
+    run_id: str
+
+
+class PropensityRef(_Reference):
+    """Probabilities computed for a partition of turns that lacked them."""
+
+    round: int
+    variant: str
+    source: str  # backfill | surrogate
+    key: str  # in the store; JSON: interaction id -> p per turn
+
+
+class PreviewRef(_Reference):
+    """What the gate would say of a candidate. `promote`: None where that is not known, for the reason that is given."""
+
+    exact_match_ci95: list[float] | None
+    promote: bool | None
+    reasons: list[str]
+    figures: dict[str, float | int | str] = {}
+
+
+class DecodedRef(_Reference):
+    """All that a round learns from besides the turns themselves."""
+
+    feedback: FeedbackRef
+    propensities: list[PropensityRef]
+
+
+class LearnedRef(_Reference):
+    """A variant from its training set to its registered version."""
+
+    training_set: TrainingSetRef
+    selected: SelectedRef
+    registered: RegisteredRef

@@ -1,0 +1,55 @@
+"""When a task is worth another try, and how long to wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from respect_core.model.memory import no_room_on_cpu
+from tasks.support.interruption import sleep
+
+if TYPE_CHECKING:  # workers ask `is_transient` too, and do without Prefect
+    from prefect.client.schemas.objects import State, TaskRun
+    from prefect.tasks import Task
+
+DELAYS: list[float] = [2, 8, 20, 40, 60]
+"""Seconds before each further try: what is away for a minute is back by the fourth; after the last the task fails."""
+
+# About the input, the code or the installation: the next try would end the same way.
+_LASTING = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, NotImplementedError)
+
+
+def wait_if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Return whether a failed task is worth another try, once it is time for it.
+
+    The wait is here and not in Prefect, where nothing could end it before its time (see tasks.support.interruption).
+    """
+    from prefect import get_run_logger
+
+    try:
+        state.result()
+    except Exception as error:
+        if not is_transient(error):
+            return False
+        seconds = DELAYS[min(run.run_count, len(DELAYS)) - 1]
+        get_run_logger().warning("another try in %s seconds", seconds)
+        sleep(seconds)
+        return True
+    return False
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether it may go away by itself: a store or server that was away, a full disk, a process that was killed."""
+    status = getattr(error, "get_http_status_code", None)  # MLflow's errors, of which a part says no for good
+    if status is not None and 400 <= status() < 500:
+        return status() in (408, 429)
+    return not (isinstance(error, _LASTING) or no_room_on_cpu(error))
+
+
+class _Retries(TypedDict):
+    retries: int
+    retry_condition_fn: Callable[[Task[..., Any], TaskRun, State[Any]], bool]
+
+
+PATIENT: _Retries = {"retries": len(DELAYS), "retry_condition_fn": wait_if_transient}
+"""Options of a task that outlasts a minute without store or MLflow."""

@@ -1,0 +1,103 @@
+"""Where a run's data lives: store, MLflow, scratch. Passed between tasks instead of the data itself."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from respect_core.store.base import Store
+from respect_core.store.open import open_store
+
+
+def without_password(uri: str) -> str:
+    """Return a database's or server's URI as it may be shown and stored."""
+    return re.sub(r"([?&]\w*passw\w*=)[^&]*", r"\1", re.sub(r"^(\w[\w+.-]*://[^:@/]*):.*@", r"\1@", uri))
+
+
+class Workspace(BaseModel):
+    """One folder by default; RESPECT_STORE and MLFLOW_TRACKING_URI move the store and MLflow elsewhere.
+
+    It goes into flow parameters, specifications and messages, so it never holds a password: that stays in the
+    environment.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    root: Path
+    store_uri: str
+    tracking_uri: Annotated[str, AfterValidator(without_password)]
+    experiment: str = "respect"
+
+    @property
+    def scratch(self) -> Path:
+        """Checkpoints and files of running work; safe to delete between rounds."""
+        return self.root / "work"
+
+    @property
+    def tracking(self) -> str:
+        """Return `tracking_uri` for MLflow's clients and server: with the password, if MLFLOW_TRACKING_URI has one."""
+        named = os.environ.get("MLFLOW_TRACKING_URI", "")
+        return named if without_password(named) == self.tracking_uri else self.tracking_uri
+
+    def open(self) -> Store:
+        return open_store(self.store_uri)
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def checked_name(name: str) -> str:
+    """The name of a run or study, which becomes that of a folder and a part of keys.
+
+    Raises:
+        ValueError: it could lead elsewhere, or be mistaken for something else.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name[:80]!r} cannot name a run: use letters, digits, dots, dashes and underscores, 64 at most, the "
+            "first a letter or digit, such as 'study-2'"
+        )
+    return name
+
+
+def workspace(root: Path, experiment: str = "respect") -> Workspace:
+    """The workspace rooted at `root`, made if absent."""
+    root = root.resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    return Workspace(
+        root=root,
+        store_uri=os.environ.get("RESPECT_STORE", str(root / "store")),
+        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}"),
+        experiment=experiment,
+    )
+
+
+def from_environment(part: str | None = None) -> Workspace:
+    """The workspace of a run on a work pool: what it is told and what it leaves lies where other machines see it.
+
+    RESPECT_STORE and MLFLOW_TRACKING_URI name the shared places, RESPECT_ROOT a folder of this machine for scratch.
+
+    Args:
+        part: a workspace of its own inside: its folder, its part of the store, and its experiment.
+
+    Raises:
+        ValueError: one of the variables is not set.
+    """
+    names = ("RESPECT_STORE", "MLFLOW_TRACKING_URI", "RESPECT_ROOT")
+    if lacking := [name for name in names if not os.environ.get(name)]:
+        raise ValueError(
+            f"{', '.join(lacking)} not set on this worker: set them in its environment, or in the work pool's job "
+            "template; docs/operations.md says to what"
+        )
+    store, tracking, root = (os.environ[name] for name in names)
+    shared = Workspace(root=Path(root).resolve(), store_uri=store, tracking_uri=tracking)
+    if part is not None:
+        shared = shared.model_copy(
+            update={"root": shared.root / part, "store_uri": f"{store}/{part}", "experiment": f"respect/{part}"}
+        )
+    shared.root.mkdir(parents=True, exist_ok=True)
+    return shared

@@ -1,0 +1,142 @@
+"""The `respect` command: every option explained, and failures told in one message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from deployments.cli import main
+from deployments.game import __main__ as game
+from deployments.serving import __main__ as serving
+from flows.round import VariantsFailedError
+from flows.support.terminal import clear_errors
+from respect_core.store.base import StoreError
+from respect_core.variants import Variant
+from tasks.compute.process import WorkerFailed
+
+NO_RUN = [
+    *(["ui"], ["ledger"], ["lineage", "respect.b-fft/1"], ["promote", "b-fft"], ["rollback", "b-fft"]),
+    *(["annotate", "sample", "--round", "0", "--variant", "b-fft"], ["export-released", "out"]),
+    *(["round", "--round", "0"], ["evaluate", "validation"], ["search", "--variant", "b-fft"]),
+    *(["import", "list"], ["import", "undo", "a"], ["relocate"]),
+]
+"""Commands that need a run that is there."""
+COMMANDS = [
+    *(["demo"], ["round"], ["study"], ["study-summary"], ["evaluate"], ["import", "games"], ["ui"]),
+    *(["search"], ["import", "list"], ["import", "undo"], ["relocate"]),
+    *(["promote"], ["rollback"], ["ledger"], ["lineage"]),
+    *(["import", "released"], ["export-released"], ["annotate", "sample"], ["annotate", "import"]),
+]
+
+
+@pytest.mark.parametrize("command", [[], *COMMANDS])
+def test_help_answers(command: list[str]) -> None:
+    result = CliRunner().invoke(main.app, [*command, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Usage" in result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_says_what_it_means(command: list[str]) -> None:
+    found: Any = typer.main.get_command(main.app)
+    for name in command:
+        found = found.commands[name]
+    unexplained = [each.name for each in found.params if not getattr(each, "help", None)]
+    assert not unexplained
+
+
+def test_an_unknown_variant_is_refused_with_those_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main.app, ["round", "--round", "0", "--variants", "b-fft,c-fft"])
+    assert result.exit_code == 2
+    assert "t-kto" in result.output
+
+
+def test_a_study_of_control_alone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main.app, ["study", "--variants", "control"])
+    assert result.exit_code == 2
+    assert "beside variants that learn" in " ".join(result.output.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_no_pickle_ends_in_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "games.pkl").write_bytes(b"not a pickle")
+    command = ["import", "games", "games.pkl", "--tangrams", ".", "--round", "5", "--variant", "b-fft"]
+    result = CliRunner().invoke(main.app, command)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error:") and "games.pkl" in result.stderr
+    assert "Traceback" not in result.output and not result.stdout
+
+
+@pytest.mark.parametrize("command", NO_RUN, ids=" ".join)
+def test_a_mistyped_run_is_an_error_that_names_those_there_are(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RESPECT_STORE", raising=False)
+    for name in ("main", "demo"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    result = CliRunner().invoke(main.app, [*command, "--run", "nothing"])
+    assert result.exit_code == 1
+    assert f"error: no run 'nothing' in {tmp_path / 'runs'}; there are: demo, main" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["demo", "main"]
+
+
+def test_a_run_whose_data_are_elsewhere_needs_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RESPECT_STORE", str(tmp_path / "shared"))
+    assert CliRunner().invoke(main.app, ["ledger"]).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a b", "a/b", "/x", ".", "..", "x" * 65, "-x", "a\nb", "a\n"])
+@pytest.mark.parametrize("command", [["demo", "--run"], ["ledger", "--run"], ["report", "--study"], ["study-summary"]])
+def test_a_name_that_leads_elsewhere_is_refused(
+    command: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--", name] if command == ["study-summary"] else [f"{command[-1]}={name}"]
+    result = CliRunner().invoke(main.app, [*command[:1], *given])
+    assert result.exit_code == 1 and result.stderr.startswith("error:") and "cannot name a run" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["ledger", "--run", "a", "--run", "b"], "--run"),
+        (["round", "--round", "1", "--round=2"], "--round"),
+        (["promote", "b-fft", "--approve", "--no-approve"], "--approve"),
+        (["annotate", "sample", "--round", "0", "--variant", "b-fft", "--variant", "b-kto"], "--variant"),
+        (["serve", "--variants", "b-fft", "--variants", "b-kto"], "--variants"),
+        (["play", "--port", "1", "--port", "2"], "--port"),
+    ],
+)
+def test_an_option_given_twice_is_an_error(command: list[str], option: str) -> None:
+    program, arguments = {"serve": serving.app, "play": game.app}.get(command[0]), command[1:]
+    result = CliRunner().invoke(*((main.app, command) if program is None else (program, arguments)))
+    assert result.exit_code == 2
+    assert f"{option} is given 2 times and takes one value" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_variants_may_be_given_in_one_option_or_several() -> None:
+    assert main._variants(["b-fft", "b-kto,t-rl", "b-fft"]) == [Variant.B_FFT, Variant.B_KTO, Variant.T_RL]
+    command: Any = typer.main.get_command(main.app)
+    given = ["--round", "1", "--variants", "b-fft", "--variants", "b-kto"]
+    assert command.commands["round"].make_context("round", given).params["variants"] == ["b-fft", "b-kto"]
+
+
+def test_a_failure_that_explains_itself_has_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    for failure in (
+        VariantsFailedError("b-kto failed"),
+        WorkerFailed("the worker ended"),
+        StoreError("no such bucket"),
+    ):
+        with pytest.raises(typer.Exit), clear_errors():
+            raise failure
+        assert capfd.readouterr() == ("", f"error: {failure}\n")

@@ -1,0 +1,114 @@
+"""The ledger on a directory and on a real S3 server."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from respect_core.release import ledger
+from respect_core.release.ledger import Action, Entry, LedgerError
+from respect_core.store.base import Store
+
+MODEL = "respect.b-fft"
+
+
+def _promote(store: Store, before: str, after: str, actor: str = "ann") -> Entry:
+    entry = ledger.promotion(
+        ledger.entries(store, MODEL),
+        MODEL,
+        from_version=before,
+        to_version=after,
+        adapter_hash=f"hash of {after}",
+        actor=actor,
+        evidence={"reasons": ["good"]},
+    )
+    ledger.append(store, entry)
+    return entry
+
+
+def _roll_back(store: Store) -> str:
+    history = ledger.entries(store, MODEL)
+    adapter = f"hash of {ledger.to_roll_back(history, MODEL).from_version}"
+    entry = ledger.rollback(history, MODEL, adapter_hash=adapter, actor="bob", reason="worse")
+    ledger.append(store, entry)
+    return entry.to_version
+
+
+def test_entries_are_numbered_kept_and_read_back(store: Store) -> None:
+    assert ledger.last(store, MODEL) is None and ledger.models(store) == []
+    first = _promote(store, "respect.seed/1", f"{MODEL}/1")
+    second = _promote(store, f"{MODEL}/1", f"{MODEL}/2")
+    assert ledger.entries(store, MODEL) == [first, second]
+    assert ledger.last(store, MODEL) == second and ledger.models(store) == [MODEL]
+    assert store.keys("promotions/") == [f"promotions/{MODEL}/000001.json", f"promotions/{MODEL}/000002.json"]
+    assert (first.number, first.action, first.actor) == (1, Action.PROMOTE, "ann")
+    assert first.time.endswith("+00:00") and first.code_version
+
+
+def test_rolling_back_goes_back_one_promotion_each_time(store: Store) -> None:
+    with pytest.raises(LedgerError, match="no promotion to roll back"):
+        _roll_back(store)
+    _promote(store, "respect.seed/1", f"{MODEL}/1")
+    _promote(store, f"{MODEL}/1", f"{MODEL}/2")
+    assert _roll_back(store) == f"{MODEL}/1"
+    _promote(store, f"{MODEL}/1", f"{MODEL}/3")
+    assert _roll_back(store) == f"{MODEL}/1"
+    assert _roll_back(store) == "respect.seed/1"
+    with pytest.raises(LedgerError, match="no promotion to roll back"):
+        _roll_back(store)
+    assert [each.action for each in ledger.entries(store, MODEL)].count(Action.ROLLBACK) == 3
+
+
+def test_a_version_does_not_come_back_with_another_adapter(store: Store) -> None:
+    _promote(store, "respect.seed/1", f"{MODEL}/1")
+    _promote(store, f"{MODEL}/1", f"{MODEL}/2")
+    with pytest.raises(LedgerError, match=rf"{MODEL}/1 had adapter hash of {MODEL}/1 in entry 1 and has other now"):
+        ledger.rollback(ledger.entries(store, MODEL), MODEL, adapter_hash="other", actor="bob")
+
+
+def test_of_two_at_once_one_wins_and_the_other_is_told_by_whom(store: Store) -> None:
+    entries = [
+        ledger.promotion(
+            [], MODEL, from_version="respect.seed/1", to_version=f"{MODEL}/{n}", adapter_hash="h", actor=f"actor-{n}"
+        )
+        for n in range(4)
+    ]
+    failures: list[str] = []
+
+    def append(entry: Entry) -> None:
+        try:
+            ledger.append(store, entry)
+        except LedgerError as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=append, args=(entry,)) for entry in entries]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = ledger.entries(store, MODEL)
+    assert len(failures) == 3
+    assert all(f"{winner.actor} was first: entry 1 (promote to {winner.to_version})" in each for each in failures)
+
+
+def test_the_same_entry_again_is_no_conflict(store: Store) -> None:
+    """A request whose answer got lost is sent again."""
+    entry = _promote(store, "respect.seed/1", f"{MODEL}/1")
+    ledger.append(store, entry)
+    assert ledger.entries(store, MODEL) == [entry]
+
+
+def test_a_ledger_with_a_hole_or_a_broken_entry_is_not_believed(store: Store) -> None:
+    _promote(store, "respect.seed/1", f"{MODEL}/1")
+    _promote(store, f"{MODEL}/1", f"{MODEL}/2")
+    kept = store.read(ledger.key(MODEL, 1))
+    store.put(ledger.key(MODEL, 1), kept.replace(b'"actor"', b'"author"'))
+    with pytest.raises(LedgerError, match=r"000001\.json: field actor: Field required; restore"):
+        ledger.entries(store, MODEL)
+    store.put(ledger.key(MODEL, 1), store.read(ledger.key(MODEL, 2)))
+    with pytest.raises(LedgerError, match=r"holds entry 2 of respect\.b-fft"):
+        ledger.last(store, MODEL)
+    store.delete(ledger.key(MODEL, 1))
+    with pytest.raises(LedgerError, match=r"expected entry 1; restore promotions/respect\.b-fft/000001\.json"):
+        ledger.last(store, MODEL)
