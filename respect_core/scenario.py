@@ -1,0 +1,140 @@
+"""The port through which a scenario plugs into learning and acting.
+
+A scenario is found by its name, through the entry points of group `respect.scenarios`: another one can be added by a
+package of its own, and nothing here changes. It sees contexts, utterances and actions, and can name no target and no
+outcome; what only measuring may ask is another port, `respect_core.measuring.judge`.
+
+The defaults are those of plain text: any action that says something, in any order of images, with no alternatives.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+
+import pyarrow as pa
+
+from respect_core.errors import ExpectedError
+from respect_core.interaction import Interaction, Turn
+
+if TYPE_CHECKING:
+    from respect_core.model.chat import Chat
+    from respect_core.store.manifests import Partition
+
+Plugin = TypeVar("Plugin")
+Message: TypeAlias = dict[str, Any]
+"""A chat message as `apply_chat_template` takes it."""
+Node: TypeAlias = "dict[int, Node]"
+"""From each token that may come next to the node after it; the node after the end token is empty."""
+Row: TypeAlias = dict[str, Any]
+"""A row of a training set."""
+
+GROUP = "respect.scenarios"
+
+
+class ScenarioError(ExpectedError):
+    """No scenario of this name is installed, or a record is none of its scenario's."""
+
+
+class Accepted(NamedTuple):
+    """The action made of a text that the model wrote."""
+
+    action: str  # canonical
+    legal: bool  # False where the text was no action and had to be repaired
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Interactions as rows of the turns and the outcomes table, in one order."""
+
+    turns: pa.Table
+    outcomes: pa.Table
+
+
+class Scenario(ABC):
+    """What learning and acting ask of a scenario. Instances hold no state."""
+
+    name: str
+    context_only: frozenset[str] = frozenset()
+    """Actions that are context only: nobody learns from them, since no policy draws them."""
+    max_new_tokens: int = 128
+    """Of an action that is written without a constraint."""
+
+    # --- the log ---
+
+    @abstractmethod
+    def states(self, context: Sequence[str], actions: Sequence[str]) -> list[str]:
+        """Return the state before each action, and after the last: one more than there are actions.
+
+        Raises:
+            ScenarioError: an action that is not canonical, or illegal in its state; the message begins with
+                ``turns[N].action`` or with ``context``.
+        """
+
+    def read_columns(self, block: bytes, partition: Partition, taken: Set[str], images: Set[str]) -> Columns | None:
+        """Read a block of whole log lines at once, or return None: its lines are then read one by one.
+
+        Args:
+            taken: ids of the partition's interactions so far.
+            images: what contexts may name.
+        """
+        return None
+
+    # --- prompts ---
+
+    @abstractmethod
+    def messages(self, interaction: Interaction) -> list[Message]:
+        """Return the chat messages of an interaction. A turn whose action is None has no assistant message."""
+
+    @abstractmethod
+    def longest_turn(self) -> Turn:
+        """Return a turn around whose utterance no other turn has more tokens."""
+
+    # --- acting ---
+
+    def constraint(self, chat: Chat, interaction: Interaction) -> Node | None:
+        """Return the root of all token sequences that may be written next; None for free text."""
+        return None
+
+    def accept(self, text: str, interaction: Interaction) -> Accepted:
+        """Turn a text that the model wrote into the action of the last turn."""
+        return Accepted(text, bool(text.strip()))
+
+    # --- learning ---
+
+    def permuted(self, interaction: Interaction, permutation: Sequence[int]) -> Interaction:
+        """Return the same interaction with image ``permutation[i]`` in place i."""
+        return interaction
+
+    def alternative(self, interaction: Interaction, turn: int) -> str | None:
+        """Return the action that stands for all others in KTO's KL term, or None where there is none."""
+        return None
+
+    def augment(self, curated: Sequence[Row], ratio: float, seed: int) -> list[Row]:
+        """Return rows of whole games to learn from beside the curated ones (appendix B.2).
+
+        Args:
+            curated: rows of a training set, in order of interaction and turn.
+            ratio: turns to learn from that are added, per labelled turn of `curated`.
+        """
+        return []
+
+
+@cache
+def scenario(name: str) -> Scenario:
+    """Return the scenario of this name. Raises ScenarioError where none is installed."""
+    return plugin(GROUP, name)
+
+
+def plugin(group: str, name: str) -> Any:
+    """Load what is installed under a name in a group of entry points. Raises ScenarioError."""
+    installed: Mapping[str, Any] = {each.name: each for each in entry_points(group=group)}
+    if name not in installed:
+        raise ScenarioError(
+            f"no scenario {name!r} is installed in {group}; there are: {', '.join(sorted(installed)) or 'none'}"
+        )
+    return installed[name].load()
