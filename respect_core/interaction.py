@@ -12,7 +12,7 @@ Two kinds of record, on purpose of different types:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 TurnKey = tuple[str, int]
@@ -64,3 +64,9 @@ def interactions(rows: Iterable[dict[str, Any]]) -> list[Interaction]:
             )
         )
     return result
+
+
+def waiting(interaction: Interaction, turn: int) -> Interaction:
+    """Return the interaction as it stood when the policy had to act in `turn`."""
+    last = interaction.turns[turn]
+    return replace(interaction, turns=(*interaction.turns[:turn], Turn(last.state, last.utterance)))

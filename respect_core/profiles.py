@@ -29,6 +29,7 @@ class Profile:
     """What a round runs with: base model, adapters, training settings and the size of simulated play."""
 
     name: str
+    scenario: str  # name of an entry point (`respect_core.scenario`)
     base: str  # a model directory, a hub id, or "tiny" for the embedded model
     feedback_decoder: str  # a named function of respect_core.feedback.decoder
     seed_training: TrainingConfig
@@ -70,6 +71,7 @@ def idefics2_8b() -> Profile:
     """The paper: IDEFICS2-8B, Table 1 and appendix B."""
     return Profile(
         name="idefics2-8b",
+        scenario="multiref",
         base="HuggingFaceM4/idefics2-8b",
         feedback_decoder="idefics2_8b",
         seed_training=seed_policy(),
@@ -95,6 +97,7 @@ def tiny() -> Profile:
 
     return Profile(
         name="tiny",
+        scenario="multiref",
         base="tiny",
         feedback_decoder="smollm2",
         seed_training=replace(short(seed_policy(), 1e-3, 30), label_smoothing=0.02),

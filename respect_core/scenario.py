@@ -36,7 +36,7 @@ Row: TypeAlias = dict[str, Any]
 GROUP = "respect.scenarios"
 
 
-class ScenarioError(ExpectedError):
+class ScenarioError(ExpectedError, ValueError):
     """No scenario of this name is installed, or a record is none of its scenario's."""
 
 
@@ -135,6 +135,7 @@ def plugin(group: str, name: str) -> Any:
     installed: Mapping[str, Any] = {each.name: each for each in entry_points(group=group)}
     if name not in installed:
         raise ScenarioError(
-            f"no scenario {name!r} is installed in {group}; there are: {', '.join(sorted(installed)) or 'none'}"
+            f"scenario {name!r} is not installed (entry points of {group}); "
+            f"there are: {', '.join(sorted(installed)) or 'none'}"
         )
     return installed[name].load()

@@ -19,10 +19,11 @@ from tokenizers.trainers import BpeTrainer
 from transformers import AutoModelForImageTextToText, AutoProcessor, Idefics2Processor, PreTrainedTokenizerFast
 
 from respect_core.interaction import Interaction, Turn
-from respect_core.learning.validation import waiting as asked
+from respect_core.interaction import waiting as asked
 from respect_core.model.base import Base, attach_lora, load_base
 from respect_core.model.vision import VisionFeatures
 from respect_core.scenarios.multiref import actions, prompt
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.scenarios.multiref.tiny_build import skeleton
 from respect_core.variants import LoraConfig
 
@@ -47,7 +48,7 @@ def base() -> Base:
         processor = skeleton.processor()
         skeleton.untrained(processor.tokenizer).save_pretrained(folder)
         processor.save_pretrained(folder)
-        return load_base(folder)
+        return load_base(folder, SCENARIO)
 
 
 @lru_cache(maxsize=1)

@@ -27,6 +27,7 @@ from respect_core.learning.validation import exact_match
 from respect_core.model.base import Base, load_base
 from respect_core.model.vision import VisionFeatures
 from respect_core.scenarios.multiref import actions
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.scenarios.multiref.tiny_build import skeleton
 from respect_core.training_data.sampling import Example
 from respect_core.variants import TrainingConfig, fft, kto, rl
@@ -95,7 +96,7 @@ def base() -> Base:
                     module.weight.normal_(std=module.in_features**-0.5)
             model.save_pretrained(folder)
         toy_processor.save_pretrained(folder)
-        return load_base(folder, device="cpu", dtype=torch.float64)
+        return load_base(folder, SCENARIO, device="cpu", dtype=torch.float64)
 
 
 @lru_cache(maxsize=1)

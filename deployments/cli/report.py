@@ -87,6 +87,7 @@ def _image_similarity(
     from respect_core.measuring.human_eval import read_annotated
     from respect_core.model.base import load_base
     from respect_core.model.vision import VisionFeatures
+    from respect_core.scenario import scenario
     from respect_core.store.images import load_images
     from tasks.reports import run_facts
 
@@ -96,7 +97,7 @@ def _image_similarity(
     if not images:
         return None  # table 5 is left out, and the page says why
     profile = run_facts.profile(workspace.root)
-    base = load_base(profile.base, image_size=profile.image_size)
+    base = load_base(profile.base, scenario(profile.scenario), image_size=profile.image_size)
     return from_features(VisionFeatures(base, load_images(store, images)), images)
 
 

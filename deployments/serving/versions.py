@@ -19,6 +19,7 @@ from respect_core.log.lengths import Ruler
 from respect_core.model.base import Base, load_base
 from respect_core.model.vision import VisionFeatures
 from respect_core.profiles import Profile
+from respect_core.scenario import scenario
 from respect_core.store.base import Store
 from respect_core.store.images import load_images
 from tasks.registry import registry
@@ -152,10 +153,10 @@ class Loader:
     def _base_of(self, profile: Profile, name: str) -> tuple[Base, VisionFeatures]:
         """The base model of the server, which is that of the first version."""
         if self._base is None:
-            base = load_base(profile.base, image_size=profile.image_size)
+            base = load_base(profile.base, scenario(profile.scenario), image_size=profile.image_size)
             vision = self._workspace.scratch / "vision"
             self._base = base, VisionFeatures(base, self.images, cache_dir=vision)
-            self.ruler = Ruler(base.processor)
+            self.ruler = Ruler(base.processor, base.scenario)
         elif self._base[0].name != profile.base:
             raise Refused(
                 f"{name} is over {profile.base}, and this server has loaded {self._base[0].name}: serve it by another"

@@ -26,7 +26,7 @@ from respect_core.model import packing
 from respect_core.model.base import inner
 from respect_core.model.chat import Chat
 from respect_core.model.vision import VisionFeatures
-from respect_core.scenarios.multiref.constraint import Node, legal_tokens
+from respect_core.scenario import Node, Scenario
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,12 @@ class Written:
 class Manner:
     """How to write.
 
-    `temperature` 0 takes the most probable token, and log-probabilities are then those at 1. `max_new_tokens` bounds
-    unconstrained text (published code: 10); a constrained action ends by itself.
+    `temperature` 0 takes the most probable token, and log-probabilities are then those at 1.
     """
 
     constrained: bool = True
     temperature: float = 1.0
     seed: int = 0
-    max_new_tokens: int = 10
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,7 @@ class Writer:
 
     model: Any
     chat: Chat
+    scenario: Scenario
     features: VisionFeatures
     cache: PrefixCache
     batch_size: int = 64
@@ -70,7 +69,7 @@ class Writer:
         for interaction in interactions:
             if not interaction.turns or interaction.turns[-1].action is not None:
                 raise ValueError(f"interaction {interaction.interaction_id} waits for no action: its last turn has one")
-        encoded = [packing.encode(interaction, self.chat.processor) for interaction in interactions]
+        encoded = [packing.encode(interaction, self.chat.processor, self.scenario) for interaction in interactions]
         order = sorted(range(len(encoded)), key=lambda row: len(encoded[row].input_ids))
         result: dict[int, Written] = {}
         for chunk in packing.within_budget(order, lambda _: self.batch_size, lambda row: len(encoded[row].input_ids)):
@@ -90,7 +89,8 @@ class Writer:
         logits_BV, cache, mask_BT, positions_B = self._prefill(encoded)
         nodes: list[Node] | None = None
         if manner.constrained:
-            nodes = [legal_tokens(self.chat, one.turns[-1].state, len(one.context)) for one in interactions]
+            roots = [self.scenario.constraint(self.chat, one) for one in interactions]
+            nodes = [root for root in roots if root is not None] or None  # of free text there are none
         draws = [_generator(manner.seed, one) for one in interactions]
         tokens: list[list[int]] = [[] for _ in interactions]
         logp = [0.0] * len(interactions)
@@ -104,7 +104,7 @@ class Writer:
                 logp[row] += value
                 if nodes:
                     nodes[row] = nodes[row][token]
-            limit = None if nodes else manner.max_new_tokens
+            limit = None if nodes else self.scenario.max_new_tokens
             going = [
                 index
                 for index, row in enumerate(live)

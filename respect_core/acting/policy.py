@@ -24,14 +24,13 @@ from torch import Tensor
 from respect_core.acting.decoding import Manner, Writer, Written, among, evaluating, padded
 from respect_core.acting.kv_cache import PrefixCache
 from respect_core.acting.listener import Act
-from respect_core.interaction import Interaction
+from respect_core.interaction import Interaction, waiting
 from respect_core.model import packing, threads
 from respect_core.model.base import Base, load_adapter
 from respect_core.model.chat import chat
 from respect_core.model.lora import merged
 from respect_core.model.vision import VisionFeatures
-from respect_core.scenarios.multiref import actions
-from respect_core.scenarios.multiref.constraint import legal_tokens
+from respect_core.scenario import Node
 
 SCORED = 16
 """Interactions in one packed pass, at most: few, so that they are of similar length and need little padding."""
@@ -71,7 +70,7 @@ class Policy:
         self._chat = chat(base.processor)
         # The weights of a model in training change, and what is kept would be out of date.
         cache = PrefixCache(0 if isinstance(adapter, peft.PeftModel) else cache_bytes)
-        self._writer = Writer(self.model, self._chat, features, cache, batch_size)
+        self._writer = Writer(self.model, self._chat, base.scenario, features, cache, batch_size)
 
     def act(self, interactions: Sequence[Interaction]) -> list[Act]:
         """One act per interaction, in order; the last turn of each has action None.
@@ -84,10 +83,8 @@ class Policy:
         """
         acts = []
         for interaction, written in zip(interactions, self.write(interactions, self.manner), strict=True):
-            state, n_images = interaction.turns[-1].state, len(interaction.context)
-            legal = is_click(written.text, state, n_images)
+            action, legal = self.base.scenario.accept(written.text, interaction)
             self.counts.update(acts=1, illegal=not legal)
-            action = actions.canonical(written.text) if legal else str(repair(written.text, state, n_images))
             acts.append(Act(action, min(1.0, max(math.exp(written.logp), 1e-300)), legal))
         return acts
 
@@ -111,7 +108,7 @@ class Policy:
         return [[result[key] for key in packing.keys(interaction)] for interaction in interactions]
 
     def probabilities(self, interactions: Sequence[Interaction]) -> list[list[float | None]]:
-        """What a constrained `act` would have logged for every turn with an action: renormalised over legal actions.
+        """Return what `act` would have logged for every turn with an action: renormalised over what may be written.
 
         None for an action that constrained decoding cannot write, such as "nothing".
 
@@ -127,16 +124,11 @@ class Policy:
                 return batch, packing.span_logits(self.model, batch, self.features)
 
             for batch, logits_MV in threads.each(logits, self.packed(interactions), self.base.device):
-                # Candidates per token [M, A]: the legal continuations; none behind a token that is not one of them.
-                allowed: list[list[int]] = []
-                tokens = iter(batch.targets.tolist())
-                for key, length in zip(batch.keys, batch.lengths, strict=True):
-                    game = games[key.interaction_id]
-                    node = legal_tokens(self._chat, game.turns[key.turn].state, len(game.context))
-                    for _ in range(length):
-                        allowed.append(list(node))
-                        node = node.get(next(tokens), {})
-                candidates_MA = padded(allowed)
+                roots = [
+                    self.base.scenario.constraint(self._chat, waiting(games[key.interaction_id], key.turn))
+                    for key in batch.keys
+                ]
+                candidates_MA = self._candidates(batch, roots, logits_MV.shape[1])
                 taken_MA = candidates_MA == batch.targets[:, None]
                 scores_MA = among(logits_MV, candidates_MA) / (self.manner.temperature or 1.0)
                 logp_MA = scores_MA.log_softmax(-1).double().cpu()
@@ -144,6 +136,19 @@ class Policy:
                 products = [float(span.prod()) for span in probability_M.split(batch.lengths)]
                 result.update((key, p) for key, p in zip(batch.keys, products, strict=True) if p > 0)
         return [[result.get(key) for key in packing.keys(interaction)] for interaction in interactions]
+
+    @staticmethod
+    def _candidates(batch: packing.PackedBatch, roots: Sequence[Node | None], vocabulary: int) -> Tensor:
+        """Return what may be written at each action token [M, A]: all of V in free text, nothing after a wrong token."""
+        allowed: list[Sequence[int]] = []
+        tokens = iter(batch.targets.tolist())
+        for root, length in zip(roots, batch.lengths, strict=True):
+            node = root
+            for _ in range(length):
+                allowed.append(range(vocabulary) if node is None else list(node))
+                token = next(tokens)
+                node = None if node is None else node.get(token, {})
+        return padded(allowed)
 
     def _prepare(self, interactions: Sequence[Interaction]) -> None:
         """What several threads need is there before they start, once."""
@@ -157,7 +162,7 @@ class Policy:
         Args:
             turns: (interaction_id, turn) to score; all with an action by default.
         """
-        encoded = [_encoded(interaction, self.base.processor) for interaction in interactions]
+        encoded = [_encoded(interaction, self.base) for interaction in interactions]
         if turns is not None:
             numbers: dict[str, set[int]] = {}
             for name, turn in turns:
@@ -170,27 +175,6 @@ class Policy:
 
 
 @lru_cache(maxsize=512)
-def _encoded(interaction: Interaction, processor: Any) -> packing.Encoded:
+def _encoded(interaction: Interaction, base: Base) -> packing.Encoded:
     """Kept, because the same games are validated at every checkpoint."""
-    return packing.encode(interaction, processor)
-
-
-def is_click(text: str, state: str, n_images: int) -> bool:
-    """Whether a text is a legal action that changes the state."""
-    return actions.is_legal(text, state, n_images) and actions.canonical(text) != actions.NOTHING
-
-
-def repair(text: str, state: str, n_images: int) -> actions.Action:
-    """The action made of a text that is none (published code): letters that do not fit the state are dropped; where
-    none is left, the first image is clicked."""
-    letters: dict[str, set[str]] = {"select": set(), "deselect": set()}
-    verb = ""
-    for word in text.split():
-        letter = word.upper()
-        if word.lower() in letters:
-            verb = word.lower()
-        elif verb and letter in set(actions.LETTERS[:n_images]) and (letter in state) == (verb == "deselect"):
-            letters[verb].add(letter)
-    if not any(letters.values()):
-        letters["deselect" if actions.LETTERS[0] in state else "select"].add(actions.LETTERS[0])
-    return actions.Action("".join(sorted(letters["deselect"])), "".join(sorted(letters["select"])))
+    return packing.encode(interaction, base.processor, base.scenario)

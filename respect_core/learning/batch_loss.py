@@ -1,9 +1,7 @@
 """From the scores of a packed batch to its loss: who is kept, with which reward, against which reference.
 
 Deviations from the paper, and why:
-1. KTO's KL term comes from one alternative action per kept turn: `select X` with X the first image of the logged
-   context that is not the turn's own single click (the authors' way). Here X must also be unselected, so that the
-   action is legal; a turn with every other image selected has none.
+1. KTO's KL term comes from one alternative action per kept turn, which the scenario names (`Scenario.alternative`).
 2. The alternative is scored as a branch of the same pass, with the images in the order the policy sees. The authors'
    code shuffles the images of the KL inputs on their own, and then scores them with the policy's images.
 3. KTO's reference is the logged p where there is one, as in the authors' code: log p is renormalised over the legal
@@ -26,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,13 +32,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from respect_core.interaction import Turn
 from respect_core.learning import objectives
 from respect_core.model import threads
+from respect_core.model.base import Base
 from respect_core.model.chat import chat
-from respect_core.model.packing import Encoded, Key, SpanScores, collate, encode, score, shuffled, within_budget
+from respect_core.model.packing import Encoded, Key, SpanScores, collate, encode, score, within_budget
 from respect_core.model.vision import VisionFeatures
-from respect_core.scenarios.multiref import actions
 from respect_core.training_data.sampling import Example, Game
 from respect_core.variants import Objective, TrainingConfig
 
@@ -47,28 +45,20 @@ References = Mapping[Key, float]
 """log P_ref(a|x) in nats of logged actions and alternatives."""
 
 
-def alternative(turn: Turn, n_images: int) -> str | None:
-    """The action that stands for all others in KTO's KL term, or None where no legal one is left."""
-    action = actions.parse(turn.action or actions.NOTHING)
-    own = action.select if not action.deselect and len(action.select) == 1 else ""
-    letter = next((letter for letter in actions.LETTERS[:n_images] if letter not in turn.state + own), None)
-    return None if letter is None else str(actions.Action(select=letter))
-
-
-def encode_game(game: Game, processor: Any, config: TrainingConfig) -> Encoded:
-    """A game's tokens with its images in the order of this epoch; scores for its kept turns alone.
+def encode_game(game: Game, base: Base, config: TrainingConfig) -> Encoded:
+    """Encode a game with its images in the order of this epoch; scores for its kept turns alone.
 
     Under KTO each kept turn that is not rehearsed has its alternative beside it.
     """
+    scenario, played = base.scenario, game.interaction
     alternatives = {}
     if config.objective is Objective.KTO and not game.rehearsed:
         for turn in game.kept:
-            action = alternative(game.interaction.turns[turn], len(game.permutation))
-            if action is not None:
-                place = game.permutation.index(actions.LETTERS.index(action[-1]))
-                alternatives[turn] = f"select {actions.LETTERS[place]}"
-    whole = encode(shuffled(game.interaction, game.permutation), processor, alternatives=alternatives)
-    return whole.only(game.kept)
+            if (action := scenario.alternative(played, turn)) is not None:
+                other = replace(played, turns=(replace(played.turns[turn], action=action),))
+                alternatives[turn] = scenario.permuted(other, game.permutation).turns[0].action or ""
+    shuffled = scenario.permuted(played, game.permutation)
+    return encode(shuffled, base.processor, scenario, alternatives=alternatives).only(game.kept)
 
 
 def length(row: Encoded) -> int:
@@ -83,14 +73,14 @@ def longest_first(rows: Sequence[Encoded]) -> list[Encoded]:
 
 @torch.no_grad()
 def references(
-    model: Any, examples: Sequence[Example], processor: Any, features: VisionFeatures, config: TrainingConfig
+    model: Any, examples: Sequence[Example], base: Base, features: VisionFeatures, config: TrainingConfig
 ) -> References:
     """Collect KTO's references of turns that are not rehearsed.
 
     Each is the logged one where there is one and `config.kto_reference` says so, else scored by `model` as it is.
     """
     rows, logged = [], {}
-    pad_id = chat(processor).pad_id
+    pad_id = chat(base.processor).pad_id
     for example in examples:
         if example.rehearsed:
             continue
@@ -98,7 +88,7 @@ def references(
         labels = tuple(label or None for label in example.labels)
         game = Game(example.interaction, labels, identity)
         if game.kept:
-            rows.append(encode_game(game, processor, config))
+            rows.append(encode_game(game, base, config))
         for turn in game.kept:
             p = example.interaction.turns[turn].probability
             if p is not None and config.kto_reference == "logged":

@@ -51,7 +51,7 @@ def find_references(
 
     def attempt(size: int) -> References:
         smaller = replace(config, micro_batch_interactions=size)
-        return references(model, examples, base.processor, features, smaller)
+        return references(model, examples, base, features, smaller)
 
     if config.objective is not Objective.KTO:
         return {}, config.micro_batch_interactions
@@ -115,7 +115,7 @@ class Gradients:
     def _accumulate(self, batch: Batch, step: int, size: int) -> dict[str, Any]:
         weights = trainable(self.model)
         games = {game.interaction.interaction_id: game for game in batch.games}
-        rows = [encode_game(game, self.base.processor, self.config) for game in batch.games]
+        rows = [encode_game(game, self.base, self.config) for game in batch.games]
         self.features.ready(self.model, [image for row in rows for image in row.images])
         self.model.zero_grad()
 

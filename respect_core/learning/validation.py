@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from respect_core.acting.decoding import Manner, evaluating
-from respect_core.acting.policy import Policy, is_click
-from respect_core.interaction import Interaction, Turn
+from respect_core.acting.policy import Policy
+from respect_core.interaction import Interaction, waiting
 from respect_core.model import packing, threads
 from respect_core.model.lora import merged
 
@@ -88,18 +88,10 @@ def exact_match(
         missed = [waiting(games[name], turn) for (name, turn), match in sorted(correct.items()) if not match]
         written = policy.write(missed, Manner(constrained=False, temperature=0.0))
         illegal = sum(
-            not is_click(one.text, game.turns[-1].state, len(game.context))
-            for one, game in zip(written, missed, strict=True)
+            not policy.base.scenario.accept(one.text, game).legal for one, game in zip(written, missed, strict=True)
         )
     turns_in_all = len(correct)
     return ValidationResult(sum(correct.values()) / turns_in_all, total / turns_in_all, turns_in_all, illegal, correct)
-
-
-def waiting(interaction: Interaction, turn: int) -> Interaction:
-    """The interaction as it stood when the policy had to act in `turn`."""
-    last = interaction.turns[turn]
-    turns = (*interaction.turns[:turn], Turn(last.state, last.utterance))
-    return Interaction(interaction.interaction_id, interaction.context, turns)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ lost a part that was made of it; log objects that are archived after their expor
 Exports of one store take turns, on whatever machine they run (`store.leases`). Should two be at it nevertheless,
 the one that finds that the other committed begins anew with what is there then (`respect_core.store.tables.commit`).
 
-Records are read in blocks of lines, as columns (`scenarios.multiref.columns`); a block with anything unusual in it goes
+Records are read in blocks of lines, as columns (`Scenario.read_columns`); a block with anything unusual in it goes
 through record by record, which gives the same rows and finds what is wrong.
 
 Of several records with one interaction id in a partition the first wins: earlier exports first, then by key and
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
@@ -36,7 +37,7 @@ import pyarrow as pa
 from respect_core.log.lengths import spoken
 from respect_core.log.log import LOGS, SET_ASIDE, RecordError, new_lines, parse_record
 from respect_core.log.records import InteractionLog, outcome_row, turn_rows
-from respect_core.scenarios.multiref.columns import Columns, read_columns
+from respect_core.scenario import Columns, ScenarioError, scenario
 from respect_core.schemas import OUTCOMES_SCHEMA, SCHEMA_VERSION, TURNS_SCHEMA
 from respect_core.store.base import Store
 from respect_core.store.images import known_images
@@ -351,7 +352,7 @@ def _accept(
 
     Where a block cannot be read as columns, its halves are tried, and so on: one odd record slows down few others.
     """
-    columns = read_columns(block, partition, seen.ids, seen.images) if len(block) < LINE_LIMIT else None
+    columns = _columns(block, partition, seen) if len(block) < LINE_LIMIT else None
     half = block.find(b"\n", len(block) // 2) + 1
     if columns is not None:
         seen.ids.update(columns.outcomes["interaction_id"].to_pylist())
@@ -361,6 +362,16 @@ def _accept(
         yield from _accept(block[half:], first + block.count(b"\n", 0, half), partition, seen)
     else:
         yield _by_record(block, first, partition, seen)
+
+
+def _columns(block: bytes, partition: Partition, seen: _Seen) -> Columns | None:
+    """Read a block as its first record's scenario does; None where that is not known, or cannot read it at once."""
+    try:
+        record = json.loads(block[: block.find(b"\n") + 1] or block)
+        name = record.get("scenario", InteractionLog.model_fields["scenario"].default)
+        return scenario(name).read_columns(block, partition, seen.ids, seen.images)
+    except (ValueError, AttributeError, TypeError, RecursionError, ScenarioError):  # said by the record's own reader
+        return None
 
 
 def _by_record(

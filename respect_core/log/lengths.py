@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from respect_core.interaction import Interaction, Turn
 from respect_core.log.log import RecordError
 from respect_core.model.chat import Chat, chat
-from respect_core.scenarios.multiref import actions, prompt
+from respect_core.scenario import Scenario
 from respect_core.utterances import normalised
 
 LONGEST_UTTERANCE = 500  # characters
@@ -63,17 +63,17 @@ class Ruler:
 
     Args:
         processor: the base's.
+        scenario: says what stands around an utterance.
         budget: cut to the positions that the base takes (`base.load_base` tells its tokenizer how many).
     """
 
-    def __init__(self, processor: Any, budget: Budget | None = None) -> None:
+    def __init__(self, processor: Any, scenario: Scenario, budget: Budget | None = None) -> None:
         self._chat: Chat = chat(processor)
+        self._scenario = scenario
         self.budget = (budget or Budget()).within(self._chat.positions)
         self._known: dict[str, int] = {}
         self._heads: dict[int, int] = {}
-        letters = actions.LETTERS
-        half = len(letters) // 2
-        longest = Turn(letters[:half], "", str(actions.Action(letters[:half], letters[half:])))
+        longest = scenario.longest_turn()
         # What stands around an utterance at most; a token more at each end, for what grows together there.
         self._frame = self._of((longest, longest)) - self._of((longest,)) + 2
 
@@ -104,9 +104,9 @@ class Ruler:
             self._known[text] = self._chat.count(text)
         return self._known[text]
 
-    def _of(self, turns: tuple[Turn, ...], images: int = len(actions.LETTERS)) -> int:
+    def _of(self, turns: tuple[Turn, ...], images: int = 0) -> int:
         game = Interaction("", tuple(map(str, range(images))), turns)
-        return len(self._chat.tokens(self._chat.pieces(prompt.messages(game)), generate=False)[0])
+        return len(self._chat.tokens(self._chat.pieces(self._scenario.messages(game)), generate=False)[0])
 
 
 # --- tables -----------------------------------------------------------------------------------------------------

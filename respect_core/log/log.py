@@ -27,7 +27,7 @@ from respect_core.store.manifests import Partition
 
 LOGS = "interactions"
 SET_ASIDE = "set_aside"
-_FIELD_IN_MESSAGE = re.compile(r"(turns\[\d+\]\.\w+|outcome\.targets|context)\b")
+_FIELD_IN_MESSAGE = re.compile(r"(turns\[\d+\]\.\w+|outcome\.targets|context|scenario)\b")
 _REMEDIES = {
     "missing": "add the field at its source",
     "extra_forbidden": "remove the field, or write it under its name in the schema",

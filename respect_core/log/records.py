@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from respect_core.interaction import Interaction, interactions
-from respect_core.scenarios.multiref import actions
+from respect_core.scenario import scenario
 from respect_core.schemas import SCHEMA_VERSION
 
 
@@ -45,19 +45,19 @@ class Outcome(_Record):
 class InteractionLog(_Record):
     """One finished interaction.
 
-    Validation checks that images are distinct, that each action is canonical and legal in the state that the
-    actions before it lead to, and that targets are among the images.
+    Validation checks that images are distinct, that the scenario accepts the context and each action in the state that
+    the actions before it lead to, and that targets are among the images.
     """
 
     schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
     interaction_id: str = Field(min_length=1)
-    scenario: Literal["multiref"] = "multiref"
+    scenario: str = "multiref"
     round: Annotated[int, Field(ge=0)]
     variant: str = Field(min_length=1)
     policy: PolicyIdentity
     user: str = Field(description="pseudonym from `pseudonym`, never the raw id")
     started_at: str = Field(description="ISO 8601")
-    context: list[str] = Field(min_length=2, max_length=len(actions.LETTERS), description="image ids, listener's order")
+    context: list[str] = Field(description="image ids, listener's order")
     turns: list[LoggedTurn] = Field(min_length=1)
     outcome: Outcome | None = None
 
@@ -66,12 +66,8 @@ class InteractionLog(_Record):
         datetime.fromisoformat(self.started_at)
         if len(set(self.context)) != len(self.context):
             raise ValueError("context names an image twice")
-        state, images = "", len(self.context)
+        self.states()
         for number, turn in enumerate(self.turns):
-            try:
-                state = actions.step(turn.action, state, images)
-            except actions.ActionError as error:
-                raise ValueError(f"turns[{number}].action: {error}") from error
             if not turn.utterance.strip():
                 raise ValueError(f"turns[{number}].utterance is blank; drop the turn or restore its text")
         if self.outcome is not None:
@@ -81,11 +77,8 @@ class InteractionLog(_Record):
         return self
 
     def states(self) -> list[str]:
-        """Selected letters before each turn, and after the last: one more than there are turns."""
-        states, images = [""], len(self.context)
-        for turn in self.turns:
-            states.append(actions.step(turn.action, states[-1], images))
-        return states
+        """Return the state before each turn, and after the last: one more than there are turns."""
+        return scenario(self.scenario).states(self.context, [turn.action for turn in self.turns])
 
 
 def turn_rows(log: InteractionLog) -> list[dict[str, Any]]:

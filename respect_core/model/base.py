@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from respect_core import tiny
 from respect_core.model.lora import make_lean, view
+from respect_core.scenario import Scenario
 from respect_core.variants import LoraConfig
 from respect_core.versions import base_sha256, files_hash
 
@@ -35,7 +36,7 @@ WEIGHTS = ""
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen base model. Never adapted in place: adapters go onto a `view` of it.
+    """A frozen base model, set up for a scenario. Never adapted in place: adapters go onto a `view` of it.
 
     `fingerprint` identifies configuration, weights and processor: a content hash, or hub id and revision.
     """
@@ -44,6 +45,7 @@ class Base:
     model: Any
     processor: Any
     fingerprint: str
+    scenario: Scenario
 
     @property
     def device(self) -> torch.device:
@@ -56,12 +58,18 @@ def default_device() -> torch.device:
 
 
 def load_base(
-    base: str, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None, image_size: int = 224
+    base: str,
+    scenario: Scenario,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    image_size: int = 224,
 ) -> Base:
     """Load a base model and its processor.
 
     Args:
         base: "tiny" for the embedded model, a directory, or a hub id.
+        scenario: whose prompts the model answers.
         device: where to put it; the accelerator if there is one.
         dtype: bf16 on CUDA, else fp32 (bf16 is several times slower on CPUs).
         image_size: side in pixels for processors that would keep a picture's own proportions, as Idefics2's
@@ -83,7 +91,7 @@ def load_base(
     if not (image_processor.size["height"] and image_processor.size["width"]):
         image_processor.size = {"height": image_size, "width": image_size}
     fingerprint = base_sha256(base) or f"{source}@{model.config._commit_hash}"
-    return Base(base, model, processor, fingerprint)
+    return Base(base, model, processor, fingerprint, scenario)
 
 
 def load_processor(base: str) -> Any:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-from respect_core.scenarios.multiref.prompt import Message
+from respect_core.scenario import Message
 from respect_core.utterances import Reader
 
 _PLACEHOLDER = "nothing"

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from respect_core.interaction import Interaction, Turn
+from respect_core.interaction import Interaction
 from respect_core.model.base import inner
 from respect_core.model.chat import chat
 from respect_core.model.vision import VisionFeatures
-from respect_core.scenarios.multiref import actions, prompt
+from respect_core.scenario import Scenario
 
 Row = TypeVar("Row")
 
@@ -89,34 +89,14 @@ class Encoded:
         return replace(self, spans=tuple(span for span in self.spans if span.turn in turns))
 
 
-def shuffled(interaction: Interaction, permutation: Sequence[int]) -> Interaction:
-    """The same interaction with its images in another order: image `permutation[i]` becomes letter i.
-
-    States and actions name the new letters and are canonical again. Raises ValueError where `permutation` is none.
-    """
-    if sorted(permutation) != list(range(len(interaction.context))):
-        raise ValueError(f"{list(permutation)} is not a permutation of the {len(interaction.context)} images")
-    rename = {actions.LETTERS[old]: actions.LETTERS[new] for new, old in enumerate(permutation)}
-
-    def letters(old: str) -> str:
-        return "".join(sorted(rename[letter] for letter in old))
-
-    def turn(old: Turn) -> Turn:
-        action = None
-        if old.action is not None:
-            parsed = actions.parse(old.action)
-            action = str(actions.Action(letters(parsed.deselect), letters(parsed.select)))
-        return replace(old, state=letters(old.state), action=action)
-
-    context = tuple(interaction.context[old] for old in permutation)
-    return replace(interaction, context=context, turns=tuple(turn(old) for old in interaction.turns))
-
-
-def encode(interaction: Interaction, processor: Any, *, alternatives: Mapping[int, str] | None = None) -> Encoded:
+def encode(
+    interaction: Interaction, processor: Any, scenario: Scenario, *, alternatives: Mapping[int, str] | None = None
+) -> Encoded:
     """Tokens of a whole interaction, with the span of every action.
 
     Args:
         processor: the model's; its chat template and tokenizer decide the format.
+        scenario: says what the messages are.
         alternatives: another action for some turns, scored beside the logged one.
 
     Raises:
@@ -124,7 +104,7 @@ def encode(interaction: Interaction, processor: Any, *, alternatives: Mapping[in
             be scored alone.
     """
     talk = chat(processor)
-    messages = prompt.messages(interaction)
+    messages = scenario.messages(interaction)
     pieces = talk.pieces(messages)
     waiting = bool(interaction.turns) and interaction.turns[-1].action is None
     ids, ends = talk.tokens(pieces, generate=waiting)

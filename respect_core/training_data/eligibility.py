@@ -1,7 +1,7 @@
 """From decoded turns to the training set of a variant: eligibility, and rehearsal of D0 (section 5, appendix B.2).
 
-Deviation from the paper: a turn in which nothing was clicked (`nothing`) is context only, since the policy never draws
-it: every legal action clicks something.
+Deviation from the paper: an action that no policy can draw, such as a turn of MULTIREF in which nothing was clicked, is
+context only (`Scenario.context_only`).
 
 Turns and feedback are sorted together, by game and turn, so that a game's rows meet wherever they stand in their
 tables. Memory does not grow with them (`respect_core.store.sorting`) but for what `Tally` keeps of each game.
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from respect_core.interaction import TurnKey
-from respect_core.scenarios.multiref import actions
+from respect_core.scenario import Scenario
 from respect_core.schemas import FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA, TURNS_SCHEMA
 from respect_core.store.sorting import RUN, sorted_groups
 from respect_core.training_data.rehearsal import rehearsal
@@ -52,6 +52,7 @@ def training_set(
     feedback: pa.Table,
     d0: pa.Table,
     variant: Variant | None,
+    scenario: Scenario,
     *,
     deselection_ratio: float = 1 / 12,
     d0_right: frozenset[TurnKey] | None = None,
@@ -65,6 +66,7 @@ def training_set(
         feedback.to_batches(),
         d0,
         variant,
+        scenario,
         deselection_ratio=deselection_ratio,
         d0_right=d0_right,
         seed=seed,
@@ -77,6 +79,7 @@ def training_batches(
     feedback: Iterable[pa.RecordBatch],
     d0: pa.Table,
     variant: Variant | None,
+    scenario: Scenario,
     *,
     deselection_ratio: float = 1 / 12,
     d0_right: frozenset[TurnKey] | None = None,
@@ -87,8 +90,8 @@ def training_batches(
     """The training set of a variant: games with an eligible turn, then D0 with its augmentation.
 
     FFT takes positive turns; RL and KTO take positive and negative ones. Never eligible: neutral turns, turns
-    without a follow-up (footnote 3), turns that the decoder marked (`respect_core.utterances`), and `nothing`. Feedback
-    of the other decoder is not looked at.
+    without a follow-up (footnote 3), turns that the decoder marked (`respect_core.utterances`), and actions that are
+    context only. Feedback of the other decoder is not looked at.
 
     Args:
         turns: all rounds so far of this variant's deployments, with the round it started from (section 4).
@@ -107,12 +110,12 @@ def training_batches(
             turns not numbered 0, 1, 2, ..., or a game in both `turns` and `d0`. Some of these only at the end.
     """
     require_schema(d0, TURNS_SCHEMA, "D0")
-    rehearsed = rehearsal(d0.to_pylist(), deselection_ratio=deselection_ratio, right=d0_right, seed=seed)
+    rehearsed = rehearsal(d0.to_pylist(), scenario, deselection_ratio=deselection_ratio, right=d0_right, seed=seed)
     known, both = pa.array({row["interaction_id"] for row in rehearsed}, pa.string()), set[str]()
     if variant is not None:
         rows = _rows(turns, feedback, variant)
         for group in sorted_groups(rows, ["interaction_id", "turn", "label"], scratch, run):
-            games = _of_eligible_games(_labelled(group, variant))
+            games = _of_eligible_games(_labelled(group, variant, scenario))
             _require_numbers(games)
             both |= set(games["interaction_id"].filter(pc.is_in(games["interaction_id"], known)).to_pylist())
             yield from games.combine_chunks().to_batches()
@@ -141,7 +144,7 @@ def _row_batch(known: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=_ROW_SCHEMA)
 
 
-def _labelled(group: pa.Table, variant: Variant) -> pa.Table:
+def _labelled(group: pa.Table, variant: Variant, scenario: Scenario) -> pa.Table:
     """Rows of turns, each with its label if it is eligible; feedback stands right before its turn."""
     before = _same_as_before(group)
     label = group["label"].combine_chunks()
@@ -152,8 +155,9 @@ def _labelled(group: pa.Table, variant: Variant) -> pa.Table:
         raise ValueError(
             f"feedback has two {variant.decoder} labels for turn {first['turn']} of {first['interaction_id']}"
         )
+    context_only = pa.array(sorted(scenario.context_only), pa.string())
     wanted = pa.array([1] if variant.objective is Objective.FFT else [1, -1], pa.int8())
-    eligible = pc.and_(before, pc.and_(group["has_follow_up"], pc.not_equal(group["action"], actions.NOTHING)))
+    eligible = pc.and_(before, pc.and_(group["has_follow_up"], pc.invert(pc.is_in(group["action"], context_only))))
     eligible = pc.and_(eligible, pc.is_in(label_before, wanted))
     place = group.schema.get_field_index("label")
     labelled = group.set_column(place, "label", pc.if_else(eligible, label_before, pa.scalar(None, pa.int8())))

@@ -29,6 +29,7 @@ from pydantic import TypeAdapter
 from respect_core.interaction import Interaction
 from respect_core.log.records import InteractionLog
 from respect_core.model.memory import no_room_on_cpu
+from respect_core.scenario import scenario
 from respect_core.store.base import Store, StoreError
 from respect_core.store.manifests import Partition
 from respect_core.training_data import curated
@@ -267,7 +268,7 @@ def _base(spec: PolicyWork) -> Base:
     """
     from respect_core.model.base import load_base
 
-    base = load_base(spec.profile.base, image_size=spec.profile.image_size)
+    base = load_base(spec.profile.base, scenario(spec.profile.scenario), image_size=spec.profile.image_size)
     if spec.base_sha256 and spec.base_sha256 != base.fingerprint:
         raise ValueError(
             f"the base model {spec.profile.base!r} has other files here ({base.fingerprint[:12]}) than where the work "

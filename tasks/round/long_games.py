@@ -13,6 +13,7 @@ from respect_core.log import set_aside
 from respect_core.log.lengths import COLUMNS, Budget, Ruler, too_long
 from respect_core.log.log import SET_ASIDE, Problem
 from respect_core.profiles import Profile
+from respect_core.scenario import scenario
 from respect_core.store import manifests, tables
 from respect_core.store.base import Store
 
@@ -28,20 +29,25 @@ def set_aside_long(store: Store, profile: Profile, round: int) -> None:
     for partition in manifests.partitions(store, "turns"):
         if partition.round > round:
             continue
-        measured = [manifests.table_input(store, "turns", *partition).sha256, profile.base, str(Budget())]
+        measured = [
+            manifests.table_input(store, "turns", *partition).sha256,
+            profile.base,
+            profile.scenario,
+            str(Budget()),
+        ]
         digest = hashlib.sha256(" ".join(measured).encode()).hexdigest()[:32]
         mark = f"{partition.folder(SET_ASIDE)}measured-{digest}.json"
         if store.exists(mark):
             continue
         batches = partial(tables.iter_batches, store, "turns", [partition.round], [partition.variant], COLUMNS)
-        for game, excess in too_long(batches, partial(_ruler, profile.base)):
+        for game, excess in too_long(batches, partial(_ruler, profile.base, profile.scenario)):
             field = f"turns[{excess.turn}].utterance"
             set_aside.put(store, partition, Problem(partition.folder("turns"), game, field, excess.reason, REMEDY))
         store.put(mark, b"{}")
 
 
 @cache
-def _ruler(base: str) -> Ruler:
+def _ruler(base: str, scenario_name: str) -> Ruler:
     from respect_core.model.base import load_processor  # takes seconds, and ordinary games are known to fit without it
 
-    return Ruler(load_processor(base))
+    return Ruler(load_processor(base), scenario(scenario_name))

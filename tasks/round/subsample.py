@@ -14,6 +14,7 @@ from respect_core.log import set_aside
 from respect_core.log.records import turn_rows
 from respect_core.profiles import Profile
 from respect_core.release.lineage import data_hash
+from respect_core.scenario import scenario
 from respect_core.schemas import TURNS_SCHEMA
 from respect_core.store import manifests, tables
 from respect_core.store.base import Store
@@ -51,6 +52,7 @@ def subsample_variant(
         _without(_batches(store, "feedback", chosen), held_out),
         d0,
         variant,
+        scenario(profile.scenario),
         deselection_ratio=profile.deselection_ratio,
         d0_right=right,
         scratch=store.scratch,
@@ -66,7 +68,7 @@ def seed_training_set(workspace: Workspace, profile: Profile) -> TrainingSetRef:
     store = workspace.open()
     d0, right = _d0(store)
     batches = eligibility.training_batches(
-        [], [], d0, None, deselection_ratio=profile.deselection_ratio, d0_right=right
+        [], [], d0, None, scenario(profile.scenario), deselection_ratio=profile.deselection_ratio, d0_right=right
     )
     return _write(store, batches, Partition(0, SEED), profile.seed_training, {}, None, [])
 

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from respect_core.interaction import Interaction
-from respect_core.learning.batch_loss import alternative
-from respect_core.learning.validation import waiting
+from respect_core.interaction import Interaction, waiting
 from respect_core.scenarios.multiref import actions, contexts, speakers
 from respect_core.scenarios.multiref.game import Game
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.training_data.sampling import Example
 from tests.bench import models
 
@@ -73,6 +72,6 @@ def one_by_one(data: Sequence[Example]) -> Iterator[One]:
 def one(game: Interaction, number: int, label: int = 1) -> One:
     """A turn of a game by itself."""
     turn = game.turns[number]
-    other = alternative(turn, len(game.context))
+    other = SCENARIO.alternative(game, number)
     assert turn.action is not None and other is not None
     return One(waiting(game, number), turn.action, other, label, turn.probability or 1.0)

@@ -13,6 +13,7 @@ from transformers.models.idefics2.configuration_idefics2 import Idefics2Perceive
 from respect_core.model.base import Base, load_base
 from respect_core.model.vision import VisionFeatures
 from respect_core.profiles import tiny
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.scenarios.multiref.tiny_build import skeleton
 from respect_core.scenarios.multiref.tiny_build.gate import Drawings
 from respect_core.variants import LoraConfig
@@ -26,14 +27,14 @@ WIDTH = 576
 def base(size: str) -> Base:
     """In fp32 on the CPU; both sides of a comparison use the same one."""
     if size == "tiny":
-        return load_base("tiny", device="cpu", dtype=torch.float32)
+        return load_base("tiny", SCENARIO, device="cpu", dtype=torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         processor = _processor()
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
             Idefics2ForConditionalGeneration(_config(processor)).save_pretrained(folder)
         processor.save_pretrained(folder)
-        return load_base(folder, device="cpu", dtype=torch.float32)
+        return load_base(folder, SCENARIO, device="cpu", dtype=torch.float32)
 
 
 @lru_cache(maxsize=1)

@@ -20,6 +20,7 @@ import pyarrow as pa
 from respect_core.log.records import InteractionLog, from_log, turn_rows
 from respect_core.measuring.labels import right_turns
 from respect_core.profiles import Profile
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.schemas import FEEDBACK_SCHEMA, TURNS_SCHEMA
 from respect_core.training_data import eligibility, sampling
 from respect_core.variants import Variant
@@ -58,6 +59,7 @@ def plain_round(files: Files, profile: Profile, variant: Variant, out: Path) -> 
         decoded,
         _turns(people),
         variant,
+        SCENARIO,
         deselection_ratio=profile.deselection_ratio,
         d0_right=frozenset(right_turns(people)),
     )
@@ -103,7 +105,7 @@ def _train(
     from respect_core.model.vision import VisionFeatures
 
     started = time.monotonic()
-    base = load_base(profile.base, image_size=profile.image_size)
+    base = load_base(profile.base, SCENARIO, image_size=profile.image_size)
     examples, people = sampling.examples(table), _read(files.validation)
     held_out, right = [from_log(log) for log in people], right_turns(people)
     used = {image for game in (*(each.interaction for each in examples), *held_out) for image in game.context}

@@ -22,12 +22,13 @@ from respect_core.log.records import InteractionLog, PolicyIdentity
 from respect_core.model.base import attach_lora
 from respect_core.model.chat import chat
 from respect_core.model.lora import merged
-from respect_core.scenarios.multiref import constraint, contexts, speakers
+from respect_core.scenarios.multiref import contexts, speakers
 from respect_core.scenarios.multiref.play import play as play_games
 from tests.bench import models, peers
 from tests.bench.flops import counting
 from tests.bench.games import One
 from tests.bench.record import Record, case, compare
+from tests.prefix_function import prefix_allowed_tokens
 
 BAR = 4.0
 
@@ -71,7 +72,7 @@ class OneCallPerTurn:
             temperature=1.0,
             top_k=0,
             top_p=1.0,
-            prefix_allowed_tokens_fn=constraint.prefix_allowed_tokens(talk, [interaction], width),
+            prefix_allowed_tokens_fn=prefix_allowed_tokens(talk, [interaction], width),
             eos_token_id=talk.end_id,
             pad_token_id=talk.pad_id,
         )

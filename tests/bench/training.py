@@ -185,11 +185,11 @@ def _passes(base: Base, data: Sequence[Example], config: TrainingConfig) -> tupl
         flops += (shape.training if backward else shape.forward)(lengths, **work)
 
     if config.objective is Objective.KTO:
-        scored = [batch_loss.encode_game(game, base.processor, config) for game in _unshuffled(data)]
+        scored = [batch_loss.encode_game(game, base, config) for game in _unshuffled(data)]
         for rows in passes(scored, size, base.device):
             count(rows, backward=False)
     for _, step in training.plan_steps(data, config, 0):
-        encoded = [batch_loss.encode_game(game, base.processor, config) for game in step.games]
+        encoded = [batch_loss.encode_game(game, base, config) for game in step.games]
         for rows in passes(encoded, size, base.device):
             count(rows, backward=True)
     return tokens, flops
@@ -208,12 +208,12 @@ def check_equal(kind: str, size: str, data: Sequence[Example], config: TrainingC
     """
     base, features, lora = models.base(size), models.features(size), models.lora(size)
     played = {game.interaction.interaction_id: game for game in _unshuffled(data)}
-    rows = [batch_loss.encode_game(game, base.processor, config) for game in played.values()]
+    rows = [batch_loss.encode_game(game, base, config) for game in played.values()]
     trainer = peers.trainer(kind, base, data, config, lora, 256)
     model = attach_lora(base, lora, seed=0).eval()
     reference: batch_loss.References = {}
     if config.objective is Objective.KTO:  # the trainer copied its own from the same fresh adapter
-        reference = batch_loss.references(model, data, base.processor, features, config)
+        reference = batch_loss.references(model, data, base, features, config)
     for each in (model, trainer.model.eval()):
         models.push(each)
     batch = trainer.data_collator(list(trainer.train_dataset))

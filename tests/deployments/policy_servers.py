@@ -25,6 +25,7 @@ from respect_core.acting.roster import seeded
 from respect_core.model.base import adapter_hash, attach_lora, load_base, save_adapter
 from respect_core.profiles import Profile, tiny
 from respect_core.release import ledger
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.store.images import put_images
 from tasks.registry import registry
 from tasks.support.workspace import Workspace, workspace
@@ -39,7 +40,7 @@ def registered(folder: Path) -> Workspace:
     """A seed policy and three versions of b-fft, with different weights; images in the store."""
     place = workspace(folder / "runs" / "main")
     put_images(place.open(), models.images())
-    base = load_base("tiny")
+    base = load_base("tiny", SCENARIO)
     for number, variant in enumerate(("seed", "b-fft", "b-fft", "b-fft")):
         files = folder / f"adapter-{number}"
         model = attach_lora(base, tiny().lora, seed=number)
@@ -192,7 +193,7 @@ def by_hand(place: Workspace, version: str, games: Sequence[PlayedGame]) -> list
     from deployments.serving.versions import StoredImages
     from respect_core.model.vision import VisionFeatures
 
-    images, base = StoredImages(place.open()), load_base("tiny")
+    images, base = StoredImages(place.open()), load_base("tiny", SCENARIO)
     images.require(image for game in games for image in game.context)
     files = registry.download(place, registry.named(place, version))
     policy = Policy(base, files, VisionFeatures(base, images), cache_bytes=0)

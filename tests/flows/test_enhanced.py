@@ -17,6 +17,7 @@ from respect_core.acting.policy import Policy
 from respect_core.interaction import interactions
 from respect_core.model.base import load_base
 from respect_core.model.vision import VisionFeatures
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.store.images import load_images
 from respect_core.store.tables import read_table
 from respect_core.variants import Variant
@@ -83,7 +84,7 @@ def test_vision_adapters_are_trained_and_served(place: Workspace) -> None:
     store = place.open()
     games = interactions(read_table(store, "turns", [2], ["b-fft+"]).to_pylist())[:2]
     assert games and {row["policy_name"] for row in read_table(store, "turns", [2], ["b-fft+"]).to_pylist()}
-    base = load_base("tiny")
+    base = load_base("tiny", SCENARIO)
     features = VisionFeatures(base, load_images(store, sorted({image for game in games for image in game.context})))
     logged = [turn.probability for game in games for turn in game.turns]
     served = [p for game in Policy(base, folder, features).probabilities(games) for p in game]

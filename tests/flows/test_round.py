@@ -21,7 +21,7 @@ from flows.demo import demo
 from flows.round import RoundParameters, VariantsFailedError
 from flows.round import round as round_flow
 from respect_core import tiny
-from respect_core.learning.validation import waiting
+from respect_core.interaction import waiting
 from respect_core.log.export import export
 from respect_core.log.log import append_logs, read_logs
 from respect_core.log.records import InteractionLog, from_log

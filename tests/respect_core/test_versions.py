@@ -7,6 +7,7 @@ from pathlib import Path
 
 from respect_core import tiny
 from respect_core.model.base import load_base
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.versions import base_sha256
 
 
@@ -14,7 +15,7 @@ def test_a_base_model_is_told_by_its_files(tmp_path: Path) -> None:
     """Wherever they lie, and as of now: a process that lives long sees that they were replaced."""
     copy = tmp_path / "base"
     shutil.copytree(tiny.path(), copy)
-    assert base_sha256(str(copy)) == base_sha256("tiny") == load_base("tiny", device="cpu").fingerprint
+    assert base_sha256(str(copy)) == base_sha256("tiny") == load_base("tiny", SCENARIO, device="cpu").fingerprint
     with (copy / "config.json").open("a") as file:
         file.write("\n")
     assert base_sha256(str(copy)) not in (None, base_sha256("tiny"))

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from deployments.game.durability.journal import Event
+from deployments.game.domain.events import Event
 from respect_core.log.pseudonyms import key_fingerprint, pseudonym
 from respect_core.log.user_key import KeyChangedError
 

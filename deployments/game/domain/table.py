@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deployments.game.domain import protocol
+from deployments.game.domain.events import Event
 from deployments.game.domain.protocol import Role
-from deployments.game.durability.journal import Event
 from respect_core.log.lengths import LONGEST_UTTERANCE
 from respect_core.scenarios.multiref import actions
 from respect_core.scenarios.multiref.actions import LETTERS, Action, ActionError

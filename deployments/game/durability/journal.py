@@ -23,11 +23,10 @@ from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+
+from deployments.game.domain.events import Event
 
 log = logging.getLogger(__name__)
-Event = dict[str, Any]
-"""'kind' says what happened; the rest is JSON."""
 _MOST = 512  # lines in one sync
 _REPLACES = "replaces"  # kind of the first line of a file that stands for those before it
 _TELL = 60.0  # seconds between two lines of the log about a disk that fails

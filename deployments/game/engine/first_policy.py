@@ -16,6 +16,7 @@ import threading
 
 from flows.support.terminal import run_workspace
 from respect_core.profiles import tiny
+from respect_core.scenario import scenario
 from respect_core.variants import SEED
 from tasks.registry import deployed, registry
 from tasks.support.workspace import Workspace
@@ -47,7 +48,7 @@ def register_base(workspace: Workspace) -> None:
 
     profile = tiny()
     files = workspace.scratch / "untrained"
-    save_adapter(attach_lora(load_base(profile.base), profile.lora, seed=0), files)
+    save_adapter(attach_lora(load_base(profile.base, scenario(profile.scenario)), profile.lora, seed=0), files)
     (files / "profile.json").write_bytes(TypeAdapter(Profile).dump_json(profile))
     tags = {"round": 0, "adapter_hash": adapter_hash(files), "profile": profile.name, "untrained": True}
     run_id = registry.start_run(workspace, "base model, untrained")

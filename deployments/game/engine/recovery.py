@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from deployments.game.domain.assignment import Slot
-from deployments.game.durability.journal import Event, Journal
+from deployments.game.domain.events import Event
+from deployments.game.durability.journal import Journal
 from deployments.game.engine.rooms import Rooms
 from respect_core.scenarios.multiref.actions import ActionError
 from respect_core.scenarios.multiref.game import RuleError

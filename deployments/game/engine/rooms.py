@@ -16,20 +16,21 @@ from weakref import WeakValueDictionary
 from deployments.failures import place_of
 from deployments.game.domain import contexts
 from deployments.game.domain.assignment import Slot
+from deployments.game.domain.events import Event
 from deployments.game.domain.lobby import Lobby
 from deployments.game.domain.players import Player, Players
 from deployments.game.domain.protocol import LONGEST_UTTERANCE, Acknowledged, Role
 from deployments.game.domain.study import Result, Study
 from deployments.game.domain.table import OTHER, Refusal, Table, clean
-from deployments.game.durability.journal import Event, Journal, NotWritten
+from deployments.game.durability.journal import Journal, NotWritten
 from deployments.game.engine import policy_turns
 from deployments.game.engine.archive import Archiver
 from deployments.game.engine.background import Background
 from deployments.game.engine.connections import Connection
+from deployments.game.engine.images import Images
 from deployments.game.engine.listener import Listener
 from deployments.game.engine.metrics import Metrics
 from deployments.game.engine.settings import Settings
-from deployments.game.web.images import Images
 from respect_core.scenarios.multiref.contexts import GameContext
 from respect_core.variants import HH
 from tasks.support.workspace import Workspace

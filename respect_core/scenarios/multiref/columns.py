@@ -23,17 +23,10 @@ from pydantic import BaseModel
 
 from respect_core.log.lengths import LONGEST_UTTERANCE, spoken
 from respect_core.log.records import InteractionLog
+from respect_core.scenario import Columns
 from respect_core.scenarios.multiref import actions
 from respect_core.schemas import OUTCOMES_SCHEMA, SCHEMA_VERSION, TURNS_SCHEMA
 from respect_core.store.manifests import Partition
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Interactions as rows of both tables, in one order."""
-
-    turns: pa.Table
-    outcomes: pa.Table
 
 
 def read_columns(block: bytes, partition: Partition, taken: Set[str], images: Set[str]) -> Columns | None:
@@ -109,8 +102,7 @@ def _require(condition: object) -> None:
 
 
 def _check_games(records: pa.RecordBatch, partition: Partition, taken: Set[str]) -> None:
-    scenario = InteractionLog.model_fields["scenario"].default
-    known = {"schema_version": SCHEMA_VERSION, "scenario": scenario, **partition._asdict()}
+    known = {"schema_version": SCHEMA_VERSION, "scenario": "multiref", **partition._asdict()}
     for name, value in known.items():
         _require(records[name].unique().to_pylist() == [value])
     ids = records["interaction_id"].to_pylist()

@@ -11,17 +11,14 @@ A node is a dictionary from token to the node behind it; the node behind the end
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
-import torch
-
-from respect_core.interaction import Interaction
 from respect_core.model.chat import Chat
+from respect_core.scenario import Node
 from respect_core.scenarios.multiref import actions
 
-Node: TypeAlias = "dict[int, Node]"
 _Words: TypeAlias = "dict[str, _Words]"
 _END = ""
 
@@ -66,23 +63,3 @@ def _by_word(words: _Words, chat: Chat, known: dict[int, Node]) -> Node:
             node[tokens[-1]] = _by_word(following, chat, known)
         known[id(words)] = root
     return known[id(words)]
-
-
-def prefix_allowed_tokens(
-    chat: Chat, interactions: Sequence[Interaction], prompt_length: int
-) -> Callable[[int, torch.Tensor], list[int]]:
-    """The constraint as `prefix_allowed_tokens_fn` of transformers' `generate`.
-
-    Args:
-        interactions: one per row of the batch, waiting for an action.
-        prompt_length: tokens of the (left-padded) prompt.
-    """
-    roots = [legal_tokens(chat, one.turns[-1].state, len(one.context)) for one in interactions]
-
-    def allowed(row: int, input_ids: torch.Tensor) -> list[int]:
-        node = roots[row]
-        for token in input_ids[prompt_length:].tolist():
-            node = node.get(token, {})
-        return list(node) or [chat.pad_id]  # behind the end
-
-    return allowed

@@ -5,12 +5,9 @@ What differs between models (special tokens, where a newline stands) lives in ea
 
 from __future__ import annotations
 
-from typing import Any
-
 from respect_core.interaction import Interaction
+from respect_core.scenario import Message
 from respect_core.scenarios.multiref import actions
-
-Message = dict[str, Any]
 
 
 def _text(role: str, text: str) -> Message:

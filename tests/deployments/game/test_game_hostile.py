@@ -24,6 +24,7 @@ from deployments.game.engine.listener import Remote
 from deployments.game.engine.settings import Limits
 from deployments.serving import api as serving_api
 from respect_core.log.lengths import Ruler
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from tasks.support.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(600)
@@ -66,7 +67,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Policies over a base with a tokenizer, here or on a server elsewhere."""
     game = rooms(tmp_path_factory.mktemp("measured"))
     server = game.listener.server  # type: ignore[attr-defined]  # policies are in this process
-    server._loader.ruler = Ruler(models.base().processor)
+    server._loader.ruler = Ruler(models.base().processor, SCENARIO)
     with serving(game) as running:
         yield running
 
@@ -101,7 +102,7 @@ def test_what_is_too_long_is_asked_for_shorter_and_nobodys_game_stops(measured: 
 @contextlib.contextmanager
 def _elsewhere(place: Workspace) -> Iterator[Remote]:
     server = policy_server(place)
-    server._loader.ruler = Ruler(models.base().processor)
+    server._loader.ruler = Ruler(models.base().processor, SCENARIO)
     http = uvicorn.Server(uvicorn.Config(serving_api.create_app(server), port=0, log_level="warning"))
     thread = threading.Thread(target=http.run)
     thread.start()

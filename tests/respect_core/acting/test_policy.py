@@ -13,17 +13,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prefix_function import prefix_allowed_tokens
 from transformers import DynamicCache
 
 from respect_core.acting.decoding import Manner, choose
 from respect_core.acting.kv_cache import PrefixCache
-from respect_core.acting.policy import Policy, is_click, repair
+from respect_core.acting.policy import Policy
 from respect_core.interaction import Interaction, Turn
 from respect_core.model import packing
 from respect_core.model.base import adapter_hash, attach_lora, inner, save_adapter
 from respect_core.model.chat import Chat, chat
+from respect_core.scenario import Node
 from respect_core.scenarios.multiref import actions
-from respect_core.scenarios.multiref.constraint import Node, legal_tokens, prefix_allowed_tokens
+from respect_core.scenarios.multiref.constraint import legal_tokens
+from respect_core.scenarios.multiref.scenario import SCENARIO, repaired
 from respect_core.variants import LoraConfig
 from respect_core.versions import files_hash
 
@@ -205,7 +208,9 @@ def test_kept_keys_belong_to_a_game_and_its_images(tmp_path: Any) -> None:
 
 
 def test_the_cache_forgets_what_was_used_longest_ago() -> None:
-    rows = [packing.encode(models.game(seed, turns=1, waiting=True), models.base().processor) for seed in range(3)]
+    rows = [
+        packing.encode(models.game(seed, turns=1, waiting=True), models.base().processor, SCENARIO) for seed in range(3)
+    ]
     longer = [replace(row, input_ids=(*row.input_ids, 1)) for row in rows]
     keys = torch.zeros(1, 4, 400, 8)
     one = 2 * keys[:, :, : len(rows[0].input_ids)].nbytes
@@ -222,7 +227,7 @@ def test_free_acts_are_repaired_and_counted() -> None:
     acts = listener.act([models.game(seed, turns=3, waiting=True) for seed in range(50, 56)])
     assert listener.counts["acts"] == 6 and listener.counts["illegal"] > 0
     for seed, act in zip(range(50, 56), acts, strict=True):
-        assert is_click(act.action, models.game(seed, turns=3, waiting=True).turns[-1].state, 10)
+        assert SCENARIO.accept(act.action, models.game(seed, turns=3, waiting=True)).legal
         assert 0 < act.probability <= 1
 
 
@@ -238,7 +243,9 @@ def test_free_acts_are_repaired_and_counted() -> None:
     ],
 )
 def test_repair(text: str, state: str, expected: str) -> None:
-    assert not is_click(text, state, 10) and str(repair(text, state, 10)) == expected
+    waiting = Interaction("g", tuple(map(str, range(10))), (Turn(state, "say"),))
+    assert SCENARIO.accept(text, waiting) == (expected, False)
+    assert str(repaired(text, state, 10)) == expected
 
 
 def test_an_interaction_that_waits_for_nothing_is_refused() -> None:

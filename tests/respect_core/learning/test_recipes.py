@@ -25,6 +25,7 @@ from respect_core.model.packing import Key, SpanScores
 from respect_core.model.vision import VisionFeatures
 from respect_core.profiles import PROFILES, profile
 from respect_core.scenarios.multiref import actions, contexts, speakers, tangrams
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.training_data.sampling import Example, Game
 from respect_core.variants import LoraConfig, Objective, TrainingConfig
 
@@ -105,7 +106,7 @@ def _margin(before: dict[Key, float], after: dict[Key, float], data: list[Exampl
 def _scored(base: Base, model: Any, data: list[Example], features: VisionFeatures) -> dict[Key, float]:
     """log P of every labelled turn and of KTO's alternatives, without dropout."""
     config = replace(_recipe("tiny", Objective.KTO, 0), kto_reference="initial")
-    found = batch_loss.references(model, [replace(e, rehearsed=False) for e in data], base.processor, features, config)
+    found = batch_loss.references(model, [replace(e, rehearsed=False) for e in data], base, features, config)
     return dict(found)
 
 
@@ -148,7 +149,7 @@ def _world() -> tuple[Base, VisionFeatures, list[Example], list[Interaction]]:
     chosen = contexts.sample(tangrams.procedural_pool().main, 34, "recipes")
     factory = speakers.speaker_factory(speakers.values_of(tangrams.procedural_pool().tangrams))
     played = [from_log(log) for log in speakers.human_games(chosen, factory, seed="recipes")]
-    pool, base = tangrams.procedural_pool().tangrams, load_base("tiny", device="cpu")
+    pool, base = tangrams.procedural_pool().tangrams, load_base("tiny", SCENARIO, device="cpu")
     pictures = {image: tangrams.render(pool[image]) for game in played for image in game.context}
     draw, data = random.Random(0), []
     for number, game in enumerate(played[:24]):

@@ -21,6 +21,7 @@ from respect_core.learning.trainer import TrainingError, TrainingResult, train
 from respect_core.model.base import adapter_hash, attach_lora, load_adapter, save_adapter
 from respect_core.model.packing import Key, collate, encode, score
 from respect_core.scenarios.multiref import actions
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.training_data.sampling import Example, Game
 from respect_core.variants import LoraConfig, Objective, fft, kto, rl
 
@@ -135,7 +136,7 @@ def test_negatives_lose_to_positives(name: str, tmp_path: Path, seed_adapter: Pa
 
     def preference(adapter: Path) -> float:
         game = Interaction("new", tuple(sorted(models.images())[-3:]), (Turn("", "all", "select A B C"),))
-        row = encode(game, base().processor, alternatives={0: "select A"})
+        row = encode(game, base().processor, SCENARIO, alternatives={0: "select A"})
         with torch.no_grad():
             scores = score(load_adapter(base(), adapter), collate([row], 0), features())
         right, wrong = scores.logp.sum(-1).tolist()
@@ -176,7 +177,7 @@ def test_kto_starts_where_the_adapter_left_off(tmp_path: Path, seed_adapter: Pat
     model = load_adapter(base(), seed_adapter, trainable=True)
     config = replace(CONFIGS["kto"], entropy_weight=0.0, kto_desirable=1.0)
     data = toy(2, negatives=True)
-    reference = batch_loss.references(model, data, base().processor, features(), config)
+    reference = batch_loss.references(model, data, base(), features(), config)
     games = {e.interaction.interaction_id: Game(e.interaction, e.labels, (0, 1, 2)) for e in data}
     rows = [batch_loss.encode_game(game, base().processor, config) for game in games.values()]
     scores = score(model.eval(), collate(rows, 0), features())
@@ -202,7 +203,7 @@ def test_kto_reference_is_logged_or_scored(seed_adapter: Path) -> None:
     assert Key("toy-1", 2) not in logged  # context only
     unlikely = replace(example.interaction, turns=(turns[0], replace(turns[1], probability=1e-6), turns[2]))
     data = [Example(unlikely, example.labels), Example(replace(unlikely, interaction_id="d0"), example.labels, True)]
-    clamped = batch_loss.references(model, data, base().processor, features(), kto())
+    clamped = batch_loss.references(model, data, base(), features(), kto())
     assert clamped[Key("toy-1", 1)] == math.log(0.01)  # as p of equation 2
     assert {key.interaction_id for key in clamped} == {"toy-1"}, "D0 needs no reference"
 
@@ -214,7 +215,7 @@ def test_rehearsed_turns_have_cross_entropy_under_every_objective(name: str, see
     data = [replace(example, rehearsed=number < 2) for number, example in enumerate(toy(4, negatives=True))]
     games = {e.interaction.interaction_id: Game(e.interaction, e.labels, (0, 1, 2), e.rehearsed) for e in data}
     config = replace(CONFIGS[name], entropy_weight=0.0, label_smoothing=0.0)
-    reference = batch_loss.references(model, data, base().processor, features(), config)
+    reference = batch_loss.references(model, data, base(), features(), config)
     rows = [batch_loss.encode_game(game, base().processor, config) for game in games.values()]
     scores = score(model, collate(rows, 0), features())
     assert any(key.alternative for key in scores.keys) == (name == "kto")
@@ -287,14 +288,14 @@ def test_rmsprop_decays_by_the_rate_alone() -> None:
     ],
 )
 def test_alternative_action(state: str, action: str, expected: str | None) -> None:
-    found = batch_loss.alternative(Turn(state, "say", action), 3)
+    found = SCENARIO.alternative(Interaction("g", ("x", "y", "z"), (Turn(state, "say", action),)), 0)
     assert found == expected
     assert found is None or actions.is_legal(found, state, 3)
 
 
 def test_alternative_keeps_its_image_when_images_are_shuffled() -> None:
     game = Game(Interaction("g", ("x", "y", "z"), (Turn("", "say", "select A", 0.5),)), (1,), (2, 0, 1))
-    row = batch_loss.encode_game(game, base().processor, kto())
+    row = batch_loss.encode_game(game, base(), kto())
     shown = [base().processor.tokenizer.decode(span.targets) for span in row.spans]
     assert row.images == ("z", "x", "y")
     assert [text.split("<")[0].strip() for text in shown] == ["select B", "select C"]  # x as logged, and y
@@ -307,11 +308,9 @@ def test_references_have_no_dropout(seed_adapter: Path) -> None:
             if "lora_B" in name:
                 parameter.fill_(0.1)  # at the fresh adapter's zero, dropout has no effect
     config = replace(kto(), kto_reference="initial")
-    scored = [
-        batch_loss.references(model.train(mode), toy(1), base().processor, features(), config) for mode in (True, False)
-    ]
+    scored = [batch_loss.references(model.train(mode), toy(1), base(), features(), config) for mode in (True, False)]
     assert scored[0] == scored[1]
-    batch_loss.references(model.train(), toy(1), base().processor, features(), config)
+    batch_loss.references(model.train(), toy(1), base(), features(), config)
     assert model.training
 
 

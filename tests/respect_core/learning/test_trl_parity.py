@@ -20,6 +20,7 @@ from trl import KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 from respect_core.learning import batch_loss, objectives
 from respect_core.model.packing import collate, score
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.scenarios.multiref.tiny_build.skeleton import tokenizer
 from respect_core.training_data.sampling import Example, Game
 from respect_core.variants import fft, kto
@@ -207,10 +208,10 @@ def test_packed_kto_equals_trl_on_one_example_per_turn(tmp_path: Path) -> None:
     # The trainer's reference is a copy of the adapter as it was; ours is scored before the adapter changes.
     model.eval()
     examples = [Example(game, labels) for game, labels in zip(GAMES, GAME_LABELS, strict=True)]
-    reference = batch_loss.references(model, examples, base.processor, models.features(), config)
+    reference = batch_loss.references(model, examples, base, models.features(), config)
     games = _packed_games()
     batch = collate(
-        [batch_loss.encode_game(game, base.processor, config) for game in games.values()],
+        [batch_loss.encode_game(game, base, config) for game in games.values()],
         base.processor.tokenizer.pad_token_id,
     )
     # A step that makes every action more likely, alternatives included, so that z0 is above 0.
@@ -220,7 +221,7 @@ def test_packed_kto_equals_trl_on_one_example_per_turn(tmp_path: Path) -> None:
             if parameter.grad is not None:
                 parameter += 1e-3 * parameter.grad
 
-    others = [batch_loss.alternative(game.turns[turn], 4) for game, turn, _ in KEPT]
+    others = [SCENARIO.alternative(game, turn) for game, turn, _ in KEPT]
     per_turn = _per_turn(_logged()) | _per_turn([str(other) for other in others], "KL_") | _pictures()
     per_turn["label"] = torch.tensor([label > 0 for *_, label in KEPT])
     theirs = trainer.compute_loss(trainer.model, per_turn).item()
@@ -256,7 +257,7 @@ def test_packed_fft_equals_trl_on_one_example_per_turn(tmp_path: Path) -> None:
 
     theirs = trainer.compute_loss(trainer.model, batch)
     games = _packed_games()
-    rows = [batch_loss.encode_game(game, base.processor, config) for game in games.values()]
+    rows = [batch_loss.encode_game(game, base, config) for game in games.values()]
     scores = score(model, collate(rows, base.processor.tokenizer.pad_token_id), models.features())
     ours = batch_loss.turn_losses(scores, games, config, {}).loss.sum() / scores.mask.sum()
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from respect_core.acting.policy import Policy
-from respect_core.learning.validation import Candidate, ValidationResult, choose, exact_match, waiting
+from respect_core.interaction import waiting
+from respect_core.learning.validation import Candidate, ValidationResult, choose, exact_match
 from respect_core.model import packing
 from respect_core.model.base import attach_lora, save_adapter
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.variants import LoraConfig
 
 GAMES = [models.game(seed, turns=3, n_images=3) for seed in range(60, 64)]
@@ -21,7 +23,7 @@ GAMES = [models.game(seed, turns=3, n_images=3) for seed in range(60, 64)]
 def policy() -> Policy:
     """A policy that was taught just enough for some of the actions in GAMES to match."""
     model = attach_lora(models.base(), LoraConfig(rank=16, alpha=32, dropout=0.0), seed=0)
-    batch = packing.collate([packing.encode(game, models.base().processor) for game in GAMES[:3]], 0)
+    batch = packing.collate([packing.encode(game, models.base().processor, SCENARIO) for game in GAMES[:3]], 0)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-3)
     for _ in range(10):
         optimizer.zero_grad()
@@ -68,7 +70,7 @@ def test_an_adapter_validates_the_same_under_stock_code(policy: Policy, tmp_path
 def test_sampled_match_is_the_mean_probability_of_the_right_actions(policy: Policy) -> None:
     """The exact match of actions drawn without constraint at temperature 1, in expectation."""
     wanted = {("game-60", 1), ("game-60", 2), ("game-63", 0)}
-    rows = [packing.encode(game, models.base().processor) for game in GAMES]
+    rows = [packing.encode(game, models.base().processor, SCENARIO) for game in GAMES]
     with torch.no_grad():
         scores = packing.score(policy.model, packing.collate(rows, 0), models.features())
     p = {key[:2]: scores.logp[n][scores.mask[n]].sum().exp().item() for n, key in enumerate(scores.keys)}

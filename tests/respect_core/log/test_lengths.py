@@ -13,12 +13,13 @@ from respect_core.interaction import Interaction, Turn
 from respect_core.log import lengths
 from respect_core.log.lengths import Budget, Ruler, too_long
 from respect_core.model import packing
+from respect_core.scenarios.multiref.scenario import SCENARIO
 
 LIGATURE = "\ufdfa" * 500  # 500 characters, 9,000 once normalised, 7,500 tokens of the tiny model
 
 
 def ruler(**budget: int) -> Ruler:
-    return Ruler(models.base().processor, Budget(**budget) if budget else None)
+    return Ruler(models.base().processor, SCENARIO, Budget(**budget) if budget else None)
 
 
 def test_what_people_say_is_within_the_limits() -> None:
@@ -50,7 +51,7 @@ def test_what_a_ruler_lets_through_the_base_takes() -> None:
         game = models.game(seed, turns=1 + seed % 10)
         said, taken = (
             [turn.utterance for turn in game.turns],
-            len(packing.encode(game, models.base().processor).input_ids),
+            len(packing.encode(game, models.base().processor, SCENARIO).input_ids),
         )
         assert ruler(game=taken - 1).excess(said, 10) is not None
         assert ruler(game=taken + 40 * len(said)).excess(said, 10) is None
@@ -67,10 +68,10 @@ def test_encode_refuses_what_the_base_does_not_take() -> None:
     with pytest.raises(
         packing.GameError, match=r"interaction game-1, turn 2: .* tokens, and the base takes 2048; leave"
     ):
-        packing.encode(replace(game, turns=turns), models.base().processor)
+        packing.encode(replace(game, turns=turns), models.base().processor, SCENARIO)
     waiting = Interaction("asked", game.context, (Turn("", "!" * 2048),))
     with pytest.raises(packing.GameError, match="interaction asked, turn 0"):
-        packing.encode(waiting, models.base().processor)
+        packing.encode(waiting, models.base().processor, SCENARIO)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ import torch
 
 from respect_core.model import packing
 from respect_core.model.base import attach_lora, grow_adapter, load_adapter, save_adapter
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.variants import LoraConfig, enhanced, word_lora
 
 
 def _score(model: object) -> torch.Tensor:
-    batch = packing.collate([packing.encode(models.game(80), models.base().processor)], 0)
+    batch = packing.collate([packing.encode(models.game(80), models.base().processor, SCENARIO)], 0)
     logp: torch.Tensor = packing.score(model, batch, models.features()).logp
     return logp
 

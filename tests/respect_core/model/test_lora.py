@@ -14,9 +14,10 @@ from torch import Tensor
 
 from respect_core.model.lora import keep_mask, merged
 from respect_core.model.packing import collate, encode, score
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.variants import LoraConfig, word_lora
 
-BATCH = collate([encode(models.game(seed, turns=2), models.base().processor) for seed in (1, 2)], 0)
+BATCH = collate([encode(models.game(seed, turns=2), models.base().processor, SCENARIO) for seed in (1, 2)], 0)
 PLACEMENTS = pytest.mark.parametrize("placement", [LoraConfig, word_lora])
 Placement = Callable[[], LoraConfig]
 

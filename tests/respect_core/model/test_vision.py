@@ -11,6 +11,7 @@ from respect_core.model import packing
 from respect_core.model.base import inner
 from respect_core.model.lora import merged
 from respect_core.model.vision import VisionFeatures
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.scenarios.multiref.similarity import from_features
 from respect_core.variants import LoraConfig, enhanced
 
@@ -62,7 +63,7 @@ def test_a_trained_tower_runs_every_time() -> None:
     live.sum().backward()
     assert any("vision_model" in name and p.grad is not None for name, p in model.named_parameters())
     game = models.game(80)
-    batch = packing.collate([packing.encode(game, models.base().processor)], 0)
+    batch = packing.collate([packing.encode(game, models.base().processor, SCENARIO)], 0)
     assert not torch.equal(
         packing.score(model, batch, models.features()).logp,
         packing.score(models.random_lora(), batch, models.features()).logp,

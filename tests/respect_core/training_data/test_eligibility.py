@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from samples import IMAGES, played
 
 from respect_core.log.records import InteractionLog, turn_rows
-from respect_core.scenarios.multiref import actions
+from respect_core.scenarios.multiref import actions, augmentation
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.schemas import FEEDBACK_SCHEMA, OUTCOMES_SCHEMA, TRAINING_SET_SCHEMA, TURNS_SCHEMA
-from respect_core.training_data import eligibility, rehearsal, sampling
+from respect_core.training_data import eligibility, sampling
 from respect_core.variants import Objective, Variant, fft, kto, rl
 
 EMPTY_TURNS, EMPTY_FEEDBACK = TURNS_SCHEMA.empty_table(), FEEDBACK_SCHEMA.empty_table()
@@ -41,7 +42,7 @@ LABELS = {("g1", 0): 1, ("g1", 1): -1, ("g1", 2): 1, ("g1", 3): 0, ("g1", 4): 1}
 
 
 def _labels(turns: pa.Table, feedback: pa.Table, variant: Variant) -> dict[tuple[str, int], int]:
-    rows = eligibility.training_set(turns, feedback, EMPTY_TURNS, variant).to_pylist()
+    rows = eligibility.training_set(turns, feedback, EMPTY_TURNS, variant, SCENARIO).to_pylist()
     return {(row["interaction_id"], row["turn"]): row["label"] for row in rows if row["label"] is not None}
 
 
@@ -84,7 +85,7 @@ def test_training_set_keeps_whole_games_and_is_deterministic() -> None:
     other = played("g0", "select A", "select B")
     d0 = _turns(played("h1", "select A", "select B", "select C D", probability=None))
     tables = [
-        eligibility.training_set(turns, _feedback(LABELS), d0, Variant.B_RL, deselection_ratio=2 / 3, seed=3)
+        eligibility.training_set(turns, _feedback(LABELS), d0, Variant.B_RL, SCENARIO, deselection_ratio=2 / 3, seed=3)
         for turns in (_turns(GAME, other), _turns(other, GAME))
     ]
     assert tables[0].equals(tables[1])
@@ -95,14 +96,14 @@ def test_training_set_keeps_whole_games_and_is_deterministic() -> None:
     assert [row["label"] for row in rows if row["source"] == "rehearsal"] == [1, 1, 1]
     assert {row["source"] for row in rows} == {"round", "rehearsal", "undo", "clear"}
     with pytest.raises(ValueError, match="in the turns table and in D0"):
-        eligibility.training_set(_turns(GAME), _feedback(LABELS), _turns(GAME), Variant.B_RL)
+        eligibility.training_set(_turns(GAME), _feedback(LABELS), _turns(GAME), Variant.B_RL, SCENARIO)
 
 
 def test_seed_policy_learns_from_d0_alone() -> None:
-    table = eligibility.training_set(EMPTY_TURNS, EMPTY_FEEDBACK, _turns(GAME), None, deselection_ratio=0)
+    table = eligibility.training_set(EMPTY_TURNS, EMPTY_FEEDBACK, _turns(GAME), None, SCENARIO, deselection_ratio=0)
     assert table["label"].to_pylist() == [1, 1, None, 1, 1]  # the last turn counts: people, not feedback, vouch for it
     right = eligibility.training_set(
-        EMPTY_TURNS, EMPTY_FEEDBACK, _turns(GAME), None, deselection_ratio=0, d0_right=frozenset({("g1", 1)})
+        EMPTY_TURNS, EMPTY_FEEDBACK, _turns(GAME), None, SCENARIO, deselection_ratio=0, d0_right=frozenset({("g1", 1)})
     )
     assert right["label"].to_pylist() == [None, 1, None, None, None]
 
@@ -110,14 +111,14 @@ def test_seed_policy_learns_from_d0_alone() -> None:
 def test_neither_targets_nor_outcomes_can_come_in() -> None:
     """The only inputs are turns, feedback and D0, and a table with a column more is refused."""
     parameters = set(inspect.signature(eligibility.training_set).parameters)
-    assert parameters == {"turns", "feedback", "d0", "variant", "deselection_ratio", "d0_right", "seed"}
+    assert parameters == {"turns", "feedback", "d0", "variant", "scenario", "deselection_ratio", "d0_right", "seed"}
     assert not {"targets", "success"} & set(TRAINING_SET_SCHEMA.names)
     with_targets = _turns(GAME).append_column("targets", pa.array([IMAGES[:3]] * 5))
     for turns, d0 in ((with_targets, EMPTY_TURNS), (EMPTY_TURNS, with_targets)):
         with pytest.raises(ValueError, match="targets"):
-            eligibility.training_set(turns, EMPTY_FEEDBACK, d0, Variant.B_FFT)
+            eligibility.training_set(turns, EMPTY_FEEDBACK, d0, Variant.B_FFT, SCENARIO)
     with pytest.raises(ValueError, match="no turns table"):
-        eligibility.training_set(OUTCOMES_SCHEMA.empty_table(), EMPTY_FEEDBACK, EMPTY_TURNS, Variant.B_FFT)
+        eligibility.training_set(OUTCOMES_SCHEMA.empty_table(), EMPTY_FEEDBACK, EMPTY_TURNS, Variant.B_FFT, SCENARIO)
 
 
 def _replay(table: pa.Table) -> None:
@@ -132,7 +133,7 @@ def _replay(table: pa.Table) -> None:
 
 def test_deselection_augmentation() -> None:
     d0 = _turns(*(played(f"h{n:02}", "select A", "select B C", "deselect B select D", "select E") for n in range(30)))
-    table = eligibility.training_set(EMPTY_TURNS, EMPTY_FEEDBACK, d0, None, seed=1)
+    table = eligibility.training_set(EMPTY_TURNS, EMPTY_FEEDBACK, d0, None, SCENARIO, seed=1)
     _replay(table)
     rows = table.to_pylist()
     added = [row for row in rows if row["source"] in ("undo", "clear") and row["label"] == 1]
@@ -144,13 +145,13 @@ def test_deselection_augmentation() -> None:
         assert not action.select
         if row["source"] == "clear":
             assert action.deselect == row["state"]
-            assert row["utterance"] in rehearsal.CLEAR
+            assert row["utterance"] in augmentation.CLEAR
         else:
-            assert row["utterance"] in rehearsal.UNDO
+            assert row["utterance"] in augmentation.UNDO
             before = [r for r in rows if r["interaction_id"] == row["interaction_id"]][-2]
             assert action.deselect == actions.parse(before["action"]).select
     assert len({row["utterance"] for row in added}) > 4
-    assert not eligibility.training_set(EMPTY_TURNS, EMPTY_FEEDBACK, d0, None, seed=2).equals(table)
+    assert not eligibility.training_set(EMPTY_TURNS, EMPTY_FEEDBACK, d0, None, SCENARIO, seed=2).equals(table)
 
 
 # --- propensity -------------------------------------------------------------------------------------------------
@@ -165,7 +166,9 @@ def _tallied(*batches: pa.RecordBatch) -> eligibility.Tally:
 
 def test_rl_without_p_names_turns_and_remedies() -> None:
     turns = _turns(played("g1", "select A", "select B", "select C", probability=None))
-    table = eligibility.training_set(turns, _feedback({("g1", 0): 1, ("g1", 1): -1}), EMPTY_TURNS, Variant.B_RL)
+    table = eligibility.training_set(
+        turns, _feedback({("g1", 0): 1, ("g1", 1): -1}), EMPTY_TURNS, Variant.B_RL, SCENARIO
+    )
     [batch] = table.to_batches()
     with pytest.raises(ValueError, match=r"g1 turn 1\. .*--propensity backfill.*--propensity surrogate"):
         sampling.require_probability(sampling.examples(table), Objective.RL)
@@ -200,7 +203,7 @@ def test_negatives_that_are_left_out_are_told(positives: int, negatives: int, sa
     turns = _turns(*(played(name, "select A", "select B") for name in names))
     labels = {(name, 0): 1 if number < positives else -1 for number, name in enumerate(names)}
     config = replace(kto(), batch_turns=10**6)  # one batch, so that nothing is lost between batches
-    table = eligibility.training_set(turns, _feedback(labels), EMPTY_TURNS, Variant.B_KTO)
+    table = eligibility.training_set(turns, _feedback(labels), EMPTY_TURNS, Variant.B_KTO, SCENARIO)
     counts = _tallied(*table.to_batches()).counts(config)
     warnings = eligibility.warnings(counts, config)
     assert len(warnings) == bool(said) and said in "".join(warnings)
@@ -248,7 +251,7 @@ def test_batches_and_runs_of_any_size_give_the_same_rows(
     random.shuffle(feedback)
     turns, said = _turns(*logs), pa.concat_tables([EMPTY_FEEDBACK, *feedback])
     batches = eligibility.training_batches(
-        turns.to_batches(size), said.combine_chunks().to_batches(size), EMPTY_TURNS, variant, run=size
+        turns.to_batches(size), said.combine_chunks().to_batches(size), EMPTY_TURNS, variant, SCENARIO, run=size
     )
     tally, rows = eligibility.Tally(), []
     for batch in batches:
@@ -278,4 +281,4 @@ def _played(turns: int, random: Random) -> list[str]:
 def test_turns_that_are_not_all_there_are_refused() -> None:
     lacking = _turns(GAME).slice(1)
     with pytest.raises(ValueError, match=r"interaction g1: turns are numbered \[1, 2, 3, 4\]"):
-        eligibility.training_set(lacking, _feedback(LABELS), EMPTY_TURNS, Variant.B_RL)
+        eligibility.training_set(lacking, _feedback(LABELS), EMPTY_TURNS, Variant.B_RL, SCENARIO)

@@ -28,6 +28,7 @@ from respect_core.model.base import Base, load_base
 from respect_core.model.vision import VisionFeatures
 from respect_core.scenarios.multiref import contexts, speakers, tangrams
 from respect_core.scenarios.multiref.play import play
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.schemas import TRAINING_SET_SCHEMA
 from respect_core.training_data import sampling
 from respect_core.training_data.rehearsal import rehearsal
@@ -55,7 +56,7 @@ def seed_policy(base: Base, features: VisionFeatures, share: float, folder: Path
     factory = speakers.speaker_factory(speakers.values_of(pool.tangrams), share=share)
     games = contexts.sample(pool.development, profile.seed_games, "d0")
     rows = [row for log in speakers.human_games(games, factory, seed="d0") for row in turn_rows(log)]
-    table = pa.Table.from_pylist(rehearsal(rows), schema=TRAINING_SET_SCHEMA)
+    table = pa.Table.from_pylist(rehearsal(rows, SCENARIO), schema=TRAINING_SET_SCHEMA)
     result = trainer.train(
         base, sampling.examples(table), None, profile.seed_training, profile.lora, 0, folder, features=features
     )
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--seeded", action="store_true", help="tune on D0 first, with speakers of each share")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
-    base = load_base(arguments.model)
+    base = load_base(arguments.model, SCENARIO)
     features = VisionFeatures(base, Drawings())
     pool = tangrams.procedural_pool()
     values = speakers.values_of(pool.tangrams)

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from game_servers import LOOSE, Player, player, rooms, serving
 
+from deployments.game.engine.images import Images
 from deployments.game.engine.settings import Limits
-from deployments.game.web.images import Images
 from respect_core.store.base import MissingKeyError, Store
 from respect_core.store.images import image_key
 from respect_core.store.open import open_store

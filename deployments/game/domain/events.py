@@ -1,0 +1,8 @@
+"""What happens in a game, as the journal keeps it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Event = dict[str, Any]
+"""'kind' says what happened; the rest is JSON."""
