@@ -11,18 +11,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
-
-import pyarrow as pa
 
 from respect_core.errors import ExpectedError
 from respect_core.interaction import Interaction, Turn
 
 if TYPE_CHECKING:
     from respect_core.model.chat import Chat
+    from respect_core.schemas import Columns
     from respect_core.store.manifests import Partition
 
 Plugin = TypeVar("Plugin")
@@ -45,14 +43,6 @@ class Accepted(NamedTuple):
 
     action: str  # canonical
     legal: bool  # False where the text was no action and had to be repaired
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Interactions as rows of the turns and the outcomes table, in one order."""
-
-    turns: pa.Table
-    outcomes: pa.Table
 
 
 class Scenario(ABC):

@@ -5,6 +5,8 @@ A turn's key is (interaction_id, turn); turns are counted from 0 in order of pla
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
@@ -100,3 +102,11 @@ ANNOTATIONS_SCHEMA = pa.schema(
     ],
     metadata={"table": "annotations", "schema_version": str(SCHEMA_VERSION)},
 )
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Interactions as rows of the turns and the outcomes table, in one order."""
+
+    turns: pa.Table
+    outcomes: pa.Table

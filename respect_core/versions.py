@@ -2,26 +2,72 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from respect_core import tiny
 
+_PRODUCT = ("respect_core", "tasks")
+"""Packages whose code decides what comes out."""
+
 
 @cache
-def code_version() -> str:
-    """Release and a hash of the library's sources, e.g. ``0.1.0+3f9c2a1b7d40``; the same with and without git."""
-    root = Path(__file__).parent
+def code_version(*roots: str) -> str:
+    """Return release and a hash of sources, e.g. ``0.1.0+3f9c2a1b7d40``; the same with and without git.
+
+    Args:
+        roots: modules whose sources count, with all that they import of the product; by default all of its sources.
+    """
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for name, path in sorted(sources(*roots).items()):
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     try:
         release = version("respect")
     except PackageNotFoundError:
         release = "0"  # run from a source tree that is not installed
     return f"{release}+{digest.hexdigest()[:12]}"
+
+
+def sources(*roots: str) -> dict[str, Path]:
+    """Return the product's modules that `roots` import, directly or not, themselves included; all without roots."""
+    if not roots:
+        folders = [path for name in _PRODUCT if (path := _source(name)) is not None]
+        files = {file: file.relative_to(path.parents[1]) for path in folders for file in path.parent.rglob("*.py")}
+        return {place.as_posix(): file for file, place in files.items()}
+    reached: dict[str, Path] = {}
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name not in reached and (path := _source(name)) is not None:
+            reached[name] = path
+            tops = {*_PRODUCT, *(root.partition(".")[0] for root in roots)}
+            waiting += [each for each in _imported(path) if each.partition(".")[0] in tops]
+    return reached
+
+
+def _source(module: str) -> Path | None:
+    """Where a module's source lies; None for what is no module, such as a function in one."""
+    top, *rest = module.split(".")
+    spec = find_spec(top)
+    if spec is None or spec.origin is None:
+        return None
+    base = Path(spec.origin).parent.joinpath(*rest)
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Names that a source imports, anywhere in it: modules, and what may be a module of a package."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def base_sha256(base: str) -> str | None:

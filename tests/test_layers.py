@@ -1,40 +1,45 @@
-"""Arrows point down only: deployments -> flows -> tasks -> respect_core, which knows no workflow engine."""
+"""Rooms stay small enough to hold in the head, and the method has few floors; `make check` holds where arrows point."""
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
+from collections import Counter
+from functools import cache
 
 import pytest
 from paths import REPOSITORY
 
-LAYERS = ["respect_core", "tasks", "flows", "deployments"]  # from the bottom
-NOT_IN_THE_METHOD = {"prefect", "mlflow", "fastapi", "flask", "starlette", "typer", "ray"}
+from respect_core.versions import sources
+
+FLOORS, LINES, MODULES = 8, 400, 20
+PACKAGES = ("respect_core", "tasks", "flows", "deployments")
 
 
-def _imported(file: Path) -> set[str]:
-    """Top-level packages that a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.partition(".")[0])
-    return found
-
-
-@pytest.mark.parametrize("layer", LAYERS[:3])
-def test_no_layer_imports_one_above_it(layer: str) -> None:
-    above = set(LAYERS[LAYERS.index(layer) + 1 :])
-    files = sorted((REPOSITORY / layer).rglob("*.py"))
-    assert files
-    offending = {str(file.relative_to(REPOSITORY)): wrong for file in files if (wrong := _imported(file) & above)}
-    assert not offending
-
-
-def test_the_method_knows_no_engine_and_no_web_framework() -> None:
-    files = sorted((REPOSITORY / "respect_core").rglob("*.py"))
-    offending = {
-        str(file.relative_to(REPOSITORY)): wrong for file in files if (wrong := _imported(file) & NOT_IN_THE_METHOD)
+def test_the_method_has_few_floors() -> None:
+    """A package stands on those that it imports; what only types need counts too, upwards excepted."""
+    rooms = {path.parent.name for path in (REPOSITORY / "respect_core").glob("*/__init__.py")}
+    below = {
+        room: {name.split(".")[1] for module in _modules(room) for name in sources(module) if name.count(".") > 1}
+        - {room}
+        for room in rooms
     }
-    assert not offending
+
+    @cache
+    def floor(room: str) -> int:
+        return 1 + max((floor(each) for each in below[room] & rooms if room not in below[each]), default=0)
+
+    # The modules at the top of the package are the ground floor.
+    assert 1 + max(map(floor, rooms)) <= FLOORS
+
+
+def _modules(room: str) -> list[str]:
+    folder = REPOSITORY / "respect_core" / room
+    return [".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in folder.rglob("*.py")]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_is_long_and_no_folder_is_crowded(package: str) -> None:
+    files = list((REPOSITORY / package).rglob("*.py"))
+    assert files
+    assert {str(file): lines for file in files if (lines := len(file.read_text().splitlines())) > LINES} == {}
+    crowded = Counter(file.parent for file in files if file.name != "__init__.py")
+    assert {str(folder): count for folder, count in crowded.items() if count > MODULES} == {}

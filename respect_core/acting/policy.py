@@ -139,7 +139,7 @@ class Policy:
 
     @staticmethod
     def _candidates(batch: packing.PackedBatch, roots: Sequence[Node | None], vocabulary: int) -> Tensor:
-        """Return what may be written at each action token [M, A]: all of V in free text, nothing after a wrong token."""
+        """Return what may be written at each action token [M, A]: all of V in free text, none after a wrong one."""
         allowed: list[Sequence[int]] = []
         tokens = iter(batch.targets.tolist())
         for root, length in zip(roots, batch.lengths, strict=True):

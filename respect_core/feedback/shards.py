@@ -226,5 +226,5 @@ def _rows(store: Store, partition: Partition, chosen: Chosen, columns: Sequence[
 def _hash(decoder: FeedbackDecoder, turns: list[Row]) -> str:
     """Of all that a shard's rows depend on. Not of the model's folder, which is elsewhere on another machine."""
     config = {name: value for name, value in asdict(decoder.config).items() if name != "model"}
-    made_from = [code_version(), decoder.local.revision, config, turns]
+    made_from = [code_version("respect_core.feedback.shards"), decoder.local.revision, config, turns]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]

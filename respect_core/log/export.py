@@ -21,24 +21,16 @@ the next is fetched).
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import logging
-from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, BinaryIO
 
-import pyarrow as pa
-
-from respect_core.log.lengths import spoken
-from respect_core.log.log import LOGS, SET_ASIDE, RecordError, new_lines, parse_record
-from respect_core.log.records import InteractionLog, outcome_row, turn_rows
-from respect_core.scenario import Columns, ScenarioError, scenario
-from respect_core.schemas import OUTCOMES_SCHEMA, SCHEMA_VERSION, TURNS_SCHEMA
+from respect_core.log.blocks import Seen, accept, blocks, read_ahead
+from respect_core.log.log import LOGS, SET_ASIDE, new_lines
+from respect_core.schemas import SCHEMA_VERSION, Columns
 from respect_core.store.base import Store
 from respect_core.store.images import known_images
 from respect_core.store.leases import lease
@@ -58,9 +50,6 @@ from respect_core.store.tables import PartWriter, commit, new_part, part_batches
 
 TURNS, OUTCOMES = "turns", "outcomes"
 TRIES = 5  # of an export that others outrun
-LINE_LIMIT = 4 << 20  # bytes; a longer line is set aside without being read into memory
-BLOCK = 2 << 20  # bytes of whole lines that are read as columns; one more line may hang over
-SMALL_BLOCK = 64 << 10  # bytes that are read record by record if not as columns
 
 
 _log = logging.getLogger(__name__)
@@ -94,16 +83,6 @@ class _Found:
         """Log objects to export."""
         done = {source.key for part in self.kept[TURNS] for source in part.inputs}
         return {key: size for key, size in self.sizes.items() if key not in done}
-
-
-@dataclass
-class _Seen:
-    """What decides about a record beyond the record itself: ids taken and images there are."""
-
-    ids: set[str]
-    images: set[str]
-    unseen: set[str]  # of these, images that need no picture
-    lacking: set[str] = field(default_factory=set)  # images that records of this batch asked for in vain
 
 
 def export(
@@ -208,7 +187,7 @@ def _export_new(store: Store, partition: Partition, found: _Found, images: set[s
     kept, before = found.kept, found.manifests
     ids = _ids(store, partition, kept[TURNS])
     without = (unseen | unseen_images(before[TURNS])) - images
-    turns, outcomes = _export_batch(store, partition, found.new, _Seen(ids, images | without, without))
+    turns, outcomes = _export_batch(store, partition, found.new, Seen(ids, images | without, without))
     paired = commit(store, OUTCOMES, partition, [*kept[OUTCOMES], outcomes], replaces=before[OUTCOMES])
     manifest = commit(store, TURNS, partition, [*kept[TURNS], turns], replaces=before[TURNS])
     if read_manifest(store, OUTCOMES, *partition) != paired:
@@ -251,7 +230,7 @@ def _ids(store: Store, partition: Partition, kept: list[Part]) -> set[str]:
     }
 
 
-def _export_batch(store: Store, partition: Partition, sizes: dict[str, int], seen: _Seen) -> tuple[Part, Part]:
+def _export_batch(store: Store, partition: Partition, sizes: dict[str, int], seen: Seen) -> tuple[Part, Part]:
     """One pass over log objects; stores a part of turns and one of outcomes, both still to be committed."""
     inputs: list[Input] = []
     with ExitStack() as stack:
@@ -259,10 +238,10 @@ def _export_batch(store: Store, partition: Partition, sizes: dict[str, int], see
         outcomes = stack.enter_context(new_part(store, OUTCOMES, partition))
         problems = stack.enter_context(new_lines(store, partition.folder(SET_ASIDE)))
         behind = stack.enter_context(_WriteBehind(turns, outcomes))
-        for key, file in stack.enter_context(closing(_read_ahead(store, sizes))):
+        for key, file in stack.enter_context(closing(read_ahead(store, sizes))):
             digest, first = hashlib.sha256(), 1
-            for block in _blocks(file, digest):
-                for accepted, refused in _accept(block, first, partition, seen):
+            for block in blocks(file, digest):
+                for accepted, refused in accept(block, first, partition, seen):
                     behind.write(accepted)
                     for number, error in refused:
                         problems.add(error.at(key, f"line {number}").to_json())
@@ -305,123 +284,6 @@ class _WriteBehind:
 
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
-
-
-def _read_ahead(store: Store, keys: Iterable[str]) -> Generator[tuple[str, BinaryIO], None, None]:
-    """Objects opened in order, each closed after its turn; the next is fetched while the caller works on one.
-
-    Close it: a caller that gives up leaves an object fetched ahead.
-    """
-    opened: deque[tuple[str, Future[BinaryIO]]] = deque()
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            for key in keys:
-                opened.append((key, pool.submit(store.open, key)))
-                if len(opened) == 2:
-                    yield from _first(opened)
-            if opened:
-                yield from _first(opened)
-        finally:
-            for _, future in opened:
-                if not future.cancel() and future.exception() is None:
-                    future.result().close()
-
-
-def _first(opened: deque[tuple[str, Future[BinaryIO]]]) -> Iterator[tuple[str, BinaryIO]]:
-    key, future = opened.popleft()
-    with closing(future.result()) as file:
-        yield key, file
-
-
-def _blocks(file: BinaryIO, digest: hashlib._Hash) -> Iterator[bytes]:
-    """Whole lines, about BLOCK bytes at a time; of a line over the limit the beginning. Every byte is digested."""
-    while block := file.read(BLOCK):
-        block += file.readline(LINE_LIMIT)
-        digest.update(block)
-        while not block.endswith(b"\n") and (rest := file.readline(LINE_LIMIT)):
-            digest.update(rest)
-            if rest.endswith(b"\n"):
-                block += b"\n"
-        yield block
-
-
-def _accept(
-    block: bytes, first: int, partition: Partition, seen: _Seen
-) -> Iterator[tuple[Columns, list[tuple[int, RecordError]]]]:
-    """Rows of the records that may enter the tables, and by number of line why others may not; in order.
-
-    Where a block cannot be read as columns, its halves are tried, and so on: one odd record slows down few others.
-    """
-    columns = _columns(block, partition, seen) if len(block) < LINE_LIMIT else None
-    half = block.find(b"\n", len(block) // 2) + 1
-    if columns is not None:
-        seen.ids.update(columns.outcomes["interaction_id"].to_pylist())
-        yield columns, []
-    elif len(block) > SMALL_BLOCK and 0 < half < len(block):
-        yield from _accept(block[:half], first, partition, seen)
-        yield from _accept(block[half:], first + block.count(b"\n", 0, half), partition, seen)
-    else:
-        yield _by_record(block, first, partition, seen)
-
-
-def _columns(block: bytes, partition: Partition, seen: _Seen) -> Columns | None:
-    """Read a block as its first record's scenario does; None where that is not known, or cannot read it at once."""
-    try:
-        record = json.loads(block[: block.find(b"\n") + 1] or block)
-        name = record.get("scenario", InteractionLog.model_fields["scenario"].default)
-        return scenario(name).read_columns(block, partition, seen.ids, seen.images)
-    except (ValueError, AttributeError, TypeError, RecursionError, ScenarioError):  # said by the record's own reader
-        return None
-
-
-def _by_record(
-    block: bytes, first: int, partition: Partition, seen: _Seen
-) -> tuple[Columns, list[tuple[int, RecordError]]]:
-    """The same of a block whose lines are read one by one."""
-    turns: list[dict[str, Any]] = []
-    outcomes: list[dict[str, Any]] = []
-    refused: list[tuple[int, RecordError]] = []
-    for number, line in enumerate(io.BytesIO(block), start=first):
-        try:
-            log = _record(line, partition, seen)
-        except RecordError as error:
-            refused.append((number, error))
-            continue
-        if log is not None:
-            turns += turn_rows(log)
-            outcomes.append(outcome_row(log))
-    tables = pa.Table.from_pylist(turns, TURNS_SCHEMA), pa.Table.from_pylist(outcomes, OUTCOMES_SCHEMA)
-    return Columns(*tables), refused
-
-
-def _record(line: bytes, partition: Partition, seen: _Seen) -> InteractionLog | None:
-    """A record that may enter the tables; None for a blank line. Raises RecordError."""
-    if len(line.removesuffix(b"\n")) >= LINE_LIMIT:
-        raise RecordError("", f"longer than {LINE_LIMIT} bytes", "write one interaction on each line")
-    if not line.strip():
-        return None
-    log = parse_record(line)
-    for name, value in zip(partition._fields, partition, strict=True):
-        if getattr(log, name) != value:
-            raise RecordError(
-                name, f"{getattr(log, name)!r} in a log of {value!r}", "append it to the log it belongs to"
-            )
-    for number, turn in enumerate(log.turns):
-        spoken(turn.utterance, f"turns[{number}].utterance", "refuse what is so long where it is written")
-    if log.interaction_id in seen.ids:
-        raise RecordError(
-            "interaction_id", f"{log.interaction_id!r} is taken by an earlier record", "give each game an id of its own"
-        )
-    if not seen.images.issuperset(log.context):
-        lacking = sorted(set(log.context) - seen.images)
-        seen.lacking.update(lacking)
-        raise RecordError(
-            "context",
-            f"image {lacking[0]!r} has no file images/{lacking[0]}.png ({len(lacking)} such)",
-            "put it there and export again",
-        )
-    seen.ids.add(log.interaction_id)
-    return log
 
 
 def _forget_set_aside(store: Store, partition: Partition, replaced: Manifest | None) -> None:

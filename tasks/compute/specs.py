@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from respect_core.log.records import PolicyIdentity
 from respect_core.profiles import Profile
+from respect_core.scenario import scenario
 from respect_core.store.manifests import Partition
 from respect_core.variants import TrainingConfig
+from respect_core.versions import code_version
 from tasks.support.workspace import Workspace
 
 RESUME = "resume.pt"
@@ -24,6 +26,11 @@ RESUME = "resume.pt"
 
 ABOUT = "about.json"
 """Ids of the games that a worker is about to read, beside its specification: one of them may kill it."""
+
+
+def worker_code(profile: Profile) -> str:
+    """Return the version of all code that decides what a worker of this profile returns."""
+    return code_version("tasks.compute.worker", type(scenario(profile.scenario)).__module__)
 
 
 class Work(BaseModel):

@@ -9,9 +9,9 @@ from respect_core.log.log import append_logs
 from respect_core.log.records import PolicyIdentity
 from respect_core.profiles import Profile
 from respect_core.variants import HH
-from respect_core.versions import base_sha256, code_version
+from respect_core.versions import base_sha256
 from tasks.compute import process
-from tasks.compute.specs import PlayResult, PlaySpec
+from tasks.compute.specs import PlayResult, PlaySpec, worker_code
 from tasks.registry import registry
 from tasks.registry.deployed import deployed
 from tasks.registry.register import reference
@@ -127,7 +127,7 @@ def _play(
     spec = PlaySpec(
         workspace=workspace,
         profile=profile,
-        code_version=code_version(),
+        code_version=worker_code(profile),
         base_sha256=base_sha256(profile.base),
         adapter=registry.download(workspace, version),
         policy=PolicyIdentity(name=policy.model, version=policy.version, adapter_hash=policy.adapter_hash),

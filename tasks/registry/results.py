@@ -24,11 +24,16 @@ from tasks.support.workspace import Workspace
 _log = logging.getLogger(__name__)
 
 Result = TypeVar("Result", bound=BaseModel)
+_STAGES = (
+    *("tasks.round.decode", "tasks.round.subsample", "tasks.round.train", "tasks.round.select"),
+    *("tasks.registry.register", "tasks.compute.worker"),
+)
+"""Modules whose code, with what they import, decides what a run on a work pool leaves."""
 
 
 def key(kind: str, round: int, variant: str, made_from: Mapping[str, Any]) -> str:
     """Where the result of these inputs lies; the code's version is one of them."""
-    inputs = json.dumps({**made_from, "code": code_version()}, sort_keys=True)
+    inputs = json.dumps({**made_from, "code": code_version(*_STAGES)}, sort_keys=True)
     digest = hashlib.sha256(inputs.encode()).hexdigest()[:32]
     return f"{Partition(round, variant).folder(f'results/{kind}')}{digest}.json"
 

@@ -22,9 +22,9 @@ from respect_core.scenarios.multiref.chance import LISTENERS
 from respect_core.store.base import Store
 from respect_core.training_data import curated
 from respect_core.variants import SEED, Variant
-from respect_core.versions import base_sha256, code_version
+from respect_core.versions import base_sha256
 from tasks.compute import process
-from tasks.compute.specs import EvaluateSpec
+from tasks.compute.specs import EvaluateSpec, worker_code
 from tasks.registry import registry
 from tasks.registry.lineage import keep_lineage
 from tasks.registry.register import reference
@@ -67,7 +67,7 @@ def evaluate_policy(workspace: Workspace, profile: Profile, policy: RegisteredRe
     spec = EvaluateSpec(
         workspace=workspace,
         profile=profile,
-        code_version=code_version(),
+        code_version=worker_code(profile),
         base_sha256=base_sha256(profile.base),
         adapter=registry.download(workspace, version),
         adapter_hash=policy.adapter_hash,

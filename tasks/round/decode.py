@@ -25,10 +25,9 @@ from respect_core.scenarios.multiref import decoder_eval
 from respect_core.store import manifests, tables
 from respect_core.store.manifests import Partition
 from respect_core.variants import DecoderKind
-from respect_core.versions import code_version
 from tasks.compute import culprits
 from tasks.compute.places import Place, runner
-from tasks.compute.specs import DecodeSpec
+from tasks.compute.specs import DecodeSpec, worker_code
 from tasks.support import progress
 from tasks.support.references import DecoderFigures, FeedbackRef
 from tasks.support.retries import PATIENT
@@ -146,7 +145,7 @@ def _decode(
         without=sorted(set_aside.games(workspace.open(), outdated)),
         workspace=workspace,
         profile=profile,
-        code_version=code_version(),
+        code_version=worker_code(profile),
         partitions=list(outdated),
         identity=dict(identity),
         turns_per_shard=turns_per_shard,

@@ -17,10 +17,10 @@ from respect_core.store.base import Store
 from respect_core.store.manifests import Partition
 from respect_core.training_data.sources import learning_partitions
 from respect_core.variants import Objective, Propensity, Variant
-from respect_core.versions import base_sha256, code_version
+from respect_core.versions import base_sha256
 from tasks.compute import culprits
 from tasks.compute.places import Place, runner
-from tasks.compute.specs import PropensitySpec
+from tasks.compute.specs import PropensitySpec, worker_code
 from tasks.registry import registry
 from tasks.support import progress
 from tasks.support.references import PropensityRef, RegisteredRef
@@ -95,7 +95,7 @@ def _fill(
         without=sorted(set_aside.games(store, [partition])),
         workspace=workspace,
         profile=profile,
-        code_version=code_version(),
+        code_version=worker_code(profile),
         base_sha256=base_sha256(profile.base),
         adapter=registry.download(workspace, version),
         adapter_hash=version.tags["adapter_hash"],

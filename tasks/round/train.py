@@ -11,10 +11,10 @@ from prefect.cache_policies import NO_CACHE
 from respect_core.profiles import Profile
 from respect_core.training_data import curated
 from respect_core.variants import SEED, Variant
-from respect_core.versions import base_sha256, code_version
+from respect_core.versions import base_sha256
 from tasks.compute import culprits
 from tasks.compute.places import Place, runner
-from tasks.compute.specs import TrainSpec
+from tasks.compute.specs import TrainSpec, worker_code
 from tasks.registry import registry
 from tasks.support import progress
 from tasks.support.references import TrainedRef, TrainingSetRef
@@ -60,7 +60,7 @@ def train_variant(
     spec = TrainSpec(
         workspace=workspace,
         profile=profile,
-        code_version=code_version(),
+        code_version=worker_code(profile),
         base_sha256=base_sha256(profile.base),
         variant=variant,
         round=training_set.round,

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+
+import pytest
+from paths import REPOSITORY
 
 from respect_core import tiny
 from respect_core.model.base import load_base
+from respect_core.profiles import tiny as tiny_profile
 from respect_core.scenarios.multiref.scenario import SCENARIO
-from respect_core.versions import base_sha256
+from respect_core.versions import base_sha256, code_version, sources
+from tasks.compute.specs import worker_code
 
 
 def test_a_base_model_is_told_by_its_files(tmp_path: Path) -> None:
@@ -23,3 +29,50 @@ def test_a_base_model_is_told_by_its_files(tmp_path: Path) -> None:
 
 def test_a_model_of_the_hub_has_its_name_alone() -> None:
     assert base_sha256("HuggingFaceM4/idefics2-8b") is None
+
+
+def test_what_decides_a_workers_result_counts_and_nothing_else() -> None:
+    counted = sources("tasks.compute.worker", SCENARIO.__module__)
+    assert {
+        "tasks.compute.worker",
+        "respect_core.learning.objectives",
+        "respect_core.model.lora",
+        "respect_core.scenarios.multiref.actions",
+        "respect_core.scenarios.multiref.columns",
+    } <= set(counted)
+    assert not [
+        name for name in counted if name.startswith(("respect_core.reporting", "respect_core.release", "prefect"))
+    ]
+    assert not [name for name in counted if name.startswith("tasks.reports")]
+
+
+def test_the_version_follows_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed comment in what a worker imports is another version; in a report it is the same."""
+    for name in ("respect_core", "tasks"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "model"))
+    monkeypatch.setattr(
+        "respect_core.versions.find_spec", lambda top: ModuleSpec(top, None, origin=_init(tmp_path, top))
+    )
+
+    def now() -> tuple[str, str]:
+        code_version.cache_clear()
+        return worker_code(tiny_profile()), code_version()
+
+    first = now()
+    _comment(tmp_path / "respect_core" / "reporting" / "page.py")
+    second = now()
+    assert second[0] == first[0] and second[1] != first[1]
+    _comment(tmp_path / "tasks" / "compute" / "worker.py")
+    third = now()
+    assert third[0] != second[0]
+    _comment(tmp_path / "respect_core" / "learning" / "objectives.py")
+    assert now()[0] != third[0]
+    code_version.cache_clear()
+
+
+def _init(folder: Path, top: str) -> str:
+    return str(folder / top / "__init__.py")
+
+
+def _comment(path: Path) -> None:
+    path.write_text(path.read_text() + "# changed\n")

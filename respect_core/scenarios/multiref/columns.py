@@ -23,9 +23,8 @@ from pydantic import BaseModel
 
 from respect_core.log.lengths import LONGEST_UTTERANCE, spoken
 from respect_core.log.records import InteractionLog
-from respect_core.scenario import Columns
 from respect_core.scenarios.multiref import actions
-from respect_core.schemas import OUTCOMES_SCHEMA, SCHEMA_VERSION, TURNS_SCHEMA
+from respect_core.schemas import OUTCOMES_SCHEMA, SCHEMA_VERSION, TURNS_SCHEMA, Columns
 from respect_core.store.manifests import Partition
 
 

@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from respect_core.interaction import Interaction, Turn
-from respect_core.scenario import Accepted, Columns, Message, Node, Row, Scenario, ScenarioError
+from respect_core.scenario import Accepted, Message, Node, Row, Scenario, ScenarioError
 from respect_core.scenarios.multiref import actions, augmentation, constraint, prompt
 from respect_core.scenarios.multiref.actions import LETTERS, Action
+from respect_core.schemas import Columns
 
 if TYPE_CHECKING:
     from respect_core.model.chat import Chat

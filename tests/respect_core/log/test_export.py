@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from samples import IMAGES, contents, game, line, logs, with_images
 
 from respect_core.interaction import Interaction, interactions
+from respect_core.log import blocks
 from respect_core.log import export as export_module
 from respect_core.log.export import export
 from respect_core.log.log import append_logs
@@ -126,7 +127,7 @@ def test_broken_records_are_set_aside_and_the_rest_goes_on(store: Store) -> None
         (line(game("b8")).replace(b"boat", b"\xc3\x28"), ""),
         (line(game("b9"), round=6), "round"),
         (line(game("b10"), variant="t-rl"), "variant"),
-        (line(game("b11"), user="x" * (export_module.LINE_LIMIT + 5)), ""),
+        (line(game("b11"), user="x" * (blocks.LINE_LIMIT + 5)), ""),
         (line(game("good0"), user="someone else"), "interaction_id"),
     ]
     data = b"".join(line(game(f"good{number}")) + each for number, (each, _) in enumerate(broken))
@@ -298,7 +299,7 @@ def test_an_object_fetched_ahead_is_closed_where_the_export_fails(
         raise MemoryError
 
     monkeypatch.setattr(type(store), "open", recorded)
-    monkeypatch.setattr(export_module, "_accept", fails)
+    monkeypatch.setattr(export_module, "accept", fails)
     with pytest.raises(MemoryError):
         export(store, 5)
     assert len(opened) == 2 and all(each.closed for each in opened)

@@ -79,7 +79,7 @@ def test_a_result_whose_version_the_registry_does_not_have_is_no_result(
 
 def test_another_version_of_the_code_has_results_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     key = results.key("train", 2, "b-fft", {})
-    monkeypatch.setattr(results, "code_version", lambda: "other")
+    monkeypatch.setattr(results, "code_version", lambda *roots: "other")
     assert results.key("train", 2, "b-fft", {}) != key
 
 

@@ -16,8 +16,9 @@ from respect_core.log.records import InteractionLog, LoggedTurn, Outcome, Policy
 from respect_core.measuring import annotation_tasks, human_eval
 from respect_core.measuring.evidence import gather
 from respect_core.scenarios.multiref import actions
+from respect_core.schemas import OUTCOMES_SCHEMA, TURNS_SCHEMA
 from respect_core.store.base import Store
-from respect_core.store.tables import OUTCOMES_SCHEMA, TURNS_SCHEMA, pa, read_table, write_partition
+from respect_core.store.tables import pa, read_table, write_partition
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 

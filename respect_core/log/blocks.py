@@ -1,0 +1,160 @@
+"""Read log objects block by block: rows of the records that may enter the tables, and what is wrong with the others."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from respect_core.log.lengths import spoken
+from respect_core.log.log import RecordError, parse_record
+from respect_core.log.records import InteractionLog, outcome_row, turn_rows
+from respect_core.scenario import ScenarioError, scenario
+from respect_core.schemas import OUTCOMES_SCHEMA, TURNS_SCHEMA, Columns
+from respect_core.store.base import Store
+from respect_core.store.manifests import (
+    Partition,
+)
+
+LINE_LIMIT = 4 << 20  # bytes; a longer line is set aside without being read into memory
+
+
+BLOCK = 2 << 20  # bytes of whole lines that are read as columns; one more line may hang over
+
+
+SMALL_BLOCK = 64 << 10  # bytes that are read record by record if not as columns
+
+
+@dataclass
+class Seen:
+    """What decides about a record beyond the record itself: ids taken and images there are."""
+
+    ids: set[str]
+    images: set[str]
+    unseen: set[str]  # of these, images that need no picture
+    lacking: set[str] = field(default_factory=set)  # images that records of this batch asked for in vain
+
+
+def read_ahead(store: Store, keys: Iterable[str]) -> Generator[tuple[str, BinaryIO], None, None]:
+    """Objects opened in order, each closed after its turn; the next is fetched while the caller works on one.
+
+    Close it: a caller that gives up leaves an object fetched ahead.
+    """
+    opened: deque[tuple[str, Future[BinaryIO]]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            for key in keys:
+                opened.append((key, pool.submit(store.open, key)))
+                if len(opened) == 2:
+                    yield from _first(opened)
+            if opened:
+                yield from _first(opened)
+        finally:
+            for _, future in opened:
+                if not future.cancel() and future.exception() is None:
+                    future.result().close()
+
+
+def _first(opened: deque[tuple[str, Future[BinaryIO]]]) -> Iterator[tuple[str, BinaryIO]]:
+    key, future = opened.popleft()
+    with closing(future.result()) as file:
+        yield key, file
+
+
+def blocks(file: BinaryIO, digest: hashlib._Hash) -> Iterator[bytes]:
+    """Whole lines, about BLOCK bytes at a time; of a line over the limit the beginning. Every byte is digested."""
+    while block := file.read(BLOCK):
+        block += file.readline(LINE_LIMIT)
+        digest.update(block)
+        while not block.endswith(b"\n") and (rest := file.readline(LINE_LIMIT)):
+            digest.update(rest)
+            if rest.endswith(b"\n"):
+                block += b"\n"
+        yield block
+
+
+def accept(
+    block: bytes, first: int, partition: Partition, seen: Seen
+) -> Iterator[tuple[Columns, list[tuple[int, RecordError]]]]:
+    """Rows of the records that may enter the tables, and by number of line why others may not; in order.
+
+    Where a block cannot be read as columns, its halves are tried, and so on: one odd record slows down few others.
+    """
+    columns = _columns(block, partition, seen) if len(block) < LINE_LIMIT else None
+    half = block.find(b"\n", len(block) // 2) + 1
+    if columns is not None:
+        seen.ids.update(columns.outcomes["interaction_id"].to_pylist())
+        yield columns, []
+    elif len(block) > SMALL_BLOCK and 0 < half < len(block):
+        yield from accept(block[:half], first, partition, seen)
+        yield from accept(block[half:], first + block.count(b"\n", 0, half), partition, seen)
+    else:
+        yield _by_record(block, first, partition, seen)
+
+
+def _columns(block: bytes, partition: Partition, seen: Seen) -> Columns | None:
+    """Read a block as its first record's scenario does; None where that is not known, or cannot read it at once."""
+    try:
+        record = json.loads(block[: block.find(b"\n") + 1] or block)
+        name = record.get("scenario", InteractionLog.model_fields["scenario"].default)
+        return scenario(name).read_columns(block, partition, seen.ids, seen.images)
+    except (ValueError, AttributeError, TypeError, RecursionError, ScenarioError):  # said by the record's own reader
+        return None
+
+
+def _by_record(
+    block: bytes, first: int, partition: Partition, seen: Seen
+) -> tuple[Columns, list[tuple[int, RecordError]]]:
+    """The same of a block whose lines are read one by one."""
+    turns: list[dict[str, Any]] = []
+    outcomes: list[dict[str, Any]] = []
+    refused: list[tuple[int, RecordError]] = []
+    for number, line in enumerate(io.BytesIO(block), start=first):
+        try:
+            log = _record(line, partition, seen)
+        except RecordError as error:
+            refused.append((number, error))
+            continue
+        if log is not None:
+            turns += turn_rows(log)
+            outcomes.append(outcome_row(log))
+    tables = pa.Table.from_pylist(turns, TURNS_SCHEMA), pa.Table.from_pylist(outcomes, OUTCOMES_SCHEMA)
+    return Columns(*tables), refused
+
+
+def _record(line: bytes, partition: Partition, seen: Seen) -> InteractionLog | None:
+    """A record that may enter the tables; None for a blank line. Raises RecordError."""
+    if len(line.removesuffix(b"\n")) >= LINE_LIMIT:
+        raise RecordError("", f"longer than {LINE_LIMIT} bytes", "write one interaction on each line")
+    if not line.strip():
+        return None
+    log = parse_record(line)
+    for name, value in zip(partition._fields, partition, strict=True):
+        if getattr(log, name) != value:
+            raise RecordError(
+                name, f"{getattr(log, name)!r} in a log of {value!r}", "append it to the log it belongs to"
+            )
+    for number, turn in enumerate(log.turns):
+        spoken(turn.utterance, f"turns[{number}].utterance", "refuse what is so long where it is written")
+    if log.interaction_id in seen.ids:
+        raise RecordError(
+            "interaction_id", f"{log.interaction_id!r} is taken by an earlier record", "give each game an id of its own"
+        )
+    if not seen.images.issuperset(log.context):
+        lacking = sorted(set(log.context) - seen.images)
+        seen.lacking.update(lacking)
+        raise RecordError(
+            "context",
+            f"image {lacking[0]!r} has no file images/{lacking[0]}.png ({len(lacking)} such)",
+            "put it there and export again",
+        )
+    seen.ids.add(log.interaction_id)
+    return log
