@@ -71,6 +71,7 @@ bench-quick: install  ## small settings against stored floors; fails where a rat
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 clean:

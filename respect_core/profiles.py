@@ -55,7 +55,7 @@ class Profile:
 
     def placement(self, variant: str) -> LoraConfig:
         """Shape and placement of a variant's adapters."""
-        return enhanced(self.lora) if variant == Variant.B_FFT_PLUS else self.lora
+        return enhanced(self.lora) if variant != SEED and Variant(variant).enhanced else self.lora
 
     def with_training(self, objectives: Collection[Objective] = tuple(Objective), /, **changes: Any) -> Profile:
         """The profile with some training settings of these objectives changed, in every round."""

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 
 
 class Objective(StrEnum):
@@ -53,23 +53,26 @@ class DecoderKind(StrEnum):
 
 
 class Variant(StrEnum):
-    """The systems of section 5, and appendix D's. CONTROL is the seed policy redeployed."""
+    """The systems of section 5, and appendix D's: name, decoder, objective. Another variant is another entry."""
 
-    B_FFT = "b-fft"
-    T_FFT = "t-fft"
-    B_RL = "b-rl"
-    T_RL = "t-rl"
-    B_KTO = "b-kto"
-    T_KTO = "t-kto"
-    B_FFT_PLUS = "b-fft+"  # B-FFT with adapters on the vision model too, which branches off B-FFT (appendix D)
+    decoder: DecoderKind
+    objective: Objective
+    enhanced: bool
+    """Whether the vision model has adapters too."""
 
-    @property
-    def decoder(self) -> DecoderKind:
-        return DecoderKind.BINARY if self.value.startswith("b-") else DecoderKind.TERNARY
+    def __new__(cls, name: str, decoder: DecoderKind, objective: Objective, enhanced: bool = False) -> Self:
+        entry = str.__new__(cls, name)
+        entry._value_ = name
+        entry.decoder, entry.objective, entry.enhanced = decoder, objective, enhanced
+        return entry
 
-    @property
-    def objective(self) -> Objective:
-        return Objective(self.value.split("-")[1].removesuffix("+"))
+    B_FFT = "b-fft", DecoderKind.BINARY, Objective.FFT
+    T_FFT = "t-fft", DecoderKind.TERNARY, Objective.FFT
+    B_RL = "b-rl", DecoderKind.BINARY, Objective.RL
+    T_RL = "t-rl", DecoderKind.TERNARY, Objective.RL
+    B_KTO = "b-kto", DecoderKind.BINARY, Objective.KTO
+    T_KTO = "t-kto", DecoderKind.TERNARY, Objective.KTO
+    B_FFT_PLUS = "b-fft+", DecoderKind.BINARY, Objective.FFT, True  # branches off B-FFT (appendix D)
 
 
 class Propensity(StrEnum):
@@ -80,7 +83,7 @@ class Propensity(StrEnum):
     SURROGATE = "surrogate"  # computed under the seed policy, an approximation
 
 
-SYSTEMS: tuple[Variant, ...] = tuple(variant for variant in Variant if variant is not Variant.B_FFT_PLUS)
+SYSTEMS: tuple[Variant, ...] = tuple(variant for variant in Variant if not variant.enhanced)
 """The six variants of section 5: what is trained where nobody says otherwise."""
 BRANCH_AFTER = 3
 """The round after which B-FFT+ branches off B-FFT in a study (appendix D)."""
