@@ -53,6 +53,8 @@ class Scenario(ABC):
     """Actions that are context only: nobody learns from them, since no policy draws them."""
     max_new_tokens: int = 128
     """Of an action that is written without a constraint."""
+    most_turns: int = 64
+    """Of an interaction."""
 
     # --- the log ---
 
@@ -62,7 +64,7 @@ class Scenario(ABC):
 
         Raises:
             ScenarioError: an action that is not canonical, or illegal in its state; the message begins with
-                ``turns[N].action`` or with ``context``.
+                ``turns[N].action: `` or with ``context: ``.
         """
 
     def read_columns(self, block: bytes, partition: Partition, taken: Set[str], images: Set[str]) -> Columns | None:
@@ -125,7 +127,7 @@ def plugin(group: str, name: str) -> Any:
     installed: Mapping[str, Any] = {each.name: each for each in entry_points(group=group)}
     if name not in installed:
         raise ScenarioError(
-            f"scenario {name!r} is not installed (entry points of {group}); "
+            f"scenario: {name!r} is not installed (entry points of {group}); "
             f"there are: {', '.join(sorted(installed)) or 'none'}"
         )
     return installed[name].load()

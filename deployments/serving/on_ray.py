@@ -34,7 +34,7 @@ from deployments.serving.api import Answered, answered, create_app
 from deployments.serving.follow import quick_registry
 from deployments.serving.gathered import exposition, gather, together
 from deployments.serving.metrics import Metrics
-from deployments.serving.schema import LISTENER_TURNS, ActReply, ActRequest, Fits, Problem, Readiness
+from deployments.serving.schema import ActReply, ActRequest, Fits, Problem, Readiness
 from deployments.serving.server import NotReady, PolicyServer, Settings
 from respect_core.acting.batcher import Overloaded
 from respect_core.acting.roster import Roster
@@ -57,6 +57,10 @@ class PortTaken(ValueError):
     """The server cannot listen there; the message says what to do."""
 
 
+_LONGER = 10
+"""Times as long as replicas keep an idle game, the front remembers who began it."""
+
+
 class Games:
     """The version that each running game began with. One for all replicas, in memory.
 
@@ -65,7 +69,7 @@ class Games:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._roster: Roster[str] = Roster(idle=settings.idle * LISTENER_TURNS, most=settings.games)
+        self._roster: Roster[str] = Roster(idle=settings.idle * _LONGER, most=settings.games)
 
     def begin(self, variant: str, game: str, version: str) -> str:
         """The version of a game; this one where it is new."""

@@ -8,11 +8,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from respect_core.interaction import Turn
 from respect_core.log.lengths import LONGEST_UTTERANCE
-from respect_core.scenarios.multiref import actions
-from respect_core.scenarios.multiref.game import MAX_TURNS
+from respect_core.scenario import ScenarioError, scenario
 from respect_core.utterances import normalised
 
-LISTENER_TURNS = MAX_TURNS // 2
+LONGEST_ACTION = 4096  # characters
+MOST_IMAGES = 64
+MOST_TURNS = 256
+"""What any scenario may have; each has limits of its own within these."""
 
 
 def _normal(text: str) -> str:
@@ -37,19 +39,17 @@ class Played(_Message):
     """A turn that is over."""
 
     utterance: Utterance
-    action: Annotated[str, StringConstraints(max_length=actions.LONGEST)] = Field(description="as it was returned")
+    action: Annotated[str, StringConstraints(max_length=LONGEST_ACTION)] = Field(description="as it was returned")
 
 
 class ActRequest(_Message):
     """A game in which the listener is to act."""
 
-    scenario: Literal["multiref"] = "multiref"
+    scenario: Annotated[str, StringConstraints(max_length=40)] = "multiref"
     variant: Annotated[str, StringConstraints(min_length=1, max_length=40)] = Field(description="e.g. 'b-fft'")
     game: Name = Field(description="its id, the same in each of its turns; never a user's id, as it is logged")
-    context: list[Name] = Field(
-        min_length=2, max_length=len(actions.LETTERS), description="image ids in the listener's order"
-    )
-    turns: list[Played] = Field(default=[], max_length=LISTENER_TURNS - 1, description="the turns so far")
+    context: list[Name] = Field(max_length=MOST_IMAGES, description="image ids in the listener's order")
+    turns: list[Played] = Field(default=[], max_length=MOST_TURNS - 1, description="the turns so far")
     utterance: Utterance = Field(description="what the speaker says now")
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = Field(
         default=None, description="of the draw, together with game and turn; the server's by default"
@@ -63,15 +63,17 @@ class ActRequest(_Message):
         return self
 
     def played(self) -> tuple[Turn, ...]:
-        """The turns with the state before each; the last has no action yet. Raises ValueError at an illegal action."""
-        state, result = "", []
-        for number, turn in enumerate(self.turns):
-            result.append(Turn(state, turn.utterance, turn.action))
-            try:
-                state = actions.step(turn.action, state, len(self.context))
-            except actions.ActionError as error:
-                raise ValueError(f"turns[{number}].action: {error}") from None
-        return (*result, Turn(state, self.utterance))
+        """Return the turns with the state before each; the last has no action yet.
+
+        Raises:
+            ScenarioError: an unknown scenario, a context that is none of its, too many turns, or an illegal action.
+        """
+        rules = scenario(self.scenario)
+        if len(self.turns) >= rules.most_turns:
+            raise ScenarioError(f"turns: should have at most {rules.most_turns - 1} items")
+        states = rules.states(self.context, [turn.action for turn in self.turns])
+        before = [Turn(state, turn.utterance, turn.action) for state, turn in zip(states[:-1], self.turns, strict=True)]
+        return (*before, Turn(states[-1], self.utterance))
 
 
 class ActReply(_Message):

@@ -56,8 +56,12 @@ class VisionFeatures:
         self._pixels: dict[str, Tensor] = {}  # id -> [3, height, width], only where the tower is trained
         self._connected: dict[str, Tensor] = {}  # id -> [L, H], only where `connected` made this
 
-    def encoder_outputs(self, model: Any, images: Sequence[Sequence[str]]) -> dict[str, BaseModelOutputWithPooling]:
-        """What the model's forward takes as `mm_encoder_outputs`, for a batch of image ids in prompt order.
+    def encoder_outputs(
+        self, model: Any, images: Sequence[Sequence[str]]
+    ) -> dict[str, BaseModelOutputWithPooling] | None:
+        """Return what the model's forward takes as `mm_encoder_outputs`, for a batch of image ids in prompt order.
+
+        None where there are no images.
 
         Differentiable with respect to the adapters of `model`, a view of the base.
 
@@ -66,6 +70,8 @@ class VisionFeatures:
             ValueError: an image that the model would take for padding.
         """
         distinct = list(dict.fromkeys(image for row in images for image in row))
+        if not distinct:
+            return None
         if self._connected:
             tokens_ULH = torch.stack([self._connected[image] for image in distinct])
         else:

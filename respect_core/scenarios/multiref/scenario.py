@@ -16,6 +16,7 @@ from respect_core.interaction import Interaction, Turn
 from respect_core.scenario import Accepted, Message, Node, Row, Scenario, ScenarioError
 from respect_core.scenarios.multiref import actions, augmentation, constraint, prompt
 from respect_core.scenarios.multiref.actions import LETTERS, Action
+from respect_core.scenarios.multiref.game import MAX_TURNS
 from respect_core.schemas import Columns
 
 if TYPE_CHECKING:
@@ -31,12 +32,12 @@ class MultiRef(Scenario):
     name = "multiref"
     context_only = frozenset({actions.NOTHING})
     max_new_tokens = 10  # published code
+    most_turns = MAX_TURNS // 2  # of the listener
 
     def states(self, context: Sequence[str], actions_taken: Sequence[str]) -> list[str]:
         if not SMALLEST_CONTEXT <= len(context) <= len(LETTERS):
-            raise ScenarioError(
-                f"context has {len(context)} images; {SMALLEST_CONTEXT} to {len(LETTERS)} can have letters"
-            )
+            bounds = f"at least {SMALLEST_CONTEXT} and at most {len(LETTERS)}"
+            raise ScenarioError(f"context: has {len(context)} images; give {bounds}")
         states = [""]
         for number, text in enumerate(actions_taken):
             try:
