@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from respect_core.measuring.evidence import Evidence
-    from respect_core.scenarios.multiref.similarity import ImageSimilarity
+    from respect_core.measuring.judge import ImageSimilarity
     from respect_core.store.manifests import Partition
     from tasks.support.workspace import Workspace
 

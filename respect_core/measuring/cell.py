@@ -22,7 +22,7 @@ from pyarrow import RecordBatch
 
 from respect_core.interaction import TurnKey
 from respect_core.measuring.decoder_metrics import Calibration, Confusion, calibration, confusion
-from respect_core.measuring.labels import target_label
+from respect_core.measuring.judge import ImageSimilarity, judge
 from respect_core.measuring.language import Language, language
 from respect_core.measuring.metrics import Counts, Figures, counts, figures
 from respect_core.measuring.turn_metrics import LABELS as SATISFIED
@@ -35,8 +35,6 @@ from respect_core.measuring.turn_metrics import (
     turn_figures,
 )
 from respect_core.measuring.users import UserShares, user_shares
-from respect_core.scenarios.multiref import actions
-from respect_core.scenarios.multiref.similarity import ImageSimilarity
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition, read_manifest
 from respect_core.store.tables import iter_batches, read_table
@@ -50,6 +48,7 @@ class TurnRow(NamedTuple):
 
     interaction_id: str
     turn: int
+    scenario: str
     user: str
     context: tuple[str, ...]
     state: str
@@ -224,6 +223,7 @@ def _annotated(rows: Rows) -> list[AnnotatedTurn]:
         AnnotatedTurn(
             row["interaction_id"],
             row["turn"],
+            turn.scenario,
             turn.context,
             turn.state,
             turn.action,
@@ -279,7 +279,6 @@ def _target_labels(rows: Rows) -> dict[TurnKey, int]:
     for row in rows.turns:
         outcome = rows.outcomes.get(row.interaction_id)
         if outcome is not None and outcome.targets is not None:
-            named = zip(actions.LETTERS, row.context, strict=False)
-            letters = {letter for letter, image in named if image in outcome.targets}
-            labels[row.interaction_id, row.turn] = target_label(actions.parse(row.action), letters)
+            label = judge(row.scenario).label(row.action, row.context, outcome.targets)
+            labels[row.interaction_id, row.turn] = label
     return labels

@@ -1,7 +1,7 @@
 """Decoded feedback against what annotators say of satisfaction (figure 6), or against targets: FOR MEASURING ONLY.
 
 Labels are +1 positive, 0 neutral, -1 negative. Actual labels are `turn_metrics.LABELS` of an annotator's satisfaction,
-or `labels.target_label`, which tells how the action fits the targets and not what the user thought of it; say which.
+or `Judge.label`, which tells how the action fits the targets and not what the user thought of it; say which.
 
 Two readings of an actual neutral (partly right), section 6: strict, it is no positive; lenient, it counts as one.
 

@@ -17,8 +17,8 @@ from respect_core.measuring.cell import Cell, Played, cell, read_rows
 from respect_core.measuring.comparison import Paired, paired
 from respect_core.measuring.cost import Cost, read_cost
 from respect_core.measuring.drift import FeedbackDrift, LanguageDrift, feedback_drift, language_drift
+from respect_core.measuring.judge import ImageSimilarity
 from respect_core.measuring.turn_metrics import Agreement, agreement
-from respect_core.scenarios.multiref.similarity import ImageSimilarity
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition, partitions
 from respect_core.training_data.sources import learning_partitions

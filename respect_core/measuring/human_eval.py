@@ -24,8 +24,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from respect_core.log.log import SET_ASIDE, RecordError, from_validation, new_lines
 from respect_core.measuring.annotation_tasks import AnsweredTurn
+from respect_core.measuring.judge import judge
 from respect_core.measuring.turn_metrics import AnnotatedTurn
-from respect_core.scenarios.multiref import actions
+from respect_core.scenario import ScenarioError
 from respect_core.schemas import ANNOTATIONS_SCHEMA as ANNOTATIONS_SCHEMA
 from respect_core.store.base import Store
 from respect_core.store.manifests import ChangedError, Input, Partition, missing_parts, partitions_with, read_manifest
@@ -168,6 +169,7 @@ def read_annotated(store: Store, round: int, variant: str) -> list[AnnotatedTurn
         AnnotatedTurn(
             interaction_id=row["interaction_id"],
             turn=row["turn"],
+            scenario=turn["scenario"],
             context=tuple(turn["context"]),
             state=turn["state"],
             action=turn["action"],
@@ -191,7 +193,7 @@ def answered_turns(store: Store) -> set[AnsweredTurn]:
 
 
 def _turns(store: Store, partition: Partition) -> _Turns:
-    columns = ["interaction_id", "turn", "context", "state", "action", "follow_up"]
+    columns = ["interaction_id", "turn", "scenario", "context", "state", "action", "follow_up"]
     table = read_table(store, "turns", [partition.round], [partition.variant], columns)
     return {(row["interaction_id"], row["turn"]): row for row in table.to_pylist()}
 
@@ -218,9 +220,8 @@ def _checked(answer: Answer, turns: _Turns, known: Mapping[tuple[str, int, str],
             "correct the ids, or import the game first",
         )
     try:
-        intended = actions.parse(answer.intended)
-        actions.check_legal(intended, turn["state"], len(turn["context"]))
-    except actions.ActionError as error:
+        intended = judge(turn["scenario"]).intended(answer.intended, turn["state"], turn["context"])
+    except ScenarioError as error:
         raise AnswerError("intended", str(error), "give an action that is legal in the turn's state") from None
     if (turn["follow_up"] is None) != (answer.satisfaction is None):
         expected = "null: nothing follows the turn" if turn["follow_up"] is None else f"one of {list(SATISFACTION)}"
@@ -229,9 +230,9 @@ def _checked(answer: Answer, turns: _Turns, known: Mapping[tuple[str, int, str],
         "interaction_id": answer.interaction_id,
         "turn": answer.turn,
         "annotator": answer.annotator,
-        "intended": str(intended),
+        "intended": intended,
         "satisfaction": answer.satisfaction,
-        "correct": str(intended) == turn["action"],
+        "correct": intended == turn["action"],
         "source": source,
     }
     before = known.get(_key(row))

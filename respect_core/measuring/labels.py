@@ -1,42 +1,25 @@
 """Labels derived from targets: for METRICS AND VALIDATION ONLY.
 
 Nothing on the learning path imports this module (tests/test_no_auxiliary_labels.py holds that): a policy learns
-from what users wrote, not from what they wanted.
+from what users wrote, not from what they wanted. What makes an action right is the scenario's `Judge` to say.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from respect_core.interaction import TurnKey
 from respect_core.log.records import InteractionLog
-from respect_core.scenarios.multiref import actions
-from respect_core.scenarios.multiref.actions import Action
+from respect_core.measuring.judge import judge
 from respect_core.store.base import Store
 from respect_core.store.tables import iter_batches
-
-
-def target_label(action: Action, targets: Collection[str]) -> int:
-    """How an action fits the target letters: +1 right, 0 one of its two parts right and the other not, -1 wrong.
-
-    Selecting is right when all that is selected are targets, deselecting when none is. An action that does
-    nothing is wrong: every utterance asks for something.
-    """
-    parts = []
-    if action.select:
-        parts.append(set(action.select) <= set(targets))
-    if action.deselect:
-        parts.append(set(action.deselect).isdisjoint(targets))
-    if not any(parts):
-        return -1
-    return 1 if all(parts) else 0
 
 
 def target_labels(
     store: Store, rounds: Iterable[int] | None = None, variants: Iterable[str] | None = None
 ) -> dict[TurnKey, int]:
-    """`target_label` of every turn in the tables whose interaction has targets, last turns included.
+    """Label every turn in the tables whose interaction has targets, last turns included.
 
     Memory grows with the number of turns asked for. Raises TableError and StoreError as reading tables does.
     """
@@ -47,19 +30,18 @@ def target_labels(
             if row["targets"] is not None:
                 targets[row["round"], row["variant"], row["interaction_id"]] = row["targets"]
     labels: dict[TurnKey, int] = {}
-    columns = ["round", "variant", "interaction_id", "turn", "context", "action"]
+    columns = ["round", "variant", "interaction_id", "turn", "scenario", "context", "action"]
     for batch in iter_batches(store, "turns", *wanted, columns):
         for row in batch.to_pylist():
-            images = targets.get((row["round"], row["variant"], row["interaction_id"]))
-            if images is not None:
-                letters = _letters(row["context"], images)
+            of_game = targets.get((row["round"], row["variant"], row["interaction_id"]))
+            if of_game is not None:
                 game = sys.intern(row["interaction_id"])  # one string for all turns of the game
-                labels[game, row["turn"]] = target_label(actions.parse(row["action"]), letters)
+                labels[game, row["turn"]] = judge(row["scenario"]).label(row["action"], row["context"], of_game)
     return labels
 
 
 def right_turns(logs: Iterable[InteractionLog]) -> set[TurnKey]:
-    """Turns whose click was right in every part: what a validation set is made of (appendix B.2).
+    """Return the turns whose action was right in every part: what a validation set is made of (appendix B.2).
 
     Interactions without targets have none.
     """
@@ -68,9 +50,5 @@ def right_turns(logs: Iterable[InteractionLog]) -> set[TurnKey]:
         for log in logs
         if log.outcome is not None
         for number, turn in enumerate(log.turns)
-        if target_label(actions.parse(turn.action), _letters(log.context, log.outcome.targets)) == 1
+        if judge(log.scenario).label(turn.action, log.context, log.outcome.targets) == 1
     }
-
-
-def _letters(context: Iterable[str], images: Collection[str]) -> set[str]:
-    return {letter for letter, image in zip(actions.LETTERS, context, strict=False) if image in images}

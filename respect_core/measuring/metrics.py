@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from respect_core.log.records import InteractionLog, outcome_row, turn_rows
-from respect_core.scenarios.multiref import actions
+from respect_core.measuring.judge import judge
 from respect_core.stats import RESAMPLES, Estimate, estimates, ratio, resampled
 from respect_core.store.base import Store
 from respect_core.store.tables import read_table
@@ -30,7 +30,6 @@ __all__ = [
     "Counts",
     "Estimate",
     "Figures",
-    "accurate_clicks",
     "counts",
     "counts_of_logs",
     "figures",
@@ -55,30 +54,19 @@ class Figures:
     click_accuracy: Estimate | None  # accurate clicks / all clicks of all interactions; None without any
 
 
-def accurate_clicks(action: str, target_letters: str) -> tuple[int, int]:
-    """Accurate clicks of an action, and all its clicks.
-
-    Appendix B.4: a click is accurate if it selects a target or deselects a non-target. Raises ActionError.
-    """
-    parsed, targets = actions.parse(action), set(target_letters)
-    right = len(set(parsed.select) & targets) + len(set(parsed.deselect) - targets)
-    return right, len(parsed.select) + len(parsed.deselect)
-
-
 def counts(turns: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> Counts:
-    """COLUMNS of every game that has an outcome [N, 4], in order of interaction id.
+    """Count COLUMNS of every game that has an outcome [N, 4], in order of interaction id.
 
     Args:
-        turns: rows of the turns table (interaction_id, context, action).
+        turns: rows of the turns table (interaction_id, scenario, context, action).
         outcomes: rows of the outcomes table (interaction_id, targets, success, turns) of the same games.
     """
     found = {row["interaction_id"]: row for row in outcomes if row["success"] is not None}
     clicks = {interaction_id: np.zeros(2, dtype=np.int64) for interaction_id in found}
     for turn in turns:
         if (outcome := found.get(turn["interaction_id"])) is not None:
-            letters = zip(actions.LETTERS, turn["context"], strict=False)
-            targets = "".join(letter for letter, image in letters if image in outcome["targets"])
-            clicks[turn["interaction_id"]] += accurate_clicks(turn["action"], targets)
+            credit = judge(turn["scenario"]).credit(turn["action"], turn["context"], outcome["targets"])
+            clicks[turn["interaction_id"]] += credit
     rows = [(found[each]["success"], found[each]["turns"], *clicks[each]) for each in sorted(found)]
     return np.array(rows, dtype=np.int64).reshape(-1, len(COLUMNS))
 
@@ -91,7 +79,7 @@ def counts_of_logs(logs: Sequence[InteractionLog]) -> dict[str, list[int]]:
 
 def read_counts(store: Store, round: int, variant: str) -> Counts:
     """`counts` of a partition of the tables. Raises TableError and StoreError as reading tables does."""
-    turns = read_table(store, "turns", [round], [variant], ["interaction_id", "context", "action"])
+    turns = read_table(store, "turns", [round], [variant], ["interaction_id", "scenario", "context", "action"])
     outcomes = read_table(store, "outcomes", [round], [variant], ["interaction_id", "targets", "success", "turns"])
     return counts(turns.to_pylist(), outcomes.to_pylist())
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from respect_core.scenarios.multiref import actions
-from respect_core.scenarios.multiref.similarity import ImageSimilarity, similarity
+from respect_core.measuring.judge import ImageSimilarity, judge
 from respect_core.stats import LEVEL, RESAMPLES, Estimate, bootstrap, by_game, quotients
 
 YES, PARTIAL, INCORRECT, NO = "yes", "partial", "incorrect", "no"
@@ -39,6 +38,7 @@ class AnnotatedTurn:
 
     interaction_id: str
     turn: int
+    scenario: str
     context: tuple[str, ...]
     state: str
     action: str
@@ -49,8 +49,9 @@ class AnnotatedTurn:
 
     @property
     def right(self) -> bool | None:
-        """Whether the policy did exactly what was intended, in whatever order the letters are written."""
-        return self.correct if self.intended is None else actions.parse(self.action) == actions.parse(self.intended)
+        """Whether the policy did exactly what was intended, however either is spelt."""
+        canonical = judge(self.scenario).canonical
+        return self.correct if self.intended is None else canonical(self.action) == canonical(self.intended)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def turn_figures(
     positives are table 5's "Pos Feedback" in rounds 0 to 2.
 
     Args:
-        f: similarity of images (`respect_core.scenarios.multiref.similarity`).
+        f: similarity of images for equation 3.
 
     Raises:
         ValueError: no turns, or a satisfaction that is none of the four.
@@ -131,7 +132,7 @@ def agreement(
         return Agreement(0, None, None, None)
     questions: tuple[Callable[[AnnotatedTurn], Hashable], ...] = (
         lambda row: row.right,
-        lambda row: None if row.intended is None else actions.parse(row.intended),
+        lambda row: None if row.intended is None else judge(row.scenario).canonical(row.intended),
         lambda row: row.satisfaction,
     )
     columns = [
@@ -151,12 +152,14 @@ def _columns(row: AnnotatedTurn, f: ImageSimilarity | None) -> list[float]:
             f"{', '.join(LABELS)}"
         )
     right, asked, negative = row.right, row.satisfaction is not None, row.satisfaction == NO
-    compared = f is not None and row.intended is not None
-    alike = similarity(row.action, row.intended, row.context, f) if f and row.intended is not None else 0.0
+    alike = None
+    if f is not None and row.intended is not None:
+        alike = judge(row.scenario).similarity(row.action, row.intended, row.context, f)
+    compared, similarity = alike is not None, alike or 0.0
     return [
         *(float(right or False), right is not None),
-        *(alike, compared),
-        *(alike * negative, compared and negative),
+        *(similarity, compared),
+        *(similarity * negative, compared and negative),
         *(row.satisfaction == YES, asked),
     ]
 

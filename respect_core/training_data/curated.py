@@ -1,7 +1,8 @@
 """Named sets of games beside the log: D0, the validation set, and sets held out at import.
 
-A set is one object `game_sets/<name>.jsonl` of interaction logs. Its outcomes say which turns were right, so
-that a set can serve for validation; training reads only `Interaction`s from it.
+A set is one object `game_sets/<name>.jsonl` of interaction logs, from which training reads only `Interaction`s. D0 and
+D_val (appendix B.2) are small, come from people playing with people, and are curated: their outcomes may be read, to
+tell which turns were right (`measuring.labels.right_turns`). No deployment's may.
 """
 
 from __future__ import annotations
@@ -9,10 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 
-from respect_core.interaction import TurnKey
 from respect_core.log.log import parse_record, read_logs
 from respect_core.log.records import InteractionLog
-from respect_core.measuring.labels import right_turns
 from respect_core.store.base import Store
 from respect_core.store.manifests import Input
 
@@ -105,13 +104,3 @@ def _require(store: Store, name: str) -> None:
             f"no game set {name!r} in {store}; there are: {', '.join(names(store)) or 'none'}. "
             "Make one with `respect import games FILE --game-set NAME`"
         )
-
-
-def curated(store: Store, name: str) -> tuple[list[InteractionLog], set[TurnKey]]:
-    """The games of a set, and the turns among them whose click was right (D0 and D_val of appendix B.2).
-
-    Both sets are small, come from people playing with people, and are curated: their outcomes may be read. No
-    deployment's may.
-    """
-    logs = read(store, name)
-    return logs, right_turns(logs)

@@ -28,6 +28,7 @@ from pydantic import TypeAdapter
 
 from respect_core.interaction import Interaction
 from respect_core.log.records import InteractionLog
+from respect_core.measuring.labels import right_turns
 from respect_core.model.memory import no_room_on_cpu
 from respect_core.scenario import scenario
 from respect_core.store.base import Store, StoreError
@@ -79,8 +80,8 @@ def train(spec: TrainSpec) -> dict[str, Any]:
     examples = [each for each in sampling.examples(table) if chosen(each.interaction.interaction_id)]
     if spec.only is not None:
         return _tried(spec, base, examples)
-    logs, right = curated.curated(store, spec.validation)
-    held_out = [from_log(log) for log in logs]
+    logs = curated.read(store, spec.validation)
+    held_out, right = [from_log(log) for log in logs], right_turns(logs)
     features = _features(spec, base, [*_of(example.interaction for example in examples), *_of(held_out)])
 
     def validate(model: Any) -> dict[str, Any]:
@@ -249,8 +250,8 @@ def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
     from respect_core.learning.validation import exact_match
     from respect_core.log.records import from_log
 
-    logs, right = curated.curated(spec.workspace.open(), spec.game_set)
-    games = [from_log(log) for log in logs]
+    logs = curated.read(spec.workspace.open(), spec.game_set)
+    games, right = [from_log(log) for log in logs], right_turns(logs)
     base = _base(spec)
     policy = Policy(base, spec.adapter, _features(spec, base, _of(games)))
     result = exact_match(policy, games, right)

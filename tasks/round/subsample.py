@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from respect_core.interaction import TurnKey
 from respect_core.log import set_aside
 from respect_core.log.records import turn_rows
+from respect_core.measuring.labels import right_turns
 from respect_core.profiles import Profile
 from respect_core.release.lineage import data_hash
 from respect_core.scenario import scenario
@@ -85,9 +86,9 @@ def _without(batches: Iterable[pa.RecordBatch], interaction_ids: pa.Array) -> It
 
 def _d0(store: Store) -> tuple[pa.Table, frozenset[tuple[str, int]]]:
     """D0 as turns, and those among them to learn from."""
-    logs, right = curated.curated(store, curated.D0)
+    logs = curated.read(store, curated.D0)
     rows = [row for log in logs for row in turn_rows(log)]
-    return pa.Table.from_pylist(rows, schema=TURNS_SCHEMA), frozenset(right)
+    return pa.Table.from_pylist(rows, schema=TURNS_SCHEMA), frozenset(right_turns(logs))
 
 
 def _write(

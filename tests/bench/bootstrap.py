@@ -49,7 +49,7 @@ def cell(games: int) -> Cell:
     names = [f"g{game:04}" for game, each in enumerate(turns) for _ in range(each - 1)]
     annotated = [
         AnnotatedTurn(
-            *(f"g{game:04}", turn, IMAGES, ""),
+            *(f"g{game:04}", turn, "multiref", IMAGES, ""),
             *(f"select {rng.choice([*LETTERS])}", f"select {rng.choice([*LETTERS])}", str(rng.choice(SATISFACTION))),
             annotator=f"w{annotator}",
         )

@@ -52,7 +52,7 @@ from respect_core.profiles import Profile
 from respect_core.release import ledger, lineage
 from respect_core.release.ledger import LedgerError
 from respect_core.store import manifests, tables
-from respect_core.store.base import StoreError
+from respect_core.store.base import Store, StoreError
 from respect_core.training_data import curated as game_sets
 from respect_core.variants import Objective, Variant
 from tasks.compute.process import WorkerCutOff
@@ -302,15 +302,15 @@ def test_a_store_that_is_away_is_no_verdict(fresh: Workspace, monkeypatch: pytes
     monkeypatch.setattr(promote_module, "examine", promote_module.examine.with_options(retries=1))
     _promote(fresh, version=1)  # what is deployed acts before the store goes
     registry.client(fresh).delete_model_version_tag("respect.b-fft", "2", "gate")
-    curated, away = game_sets.curated, [2]
+    read, away = game_sets.read, [2]
 
-    def lost(*arguments: Any) -> Any:
-        if away[0]:
+    def lost(store: Store, name: str) -> Any:
+        if name == game_sets.VALIDATION and away[0]:
             away[0] -= 1
             raise StoreError("s3://bucket cannot be reached")
-        return curated(*arguments)
+        return read(store, name)
 
-    monkeypatch.setattr(game_sets, "curated", lost)
+    monkeypatch.setattr(game_sets, "read", lost)
     with pytest.raises(WorkerCutOff, match="s3://bucket cannot be reached"):
         _promote(fresh, version=2)
     assert away == [0] and "gate" not in registry.named(fresh, TWO).tags

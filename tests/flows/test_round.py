@@ -26,6 +26,7 @@ from respect_core.log.export import export
 from respect_core.log.log import append_logs, read_logs
 from respect_core.log.records import InteractionLog, from_log
 from respect_core.measuring.evidence import gather
+from respect_core.measuring.labels import right_turns
 from respect_core.profiles import Profile
 from respect_core.scenarios.multiref import prompt
 from respect_core.scenarios.multiref.importers.games import UNKNOWN_POLICY
@@ -123,8 +124,8 @@ def test_plain_peft_and_transformers_reproduce_the_validation_figure(place: Work
     processor = AutoProcessor.from_pretrained(files)
 
     store = place.open()
-    logs, right = curated.curated(store, curated.VALIDATION)
-    games = {log.interaction_id: from_log(log) for log in logs}
+    logs = curated.read(store, curated.VALIDATION)
+    games, right = {log.interaction_id: from_log(log) for log in logs}, right_turns(logs)
     matches = 0
     for name, turn in sorted(right):
         game = waiting(games[name], turn)

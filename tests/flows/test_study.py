@@ -22,6 +22,7 @@ from flows.evaluate import EvaluateParameters, evaluate
 from flows.study import StudyParameters, study
 from respect_core.log.log import read_logs
 from respect_core.log.records import InteractionLog
+from respect_core.measuring.labels import right_turns
 from respect_core.store import tables
 from respect_core.training_data import curated
 from respect_core.variants import Objective, Variant
@@ -302,7 +303,7 @@ def test_policies_are_evaluated_on_a_set_that_nobody_trained_on(
     assert registry.client(played.place).get_run(left).info.status == "KILLED"
     assert json.loads((played.place.root / "evaluation-people.json").read_text()) == result
     assert (result["round"], result["games"], set(result["policies"])) == (0, 4, {"seed", "b-fft"})
-    assert result["turns"] == len(curated.curated(store, "people")[1])
+    assert result["turns"] == len(right_turns(curated.read(store, "people")))
     for values in (*result["policies"].values(), *result["chance"].values()):
         assert values["ci95"][0] <= values["exact_match"] <= values["ci95"][1]
     chance = result["chance"]

@@ -188,20 +188,16 @@ def evaluate(
 def game_turns(path: Path) -> tuple[list[dict[str, Any]], dict[TurnKey, int]]:
     """Turn rows of a file of games, and their labels derived from the targets. Raises as `read_games` does."""
     from respect_core.log.records import InteractionLog, turn_rows
-    from respect_core.measuring.labels import target_label
-    from respect_core.scenarios.multiref import actions
     from respect_core.scenarios.multiref.importers.games import read_games
+    from respect_core.scenarios.multiref.judge import JUDGE
 
     rows: list[dict[str, Any]] = []
     labels: dict[TurnKey, int] = {}
     for log in read_games(path, round=0, variant="unknown"):
         if isinstance(log, InteractionLog) and log.outcome is not None:
-            letters = {
-                a for a, image in zip(actions.LETTERS, log.context, strict=False) if image in log.outcome.targets
-            }
             rows += turn_rows(log)
             for number, turn in enumerate(log.turns):
-                labels[log.interaction_id, number] = target_label(actions.parse(turn.action), letters)
+                labels[log.interaction_id, number] = JUDGE.label(turn.action, log.context, log.outcome.targets)
     return rows, labels
 
 

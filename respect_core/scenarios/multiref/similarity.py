@@ -16,7 +16,7 @@ equation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +26,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
+from respect_core.measuring.judge import ImageSimilarity
 from respect_core.scenarios.multiref import actions
 
 if TYPE_CHECKING:  # it imports torch
     from respect_core.model.vision import VisionFeatures
-
-ImageSimilarity = Callable[[str, str], float]
-"""f of equation 3, over image ids. Raises KeyError, saying what to do, for images that it does not know."""
 
 COLUMNS = ("image_a", "image_b", "similarity")
 

@@ -5,39 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import pytest
 from PIL import Image
 from samples import game, with_images
 
 from respect_core.log.export import export
 from respect_core.log.log import append_logs, read_logs
-from respect_core.measuring.labels import right_turns, target_label, target_labels
-from respect_core.scenarios.multiref import actions
+from respect_core.measuring.labels import right_turns, target_labels
 from respect_core.scenarios.multiref.importers.games import import_games
 from respect_core.store.base import Store
 from respect_core.store.open import open_store
 from respect_core.store.tables import read_table
-
-
-@pytest.mark.parametrize(
-    ("action", "label"),
-    [
-        ("select A", 1),
-        ("select A B", 1),
-        ("select A C", -1),
-        ("select C", -1),
-        ("deselect C", 1),
-        ("deselect A", -1),
-        ("deselect A C", -1),
-        ("deselect C select A", 1),
-        ("deselect C select D", 0),
-        ("deselect B select A", 0),
-        ("deselect B select D", -1),
-        ("nothing", -1),
-    ],
-)
-def test_label_of_an_action(action: str, label: int) -> None:
-    assert target_label(actions.parse(action), "AB") == label
 
 
 def test_labels_of_games(store: Store) -> None:

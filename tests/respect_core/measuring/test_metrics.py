@@ -11,25 +11,8 @@ from samples import IMAGES, game, with_images
 from respect_core.log.export import export
 from respect_core.log.log import append_logs
 from respect_core.log.records import Outcome, outcome_row, turn_rows
-from respect_core.measuring.metrics import accurate_clicks, counts, counts_of_logs, figures, ratio, read_counts
+from respect_core.measuring.metrics import counts, counts_of_logs, figures, ratio, read_counts
 from respect_core.store.base import Store
-
-
-@pytest.mark.parametrize(
-    ("action", "expected"),
-    [
-        ("select A", (1, 1)),
-        ("select C", (0, 1)),
-        ("deselect C", (1, 1)),
-        ("deselect A", (0, 1)),
-        ("deselect A C select B D", (2, 4)),  # C off and B on are accurate
-        ("nothing", (0, 0)),
-    ],
-)
-def test_a_click_is_accurate_if_it_selects_a_target_or_deselects_another(
-    action: str, expected: tuple[int, int]
-) -> None:
-    assert accurate_clicks(action, "AB") == expected
 
 
 def test_counts_of_games_by_hand() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from respect_core.log.records import InteractionLog, outcome_row, turn_rows
 from respect_core.measuring.comparison import paired
 from respect_core.measuring.decoder_metrics import calibration, confusion
 from respect_core.measuring.drift import feedback_shares, language_drift
-from respect_core.measuring.labels import target_label
+from respect_core.measuring.judge import judge
 from respect_core.measuring.language import language
 from respect_core.measuring.metrics import counts, figures
 from respect_core.measuring.turn_metrics import AnnotatedTurn, agreement, turn_figures
@@ -101,9 +101,9 @@ def annotated(logs: list[InteractionLog]) -> list[AnnotatedTurn]:
         for number, (turn, state) in enumerate(zip(log.turns, log.states(), strict=False)):
             missing = sorted(targets - set(state))[:1]
             intended = str(Action(deselect="".join(sorted(set(state) - targets)), select="".join(missing)))
-            label = target_label(actions.parse(turn.action), targets)
+            label = judge(log.scenario).label(turn.action, log.context, log.outcome.targets)
             said = {1: "yes", 0: "partial", -1: "no"}[label] if number + 1 < len(log.turns) else None
-            where = log.interaction_id, number, tuple(log.context), state, turn.action
+            where = log.interaction_id, number, log.scenario, tuple(log.context), state, turn.action
             rows.append(AnnotatedTurn(*where, intended, said, "w1"))
     return rows
 
@@ -176,7 +176,7 @@ def test_agreement_of_three_made_up_annotators(clicks: list[Click], logs: list[I
         mine = row.action, "yes" if row.satisfaction else None
         other = mine if row.turn else (row.intended, row.satisfaction)
         rows += [
-            AnnotatedTurn(row.interaction_id, row.turn, row.context, row.state, row.action, *said, name)
+            replace(row, intended=said[0], satisfaction=said[1], annotator=name)
             for name, said in (("w2", mine), ("w3", other))
         ]
     same = [(click.selected, click.deselected) == click.wanted() for click in clicks]
@@ -208,10 +208,8 @@ def test_the_decoders_confusion_and_calibration(clicks: list[Click], logs: list[
     actual, said, games = [], [], []
     for log in logs:
         assert log.outcome is not None
-        letters = dict(zip(log.context, actions.LETTERS, strict=False))
-        targets = {letters[image] for image in log.outcome.targets}
         for row in turn_rows(log)[:-1]:
-            actual.append(target_label(actions.parse(row["action"]), targets))
+            actual.append(judge(log.scenario).label(row["action"], log.context, log.outcome.targets))
             said.append(row["follow_up"])
             games.append(log.interaction_id)
     found = confusion(actual, [decode(each) for each in said], "ternary", games, resamples=200)

@@ -12,7 +12,7 @@ CONTEXT = ("boat", "dog", "cat", "house")
 
 
 def row(game: str, turn: int, action: str, intended: str | None, satisfaction: str | None = None) -> AnnotatedTurn:
-    return AnnotatedTurn(game, turn, CONTEXT, "", action, intended, satisfaction, annotator="w1")
+    return AnnotatedTurn(game, turn, "multiref", CONTEXT, "", action, intended, satisfaction, annotator="w1")
 
 
 ROWS = [

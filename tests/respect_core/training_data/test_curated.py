@@ -9,6 +9,7 @@ import pytest
 from pickled_games import games_file
 
 from respect_core.log.records import InteractionLog
+from respect_core.measuring.labels import right_turns
 from respect_core.scenarios.multiref.importers.games import read_games
 from respect_core.training_data import curated
 from tasks.games.importing import import_games
@@ -70,9 +71,9 @@ def test_turns_to_validate_on_are_the_right_ones(place: Workspace, tmp_path: Pat
     assert wrong.outcome is not None
     wrong = wrong.model_copy(update={"outcome": wrong.outcome.model_copy(update={"targets": wrong.context[7:]})})
     curated.write(place.open(), "validation", [*logs, wrong])
-    found, right = curated.curated(place.open(), "validation")
+    found = curated.read(place.open(), "validation")
     assert found == [*logs, wrong]
-    assert right == {("game-0", 0), ("game-0", 1)}
+    assert right_turns(found) == {("game-0", 0), ("game-0", 1)}
 
 
 def test_an_utterance_with_odd_line_breaks_survives(place: Workspace, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from respect_core.feedback.prompts import Exchange, Kind, zero_shot
 from respect_core.log.records import InteractionLog, LoggedTurn, Outcome, PolicyIdentity
-from respect_core.measuring.labels import target_label
 from respect_core.scenarios.multiref import actions
+from respect_core.scenarios.multiref.judge import JUDGE
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition, partitions
 from respect_core.store.tables import read_table
@@ -312,9 +312,7 @@ def _feedback_row(row: Mapping[str, Any], log: InteractionLog) -> dict[str, Any]
 def derived_label(log: InteractionLog, number: int) -> int:
     """The label of a turn that follows from the targets of its game."""
     assert log.outcome is not None
-    letters = zip(actions.LETTERS, log.context, strict=False)
-    targets = [letter for letter, image in letters if image in log.outcome.targets]
-    return target_label(actions.parse(log.turns[number].action), targets)
+    return JUDGE.label(log.turns[number].action, log.context, log.outcome.targets)
 
 
 def files(log: InteractionLog, letters: Iterable[str]) -> list[str]:

@@ -1,0 +1,64 @@
+"""The port through which a scenario plugs into measuring: FOR MEASURING ONLY.
+
+A judge is found by the name of its scenario, through the entry points of group `respect.judges`. It sees targets, which
+the other port, `respect_core.scenario`, cannot name, and so nothing on the learning path may import this.
+
+The defaults are those of plain text: an action is right or wrong as a whole, and has one spelling.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
+from typing import TypeAlias
+
+from respect_core.scenario import ScenarioError, plugin
+
+GROUP = "respect.judges"
+
+ImageSimilarity: TypeAlias = Callable[[str, str], float]
+"""f of equation 3, over image ids. Raises KeyError, saying what to do, for images that it does not know."""
+
+
+class Judge(ABC):
+    """What measuring asks of a scenario. Instances hold no state.
+
+    `context` and `targets` are as in the tables: of the interaction that an action belongs to.
+    """
+
+    @abstractmethod
+    def label(self, action: str, context: Sequence[str], targets: Collection[str]) -> int:
+        """Return how an action fits the targets: +1 right, 0 partly right, -1 wrong."""
+
+    def credit(self, action: str, context: Sequence[str], targets: Collection[str]) -> tuple[int, int]:
+        """Return how many units of an action are accurate, and how many it has: clicks in appendix B.4."""
+        return int(self.label(action, context, targets) == 1), 1
+
+    def canonical(self, action: str) -> str:
+        """Return the spelling that all equal actions share."""
+        return action
+
+    def intended(self, text: str, state: str, context: Sequence[str]) -> str:
+        """Return what an annotator would have done in a state, as a canonical action (appendix A.2).
+
+        Raises:
+            ScenarioError: the text is no action, or is illegal in the state.
+        """
+        if not text.strip():
+            raise ScenarioError("the action is blank")
+        return self.canonical(text)
+
+    def similarity(self, action: str, intended: str, context: Sequence[str], f: ImageSimilarity) -> float | None:
+        """Return how alike two actions are (equation 3), or None where the scenario compares no images.
+
+        Raises:
+            KeyError: an image that f does not know.
+        """
+        return None
+
+
+@cache
+def judge(scenario: str) -> Judge:
+    """Return the judge of a scenario. Raises ScenarioError where none is installed."""
+    return plugin(GROUP, scenario)
