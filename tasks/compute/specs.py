@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from respect_core.log.records import PolicyIdentity
+from respect_core.measuring.judge import judge
 from respect_core.profiles import Profile
 from respect_core.scenario import scenario
 from respect_core.store.manifests import Partition
@@ -30,7 +31,8 @@ ABOUT = "about.json"
 
 def worker_code(profile: Profile) -> str:
     """Return the version of all code that decides what a worker of this profile returns."""
-    return code_version("tasks.compute.worker", type(scenario(profile.scenario)).__module__)
+    ports = scenario(profile.scenario), judge(profile.scenario)
+    return code_version("tasks.compute.worker", *(type(port).__module__ for port in ports))
 
 
 class Work(BaseModel):
