@@ -46,7 +46,7 @@ class InteractionLog(_Record):
     """One finished interaction.
 
     Validation checks that images are distinct, that the scenario accepts the context and each action in the state that
-    the actions before it lead to, and that targets are among the images.
+    the actions before it lead to, and that targets are among the images, if there are any.
     """
 
     schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
@@ -70,7 +70,7 @@ class InteractionLog(_Record):
         for number, turn in enumerate(self.turns):
             if not turn.utterance.strip():
                 raise ValueError(f"turns[{number}].utterance is blank; drop the turn or restore its text")
-        if self.outcome is not None:
+        if self.outcome is not None and self.context:
             unknown = sorted(set(self.outcome.targets) - set(self.context))
             if unknown:
                 raise ValueError(f"outcome.targets names {unknown}, not in context")
