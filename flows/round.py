@@ -87,7 +87,7 @@ def round(
 
     Raises:
         VariantsFailedError: names the variants that failed, after the others went through.
-        RayMissing: Ray is to compute, and is not installed.
+        RayMissingError: Ray is to compute, and is not installed.
     """
     require(on)
     label_run(f"round:{parameters.round}")

@@ -51,7 +51,7 @@ def search(workspace: Workspace, parameters: SearchParameters, on: Place = Place
 
     Raises:
         ValueError: no such grid, or no games in the round.
-        RayMissing: Ray is to compute, and is not installed.
+        RayMissingError: Ray is to compute, and is not installed.
     """
     require(on)
     label_run(f"round:{parameters.round}", f"variant:{parameters.variants[0]}")

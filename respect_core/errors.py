@@ -1,7 +1,10 @@
-"""The base of failures that explain themselves."""
+"""The base of all exceptions of the project."""
 
 from __future__ import annotations
 
 
 class ExpectedError(RuntimeError):
-    """A failure whose message says what went wrong, where, and what to do: commands print it without a traceback."""
+    """A failure whose message says what went wrong, where, and what to do: commands print it without a traceback.
+
+    Subclasses that tell of a bad value or a missing thing are a ValueError or LookupError as well.
+    """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 from collections import Counter
 from functools import cache
 
@@ -43,3 +45,23 @@ def test_no_module_is_long_and_no_folder_is_crowded(package: str) -> None:
     assert {str(file): lines for file in files if (lines := len(file.read_text().splitlines())) > LINES} == {}
     crowded = Counter(file.parent for file in files if file.name != "__init__.py")
     assert {str(folder): count for folder, count in crowded.items() if count > MODULES} == {}
+
+
+def test_exceptions_have_one_base_and_end_in_error() -> None:
+    """Those that never leave their module excepted: they are private."""
+    bases: dict[str, set[str]] = {}
+    for package in PACKAGES:
+        for file in (REPOSITORY / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    bases[node.name] = {ast.unparse(each) for each in node.bases}
+    builtin = {
+        name for name, each in vars(builtins).items() if isinstance(each, type) and issubclass(each, BaseException)
+    }
+    raised = {name for name, of in bases.items() if of & builtin and not name.startswith("_")} - {"ExpectedError"}
+    raised |= {name for name, of in bases.items() if any(each.endswith("Error") for each in of)} - {"ExpectedError"}
+    assert raised
+    assert [name for name in raised if not name.endswith("Error")] == []
+    assert [
+        name for name in raised if not any(each.endswith("Error") and each not in builtin for each in bases[name])
+    ] == []

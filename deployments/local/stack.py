@@ -21,6 +21,7 @@ import typer
 from deployments.local import programs, seaweedfs
 from deployments.local.settings import ARTIFACTS, BUCKET, FOREIGN, REPOSITORY, Stack, from_environment
 from flows.support import environment, servers
+from respect_core.errors import ExpectedError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -28,7 +29,7 @@ START_SECONDS = float(os.environ.get("RESPECT_START_SECONDS", "300"))
 """How long `up` waits for a server to answer; busy machines need more."""
 
 
-class StackError(RuntimeError):
+class StackError(ExpectedError):
     """The stack did not start or stop; the message says what to do."""
 
 

@@ -20,17 +20,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deployments.failures import place_of
 from deployments.serving.metrics import Metrics
 from deployments.serving.schema import ActReply, ActRequest, Fits, Name, Problem, Readiness
-from deployments.serving.server import NotLogged, NotReady, TooLong, UnknownVariant
-from respect_core.acting.batcher import Overloaded
+from deployments.serving.server import NotLoggedError, NotReadyError, TooLongError, UnknownVariantError
+from respect_core.acting.batcher import OverloadedError
+from respect_core.errors import ExpectedError
 from respect_core.store.base import MissingKeyError, StoreError
 
 log = logging.getLogger(__name__)
 LARGEST_BODY = 128 * 1024
-"""Bytes; the largest valid request has half as many, with every character escaped."""
+"""Bytes; the largest request of MULTIREF has half as many, with every character escaped."""
 _PROBLEMS: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (404, 413, 422, 500, 503)}
 
 
-class Answered(Exception):
+class AnsweredError(ExpectedError):
     """An actor elsewhere has made the whole answer of a refusal: its status code and what to say."""
 
     def __init__(self, status: int, problem: Problem) -> None:
@@ -111,17 +112,17 @@ async def answered(
     """What `Actor.act` or `Actor.check` comes to, as status code and body."""
     try:
         return 200, await act(request)
-    except Answered as error:
+    except AnsweredError as error:
         return error.status, error.problem
-    except UnknownVariant as error:
+    except UnknownVariantError as error:
         return 404, Problem(field="variant", reason=str(error))
-    except TooLong as error:
+    except TooLongError as error:
         return 422, Problem(field=error.field, reason=str(error))
     except MissingKeyError:
         return 422, Problem(field="context", reason="names an image that the store does not have; put it there first")
     except StoreError:
         return 503, Problem(reason="the store does not give the images of this context")
-    except (NotReady, NotLogged, Overloaded) as error:
+    except (NotReadyError, NotLoggedError, OverloadedError) as error:
         return 503, Problem(reason=str(error))
     except Exception as error:
         log.error("in an act: %s", place_of(error))

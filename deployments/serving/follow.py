@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from mlflow.entities.model_registry import ModelVersion
 
-from deployments.serving.versions import LastGood, Refused, Served
+from deployments.serving.versions import LastGood, Served, VersionRejectedError
 from respect_core.acting.roster import Roster
 from respect_core.release import ledger
 from respect_core.variants import SEED
@@ -38,7 +38,7 @@ class Follower:
     acted before it.
 
     Args:
-        load: makes a version ready to act; raises Refused.
+        load: makes a version ready to act; raises VersionRejectedError.
         every: seconds between two looks.
     """
 
@@ -108,7 +108,7 @@ class Follower:
             version = deployment.deployed(self._workspace, variant)
             self._contact = time.monotonic()
             served = self._loaded(version)
-        except Refused as error:
+        except VersionRejectedError as error:
             self._refuse(variant, str(error))
         except Exception as error:
             if is_transient(error):
@@ -142,7 +142,7 @@ class Follower:
         for each in (variant, SEED):
             entries = len(ledger.entries(self._workspace.open(), registry.model_name(each)))
             if entries < (known := self._entries.get(each, 0)):
-                raise Refused(
+                raise VersionRejectedError(
                     f"the ledger had {known} entries and has {entries}; restore the store, or start the server anew"
                 )
             self._entries[each] = entries
@@ -154,11 +154,11 @@ class Follower:
         key = f"{version.name}/{version.version}", version.tags["adapter_hash"]
         refused = self._refused_versions.get(key)
         if refused and time.monotonic() - refused[0] < RETRY:
-            raise Refused(refused[1])
+            raise VersionRejectedError(refused[1])
         self._loading = True
         try:
             return self._load(version)
-        except Refused as error:
+        except VersionRejectedError as error:
             self._refused_versions[key] = time.monotonic(), str(error)
             raise
         finally:

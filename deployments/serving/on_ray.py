@@ -30,14 +30,15 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from deployments.serving.api import Answered, answered, create_app
+from deployments.serving.api import AnsweredError, answered, create_app
 from deployments.serving.follow import quick_registry
 from deployments.serving.gathered import exposition, gather, together
 from deployments.serving.metrics import Metrics
 from deployments.serving.schema import ActReply, ActRequest, Fits, Problem, Readiness
-from deployments.serving.server import NotReady, PolicyServer, Settings
-from respect_core.acting.batcher import Overloaded
+from deployments.serving.server import NotReadyError, PolicyServer, Settings
+from respect_core.acting.batcher import OverloadedError
 from respect_core.acting.roster import Roster
+from respect_core.errors import ExpectedError
 from tasks.compute.on_ray import connect
 from tasks.support.workspace import Workspace
 
@@ -53,7 +54,7 @@ _BY_SESSION = _router(
 )
 
 
-class PortTaken(ValueError):
+class PortTakenError(ExpectedError, ValueError):
     """The server cannot listen there; the message says what to do."""
 
 
@@ -143,12 +144,12 @@ class Replicas:
             handle = self._of(request.variant, request.game)
             status, answer = await getattr(handle, method).remote(request)
         except BackPressureError:
-            raise Overloaded("too many requests are waiting") from None
+            raise OverloadedError("too many requests are waiting") from None
         except (RayError, RayServeException) as error:
             log.error("a replica did not answer (%s)", type(error).__name__)
-            raise NotReady("the replica that plays this game was lost; another takes over") from None
+            raise NotReadyError("the replica that plays this game was lost; another takes over") from None
         if isinstance(answer, Problem):
-            raise Answered(status, answer)
+            raise AnsweredError(status, answer)
         return answer
 
     def end(self, variant: str, game: str) -> None:
@@ -212,8 +213,8 @@ def served(workspace: Workspace, settings: Settings, *, replicas: int, host: str
         host, port: the cluster's: where Ray Serve runs there already, they stay. Port 0 is any free one.
 
     Raises:
-        NoCluster: there is none.
-        PortTaken: see there.
+        NoClusterError: there is none.
+        PortTakenError: see there.
     """
     connect()
     came = _get_global_client(raise_if_no_controller_running=False) is None
@@ -250,5 +251,5 @@ def _free(host: str, port: int) -> int:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}; --port names another") from None
+            raise PortTakenError(f"cannot listen on {host}:{port}: {error.strerror}; --port names another") from None
         return int(probe.getsockname()[1])

@@ -18,6 +18,7 @@ from respect_core.acting.batcher import Batcher
 from respect_core.acting.listener import Act
 from respect_core.acting.roster import Roster, seeded
 from respect_core.acting.served_turns import ServedTurn, TurnLog
+from respect_core.errors import ExpectedError
 from respect_core.interaction import Interaction
 from respect_core.store.base import StoreError
 from respect_core.variants import ACTING
@@ -26,15 +27,15 @@ from tasks.support.workspace import Workspace
 log = logging.getLogger(__name__)
 
 
-class UnknownVariant(ValueError):
+class UnknownVariantError(ExpectedError, ValueError):
     """The server does not serve it; the message lists what it serves."""
 
 
-class NotReady(RuntimeError):
+class NotReadyError(ExpectedError):
     """Nothing is loaded for the variant yet, or there is nothing that could be; try again later."""
 
 
-class TooLong(ValueError):
+class TooLongError(ExpectedError, ValueError):
     """Something has more tokens than the policies take; `field` names it, and nothing repeats it."""
 
     def __init__(self, field: str, reason: str) -> None:
@@ -42,7 +43,7 @@ class TooLong(ValueError):
         self.field = field
 
 
-class NotLogged(RuntimeError):
+class NotLoggedError(ExpectedError):
     """The turn could not be logged, so it is not answered."""
 
 
@@ -107,14 +108,16 @@ class PolicyServer:
         """The action, by the version that the game began with.
 
         Raises:
-            UnknownVariant, TooLong, NotReady, NotLogged: see there.
+            UnknownVariantError, TooLongError, NotReadyError, NotLoggedError: see there.
             MissingKeyError: an image that the store does not have.
             StoreError: the store is away, and an image of the context was never needed before.
-            Overloaded: too many requests wait.
+            OverloadedError: too many requests wait.
         """
         began = time.perf_counter()
         if request.variant not in self.settings.variants:
-            raise UnknownVariant(f"{request.variant!r} is not served; there are: {', '.join(self.settings.variants)}")
+            raise UnknownVariantError(
+                f"{request.variant!r} is not served; there are: {', '.join(self.settings.variants)}"
+            )
         self.measure(request)
         if self._loader.images.missing(request.context):
             await asyncio.to_thread(self._loader.images.require, request.context)
@@ -139,19 +142,19 @@ class PolicyServer:
         return reply
 
     async def check(self, request: ActRequest) -> Fits:
-        """Whether a policy could act: nothing is drawn or logged. Raises TooLong."""
+        """Whether a policy could act: nothing is drawn or logged. Raises TooLongError."""
         self.measure(request)
         return Fits()
 
     def measure(self, request: ActRequest) -> None:
-        """Raise TooLong where policies take less; nothing is known of that before one is loaded."""
+        """Raise TooLongError where policies take less; nothing is known of that before one is loaded."""
         if self._loader.ruler is None:
             return
         said = [turn.utterance for turn in request.played()]
         excess = self._loader.ruler.excess(said, len(request.context))
         if excess is not None:
             field = "utterance" if excess.turn == len(request.turns) else f"turns[{excess.turn}].utterance"
-            raise TooLong(field, f"{excess.reason}; shorten it")
+            raise TooLongError(field, f"{excess.reason}; shorten it")
 
     async def _version(self, variant: str, game: str) -> Served:
         """Who acts in the game."""
@@ -160,13 +163,15 @@ class PolicyServer:
                 return self.roster.version(variant, game)
             new = self.roster.deployed()[variant]
         except KeyError:
-            raise NotReady(f"{variant}: no version is loaded; GET /ready says why") from None
+            raise NotReadyError(f"{variant}: no version is loaded; GET /ready says why") from None
         try:
             name = await self.began_with(variant, game, new.name)
             served = new if name == new.name else await asyncio.to_thread(self._loader.named, name)
         except Exception as error:  # whatever the way there or the registry make of being away
             log.error("%s: not known or not loaded what a game began with (%s)", variant, type(error).__name__)
-            raise NotReady(f"{variant}: the version that this game began with is not to be had at the moment") from None
+            raise NotReadyError(
+                f"{variant}: the version that this game began with is not to be had at the moment"
+            ) from None
         return self.roster.begin(variant, game, served)
 
     def end(self, variant: str, game: str) -> None:
@@ -210,7 +215,7 @@ class PolicyServer:
         except OSError as error:
             self.metrics.log_failures.inc()
             log.error("a turn is not answered, because it cannot be logged: %s", error)
-            raise NotLogged("the server cannot write its log") from error
+            raise NotLoggedError("the server cannot write its log") from error
 
     def _flush(self) -> None:
         while True:

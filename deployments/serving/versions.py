@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from respect_core.acting.policy import Policy
+from respect_core.errors import ExpectedError
 from respect_core.log.lengths import Ruler
 from respect_core.model.base import Base, load_base
 from respect_core.model.vision import VisionFeatures
@@ -27,7 +28,7 @@ from tasks.support.files import write_whole
 from tasks.support.workspace import Workspace
 
 
-class Refused(ValueError):
+class VersionRejectedError(ExpectedError, ValueError):
     """A version that is not served: the message says why, and what to do."""
 
 
@@ -114,7 +115,7 @@ class Loader:
         """The version, ready to act. Several threads may ask; they are served one by one.
 
         Raises:
-            Refused: its files are not what was registered, do not load, or are for another base model.
+            VersionRejectedError: its files are not what was registered, do not load, or are for another base model.
         """
         with self._lock:
             return self._load(version)
@@ -130,8 +131,8 @@ class Loader:
             return known
         try:
             files = registry.adapter(self._workspace, version)
-        except registry.Changed as error:
-            raise Refused(f"{name}: {error}; restore them in the registry, or roll back") from None
+        except registry.AdapterMismatchError as error:
+            raise VersionRejectedError(f"{name}: {error}; restore them in the registry, or roll back") from None
         try:
             profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
             base, features = self._base_of(profile, name)
@@ -143,10 +144,12 @@ class Loader:
                 batch_size=self._most,
                 cache_bytes=self._cache_bytes,
             )
-        except Refused:
+        except VersionRejectedError:
             raise
         except Exception as error:  # whatever peft, safetensors or torch make of broken files
-            raise Refused(f"{name} does not load ({type(error).__name__}); register it again, or roll back") from error
+            raise VersionRejectedError(
+                f"{name} does not load ({type(error).__name__}); register it again, or roll back"
+            ) from error
         served = self._in_use[name] = Served(name, registered, policy)
         return served
 
@@ -158,7 +161,7 @@ class Loader:
             self._base = base, VisionFeatures(base, self.images, cache_dir=vision)
             self.ruler = Ruler(base.processor, base.scenario)
         elif self._base[0].name != profile.base:
-            raise Refused(
+            raise VersionRejectedError(
                 f"{name} is over {profile.base}, and this server has loaded {self._base[0].name}: serve it by another"
             )
         return self._base

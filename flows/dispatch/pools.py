@@ -20,6 +20,7 @@ from prefect.exceptions import PrefectException
 from prefect.states import Cancelling
 from pydantic import BaseModel
 
+from respect_core.errors import ExpectedError
 from respect_core.store.base import StoreError
 from tasks.registry import results
 from tasks.support.interruption import interrupts, sleep
@@ -34,7 +35,7 @@ _POLL_SECONDS = 2.0
 _AWAY_SECONDS = 600.0
 
 
-class PoolRunFailed(LookupError):
+class PoolRunFailedError(ExpectedError, LookupError):
     """A run on a work pool ended without a result. The message names the run and has its own message.
 
     Not worth another try by itself (tasks.support.retries): the run had its own.
@@ -59,7 +60,7 @@ def on_pool(
         name: of the flow run.
 
     Raises:
-        PoolRunFailed: the run failed or was cancelled, or was lost with its worker CRASHES times.
+        PoolRunFailedError: the run failed or was cancelled, or was lost with its worker CRASHES times.
         asyncio.CancelledError: the flow was interrupted, and the run cancelled if it asked for it.
     """
     find: Callable[[], Result | None] = partial(results.find, workspace, key, kind)
@@ -92,7 +93,7 @@ def on_pool(
             return found
         state = ended.state.name if ended.state else "without a state"
         reason = ended.state.message if ended.state else None
-        raise PoolRunFailed(f"run {ended.name!r} of {deployment} ended {state}: {reason or 'see its log'}")
+        raise PoolRunFailedError(f"run {ended.name!r} of {deployment} ended {state}: {reason or 'see its log'}")
     raise AssertionError("count() does not end")
 
 

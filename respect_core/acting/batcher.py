@@ -9,13 +9,15 @@ from concurrent.futures import Future
 from queue import Empty, Full, Queue
 from typing import Generic, TypeVar
 
+from respect_core.errors import ExpectedError
+
 Item = TypeVar("Item")
 
 
 Result = TypeVar("Result")
 
 
-class Overloaded(RuntimeError):
+class OverloadedError(ExpectedError):
     """More requests wait than the server takes on; try again later."""
 
 
@@ -51,13 +53,13 @@ class Batcher(Generic[Item, Result]):
         """The result to come, or what `work` raised.
 
         Raises:
-            Overloaded: the queue is full.
+            OverloadedError: the queue is full.
         """
         future: Future[Result] = Future()
         try:
             self._queue.put_nowait((item, future))
         except Full:
-            raise Overloaded(f"{self._queue.maxsize} requests are waiting") from None
+            raise OverloadedError(f"{self._queue.maxsize} requests are waiting") from None
         return future
 
     @property

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from respect_core.feedback import prompts
 from respect_core.feedback.prompts import NEGATIVE, NEUTRAL, POSITIVE, Exchange, Kind, Prompt
 from respect_core.model import local as local_models
-from respect_core.model.local import Dtype, LocalModel, ModelNotFound
+from respect_core.model.local import Dtype, LocalModel, ModelNotFoundError
 from respect_core.utterances import Reader, normalised
 
 if TYPE_CHECKING:  # torch takes seconds to import; who only names a decoder does without
@@ -107,7 +107,7 @@ def smollm2() -> DecoderConfig:
     """SmolLM2-135M-Instruct on worked examples: what a laptop can run. Thresholds: docs/decoder.md.
 
     Raises:
-        ModelNotFound: the weights are not on this machine.
+        ModelNotFoundError: the weights are not on this machine.
     """
     return DecoderConfig(
         name="SmolLM2-135M-Instruct",
@@ -130,7 +130,7 @@ class FeedbackDecoder:
         local: the model where it is loaded already; else it is loaded as `config` says.
 
     Raises:
-        ModelNotFound: the model is not on this machine; or it has no chat template, and the prompt needs one.
+        ModelNotFoundError: the model is not on this machine; or it has no chat template, and the prompt needs one.
     """
 
     def __init__(self, config: DecoderConfig, local: LocalModel | None = None) -> None:
@@ -228,7 +228,7 @@ class FeedbackDecoder:
         if prompt.family == "few_shot":
             return text
         if self.local.render_chat is None:
-            raise ModelNotFound(
+            raise ModelNotFoundError(
                 f"{self.config.model} has no chat template, which figure 3 needs; use a few-shot prompt"
             )
         return self.local.render_chat(text)

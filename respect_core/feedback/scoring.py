@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from respect_core.errors import ExpectedError
 from respect_core.feedback.trees import Tree, TreePass
 from respect_core.model import threads
 from respect_core.model.local import LocalModel
@@ -27,7 +28,7 @@ Progress = Callable[[int, int], None]
 """Called after each batch with the number of distinct prompts done, and of all."""
 
 
-class LabelError(ValueError):
+class LabelError(ExpectedError, ValueError):
     """Label words that cannot be told apart, or that do not stand on their own after the prompt."""
 
 

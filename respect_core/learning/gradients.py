@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from respect_core.errors import ExpectedError
 from respect_core.learning import objectives
 from respect_core.learning.batch_loss import (
     PARTS,
@@ -40,7 +41,7 @@ from respect_core.training_data.sampling import Batch, Example, Game
 from respect_core.variants import Objective, TrainingConfig
 
 
-class TrainingError(ValueError):
+class TrainingError(ExpectedError, ValueError):
     """Training cannot go on. The message names the step, what was wrong and the interactions it happened on."""
 
 

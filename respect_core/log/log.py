@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
+from respect_core.errors import ExpectedError
 from respect_core.log.records import InteractionLog
 from respect_core.schemas import SCHEMA_VERSION
 from respect_core.store.base import Store
@@ -54,7 +55,7 @@ class Problem:
         return f"{self.object}, {self.record}{field}: {self.reason}; {self.remedy}"
 
 
-class RecordError(ValueError):
+class RecordError(ExpectedError, ValueError):
     """One record cannot be used; becomes a Problem once it is known where the record stands."""
 
     def __init__(self, field: str, reason: str, remedy: str) -> None:

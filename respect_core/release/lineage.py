@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from respect_core.errors import ExpectedError
 from respect_core.store.base import MissingKeyError, Store
 from respect_core.store.manifests import Input, Manifest, Partition
 from respect_core.store.tables import iter_batches, read_manifest, table_input
@@ -43,7 +44,7 @@ _TURNS = re.compile(r"turns/round=(?P<round>\d+)/variant=(?P<variant>[^/]+)/_man
 _COPY = r"~(undo|clear)\d+$"  # ends the ids of games that augmentation copied (respect_core.training_data.rehearsal)
 
 
-class LineageError(ValueError):
+class LineageError(ExpectedError, ValueError):
     """What an adapter learned from cannot be told. The message names version and remedy."""
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from respect_core.errors import ExpectedError
 from respect_core.schemas import SCHEMA_VERSION
 from respect_core.store.base import MissingKeyError, Store, StoreError
 
@@ -20,7 +21,7 @@ MANIFEST = "_manifest.json"
 _VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
-class TableError(ValueError):
+class TableError(ExpectedError, ValueError):
     """A table cannot be read or written. The message names table, field and remedy."""
 
 

@@ -20,7 +20,7 @@ from respect_core.store import tables
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition
 from tasks.compute.places import Run
-from tasks.compute.process import CULPRIT, CUT_OFF, NO_ROOM, REFUSED, ProgressCallback, WorkerFailed
+from tasks.compute.process import CULPRIT, CUT_OFF, NO_ROOM, REFUSED, ProgressCallback, WorkerFailedError
 from tasks.compute.specs import ABOUT, DecodeSpec, Movable, TrainSpec
 from tasks.support.files import write_whole
 
@@ -41,13 +41,13 @@ def run(run: Run, spec: Movable, directory: Path, progress: ProgressCallback, **
         options: of `run`.
 
     Raises:
-        WorkerFailed: as `run`, where no single game is to blame.
+        WorkerFailedError: as `run`, where no single game is to blame.
     """
     store, at_once = spec.workspace.open(), False
     while True:
         try:
             result = run(spec, directory, progress, **options)
-        except WorkerFailed as error:
+        except WorkerFailedError as error:
             games = _games(store, spec)
             problem = _named(directory, games) or _suspect(run, spec, directory, error, games, at_once)
             if problem is None:
@@ -92,7 +92,7 @@ def _named(directory: Path, games: dict[str, Partition]) -> Problem | None:
 
 
 def _suspect(
-    run: Run, spec: Movable, directory: Path, error: WorkerFailed, games: dict[str, Partition], at_once: bool
+    run: Run, spec: Movable, directory: Path, error: WorkerFailedError, games: dict[str, Partition], at_once: bool
 ) -> Problem | None:
     """The game that a worker dies of, where this end is worth the search."""
     times = _count(directory, spec, error.code)
@@ -130,7 +130,7 @@ def _fails(run: Run, spec: Movable, directory: Path, games: Sequence[str]) -> bo
     tried = spec.model_copy(update={"only": list(games), **({"directory": directory} if _placed(spec) else {})})
     try:
         run(tried, directory, lambda done, total, note: None, again=True)
-    except WorkerFailed as error:
+    except WorkerFailedError as error:
         if error.code in _ENDED_BY_OTHERS:
             raise
         return True

@@ -29,6 +29,7 @@ import ray
 from pydantic import TypeAdapter
 from ray.exceptions import RayTaskError
 
+from respect_core.errors import ExpectedError
 from respect_core.feedback import shards
 from respect_core.model.base import adapter_hash
 from respect_core.store.base import Store, StoreError
@@ -52,7 +53,7 @@ _log = logging.getLogger(__name__)
 _connecting = Lock()
 
 
-class NoCluster(ValueError):
+class NoClusterError(ExpectedError, ValueError):
     """No Ray cluster to be had; the message says what to do."""
 
 
@@ -76,8 +77,8 @@ def run(
             on driver and nodes).
 
     Raises:
-        NoCluster: there is none at RAY_ADDRESS, nor on this machine.
-        WorkerRefused, WorkerFailed: as there.
+        NoClusterError: there is none at RAY_ADDRESS, nor on this machine.
+        WorkerRefusedError, WorkerFailedError: as there.
         ray.exceptions.RayError: the job was lost with its node more than LOST times.
     """
     connect()
@@ -109,7 +110,7 @@ def connect() -> None:
         try:
             ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level=logging.WARNING)
         except ConnectionError as error:
-            raise NoCluster(
+            raise NoClusterError(
                 f"no Ray cluster ({error}); start one with `ray start --head --disable-usage-stats`, or set "
                 "RAY_ADDRESS, and RAY_AUTH_MODE=token where the cluster asks for a token; docs/scaling.md says how"
             ) from error
@@ -207,7 +208,7 @@ def work(store_uri: str, folder: str, given: str | None, code: str) -> None:
 
     Raises:
         ValueError: the node has another version.
-        WorkerRefused, WorkerFailed: see `process.run`.
+        WorkerRefusedError, WorkerFailedError: see `process.run`.
     """
     if code != code_version():
         raise ValueError(f"this node has respect {code_version()}, and the driver {code}; install the same on all")

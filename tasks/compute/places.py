@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from respect_core.errors import ExpectedError
 from tasks.compute import process
 from tasks.compute.process import ProgressCallback
 
@@ -22,7 +23,7 @@ class Place(StrEnum):
     RAY = "ray"  # processes on the nodes of a Ray cluster
 
 
-class RayMissing(ValueError):
+class RayMissingError(ExpectedError, ValueError):
     """Ray, an extra of this project, is not installed; the message says how to."""
 
 
@@ -42,13 +43,15 @@ class Run(Protocol):
 
 
 def require_ray() -> None:
-    """Raises RayMissing."""
+    """Raises RayMissingError."""
     if find_spec("ray") is None:
-        raise RayMissing("Ray is not installed; add this project's extra: pip install -c constraints.txt -e '.[ray]'")
+        raise RayMissingError(
+            "Ray is not installed; add this project's extra: pip install -c constraints.txt -e '.[ray]'"
+        )
 
 
 def require(place: Place) -> None:
-    """For flows, before they do anything. Raises RayMissing where the place is Ray and it is not installed."""
+    """For flows, before they do anything. Raises RayMissingError where the place is Ray and it is not installed."""
     if place is Place.RAY:
         require_ray()
 
@@ -57,7 +60,7 @@ def runner(place: Place) -> Run:
     """What a task calls with a specification. A run on a pool is on its worker's machine already.
 
     Raises:
-        RayMissing: the place is Ray, which is not installed.
+        RayMissingError: the place is Ray, which is not installed.
     """
     require(place)
     if place is Place.RAY:

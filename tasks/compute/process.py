@@ -45,18 +45,18 @@ CUT_OFF = os.EX_TEMPFAIL
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 
 
-class WorkerFailed(ExpectedError):
+class WorkerFailedError(ExpectedError):
     """The process ended without a result; the message carries the end of its log."""
 
     code = 0
     """Its exit code."""
 
 
-class WorkerRefused(WorkerFailed, ValueError):
+class WorkerRefusedError(WorkerFailedError, ValueError):
     """It did because of what it was given, not because of where it ran: another try would end the same way."""
 
 
-class WorkerCutOff(WorkerFailed):
+class WorkerCutOffError(WorkerFailedError):
     """It was killed, or its store or disk failed it: this says nothing about what it was given."""
 
 
@@ -169,9 +169,9 @@ def run(
 
     Raises:
         ValueError: there are fewer devices or cores than processes.
-        WorkerRefused: it ended with an error that another try would not cure.
-        WorkerCutOff: it was killed, or its store or disk failed it.
-        WorkerFailed: it ended with another error.
+        WorkerRefusedError: it ended with an error that another try would not cure.
+        WorkerCutOffError: it was killed, or its store or disk failed it.
+        WorkerFailedError: it ended with another error.
         asyncio.CancelledError: the flow was interrupted.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -217,7 +217,7 @@ def run(
     return result
 
 
-def _failure(code: int) -> type[WorkerFailed]:
+def _failure(code: int) -> type[WorkerFailedError]:
     if code == CUT_OFF or code in _KILLED:
-        return WorkerCutOff
-    return WorkerRefused if code in (REFUSED, NO_ROOM) else WorkerFailed
+        return WorkerCutOffError
+    return WorkerRefusedError if code in (REFUSED, NO_ROOM) else WorkerFailedError

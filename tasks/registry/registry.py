@@ -1,10 +1,10 @@
 """The registry in MLflow: runs of a round, adapters as logged models, registered versions and their aliases.
 
-Every call goes through one client built from the workspace; nothing here depends on MLflow's global state, so
-that tasks in threads cannot write into each other's runs.
+Every call goes through one client built from the workspace, and none depends on MLflow's global state: tasks in threads
+cannot write into each other's runs.
 
-Layout: one experiment per study; a parent run per round; a child per variant; a grandchild per seed. A variant's
-chosen adapter is a logged model of its child run, registered as `respect.<variant>`.
+Layout: an experiment per study; in it a run per round, below it one per variant, and one per seed. A variant's chosen
+adapter is a logged model of its run, registered as `respect.<variant>`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from respect_core.errors import ExpectedError
 from respect_core.variants import SEED, Variant
 from tasks.support.files import passing
 from tasks.support.interruption import interrupts
@@ -54,7 +55,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended; MLflow's words."""
 
 
-class Changed(ValueError):
+class AdapterMismatchError(ExpectedError, ValueError):
     """A version's files are not what was registered."""
 
 
@@ -347,7 +348,7 @@ def adapter(workspace: Workspace, version: ModelVersion, *, fresh: bool = False)
         fresh: look at the registry's own files too, where the copy is good.
 
     Raises:
-        Changed: the registry's files are not what was registered.
+        AdapterMismatchError: the registry's files are not what was registered.
     """
     if fresh:
         with fetched(workspace, version) as files:
@@ -355,12 +356,12 @@ def adapter(workspace: Workspace, version: ModelVersion, *, fresh: bool = False)
     files = download(workspace, version)
     try:
         _require(files, version)
-    except Changed:
+    except AdapterMismatchError:
         shutil.rmtree(files)
         files = download(workspace, version)
         try:
             _require(files, version)
-        except Changed:
+        except AdapterMismatchError:
             shutil.rmtree(files)  # the next look shall see what is in the registry by then
             raise
     return files
@@ -375,16 +376,15 @@ def _require(files: Path, version: ModelVersion) -> None:
     except FileNotFoundError:
         found = "nothing (there are none)"
     if found != registered:
-        raise Changed(f"its files hash to {found}, registered is {registered}")
+        raise AdapterMismatchError(f"its files hash to {found}, registered is {registered}")
 
 
 @contextmanager
 def fetched(workspace: Workspace, version: ModelVersion) -> Iterator[Path]:
     """The version's files fresh from the registry, gone at the end unless they were moved."""
+    source, uri = version.source, workspace.tracking
     with passing(workspace.scratch / "registry" / version.name, "fetching-") as scratch:
-        yield Path(
-            download_artifacts(artifact_uri=version.source, dst_path=str(scratch), tracking_uri=workspace.tracking)
-        )
+        yield Path(download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri))
 
 
 def read_json(workspace: Workspace, run_id: str, name: str) -> Any | None:

@@ -26,7 +26,7 @@ from respect_core.release.gate import Evidence, GateConfig, Verdict
 from respect_core.release.ledger import Entry
 from respect_core.training_data import curated
 from respect_core.variants import Variant
-from tasks.compute.process import WorkerCutOff, WorkerFailed, WorkerRefused
+from tasks.compute.process import WorkerCutOffError, WorkerFailedError, WorkerRefusedError
 from tasks.registry import deployed as deployment
 from tasks.registry import registry
 from tasks.registry.lineage import keep_lineage
@@ -109,23 +109,23 @@ def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Ev
     """Let a registered version act on the contest's games in a process of its own, after a look at its files.
 
     Raises:
-        WorkerCutOff: the process was killed, or its store was away, which says nothing about the version.
+        WorkerCutOffError: the process was killed, or its store was away, which says nothing about the version.
         ValueError: the games are others by now.
     """
     from respect_core.model.base import WEIGHTS, adapter_hash  # torch takes seconds to import
 
     try:
         files = registry.adapter(workspace, registry.named(workspace, _name(policy)), fresh=True)
-    except registry.Changed as error:
+    except registry.AdapterMismatchError as error:
         return Evidence(_name(policy), policy.adapter_hash, unusable=str(error))
     profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
     weights = adapter_hash(files, like=WEIGHTS)  # the same in a folder with another profile have learned nothing
     try:
         found = _evaluated(workspace, profile, policy, contest.game_set)
         _require_same_games(workspace, contest)
-    except WorkerCutOff:
+    except WorkerCutOffError:
         raise
-    except WorkerFailed as error:
+    except WorkerFailedError as error:
         lines = str(error).splitlines()  # what went wrong and where its log lies, then the end of the log
         return Evidence(_name(policy), weights, unusable=f"{lines[0]} {lines[-1]}")
     return Evidence(
@@ -173,8 +173,10 @@ def require_same(workspace: Workspace, contest: Contest) -> None:
     try:
         registry.adapter(workspace, candidate, fresh=True)
         if (found := candidate.tags["adapter_hash"]) != contest.candidate.adapter_hash:
-            raise registry.Changed(f"it has adapter {found}, examined was {contest.candidate.adapter_hash}")
-    except registry.Changed as error:
+            raise registry.AdapterMismatchError(
+                f"it has adapter {found}, examined was {contest.candidate.adapter_hash}"
+            )
+    except registry.AdapterMismatchError as error:
         raise ValueError(f"{_name(contest.candidate)} is not what was examined: {error}; promote again") from None
     _require_same_games(workspace, contest)
 
@@ -266,12 +268,12 @@ def ledger_table(entries: Sequence[Entry]) -> Table:
 
 
 def _evaluated(workspace: Workspace, profile: Profile, policy: RegisteredRef, game_set: str) -> EvaluatedRef:
-    """Raises WorkerFailed where the policy is at fault: twice, unless the worker says that it would be the same."""
+    """Raises WorkerFailedError where the policy is at fault: twice, unless the worker says it would be the same."""
     try:
         return evaluate_policy.fn(workspace, profile, policy, game_set)
-    except (WorkerRefused, WorkerCutOff):
+    except (WorkerRefusedError, WorkerCutOffError):
         raise
-    except WorkerFailed:  # out of memory, or an adapter that no error tells from it
+    except WorkerFailedError:  # out of memory, or an adapter that no error tells from it
         return evaluate_policy.fn(workspace, profile, policy, game_set)
 
 

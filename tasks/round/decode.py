@@ -50,7 +50,7 @@ def decode_feedback(
     this process was killed goes on behind its last finished shard.
 
     Raises:
-        WorkerFailed: decoding ended with an error; the message has the end of its log.
+        WorkerFailedError: decoding ended with an error; the message has the end of its log.
     """
     started, store = time.monotonic(), workspace.open()
     turns = [part for part in manifests.partitions(store, "turns") if part.round <= round]

@@ -53,7 +53,7 @@ def train_variant(
 
     Raises:
         ValueError: there is no such game set to validate on.
-        WorkerFailed: training ended with an error; the message has the end of its log.
+        WorkerFailedError: training ended with an error; the message has the end of its log.
     """
     variant = training_set.variant
     directory = workspace.scratch / f"round={training_set.round}" / variant / within / f"seed={seed}"

@@ -55,7 +55,7 @@ from respect_core.store import manifests, tables
 from respect_core.store.base import Store, StoreError
 from respect_core.training_data import curated as game_sets
 from respect_core.variants import Objective, Variant
-from tasks.compute.process import WorkerCutOff
+from tasks.compute.process import WorkerCutOffError
 from tasks.registry import deployed as deployment
 from tasks.registry import registry
 from tasks.registry.register import register_variant
@@ -311,7 +311,7 @@ def test_a_store_that_is_away_is_no_verdict(fresh: Workspace, monkeypatch: pytes
         return read(store, name)
 
     monkeypatch.setattr(game_sets, "read", lost)
-    with pytest.raises(WorkerCutOff, match="s3://bucket cannot be reached"):
+    with pytest.raises(WorkerCutOffError, match="s3://bucket cannot be reached"):
         _promote(fresh, version=2)
     assert away == [0] and "gate" not in registry.named(fresh, TWO).tags
     assert _is_deployed(fresh, ONE)

@@ -23,7 +23,7 @@ from respect_core.profiles import Profile
 from respect_core.training_data import curated
 from respect_core.variants import Variant
 from tasks.compute.places import Place
-from tasks.compute.process import WorkerRefused
+from tasks.compute.process import WorkerRefusedError
 from tasks.games.people import prepare_game_sets
 from tasks.registry import registry
 from tasks.round import train
@@ -164,5 +164,5 @@ def test_a_worker_whose_base_model_is_another_refuses(prefect_server: None, base
     with pytest.MonkeyPatch.context() as patch:
         record_workers(patch)
         patch.setattr(train, "base_sha256", lambda _: "elsewhere")
-        with pytest.raises(WorkerRefused, match=r"has other files here .* install the same on all machines"):
+        with pytest.raises(WorkerRefusedError, match=r"has other files here .* install the same on all machines"):
             seed_policy(place, base, "validation")

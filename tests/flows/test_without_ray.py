@@ -12,7 +12,7 @@ from samples import game, with_images
 from flows.entrypoints import next_round
 from flows.round import RoundParameters, round
 from respect_core.log.log import append_logs
-from tasks.compute.places import Place, RayMissing
+from tasks.compute.places import Place, RayMissingError
 from tasks.support.workspace import Workspace, from_environment
 
 
@@ -35,6 +35,6 @@ def test_it_is_said_before_anything_is_done(
     append_logs(with_images(place.open()), [game()])
     before = sorted(place.open().keys(""))
     monkeypatch.setitem(sys.modules, "ray", None)  # what is not installed
-    with pytest.raises(RayMissing, match=r"pip install .*\[ray\]"):
+    with pytest.raises(RayMissingError, match=r"pip install .*\[ray\]"):
         begin(place)
     assert sorted(place.open().keys("")) == before

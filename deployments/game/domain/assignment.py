@@ -12,8 +12,10 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from respect_core.errors import ExpectedError
 
-class Full(RuntimeError):
+
+class StudyFullError(ExpectedError):
     """No game is left for this player: every policy has its games, or the player has seen every context."""
 
 
@@ -60,7 +62,7 @@ class Assignment:
             without: policies that cannot be met at the moment.
 
         Raises:
-            Full: nothing is left.
+            StudyFullError: nothing is left.
         """
         rng = random.Random(f"assignment-{self._seed}-{self._draws}")
         left: dict[int, list[str]] = {}  # contexts by how many games they have
@@ -69,7 +71,7 @@ class Assignment:
                 left.setdefault(games, []).append(context)
         slot = next((found for games in sorted(left) if (found := self._among(left[games], without, rng))), None)
         if slot is None:
-            raise Full("no game is left")
+            raise StudyFullError("no game is left")
         self._draws += 1
         self.take(slot)
         return slot

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from respect_core.errors import ExpectedError
 
-class Denied(RuntimeError):
+
+class RequestDeniedError(ExpectedError):
     """No game. `status` is HTTP's."""
 
     def __init__(self, status: int, field: str, reason: str, game: str | None = None) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from deployments.game.domain import protocol
 from deployments.game.domain.events import Event
 from deployments.game.domain.protocol import Role
+from respect_core.errors import ExpectedError
 from respect_core.log.lengths import LONGEST_UTTERANCE
 from respect_core.scenarios.multiref import actions
 from respect_core.scenarios.multiref.actions import LETTERS, Action, ActionError
@@ -28,7 +29,7 @@ OTHER: Mapping[Role, Role] = {"speaker": "listener", "listener": "speaker"}
 SHORTER = "shorter, please"
 
 
-class Refusal(ValueError):
+class MoveRefusedError(ExpectedError, ValueError):
     """A move that is not done. The message is for the player, and repeats nothing of theirs."""
 
     def __init__(self, field: str, reason: str) -> None:
@@ -104,50 +105,50 @@ class Table:
         return max(0, done)
 
     def role(self, player: str) -> Role:
-        """Raises Refusal for somebody who does not sit here."""
+        """Raises MoveRefusedError for somebody who does not sit here."""
         for role, seated in self.seats.items():
             if seated == player:
                 return role
-        raise Refusal("game", "you do not play in this game")
+        raise MoveRefusedError("game", "you do not play in this game")
 
     # --- moves: each gives the event that the journal takes; None where it was done before -------------------------
 
     def say(self, player: str, turn: int, text: str, *, fits: bool = True) -> Event | None:
-        """A speaker's utterance. Raises Refusal.
+        """A speaker's utterance. Raises MoveRefusedError.
 
         Args:
             fits: whether a policy takes so many tokens.
         """
         if self.role(player) != "speaker":
-            raise Refusal("type", "the listener does not write")
+            raise MoveRefusedError("type", "the listener does not write")
         said = clean(text)
         if turn < len(self.game.turns):
             if self.game.turns[turn].utterance != said:
-                raise Refusal("text", "something else was said in this turn")
+                raise MoveRefusedError("text", "something else was said in this turn")
             return None
         self._expect("speaker", turn)
         if not said:
-            raise Refusal("text", "write a few words")
+            raise MoveRefusedError("text", "write a few words")
         if not fits or len(said) > LONGEST_UTTERANCE:
-            raise Refusal("text", SHORTER)
+            raise MoveRefusedError("text", SHORTER)
         return self._event("said", turn=turn, text=said)
 
     def act(self, player: str, turn: int, select: str, deselect: str, now: float) -> Event | None:
-        """A person's action. Raises Refusal."""
+        """A person's action. Raises MoveRefusedError."""
         if self.role(player) != "listener":
-            raise Refusal("type", "the speaker does not select")
+            raise MoveRefusedError("type", "the speaker does not select")
         if len(set(select + deselect)) != len(select + deselect):
-            raise Refusal("select", "name each image once")
+            raise MoveRefusedError("select", "name each image once")
         action = str(Action(deselect="".join(sorted(deselect)), select="".join(sorted(select))))
         if turn < len(self.game.turns) and self.game.turns[turn].action is not None:
             if self.game.turns[turn].action != action:
-                raise Refusal("select", "something else was done in this turn")
+                raise MoveRefusedError("select", "something else was done in this turn")
             return None
         self._expect("listener", turn)
         try:
             actions.check_legal(actions.parse(action), self.game.state, len(self.context.images))
         except ActionError:
-            raise Refusal("select", "select what is not selected, and deselect what is") from None
+            raise MoveRefusedError("select", "select what is not selected, and deselect what is") from None
         return self._event("acted", turn=turn, action=action, seconds=round(now - self.since, 3))
 
     def acted(self, reply: Any, now: float) -> Event:
@@ -163,7 +164,7 @@ class Table:
         )
 
     def leave(self, player: str) -> Event | None:
-        """The player ends the game. Raises Refusal."""
+        """The player ends the game. Raises MoveRefusedError."""
         role = self.role(player)
         return None if self.awaited is None else self.ended("left", role)
 
@@ -269,11 +270,11 @@ class Table:
 
     def _expect(self, role: Role, turn: int) -> None:
         if self.awaited is None:
-            raise Refusal("game", "the game is over")
+            raise MoveRefusedError("game", "the game is over")
         if self.awaited != role:
-            raise Refusal("turn", "it is the other's turn")
+            raise MoveRefusedError("turn", "it is the other's turn")
         if turn != self.turn:
-            raise Refusal("turn", "another turn is under way")
+            raise MoveRefusedError("turn", "another turn is under way")
 
     def _event(self, kind: str, **fields: Any) -> Event:
         return {"kind": kind, "game": self.id, **fields}

@@ -25,6 +25,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from deployments.game.domain.events import Event
+from respect_core.errors import ExpectedError
 
 log = logging.getLogger(__name__)
 _MOST = 512  # lines in one sync
@@ -32,11 +33,11 @@ _REPLACES = "replaces"  # kind of the first line of a file that stands for those
 _TELL = 60.0  # seconds between two lines of the log about a disk that fails
 
 
-class NotWritten(RuntimeError):
+class NotWrittenError(ExpectedError):
     """The disk does not take the line. Nothing of it is there, and what it says did not happen."""
 
 
-class InUse(ValueError):
+class JournalInUseError(ExpectedError, ValueError):
     """Another server writes this journal."""
 
 
@@ -57,7 +58,7 @@ class Journal:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
-            raise InUse(f"{folder}: another game server writes this journal; stop it first") from None
+            raise JournalInUseError(f"{folder}: another game server writes this journal; stop it first") from None
         self._file: FileIO | None = None
         self._end = 0  # of what was acknowledged in the file
         self._uncut = False  # whether refused bytes may stand after the last acknowledged line
@@ -73,7 +74,7 @@ class Journal:
         self._thread.start()
 
     async def write(self, event: Event) -> None:
-        """Raises NotWritten."""
+        """Raises NotWrittenError."""
         await asyncio.wrap_future(self.submit(event))
 
     def submit(self, event: Event) -> Future[None]:
@@ -173,7 +174,7 @@ class Journal:
             except Exception as error:  # whatever it is, nobody waits for ever
                 refusal = self._refusal(error)
                 for _, future in batch:
-                    future.set_exception(NotWritten(f"the journal cannot be written ({refusal})"))
+                    future.set_exception(NotWrittenError(f"the journal cannot be written ({refusal})"))
             else:
                 for _, future in batch:
                     future.set_result(None)

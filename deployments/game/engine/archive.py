@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 from deployments.failures import place_of
 from deployments.game.domain.table import Table
-from deployments.game.durability.journal import Journal, NotWritten
+from deployments.game.durability.journal import Journal, NotWrittenError
 from respect_core.log.log import append_logs, find_logs
 from respect_core.log.records import InteractionLog, LoggedTurn, Outcome, PolicyIdentity
 from respect_core.store.base import Store, StoreError
@@ -153,7 +153,7 @@ class Archiver:
         try:
             await asyncio.to_thread(store, self._store, *self.unstored[game])
             await self._journal.write({"kind": "stored", "game": game})
-        except (StoreError, NotWritten) as error:
+        except (StoreError, NotWrittenError) as error:
             self._failed()
             log.warning("%d games wait to be stored: %s", len(self.unstored), error)
             return False

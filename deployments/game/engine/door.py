@@ -8,14 +8,14 @@ from collections import deque
 from typing import Any
 
 from deployments.game.domain import contexts
-from deployments.game.domain.assignment import Full, Slot
-from deployments.game.domain.denied import Denied
+from deployments.game.domain.assignment import Slot, StudyFullError
+from deployments.game.domain.denied import RequestDeniedError
 from deployments.game.domain.lobby import Waiting
 from deployments.game.domain.players import Player
 from deployments.game.domain.protocol import Arrive, Me, NewGame, Released, Role, StudyView
 from deployments.game.domain.study import Study
 from deployments.game.domain.table import Table
-from deployments.game.durability.journal import NotWritten
+from deployments.game.durability.journal import NotWrittenError
 from deployments.game.engine.rooms import Rooms
 from deployments.game.engine.rounds import Rounds
 from respect_core.variants import HH
@@ -35,14 +35,14 @@ class Door:
         self._rounds = Rounds(rooms.workspace, rooms.settings.round)
 
     def arrive(self, cookie: str | None, arrival: Arrive) -> tuple[Player, str | None]:
-        """The player, and the cookie to set where there is a new one. Raises Denied."""
+        """The player, and the cookie to set where there is a new one. Raises RequestDeniedError."""
         study = self._rooms.study
         if arrival.study is not None and (study is None or study.file.name != arrival.study):
-            raise Denied(404, "study", "there is no such study here")
+            raise RequestDeniedError(404, "study", "there is no such study here")
         known = self._rooms.players.of(cookie)
         named = arrival.participant is not None or (known is not None and known.study == arrival.study)
         if study is not None and arrival.study is not None and not named and not study.file.anonymous:
-            raise Denied(403, "participant", "come by the link that you were given")
+            raise RequestDeniedError(403, "participant", "come by the link that you were given")
         return self._rooms.players.arrive(cookie, arrival.participant, arrival.study)
 
     def me(self, player: Player) -> Me:
@@ -66,15 +66,15 @@ class Door:
         )
 
     async def enter(self, player: Player, wish: NewGame) -> Table | None:
-        """The game; None for the lobby. Raises Denied and NotWritten."""
+        """The game; None for the lobby. Raises RequestDeniedError and NotWrittenError."""
         if player.key in self._entering:
-            raise Denied(409, "", "a game is being prepared")
+            raise RequestDeniedError(409, "", "a game is being prepared")
         if (running := self._rooms.running(player)) is not None and not running.practice:
-            raise Denied(409, "", "a game is running", running.id)
+            raise RequestDeniedError(409, "", "a game is running", running.id)
         limits = self._rooms.settings.limits
         most = limits.practices if wish.practice else limits.tables
         if self._rooms.occupied(practice=wish.practice) >= most:
-            raise Denied(503, "", "every table is taken; try again in a moment")
+            raise RequestDeniedError(503, "", "every table is taken; try again in a moment")
         self._entering.add(player.key)
         try:
             if wish.practice:
@@ -95,9 +95,9 @@ class Door:
     async def _policy(self, player: Player, variant: str | None) -> Table:
         ready = sorted(self._rooms.listener.ready())
         if not ready:
-            raise Denied(503, "variant", "the policy is being prepared; try again in a moment")
+            raise RequestDeniedError(503, "variant", "the policy is being prepared; try again in a moment")
         if variant is not None and variant not in ready:
-            raise Denied(422, "variant", "there is no such policy here")
+            raise RequestDeniedError(422, "variant", "there is no such policy here")
         chosen = variant or self._rng.choice(ready)
         return await self._rooms.begin(
             {"speaker": player}, chosen, await self._fresh(), await self._rounds.next(chosen)
@@ -118,13 +118,13 @@ class Door:
     async def _study(self, player: Player, wish: NewGame) -> Table | None:
         study = self._rooms.study
         if study is None or player.study != study.file.name or wish.mode != "study":
-            raise Denied(403, "mode", "only the games of the study are played here, and practice")
+            raise RequestDeniedError(403, "mode", "only the games of the study are played here, and practice")
         if not player.consented or not player.quiz_passed:
-            raise Denied(403, "", "first the consent and the quiz")
+            raise RequestDeniedError(403, "", "first the consent and the quiz")
         if not study.open:
-            raise Denied(403, "study", "the study is not open at the moment")
+            raise RequestDeniedError(403, "study", "the study is not open at the moment")
         if study.file.games_per_player is not None and player.begun >= study.file.games_per_player:
-            raise Denied(403, "", "you have played all of your games; thank you")
+            raise RequestDeniedError(403, "", "you have played all of your games; thank you")
         if player.key in self._rooms.lobby:
             return None
         waiting = self._rooms.lobby.partner(lambda other: self._fits(other, player))
@@ -144,12 +144,14 @@ class Door:
         waited = study.file.waits_per_player is not None and waits >= study.file.waits_per_player
         try:
             slot = study.draw(player.seen, away | {HH} if waited else away)
-        except Full:
+        except StudyFullError:
             if away:
-                raise Denied(503, "", "the policy is being prepared; try again in a moment") from None
+                raise RequestDeniedError(503, "", "the policy is being prepared; try again in a moment") from None
             if waited and HH in study.file.policies:
-                raise Denied(403, "", "nobody came as often as you could wait; thank you for your time") from None
-            raise Denied(403, "", "every game of the study is taken; thank you") from None
+                raise RequestDeniedError(
+                    403, "", "nobody came as often as you could wait; thank you for your time"
+                ) from None
+            raise RequestDeniedError(403, "", "every game of the study is taken; thank you") from None
         if slot.policy == HH:
             self._rooms.lobby.join(player.key, slot, self._rooms.clock())
             self._tell(player.key)
@@ -242,7 +244,7 @@ class Door:
             user = self._owed.popleft()
             try:
                 await self._rooms.journal.write({"kind": "released", "study": study.file.name, "user": user})
-            except NotWritten:
+            except NotWrittenError:
                 self._rooms.metrics.failures.labels("journal").inc()
                 self._owed.appendleft(user)
                 return

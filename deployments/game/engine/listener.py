@@ -12,8 +12,9 @@ import httpx
 
 from deployments.game.domain.table import Table
 from deployments.serving.schema import ActReply, ActRequest, Played, Readiness
-from deployments.serving.server import NotLogged, NotReady, PolicyServer, TooLong
-from respect_core.acting.batcher import Overloaded
+from deployments.serving.server import NotLoggedError, NotReadyError, PolicyServer, TooLongError
+from respect_core.acting.batcher import OverloadedError
+from respect_core.errors import ExpectedError
 from respect_core.scenarios.multiref import actions
 from respect_core.scenarios.multiref.actions import Action
 from respect_core.store.base import StoreError
@@ -21,7 +22,7 @@ from respect_core.store.base import StoreError
 log = logging.getLogger(__name__)
 
 
-class Unavailable(RuntimeError):
+class UnavailableError(ExpectedError):
     """The policy does not answer; asked again soon, it may."""
 
 
@@ -45,7 +46,7 @@ class Listener(Protocol):
         ...
 
     async def act(self, table: Table) -> Reply:
-        """Raises Unavailable."""
+        """Raises UnavailableError."""
         ...
 
     async def fits(self, table: Table, said: str) -> bool:
@@ -96,13 +97,13 @@ class InProcess:
         self._tables[table.id] = table
         try:
             return _reply(await self.server.act(request(table)))
-        except (NotReady, NotLogged, Overloaded, StoreError) as error:
-            raise Unavailable(str(error)) from error
+        except (NotReadyError, NotLoggedError, OverloadedError, StoreError) as error:
+            raise UnavailableError(str(error)) from error
 
     async def fits(self, table: Table, said: str) -> bool:
         try:
             self.server.measure(request(table, said))
-        except TooLong:
+        except TooLongError:
             return False
         return True
 
@@ -150,9 +151,9 @@ class Remote:
         try:
             answer = await self._client.post("/act", json=request(table).model_dump())
         except httpx.HTTPError as error:
-            raise Unavailable(f"the policy server does not answer ({type(error).__name__})") from error
+            raise UnavailableError(f"the policy server does not answer ({type(error).__name__})") from error
         if answer.status_code != 200:
-            raise Unavailable(f"the policy server answers {answer.status_code}")
+            raise UnavailableError(f"the policy server answers {answer.status_code}")
         return _reply(ActReply.model_validate_json(answer.content))
 
     async def fits(self, table: Table, said: str) -> bool:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from deployments.failures import place_of
 from deployments.game.domain.table import Table
-from deployments.game.durability.journal import NotWritten
-from deployments.game.engine.listener import Perfect, Reply, Unavailable
+from deployments.game.durability.journal import NotWrittenError
+from deployments.game.engine.listener import Perfect, Reply, UnavailableError
 
 if TYPE_CHECKING:
     from deployments.game.engine.rooms import Rooms
@@ -55,7 +55,7 @@ async def _reply(rooms: Rooms, table: Table) -> Reply | None:
         try:
             async with asyncio.timeout(left):
                 return await rooms.listener.act(table)
-        except (Unavailable, TimeoutError):
+        except (UnavailableError, TimeoutError):
             rooms.metrics.failures.labels("policy").inc()
             await asyncio.sleep(min(1.0, rooms.settings.patience / 20))
         except Exception as error:
@@ -70,6 +70,6 @@ async def _acted(rooms: Rooms, table: Table, reply: Reply) -> bool:
         if table.awaited == "listener":
             try:
                 await rooms.happens(table, table.acted(reply, rooms.clock()))
-            except NotWritten:
+            except NotWrittenError:
                 return False
     return True

@@ -21,8 +21,8 @@ from deployments.game.domain.lobby import Lobby
 from deployments.game.domain.players import Player, Players
 from deployments.game.domain.protocol import LONGEST_UTTERANCE, Acknowledged, Role
 from deployments.game.domain.study import Result, Study
-from deployments.game.domain.table import OTHER, Refusal, Table, clean
-from deployments.game.durability.journal import Journal, NotWritten
+from deployments.game.domain.table import OTHER, MoveRefusedError, Table, clean
+from deployments.game.durability.journal import Journal, NotWrittenError
 from deployments.game.engine import policy_turns
 from deployments.game.engine.archive import Archiver
 from deployments.game.engine.background import Background
@@ -131,7 +131,7 @@ class Rooms:
         return sum(table.ending is None and table.practice == practice for table in self.tables.values())
 
     async def note(self, player: Player, kind: str) -> None:
-        """'consented', 'quiz_passed' or 'practised', for good. Raises NotWritten."""
+        """'consented', 'quiz_passed' or 'practised', for good. Raises NotWrittenError."""
         await self._know(player)
         await self.journal.write(event := {"kind": kind, "player": player.key})
         self.players.apply(event)
@@ -152,7 +152,7 @@ class Rooms:
         slot: Slot | None = None,
         practice: bool = False,
     ) -> Table:
-        """A new game. Raises NotWritten."""
+        """A new game. Raises NotWrittenError."""
         event: Event = {
             "kind": "began",
             "game": secrets.token_hex(12),
@@ -205,7 +205,7 @@ class Rooms:
     # --- moves -----------------------------------------------------------------------------------------------------
 
     async def say(self, player: Player, game: str, turn: int, text: str) -> None:
-        """Raises Refusal and NotWritten."""
+        """Raises MoveRefusedError and NotWrittenError."""
         table, said, fits = self.tables.get(game), clean(text), True
         readable = 0 < len(said) <= LONGEST_UTTERANCE  # else the table refuses it
         if readable and table is not None and not table.practice and table.awaited == "speaker":
@@ -213,19 +213,19 @@ class Rooms:
         await self._move(player, game, turn, "say", lambda table: table.say(player.key, turn, text, fits=fits))
 
     async def act(self, player: Player, game: str, turn: int, select: str, deselect: str) -> None:
-        """Raises Refusal and NotWritten."""
+        """Raises MoveRefusedError and NotWrittenError."""
         await self._move(
             player, game, turn, "act", lambda table: table.act(player.key, turn, select, deselect, self.clock())
         )
 
     async def leave(self, player: Player, game: str) -> None:
-        """Raises Refusal and NotWritten."""
+        """Raises MoveRefusedError and NotWrittenError."""
         await self._move(player, game, None, "leave", lambda table: table.leave(player.key))
 
     async def stay(self, player: Player) -> None:
-        """Raises Refusal."""
+        """Raises MoveRefusedError."""
         if not self.lobby.stay(player.key, self.clock()):
-            raise Refusal("type", "you are not in the lobby")
+            raise MoveRefusedError("type", "you are not in the lobby")
         self.connections[player.key].send(self.lobby.message(player.key, self.clock()))  # type: ignore[arg-type]  # there
 
     async def _move(
@@ -234,13 +234,13 @@ class Rooms:
         began = time.perf_counter()
         table = self.tables.get(game)
         if table is None or player.key not in table.seats.values():
-            raise Refusal("game", "you do not play in this game")
+            raise MoveRefusedError("game", "you do not play in this game")
         async with self.lock(table):
             event = move(table)
             if event is not None:
                 try:
                     await self.happens(table, event)
-                except NotWritten:
+                except NotWrittenError:
                     table.since = self.clock()  # the player is not to blame
                     raise
         if turn is not None and (connection := self.connections.get(player.key)) is not None:
@@ -250,7 +250,7 @@ class Rooms:
         self.metrics.seconds.labels(name).observe(time.perf_counter() - began)
 
     async def happens(self, table: Table, event: Event) -> None:
-        """On disk first, then here. The caller holds the table's lock. Raises NotWritten."""
+        """On disk first, then here. The caller holds the table's lock. Raises NotWrittenError."""
         if not table.practice:
             await self.journal.write(event)
         table.apply(event, self.clock())
@@ -273,7 +273,7 @@ class Rooms:
                 return
             try:
                 await self.happens(table, happened)
-            except NotWritten:
+            except NotWrittenError:
                 self.metrics.failures.labels("journal").inc()
                 return  # the next look at the clocks tries again
         self._show(table)

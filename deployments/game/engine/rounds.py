@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mlflow.exceptions import MlflowException
 
-from deployments.game.domain.denied import Denied
+from deployments.game.domain.denied import RequestDeniedError
 from respect_core.variants import SYSTEMS, Variant
 from tasks.round.next_round import round_of_play
 from tasks.support.retries import is_transient
@@ -42,7 +42,7 @@ class Rounds:
         self._asking = asyncio.Lock()  # a registry that hangs shall hold one thread, not all
 
     async def next(self, policy: str) -> int:
-        """Of a policy's games. Raises Denied where the registry is away and has not said it before."""
+        """Of a policy's games. Raises RequestDeniedError where the registry is away and has not said it before."""
         if self._fixed is not None:
             return self._fixed
         last = self._answers.get(policy)
@@ -55,7 +55,9 @@ class Rounds:
                 known = last.round if found is None and last is not None else found
                 last = self._answers[policy] = _Answer(time.monotonic(), known)
         if last.round is None:
-            raise Denied(503, "", "the registry of policies does not answer; no game can begin at the moment")
+            raise RequestDeniedError(
+                503, "", "the registry of policies does not answer; no game can begin at the moment"
+            )
         return last.round
 
     async def _ask(self, policy: str) -> int | None:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from deployments.game.engine.door import Denied
+from deployments.game.domain.denied import RequestDeniedError
 from deployments.game.web import tokens
 from deployments.game.web.api import PROBLEMS
 from respect_core.log.pseudonyms import pseudonym
@@ -90,11 +90,16 @@ class Desk:
             return self._next(annotator)
 
     def answer(self, annotator: str, given: Given) -> Next:
-        """Keep an answer; a turn that ends with it gives the next one. Raises Denied, StoreError and TableError."""
+        """Keep an answer; a turn that ends with it gives the next one.
+
+        Raises RequestDeniedError, StoreError and TableError.
+        """
         with self._lock:
             found = self._turn(annotator)
             if found is None or (found[0].interaction_id, found[1].turn) != (given.interaction, given.turn):
-                raise Denied(409, "turn", "this turn is answered already, or not yours; load the page again")
+                raise RequestDeniedError(
+                    409, "turn", "this turn is answered already, or not yours; load the page again"
+                )
             task, turn = found
             intended = self._intended(annotator, task, turn)
             if intended is None:
@@ -102,7 +107,7 @@ class Desk:
                 if turn.follow_up is not None:
                     return self._next(annotator)
             elif turn.follow_up is not None and given.satisfaction is None:
-                raise Denied(422, "satisfaction", "choose one of the answers")
+                raise RequestDeniedError(422, "satisfaction", "choose one of the answers")
             satisfaction = given.satisfaction if turn.follow_up is not None else None
             try:
                 human_eval.append_answers(
@@ -120,7 +125,7 @@ class Desk:
                     ],
                 )
             except human_eval.AnswerError as error:
-                raise Denied(409, error.field, "this turn cannot be answered; tell the operator") from error
+                raise RequestDeniedError(409, error.field, "this turn cannot be answered; tell the operator") from error
             return self._next(annotator)
 
     def _next(self, annotator: str) -> Next:
@@ -160,14 +165,14 @@ class Desk:
         )
 
     def _begin(self, annotator: str, task: AnnotationTask, turn: TaskTurn, given: Given) -> str:
-        """Keep the answer of phase 1, the first one for good. Raises Denied."""
+        """Keep the answer of phase 1, the first one for good. Raises RequestDeniedError."""
         if given.intended is None:
-            raise Denied(422, "intended", "say first what you would select")
+            raise RequestDeniedError(422, "intended", "say first what you would select")
         try:
             action = actions.parse(given.intended)
             actions.check_legal(action, turn.state, len(task.context))
         except actions.ActionError:
-            raise Denied(422, "intended", "select what is not selected, and deselect what is") from None
+            raise RequestDeniedError(422, "intended", "select what is not selected, and deselect what is") from None
         self._store.put_if_absent(_begun(annotator, task, turn), str(action).encode())
         return self._intended(annotator, task, turn) or str(action)
 
@@ -184,18 +189,20 @@ def _begun(annotator: str, task: AnnotationTask, turn: TaskTurn) -> str:
 
 
 def _annotator(request: Request) -> str:
-    """The annotator's pseudonym. Raises Denied."""
+    """The annotator's pseudonym. Raises RequestDeniedError."""
     known = _tokens(request)
     token = tokens.held(request, COOKIE, known)
     if token is None:
-        raise Denied(401, "token", "sign in with your token")
+        raise RequestDeniedError(401, "token", "sign in with your token")
     return pseudonym(known[token])
 
 
 def _tokens(request: Request) -> dict[str, str]:
     known = dict(request.app.state.settings.annotator_tokens)
     if not known:
-        raise Denied(403, "token", "this page is closed: start the server with RESPECT_ANNOTATOR_TOKENS set")
+        raise RequestDeniedError(
+            403, "token", "this page is closed: start the server with RESPECT_ANNOTATOR_TOKENS set"
+        )
     return known
 
 
@@ -216,7 +223,7 @@ async def login(request: Request, response: Response, given: tokens.Login) -> di
     """Sign a browser in, for a day."""
     found = [token for token in _tokens(request) if tokens.same(given.token, token)]
     if not found:
-        raise Denied(401, "token", "this is no annotator's token")
+        raise RequestDeniedError(401, "token", "this is no annotator's token")
     tokens.remember(request, response, COOKIE, found[0])
     return {"signed_in": True}
 

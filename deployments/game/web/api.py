@@ -8,6 +8,7 @@ from fastapi import APIRouter, Cookie, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from deployments.game.domain import quiz
+from deployments.game.domain.denied import RequestDeniedError
 from deployments.game.domain.players import Player
 from deployments.game.domain.protocol import (
     Arrive,
@@ -23,7 +24,7 @@ from deployments.game.domain.protocol import (
     QuizQuestion,
     QuizResult,
 )
-from deployments.game.engine.door import Denied, Door
+from deployments.game.engine.door import Door
 from deployments.game.engine.rooms import Rooms
 from deployments.game.web.limits import Buckets, address
 from deployments.game.web.sockets import COOKIE
@@ -41,10 +42,10 @@ def rooms_of(request: Request) -> Rooms:
 
 
 def player_of(request: Request, respect_player: Annotated[str | None, Cookie(max_length=200)] = None) -> Player:
-    """Whose cookie it is. Raises Denied."""
+    """Whose cookie it is. Raises RequestDeniedError."""
     player = rooms_of(request).players.of(respect_player)
     if player is None:
-        raise Denied(401, "", "arrive first")
+        raise RequestDeniedError(401, "", "arrive first")
     return player
 
 
@@ -65,7 +66,7 @@ async def arrive(request: Request, response: Response, rooms: TheRooms, door: Th
     cookie = request.cookies.get(COOKIE)
     known = rooms.players.stays(cookie, arrival.participant, arrival.study)
     if known is None and not arrivals.take(address(request)):
-        raise Denied(429, "", "too many people arrive from your address; try again in a moment")
+        raise RequestDeniedError(429, "", "too many people arrive from your address; try again in a moment")
     player, fresh = door.arrive(cookie, arrival)
     if fresh is not None:
         response.set_cookie(

@@ -15,10 +15,11 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from deployments.game.domain.denied import RequestDeniedError
 from deployments.game.domain.protocol import Problem
-from deployments.game.durability.journal import NotWritten
+from deployments.game.durability.journal import NotWrittenError
 from deployments.game.engine import recovery
-from deployments.game.engine.door import Denied, Door
+from deployments.game.engine.door import Door
 from deployments.game.engine.rooms import Rooms
 from deployments.game.web import annotation, api, operator, pages, sockets
 from deployments.game.web.limits import Buckets, Guard, address
@@ -123,9 +124,9 @@ async def _away(request: Request, error: Any) -> JSONResponse:
 
 
 _HANDLERS: dict[Any, Any] = {
-    Denied: _denied,
+    RequestDeniedError: _denied,
     RequestValidationError: _invalid,
     HTTPException: _refused,
-    NotWritten: _away,
+    NotWrittenError: _away,
     StoreError: _away,
 }

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from deployments.game.engine.door import Denied
+from deployments.game.domain.denied import RequestDeniedError
 from deployments.game.engine.rooms import Rooms
 from deployments.game.web import tokens
 from deployments.game.web.api import PROBLEMS
@@ -20,16 +20,16 @@ router = APIRouter(prefix="/api/operator", responses=PROBLEMS)
 
 
 def _operator(request: Request) -> None:
-    """Raises Denied without the operator's token."""
+    """Raises RequestDeniedError without the operator's token."""
     token = _token(request)
     if tokens.held(request, COOKIE, [token]) is None:
-        raise Denied(401, "token", "sign in with the operator's token")
+        raise RequestDeniedError(401, "token", "sign in with the operator's token")
 
 
 def _token(request: Request) -> str:
     token: str | None = request.app.state.settings.operator_token
     if token is None:
-        raise Denied(403, "token", "this page is closed: start the server with RESPECT_OPERATOR_TOKEN set")
+        raise RequestDeniedError(403, "token", "this page is closed: start the server with RESPECT_OPERATOR_TOKEN set")
     return token
 
 
@@ -46,7 +46,7 @@ async def login(request: Request, response: Response, given: tokens.Login) -> di
     """Sign a browser in, for a day."""
     token = _token(request)
     if not tokens.same(given.token, token):
-        raise Denied(401, "token", "this is not the operator's token")
+        raise RequestDeniedError(401, "token", "this is not the operator's token")
     tokens.remember(request, response, COOKIE, token)
     return {"signed_in": True}
 
@@ -110,8 +110,8 @@ async def standing(rooms: Rooms) -> dict[str, Any]:
 
 
 async def set_open(rooms: Rooms, open: bool) -> None:
-    """Whether the study takes people; games that run go on. Raises NotWritten and Denied."""
+    """Whether the study takes people; games that run go on. Raises NotWrittenError and RequestDeniedError."""
     if rooms.study is None:
-        raise Denied(409, "study", "no study is loaded; start with --study")
+        raise RequestDeniedError(409, "study", "no study is loaded; start with --study")
     await rooms.journal.write({"kind": "study", "study": rooms.study.file.name, "open": open})
     rooms.study.open = open

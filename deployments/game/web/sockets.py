@@ -11,8 +11,8 @@ from deployments.clients import Bucket
 from deployments.game.domain import protocol
 from deployments.game.domain.players import Player
 from deployments.game.domain.protocol import FROM_CLIENT, LARGEST_MESSAGE, Refused
-from deployments.game.domain.table import Refusal
-from deployments.game.durability.journal import NotWritten
+from deployments.game.domain.table import MoveRefusedError
+from deployments.game.durability.journal import NotWrittenError
 from deployments.game.engine.connections import POLICY, TOO_LARGE, Connection
 from deployments.game.engine.rooms import Rooms
 from deployments.game.web.limits import own_origin
@@ -84,9 +84,9 @@ async def _done(rooms: Rooms, player: Player, connection: Connection, text: str 
                 await rooms.stay(player)
             case protocol.Ping(at=at):
                 connection.send(protocol.Pong(at=at))
-    except Refusal as refusal:
+    except MoveRefusedError as refusal:
         return Refused(field=refusal.field, reason=refusal.reason)
-    except NotWritten:
+    except NotWrittenError:
         rooms.metrics.failures.labels("journal").inc()
         return Refused(field="", reason=NOT_SAVED)
     return None

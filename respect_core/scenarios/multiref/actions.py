@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 
+from respect_core.errors import ExpectedError
+
 LETTERS = "ABCDEFGHIJ"
 NOTHING = "nothing"
 LONGEST = len("deselect select") + 2 * len(LETTERS)  # characters, where each letter is named once
@@ -24,7 +26,7 @@ ACTION_PATTERN = re.compile(
 )
 
 
-class ActionError(ValueError):
+class ActionError(ExpectedError, ValueError):
     """An action that cannot be used: the message names the action, the reason and the remedy."""
 
 

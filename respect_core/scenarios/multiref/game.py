@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from respect_core.errors import ExpectedError
 from respect_core.interaction import Interaction, Turn
 from respect_core.scenarios.multiref import actions
 from respect_core.scenarios.multiref.contexts import GameContext
@@ -11,7 +12,7 @@ from respect_core.scenarios.multiref.contexts import GameContext
 MAX_TURNS = 20  # speaker and listener turns together
 
 
-class RuleError(RuntimeError):
+class RuleError(ExpectedError):
     """A move out of turn or after the end."""
 
 

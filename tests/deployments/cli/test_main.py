@@ -16,7 +16,7 @@ from flows.round import VariantsFailedError
 from flows.support.terminal import clear_errors
 from respect_core.store.base import StoreError
 from respect_core.variants import Variant
-from tasks.compute.process import WorkerFailed
+from tasks.compute.process import WorkerFailedError
 
 NO_RUN = [
     *(["ui"], ["ledger"], ["lineage", "respect.b-fft/1"], ["promote", "b-fft"], ["rollback", "b-fft"]),
@@ -134,7 +134,7 @@ def test_variants_may_be_given_in_one_option_or_several() -> None:
 def test_a_failure_that_explains_itself_has_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     for failure in (
         VariantsFailedError("b-kto failed"),
-        WorkerFailed("the worker ended"),
+        WorkerFailedError("the worker ended"),
         StoreError("no such bucket"),
     ):
         with pytest.raises(typer.Exit), clear_errors():

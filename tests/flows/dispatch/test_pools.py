@@ -25,7 +25,7 @@ from prefect.flow_engine import run_flow
 from prefect.states import Cancelled, Crashed, Failed, State
 
 from flows.dispatch import pools
-from flows.dispatch.pools import CRASHES, PoolRunFailed, leave, on_pool
+from flows.dispatch.pools import CRASHES, PoolRunFailedError, leave, on_pool
 from tasks.registry import results
 from tasks.support.references import PropensityRef
 from tasks.support.workspace import Workspace, workspace
@@ -126,7 +126,7 @@ def test_a_run_that_is_lost_each_time_is_given_up_until_somebody_asks_anew(pool:
     lost = pool.ends(Crashed(message=LOST))
     with (
         pool.worker(*[lost] * (CRASHES + 1)),
-        pytest.raises(PoolRunFailed, match=f"'work on a' of work/work ended Crashed: {LOST}"),
+        pytest.raises(PoolRunFailedError, match=f"'work on a' of work/work ended Crashed: {LOST}"),
     ):
         pool.ask(place)
     assert len(pool.runs()) == CRASHES
@@ -150,7 +150,7 @@ def test_what_was_left_before_the_end_counts_however_the_run_ends(pool: Pool, pl
 def test_a_run_that_failed_is_not_asked_for_again_by_itself(pool: Pool, place: Workspace, state: State) -> None:
     with (
         pool.worker(pool.ends(state), pool.is_done),
-        pytest.raises(PoolRunFailed, match=f"{state.name}: {state.message}"),
+        pytest.raises(PoolRunFailedError, match=f"{state.name}: {state.message}"),
     ):
         pool.ask(place)
     assert len(pool.runs()) == 1
@@ -195,7 +195,7 @@ def test_two_that_ask_for_one_key_share_its_runs(pool: Pool, both: list[Future[P
 def test_two_that_ask_for_one_key_hear_both_that_it_failed(pool: Pool, both: list[Future[PropensityRef]]) -> None:
     with pool.worker(pool.ends(Failed(message="no such game set"))):
         for each in both:
-            with pytest.raises(PoolRunFailed, match="no such game set"):
+            with pytest.raises(PoolRunFailedError, match="no such game set"):
                 each.result()
     assert len(pool.runs()) == 1
 

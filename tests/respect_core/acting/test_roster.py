@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from respect_core.acting.batcher import Batcher, Overloaded
+from respect_core.acting.batcher import Batcher, OverloadedError
 from respect_core.acting.roster import Roster, seeded
 
 
@@ -101,7 +101,7 @@ def test_more_than_the_queue_holds_is_refused() -> None:
     futures = [batcher.submit(0)]
     assert work.begun.wait(60)
     futures += [batcher.submit(1), batcher.submit(2)]
-    with pytest.raises(Overloaded, match="2 requests are waiting"):
+    with pytest.raises(OverloadedError, match="2 requests are waiting"):
         batcher.submit(3)
     work.go.set()
     assert [future.result(timeout=60) for future in futures] == [0, 2, 4]

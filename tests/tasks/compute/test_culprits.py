@@ -83,7 +83,7 @@ def test_a_game_that_kills_its_worker_twice_is_set_aside(
 ) -> None:
     culprit = _trained(spec)[1]
     _deadly(monkeypatch, culprit, Killed())
-    with pytest.raises(process.WorkerCutOff, match="exit code -9"):
+    with pytest.raises(process.WorkerCutOffError, match="exit code -9"):
         _run(spec)
     assert len(started) == 1 and not set_aside.games(spec.workspace.open()), "once may be chance"
 
@@ -122,7 +122,7 @@ def test_what_no_game_is_to_blame_for_fails_as_ever(
 
     monkeypatch.setattr(batch_loss, "encode", killed)
     for _ in range(3):
-        with pytest.raises(process.WorkerCutOff):
+        with pytest.raises(process.WorkerCutOffError):
             _run(spec)
     assert not set_aside.games(spec.workspace.open())
     kept = [each for each in started if each["only"] is None]
@@ -133,7 +133,7 @@ def test_a_game_to_validate_on_is_nobodys_to_leave_out(
     spec: TrainSpec, started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _deadly(monkeypatch, _trained(spec)[0], packing.GameError("a game of the validation set", 0, "too long"))
-    with pytest.raises(process.WorkerRefused, match="exit code 65"):
+    with pytest.raises(process.WorkerRefusedError, match="exit code 65"):
         _run(spec)
     assert not set_aside.games(spec.workspace.open())
 

@@ -89,4 +89,4 @@ def test_without_a_cluster_it_says_what_to_do(tmp_path: Path) -> None:
     """In a process of its own: a connection lasts as long as its process."""
     script = "from tasks.compute import on_ray; on_ray.connect()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "NoCluster" in done.stderr and "ray start" in done.stderr
+    assert "NoClusterError" in done.stderr and "ray start" in done.stderr

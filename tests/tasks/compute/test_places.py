@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tasks.compute import process
-from tasks.compute.places import Place, RayMissing, require_ray, runner
+from tasks.compute.places import Place, RayMissingError, require_ray, runner
 
 
 @pytest.fixture
@@ -17,11 +17,11 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_ray_the_remedy_is_said(no_ray: None) -> None:
-    with pytest.raises(RayMissing, match=r"pip install .*\[ray\]"):
+    with pytest.raises(RayMissingError, match=r"pip install .*\[ray\]"):
         require_ray()
 
 
 def test_work_for_ray_is_refused_without_it_and_only_that(no_ray: None) -> None:
-    with pytest.raises(RayMissing, match=r"pip install .*\[ray\]"):
+    with pytest.raises(RayMissingError, match=r"pip install .*\[ray\]"):
         runner(Place.RAY)
     assert runner(Place.HERE) is runner(Place.POOLS) is process.run

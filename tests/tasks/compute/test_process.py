@@ -50,7 +50,7 @@ def test_a_specification_survives_the_way_to_the_process(tmp_path: Path) -> None
 
 
 def test_a_failing_worker_says_why_and_leaves_no_result(tmp_path: Path) -> None:
-    with pytest.raises(process.WorkerRefused, match="no game set 'no-such-set'") as failed:
+    with pytest.raises(process.WorkerRefusedError, match="no game set 'no-such-set'") as failed:
         process.run(_spec(tmp_path), tmp_path / "out", lambda done, total, note: None)
     assert not (tmp_path / "out" / "result.json").exists()
     assert not is_transient(failed.value)  # a set that is not there will not be there in a minute
@@ -65,7 +65,7 @@ def test_a_worker_that_is_killed_is_worth_another_try(tmp_path: Path, monkeypatc
         return worker
 
     monkeypatch.setattr("tasks.compute.process.subprocess.Popen", killed)
-    with pytest.raises(process.WorkerCutOff, match="exit code -9") as failed:
+    with pytest.raises(process.WorkerCutOffError, match="exit code -9") as failed:
         process.run(_spec(tmp_path), tmp_path / "out", lambda done, total, note: None)
     assert is_transient(failed.value)
 
@@ -98,7 +98,7 @@ def test_a_workers_exit_code_says_who_failed_it(
 def test_a_worker_whose_store_is_away_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.compute.process.subprocess", forked.popen)
     (tmp_path / "store").write_text("a file where the store's directory was")
-    with pytest.raises(process.WorkerCutOff, match=r"exit code 75(?s:.*)StoreError"):
+    with pytest.raises(process.WorkerCutOffError, match=r"exit code 75(?s:.*)StoreError"):
         process.run(_spec(tmp_path), tmp_path / "out", lambda done, total, note: None)
 
 
@@ -185,8 +185,8 @@ def test_the_result_of_the_same_specification_is_not_computed_again(
     assert process.run(spec, out, lambda done, total, note: None).read_text() == "kept"
 
     changed = spec.model_copy(update={"data_hash": "other"})
-    with pytest.raises(process.WorkerFailed):
+    with pytest.raises(process.WorkerFailedError):
         process.run(spec, out, lambda done, total, note: None, again=True)
-    with pytest.raises(process.WorkerFailed):
+    with pytest.raises(process.WorkerFailedError):
         process.run(changed, out, lambda done, total, note: None)
     assert not (out / "result.json").exists()

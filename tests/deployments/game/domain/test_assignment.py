@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from deployments.game.domain.assignment import Assignment, Full, Slot
+from deployments.game.domain.assignment import Assignment, Slot, StudyFullError
 
 POLICIES = ["b-fft", "t-fft", "b-rl", "t-rl", "b-kto", "t-kto", "control", "hh"]
 CONTEXTS = [f"context-{number}" for number in range(330)]
@@ -64,7 +64,7 @@ def test_a_full_study_is_even_whatever_broke_off() -> None:
     while True:
         try:
             running.append(assignment.draw())
-        except Full:
+        except StudyFullError:
             if not running:
                 break
         if len(running) > 20 or rng.random() < 0.4:
@@ -89,7 +89,7 @@ def test_each_policy_plays_each_context_once_and_then_it_is_full() -> None:
         [(context, policy) for context in "ab" for policy in ("b-fft", "control", "control")]
     )
     assert assignment.wanted("control") == 4
-    with pytest.raises(Full):
+    with pytest.raises(StudyFullError):
         assignment.draw()
     assignment.release(Slot("a", "b-fft"))
     assert assignment.draw() == Slot("a", "b-fft")
@@ -108,7 +108,7 @@ def test_a_policy_that_is_away_is_left_out() -> None:
     assignment = Assignment(["a"], {"b-fft": 1, "hh": 1}, 0)
     assert [assignment.draw(without={"hh"}).policy for _ in range(3)] == ["b-fft"] * 3
     assert assignment.draw().policy == "hh"
-    with pytest.raises(Full):
+    with pytest.raises(StudyFullError):
         assignment.draw(seen={"a"})
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.game.domain.table import Clocks, Refusal, Table, clean
+from deployments.game.domain.table import Clocks, MoveRefusedError, Table, clean
 from deployments.game.engine.listener import Perfect
 from respect_core.scenarios.multiref.contexts import GameContext
 
@@ -67,13 +67,13 @@ def test_a_move_sent_again_is_the_same_move_and_another_one_is_refused() -> None
         ("type", lambda: table.act("ann", 1, "B", "", 1.0)),
         ("game", lambda: table.say("eve", 1, "I am nobody")),
     ]:
-        with pytest.raises(Refusal) as refused:
+        with pytest.raises(MoveRefusedError) as refused:
             move()
         assert refused.value.field == field
     _do(table, table.say("ann", 1, "no"))
-    with pytest.raises(Refusal):
+    with pytest.raises(MoveRefusedError):
         table.act("bob", 1, "A", "", 1.0)  # is selected already
-    with pytest.raises(Refusal):
+    with pytest.raises(MoveRefusedError):
         table.act("bob", 1, "B", "B", 1.0)
 
 
@@ -136,7 +136,7 @@ def test_whatever_is_tried_the_events_give_the_same_table_and_listeners_learn_no
             else:
                 now += number
                 event = table.late(now)
-        except Refusal:
+        except MoveRefusedError:
             continue
         for happened in (event, None):
             happened = happened or table.finished()
@@ -151,7 +151,7 @@ def test_whatever_is_tried_the_events_give_the_same_table_and_listeners_learn_no
 @pytest.mark.parametrize(("text", "fits"), [("\ufdfa" * 500, True), ("!" * 500, False)])
 def test_what_is_too_long_is_asked_for_shorter_and_the_game_goes_on(text: str, fits: bool) -> None:
     table = _table()
-    with pytest.raises(Refusal, match="shorter, please"):
+    with pytest.raises(MoveRefusedError, match="shorter, please"):
         table.say("ann", 0, text, fits=fits)
     assert table.awaited == "speaker" and table.ending is None
     assert table.say("ann", 0, "a bird") is not None

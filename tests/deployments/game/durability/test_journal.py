@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from deployments.game.durability.journal import InUse, Journal, NotWritten
+from deployments.game.durability.journal import Journal, JournalInUseError, NotWrittenError
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ def test_a_disk_that_fails_is_said_so_and_leaves_nothing(tmp_path: Path, fault: 
     journal = Journal(tmp_path, disk.sync, pause=0.0)
     journal.submit({"kind": "n", "n": 1}).result(10)
     disk.fault = fault
-    with pytest.raises(NotWritten):
+    with pytest.raises(NotWrittenError):
         journal.submit({"kind": "n", "n": 2}).result(10)
     assert journal.alive
     disk.fault = None
@@ -133,7 +133,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40, limits[1]))
     try:
-        with pytest.raises(NotWritten):
+        with pytest.raises(NotWrittenError):
             journal.submit({"kind": "n", "n": 2, "text": "x" * 100}).result(10)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -155,7 +155,7 @@ def test_a_disk_that_stays_full_is_left_alone_and_gets_no_file_a_try(
     journal = Journal(tmp_path, sync, pause=0.2)
     refused, began = 0, time.monotonic()
     while time.monotonic() - began < 1.0:
-        with pytest.raises(NotWritten, match="No space left"):
+        with pytest.raises(NotWrittenError, match="No space left"):
             journal.submit({"kind": "n"}).result(10)
         refused += 1
         assert len(list(tmp_path.glob("*.jsonl"))) == 1
@@ -183,10 +183,10 @@ def test_what_was_refused_does_not_come_back_after_what_was_acknowledged_later(
     with monkeypatch.context() as broken:
         broken.setattr(os, "ftruncate", _fail)
         for _ in range(2):
-            with pytest.raises(NotWritten):
+            with pytest.raises(NotWrittenError):
                 journal.submit({"kind": "n", "n": 2}).result(10)
         disk.fault = None
-        with pytest.raises(NotWritten):
+        with pytest.raises(NotWrittenError):
             journal.submit({"kind": "n", "n": 3}).result(10)
     journal.submit({"kind": "n", "n": 4}).result(10)
     journal.close()
@@ -198,7 +198,7 @@ def test_a_cut_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(os, "ftruncate", lambda descriptor, length: done.append("cut"))
     journal = Journal(tmp_path, lambda descriptor: (done.append("sync"), disk.sync(descriptor))[1], pause=0.0)
     disk.fault = OSError(errno.EIO, "broken")
-    with pytest.raises(NotWritten):
+    with pytest.raises(NotWrittenError):
         journal.submit({"kind": "n"}).result(10)
     journal.close()
     assert done[:3] == ["sync", "cut", "sync"]
@@ -255,7 +255,7 @@ def test_a_server_killed_while_it_rewrites_loses_and_doubles_nothing(
 
 def test_two_servers_cannot_write_one_journal(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    with pytest.raises(InUse, match="stop it first"):
+    with pytest.raises(JournalInUseError, match="stop it first"):
         Journal(tmp_path)
     journal.close()
     Journal(tmp_path).close()
