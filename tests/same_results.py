@@ -2,9 +2,9 @@
 
 A change that must not change results is checked with the same command on the commits before and after it, e.g.
 
-    respect demo --run same --games 20 --replay 0 --max-steps 10 --variants b-fft,b-rl,b-kto
+    respect demo --run same --games 20 --replay 0 --variants b-fft,b-rl,b-kto
 
-Parts of tables are named by their contents. Adapters are compared by their weights; the files around them carry versions.
+Parts of tables are named by their contents. Adapters are compared by their weights: what lies around them has versions.
 """
 
 from __future__ import annotations
