@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID
@@ -52,9 +53,10 @@ from respect_core.profiles import Profile
 from respect_core.release import ledger, lineage
 from respect_core.release.ledger import LedgerError
 from respect_core.store import manifests, tables
-from respect_core.store.base import Store, StoreError
+from respect_core.store.base import StoreError
 from respect_core.training_data import curated as game_sets
 from respect_core.variants import Objective, Variant
+from tasks.compute import worker
 from tasks.compute.process import WorkerCutOffError
 from tasks.registry import deployed as deployment
 from tasks.registry import registry
@@ -304,13 +306,13 @@ def test_a_store_that_is_away_is_no_verdict(fresh: Workspace, monkeypatch: pytes
     registry.client(fresh).delete_model_version_tag("respect.b-fft", "2", "gate")
     read, away = game_sets.read, [2]
 
-    def lost(store: Store, name: str) -> Any:
-        if name == game_sets.VALIDATION and away[0]:
+    def lost(*arguments: Any) -> Any:
+        if away[0]:
             away[0] -= 1
             raise StoreError("s3://bucket cannot be reached")
-        return read(store, name)
+        return read(*arguments)
 
-    monkeypatch.setattr(game_sets, "read", lost)
+    monkeypatch.setattr(worker, "curated", SimpleNamespace(read=lost))
     with pytest.raises(WorkerCutOffError, match="s3://bucket cannot be reached"):
         _promote(fresh, version=2)
     assert away == [0] and "gate" not in registry.named(fresh, TWO).tags
