@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Literal
 
 
 class Objective(StrEnum):
@@ -53,26 +53,47 @@ class DecoderKind(StrEnum):
 
 
 class Variant(StrEnum):
-    """The systems of section 5, and appendix D's: name, decoder, objective. Another variant is another entry."""
+    """The systems of section 5, and appendix D's. What one is made of, VARIANTS says."""
+
+    B_FFT = "b-fft"
+    T_FFT = "t-fft"
+    B_RL = "b-rl"
+    T_RL = "t-rl"
+    B_KTO = "b-kto"
+    T_KTO = "t-kto"
+    B_FFT_PLUS = "b-fft+"  # branches off B-FFT (appendix D)
+
+    @property
+    def decoder(self) -> DecoderKind:
+        return VARIANTS[self].decoder
+
+    @property
+    def objective(self) -> Objective:
+        return VARIANTS[self].objective
+
+    @property
+    def enhanced(self) -> bool:
+        return VARIANTS[self].enhanced
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes a variant: the decoder whose labels it learns from, the objective, and where its adapters are."""
 
     decoder: DecoderKind
     objective: Objective
-    enhanced: bool
-    """Whether the vision model has adapters too."""
+    enhanced: bool = False  # adapters on the vision model too
 
-    def __new__(cls, name: str, decoder: DecoderKind, objective: Objective, enhanced: bool = False) -> Self:
-        entry = str.__new__(cls, name)
-        entry._value_ = name
-        entry.decoder, entry.objective, entry.enhanced = decoder, objective, enhanced
-        return entry
 
-    B_FFT = "b-fft", DecoderKind.BINARY, Objective.FFT
-    T_FFT = "t-fft", DecoderKind.TERNARY, Objective.FFT
-    B_RL = "b-rl", DecoderKind.BINARY, Objective.RL
-    T_RL = "t-rl", DecoderKind.TERNARY, Objective.RL
-    B_KTO = "b-kto", DecoderKind.BINARY, Objective.KTO
-    T_KTO = "t-kto", DecoderKind.TERNARY, Objective.KTO
-    B_FFT_PLUS = "b-fft+", DecoderKind.BINARY, Objective.FFT, True  # branches off B-FFT (appendix D)
+VARIANTS: dict[Variant, Recipe] = {
+    Variant.B_FFT: Recipe(DecoderKind.BINARY, Objective.FFT),
+    Variant.T_FFT: Recipe(DecoderKind.TERNARY, Objective.FFT),
+    Variant.B_RL: Recipe(DecoderKind.BINARY, Objective.RL),
+    Variant.T_RL: Recipe(DecoderKind.TERNARY, Objective.RL),
+    Variant.B_KTO: Recipe(DecoderKind.BINARY, Objective.KTO),
+    Variant.T_KTO: Recipe(DecoderKind.TERNARY, Objective.KTO),
+    Variant.B_FFT_PLUS: Recipe(DecoderKind.BINARY, Objective.FFT, enhanced=True),
+}
 
 
 class Propensity(StrEnum):
