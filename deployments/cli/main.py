@@ -225,7 +225,7 @@ def study_command(
         int | None, typer.Option(min=1, help="Optimizer steps per training run. Default: the profile's.")
     ] = None,
 ) -> None:
-    """The paper's experiment with simulated speakers, round after round. Run again, it goes on where it stopped."""
+    """Run the paper's experiment with simulated speakers, round after round. Run again, it resumes where it stopped."""
     named = _named(variants)
     learning = [name for name in named if name != CONTROL]
     if not learning:
