@@ -42,7 +42,11 @@ class Rounds:
         self._asking = asyncio.Lock()  # a registry that hangs shall hold one thread, not all
 
     async def next(self, policy: str) -> int:
-        """Return the round of a policy's games. Raises RequestDeniedError if the registry is unreachable and never answered."""
+        """Return the round of a policy's games.
+
+        Raises:
+            RequestDeniedError: the registry is unreachable, and never answered before.
+        """
         if self._fixed is not None:
             return self._fixed
         last = self._answers.get(policy)
