@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo study ui serve play up down test test-slow test-stack test-browser test-ray check bench bench-quick install clean
+.PHONY: demo study ui serve play up down test test-fast test-slow test-stack test-browser test-ray check bench bench-quick docs install clean
 
 install: $(VENV)/.installed
 
@@ -49,6 +49,14 @@ down: install  ## stop it; its state stays
 test: install  ## two files at a time on two cores, the longest first (tests/conftest.py)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+# Unit tests, most of which load no model and none of which start a server. Whole folders, so that new files count.
+FAST := tests/test_*.py $(addprefix tests/respect_core/,test_*.py store log measuring release training_data \
+  scenarios/multiref/test_*.py feedback/test_prompts.py learning/test_objectives.py) \
+  $(addprefix tests/deployments/game/,domain durability) tests/tasks/reports
+
+test-fast: install  ## under a minute on two quiet cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile -k "not s3" $(FAST)
+
 test-slow: install  ## minutes long: bars measured on real data, kills in the middle of long work
 	$(BIN)/pytest -m slow
 
@@ -68,11 +76,17 @@ bench: install  ## our engine against its peers: runs/bench/*.json and docs/perf
 bench-quick: install  ## small settings against stored floors; fails where a ratio fell below
 	$(BIN)/python -m tests.bench --quick
 
+docs: install  ## the documentation as a site, in site/
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.english
+	$(BIN)/python -m tests.tree --check
 	$(BIN)/mypy
 
 clean:
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache

@@ -1,8 +1,9 @@
-"""What keeps slow and greedy clients off a server, below its application: caps of connections, and deadlines.
+"""Keep slow and greedy clients off a server, below its application: caps on connections, and deadlines.
 
 uvicorn waits for the rest of a request as long as a client likes, and takes connections until the process has no file
-descriptor left for its own journal and store. Here a request is whole in `seconds`, an address and all of them together
-have so many connections, and a socket's control frames so many a second. Whoever exceeds it is cut off without a word.
+descriptor left for its own journal and store. Here a request must be whole in `seconds`, connections are capped for
+each address and in total, and so is the rate of a socket's control frames. A client that exceeds a limit is cut off
+without an answer.
 """
 
 from __future__ import annotations

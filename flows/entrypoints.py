@@ -153,7 +153,7 @@ def run_study(
     seeds: int | None = None,
     max_steps: int | None = None,
 ) -> None:
-    """The paper's experiment with simulated speakers. Started again under its name, it goes on where it stopped.
+    """Run the paper's experiment with simulated speakers. Started again under its name, it resumes where it stopped.
 
     Args:
         name: Of the study: its own part of the store, its own experiment in MLflow.

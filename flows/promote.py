@@ -142,8 +142,8 @@ def _ask(contest: Contest, verdict: Verdict) -> Approval:
     """Wait until somebody answers on the run's page.
 
     A deployment's run ends meanwhile, so that it holds neither device nor slot, and starts again from its beginning
-    when it is answered: all is examined anew, and where anything is another by then, asked anew. Any other run waits
-    where it is, and raises FlowPauseTimeout after a day.
+    when it is answered: everything is examined again, and if anything has changed by then, the question is asked again.
+    Any other run waits where it is, and raises FlowPauseTimeout after a day.
     """
     found = "\n".join(f"- {reason}" for reason in verdict.reasons)
     text = (

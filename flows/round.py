@@ -160,7 +160,7 @@ def _learn(
     propensities: Sequence[PropensityRef],
     on: Place,
 ) -> tuple[dict[str, LearnedRef], dict[str, str]]:
-    """All variants from turns to registered versions, beside each other; and why those that failed did."""
+    """Take all variants from turns to registered versions, in parallel; return them, and why the others failed."""
     number, validation = parameters.round, parameters.validation
     with tags(f"round:{number}"):
         lines = {

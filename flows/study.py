@@ -94,11 +94,11 @@ class StudyParameters(BaseModel):
 
 @flow(name="study", flow_run_name="study seed {parameters.study_seed}", task_runner=threads())
 def study(workspace: Workspace, parameters: StudyParameters) -> dict[str, Any]:
-    """All rounds, from the first that is not finished; returns the summary, also in runs/<name>/summary.json.
+    """Run all rounds, from the first that is not finished; return the summary, also in runs/<name>/summary.json.
 
     Raises:
         ValueError: the workspace has a study of other parameters, or other games.
-        VariantsFailedError: as the `round` flow does; the same command goes on from there.
+        VariantsFailedError: as the `round` flow does; the same command resumes there.
     """
     profile = parameters.of_round(0).resolved_profile()
     with in_turn(workspace):

@@ -1,0 +1,1 @@
+"""Wrap the method in thin Prefect tasks, grouped by what they serve."""

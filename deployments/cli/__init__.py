@@ -1,0 +1,1 @@
+"""Offer the `respect` command, on top of everything else."""

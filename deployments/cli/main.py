@@ -25,6 +25,7 @@ from flows.support.terminal import (
     running,
     warn_of_public_key,
 )
+from respect_core import __version__
 from respect_core.profiles import PROFILES
 from respect_core.variants import CONTROL, SYSTEMS, Propensity, Variant
 
@@ -39,12 +40,27 @@ app.add_typer(annotate_app, name="annotate")
 app.add_typer(promotion_app)
 app.add_typer(report_app)
 app.add_typer(search_app)
-app.callback()(end_on_sigterm)  # servers take the place of this program, and have manners of their own
 ProfileName = Annotated[str, typer.Option(help=f"What to run with: {' or '.join(PROFILES)}.")]
 Variants = Annotated[
     list[str], typer.Option(help="Comma-separated variants, or 'all'; may be repeated.", show_default="all")
 ]
 Round = Annotated[int, typer.Option(min=0, help="Number of the round, counted from 0, the seed policy's deployment.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"respect {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def prepare(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Prepare every command."""
+    end_on_sigterm()  # servers take the place of this program, and handle the signal themselves
 
 
 def _named(variants: Sequence[str]) -> list[str]:
@@ -209,7 +225,7 @@ def study_command(
         int | None, typer.Option(min=1, help="Optimizer steps per training run. Default: the profile's.")
     ] = None,
 ) -> None:
-    """The paper's experiment with simulated speakers, round after round. Run again, it goes on where it stopped."""
+    """Run the paper's experiment with simulated speakers, round after round. Run again, it resumes where it stopped."""
     named = _named(variants)
     learning = [name for name in named if name != CONTROL]
     if not learning:

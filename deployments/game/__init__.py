@@ -1,1 +1,1 @@
-"""The game in the browser: people play with deployed policies, or with each other (docs/game.md)."""
+"""Host the game in the browser: people play with deployed policies or with each other (docs/game.md)."""

@@ -1,1 +1,1 @@
-"""The policy server: deployed versions answer users over HTTP (docs/serving.md)."""
+"""Serve policies: deployed versions answer users over HTTP (docs/serving.md)."""

@@ -26,7 +26,7 @@ RETRY = 60.0
 
 
 def quick_registry() -> None:
-    """A registry that is away shall be noticed, and found again, within seconds."""
+    """Notice an unreachable registry, and its return, within seconds."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
@@ -34,8 +34,8 @@ def quick_registry() -> None:
 class Follower:
     """Asks ledger and registry every few seconds, in a thread of its own.
 
-    A version that is refused, and a registry or store that is away, leave in place what acts; after a restart, what
-    acted before it.
+    A refused version, and an unreachable registry or store, leave in place what acts; after a restart, what acted
+    before it.
 
     Args:
         load: makes a version ready to act; raises VersionRejectedError.
@@ -138,7 +138,7 @@ class Follower:
             log.warning("%s: new games get what acted last: %s, adapter %s", variant, served.name, served.adapter_hash)
 
     def _look_at_ledger(self, variant: str) -> None:
-        """Entries only become more. Fewer are no rollback, but a store that is away or another one."""
+        """Read the ledger, which only grows: fewer entries mean an unreachable store or another one, not a rollback."""
         for each in (variant, SEED):
             entries = len(ledger.entries(self._workspace.open(), registry.model_name(each)))
             if entries < (known := self._entries.get(each, 0)):

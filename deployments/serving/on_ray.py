@@ -1,11 +1,11 @@
-"""The policy server on Ray Serve: the same HTTP interface, over replicas that each hold a `PolicyServer`.
+"""Run the policy server on Ray Serve: the same HTTP interface, over replicas that each hold a `PolicyServer`.
 
     Front (api.py)  ── session = game ──►  Policies: base model, adapters, keys and values, one pass at a time
                                                └─ first turn of a game here ──►  Games: the version that each began with
 
 All turns of a game go to one replica, by consistent hashing of its id, so that its keys and values are there. Replicas
 follow what is deployed each for itself, and may see a promotion seconds apart; `Games` is why a game that comes to
-another replica, because one was lost or added, goes on with the version that it began with.
+another replica, because one was lost or added, keeps the version that it began with.
 """
 
 from __future__ import annotations
@@ -210,7 +210,8 @@ def served(workspace: Workspace, settings: Settings, *, replicas: int, host: str
     answered, logs go to the store, and Ray Serve ends as well where it came for this and has nothing else.
 
     Args:
-        host, port: the cluster's: where Ray Serve runs there already, they stay. Port 0 is any free one.
+        host: the cluster's; where Ray Serve runs there already, it stays.
+        port: likewise; 0 is any free one.
 
     Raises:
         NoClusterError: there is none.

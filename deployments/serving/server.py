@@ -105,12 +105,12 @@ class PolicyServer:
         self._flusher.join()
 
     async def act(self, request: ActRequest) -> ActReply:
-        """The action, by the version that the game began with.
+        """Return the action, by the version that the game began with.
 
         Raises:
             UnknownVariantError, TooLongError, NotReadyError, NotLoggedError: see there.
             MissingKeyError: an image that the store does not have.
-            StoreError: the store is away, and an image of the context was never needed before.
+            StoreError: the store is unreachable, and an image of the context was never needed before.
             OverloadedError: too many requests wait.
         """
         began = time.perf_counter()

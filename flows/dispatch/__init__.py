@@ -1,0 +1,1 @@
+"""Send the stages that need an accelerator to this machine, a Prefect work pool or Ray."""

@@ -121,7 +121,7 @@ def _cancel(run: FlowRun) -> None:
 
 
 def _patiently(call: Callable[[], Any]) -> Any:
-    """The answer to a request that may be repeated; what is away is waited for, for a while."""
+    """Return the answer to a request that may be repeated; wait a while for an unreachable server."""
     first = time.monotonic()
     while True:
         try:

@@ -83,7 +83,7 @@ def learn(
     on: Place = Place.HERE,
     retrained: bool = False,
 ) -> Learning:
-    """Submit everything of one variant: variants run beside each other, wherever that is."""
+    """Submit everything of one variant, so that variants run in parallel, wherever that is."""
     with tags(f"variant:{variant}"):
         training_set = subsample_variant.submit(workspace, profile, variant, round, validation, propensities)
         if on is Place.POOLS:

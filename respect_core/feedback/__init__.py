@@ -1,0 +1,1 @@
+"""Decode follow-ups into feedback: positive, neutral or negative (section 4.1)."""

@@ -1,0 +1,1 @@
+"""Read and write the log of interactions, and export it to tables."""

@@ -1,0 +1,1 @@
+"""Measure deployments, decoders and users. For measuring only: learning imports nothing from here."""

@@ -1,0 +1,1 @@
+"""Write the report: the paper's tables and figures, and one HTML page."""

@@ -1,0 +1,1 @@
+"""Choose the turns that a variant learns from: eligibility, curated turns, rehearsal, batches."""

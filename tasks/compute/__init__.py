@@ -1,0 +1,1 @@
+"""Run heavy work in a process of its own, on this machine or on Ray."""

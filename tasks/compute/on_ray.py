@@ -1,8 +1,8 @@
-"""Carry out specifications on the nodes of a Ray cluster, each in a process of its own (`tasks.compute.process`).
+"""Carry out specifications on the nodes of a Ray cluster, each in its own process (`tasks.compute.process`).
 
 The store is all that nodes share. A job is a folder of it, `jobs/KIND/KEY/`: the specification goes in, and what the
 work leaves comes out; the Ray task itself takes the folder's name and returns nothing. A node sends its resume point
-after every checkpoint, so that a job whose node is lost goes on behind it on another one. Drivers that ask for the same
+after every checkpoint, so that a job whose node is lost resumes there on another one. Drivers that ask for the same
 share the folder; one that must have the work done again has a folder of its own below it, and deletes no other. Nodes
 talk to neither Prefect nor MLflow.
 
@@ -54,7 +54,7 @@ _connecting = Lock()
 
 
 class NoClusterError(ExpectedError, ValueError):
-    """No Ray cluster to be had; the message says what to do."""
+    """No Ray cluster is available; the message says what to do."""
 
 
 # --- the driver -------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def _parts(store: Store, spec: DecodeSpec, own: str) -> list[Job]:
 
 
 def _finish(store: Store, jobs: Sequence[Job], progress: ProgressCallback, processes: int = 1) -> None:
-    """Return when all jobs are done. Where one fails the others are given up, to go on in the next try."""
+    """Return when all jobs are done. When one fails, cancel the others; the next try resumes them."""
     waiting = {job.submit(store, processes): job for job in jobs}
     try:
         while waiting:
@@ -238,7 +238,7 @@ class _Copy:
         self._told = 0.0
 
     def tell(self, done: int, total: int, note: str) -> None:
-        """Progress, now and then, and every new resume point. Where the store is away, the work goes on."""
+        """Store progress now and then, and every new resume point. An unreachable store does not stop the work."""
         try:
             point = self._path / RESUME
             if point.exists() and _stamp(point) != self._sent.get(RESUME):

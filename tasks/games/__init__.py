@@ -1,0 +1,1 @@
+"""Bring games into the store: simulated play, imports, games between people, annotations."""

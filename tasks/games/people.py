@@ -14,7 +14,7 @@ from tasks.support.workspace import Workspace
 
 @task(name="prepare game sets", **PATIENT, cache_policy=NO_CACHE)
 def prepare_game_sets(workspace: Workspace, profile: Profile, validation: str) -> None:
-    """See to it that D0 and the validation set are in the store.
+    """Make sure that D0 and the validation set are in the store.
 
     Raises:
         ValueError: a set is absent and the profile has no simulated people to make it with.

@@ -1,0 +1,1 @@
+"""Register adapters in MLflow, and look up what is registered and deployed."""

@@ -23,10 +23,10 @@ _SHOWN = 5  # log objects of a turns table
 
 
 def prepare_lineage(workspace: Workspace, tags: Mapping[str, Any], run_id: str) -> tuple[Lineage, pa.Table]:
-    """What an adapter with these tags learned from, before its version has a number.
+    """Return what an adapter with these tags learned from, before its version has a number.
 
     Raises:
-        LineageError: its training set is gone or was made anew from other data.
+        LineageError: its training set is gone or was rebuilt from other data.
     """
     store, parent = workspace.open(), tags.get("parent_version", "none")
     return lineage.describe(

@@ -259,7 +259,7 @@ def register_adapter(
 
 
 def finish(workspace: Workspace, variant: str, version: ModelVersion) -> None:
-    """Put right what an attempt left that ended right behind a version: the alias of the newest, and an open run."""
+    """Finish a registration that ended right after its version was made: set the alias, end the open run."""
     mlflow, newest, run_id = client(workspace), latest(workspace, variant), str(version.run_id)
     if newest is not None and newest.version == version.version:
         mlflow.set_registered_model_alias(version.name, CANDIDATE, version.version)

@@ -1,0 +1,1 @@
+"""Evaluate and promote registered versions."""

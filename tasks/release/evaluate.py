@@ -147,12 +147,11 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
 
 
 def require_unseen(workspace: Workspace, version: str, game_set: str) -> None:
-    """See to it that a version learned from none of the games. What those learned from whose weights it goes on from
-    counts too.
+    """Raise if the version, or any ancestor whose weights it continues, learned from one of the games.
 
     Raises:
-        ValueError: it did; the message has a game.
-        LineageError: nobody knows what it learned from.
+        ValueError: it did; the message names a game.
+        LineageError: what it learned from was not recorded.
     """
     store = workspace.open()
     games = _ids(store, game_set)

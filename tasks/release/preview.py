@@ -1,4 +1,4 @@
-"""What the gate would say of a round's candidates, from what their trainings validated: nothing acts anew for it."""
+"""Predict the gate's verdict on a round's candidates from their validation figures: no policy acts again for it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tasks.support.workspace import Workspace
 
 @task(name="preview gate", **PATIENT, cache_policy=NO_CACHE)
 def preview_gate(workspace: Workspace, profile: Profile, learned: Mapping[str, LearnedRef]) -> dict[str, PreviewRef]:
-    """The gate's verdict on each candidate against what is deployed now, as far as it is known without either acting.
+    """Return the gate's verdict on each candidate against what is deployed now, as far as known without either acting.
 
-    `promote` examines both anew, and its verdict counts.
+    `promote` examines both again, and its verdict counts.
     """
     return {variant: _preview(workspace, profile, Variant(variant), each) for variant, each in learned.items()}
 

@@ -164,7 +164,7 @@ def report_gate(workspace: Workspace, contest: Contest, verdict: Verdict) -> Non
 
 @task(name="require the same", **PATIENT, cache_policy=NO_CACHE)
 def require_same(workspace: Workspace, contest: Contest) -> None:
-    """See to it that the candidate's files and the games are those that the verdict is about, however long it took.
+    """Raise if the candidate's files or the games are no longer those that the verdict is about.
 
     Raises:
         ValueError: they are not.

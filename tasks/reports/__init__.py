@@ -1,0 +1,1 @@
+"""Write summaries, tables and figures of rounds and studies."""

@@ -1,4 +1,4 @@
-"""The record of a study: what it was started with, and one file per finished round, from which it goes on.
+"""Record a study: what it was started with, and one file per finished round, from which it resumes.
 
 `runs/<name>/study/study.json` and `round-0.json`, `round-1.json`, ... Each is written whole; a round whose file is
 there is not played or learned again. `round-0.begun` has a line for each attempt at a round, with the code's version.

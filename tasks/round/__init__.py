@@ -1,0 +1,1 @@
+"""Carry out the stages of a round: export, decode, subsample, train, select."""

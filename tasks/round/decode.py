@@ -46,8 +46,8 @@ def decode_feedback(
 ) -> FeedbackRef:
     """Decode every turn of the rounds up to `round` that has a follow-up and is not decoded yet; audit `round`.
 
-    A partition is decoded anew when its turns or the decoder changed. One that was being decoded when its worker or
-    this process was killed goes on behind its last finished shard.
+    A partition is decoded again when its turns or the decoder changed. One that was being decoded when its worker or
+    this process was killed resumes after its last finished shard.
 
     Raises:
         WorkerFailedError: decoding ended with an error; the message has the end of its log.

@@ -21,7 +21,7 @@ from tasks.support.workspace import Workspace
 def export_interactions(workspace: Workspace, round: int, profile: Profile | None = None) -> ExportedRef:
     """Export what is new in a round, and what came late to those before it: a variant learns from all of them.
 
-    Broken records are set aside and counted, as are games too long for the profile's base model; the rest goes on.
+    Broken records are set aside and counted, as are games too long for the profile's base model.
 
     Raises:
         ValueError: the round has no interactions at all.

@@ -24,7 +24,7 @@ from tasks.support.workspace import Workspace
 
 @task(name="initial adapter", task_run_name="initial adapter {variant}", **PATIENT, cache_policy=NO_CACHE)
 def initial_adapter(workspace: Workspace, profile: Profile, variant: Variant, round: int) -> Path | None:
-    """The previous round's adapter or the seed's, where the profile goes on from it; None where it does not."""
+    """Return the previous round's adapter or the seed's, where the profile continues from it; else None."""
     if not profile.settings(variant, round).from_previous_adapter:
         return None
     version = registry.previous(workspace, variant, round)
@@ -46,7 +46,7 @@ def train_variant(
 ) -> TrainedRef:
     """Train on the training set, keeping a checkpoint and its validation figure at every interval.
 
-    Training whose worker was killed goes on from its last resume point, in the next try or the next run of the round.
+    Training whose worker was killed resumes from its last resume point, in the next try or the next run of the round.
 
     Args:
         within: folder of the variant's scratch space that the training has to itself; the variant's own if empty.

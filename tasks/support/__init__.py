@@ -1,0 +1,1 @@
+"""Share what tasks need: workspaces, atomic files, retries, progress, interruption."""

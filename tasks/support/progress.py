@@ -59,7 +59,7 @@ class Bar:
 
 
 class Artifact:
-    """A stage's progress in the Prefect UI, at most once in EVERY_SECONDS; a server that is away is no error here."""
+    """Show a stage's progress in the Prefect UI, at most once in EVERY_SECONDS; an unreachable server is no error."""
 
     EVERY_SECONDS = 5.0
 

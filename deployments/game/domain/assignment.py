@@ -99,7 +99,7 @@ class Assignment:
         self._games[slot.context] -= 1
 
     def resume(self, draws: int) -> None:
-        """Go on behind so many draws, e.g. after a restart."""
+        """Skip this many draws, e.g. after a restart."""
         self._draws = draws
 
     def counts(self) -> dict[str, dict[str, int]]:

@@ -13,7 +13,7 @@ from respect_core.store.images import known_images
 
 
 class Drawn(BaseModel):
-    """So many contexts of the procedural tangrams' main split, drawn from a seed."""
+    """A number of contexts of the procedural tangrams' main split, drawn from a seed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -114,10 +114,10 @@ class Table:
     # --- moves: each gives the event that the journal takes; None where it was done before -------------------------
 
     def say(self, player: str, turn: int, text: str, *, fits: bool = True) -> Event | None:
-        """A speaker's utterance. Raises MoveRefusedError.
+        """Accept a speaker's utterance. Raises MoveRefusedError.
 
         Args:
-            fits: whether a policy takes so many tokens.
+            fits: whether a policy takes this many tokens.
         """
         if self.role(player) != "speaker":
             raise MoveRefusedError("type", "the listener does not write")

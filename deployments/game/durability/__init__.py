@@ -1,0 +1,1 @@
+"""Record every acknowledged event on disk, so that a restarted server loses none."""

@@ -1,4 +1,4 @@
-"""The journal: every acknowledged event on this machine's disk, in order, so that a killed server goes on.
+"""Keep a journal of every acknowledged event on this machine's disk, in order, so that a killed server resumes.
 
 A line is a checksum and one JSON event. `write` returns once the line is synced; whoever waits at the same time shares
 the sync (group commit), so that two hundred games cost a disk no more than a few. Each process has a file of its own,

@@ -1,0 +1,1 @@
+"""Run games: rooms, clocks, the lobby, policy turns, and the way into the store."""

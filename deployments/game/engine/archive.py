@@ -111,8 +111,8 @@ def _policy(table: Table) -> PolicyIdentity:
 
 
 class Archiver:
-    """Puts games into the store one after the other, and again while the store is away. One that cannot be stored is
-    set aside until the next start, and holds up no other.
+    """Puts games into the store one after the other, and retries while the store is unreachable. One that cannot be
+    stored is set aside until the next start, and holds up no other.
 
     Args:
         failed: called at each failure.

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def provide(workspace: Workspace, run: str) -> None:
-    """See to it that something can act. A training that this begins ends with this process at the latest."""
+    """Make sure that some policy can act. A training that this starts ends with this process at the latest."""
     seed = registry.latest(workspace, SEED)
     if seed is None:
         register_base(workspace)
@@ -66,7 +66,7 @@ def train(run: str) -> None:
 
 
 def _end_with_the_game() -> None:
-    """With its worker and its Prefect server, which are of its process group. What is killed goes on next time."""
+    """End this training with the game, and its worker and Prefect server, which are in its process group."""
     os.read(0, 1)  # blocks until the game's end of the pipe closes
     os.killpg(0, signal.SIGKILL)
 

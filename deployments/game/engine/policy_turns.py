@@ -42,7 +42,7 @@ async def _answer(rooms: Rooms, table: Table) -> None:
         await asyncio.sleep(1.0)
     if table.ending is not None:  # the speaker left meanwhile
         return
-    await rooms.go_on(table)
+    await rooms.advance(table)
     rooms.metrics.seconds.labels("policy").observe(time.perf_counter() - began)
 
 

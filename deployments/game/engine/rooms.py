@@ -72,19 +72,19 @@ class Rooms:
     # --- start and end ---------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Go on with what the journal says was running; then play."""
+        """Resume what the journal says was running; then play."""
         self.listener.start()
         for table in list(self.tables.values()):
             table.since = self.clock()  # nobody's clock runs while the server is away
             if table.id in self.damaged:
                 await self.end(table, lambda table=table: table.ended("stopped"))  # type: ignore[misc]  # a default binds it
             elif table.ending is None:
-                await self.go_on(table)
+                await self.advance(table)
         self.background.keep("clocks", self._look_at_clocks)
         self.background.keep("archiver", self.archiver.run)
 
     async def close(self) -> None:
-        """What runs goes on at the next start; what is over is stored, if the store is there."""
+        """Store what is over, if the store answers; running games resume at the next start."""
         await self.background.close()
         await self.archiver.close()
         await self.listener.close()
@@ -105,7 +105,7 @@ class Rooms:
             connection.send(message)
 
     def disconnect(self, player: Player, connection: Connection) -> None:
-        """The game goes on; the clock too."""
+        """Note that a player is gone. The game continues, and so does its clock."""
         if self.connections.get(player.key) is connection:
             del self.connections[player.key]
             if (table := self.tables.get(player.table or "")) is not None:
@@ -246,7 +246,7 @@ class Rooms:
         if turn is not None and (connection := self.connections.get(player.key)) is not None:
             connection.send(Acknowledged(game=game, turn=turn))
         if event is not None:
-            await self.go_on(table)
+            await self.advance(table)
         self.metrics.seconds.labels(name).observe(time.perf_counter() - began)
 
     async def happens(self, table: Table, event: Event) -> None:
@@ -255,8 +255,8 @@ class Rooms:
             await self.journal.write(event)
         table.apply(event, self.clock())
 
-    async def go_on(self, table: Table) -> None:
-        """After a change: the end where the rules say so, the policy's turn where it is, and what everybody sees."""
+    async def advance(self, table: Table) -> None:
+        """Act on a change: end the game if the rules say so, ask the policy if it is its turn, and show everybody."""
         if table.finished() is not None:
             await self.end(table, table.finished)
             return
@@ -267,7 +267,7 @@ class Rooms:
             self.background.once(policy_turns.answer(self, table))
 
     async def end(self, table: Table, event: Callable[[], Event | None]) -> None:
-        """A game ends. The event is asked for once the table is locked; None if the game is to go on after all."""
+        """End a game. The event is asked for once the table is locked; None if the game continues after all."""
         async with self.lock(table):
             if table.ending is not None or (happened := event()) is None:
                 return

@@ -29,7 +29,7 @@ class _Answer:
 
 
 class Rounds:
-    """Asks the registry. While it is away, what it said last holds.
+    """Asks the registry. While it is unreachable, its last answer holds.
 
     Args:
         fixed: the round, where the operator sets it.
@@ -42,7 +42,11 @@ class Rounds:
         self._asking = asyncio.Lock()  # a registry that hangs shall hold one thread, not all
 
     async def next(self, policy: str) -> int:
-        """Of a policy's games. Raises RequestDeniedError where the registry is away and has not said it before."""
+        """Return the round of a policy's games.
+
+        Raises:
+            RequestDeniedError: the registry is unreachable, and never answered before.
+        """
         if self._fixed is not None:
             return self._fixed
         last = self._answers.get(policy)
@@ -61,7 +65,7 @@ class Rounds:
         return last.round
 
     async def _ask(self, policy: str) -> int | None:
-        """None while the registry is away."""
+        """Ask the registry; None while it is unreachable."""
         try:
             found = await asyncio.to_thread(self._newest, policy)
         except Exception as error:

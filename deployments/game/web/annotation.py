@@ -1,10 +1,9 @@
-"""Annotation (appendix A.2): sampled games turn by turn, in two phases, without targets. Behind a token for each
-annotator.
+"""Let annotators judge sampled games turn by turn, in two phases, without targets (appendix A.2). Each has a token.
 
 Phase 1 shows context, state and utterance, and asks for the intended action. That answer is kept at once, and only
 then phase 2 shows the action that was taken and the follow-up, and asks whether the speaker is satisfied: nobody can
 look first. Answers of both phases go to the `annotations` table (`measuring.human_eval`), phase 1 by itself to
-``answers_begun/``, from which an annotator goes on after a break.
+``answers_begun/``, from which an annotator resumes after a break.
 """
 
 from __future__ import annotations

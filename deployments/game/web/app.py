@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
-    """The application over rooms, which go on with what the journal says, and start and close with it.
+    """Build the application over rooms, which resume what the journal says, and start and close with it.
 
     Args:
         seed: of choices outside a study (roles, contexts), for tests.

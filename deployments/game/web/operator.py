@@ -66,7 +66,7 @@ async def state(rooms: TheRooms) -> dict[str, Any]:
 
 @router.post("/stop")
 async def stop(rooms: TheRooms) -> dict[str, Any]:
-    """No game of the study begins from here on; those that run go on to their end."""
+    """Let no further game of the study begin; running ones are played to their end."""
     await set_open(rooms, False)
     return await standing(rooms)
 
@@ -110,7 +110,7 @@ async def standing(rooms: Rooms) -> dict[str, Any]:
 
 
 async def set_open(rooms: Rooms, open: bool) -> None:
-    """Whether the study takes people; games that run go on. Raises NotWrittenError and RequestDeniedError."""
+    """Open or close the study to people; running games continue. Raises NotWrittenError and RequestDeniedError."""
     if rooms.study is None:
         raise RequestDeniedError(409, "study", "no study is loaded; start with --study")
     await rooms.journal.write({"kind": "study", "study": rooms.study.file.name, "open": open})

@@ -1,4 +1,4 @@
-"""The paper's figures, drawn without pyplot so that any thread may draw them.
+"""Draw the paper's figures, without pyplot, so that any thread may draw them.
 
 - `curves.py`: figures 4, 5, 7, 14 and 15, by round
 - `confusions.py`: figure 6

@@ -1,0 +1,1 @@
+"""Implement MULTIREF, the paper's reference game: rules, prompt, legal actions, simulated speakers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def test_help_answers(command: list[str]) -> None:
     result = CliRunner().invoke(main.app, [*command, "--help"])
     assert result.exit_code == 0, result.output
     assert "Usage" in result.output
+
+
+def test_version_answers() -> None:
+    result = CliRunner().invoke(main.app, ["--version"])
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(r"respect \d+\.\d+\.\d+\n", result.output)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,1 @@
+"""Import games from elsewhere: the authors' logs, the released dataset, KILOGRAM's drawings."""

@@ -1,0 +1,1 @@
+"""Train the embedded base model, stage by stage (docs/tiny-build.md)."""

@@ -1,0 +1,118 @@
+"""Look for words that the glossary says to avoid, in names and docstrings: `python -m tests.english`.
+
+The glossary is the table in CONTRIBUTING.md; its last column is the list. A package that has yet to be cleaned is in
+EXEMPT: its places are counted, not failed. The list only shrinks, since a package with no place left must leave it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGES = ("respect_core", "tasks", "flows", "deployments")
+EXEMPT = frozenset(
+    {
+        "respect_core",  # the modules at its top
+        "respect_core.acting",
+        "respect_core.feedback",
+        "respect_core.learning",
+        "respect_core.log",
+        "respect_core.measuring",
+        "respect_core.model",
+        "respect_core.release",
+        "respect_core.reporting",
+        "respect_core.scenarios",
+        "respect_core.store",
+        "respect_core.training_data",
+    }
+)
+"""Packages that may still use words to avoid. Add none; `python -m tests.english --exempt` lists their places."""
+_DEFINITIONS = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Place(NamedTuple):
+    """A word to avoid, where it stands."""
+
+    path: str
+    line: int
+    word: str
+    term: str  # the glossary's, to use in its place
+
+
+def glossary(text: str) -> dict[str, str]:
+    """Read the table: from each word to avoid to the term that says it."""
+    rows = re.findall(r"^\| (.+?) \| .+? \| (.+?) \|$", text.partition("## Glossary")[2], re.MULTILINE)
+    return {word: term for term, words in rows for word in re.findall(r"`([^`]+)`", words)}
+
+
+def places(path: str, source: str, avoid: dict[str, str]) -> Iterator[Place]:
+    """Yield each word to avoid in the names that a module defines and in its docstrings."""
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, sorted(avoid, key=len, reverse=True)))})\b")
+    for line, text in texts(ast.parse(source)):
+        for match in pattern.finditer(text):
+            yield Place(path, line, match[0], avoid[match[0]])
+
+
+def texts(module: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield docstrings and defined names as words in lower case, each with its line."""
+    for node in ast.walk(module):
+        if isinstance(node, _DEFINITIONS | ast.Module):
+            if docstring := ast.get_docstring(node):
+                yield node.body[0].lineno, " ".join(docstring.lower().split())
+            if not isinstance(node, ast.Module):
+                yield node.lineno, words(node.name)
+        elif isinstance(node, ast.arg):
+            yield node.lineno, words(node.arg)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, words(node.id if isinstance(node, ast.Name) else node.attr)
+
+
+def words(name: str) -> str:
+    """Split a name at underscores and capitals: `SeedPolicy` and `seed_policy` are both "seed policy"."""
+    return " ".join(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace("_", " ").split())
+
+
+def package(path: str) -> str:
+    """Name a module's package, of respect_core the one below it: `respect_core/log/export.py` is respect_core.log."""
+    *folders, _ = path.split("/")
+    return ".".join(folders[:2])
+
+
+def verdict(found: Iterable[Place], exempt: frozenset[str]) -> list[str]:
+    """Say what is wrong: a word to avoid in a package that is not exempt, or an exemption that nothing needs."""
+    by_package: dict[str, list[Place]] = {}
+    for place in found:
+        by_package.setdefault(package(place.path), []).append(place)
+    wrong = [
+        f'{place.path}:{place.line}: "{place.word}"; say "{place.term}"'
+        for name, listed in by_package.items()
+        if name not in exempt
+        for place in listed
+    ]
+    return wrong + [f"{name} is clean: take it out of EXEMPT" for name in sorted(exempt - by_package.keys())]
+
+
+def main(arguments: list[str]) -> int:
+    """Print what is wrong and return 1, or count what is exempt; with --exempt, list that too."""
+    avoid = glossary((REPOSITORY / "CONTRIBUTING.md").read_text())
+    found = [
+        place
+        for top in PACKAGES
+        for file in sorted((REPOSITORY / top).rglob("*.py"))
+        for place in places(file.relative_to(REPOSITORY).as_posix(), file.read_text(), avoid)
+    ]
+    wrong = verdict(found, EXEMPT)
+    exempt = [place for place in found if package(place.path) in EXEMPT]
+    if "--exempt" in arguments:
+        print(*(f'{each.path}:{each.line}: "{each.word}"' for each in exempt), sep="\n")
+    print(*wrong, f"{len(wrong)} to mend, {len(exempt)} in {len(EXEMPT)} exempt packages", sep="\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
