@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -16,14 +16,20 @@ from prefect.states import Completed
 from flows import promote as promotion
 from flows.dispatch import stages
 from flows.dispatch.pools import leave
-from flows.promote import PromoteParameters, RollbackParameters
-from flows.round import RoundParameters, round
-from flows.simulate import SimulateParameters, simulate
-from flows.study import ANCHORS, StudyParameters, study
+from flows.parameters import (
+    NamedStudyParameters,
+    NextRoundParameters,
+    PromoteParameters,
+    RollbackParameters,
+    SimulateParameters,
+)
+from flows.round import round
+from flows.simulate import simulate
+from flows.study import study
 from flows.support.tags import label_run
 from flows.support.threads import threads
 from respect_core.profiles import Profile
-from respect_core.variants import SEED, SYSTEMS, Variant
+from respect_core.variants import SEED, Variant
 from tasks.compute.places import Place, require
 from tasks.registry.register import register_variant
 from tasks.release.promote import PromotionRef
@@ -36,53 +42,27 @@ from tasks.round.train import initial_adapter, train_variant
 from tasks.support.references import LearnedRef, RegisteredRef, TrainingSetRef
 from tasks.support.workspace import checked_name, from_environment
 
-ProfileName = Literal["tiny", "idefics2-8b"]
-
 
 @flow(name="next-round", flow_run_name="next round")
-def next_round(
-    variants: list[Variant] = list(SYSTEMS),  # noqa: B006  # never changed; the form shows it
-    minimum: int = 100,
-    number: int | None = None,
-    profile: ProfileName = "tiny",
-    validation: str = "validation",
-    seeds: int | None = None,
-    max_steps: int | None = None,
-    on: Literal["pools", "ray"] = "pools",
-) -> State[Any]:
-    """The first round that has interactions and is not registered: exported, decoded, trained, registered.
+def next_round(parameters: NextRoundParameters = NextRoundParameters()) -> State[Any]:  # noqa: B008  # frozen
+    """Learn from the first round that has interactions and is not registered, and register the result.
 
     Args:
-        variants: Variants to train.
-        minimum: New interactions that each variant must have; with fewer, the run ends and says how many are missing.
-        number: Number of the round, to choose it by hand; empty for the next one.
-        profile: Named configuration.
-        validation: Game set whose right turns choose checkpoints; its games are kept out of training.
-        seeds: Training seeds of each variant; the profile's if empty.
-        max_steps: Optimizer steps of each training run; the profile's if empty.
-        on: Where decoding and training run: on the GPU work pool, or on a Ray cluster.
+        parameters: What to train, and when there is enough to train on.
     """
-    require(Place(on))
-    workspace = from_environment()
-    chosen = find_next_round(workspace, variants) if number is None else number
-    if chosen is None:
+    require(Place(parameters.on))
+    workspace, variants = from_environment(), parameters.variants
+    number = find_next_round(workspace, variants) if parameters.number is None else parameters.number
+    if number is None:
         return Completed(message="nothing to do: every round that has interactions is registered")
-    label_run(f"round:{chosen}", name=f"round {chosen}")
-    export_interactions(workspace, chosen)
-    new = count_new(workspace, chosen, variants, minimum)
+    label_run(f"round:{number}", name=f"round {number}")
+    export_interactions(workspace, number)
+    new = count_new(workspace, number, variants, parameters.minimum)
     if new.missing:
         return Completed(message=str(new))
-    parameters = RoundParameters(
-        round=chosen,
-        profile=profile,
-        variants=variants,
-        validation=validation,
-        seeds=seeds,
-        max_steps=max_steps,
-    )
-    summary = round(workspace, parameters, on=Place(on))
+    summary = round(workspace, parameters.of_round(number), on=Place(parameters.on))
     versions = ", ".join(f"{each['model']}/{each['version']}" for each in summary["variants"].values())
-    return Completed(message=f"round {chosen} registered {versions}")
+    return Completed(message=f"round {number} registered {versions}")
 
 
 @flow(name="decode", flow_run_name="decode round {round}")
@@ -139,73 +119,27 @@ def train(
     report_variant(workspace, learned)
 
 
-@flow(name="deployed-study", flow_run_name="study {name}")
-def run_study(
-    name: str = "study",
-    variants: list[Variant] = [Variant.B_FFT],  # noqa: B006  # never changed; the form shows it
-    rounds: int = 6,
-    games: int = 300,
-    anchor_games: int | None = None,
-    human_games: int = 50,
-    control: bool = True,
-    study_seed: int = 0,
-    profile: ProfileName = "tiny",
-    seeds: int | None = None,
-    max_steps: int | None = None,
-) -> None:
-    """Run the paper's experiment with simulated speakers. Started again under its name, it resumes where it stopped.
+@flow(name="deployed-study", flow_run_name="study {parameters.name}")
+def run_study(parameters: NamedStudyParameters = NamedStudyParameters()) -> None:  # noqa: B008  # frozen
+    """Run the paper's experiment with simulated speakers. Started again under its name, it resumes.
 
     Args:
-        name: Of the study: its own part of the store, its own experiment in MLflow.
-        variants: Variants that play and learn.
-        rounds: Rounds of learning; deployments are 0 to this number.
-        games: Games of every policy in every round.
-        anchor_games: Games that measure the seed policy in round 0, and again as control in the last round; nobody
-            learns from those beyond `games`. Empty: four times as many.
-        human_games: Games between people (HH), in the last round.
-        control: Deploy the seed policy again in the last round.
-        study_seed: Drives contexts, speakers, sampling and training seeds.
-        profile: Named configuration; needs simulated speakers, as tiny has.
-        seeds: Training seeds per variant; the profile's if empty.
-        max_steps: Optimizer steps; the profile's if empty.
+        parameters: What plays and learns, and for how long.
     """
-    label_run(*(f"variant:{variant}" for variant in variants))
-    study(
-        from_environment(f"studies/{checked_name(name)}"),
-        StudyParameters(
-            rounds=rounds,
-            variants=variants,
-            control=control,
-            games=games,
-            anchor_games=ANCHORS * games if anchor_games is None else anchor_games,
-            human_games=human_games,
-            study_seed=study_seed,
-            profile=profile,
-            seeds=seeds,
-            max_steps=max_steps,
-        ),
-    )
+    label_run(*(f"variant:{variant}" for variant in parameters.variants))
+    study(from_environment(f"studies/{checked_name(parameters.name)}"), parameters.study())
 
 
-@flow(name="deployed-simulate", flow_run_name="simulate {games} games")
-def run_simulation(
-    variants: list[Variant] = list(SYSTEMS),  # noqa: B006  # never changed; the form shows it
-    games: int = 100,
-    number: int | None = None,
-    profile: ProfileName = "tiny",
-) -> State[Any]:
-    """Games of simulated users with what is deployed, for the next round to learn from.
+@flow(name="deployed-simulate", flow_run_name="simulate {parameters.games} games")
+def run_simulation(parameters: SimulateParameters = SimulateParameters()) -> State[Any]:  # noqa: B008  # frozen
+    """Let simulated users play with what is deployed, for the next round to learn from.
 
     Args:
-        variants: Variants whose deployed versions act; the seed policy where none was promoted.
-        games: Games of each.
-        number: Round of the log; empty for the one after the newest learned.
-        profile: Named configuration; needs simulated speakers, as tiny has.
+        parameters: Who plays, and how much.
     """
-    parameters = SimulateParameters(variants=variants, games=games, number=number, profile=profile)
-    round, played = simulate(from_environment(), parameters)
+    number, played = simulate(from_environment(), parameters)
     won = ", ".join(f"{each.variant} {each.success:.0%}" for each in played)
-    return Completed(message=f"{games} games of each variant are in the log of round {round}; won: {won}")
+    return Completed(message=f"{parameters.games} games of each variant are in the log of round {number}; won: {won}")
 
 
 @flow(name="redecode", flow_run_name="redecode round {round} as {name}")

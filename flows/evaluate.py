@@ -5,22 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from pydantic import BaseModel, ConfigDict, Field
 
+from flows.parameters import EvaluateParameters
 from flows.support.threads import threads
 from respect_core.profiles import profile as named_profile
 from tasks.release.evaluate import evaluate_policy, policies, report_evaluation
 from tasks.support.workspace import Workspace
-
-
-class EvaluateParameters(BaseModel):
-    """What the command line and the Prefect form set."""
-
-    model_config = ConfigDict(frozen=True)
-
-    game_set: str = Field(description="Game set whose right turns count; a round keeps its games out of training.")
-    round: int | None = Field(default=None, ge=0, description="Round whose variants are compared; empty: the newest.")
-    profile: str = Field(default="tiny", description="Named configuration with which they were trained.")
 
 
 @flow(name="evaluate", flow_run_name="evaluate on {parameters.game_set}", task_runner=threads())

@@ -10,10 +10,10 @@ from prefect import flow, runtime
 from prefect.flow_runs import pause_flow_run, suspend_flow_run
 from prefect.input import RunInput
 from prefect.states import Completed
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from respect_core.release.gate import GateConfig, Verdict, gate, judge
-from respect_core.variants import Variant
+from flows.parameters import PromoteParameters, RollbackParameters
+from respect_core.release.gate import Verdict, judge
 from tasks.release.promote import (
     Contest,
     PromotionRef,
@@ -31,52 +31,6 @@ from tasks.release.promote import (
 from tasks.support.workspace import Workspace
 
 APPROVAL_SECONDS = 24 * 3600  # how long a person may take
-
-
-class PromoteParameters(BaseModel):
-    """What the command line and the Prefect form set of a promotion."""
-
-    model_config = ConfigDict(frozen=True)
-
-    variant: Variant = Field(description="Variant whose policy is to be deployed.")
-    version: int | None = Field(default=None, ge=1, description="Number of the version; empty: the newest candidate.")
-    validation: str = Field(default="validation", description="Game set on which it is compared to what is deployed.")
-    margin: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="Loss of exact match that is allowed even where it is certain; the gate's if empty.",
-    )
-    user_share_cap: float | None = Field(
-        default=None, ge=0, le=1, description="Largest share of one user in what it learned from; the gate's if empty."
-    )
-    min_feedback_turns: int | None = Field(
-        default=None, ge=1, description="Turns with feedback that it must have learned from; the gate's if empty."
-    )
-    approve: bool = Field(default=False, description="Once the gate is passed, wait for a person to approve in the UI.")
-    actor: str = Field(default="", description="Who asks; empty: the account that runs it.")
-    reason: str = Field(default="", description="Why, for the ledger.")
-
-    def gate(self, profile: str) -> GateConfig:
-        """The gate of the candidate's profile with what was set here."""
-        found = gate(profile)
-        if self.margin is not None:
-            found = replace(found, margin=self.margin)
-        if self.user_share_cap is not None:
-            found = replace(found, user_share_cap=self.user_share_cap)
-        if self.min_feedback_turns is not None:
-            found = replace(found, min_feedback_turns=self.min_feedback_turns)
-        return found
-
-
-class RollbackParameters(BaseModel):
-    """What the command line and the Prefect form set of a rollback."""
-
-    model_config = ConfigDict(frozen=True)
-
-    variant: Variant = Field(description="Variant whose previously deployed version is to come back.")
-    reason: str = Field(default="", description="Why, for the ledger.")
-    actor: str = Field(default="", description="Who asks; empty: the account that runs it.")
 
 
 class Approval(RunInput):

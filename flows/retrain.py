@@ -10,8 +10,7 @@ from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.dispatch.stages import decode, learn
-from flows.entrypoints import ProfileName
-from flows.round import RoundParameters
+from flows.parameters import ProfileName, RoundParameters
 from flows.support.tags import label_run
 from flows.support.threads import threads
 from respect_core.profiles import Profile

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from prefect import flow, tags
-from pydantic import BaseModel, ConfigDict, Field
 
 from flows.dispatch.stages import decode, learn
+from flows.parameters import RoundParameters
 from flows.seed import seed_policy
 from flows.support.locks import in_turn
 from flows.support.tags import label_run
 from flows.support.threads import threads
 from respect_core.errors import ExpectedError
 from respect_core.profiles import Profile
-from respect_core.profiles import profile as named_profile
-from respect_core.variants import SYSTEMS, Propensity, Variant
 from tasks.compute.places import Place, require
 from tasks.games.play import replay_fixed_games, seconds_played
 from tasks.registry.register import close_round, open_round
@@ -29,38 +26,6 @@ from tasks.reports.report import report_round, summarise
 from tasks.round.export import export_interactions
 from tasks.support.references import LearnedRef, PropensityRef
 from tasks.support.workspace import Workspace
-
-
-class RoundParameters(BaseModel):
-    """What the command line and the Prefect form set of a round; the profile has the rest."""
-
-    model_config = ConfigDict(frozen=True)
-
-    round: int = Field(ge=0, description="Number of the round, counted from 0.")
-    profile: str = Field(default="tiny", description="Named configuration: tiny or idefics2-8b.")
-    variants: list[Variant] = Field(default_factory=lambda: list(SYSTEMS), description="Variants to train.")
-    validation: str = Field(default="validation", description="Game set whose right turns choose checkpoints.")
-    propensity: Propensity | None = Field(
-        default=None, description="Where p comes from when a log has none; the profile's choice if empty."
-    )
-    seeds: int | None = Field(default=None, ge=1, description="Training seeds per variant; the profile's if empty.")
-    max_steps: int | None = Field(default=None, ge=1, description="Optimizer steps; the profile's if empty.")
-    study_seed: int = Field(default=0, ge=0, description="Repetition of a study: no two share a training seed.")
-    replay: int = Field(default=0, ge=0, description="Games of a fixed simulated set that every policy plays.")
-
-    def resolved_profile(self) -> Profile:
-        """The named profile with what was set here."""
-        profile = named_profile(self.profile)
-        if self.seeds is not None:
-            profile = replace(profile, seeds=tuple(range(self.seeds)))
-        stride = max(profile.seeds) + 1
-        profile = replace(profile, seeds=tuple(seed + self.study_seed * stride for seed in profile.seeds))
-        if self.propensity is not None:
-            profile = replace(profile, propensity=self.propensity)
-        if self.max_steps is not None:
-            every = max(1, self.max_steps // 4)
-            profile = profile.with_training(max_steps=self.max_steps, checkpoint_every=every)
-        return profile
 
 
 class VariantsFailedError(ExpectedError):

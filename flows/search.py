@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
 from flows.dispatch.stages import decode
-from flows.round import RoundParameters
+from flows.parameters import SearchParameters
 from flows.seed import seed_policy
 from flows.support.locks import in_turn
 from flows.support.tags import label_run
 from flows.support.threads import threads
 from respect_core.learning import grids
 from respect_core.profiles import Profile
-from respect_core.variants import Variant
 from tasks.compute.places import Place, require
 from tasks.registry import registry
 from tasks.registry.register import recipe
@@ -29,18 +27,6 @@ from tasks.round.train import initial_adapter, train_variant
 from tasks.support import progress
 from tasks.support.references import SearchedRef, TrainingSetRef
 from tasks.support.workspace import Workspace
-
-
-class SearchParameters(RoundParameters):
-    """What the command line sets of a search; the profile has the rest."""
-
-    variants: list[Variant] = Field(min_length=1, max_length=1, description="The variant to train.")
-    grid: str = Field(default="table-1", description=f"Named grid: {', '.join(grids.GRIDS)}.")
-    limit: int | None = Field(default=None, ge=1, description="Try at most so many points of the grid, at random.")
-
-    def named(self) -> dict[str, Any]:
-        """What the search is called by, for its files and its table."""
-        return {"grid": self.grid, "variant": str(self.variants[0]), "round": self.round, "profile": self.profile}
 
 
 @flow(name="search", flow_run_name="search {parameters.grid}, round {parameters.round}", task_runner=threads())

@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from prefect import flow
 from prefect.futures import PrefectFuture
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from flows.round import RoundParameters, round
+from flows.parameters import StudyParameters
+from flows.round import round
 from flows.seed import seed_policy
 from flows.support.locks import in_turn
 from flows.support.threads import threads
-from respect_core import variants
 from respect_core.profiles import Profile
-from respect_core.variants import CONTROL, HH, Variant
+from respect_core.variants import CONTROL, HH
 from tasks.games.play import measure_in_study, play_in_study, play_people
 from tasks.reports import study_record as record
 from tasks.reports.page import publish_report
@@ -35,61 +34,6 @@ from tasks.round.export import export_interactions
 from tasks.support import progress
 from tasks.support.references import RegisteredRef
 from tasks.support.workspace import Workspace
-
-ANCHORS = 4
-"""Games that measure the seed policy at the start and at the end, for each game of a policy in a round."""
-
-
-class StudyParameters(BaseModel):
-    """What the command line and the Prefect form set of a study; the profile has the rest."""
-
-    model_config = ConfigDict(frozen=True)
-
-    rounds: int = Field(default=6, ge=1, description="Rounds of learning; deployments are 0 to this number.")
-    variants: list[Variant] = Field(
-        default_factory=lambda: [Variant.B_FFT], min_length=1, description="Variants that play and learn."
-    )
-    control: bool = Field(default=True, description="Deploy the seed policy again in the last round.")
-    games: int = Field(default=300, ge=10, description="Games of every policy in every round.")
-    anchor_games: int = Field(
-        default_factory=lambda given: ANCHORS * int(given["games"]),
-        description="Games that measure the seed policy in round 0, and again as CONTROL in the last; nobody learns "
-        f"from those beyond `games`. At least as many as those; {ANCHORS} times as many by default.",
-    )
-    human_games: int = Field(default=50, ge=0, description="Games between people (HH), in the last round.")
-    study_seed: int = Field(default=0, ge=0, description="Drives contexts, speakers, sampling and training seeds.")
-    profile: str = Field(default="tiny", description="Named configuration; needs simulated speakers, as tiny has.")
-    seeds: int | None = Field(default=None, ge=1, description="Training seeds per variant; the profile's if empty.")
-    max_steps: int | None = Field(default=None, ge=1, description="Optimizer steps; the profile's if empty.")
-
-    @model_validator(mode="after")
-    def _anchors(self) -> Self:
-        if self.anchor_games < self.games:
-            raise ValueError(f"anchor_games = {self.anchor_games} must be at least games = {self.games}")
-        if Variant.B_FFT_PLUS in self.variants and (
-            Variant.B_FFT not in self.variants or self.rounds <= variants.BRANCH_AFTER
-        ):
-            raise ValueError(
-                f"{Variant.B_FFT_PLUS} branches off {Variant.B_FFT} after round {variants.BRANCH_AFTER}: "
-                "study both, over more rounds"
-            )
-        return self
-
-    def learning(self, number: int) -> list[Variant]:
-        """The variants that learn from a round, and play in the next."""
-        branched = number >= variants.BRANCH_AFTER
-        return [each for each in self.variants if branched or each is not Variant.B_FFT_PLUS]
-
-    def of_round(self, number: int) -> RoundParameters:
-        """The parameters of one round's learning."""
-        return RoundParameters(
-            round=number,
-            profile=self.profile,
-            variants=self.learning(number),
-            seeds=self.seeds,
-            max_steps=self.max_steps,
-            study_seed=self.study_seed,
-        )
 
 
 @flow(name="study", flow_run_name="study seed {parameters.study_seed}", task_runner=threads())

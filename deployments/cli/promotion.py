@@ -2,64 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from deployments.cli.options import build, options
+from flows.parameters import PromoteParameters, RollbackParameters
 from flows.support.terminal import Commands, Run, clear_errors, console, run_workspace, running
 from respect_core.variants import Variant
 
 promotion_app = Commands()
 
 VariantName = Annotated[Variant, typer.Argument(help="The variant, e.g. b-fft.")]
-Reason = Annotated[str, typer.Option(help="Why, for the ledger.")]
-Actor = Annotated[str, typer.Option(help="Who asks, for the ledger. Default: your account.")]
 
 
 @promotion_app.command("promote")
-def promote_command(
-    variant: VariantName,
-    version: Annotated[int | None, typer.Option(min=1, help="Number of the version. Default: the candidate.")] = None,
-    run: Run = "main",
-    validation: Annotated[
-        str, typer.Option(help="Game set on which it is compared to the deployed policy.")
-    ] = "validation",
-    margin: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Loss of exact match that is allowed. Default: the gate's.")
-    ] = None,
-    user_share_cap: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Largest share of one user in its data. Default: the gate's.")
-    ] = None,
-    min_feedback_turns: Annotated[
-        int | None,
-        typer.Option(min=1, help="Turns with feedback that it must have learned from. Default: the gate's."),
-    ] = None,
-    approve: Annotated[bool, typer.Option(help="Wait for a person to approve on the run's page in Prefect.")] = False,
-    reason: Reason = "",
-    actor: Actor = "",
-) -> None:
+@options(PromoteParameters, without=["variant"])
+def promote_command(variant: VariantName, run: Run = "main", **given: Any) -> None:
     """Deploy a variant's candidate, if it passes the gate. Ends with code 3 where it does not."""
-    workspace = run_workspace(run)
-    from flows.promote import PromoteParameters
+    parameters, workspace = build(PromoteParameters, given, variant=variant), run_workspace(run)
     from flows.promote import promote as flow
 
-    if approve:
+    if parameters.approve:
         console.print(f"Once the gate is passed, answer on the run's page: respect ui --run {run} --only prefect")
     with running():
-        result = flow(
-            workspace,
-            PromoteParameters(
-                variant=variant,
-                version=version,
-                validation=validation,
-                margin=margin,
-                user_share_cap=user_share_cap,
-                min_feedback_turns=min_feedback_turns,
-                approve=approve,
-                actor=actor,
-                reason=reason,
-            ),
-        )
+        result = flow(workspace, parameters)
     console.print(f"[bold]{result.decision}[/]: {result.version} is deployed", highlight=False)
     for sentence in result.reasons:
         console.print(f"- {sentence}", highlight=False, markup=False)
@@ -68,14 +35,14 @@ def promote_command(
 
 
 @promotion_app.command("rollback")
-def rollback_command(variant: VariantName, run: Run = "main", reason: Reason = "", actor: Actor = "") -> None:
+@options(RollbackParameters, without=["variant"])
+def rollback_command(variant: VariantName, run: Run = "main", **given: Any) -> None:
     """Put back what was deployed before the newest promotion that stands. Once more goes further back."""
-    workspace = run_workspace(run)
-    from flows.promote import RollbackParameters
+    parameters, workspace = build(RollbackParameters, given, variant=variant), run_workspace(run)
     from flows.promote import rollback as flow
 
     with running():
-        result = flow(workspace, RollbackParameters(variant=variant, reason=reason, actor=actor))
+        result = flow(workspace, parameters)
     console.print(f"[bold]{result.decision}[/]: {result.version} is deployed", highlight=False)
 
 

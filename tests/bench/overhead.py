@@ -38,7 +38,7 @@ from tests.bench.plain_round import Files, Learned, plain_round
 from tests.bench.record import Record, case, versions
 
 if TYPE_CHECKING:  # Prefect reads its settings when it is imported, so it waits until they are made
-    from flows.round import RoundParameters
+    from flows.parameters import RoundParameters
     from tasks.support.workspace import Workspace
 
 VARIANT = Variant.B_FFT
@@ -145,7 +145,7 @@ def measure(root: Path, first: str) -> Measured:
 
     environment.prepare(root)
     started = time.perf_counter()
-    from flows.round import RoundParameters
+    from flows.parameters import RoundParameters
     from tasks.support.workspace import workspace
 
     once = {"imports": time.perf_counter() - started, "Prefect server": _server_start()}
@@ -218,7 +218,7 @@ def _prepare(place: Workspace, parameters: RoundParameters) -> int:
 
     Afterwards the decoder's files are in memory, and no vision features are kept: both sides make their own.
     """
-    from flows import round as round_module
+    from flows import parameters as parameters_module
     from flows.seed import seed_policy
     from respect_core.feedback import decoder as feedback
     from respect_core.log.log import append_logs
@@ -226,7 +226,7 @@ def _prepare(place: Workspace, parameters: RoundParameters) -> int:
     from respect_core.store.images import put_images
     from tests.bench.models import pictures
 
-    patch.object(round_module, "named_profile", _profile).start()  # to the end of this process
+    patch.object(parameters_module, "named_profile", _profile).start()  # to the end of this process
     profile, store = parameters.resolved_profile(), place.open()
     seed_policy(place, profile, parameters.validation)
     played = [each.interaction for turns in games.LENGTHS for each in games.examples(GAMES, turns)]

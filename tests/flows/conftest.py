@@ -9,7 +9,7 @@ import pytest
 from prefect.testing.utilities import prefect_test_harness
 from small import small
 
-from flows import round as round_module
+from flows import parameters as parameters_module
 from respect_core.reporting import report
 
 
@@ -23,7 +23,7 @@ def prefect_server() -> Iterator[None]:
 def small_profile() -> Iterator[None]:
     """Flows resolve the small profiles by name."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(round_module, "named_profile", small)
+        patch.setattr(parameters_module, "named_profile", small)
         yield
 
 

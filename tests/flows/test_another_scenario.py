@@ -13,9 +13,9 @@ from policy_servers import serving
 from small import smallest
 from three_words import WORDS
 
-from flows import round as round_module
-from flows.promote import PromoteParameters, promote
-from flows.round import RoundParameters
+from flows import parameters as parameters_module
+from flows.parameters import PromoteParameters, RoundParameters
+from flows.promote import promote
 from flows.round import round as round_flow
 from respect_core.learning import validation
 from respect_core.log.log import append_logs, parse_record
@@ -76,7 +76,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def summary(place: Workspace, prefect_server: None) -> Iterator[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(round_module, "named_profile", _words)
+        patch.setattr(parameters_module, "named_profile", _words)
         patch.setattr(validation, "choose", lambda found: max(found, key=lambda one: one.step))
         record_workers(patch)
         yield round_flow(place, RoundParameters(round=0, profile="words", variants=VARIANTS))

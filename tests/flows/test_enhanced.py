@@ -10,8 +10,9 @@ from here import ByWord, record_workers
 from safetensors.torch import load_file
 from small import smallest
 
-from flows import round as round_module
-from flows.study import StudyParameters, study
+from flows import parameters as parameters_module
+from flows.parameters import StudyParameters
+from flows.study import study
 from respect_core import variants
 from respect_core.acting.policy import Policy
 from respect_core.interaction import interactions
@@ -50,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Ite
     """A study of two rounds in which B-FFT+ branches off after round 0."""
     place = workspace(tmp_path_factory.mktemp("enhanced"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(round_module, "named_profile", _learns)
+        patch.setattr(parameters_module, "named_profile", _learns)
         patch.setattr("respect_core.feedback.decoder.FeedbackDecoder", ByWord)
         patch.setattr(variants, "BRANCH_AFTER", 1)
         # The last step's, whatever it is worth: the first candidate is the adapter that it starts from.

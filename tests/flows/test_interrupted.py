@@ -22,10 +22,10 @@ from deployments.cli import main as cli
 from flows.support import environment
 
 environment.prepare(cli.RUNS / sys.argv[sys.argv.index("--run") + 1])
-from flows import round
+from flows import parameters
 from small import smallest
 
-round.named_profile = smallest
+parameters.named_profile = smallest
 cli.app()
 """
 _DEMO = ("demo", "--run", "demo", "--games", "10", "--replay", "0", "--variants", "b-fft")

@@ -11,8 +11,9 @@ from here import ByWord, record_workers
 from samples import game, line, with_images
 from small import smallest
 
-from flows import round as round_module
+from flows import parameters as parameters_module
 from flows.demo import demo
+from flows.parameters import DemoParameters
 from respect_core.feedback import decoder
 from respect_core.log import set_aside
 from respect_core.log.log import append_logs
@@ -34,7 +35,7 @@ def _said(text: str) -> list[LoggedTurn]:
 def test_a_round_on_a_poisoned_log_goes_through(
     tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(round_module, "named_profile", smallest)
+    monkeypatch.setattr(parameters_module, "named_profile", smallest)
     monkeypatch.setattr(decoder, "FeedbackDecoder", ByWord)
     record_workers(monkeypatch)
     place = workspace(tmp_path / "run")
@@ -44,7 +45,7 @@ def test_a_round_on_a_poisoned_log_goes_through(
     ligatures = game("ligatures", round=0, variant="seed", turns=_said("\ufdfa" * 500))
     store.put("interactions/round=0/variant=seed/past-the-doors.jsonl", line(ligatures))
 
-    summary: dict[str, Any] = demo(place, profile="tiny", games=3, replay=0, variants=[Variant.B_FFT])
+    summary: dict[str, Any] = demo(place, DemoParameters(games=3, replay=0, variants=[Variant.B_FFT]))
 
     assert summary["failed"] == {} and set(summary["variants"]) == {"b-fft"}
     assert (summary["games"], summary["set_aside"]) == (4, 2)

@@ -42,10 +42,11 @@ from typer.testing import CliRunner
 
 from deployments.cli import main
 from flows import entrypoints as deployments
+from flows import parameters as parameters_module
 from flows import promote as promote_module
-from flows import round as round_module
 from flows.demo import demo
-from flows.promote import PromoteParameters, RollbackParameters, promote, rollback
+from flows.parameters import DemoParameters, PromoteParameters, RollbackParameters
+from flows.promote import promote, rollback
 from flows.support import terminal
 from respect_core.learning import validation
 from respect_core.model.base import adapter_hash
@@ -94,9 +95,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: None, worker
     """A round in which b-fft learned from ten games; twelve games validate."""
     made = workspace(tmp_path_factory.mktemp("promotion") / "runs" / "main")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(round_module, "named_profile", _profile)
+        patch.setattr(parameters_module, "named_profile", _profile)
         patch.setattr("respect_core.feedback.decoder.FeedbackDecoder", ByWord)
-        demo(made, profile="tiny", games=10, replay=0, variants=[Variant.B_FFT])
+        demo(made, DemoParameters(games=10, replay=0, variants=[Variant.B_FFT]))
     _copy(made, Variant.B_FFT, tmp_path_factory.mktemp("copy"), _hardly)
     return made
 

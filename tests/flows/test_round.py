@@ -18,7 +18,8 @@ from small import small
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from flows.demo import demo
-from flows.round import RoundParameters, VariantsFailedError
+from flows.parameters import DemoParameters, RoundParameters
+from flows.round import VariantsFailedError
 from flows.round import round as round_flow
 from respect_core import tiny
 from respect_core.interaction import waiting
@@ -52,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def summary(place: Workspace, prefect_server: None, small_profile: None) -> dict[str, Any]:
     """Seed policy, ten games, one round of three variants, each replaying four games."""
-    result: dict[str, Any] = demo(place, profile="tiny", games=10, replay=4, variants=VARIANTS)
+    result: dict[str, Any] = demo(place, DemoParameters(games=10, replay=4, variants=VARIANTS))
     return result
 
 

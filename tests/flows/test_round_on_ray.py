@@ -22,9 +22,9 @@ from samples import contents
 from small import smallest
 from trainings import training
 
-from flows import round as round_module
+from flows import parameters as parameters_module
 from flows.dispatch import stages
-from flows.round import RoundParameters
+from flows.parameters import RoundParameters
 from flows.round import round as round_flow
 from respect_core.feedback.shards import SHARDS
 from respect_core.model.base import adapter_hash
@@ -45,7 +45,7 @@ VARIANTS = [Variant.B_FFT, Variant.B_KTO]
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small profile, and shards of a few turns; one thread everywhere, since rounding depends on it."""
-    monkeypatch.setattr(round_module, "named_profile", smallest)
+    monkeypatch.setattr(parameters_module, "named_profile", smallest)
     monkeypatch.setattr(stages, "decode_feedback", lambda *a, **k: decode_feedback(*a, turns_per_shard=12, **k))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 

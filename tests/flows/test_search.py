@@ -13,9 +13,10 @@ from here import ByWord, record_workers
 from rich.console import Console
 from small import smallest
 
-from flows import round as round_module
+from flows import parameters as parameters_module
 from flows import search as search_module
-from flows.search import SearchParameters, search
+from flows.parameters import SearchParameters
+from flows.search import search
 from respect_core.log.log import append_logs
 from respect_core.scenarios.multiref import world
 from respect_core.variants import Variant
@@ -56,7 +57,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> 
             record.submit(*args).wait()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(round_module, "named_profile", smallest)
+        patch.setattr(parameters_module, "named_profile", smallest)
         patch.setattr("respect_core.feedback.decoder.FeedbackDecoder", ByWord)
         with pytest.MonkeyPatch.context() as attempt:
             first = record_workers(attempt)

@@ -8,8 +8,9 @@ import pytest
 from here import record_workers
 from small import smallest
 
-from flows import round as round_module
-from flows.simulate import SimulateParameters, simulate
+from flows import parameters as parameters_module
+from flows.parameters import SimulateParameters
+from flows.simulate import simulate
 from respect_core.log.export import export
 from respect_core.log.log import read_logs
 from respect_core.release import ledger
@@ -36,7 +37,7 @@ def _acted(place: Workspace, round: int, variant: str) -> list[set[tuple[str, st
 
 def test_what_is_deployed_plays(place: Workspace, prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before any promotion the seed policy, made where there is none; then what was promoted, in the next round."""
-    monkeypatch.setattr(round_module, "named_profile", smallest)
+    monkeypatch.setattr(parameters_module, "named_profile", smallest)
     started = record_workers(monkeypatch)
     round, played = simulate(place, BOTH)
     assert (round, [(each.variant, each.games) for each in played]) == (0, [("b-fft", 4), ("t-rl", 4)])

@@ -16,10 +16,11 @@ from here import ByWord, record_workers
 from prefect.exceptions import CancelledRun
 from small import smallest
 
-from flows import round as round_module
+from flows import parameters as parameters_module
 from flows import study as study_module
-from flows.evaluate import EvaluateParameters, evaluate
-from flows.study import StudyParameters, study
+from flows.evaluate import evaluate
+from flows.parameters import EvaluateParameters, StudyParameters
+from flows.study import study
 from respect_core.log.log import read_logs
 from respect_core.log.records import InteractionLog
 from respect_core.measuring.labels import right_turns
@@ -49,7 +50,7 @@ class Played:
 @pytest.fixture(scope="module")
 def smallest_study() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(round_module, "named_profile", smallest)
+        patch.setattr(parameters_module, "named_profile", smallest)
         patch.setattr("respect_core.feedback.decoder.FeedbackDecoder", ByWord)
         yield
 
@@ -224,7 +225,7 @@ def other_profile(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         fft = replace(profile.training[Objective.FFT], learning_rate=0.5)
         return replace(profile, training=profile.training | {Objective.FFT: fft})
 
-    monkeypatch.setattr(round_module, "named_profile", changed)
+    monkeypatch.setattr(parameters_module, "named_profile", changed)
     yield
 
 

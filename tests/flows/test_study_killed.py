@@ -23,10 +23,10 @@ from deployments.cli import main as cli
 from flows.support import environment
 
 environment.prepare(cli.RUNS / sys.argv[sys.argv.index("--run") + 1])
-from flows import round
+from flows import parameters
 from small import smallest
 
-round.named_profile = smallest
+parameters.named_profile = smallest
 cli.app()
 """
 

@@ -10,14 +10,15 @@ import pytest
 from samples import game, with_images
 
 from flows.entrypoints import next_round
-from flows.round import RoundParameters, round
+from flows.parameters import NextRoundParameters, RoundParameters
+from flows.round import round
 from respect_core.log.log import append_logs
 from tasks.compute.places import Place, RayMissingError
 from tasks.support.workspace import Workspace, from_environment
 
 
 def _form(place: Workspace) -> None:
-    next_round.fn(number=5, minimum=1, on="ray")
+    next_round.fn(NextRoundParameters(number=5, minimum=1, on="ray"))
 
 
 def _flow(place: Workspace) -> None:

@@ -30,7 +30,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 def learned(running: RunningStack) -> str:
     """Round 0, learned from when its schedule fired, with one training killed in its middle; the id of its run."""
     before = {run["id"] for run in running.runs(ROUND)}
-    schedule = running.schedule(ROUND, 15, **SMALL)
+    schedule = running.schedule(ROUND, 15, parameters=SMALL)
     deadline = time.monotonic() + 600
     while not (fired := [run for run in running.runs(ROUND) if run["id"] not in before and run["start_time"]]):
         assert time.monotonic() < deadline, "the schedule did not fire"

@@ -27,7 +27,7 @@ from tasks.registry import registry
 
 ROUND = "next-round/round"
 TRAIN = "train-variant/train-variant"
-SMALL = {"seeds": 1, "max_steps": 2, "minimum": 10}
+SMALL: dict[str, Any] = {"seeds": 1, "max_steps": 2, "minimum": 10}
 """Parameters of a round that take little time."""
 
 

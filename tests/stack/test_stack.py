@@ -66,7 +66,7 @@ def test_a_busy_port_is_named(tmp_path: Path, running: RunningStack) -> None:
 
 
 def test_too_few_interactions_end_the_round_with_a_message(running: RunningStack) -> None:
-    run = running.ended(running.start(ROUND, **{**SMALL, "number": 0, "minimum": 1000}))
+    run = running.ended(running.start(ROUND, parameters=SMALL | {"number": 0, "minimum": 1000}))
     assert run["state_type"] == "COMPLETED"
     assert "not enough new interactions" in run["state"]["message"] and "b-fft 980" in run["state"]["message"]
 
@@ -105,7 +105,7 @@ def test_the_round_has_its_artifacts(running: RunningStack, learned: str) -> Non
 @pytest.fixture(scope="module")
 def silenced(running: RunningStack, learned: str) -> tuple[str, set[int]]:
     """A run whose process was killed together with its worker: nobody is left to say that it ended. And the worker."""
-    run = running.start("deployed-study/study", name="silent")
+    run = running.start("deployed-study/study", parameters={"name": "silent"})
     running.wait(lambda: running.heartbeats(run), 600)
     workers = _gpu_workers(running)
     for process in workers | set(running.processes(PREFECT__FLOW_RUN_ID=run)):
@@ -121,7 +121,7 @@ def test_a_killed_worker_is_started_again(running: RunningStack, silenced: tuple
 
 def test_the_same_round_again_repeats_nothing(running: RunningStack, learned: str) -> None:
     trained, versions = len(running.runs(TRAIN)), running.versions()
-    run = running.ended(running.start(ROUND, number=0, **SMALL))
+    run = running.ended(running.start(ROUND, parameters=SMALL | {"number": 0}))
     assert run["state_type"] == "COMPLETED" and "registered respect.b-fft/1" in run["state"]["message"]
     assert running.versions() == versions
     assert len(running.runs(TRAIN)) == trained
@@ -131,7 +131,7 @@ def test_two_rounds_at_once_give_one_result(running: RunningStack, learned: str)
     """Round 1 comes in; two runs are started at the same moment."""
     made_up_games.play(running.store(), 1, 12)
     before = running.versions()
-    runs = [running.start(ROUND, variants=["b-fft"], **SMALL) for _ in range(2)]
+    runs = [running.start(ROUND, parameters=SMALL | {"variants": ["b-fft"]}) for _ in range(2)]
     messages = sorted(running.ended(run)["state"]["message"] for run in runs)
     assert "nothing to do" in messages[0] and "round 1 registered respect.b-fft/" in messages[1]
     assert running.versions() == {**before, "b-fft": before["b-fft"] + 1}

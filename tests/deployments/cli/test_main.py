@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 from deployments.cli import main
 from deployments.game import __main__ as game
 from deployments.serving import __main__ as serving
+from flows.parameters import RoundParameters
 from flows.round import VariantsFailedError
 from flows.support.terminal import clear_errors
 from respect_core.store.base import StoreError
-from respect_core.variants import Variant
+from respect_core.variants import SYSTEMS, Variant
 from tasks.compute.process import WorkerFailedError
 
 NO_RUN = [
@@ -132,7 +133,9 @@ def test_an_option_given_twice_is_an_error(command: list[str], option: str) -> N
 
 
 def test_variants_may_be_given_in_one_option_or_several() -> None:
-    assert main._variants(["b-fft", "b-kto,t-rl", "b-fft"]) == [Variant.B_FFT, Variant.B_KTO, Variant.T_RL]
+    parameters = RoundParameters(round=1, variants=["b-fft", "b-kto,t-rl", "b-fft"])
+    assert parameters.variants == [Variant.B_FFT, Variant.B_KTO, Variant.T_RL]
+    assert RoundParameters(round=1, variants=["all"]).variants == list(SYSTEMS)
     command: Any = typer.main.get_command(main.app)
     given = ["--round", "1", "--variants", "b-fft", "--variants", "b-kto"]
     assert command.commands["round"].make_context("round", given).params["variants"] == ["b-fft", "b-kto"]
@@ -147,3 +150,33 @@ def test_a_failure_that_explains_itself_has_no_traceback(capfd: pytest.CaptureFi
         with pytest.raises(typer.Exit), clear_errors():
             raise failure
         assert capfd.readouterr() == ("", f"error: {failure}\n")
+
+
+def test_options_are_the_parameters_of_the_flow() -> None:
+    """Names, defaults and bounds are declared once, in flows/parameters.py."""
+    command: Any = typer.main.get_command(main.app)
+    given = {each.name: each for each in command.commands["round"].params}
+    fields = RoundParameters.model_fields
+    assert set(fields) - {"study_seed"} <= set(given)
+    assert given["round"].required and given["validation"].default == "validation"
+    few = CliRunner().invoke(main.app, ["round", "--round", "1", "--seeds", "0"])
+    assert few.exit_code == 2 and "x>=1" in few.output
+    assert given["replay"].default == fields["replay"].default
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--games", "20", "--anchor-games", "15"], "anchor_games = 15 must be at least games = 20"),
+        (["--variants", "b-fft+"], "b-fft+ branches off b-fft after round 3: study both, over more rounds"),
+        (["--variants", "c-fft"], "--variants"),
+    ],
+)
+def test_what_the_parameters_refuse_is_a_mistake_in_the_command(
+    arguments: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main.app, ["study", *arguments])
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.output.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())

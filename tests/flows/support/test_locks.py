@@ -15,8 +15,7 @@ import pytest
 from flows import demo as demo_module
 from flows import round as round_module
 from flows import study as study_module
-from flows.round import RoundParameters
-from flows.study import StudyParameters
+from flows.parameters import RoundParameters, StudyParameters
 from flows.support.locks import in_turn
 from tasks.support.workspace import Workspace, workspace
 

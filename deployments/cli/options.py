@@ -1,0 +1,76 @@
+"""Options of a command from the parameters of its flow (flows/parameters.py)."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Collection, Mapping
+from functools import wraps
+from typing import Annotated, Any, TypeVar
+
+import typer
+from annotated_types import Ge, Le
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from flows.parameters import Parameters
+
+Model = TypeVar("Model", bound=Parameters)
+Command = Callable[..., None]
+
+
+def options(model: type[Parameters], *, without: Collection[str] = ()) -> Callable[[Command], Command]:
+    """Give a command an option for each field of a model; it receives their values as keyword arguments.
+
+    Args:
+        without: fields that the command declares itself, or does without.
+    """
+
+    def decorate(command: Command) -> Command:
+        signature, hints = inspect.signature(command), typing.get_type_hints(command, include_extras=True)
+        own = [
+            each.replace(annotation=hints[name])
+            for name, each in signature.parameters.items()
+            if each.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        made = [_option(name, field) for name, field in model.model_fields.items() if name not in without]
+
+        @wraps(command)
+        def run(**given: Any) -> None:
+            command(**given)
+
+        every = sorted(
+            (each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *made)),
+            key=lambda each: each.default is not inspect.Parameter.empty,
+        )
+        run.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]  # what Typer reads
+        run.__annotations__ = {each.name: each.annotation for each in every}
+        return run
+
+    return decorate
+
+
+def build(model: type[Model], values: Mapping[str, Any], **more: Any) -> Model:
+    """Make the model from options; what is left empty has its default. Raises typer.BadParameter."""
+    given = {name: value for name, value in {**values, **more}.items() if value is not None}
+    try:
+        return model(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = f"--{str(first['loc'][0]).replace('_', '-')}" if first["loc"] else None
+        raise typer.BadParameter(str(first["msg"]).removeprefix("Value error, "), param_hint=option) from None
+
+
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    least = next((each.ge for each in field.metadata if isinstance(each, Ge)), None)
+    most = next((each.le for each in field.metadata if isinstance(each, Le)), None)
+    help_ = (field.description or "").replace("Empty:", "Default:")
+    kind: Any = field.annotation
+    default = inspect.Parameter.empty if field.is_required() else field.default
+    if typing.get_origin(kind) is list:  # separated by commas
+        kind, default = list[str], [",".join(field.default)]
+        help_ += " May be repeated."
+    elif field.default_factory is not None:  # made from the other fields
+        kind, default = kind | None, None
+    annotation = Annotated[kind, typer.Option(help=help_, min=least, max=most)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
