@@ -21,15 +21,18 @@ ANCHORS = 4
 """Games that measure the seed policy at the start and at the end, for each game of a policy in a round."""
 
 
-def split(names: object) -> object:
+def split(names: Sequence[str]) -> list[str]:
     """Split names at commas, each once; 'all' stands for the six variants."""
-    if isinstance(names, str) or not isinstance(names, Sequence):
-        return names
-    parts = list(dict.fromkeys(part.strip() for name in names for part in str(name).split(",")))
+    parts = list(dict.fromkeys(part.strip() for name in names for part in name.split(",")))
     return list(SYSTEMS) if parts == ["all"] else parts
 
 
-Variants = Annotated[list[Variant], BeforeValidator(split), Field(min_length=1)]
+def _split(given: Any) -> Any:
+    """As `split`; what is no list of names is left to pydantic's own complaint."""
+    return split(given) if isinstance(given, list | tuple) and all(isinstance(name, str) for name in given) else given
+
+
+Variants = Annotated[list[Variant], BeforeValidator(_split), Field(min_length=1)]
 ProfileName = Annotated[str, Field(description=f"Named configuration: {' or '.join(PROFILES)}.")]
 Seeds = Annotated[int | None, Field(ge=1, description="Training seeds per variant. Empty: the profile's.")]
 MaxSteps = Annotated[int | None, Field(ge=1, description="Optimizer steps per training run. Empty: the profile's.")]

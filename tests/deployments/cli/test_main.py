@@ -160,7 +160,7 @@ def test_options_are_the_parameters_of_the_flow() -> None:
     assert set(fields) - {"study_seed"} <= set(given)
     assert given["round"].required and given["validation"].default == "validation"
     few = CliRunner().invoke(main.app, ["round", "--round", "1", "--seeds", "0"])
-    assert few.exit_code == 2 and "x>=1" in few.output
+    assert few.exit_code == 2 and "greater than or equal to 1" in few.output
     assert given["replay"].default == fields["replay"].default
 
 
