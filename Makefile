@@ -64,7 +64,7 @@ FAST := tests/test_*.py $(addprefix tests/respect_core/,test_*.py store log meas
   scenarios/multiref/test_*.py feedback/test_prompts.py learning/test_objectives.py) \
   $(addprefix tests/deployments/game/,domain durability) tests/tasks/reports
 
-test-fast: install  ## under a minute on two quiet cores
+test-fast: install  ## unit tests alone; meant to take under a minute on two quiet cores, not measured yet
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile -k "not s3" $(FAST)
 
 test-slow: install  ## minutes long: bars measured on real data, kills in the middle of long work
