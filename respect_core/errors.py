@@ -1,4 +1,4 @@
-"""The base of all exceptions of the project."""
+"""Define the base of all exceptions of the project."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from __future__ import annotations
 class ExpectedError(RuntimeError):
     """A failure whose message says what went wrong, where, and what to do: commands print it without a traceback.
 
-    Subclasses that tell of a bad value or a missing thing are a ValueError or LookupError as well.
+    A subclass for a bad value or a missing thing is a ValueError or LookupError as well.
     """

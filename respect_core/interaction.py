@@ -1,12 +1,12 @@
-"""What learning and acting see of a conversation: context, turns, and nothing that a learner must not know.
+"""Define what learning and acting see of a conversation: its context and turns, never its targets or outcome.
 
-Two kinds of record, on purpose of different types:
+Records come in two types, kept apart on purpose:
 
 - `log.records.InteractionLog` is what a deployment appends to the store, one JSON line per interaction. It may carry an
-  `Outcome` (targets, success), which only metrics may read.
+  `Outcome` (targets, success), which only measuring may read.
 - `Interaction` is what learning sees: context, utterances, actions and the probability with which the policy
-  acted (section 2: x_t, a_t, p_t and the follow-up). It has no field for a target or an outcome, and neither
-  has the `turns` table it is read from. This split is the paper's promise that no auxiliary label is used.
+  acted (section 2: x_t, a_t, p_t and the follow-up). It has no field for a target or an outcome, nor has the `turns`
+  table from which it is read. This split keeps the paper's promise that no auxiliary label is used.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 TurnKey = tuple[str, int]
-"""A turn: interaction id, and its number counted from 0."""
+"""The key of a turn: interaction id and number, counted from 0."""
 
 
 @dataclass(frozen=True)
 class Turn:
     """One turn as the policy sees it.
 
-    `state` are the letters selected before the turn. `action` is None while the policy has yet to act.
+    `state` holds the letters selected before the turn. `action` is None until the policy has acted.
     """
 
     state: str
@@ -34,7 +34,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Interaction:
-    """One interaction without anything a learner must not know: image ids in the listener's order, and turns."""
+    """One interaction as a learner may see it: image ids in the listener's order, and turns."""
 
     interaction_id: str
     context: tuple[str, ...]
@@ -47,11 +47,11 @@ def interactions(rows: Iterable[dict[str, Any]]) -> list[Interaction]:
     Raises:
         ValueError: an interaction whose turns are not numbered 0, 1, 2, ...
     """
-    grouped: dict[str, list[dict[str, Any]]] = {}
+    rows_by_id: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        grouped.setdefault(row["interaction_id"], []).append(row)
+        rows_by_id.setdefault(row["interaction_id"], []).append(row)
     result = []
-    for interaction_id, turns in sorted(grouped.items()):
+    for interaction_id, turns in sorted(rows_by_id.items()):
         turns.sort(key=lambda row: row["turn"])
         numbers: Sequence[int] = [row["turn"] for row in turns]
         if numbers != list(range(len(turns))):

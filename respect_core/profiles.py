@@ -1,4 +1,4 @@
-"""Profiles: named functions that return a typed configuration of everything a round runs with."""
+"""Define profiles: named functions that return a typed configuration of everything a round runs with."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TABLE_1 = {Objective.FFT: fft, Objective.RL: rl, Objective.KTO: kto}
 
 @dataclass(frozen=True)
 class Profile:
-    """What a round runs with: base model, adapters, training settings and the size of simulated play."""
+    """The configuration of a round: base model, adapters, training settings and the size of simulated play."""
 
     name: str
     scenario: str  # name of an entry point (`respect_core.scenario`)
@@ -34,41 +34,43 @@ class Profile:
     feedback_decoder: str  # a named function of respect_core.feedback.decoder
     seed_training: TrainingConfig
     training: dict[Objective, TrainingConfig]
-    later: dict[int, dict[Objective, TrainingConfig]] = field(default_factory=dict)  # from a round on, instead
+    later: dict[int, dict[Objective, TrainingConfig]] = field(
+        default_factory=dict
+    )  # replaces `training` from a round on
     lora: LoraConfig = field(default_factory=LoraConfig)
     seeds: tuple[int, ...] = (0, 1, 2)
     propensity: Propensity = Propensity.LOGGED
     simulated_people: bool = False  # D0, validation set and users may be simulated
     image_size: int = 224
-    play_batch: int = 64  # interactions the policy answers at once
+    play_batch: int = 64  # interactions that the policy answers in one batch
     seed_games: int = 25  # D0: human-human games on the development split (appendix B.2)
     validation_games: int = 92  # D_val^HH: human-human games on the main split
     deselection_ratio: float = 1 / 12  # augmented turns per turn of D0
 
     def settings(self, variant: str, round: int) -> TrainingConfig:
-        """Training settings of a variant after a round's deployment, or of the seed policy."""
+        """Return the training settings of a variant after a round's deployment, or of the seed policy."""
         if variant == SEED:
             return self.seed_training
         objective = Variant(variant).objective
-        begun = [number for number in self.later if number <= round and objective in self.later[number]]
-        return self.later[max(begun)][objective] if begun else self.training[objective]
+        starts = [number for number in self.later if number <= round and objective in self.later[number]]
+        return self.later[max(starts)][objective] if starts else self.training[objective]
 
     def placement(self, variant: str) -> LoraConfig:
-        """Shape and placement of a variant's adapters."""
+        """Return the shape and placement of a variant's adapters."""
         return enhanced(self.lora) if variant != SEED and Variant(variant).enhanced else self.lora
 
     def with_training(self, objectives: Collection[Objective] = tuple(Objective), /, **changes: Any) -> Profile:
-        """The profile with some training settings of these objectives changed, in every round."""
+        """Return a profile with other training settings for these objectives, in every round."""
 
-        def changed(training: Mapping[Objective, TrainingConfig]) -> dict[Objective, TrainingConfig]:
+        def with_changes(training: Mapping[Objective, TrainingConfig]) -> dict[Objective, TrainingConfig]:
             return {each: replace(config, **changes if each in objectives else {}) for each, config in training.items()}
 
-        later = {number: changed(training) for number, training in self.later.items()}
-        return replace(self, training=changed(self.training), later=later)
+        later = {number: with_changes(training) for number, training in self.later.items()}
+        return replace(self, training=with_changes(self.training), later=later)
 
 
 def idefics2_8b() -> Profile:
-    """The paper: IDEFICS2-8B, Table 1 and appendix B."""
+    """Return the paper's profile: IDEFICS2-8B, Table 1 and appendix B."""
     return Profile(
         name="idefics2-8b",
         scenario="multiref",
@@ -82,17 +84,17 @@ def idefics2_8b() -> Profile:
 
 
 def tiny() -> Profile:
-    """The embedded model on two cores: the paper's stages, with rates for a model of a few million parameters."""
+    """Return the profile of the embedded model on two cores: the paper's stages, at rates that suit a small model."""
 
     def short(config: TrainingConfig, learning_rate: float, steps: int) -> TrainingConfig:
-        """So many steps of half the paper's turns, three checkpoints."""
+        """Limit training to this many steps of half the paper's turns, with three checkpoints."""
         every = steps // 3
         return replace(
             config, learning_rate=learning_rate, max_steps=steps, checkpoint_every=every, batch_turns=32, epochs=200
         )
 
-    def onwards(config: TrainingConfig, learning_rate: float) -> TrainingConfig:
-        """From the previous round's adapter (deviation 7)."""
+    def warm_start(config: TrainingConfig, learning_rate: float) -> TrainingConfig:
+        """Start from the previous round's adapter (deviation 7)."""
         return replace(short(config, learning_rate, 120), from_previous_adapter=True)
 
     return Profile(
@@ -102,9 +104,11 @@ def tiny() -> Profile:
         feedback_decoder="smollm2",
         seed_training=replace(short(seed_policy(), 1e-3, 30), label_smoothing=0.02),
         training={
-            Objective.FFT: replace(onwards(fft(), 2e-3), label_smoothing=0.02),
-            Objective.RL: onwards(rl(), 2e-3),
-            Objective.KTO: replace(onwards(kto(), 2e-3), optimizer="adamw", schedule="cosine", kto_reference="initial"),
+            Objective.FFT: replace(warm_start(fft(), 2e-3), label_smoothing=0.02),
+            Objective.RL: warm_start(rl(), 2e-3),
+            Objective.KTO: replace(
+                warm_start(kto(), 2e-3), optimizer="adamw", schedule="cosine", kto_reference="initial"
+            ),
         },
         lora=word_lora(),
         seeds=(0,),
@@ -117,10 +121,10 @@ PROFILES = {"tiny": tiny, "idefics2-8b": idefics2_8b}
 
 
 def profile(name: str) -> Profile:
-    """The profile of that name.
+    """Return the profile of this name.
 
     Raises:
-        ValueError: no such profile; the message lists those there are.
+        ValueError: no such profile; the message lists all profiles.
     """
     try:
         return PROFILES[name]()

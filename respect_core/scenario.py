@@ -1,10 +1,11 @@
-"""The port through which a scenario plugs into learning and acting.
+"""Define the port through which a scenario plugs into learning and acting.
 
-A scenario is found by its name, through the entry points of group `respect.scenarios`: another one can be added by a
-package of its own, and nothing here changes. It sees contexts, utterances and actions, and can name no target and no
-outcome; what only measuring may ask is another port, `respect_core.measuring.judge`.
+A scenario is looked up by name among the entry points of group `respect.scenarios`, so that any package can add one
+without a change here. It sees contexts, utterances and actions, and cannot name a target or an outcome; questions that
+only measuring may ask have a port of their own, `respect_core.measuring.judge`.
 
-The defaults are those of plain text: any action that says something, in any order of images, with no alternatives.
+The defaults suit plain text: every action that is not blank is legal, images have no order, and there are no
+alternatives.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Plugin = TypeVar("Plugin")
 Message: TypeAlias = dict[str, Any]
 """A chat message as `apply_chat_template` takes it."""
 Node: TypeAlias = "dict[int, Node]"
-"""From each token that may come next to the node after it; the node after the end token is empty."""
+"""Maps each token that may come next to the node after it; the node after the end token is empty."""
 Row: TypeAlias = dict[str, Any]
 """A row of a training set."""
 
@@ -35,32 +36,32 @@ GROUP = "respect.scenarios"
 
 
 class ScenarioError(ExpectedError, ValueError):
-    """No scenario of this name is installed, or a record is none of its scenario's."""
+    """No scenario has this name, or a record does not fit its scenario."""
 
 
 class Accepted(NamedTuple):
-    """The action made of a text that the model wrote."""
+    """The action read from a text that the model wrote."""
 
     action: str  # canonical
-    legal: bool  # False where the text was no action and had to be repaired
+    legal: bool  # False where the text was not an action and had to be repaired
 
 
 class Scenario(ABC):
-    """What learning and acting ask of a scenario. Instances hold no state."""
+    """A kind of conversation, as learning and acting see it. Instances hold no state."""
 
     name: str
     context_only: frozenset[str] = frozenset()
-    """Actions that are context only: nobody learns from them, since no policy draws them."""
+    """Actions that serve as context only: training skips them, since no policy samples them."""
     max_new_tokens: int = 128
-    """Of an action that is written without a constraint."""
+    """Most tokens of an action that is written without a constraint."""
     most_turns: int = 64
-    """Of an interaction."""
+    """Most turns of an interaction."""
 
     # --- the log ---
 
     @abstractmethod
     def states(self, context: Sequence[str], actions: Sequence[str]) -> list[str]:
-        """Return the state before each action, and after the last: one more than there are actions.
+        """Return the state before each action and after the last: one state more than actions.
 
         Raises:
             ScenarioError: an action that is not canonical, or illegal in its state; the message begins with
@@ -68,11 +69,11 @@ class Scenario(ABC):
         """
 
     def read_columns(self, block: bytes, partition: Partition, taken: Set[str], images: Set[str]) -> Columns | None:
-        """Read a block of whole log lines at once, or return None: its lines are then read one by one.
+        """Read a block of whole log lines as columns, or return None to have the lines read one by one.
 
         Args:
             taken: ids of the partition's interactions so far.
-            images: what contexts may name.
+            images: ids of the images that contexts may name.
         """
         return None
 
@@ -84,16 +85,16 @@ class Scenario(ABC):
 
     @abstractmethod
     def longest_turn(self) -> Turn:
-        """Return a turn around whose utterance no other turn has more tokens."""
+        """Return a turn with the most tokens around its utterance."""
 
     # --- acting ---
 
     def constraint(self, chat: Chat, interaction: Interaction) -> Node | None:
-        """Return the root of all token sequences that may be written next; None for free text."""
+        """Return the root of the tree of token sequences that may be written next; None for free text."""
         return None
 
     def accept(self, text: str, interaction: Interaction) -> Accepted:
-        """Turn a text that the model wrote into the action of the last turn."""
+        """Return the last turn's action, read from a text that the model wrote."""
         return Accepted(text, bool(text.strip()))
 
     # --- learning ---
@@ -103,15 +104,15 @@ class Scenario(ABC):
         return interaction
 
     def alternative(self, interaction: Interaction, turn: int) -> str | None:
-        """Return the action that stands for all others in KTO's KL term, or None where there is none."""
+        """Return the action that represents all others in KTO's KL term, or None where there is none."""
         return None
 
     def augment(self, curated: Sequence[Row], ratio: float, seed: int) -> list[Row]:
-        """Return rows of whole games to learn from beside the curated ones (appendix B.2).
+        """Return rows of whole games to learn from in addition to the curated ones (appendix B.2).
 
         Args:
             curated: rows of a training set, in order of interaction and turn.
-            ratio: turns to learn from that are added, per labelled turn of `curated`.
+            ratio: added turns to learn from, per labelled turn of `curated`.
         """
         return []
 
@@ -123,7 +124,7 @@ def scenario(name: str) -> Scenario:
 
 
 def plugin(group: str, name: str) -> Any:
-    """Load what is installed under a name in a group of entry points. Raises ScenarioError."""
+    """Load the entry point of this name in a group. Raises ScenarioError where none is installed."""
     installed: Mapping[str, Any] = {each.name: each for each in entry_points(group=group)}
     if name not in installed:
         raise ScenarioError(

@@ -1,4 +1,4 @@
-"""Arrow schemas of the tables under the store root.
+"""Define the Arrow schemas of the tables under the store root.
 
 A turn's key is (interaction_id, turn); turns are counted from 0 in order of play.
 """
@@ -12,7 +12,7 @@ import pyarrow as pa
 SCHEMA_VERSION = 1
 
 
-# Keys of every table: a turn is (interaction_id, turn), counted from 0 in order of play.
+# Columns that every table has.
 _KEYS = [
     pa.field("interaction_id", pa.string(), nullable=False),
     pa.field("round", pa.int32(), nullable=False),
@@ -62,8 +62,8 @@ FEEDBACK_SCHEMA = pa.schema(
         pa.field("label", pa.int8(), nullable=False),  # +1 positive, 0 neutral, -1 negative
         pa.field("score", pa.float32(), nullable=False),  # log-odds of positive against the best other label
         pa.field("low_margin", pa.bool_(), nullable=False),
-        pa.field("marked", pa.string()),  # what could be taken for the prompt (utterances.Mark); nobody learns from it
-        pa.field("cut", pa.bool_()),  # whether the decoder read less than what was said; null where nobody knows
+        pa.field("marked", pa.string()),  # parts that look like a prompt (utterances.Mark); never learned from
+        pa.field("cut", pa.bool_()),  # whether the decoder read a shortened text; null where unknown
         pa.field("decoder_model", pa.string(), nullable=False),
         pa.field("decoder_revision", pa.string(), nullable=False),  # sha256 of the weights
         pa.field("prompt_hash", pa.string(), nullable=False),
@@ -82,8 +82,7 @@ TRAINING_SET_SCHEMA = pa.schema(
         pa.field("utterance", pa.string(), nullable=False),
         pa.field("action", pa.string(), nullable=False),
         pa.field("probability", pa.float64()),  # p of equation 2, and KTO's reference
-        # None: the turn is context only; +1, 0, -1: what was decoded
-        pa.field("label", pa.int8()),
+        pa.field("label", pa.int8()),  # decoded feedback: +1, 0, -1; null where the turn is context only
         pa.field("source", pa.string(), nullable=False),  # round | rehearsal | undo | clear (appendix B.2)
     ],
     metadata={"table": "training_sets", "schema_version": str(SCHEMA_VERSION)},
@@ -106,7 +105,7 @@ ANNOTATIONS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Columns:
-    """Interactions as rows of the turns and the outcomes table, in one order."""
+    """Interactions as rows of the turns and outcomes tables, in the same order."""
 
     turns: pa.Table
     outcomes: pa.Table

@@ -1,12 +1,12 @@
-"""Percentile bootstrap of figures made of sums, such as rates (figures 4 and 5: 95% intervals, 10,000 resamples).
+"""Bootstrap figures made of sums, such as rates, by percentiles (figures 4 and 5: 95% intervals, 10,000 resamples).
 
-What is drawn are games, whole: the turns of a game depend on each other, and an interval that draws turns is too
-narrow. The paper does not say what it draws.
+Whole games are resampled: the turns of a game depend on each other, and resampling turns gives too narrow an interval.
+The paper does not say what it resamples.
 
-How often each game is drawn depends on how many there are and on nothing else. So the draws for a number of games are
-made once and kept: all figures of the same games are resampled together, and each costs a matrix product.
+How often each game is drawn depends only on the number of games. So the draws for a number of games are made once and
+cached: all figures of the same games are resampled together, and each costs a matrix product.
 
-Shapes: T turns, N units that are drawn (games), R resamples, C columns that are added up, M figures made of them.
+Shapes: T turns, N resampled units (games), R resamples, C columns that are added up, M figures made of them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-_AT_ONCE = 150_000  # units drawn in one piece, which stays in a core's cache
-_KEPT = 10_000_000  # draws that are worth keeping hold at most so many units: 20 MB
+_CHUNK = 150_000  # units drawn at a time, which fit into a core's cache
+_CACHEABLE = 10_000_000  # most units of draws that are worth caching: 20 MB
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
-"""From sums [..., C] to figures [..., M]; nan where a figure is not defined."""
+"""Turns sums [..., C] into figures [..., M]; nan where a figure is not defined."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Estimate:
 def bootstrap(
     rows: ArrayLike, statistic: Statistic, *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> list[Estimate | None]:
-    """M figures of the sums of rows [N, C], each with its interval; None for one that is not defined.
+    """Return M figures of the sums of rows [N, C], each with its interval; None for one that is not defined.
 
-    Resamples in which a figure is not defined are left out of its interval.
+    Resamples in which a figure is not defined do not count for its interval.
 
     Raises:
         ValueError: no rows.
@@ -61,7 +61,7 @@ def difference(
     seed: int = 0,
     level: float = LEVEL,
 ) -> list[Estimate | None]:
-    """Figures of `second` minus those of `first`, two samples that have nothing to do with each other.
+    """Return the figures of `second` minus those of `first`, two independent samples.
 
     Raises:
         ValueError: no rows in one of them.
@@ -81,29 +81,29 @@ def ratio(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Estimate:
-    """Sum over sum, with an interval that resamples the pairs, e.g. exact matches and turns of each game.
+    """Return sum over sum, with an interval that resamples the pairs, e.g. exact matches and turns of each game.
 
     Raises:
-        ValueError: the denominators add up to nothing.
+        ValueError: the denominators add up to 0.
     """
     rows = np.stack([np.asarray(numerators, float), np.asarray(denominators, float)], axis=1)
-    found = bootstrap(rows, quotients, resamples=resamples, seed=seed, level=level)[0] if len(rows) else None
-    if found is None:
+    estimate = bootstrap(rows, quotients, resamples=resamples, seed=seed, level=level)[0] if len(rows) else None
+    if estimate is None:
         raise ValueError("nothing to divide by: no turns")
-    return found
+    return estimate
 
 
 def quotients(sums: Floats) -> Floats:
-    """The statistic of rates: of columns a, b, c, d, ... it makes a / b, c / d, ...; nan where b, d, ... is 0."""
+    """Return the rates a / b, c / d, ... of columns a, b, c, d, ...; nan where b, d, ... is 0. A `Statistic`."""
     above, below = sums[..., ::2], sums[..., 1::2]
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
 
 
 def by_game(games: Sequence[str], columns: ArrayLike) -> Floats:
-    """Rows of turns [T, C] added up by game [N, C], in order of the games' ids.
+    """Add up rows of turns [T, C] by game [N, C], in order of the games' ids.
 
     Raises:
-        ValueError: not one id for each row.
+        ValueError: ids and rows differ in number.
     """
     table = np.asarray(columns, float)
     if len(games) != len(table):
@@ -115,45 +115,45 @@ def by_game(games: Sequence[str], columns: ArrayLike) -> Floats:
 
 
 def estimates(values: Floats, drawn: Floats, level: float = LEVEL) -> list[Estimate | None]:
-    """M figures [M] with percentile intervals of what was drawn [R, M]; None for a figure that is nan."""
-    found: list[Estimate | None] = []
+    """Return M figures [M] with percentile intervals of resampled ones [R, M]; None for a figure that is nan."""
+    result: list[Estimate | None] = []
     for column, value in enumerate(values):
         if np.isnan(value):
-            found.append(None)
+            result.append(None)
             continue
         low, high = np.nanpercentile(drawn[:, column], [50 * (1 - level), 50 * (1 + level)])
-        found.append(Estimate(float(value), float(low), float(high)))
-    return found
+        result.append(Estimate(float(value), float(low), float(high)))
+    return result
 
 
 def resampled(rows: NDArray[Any], resamples: int, source: int | np.random.Generator) -> Floats:
-    """Column sums of rows drawn with replacement, as many as there are [R, C].
+    """Return the column sums [R, C] of resamples: N of the N rows, drawn with replacement.
 
     Args:
-        source: a seed, whose draws are kept for the next figures, or a generator to go on with.
+        source: a seed, whose draws are cached for the next figures, or a generator to draw from.
     """
     n = len(rows)
-    times: Iterable[NDArray[np.uint16]]
-    if isinstance(source, int) and n * resamples <= _KEPT:
-        times = _kept(n, resamples, source)
+    counts: Iterable[NDArray[np.uint16]]
+    if isinstance(source, int) and n * resamples <= _CACHEABLE:
+        counts = _cached_counts(n, resamples, source)
     else:
-        times = _drawn(n, resamples, np.random.default_rng(source))
+        counts = _draw_counts(n, resamples, np.random.default_rng(source))
     table = rows.astype(float)
-    return np.concatenate([piece.astype(float) @ table for piece in times])
+    return np.concatenate([piece.astype(float) @ table for piece in counts])
 
 
 @lru_cache(maxsize=8)
-def _kept(n: int, resamples: int, seed: int) -> tuple[NDArray[np.uint16], ...]:
-    return tuple(_drawn(n, resamples, np.random.default_rng(seed)))
+def _cached_counts(n: int, resamples: int, seed: int) -> tuple[NDArray[np.uint16], ...]:
+    return tuple(_draw_counts(n, resamples, np.random.default_rng(seed)))
 
 
-def _drawn(n: int, resamples: int, rng: np.random.Generator) -> Iterator[NDArray[np.uint16]]:
-    """How often each of n units was drawn [r, n], for all resamples in pieces; the pieces' size changes no draw."""
-    step = max(1, _AT_ONCE // n)
+def _draw_counts(n: int, resamples: int, rng: np.random.Generator) -> Iterator[NDArray[np.uint16]]:
+    """Yield how often each of n units is drawn [r, n], a chunk of resamples at a time; its size changes no draw."""
+    step = max(1, _CHUNK // n)
     for start in range(0, resamples, step):
-        drawn = rng.integers(n, size=(min(step, resamples - start), n))
-        drawn += np.arange(len(drawn))[:, None] * n
-        yield np.bincount(drawn.ravel(), minlength=drawn.size).astype(np.uint16).reshape(drawn.shape)
+        units = rng.integers(n, size=(min(step, resamples - start), n))
+        units += np.arange(len(units))[:, None] * n
+        yield np.bincount(units.ravel(), minlength=units.size).astype(np.uint16).reshape(units.shape)
 
 
 def _table(rows: ArrayLike) -> Floats:

@@ -1,8 +1,8 @@
-"""Rules for text that users write: what can be seen, and nothing that a model takes for its own prompt.
+"""Normalise text that users write, and keep models from taking any of it for their own prompt.
 
-`normalised` is the form in which text is stored and shown. A `Reader` is the way of such text into a prompt: a user
-who writes 'Speaker: yes', a special token or the end of the prompt gets it read as words of theirs, and the text is
-marked, so that nobody learns from it.
+`normalised` gives the form in which text is stored and shown. A `Reader` brings such text into a prompt: where a user
+writes 'Speaker: yes', a special token or the end of the prompt, it is read as the user's own words, and the text is
+marked, so that training skips it.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from enum import StrEnum
 from typing import Any
 
 RULES = "1"
-"""Which rules these are; another value where other text is marked or read otherwise. Feedback is then decoded anew."""
+"""Version of these rules. Change it when they mark or read text differently: feedback is then decoded again."""
 
 LONGEST_GROWTH = 18
-"""Most characters that `normalised` makes of one: NFKC spells the ligature U+FDFA in 18."""
+"""Most characters that `normalised` makes of one: NFKC expands the ligature U+FDFA to 18."""
 
-MARKS_IN_A_ROW = 4  # as Burmese has them
-STACKED_MARKS_IN_A_ROW = 2  # those with a combining class, such as accents, which pile up above and below a letter
+MARKS_IN_A_ROW = 4  # as in Burmese
+STACKED_MARKS_IN_A_ROW = 2  # marks with a combining class, such as accents, which pile up above and below a letter
 
 _LINE_ENDS = re.compile("\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")
-# Not shown, and no category tells: fillers, separators within scripts, selectors of glyph variants, and the tags that
-# spell ASCII unseen. U+FE00 to U+FE0F, which choose between text and emoji, stay.
+# Invisible, though no category says so: fillers, separators within scripts, selectors of glyph variants, and the tags
+# that spell ASCII invisibly. U+FE00 to U+FE0F, which choose between text and emoji, stay.
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]")
 _JOINERS = re.compile("[\u200c\u200d]+")
-_JOINED = "\u0600"  # scripts that are written with joiners, and emoji, stand from here on
-_UNSEEN = ("Cc", "Cf", "Cs")
+_FIRST_JOINED = "\u0600"  # scripts that are written with joiners, and emoji, start here
+_INVISIBLE = ("Cc", "Cf", "Cs")
 
 
 # --- the normal form --------------------------------------------------------------------------------------------
 
 
 def normalised(text: str) -> str:
-    """Bring a text into NFKC, without what is invisible and without piles of combining marks.
+    """Return a text in NFKC, without invisible characters and without piles of combining marks.
 
-    Control and format characters are dropped, but for tab, the end of a line (always a newline here), and single
-    joiners within emoji and within the scripts that need them. Of combining marks in a row, those stay that come
-    before the third stacked one or the fifth of any kind.
+    Control and format characters are dropped, except for tab, line ends (which become newlines), and single joiners
+    within emoji and the scripts that need them. Of combining marks in a row, those before the third stacked one or the
+    fifth of any kind stay.
 
-    Normalising twice changes nothing more. The result has at most LONGEST_GROWTH characters for each of the text.
+    Normalising twice changes nothing more. The result has at most LONGEST_GROWTH characters for each one of the text.
     """
     if text.isascii() and text.isprintable():
         return text
     while True:
-        # NFKC sorts the marks of a row in quadratic time; 30 are Unicode's own limit for a stream (UAX 15).
+        # NFKC sorts marks in a row in quadratic time; 30 is Unicode's own limit for a stream (UAX 15).
         composed = unicodedata.normalize("NFKC", _with_fewer_marks(_visible(text), 30, 30))
         once = _with_fewer_marks(composed, MARKS_IN_A_ROW, STACKED_MARKS_IN_A_ROW)
         if once == text:
@@ -56,33 +56,33 @@ def normalised(text: str) -> str:
 
 def _visible(text: str) -> str:
     text = _BLANK.sub("", _LINE_ENDS.sub("\n", text))
-    text = "".join(char for char in text if char in "\n\t\u200c\u200d" or unicodedata.category(char) not in _UNSEEN)
+    text = "".join(char for char in text if char in "\n\t\u200c\u200d" or unicodedata.category(char) not in _INVISIBLE)
     return _JOINERS.sub(_joiner, text)
 
 
-def _joiner(found: re.Match[str]) -> str:
-    start, stop = found.span()
-    before, after = found.string[max(0, start - 1) : start], found.string[stop : stop + 1]
-    return found[0][0] if before >= _JOINED and after >= _JOINED else ""
+def _joiner(match: re.Match[str]) -> str:
+    start, stop = match.span()
+    before, after = match.string[max(0, start - 1) : start], match.string[stop : stop + 1]
+    return match[0][0] if before >= _FIRST_JOINED and after >= _FIRST_JOINED else ""
 
 
 def _with_fewer_marks(text: str, most: int, most_stacked: int) -> str:
-    kept, marks, stacked = [], 0, 0
+    chars, marks, stacked = [], 0, 0
     for char in text:
         if unicodedata.category(char).startswith("M"):
             marks, stacked = marks + 1, stacked + (unicodedata.combining(char) > 0)
         else:
             marks = stacked = 0
         if marks <= most and stacked <= most_stacked:
-            kept.append(char)
-    return "".join(kept)
+            chars.append(char)
+    return "".join(chars)
 
 
 # --- on the way into a prompt -----------------------------------------------------------------------------------
 
 
 class Mark(StrEnum):
-    """What a text holds that a model could take for a part of its prompt."""
+    """A reason why a model could take a text for a part of its prompt."""
 
     ROLE = "role"
     SPECIAL_TOKEN = "special token"
@@ -91,7 +91,7 @@ class Mark(StrEnum):
 
 @dataclass(frozen=True)
 class Reading:
-    """A text as a model gets to read it; without marks, it says what the user wrote. `cut`: not all of it."""
+    """A text as a model reads it. Without marks it says what the user wrote; `cut` tells whether some is left out."""
 
     text: str
     marks: frozenset[Mark] = frozenset()
@@ -99,35 +99,35 @@ class Reading:
 
 
 class Reader:
-    """Reads text of users for the prompts of one tokenizer, so that none of it can be taken for the prompt.
+    """A reader of users' text for one tokenizer's prompts: no model takes the result for a part of its prompt.
 
-    The colon after a role's name, and what looks like one, becomes a comma. A special token becomes a space, whether
-    it is this tokenizer's or another's. Words that speak of the prompt or of its answer stay, and are marked.
+    A colon after a role's name, or a lookalike, becomes a comma. A special token, of this tokenizer or of another,
+    becomes a space. Words about the prompt or its answer stay, and are marked.
 
     Args:
-        longest: most tokens of a text, at least 1; of a longer one the middle is left out. None: it stays whole.
+        longest: most tokens of a text, at least 1; a longer one loses its middle. None: texts stay whole.
     """
 
     def __init__(self, tokenizer: Any, longest: int | None = None) -> None:
         self._tokenizer, self.longest = tokenizer, longest
-        # Of tokens that were added, words, white space, and the bytes that spell unknown characters steer no model.
+        # Added tokens that are words, white space or the bytes of unknown characters steer no model.
         added = {token for token in tokenizer.get_added_vocab() if token.strip() and not _HARMLESS.fullmatch(token)}
         names = sorted(added.union(map(str, tokenizer.all_special_tokens)), key=len, reverse=True)
         self._special = re.compile("|".join([*map(re.escape, names), _TOKENS_OF_OTHERS]))
         self._special_ids = set(tokenizer.convert_tokens_to_ids(names)) - {tokenizer.unk_token_id}
-        self._known: dict[str, Reading] = {}
+        self._readings: dict[str, Reading] = {}
 
     def __call__(self, text: str) -> Reading:
-        """The text in its normal form, neutralised and cut."""
-        if text not in self._known:
-            if len(self._known) >= 100_000:
-                self._known.clear()
-            self._known[text] = self._read(text)
-        return self._known[text]
+        """Return the text in its normal form, neutralised and cut."""
+        if text not in self._readings:
+            if len(self._readings) >= 100_000:
+                self._readings.clear()
+            self._readings[text] = self._read(text)
+        return self._readings[text]
 
     def _read(self, text: str) -> Reading:
         whole, marks = normalised(text), set[Mark]()
-        if _PROMPT.search(_alike(whole)):
+        if _PROMPT.search(_latin_lookalike(whole)):
             marks.add(Mark.PROMPT)
         for mark, neutral in ((Mark.ROLE, _without_roles), (Mark.SPECIAL_TOKEN, self._without_special_tokens)):
             before, whole = whole, neutral(whole)
@@ -137,7 +137,7 @@ class Reader:
         return Reading(short, frozenset(marks), cut=short != whole)
 
     def _without_special_tokens(self, text: str) -> str:
-        """Such that the tokenizer finds none, however it goes about it."""
+        """Remove special tokens, so that the tokenizer finds none, however it searches."""
         text = self._special.sub(" ", text)
         if _WORDS.fullmatch(text) or self._special_ids.isdisjoint(self._ids(text)):
             return text
@@ -146,10 +146,10 @@ class Reader:
     def _cut(self, text: str) -> str:
         if self.longest is None or (text.isascii() and len(text) <= self.longest):
             return text
-        kept, short = len(text) // 2, text
+        side, short = len(text) // 2, text  # characters at either end
         while (length := len(self._ids(short))) > self.longest:
-            kept = min(kept - 1, kept * self.longest // length)
-            short = f"{text[:kept]} ... {text[len(text) - kept :]}"
+            side = min(side - 1, side * self.longest // length)
+            short = f"{text[:side]} ... {text[len(text) - side :]}"
         return short
 
     def _ids(self, text: str) -> list[int]:
@@ -157,15 +157,15 @@ class Reader:
 
 
 class Vocabulary:
-    """What a tokenizer has tokens for."""
+    """The characters that a tokenizer has tokens for."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._lacks: dict[str, bool] = {}
-        self._unknown = self._tokens("\uffff")  # no character, and so in no vocabulary
+        self._unknown = self._tokens("\uffff")  # not a character, and so in no vocabulary
 
     def lacks(self, text: str) -> bool:
-        """Whether a text has a character, marks apart, that becomes what every unknown one becomes."""
+        """Tell whether a text has a character, combining marks apart, that is tokenised as an unknown one."""
         return not text.isascii() and any(map(self._lacks_character, normalised(text)))
 
     def _lacks_character(self, char: str) -> bool:
@@ -178,33 +178,33 @@ class Vocabulary:
         return list(self._tokenizer(text, add_special_tokens=False).input_ids)
 
 
-# --- what prompts are made of -----------------------------------------------------------------------------------
+# --- patterns of prompts ----------------------------------------------------------------------------------------
 
-# Letters and digits that look like Latin letters, and below them those letters; l and 1 are alike to i.
+# Letters and digits that look like Latin letters, and below them those letters; l and 1 count as i.
 _LOOKALIKES = str.maketrans(
     "аеорсухіѕјԁһкмтвнг" "αεορντκιυηϲıɑɡոսօհ" "ᴀᴄᴅᴇɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡ" "01345@$l",
     "aeopcyxisjdhkmtbhr" "aeopvtkiuncaagnuoh" "acdeghijkimnoprstuvw" "oieasasi",
 )  # fmt: skip
 
 
-def _alike(text: str) -> str:
-    """The text in lower-case Latin letters as far as it looks like them, character by character."""
+def _latin_lookalike(text: str) -> str:
+    """Replace each character that looks like a Latin letter with that letter, in lower case."""
     if not text.isascii():
         text = "".join(unicodedata.normalize("NFD", char.casefold())[:1] for char in text)
     return text.lower().translate(_LOOKALIKES)
 
 
 def _any_of(words: str) -> str:
-    """A pattern of words as `_alike` gives them, also with up to two characters between their letters."""
+    """Return a pattern of words as `_latin_lookalike` spells them, with up to two characters between letters."""
     return "|".join(r"[\W_]{0,2}".join(word) for word in words.translate(_LOOKALIKES).split())
 
 
 _COLONS = ":\u02d0\u02f8\u0589\u05c3\u0703\u0704\u1365\u1366\u16ec\u1803\u1809\u205a\u205d\u205e\u2236\u2237\ua789"
-_PROMPTED_ROLES = _any_of("speaker listener")  # names that a decoder's prompt has
+_PROMPT_ROLES = _any_of("speaker listener")  # names in a decoder's prompt
 _CHAT_ROLES = _any_of("user human assistant system model bot chatbot ai instruction response")
-# What follows a role: of a decoder's, anything that is not how a sentence goes on.
+# A role and what follows it: after a role of a decoder's prompt, anything that cannot continue a sentence.
 _ROLE = re.compile(
-    rf"(?<![^\W_])(?:(?:{_PROMPTED_ROLES})(?P<mark>[^\w,.!?'\u2019]*[{_COLONS}\n;=>|\[\](){{}}<*#\"/\\~\u2013\u2014-][^\w]*)"
+    rf"(?<![^\W_])(?:(?:{_PROMPT_ROLES})(?P<mark>[^\w,.!?'\u2019]*[{_COLONS}\n;=>|\[\](){{}}<*#\"/\\~\u2013\u2014-][^\w]*)"
     rf"|(?:{_CHAT_ROLES})(?P<colon>[^\w,.!?;'\u2019]*[{_COLONS}][^\w]*))"
 )
 
@@ -217,7 +217,7 @@ _PROMPT = re.compile(
             rf"(?:{_any_of('feedback sentiment rating')})\W+(?:\w+\W+){{0,2}}?(?:{_LABEL})",
             rf"(?:{_LABEL})\W+(?:{_any_of('feedback sentiment rating')})",
             rf"(?P<label>{_LABEL})\W+(?P=label)",
-            rf"(?:{_PROMPTED_ROLES})\W{{0,2}}s\W+(?:{_any_of('feedback')})",
+            rf"(?:{_PROMPT_ROLES})\W{{0,2}}s\W+(?:{_any_of('feedback')})",
             rf"(?:{_any_of('start end')})\W+of\W+(?:the\W+)?(?:{_any_of('conversation')})",
             rf"(?:{_any_of('answer')})\W+(?:\w+\W+){{0,2}}?(?:{_any_of('single')})\W+(?:{_any_of('word')})",
             rf"(?:{_any_of('ignore disregard forget override')})\W+(?:\w+\W+){{0,4}}?"
@@ -231,13 +231,13 @@ _TOKENS_OF_OTHERS = (
     r"|</?(?:s|bos|eos|pad|unk|image|mask|sep|cls|[a-z]+_[a-z_]+)>"
 )
 _HARMLESS = re.compile(r"\s*\w+\s*|<0x[0-9A-F]{2}>")
-_WORDS = re.compile(r"[\w\s,.!?'-]*", re.ASCII)  # no special token is made of these
+_WORDS = re.compile(r"[\w\s,.!?'-]*", re.ASCII)  # characters that make no special token
 
 
 def _without_roles(text: str) -> str:
     pieces, at = [], 0
-    for found in _ROLE.finditer(_alike(text)):
-        start, stop = found.span(found.lastgroup or 0)
+    for role in _ROLE.finditer(_latin_lookalike(text)):
+        start, stop = role.span(role.lastgroup or 0)
         pieces.append(text[at:start] + ", ")
         at = stop
     return "".join([*pieces, text[at:]]).rstrip() if pieces else text

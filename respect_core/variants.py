@@ -1,4 +1,4 @@
-"""The six variants and appendix D's, Table 1 as named functions, and profiles.
+"""Define the six variants, appendix D's, and Table 1 as named functions.
 
 A configuration is frozen and complete: a named function returns every value, and a caller changes a few with
 `dataclasses.replace`.
@@ -7,27 +7,27 @@ Deviations from the paper, numbered as they are cited elsewhere:
 1. AdamW runs in full precision, not in the authors' paged 8-bit form: adapters are small, and it needs no
    CUDA-only package.
 2. KTO's entropy weight is 0.01, not Table 1's 0.1. The released configuration has 0.01 for KTO and 0.1 for FFT and
-   RL, mixed in as cross entropy to uniform: that row's columns are very likely swapped. As a bonus of 0.1 over the
-   whole vocabulary, the uniform policy is the optimum of KTO's bounded loss (`training.refuse_uniform_optimum`).
-3. The profile `tiny` counts training in steps, not epochs, with half the paper's turns in each and rates that suit
-   a small model: on two cores the cost of a round must not grow with the data.
+   RL, mixed in as cross entropy to uniform: that row's columns are very likely swapped. With a bonus of 0.1 over the
+   whole vocabulary the uniform policy is the optimum of KTO's bounded loss (`training.refuse_uniform_optimum`).
+3. The profile `tiny` measures training in steps, not epochs, with half the paper's turns in each and rates that suit a
+   small model: on two cores the cost of a round must not grow with the data.
 4. KTO's lambda_d : lambda_u is 4 : 1, the authors' setting for the policies of rounds 1 and 2 (appendix B.3). Profile
    `idefics2-8b` follows them to 1 : 1 from there on; `tiny` keeps 4 : 1, since at 1 : 1 the probabilities of good and
-   bad actions fall together, and so do games won.
+   bad actions fall together, and so does the share of games won.
 5. KTO in `tiny` takes its references from the adapter it starts from, not from the logged p: imported games were
    played by other policies, whose p would put every log-ratio far out on the sigmoid, where nothing is learned. The
-   pass is made anyway, for the alternatives of the KL term.
-6. KTO in `tiny` trains as FFT and RL do, with AdamW and a cosine: RMSprop at a constant rate, without momentum and
-   bias correction, is unstable at a small model's rates.
-7. In `tiny` FFT and RL go on from the previous round's adapter too, as KTO does, instead of from the base model: what
-   was learned adds up over rounds, although each has few steps.
-8. `tiny` adapts the embeddings of words as well: what a word means lies there in a model of four layers, and behind
-   them it is out of reach of adapters that stay on the paper's places.
+   alternatives of the KL term need that pass anyway.
+6. KTO in `tiny` trains like FFT and RL, with AdamW and a cosine schedule: RMSprop at a constant rate, without momentum
+   and bias correction, is unstable at a small model's rates.
+7. In `tiny` FFT and RL too continue from the previous round's adapter, as KTO does, instead of from the base model:
+   learning adds up over rounds, although each has few steps.
+8. `tiny` adapts the embeddings of words as well: in a model of four layers they hold what a word means, and adapters
+   in the paper's places, after the embeddings, cannot reach it.
 9. FFT has both label smoothing (section 4.2; 0.1 as in the released code) and Table 1's entropy weight; RL has Table
    1's entropy weight alone. `tiny` smooths by 0.02: its vocabulary is small.
 10. `tiny` trains one seed, not three (appendix B.3): `--seeds 3` trains the paper's number.
-11. In `tiny` the two decoders are two thresholds on one score, not two prompts (`feedback`, deviation 3): binary
-   against ternary compares thresholds there.
+11. In `tiny` the two decoders are two thresholds on one score, not two prompts (`feedback`, deviation 3): there,
+   binary against ternary compares thresholds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from typing import Literal
 
 
 class Objective(StrEnum):
-    """Section 4.2."""
+    """The learning objectives of section 4.2."""
 
     FFT = "fft"
     RL = "rl"
@@ -46,14 +46,14 @@ class Objective(StrEnum):
 
 
 class DecoderKind(StrEnum):
-    """Section 4.1: two labels, or three."""
+    """The feedback decoders of section 4.1: two labels, or three."""
 
     BINARY = "binary"
     TERNARY = "ternary"
 
 
 class Variant(StrEnum):
-    """The systems of section 5, and appendix D's. What one is made of, VARIANTS says."""
+    """The systems of section 5, and appendix D's. VARIANTS holds their recipes."""
 
     B_FFT = "b-fft"
     T_FFT = "t-fft"
@@ -78,7 +78,7 @@ class Variant(StrEnum):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes a variant: the decoder whose labels it learns from, the objective, and where its adapters are."""
+    """The make-up of a variant: the decoder whose labels it learns from, the objective, and where its adapters are."""
 
     decoder: DecoderKind
     objective: Objective
@@ -97,15 +97,15 @@ VARIANTS: dict[Variant, Recipe] = {
 
 
 class Propensity(StrEnum):
-    """Where p of equation 2 comes from for turns whose log has none."""
+    """The source of equation 2's p for turns whose log has none."""
 
-    LOGGED = "logged"  # nowhere: an error names the turns
+    LOGGED = "logged"  # none: an error names the turns
     BACKFILL = "backfill"  # computed under the policy that acted
     SURROGATE = "surrogate"  # computed under the seed policy, an approximation
 
 
 SYSTEMS: tuple[Variant, ...] = tuple(variant for variant in Variant if not variant.enhanced)
-"""The six variants of section 5: what is trained where nobody says otherwise."""
+"""The six variants of section 5, which are trained by default."""
 BRANCH_AFTER = 3
 """The round after which B-FFT+ branches off B-FFT in a study (appendix D)."""
 SEED = "seed"
@@ -113,8 +113,7 @@ SEED = "seed"
 CONTROL = "control"
 HH = "hh"
 ACTING = (*map(str, SYSTEMS), CONTROL)
-"""Policies that users meet where nobody says otherwise. No model is named `respect.control`: what is deployed as it
-stays the seed policy."""
+"""Policies that users meet by default. No model is named `respect.control`: it is always the seed policy."""
 DEPLOYABLE = (*map(str, Variant), CONTROL)
 """Policies that users can meet."""
 
@@ -133,19 +132,19 @@ class LoraConfig:
 
 
 def word_lora() -> LoraConfig:
-    """Adapters on the words' embeddings too, of twice the rank (deviation 8)."""
+    """Place adapters on the words' embeddings too, of twice the rank (deviation 8)."""
     plain = LoraConfig()
     return replace(plain, rank=16, alpha=16, targets=rf"({plain.targets}|.*text_model.embed_tokens$)")
 
 
 def enhanced(plain: LoraConfig) -> LoraConfig:
-    """Adapters on the vision model too (appendix D). Vision features cannot be cached with them."""
+    """Place adapters on the vision model too (appendix D). Vision features cannot be cached with them."""
     return replace(plain, targets=rf"({plain.targets}|.*vision_model.*(q_proj|k_proj|v_proj|out_proj|fc1|fc2).*$)")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One training run. Table 1, with the extra terms of section 5 (entropy, length normalisation)."""
+    """The settings of a training run: Table 1, with the extra terms of section 5 (entropy, length normalisation)."""
 
     objective: Objective
     optimizer: Literal["adamw", "rmsprop"]
@@ -174,17 +173,17 @@ class TrainingConfig:
 
 
 def fft() -> TrainingConfig:
-    """Filtered fine-tuning, Table 1, with section 4.2's label smoothing (deviation 9)."""
+    """Return the settings of filtered fine-tuning: Table 1, with section 4.2's label smoothing (deviation 9)."""
     return TrainingConfig(Objective.FFT, "adamw", 1e-4, "cosine", epochs=20, label_smoothing=0.1)
 
 
 def rl() -> TrainingConfig:
-    """REINFORCE with inverse propensity, Table 1."""
+    """Return the settings of REINFORCE with inverse propensity, Table 1."""
     return TrainingConfig(Objective.RL, "adamw", 1e-4, "cosine", epochs=20)
 
 
 def kto() -> TrainingConfig:
-    """KTO, Table 1: continued from the previous round's adapter (section 5; deviations 2, 4)."""
+    """Return the settings of KTO, Table 1: it continues the previous round's adapter (section 5; deviations 2, 4)."""
     return TrainingConfig(
         Objective.KTO,
         "rmsprop",
@@ -192,10 +191,10 @@ def kto() -> TrainingConfig:
         "constant",
         epochs=20,
         from_previous_adapter=True,
-        micro_batch_interactions=16,  # z0 costs no pass of its own where two cores hold a batch at once
+        micro_batch_interactions=16,  # z0 needs no extra pass where two cores hold a whole batch
     )
 
 
 def seed_policy() -> TrainingConfig:
-    """The seed policy: FFT on D0 at a constant rate, 40 epochs."""
+    """Return the settings of the seed policy: FFT on D0 at a constant rate, 40 epochs."""
     return replace(fft(), schedule="constant", epochs=40)

@@ -1,4 +1,4 @@
-"""Which code made a thing, over which base model: recorded in manifests, and part of cache keys."""
+"""Identify the code and the base model behind a result, for manifests and cache keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from respect_core import tiny
 
 _PRODUCT = ("respect_core", "tasks")
-"""Packages whose code decides what comes out."""
+"""Packages whose code decides results."""
 
 
 @cache
@@ -21,7 +21,7 @@ def code_version(*roots: str) -> str:
     """Return release and a hash of sources, e.g. ``0.1.0+3f9c2a1b7d40``; the same with and without git.
 
     Args:
-        roots: modules whose sources count, with all that they import of the product; by default all of its sources.
+        roots: modules whose sources count, with all of the product that they import; by default all of its sources.
     """
     digest = hashlib.sha256()
     for name, path in sorted(sources(*roots).items()):
@@ -34,24 +34,24 @@ def code_version(*roots: str) -> str:
 
 
 def sources(*roots: str) -> dict[str, Path]:
-    """Return the product's modules that `roots` import, directly or not, themselves included; all without roots."""
+    """Return the product's modules that `roots` import, directly or not, and `roots` themselves; all without roots."""
     if not roots:
         folders = [path for name in _PRODUCT if (path := _source(name)) is not None]
         files = {file: file.relative_to(path.parents[1]) for path in folders for file in path.parent.rglob("*.py")}
         return {place.as_posix(): file for file, place in files.items()}
-    reached: dict[str, Path] = {}
+    modules: dict[str, Path] = {}
     waiting = list(roots)
     while waiting:
         name = waiting.pop()
-        if name not in reached and (path := _source(name)) is not None:
-            reached[name] = path
+        if name not in modules and (path := _source(name)) is not None:
+            modules[name] = path
             tops = {*_PRODUCT, *(root.partition(".")[0] for root in roots)}
-            waiting += [each for each in _imported(path) if each.partition(".")[0] in tops]
-    return reached
+            waiting += [each for each in _imports(path) if each.partition(".")[0] in tops]
+    return modules
 
 
 def _source(module: str) -> Path | None:
-    """Where a module's source lies; None for what is no module, such as a function in one."""
+    """Return the path of a module's source; None for a name that is not a module, such as a function's."""
     top, *rest = module.split(".")
     spec = find_spec(top)
     if spec is None or spec.origin is None:
@@ -60,8 +60,8 @@ def _source(module: str) -> Path | None:
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
-def _imported(path: Path) -> Iterator[str]:
-    """Names that a source imports, anywhere in it: modules, and what may be a module of a package."""
+def _imports(path: Path) -> Iterator[str]:
+    """Yield the names that a source imports, anywhere in it: modules, and what may be a module of a package."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -71,7 +71,7 @@ def _imported(path: Path) -> Iterator[str]:
 
 
 def base_sha256(base: str) -> str | None:
-    """Hash of a base model's configuration, weights and processor, without loading them; None for a hub id.
+    """Hash a base model's configuration, weights and processor without loading them; return None for a hub id.
 
     Args:
         base: "tiny" for the embedded model, a directory, or a hub id, which has only its name.
@@ -80,11 +80,11 @@ def base_sha256(base: str) -> str | None:
     if not directory.is_dir():
         return None
     files = sorted(path for path in directory.iterdir() if path.is_file())
-    return _unchanged_hash(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+    return _hash_unless_changed(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
 
 
 def files_hash(files: list[Path]) -> str:
-    """sha256 over names and contents, in the order given."""
+    """Return the sha256 of the files' names and contents, in this order."""
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.name.encode() + b"\0")
@@ -94,6 +94,6 @@ def files_hash(files: list[Path]) -> str:
 
 
 @lru_cache(maxsize=16)
-def _unchanged_hash(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """A model of gigabytes is read once, as long as its files have the same times and sizes."""
+def _hash_unless_changed(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Hash files once, as long as their times and sizes stay the same: a model may have gigabytes."""
     return files_hash([path for path, *_ in files])

@@ -60,8 +60,8 @@ def test_draws_do_not_depend_on_being_kept_or_on_the_size_of_pieces(monkeypatch:
     rows = np.arange(70).reshape(35, 2)
     kept = resampled(rows, 500, 7)
     assert (resampled(rows, 500, np.random.default_rng(7)) == kept).all()
-    monkeypatch.setattr(stats, "_AT_ONCE", 100)
-    monkeypatch.setattr(stats, "_KEPT", 0)
+    monkeypatch.setattr(stats, "_CHUNK", 100)
+    monkeypatch.setattr(stats, "_CACHEABLE", 0)
     assert (resampled(rows, 500, 7) == kept).all()
     assert (resampled(rows, 500, 8) != kept).any()
 
