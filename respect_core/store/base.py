@@ -1,9 +1,9 @@
-"""Where logs, tables, images and adapters live: a directory, or a bucket behind S3, with the same behaviour.
+"""Define the store of logs, tables, images and adapters: a directory or an S3 bucket, with the same behaviour.
 
 Keys are relative paths such as ``turns/round=5/variant=b-fft/_manifest.json``. A key holds either nothing or
-complete bytes, never a part of them: writers prepare a file aside and move it into place. There is no append and
-no rename; what changes is written under a new key and named by a manifest (`respect_core.store.tables`). What several
-processes may change at once is written by `put_if` alone: compare and set.
+complete bytes, never a part of them: writers prepare a scratch file and move it into place. There is no append and
+no rename; new contents go under a new key, which a manifest names (`respect_core.store.tables`). A key that several
+processes may change at once is written only by `put_if`, a compare and set.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import BinaryIO, NamedTuple
 
 from respect_core.errors import ExpectedError
 
-# Files being written to a directory store; the listing does not see them. Leftovers of a killed process are
-# harmless and may be deleted at any time when nothing is writing.
+# Folder of unfinished files in a directory store; listings skip it. Files left by a killed process are harmless and may
+# be deleted whenever nothing is writing.
 SCRATCH = ".scratch"
 
 
-LOCK = ".lock"  # of a directory store: held while a key is compared and set
+LOCK = ".lock"  # file of a directory store, locked while a key is compared and set
 
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -40,30 +40,30 @@ class MissingKeyError(StoreError):
 
 
 class Entry(NamedTuple):
-    """What a listing says of a key."""
+    """A key's entry in a listing."""
 
     size: int  # bytes
     modified: float  # seconds since the epoch, by the store's clock
 
 
 class Store(ABC):
-    """Bytes under keys. Obtain one from `open_store`; instances may be shared by threads and pickled."""
+    """Bytes under keys. `open_store` returns one; threads may share it, and it can be pickled."""
 
     uri: str
     scratch: Path
-    """Existing local directory for files on their way into the store."""
+    """An existing local directory for files before they are stored."""
 
     @abstractmethod
     def entries(self, prefix: str = "") -> dict[str, Entry]:
-        """Keys that begin with `prefix` (a string, not a folder), in order."""
+        """List the keys that begin with `prefix` (a string, not a folder), in order."""
 
     @abstractmethod
     def exists(self, key: str) -> bool:
-        """Whether something is stored under `key`."""
+        """Tell whether something is stored under `key`."""
 
     @abstractmethod
     def open(self, key: str) -> BinaryIO:
-        """A seekable binary reader, to be closed by the caller. Raises MissingKeyError."""
+        """Return a seekable binary reader, which the caller closes. Raises MissingKeyError."""
 
     @abstractmethod
     def put_file(self, key: str, path: Path) -> None:
@@ -74,34 +74,34 @@ class Store(ABC):
 
     @abstractmethod
     def read_version(self, key: str) -> tuple[bytes, str] | None:
-        """All bytes under `key`, and which version of them this is; None where nothing is stored."""
+        """Return all bytes under `key` with their version; None where nothing is stored."""
 
     @abstractmethod
     def put_if(self, key: str, data: bytes, version: str | None) -> str | None:
-        """Store `data` if the key still holds this version (None: nothing); of several writers exactly one does.
+        """Store `data` if the key still holds this version (None: nothing); of several writers exactly one succeeds.
 
         Returns:
-            The version that `data` is; None where the key holds something else.
+            The version of `data`; None where the key holds something else.
         """
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Delete `key`; nothing happens when it does not exist."""
+        """Delete `key` if it exists."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Store `data` unless the key exists already; of several writers exactly one gets True."""
         return self.put_if(key, data, None) is not None
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
-        """Keys that begin with `prefix`, in order, with their sizes in bytes."""
+        """List the keys that begin with `prefix`, in order, with their sizes in bytes."""
         return {key: entry.size for key, entry in self.entries(prefix).items()}
 
     def keys(self, prefix: str = "") -> list[str]:
-        """Keys that begin with `prefix`, in order."""
+        """List the keys that begin with `prefix`, in order."""
         return list(self.entries(prefix))
 
     def read(self, key: str) -> bytes:
-        """All bytes under `key`. Raises MissingKeyError."""
+        """Return all bytes under `key`. Raises MissingKeyError."""
         with self.open(key) as file:
             return file.read()
 
@@ -113,7 +113,7 @@ class Store(ABC):
             self.put_file(key, path)
 
     def upload_tree(self, directory: Path, prefix: str) -> list[str]:
-        """Store every file below `directory` under `prefix`/relative path; returns the keys, in order."""
+        """Store every file below `directory` under `prefix`/relative path; return the keys, in order."""
         files = sorted(path for path in directory.rglob("*") if path.is_file())
         if not files:
             raise StoreError(f"{directory}: no files to upload to {self.uri}/{prefix}; check the path")
@@ -123,9 +123,9 @@ class Store(ABC):
         return keys
 
     def download_tree(self, prefix: str, directory: Path) -> list[Path]:
-        """Copy everything under the folder `prefix` below `directory`; returns the files, in order of key.
+        """Copy everything under the folder `prefix` to `directory`; return the files, in order of key.
 
-        Raises MissingKeyError when nothing is there.
+        Raises MissingKeyError where nothing is stored there.
         """
         folder = prefix.rstrip("/") + "/"
         keys = self.keys(folder)
@@ -141,7 +141,7 @@ class Store(ABC):
 
     @contextmanager
     def spool(self) -> Iterator[Path]:
-        """Path of an empty file in `scratch`, deleted at the end if it is still there."""
+        """Yield the path of a new empty file in `scratch`, and delete it at the end if it still exists."""
         with self.errors(""):
             descriptor, name = tempfile.mkstemp(dir=self.scratch, prefix="respect-")
             os.close(descriptor)
@@ -153,7 +153,7 @@ class Store(ABC):
 
     @contextmanager
     def errors(self, key: str) -> Iterator[None]:
-        """Turn what goes wrong with local files into StoreError, naming `key`."""
+        """Turn errors of local files into StoreError that names `key`."""
         try:
             yield
         except OSError as error:
@@ -170,10 +170,10 @@ class Store(ABC):
 
 
 def check_key(key: str) -> str:
-    """The key itself if it is a clean relative path; raises StoreError otherwise."""
+    """Return the key if it is a clean relative path; raise StoreError otherwise."""
     parts = PurePosixPath(key).parts
-    own = key != "/".join(parts) or not parts or parts[0] in (SCRATCH, LOCK)
-    if own or key.startswith("/") or {".", ".."} & set(parts):
+    reserved = key != "/".join(parts) or not parts or parts[0] in (SCRATCH, LOCK)
+    if reserved or key.startswith("/") or {".", ".."} & set(parts):
         raise StoreError(f"key {key!r} is not a relative path of plain names; use e.g. 'images/a.png'")
     if "\\" in key or any(ord(character) < 32 for character in key):
         raise StoreError(f"key {key!r} has a backslash or control character; use e.g. 'images/a.png'")
@@ -181,5 +181,5 @@ def check_key(key: str) -> str:
 
 
 def missing(store: Store, key: str) -> MissingKeyError:
-    """The error for a key that holds nothing."""
+    """Return the error for a key that holds nothing."""
     return MissingKeyError(f"{store.uri}: nothing is stored under {key}; check the name, or write it first")

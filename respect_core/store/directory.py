@@ -1,4 +1,4 @@
-"""A store in a directory of this machine or of a file server."""
+"""Store bytes in a directory of this machine or of a file server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from respect_core.store.base import LOCK, SCRATCH, Entry, MissingKeyError, Store
 
 
 class DirectoryStore(Store):
-    """A store in a local directory, created if need be."""
+    """A store in a local directory, created where absent."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
@@ -31,7 +31,7 @@ class DirectoryStore(Store):
         if ".." in PurePosixPath(prefix).parts or prefix.startswith("/"):
             raise StoreError(f"prefix {prefix!r} leaves the store; use e.g. 'turns/round=5/'")
         folder = self.root / prefix.rpartition("/")[0]
-        found = {}
+        entries = {}
         with self.errors(prefix):
             for parent, folders, names in os.walk(folder, onerror=_raise_unless_absent):
                 if Path(parent) == self.root:
@@ -41,10 +41,10 @@ class DirectoryStore(Store):
                     path = Path(parent, name)
                     key = path.relative_to(self.root).as_posix()
                     if key.startswith(prefix):
-                        with suppress(FileNotFoundError):  # deleted by another process meanwhile
+                        with suppress(FileNotFoundError):  # another process has deleted it
                             status = path.stat()
-                            found[key] = Entry(status.st_size, status.st_mtime)
-        return dict(sorted(found.items()))
+                            entries[key] = Entry(status.st_size, status.st_mtime)
+        return dict(sorted(entries.items()))
 
     def exists(self, key: str) -> bool:
         with self.errors(key):
@@ -74,8 +74,8 @@ class DirectoryStore(Store):
         with self.spool() as path:
             with self.errors(key):
                 path.write_bytes(data)
-            done = self._link(key, path) if version is None else self._replace(key, path, version)
-        return _version(data) if done else None
+            stored = self._link(key, path) if version is None else self._replace(key, path, version)
+        return _version(data) if stored else None
 
     def _link(self, key: str, path: Path) -> bool:
         try:
@@ -89,8 +89,8 @@ class DirectoryStore(Store):
 
     def _replace(self, key: str, path: Path, version: str) -> bool:
         with self._locked():
-            held = self.read_version(key)
-            if held is None or held[1] != version:
+            current = self.read_version(key)
+            if current is None or current[1] != version:
                 return False
             self.put_file(key, path)
         return True
@@ -101,7 +101,7 @@ class DirectoryStore(Store):
 
     @contextmanager
     def _prepared(self, key: str, path: Path) -> Iterator[tuple[Path, Path]]:
-        """A synced file in scratch and the place where it goes; syncs the folder after the caller has moved it."""
+        """Yield a synced file in scratch and the place to move it to; sync that folder after the caller's move."""
         target = self._path(key)
         with self.spool() as copy, self.errors(key):
             ready = path if path.parent == self.scratch else copy
@@ -115,9 +115,9 @@ class DirectoryStore(Store):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Waits until no other thread or process compares and sets a key of this store."""
-        with self.errors(LOCK), (self.root / LOCK).open("w") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
+        """Keep other threads and processes from comparing and setting a key of this store."""
+        with self.errors(LOCK), (self.root / LOCK).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def _path(self, key: str) -> Path:
@@ -142,11 +142,11 @@ def _sync(path: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it; their entries outlast a power cut before anything is put into them."""
-    made = [folder, *folder.parents]
-    made = made[: next(number for number, each in enumerate(made) if each.exists())]
+    """Make a folder and its parents, and sync them, so that they survive a power cut before anything is stored."""
+    ancestry = [folder, *folder.parents]
+    new = ancestry[: next(number for number, each in enumerate(ancestry) if each.exists())]
     folder.mkdir(parents=True, exist_ok=True)
-    for each in reversed(made):
+    for each in reversed(new):
         _sync(each.parent)
 
 

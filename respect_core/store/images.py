@@ -1,4 +1,4 @@
-"""Images of contexts in the store: ``images/<image id>.png``, written once."""
+"""Read and write images of contexts in the store: ``images/<image id>.png``, written once."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _IMAGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def image_key(image_id: str) -> str:
-    """The key of an image. Raises StoreError for an id that is not a plain file name."""
+    """Return the key of an image. Raises StoreError for an id that is not a plain file name."""
     if not _IMAGE_ID.fullmatch(image_id):
         raise StoreError(f"image id {image_id!r} is not a plain name; use letters, digits, '.', '_' and '-'")
     return f"{_PREFIX}{image_id}.png"
 
 
 def known_images(store: Store) -> set[str]:
-    """Ids of the images in the store."""
+    """List the ids of the images in the store."""
     return {key.removeprefix(_PREFIX)[:-4] for key in store.keys(_PREFIX) if key.endswith(".png")}
 
 
 def put_images(store: Store, images: Mapping[str, Image.Image]) -> int:
-    """Store images under their ids, leaving those that exist as they are; returns how many are new.
+    """Store images under their ids where absent; return how many are new.
 
     The same pixels give the same bytes. Raises StoreError for an id that is not a plain file name.
     """
@@ -47,7 +47,7 @@ def put_images(store: Store, images: Mapping[str, Image.Image]) -> int:
 
 
 def load_images(store: Store, image_ids: Iterable[str]) -> dict[str, Image.Image]:
-    """Decoded images by id, in the mode in which they were stored.
+    """Decode images, by id, in the mode in which they were stored.
 
     Raises:
         StoreError: an id that is not a plain name, no such image, or a file that is not a PNG.

@@ -1,9 +1,9 @@
-"""Leases in a store: one process at a time, on whatever machine, as long as the store is one.
+"""Hold leases in a store: one process at a time, on any machine that shares the store.
 
-A lease is the object ``leases/<name>.json``. Who holds it writes it anew at intervals; who waits takes it over when it
-has not changed for as long as it stands, by the waiting process's own clock, so that no two clocks are compared. A
-holder that was killed on this machine is seen to be dead, and not waited for. A holder that slept beyond its time does
-not know that it lost the lease: leases save work that would be done twice, and `Store.put_if` protects the data.
+A lease is the object ``leases/<name>.json``. The holder renews it at intervals; a waiting process takes it over once it
+has not changed for the length of the lease, by the waiting process's own clock, so that no two clocks are compared. A
+holder that was killed on this machine is recognised as dead, and loses the lease at once. A holder that slept past its
+lease does not know that it lost it: leases save duplicate work, and `Store.put_if` protects the data.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 from respect_core.store.base import Store, StoreError
 
 SECONDS = 60.0
-"""How long a lease stands without a sign of its holder."""
-_POLLS = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between looks at a lease that another holds; the last again and again
+"""How long a lease lasts if its holder does not renew it."""
+_POLLS = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between polls of a lease that another process holds; the last repeats
 _FREE = b"{}\n"
 
 
@@ -32,27 +32,27 @@ _FREE = b"{}\n"
 def lease(
     store: Store, name: str, waiting: Callable[[], None] = lambda: None, seconds: float = SECONDS
 ) -> Iterator[bool]:
-    """Wait until nobody else holds the lease of this name in the store, and hold it; tells whether there was a wait.
+    """Acquire the lease of this name in the store, hold it, and yield whether there was a wait.
 
     Args:
         waiting: called before the wait, if there is one.
-        seconds: how long the lease stands without a sign of its holder.
+        seconds: how long the lease lasts if its holder does not renew it.
 
     Raises:
         StoreError: the store cannot be read or written.
     """
-    held = _Lease(store, f"leases/{name}.json", seconds)
-    waited = held.take(waiting)
+    own = _Lease(store, f"leases/{name}.json", seconds)
+    waited = own.acquire(waiting)
     ended = threading.Event()
-    beats = threading.Thread(target=held.keep, args=(ended,), name=f"lease {name}", daemon=True)
-    beats.start()
+    renewal = threading.Thread(target=own.renew, args=(ended,), name=f"lease {name}", daemon=True)
+    renewal.start()
     try:
         yield waited
     finally:
         ended.set()
-        beats.join()
-        with suppress(StoreError):  # then it lapses; what was done under it stands
-            held.end()
+        renewal.join()
+        with suppress(StoreError):  # then it lapses; the work done under it stays
+            own.release()
 
 
 class _Lease:
@@ -62,21 +62,21 @@ class _Lease:
         self._version: str | None = None
 
     def write(self, data: bytes) -> bool:
-        """Whether the lease was still as last seen, and is this now."""
-        written = self._store.put_if(self._key, data, self._version)
-        self._version = written or self._version
-        return written is not None
+        """Replace the lease and return True, unless it has changed since it was last read."""
+        version = self._store.put_if(self._key, data, self._version)
+        self._version = version or self._version
+        return version is not None
 
-    def end(self) -> None:
-        """Let the lease go, if it is still held. It is deleted where there is no room to write that it is free."""
+    def release(self) -> None:
+        """Release the lease, if it is still held. It is deleted where there is no room to write that it is free."""
         try:
             self.write(_FREE)
         except StoreError:
-            if (held := self._store.read_version(self._key)) and held[1] == self._version:
+            if (current := self._store.read_version(self._key)) and current[1] == self._version:
                 self._store.delete(self._key)
 
-    def take(self, waiting: Callable[[], None]) -> bool:
-        """Return once this is the holder: whether there was another."""
+    def acquire(self, waiting: Callable[[], None]) -> bool:
+        """Become the holder; return whether that took a wait for another one."""
         waited, polls = False, iter(_POLLS)
         since, seen = time.monotonic(), b""
         while True:
@@ -85,7 +85,7 @@ class _Lease:
                 since, seen = time.monotonic(), data
             holder = _read(data)
             if holder.get("holder") == self._holder:
-                return waited  # it was written, and the answer was lost on the way
+                return waited  # the write succeeded, but its answer was lost
             lapsed = time.monotonic() - since >= holder.get("seconds", 0)
             if (lapsed or _is_dead(holder)) and self.write(self._record()):
                 return waited
@@ -94,10 +94,10 @@ class _Lease:
             waited = True
             time.sleep(next(polls, _POLLS[-1]))
 
-    def keep(self, ended: threading.Event) -> None:
-        """Give a sign at intervals, until the end or another holder."""
+    def renew(self, ended: threading.Event) -> None:
+        """Renew the lease at intervals, until the end or another process holds it."""
         while not ended.wait(self._seconds / 4):
-            with suppress(StoreError):  # away for a moment; if for longer, another may take over
+            with suppress(StoreError):  # briefly unreachable; if for longer, another process may take over
                 if not self.write(self._record()):
                     return
 
@@ -116,7 +116,7 @@ def _read(data: bytes) -> dict[str, Any]:
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine, and is no more."""
+    """Tell whether the holder was a process of this machine that no longer runs."""
     if holder.get("place") != _place():
         return False
     try:
@@ -130,7 +130,7 @@ def _is_dead(holder: dict[str, Any]) -> bool:
 
 @cache
 def _place() -> str:
-    """The machine since it was started, and on it the space in which process numbers mean something."""
+    """Identify this boot of this machine, and the namespace in which its process ids count."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

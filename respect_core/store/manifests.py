@@ -1,4 +1,4 @@
-"""Manifests: what a partition of a table consists of, what it was made from, and by which code.
+"""Read manifests: what a partition of a table consists of, what it was made from, and by which code.
 
 A partition is ``<table>/round=5/variant=b-fft/``; its ``_manifest.json`` is written last, which commits it.
 """
@@ -26,7 +26,7 @@ class TableError(ExpectedError, ValueError):
 
 
 class ChangedError(StoreError):
-    """Another process replaced the partition meanwhile. Doing it again, with what is there now, is safe and helps."""
+    """Another process has replaced the partition. To retry with its new contents is safe, and helps."""
 
 
 class Partition(NamedTuple):
@@ -36,7 +36,7 @@ class Partition(NamedTuple):
     variant: str
 
     def folder(self, name: str) -> str:
-        """The prefix of the partition's keys in the table or log `name`, ending in a slash."""
+        """Return the prefix of the partition's keys in the table or log `name`, ending in a slash."""
         if self.round < 0 or not _VARIANT.fullmatch(self.variant):
             raise TableError(
                 f"{name}: round {self.round}, variant {self.variant!r} cannot name a partition; "
@@ -50,7 +50,7 @@ class _Json(BaseModel):
 
 
 class Input(_Json):
-    """Something a table was made from, by content."""
+    """A source of a table, identified by its contents."""
 
     key: str
     size: int
@@ -58,7 +58,7 @@ class Input(_Json):
 
 
 class Part(_Json):
-    """One file of a partition, what it was made from, and whatever its writer counted and noted."""
+    """One file of a partition, with its sources and its writer's counts and notes."""
 
     path: str
     sha256: str
@@ -69,7 +69,7 @@ class Part(_Json):
 
 
 class Manifest(_Json):
-    """What a partition consists of."""
+    """The contents of a partition: its parts, and the code that wrote it."""
 
     table: str
     round: int
@@ -91,14 +91,14 @@ class Manifest(_Json):
         return {name: sum(part.counts.get(name, 0) for part in self.parts) for name in names}
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: the same manifest gives the same bytes."""
+        """Return canonical JSON: the same manifest gives the same bytes."""
         return (json.dumps(self.model_dump(), sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def partitions(
     store: Store, name: str, rounds: Iterable[int] | None = None, variants: Iterable[str] | None = None
 ) -> list[Partition]:
-    """Committed partitions of a table, in order, of the rounds and variants asked for (None: all)."""
+    """List a table's committed partitions of these rounds and variants (None: all), in order."""
     return partitions_with(store, name, MANIFEST, rounds, variants)
 
 
@@ -109,21 +109,20 @@ def partitions_with(
     rounds: Iterable[int] | None = None,
     variants: Iterable[str] | None = None,
 ) -> list[Partition]:
-    """Partitions under `name` that hold a key with this ending, in order."""
+    """List the partitions under `name` that hold a key with this ending, in order."""
     pattern = re.compile(rf"{re.escape(name)}/round=(\d+)/variant=([^/]+)/[^/]*{re.escape(ending)}")
-    found = {Partition(int(match[1]), match[2]) for key in store.keys(f"{name}/") if (match := pattern.fullmatch(key))}
-    wanted_rounds = None if rounds is None else set(rounds)
-    wanted_variants = None if variants is None else set(variants)
+    stored = {Partition(int(match[1]), match[2]) for key in store.keys(f"{name}/") if (match := pattern.fullmatch(key))}
+    of_rounds = None if rounds is None else set(rounds)
+    of_variants = None if variants is None else set(variants)
     return sorted(
         each
-        for each in found
-        if (wanted_rounds is None or each.round in wanted_rounds)
-        and (wanted_variants is None or each.variant in wanted_variants)
+        for each in stored
+        if (of_rounds is None or each.round in of_rounds) and (of_variants is None or each.variant in of_variants)
     )
 
 
 def read_manifest(store: Store, name: str, round: int, variant: str) -> Manifest | None:
-    """The manifest of a partition; None when it was never committed. Raises TableError when it is unreadable."""
+    """Read the manifest of a partition; None where it was never committed. Raises TableError if it is unreadable."""
     key = Partition(round, variant).folder(name) + MANIFEST
     try:
         return Manifest.model_validate_json(store.read(key))
@@ -138,7 +137,7 @@ def read_manifest(store: Store, name: str, round: int, variant: str) -> Manifest
 
 
 def missing_parts(store: Store, name: str, partition: Partition, manifest: Manifest | None) -> set[str]:
-    """Paths of parts that a manifest names and the store has lost."""
+    """List the paths of parts that a manifest names and the store has lost."""
     if manifest is None:
         return set()
     folder = partition.folder(name)
@@ -146,7 +145,7 @@ def missing_parts(store: Store, name: str, partition: Partition, manifest: Manif
 
 
 def table_input(store: Store, name: str, round: int, variant: str) -> Input:
-    """The partition as an input of another table, by its manifest's hash. Raises MissingKeyError."""
+    """Return the partition as an input of another table, by its manifest's hash. Raises MissingKeyError."""
     key = Partition(round, variant).folder(name) + MANIFEST
     data = store.read(key)
     return Input(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())

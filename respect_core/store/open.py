@@ -27,7 +27,7 @@ def open_store(uri: str | Path) -> Store:
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return DirectoryStore(Path(unquote(parts.path)))
     if parts.scheme == "s3":
-        from respect_core.store.s3 import S3Store  # boto3 takes a while to import; directories do without
+        from respect_core.store.s3 import S3Store  # boto3 takes a while to import, and directories do not need it
 
         return S3Store(parts.netloc, parts.path.strip("/"))
     raise StoreError(f"store scheme {scheme[1]!r} is not supported; use /a/directory, file:/a/directory or s3://bucket")

@@ -1,4 +1,4 @@
-"""Parts of a table: immutable Parquet files, named by their contents, that a manifest puts together."""
+"""Write the parts of a table: immutable Parquet files, named by their contents, that a manifest lists."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def schema_of(name: str) -> pa.Schema:
 
 
 class PartWriter:
-    """Writes one file of a partition to a local path, a row group at a time."""
+    """A writer of one file of a partition to a local path, a row group at a time."""
 
     def __init__(self, name: str, partition: Partition, path: Path) -> None:
         self._full = schema_of(name)
@@ -85,7 +85,7 @@ class PartWriter:
             self._write(whole_groups=True)
 
     def close(self) -> None:
-        """Write what is left and the footer."""
+        """Write the remaining rows and the footer."""
         if self._waiting:
             self._write()
         self._writer.close()
@@ -97,21 +97,21 @@ class PartWriter:
         if kind is None:
             self.close()
         else:
-            with suppress(pa.ArrowException, OSError):  # releases the file, which is thrown away
+            with suppress(pa.ArrowException, OSError):  # only releases the file, which is discarded
                 self._writer.close()
 
     def _write(self, whole_groups: bool = False) -> None:
-        """Write what waits, so that the file does not depend on how its rows were batched."""
+        """Write the rows that wait, so that the file does not depend on how its rows were batched."""
         table = pa.concat_tables(self._waiting).combine_chunks()
         rows = table.num_rows // ROW_GROUP * ROW_GROUP if whole_groups else table.num_rows
         self._writer.write_table(table.slice(0, rows), row_group_size=ROW_GROUP)
         self._waiting = [table.slice(rows)] if rows < table.num_rows else []
-        pa.default_memory_pool().release_unused()  # which is scattered over threads, and would grow with the table
+        pa.default_memory_pool().release_unused()  # scattered over threads, it would grow with the table
 
 
 @contextmanager
 def new_part(store: Store, name: str, partition: Partition) -> Iterator[PartWriter]:
-    """A writer to fill; its file goes to `scratch` and is gone at the end unless `put_part` stored it."""
+    """Yield a writer to fill; its file is in `scratch`, and deleted at the end unless `put_part` stored it."""
     with store.spool() as path, store.errors(partition.folder(name)), PartWriter(name, partition, path) as writer:
         yield writer
 
@@ -123,14 +123,14 @@ def put_part(
     counts: Mapping[str, int] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Part:
-    """Close a writer and store its file under the hash of its contents. Nobody sees it before `commit`."""
+    """Close a writer and store its file under the hash of its contents. Readers see it only after `commit`."""
     folder = writer._partition.folder(writer._name)
     with store.errors(folder):
         writer.close()
         with writer._path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     path = f"part-{sha256[:32]}.parquet"
-    store.put_file(folder + path, writer._path)  # also where a killed process left it: it is of today then
+    store.put_file(folder + path, writer._path)  # even where a killed process left it, so that `sweep` sees it as new
     return Part(
         path=path,
         sha256=sha256,

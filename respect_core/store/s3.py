@@ -1,4 +1,4 @@
-"""The store in a bucket behind S3, through boto3."""
+"""Store bytes in an S3 bucket, through boto3."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class S3Store(Store):
         return S3Store, (self.bucket, self._prefix.rstrip("/"))
 
     def entries(self, prefix: str = "") -> dict[str, Entry]:
-        found: dict[str, Entry] = {}
+        entries: dict[str, Entry] = {}
         with self.errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self._prefix + prefix
@@ -90,8 +90,8 @@ class S3Store(Store):
                 for entry in page.get("Contents", []):
                     if not entry["Key"].endswith("/"):  # folder markers of S3 browsers
                         key = entry["Key"].removeprefix(self._prefix)
-                        found[key] = Entry(entry["Size"], entry["LastModified"].timestamp())
-        return dict(sorted(found.items()))  # not every server keeps the order that the protocol promises
+                        entries[key] = Entry(entry["Size"], entry["LastModified"].timestamp())
+        return dict(sorted(entries.items()))  # not every server keeps the order that the protocol promises
 
     def exists(self, key: str) -> bool:
         full_key = self._key(key)
@@ -101,7 +101,7 @@ class S3Store(Store):
             except ClientError as error:
                 if _code(error) not in _ABSENT:
                     raise
-                self._client.head_bucket(Bucket=self.bucket)  # a HEAD does not say whether it is the bucket that lacks
+                self._client.head_bucket(Bucket=self.bucket)  # a HEAD does not say whether the bucket is missing
                 return False
         return True
 
@@ -109,7 +109,7 @@ class S3Store(Store):
         full_key = self._key(key)
         with self.errors(key):
             answer = self._client.get_object(Bucket=self.bucket, Key=full_key)
-            # What is large, or breaks off, is left to boto's transfer: it fetches parts side by side, and anew.
+            # Large objects, and broken reads, are left to boto's transfer: it fetches parts in parallel, and retries.
             with closing(answer["Body"]) as body, suppress(HTTPClientError, IncompleteReadError):
                 if answer["ContentLength"] <= _IN_MEMORY:
                     return io.BytesIO(body.read())
@@ -142,10 +142,10 @@ class S3Store(Store):
         return None
 
     def put_if(self, key: str, data: bytes, version: str | None) -> str | None:
-        """As the base says. The server must know conditional writes, as Amazon's and SeaweedFS do."""
+        """Store `data` as the base class says. The server must know conditional writes, as Amazon and SeaweedFS do."""
         full_key = self._key(key)
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
-        lost = _CHANGED if version is None else _CHANGED | {"NoSuchKey"}
+        conflicts = _CHANGED if version is None else _CHANGED | {"NoSuchKey"}
         pauses = iter(_CONFLICT_PAUSES)
         while True:
             with self.errors(key):
@@ -153,15 +153,15 @@ class S3Store(Store):
                     answer = self._client.put_object(Bucket=self.bucket, Key=full_key, Body=data, **condition)
                     return cast(str, answer["ETag"])
                 except ClientError as error:
-                    if _code(error) in lost:
-                        # A request that boto sent twice may have been carried out the first time, its answer lost.
-                        twice = error.response["ResponseMetadata"].get("RetryAttempts")
-                        held = self.read_version(key) if twice else None
-                        return held[1] if held and held[0] == data else None
+                    if _code(error) in conflicts:
+                        # The first of boto's attempts may have succeeded, with its answer lost.
+                        retries = error.response["ResponseMetadata"].get("RetryAttempts")
+                        current = self.read_version(key) if retries else None
+                        return current[1] if current and current[0] == data else None
                     pause = next(pauses, None)
                     if pause is None or _code(error) != "ConditionalRequestConflict":
                         raise
-            time.sleep(pause)  # another write was under way, and may have failed: nobody has won yet
+            time.sleep(pause)  # another write was in progress, and may have failed: no writer has won yet
 
     def delete(self, key: str) -> None:
         full_key = self._key(key)
@@ -208,7 +208,7 @@ class S3Store(Store):
         return StoreError(f"{where}: the server answered {code} to {error.operation_name}; see the server's log")
 
     def _endpoint(self) -> str:
-        """The endpoint without whatever else its address may carry."""
+        """Return the endpoint's scheme, host and port, without anything secret in its address."""
         parts = urlsplit(self._client.meta.endpoint_url)
         return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
 
@@ -217,7 +217,7 @@ class S3Store(Store):
 
 
 def _session() -> boto3.session.Session:
-    """A session with today's environment; the description of S3, which takes long to read, is read once."""
+    """Open a session with the current environment; the description of S3, which is slow to read, is read once."""
     session = botocore.session.get_session()
     session.register_component("data_loader", _loader())
     return boto3.session.Session(botocore_session=session)

@@ -1,4 +1,4 @@
-"""Rows of any number in the order of their keys, in bounded memory: runs are sorted in memory and merged from files."""
+"""Sort any number of rows in bounded memory: runs are sorted in memory and merged from files."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ BLOCK = 1_024
 def sorted_groups(
     batches: Iterable[pa.RecordBatch], by: Sequence[str], scratch: Path | None = None, run: int = RUN
 ) -> Iterator[pa.Table]:
-    """All rows in the order of the columns `by`, nulls last; rows with the same first of them stand in one table.
+    """Yield all rows ordered by the columns `by`, nulls last; rows with the same first value are in the same table.
 
     Memory holds a run while runs are sorted, then a block of each run, or the largest group.
 
     Args:
-        by: the first is a column without nulls.
-        scratch: folder for the files of runs, the system's by default. One run alone needs none.
+        by: columns, of which the first has no nulls.
+        scratch: folder for the files of runs, the system's by default. A single run needs no file.
 
     Raises:
         OSError: no room for the files.
     """
     with tempfile.TemporaryDirectory(dir=scratch, prefix="respect-") as folder, ExitStack() as files:
         runs: list[_Run] = []
-        kept: pa.Table | None = None
+        last: pa.Table | None = None
         for number, table in enumerate(_sorted_runs(batches, by, run)):
-            if kept is not None:
-                runs.append(_Run(by[0], _spilled(kept, Path(folder) / f"{number}.arrow", files)))
-            kept = table
-        if kept is not None:  # the last is merged from memory
-            runs.append(_Run(by[0], iter(_tables(kept))))
-        yield from _merged(runs, by)
+            if last is not None:
+                runs.append(_Run(by[0], _spill(last, Path(folder) / f"{number}.arrow", files)))
+            last = table
+        if last is not None:  # merged from memory
+            runs.append(_Run(by[0], iter(_slices(last))))
+        yield from _merge(runs, by)
 
 
 def _sorted_runs(batches: Iterable[pa.RecordBatch], by: Sequence[str], run: int) -> Iterator[pa.Table]:
@@ -58,8 +58,8 @@ def _in_order(table: pa.Table, by: Sequence[str]) -> pa.Table:
     return table.sort_by([(name, "ascending") for name in by])
 
 
-def _spilled(table: pa.Table, path: Path, files: ExitStack) -> Iterator[pa.Table]:
-    """The table in blocks, from a file."""
+def _spill(table: pa.Table, path: Path, files: ExitStack) -> Iterator[pa.Table]:
+    """Write the table to a file, and return an iterator that reads it in blocks."""
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table, max_chunksize=BLOCK)
@@ -68,30 +68,30 @@ def _spilled(table: pa.Table, path: Path, files: ExitStack) -> Iterator[pa.Table
     return (pa.Table.from_batches([reader.get_batch(number)]) for number in range(reader.num_record_batches))
 
 
-def _tables(table: pa.Table) -> Iterator[pa.Table]:
+def _slices(table: pa.Table) -> Iterator[pa.Table]:
     return (table.slice(start, BLOCK) for start in range(0, table.num_rows, BLOCK))
 
 
 class _Run:
-    """A sorted run: the rows that are read and not given out, at least one until all are read."""
+    """A sorted run: it holds the rows that are read and not yet taken, at least one until all are read."""
 
     def __init__(self, key: str, blocks: Iterator[pa.Table]) -> None:
         self._key, self._blocks = key, blocks
         self._rows, self.ended = next(blocks), False
 
     def last(self) -> object:
-        """The key of the last row read."""
+        """Return the key of the last row read."""
         return self._rows[self._key][-1].as_py()
 
-    def read_on(self) -> None:
-        more = next(self._blocks, None)
-        if more is None:
+    def read_block(self) -> None:
+        block = next(self._blocks, None)
+        if block is None:
             self.ended = True
         else:
-            self._rows = pa.concat_tables([self._rows, more])
+            self._rows = pa.concat_tables([self._rows, block])
 
     def take(self, below: object | None) -> pa.Table:
-        """Give out rows whose key is smaller; all where `below` is None."""
+        """Remove and return the rows whose key is smaller than `below`; all where it is None."""
         count = self._rows.num_rows
         if below is not None:
             count = pc.sum(pc.less(self._rows[self._key], below)).as_py() or 0
@@ -99,7 +99,7 @@ class _Run:
         return taken
 
 
-def _merged(runs: list[_Run], by: Sequence[str]) -> Iterator[pa.Table]:
+def _merge(runs: list[_Run], by: Sequence[str]) -> Iterator[pa.Table]:
     while runs:
         # No run has a row with a smaller key that is not read yet.
         below = min((run.last() for run in runs if not run.ended), default=None)  # type: ignore[type-var]  # of one type
@@ -110,4 +110,4 @@ def _merged(runs: list[_Run], by: Sequence[str]) -> Iterator[pa.Table]:
             return
         for run in runs:
             if not run.ended and run.last() == below:
-                run.read_on()
+                run.read_block()

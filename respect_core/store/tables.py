@@ -1,12 +1,12 @@
-"""Partitioned Parquet tables in a store, committed by manifests.
+"""Read and write partitioned Parquet tables in a store, committed by manifests.
 
 A partition is ``<table>/round=5/variant=b-fft/``: files ``part-<hash>.parquet`` and ``_manifest.json``, which is
-written last. Readers here go through the manifest, so they never see a half-written partition; the layout is the
-one of Hive (round and variant stand in the path, not in the files; the underscore hides the manifest), so that
-pandas, DuckDB, Polars, Spark and the rest read the folder of a table as it is.
+written last. Readers here go through the manifest, so they never see a half-written partition. The layout is Hive's
+(round and variant are in the path, not in the files; the underscore hides the manifest), so that pandas, DuckDB,
+Polars, Spark and others read a table's folder as it is.
 
 Bytes are a function of the contents: no time stamps, sorted keys. Of several processes that write a partition at once,
-one replaces what the other made, or is told so (`commit`); neither deletes what the other still needs.
+one replaces the other's result, or gets a ChangedError (`commit`); neither deletes what the other still needs.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ __all__ = [
     "write_partition",
 ]
 
-LEFT_OVER = 24 * 3600.0  # seconds after which no process can still be about to commit a file that it wrote
+LEFT_OVER = 24 * 3600.0  # seconds after which a file that is not committed counts as abandoned by its writer
 ANY = "whatever is there"
-_TRIES = 5  # of reading a table that is replaced again and again
+_TRIES = 5  # attempts to read a table that keeps being replaced
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -78,10 +78,10 @@ def iter_batches(
     columns: Sequence[str] | None = None,
     batch_size: int = ROW_GROUP,
 ) -> Iterator[pa.RecordBatch]:
-    """A table's rows, at most `batch_size` at a time, by round, variant and the order in which they were written.
+    """Yield a table's rows, at most `batch_size` at a time, by round, variant and the order in which they were written.
 
     Raises:
-        TableError: an unknown table or column, or a file that is gone or does not hold what its manifest says.
+        TableError: an unknown table or column, or a file that is missing or differs from its manifest.
         ChangedError: another process replaced rows that had been read already.
     """
     schema = _select(name, columns)
@@ -92,7 +92,7 @@ def iter_batches(
 def _partition_batches(
     store: Store, name: str, partition: Partition, columns: Sequence[str], batch_size: int
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a partition. Where a part is gone because the partition was replaced, its successor's follow."""
+    """Yield the rows of a partition; where it was replaced meanwhile, continue with the parts that replaced it."""
     where, done = f"{store.uri}/{partition.folder(name)}", 0
     manifest: Manifest | None = None
     while True:
@@ -128,9 +128,9 @@ def read_table(
     variants: Iterable[str] | None = None,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """The rows of `iter_batches` in one table; no rows where no partition fits. Raises as that does.
+    """Read the rows of `iter_batches` into one table, empty where no partition matches. Raises as that does.
 
-    What is replaced while it is read is read again, a few times.
+    A table that is replaced during the read is read again, a few times.
     """
     rounds = None if rounds is None else list(rounds)
     variants = None if variants is None else list(variants)
@@ -151,7 +151,7 @@ def part_batches(
     columns: Sequence[str] | None = None,
     batch_size: int = ROW_GROUP,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of one part. Raises TableError as `iter_batches` does, and ChangedError where it is gone."""
+    """Read the rows of one part. Raises TableError as `iter_batches` does, and ChangedError where it is missing."""
     try:
         source = store.open(partition.folder(name) + part.path)
     except MissingKeyError as error:
@@ -168,7 +168,7 @@ def _read_part(
     columns: Sequence[str] | None,
     batch_size: int,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a part that was opened; closes it."""
+    """Yield the rows of an open part, and close it."""
     schema = _select(name, columns)
     stored = [field.name for field in schema if field.name not in PARTITIONED_BY]
     where = f"{store.uri}/{partition.folder(name)}{part.path}"
@@ -177,12 +177,12 @@ def _read_part(
             file = pq.ParquetFile(source)
             if file.metadata.num_rows != part.rows:
                 raise TableError(f"{where}: {file.metadata.num_rows} rows, but the manifest says {part.rows}")
-            # A column that came with a later release and may be null is null in what earlier ones wrote.
+            # A nullable column that a later release added is null in files of earlier ones.
             later = [field for field in schema if field.nullable and field.name not in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size, columns=stored):
-                fixed = {name: pa.repeat(value, batch.num_rows) for name, value in partition._asdict().items()}
-                fixed |= {field.name: pa.nulls(batch.num_rows, field.type) for field in later}
-                arrays = [fixed.get(field.name) for field in schema]
+                absent = {name: pa.repeat(value, batch.num_rows) for name, value in partition._asdict().items()}
+                absent |= {field.name: pa.nulls(batch.num_rows, field.type) for field in later}
+                arrays = [absent.get(field.name) for field in schema]
                 yield pa.RecordBatch.from_arrays(
                     [
                         batch.column(field.name) if array is None else array.cast(field.type)
@@ -216,14 +216,14 @@ def commit(
     *,
     replaces: Manifest | str | None = ANY,
 ) -> Manifest:
-    """Make these parts the partition, and delete those that it consisted of before.
+    """Make these parts the partition, and delete its former ones.
 
     Args:
         replaces: the manifest that `parts` were made from; None where the partition was never committed, ANY for parts
-            that stand on their own.
+            that do not depend on it.
 
     Raises:
-        ChangedError: the partition is another than `replaces` by now. Nothing was committed.
+        ChangedError: the partition is no longer `replaces`. Nothing was committed.
     """
     manifest = Manifest(
         table=name,
@@ -235,23 +235,23 @@ def commit(
     )
     folder, data = partition.folder(name), manifest.to_bytes()
     while True:
-        held = store.read_version(folder + MANIFEST)
-        before = _parsed(held[0]) if held else None
+        current = store.read_version(folder + MANIFEST)
+        before = _parse(current[0]) if current else None
         if replaces != ANY and before not in (replaces, manifest):
             raise ChangedError(f"{store.uri}/{folder}: committed by another process meanwhile; do it again")
-        if (held and held[0] == data) or store.put_if(folder + MANIFEST, data, held[1] if held else None):
+        if (current and current[0] == data) or store.put_if(folder + MANIFEST, data, current[1] if current else None):
             break
 
-    def named() -> set[str]:
-        current = read_manifest(store, name, *partition)
-        return {folder + part.path for part in current.parts} if current else set()
+    def keys_in_use() -> set[str]:
+        latest = read_manifest(store, name, *partition)
+        return {folder + part.path for part in latest.parts} if latest else set()
 
-    sweep(store, folder + "part-", {folder + part.path for part in before.parts} if before else (), named)
+    sweep(store, folder + "part-", {folder + part.path for part in before.parts} if before else (), keys_in_use)
     return manifest
 
 
-def _parsed(data: bytes) -> Manifest | None:
-    """A manifest that is about to be replaced; None where it is damaged."""
+def _parse(data: bytes) -> Manifest | None:
+    """Parse a manifest that is about to be replaced; return None where it is damaged."""
     try:
         return Manifest.model_validate_json(data)
     except ValidationError:
@@ -259,13 +259,13 @@ def _parsed(data: bytes) -> Manifest | None:
 
 
 def sweep(store: Store, prefix: str, replaced: Collection[str], named: Callable[[], set[str]]) -> None:
-    """Delete files that nobody can still name: replaced ones, and those that were written a day ago for nothing.
+    """Delete files that are no longer in use: replaced ones, and those that were never committed within a day.
 
-    What another process has written and is about to commit stays, and what a killed one left, for a day.
+    Files that another process is about to commit stay, as do those of a killed one, for a day.
 
     Args:
-        replaced: keys that the manifest before named.
-        named: asks for the keys that are in use.
+        replaced: keys that the former manifest named.
+        named: returns the keys that are in use.
     """
     before = time.time() - LEFT_OVER
     old = {key for key, entry in store.entries(prefix).items() if key in replaced or entry.modified < before}
@@ -286,14 +286,14 @@ def write_partition(
     metadata: Mapping[str, Any] | None = None,
     replaces: Manifest | str | None = ANY,
 ) -> Manifest:
-    """Replace a partition by these rows; the same rows, inputs and notes again change nothing.
+    """Replace a partition with these rows; a repeat with the same rows, inputs and notes changes nothing.
 
     Memory holds one batch or row group. `counts` and `metadata` must be JSON and free of time stamps. `replaces` is as
     in `commit`, which raises ChangedError.
 
     Raises:
         TableError: rows that do not fit the table's schema or the partition.
-        StoreError: the store cannot be written, or the disk is full; what was there before stays readable.
+        StoreError: the store cannot be written, or the disk is full; the former contents stay readable.
     """
     partition = Partition(round, variant)
     with new_part(store, name, partition) as writer:

@@ -108,7 +108,7 @@ def test_a_holder_that_sleeps_loses_the_lease_and_ends_nobody_elses(
 ) -> None:
     with ExitStack() as later:
         with monkeypatch.context() as patch:
-            patch.setattr(leases._Lease, "keep", lambda *_: None)
+            patch.setattr(leases._Lease, "renew", lambda *_: None)
             with lease(store, "one", seconds=0.5):
                 assert later.enter_context(lease(store, "one"))
                 held = store.read("leases/one.json")
