@@ -1,4 +1,4 @@
-"""Read log objects block by block: rows of the records that may enter the tables, and what is wrong with the others."""
+"""Read log objects block by block: rows of the records that enter the tables, and why the others do not."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from respect_core.store.manifests import (
 LINE_LIMIT = 4 << 20  # bytes; a longer line is set aside without being read into memory
 
 
-BLOCK = 2 << 20  # bytes of whole lines that are read as columns; one more line may hang over
+BLOCK = 2 << 20  # bytes of whole lines that are read as columns, plus the rest of the last line
 
 
-SMALL_BLOCK = 64 << 10  # bytes that are read record by record if not as columns
+SMALL_BLOCK = 64 << 10  # bytes that are read record by record where they cannot be read as columns
 
 
 @dataclass
 class Seen:
-    """What decides about a record beyond the record itself: ids taken and images there are."""
+    """The ids that are taken and the images that exist, by which a record is accepted or refused."""
 
     ids: set[str]
     images: set[str]
-    unseen: set[str]  # of these, images that need no picture
-    lacking: set[str] = field(default_factory=set)  # images that records of this batch asked for in vain
+    unseen: set[str]  # of `images`, those that need no picture
+    lacking: set[str] = field(default_factory=set)  # images that records of this batch name and the store lacks
 
 
 def read_ahead(store: Store, keys: Iterable[str]) -> Generator[tuple[str, BinaryIO], None, None]:
-    """Objects opened in order, each closed after its turn; the next is fetched while the caller works on one.
+    """Open objects in order, each closed before the next; one more is fetched while the caller works.
 
-    Close it: a caller that gives up leaves an object fetched ahead.
+    Close the generator: a caller that stops early leaves an object open.
     """
     opened: deque[tuple[str, Future[BinaryIO]]] = deque()
     with ThreadPoolExecutor(1) as pool:
@@ -70,7 +70,7 @@ def _first(opened: deque[tuple[str, Future[BinaryIO]]]) -> Iterator[tuple[str, B
 
 
 def blocks(file: BinaryIO, digest: hashlib._Hash) -> Iterator[bytes]:
-    """Whole lines, about BLOCK bytes at a time; of a line over the limit the beginning. Every byte is digested."""
+    """Yield whole lines, about BLOCK bytes at a time; of a line over the limit its start. Every byte is digested."""
     while block := file.read(BLOCK):
         block += file.readline(LINE_LIMIT)
         digest.update(block)
@@ -84,9 +84,9 @@ def blocks(file: BinaryIO, digest: hashlib._Hash) -> Iterator[bytes]:
 def accept(
     block: bytes, first: int, partition: Partition, seen: Seen
 ) -> Iterator[tuple[Columns, list[tuple[int, RecordError]]]]:
-    """Rows of the records that may enter the tables, and by number of line why others may not; in order.
+    """Yield rows of the records that enter the tables, and the errors of the others by line number, in order.
 
-    Where a block cannot be read as columns, its halves are tried, and so on: one odd record slows down few others.
+    Where a block cannot be read as columns, its halves are tried, recursively: an odd record slows down few others.
     """
     columns = _columns(block, partition, seen) if len(block) < LINE_LIMIT else None
     half = block.find(b"\n", len(block) // 2) + 1
@@ -101,37 +101,43 @@ def accept(
 
 
 def _columns(block: bytes, partition: Partition, seen: Seen) -> Columns | None:
-    """Read a block as its first record's scenario does; None where that is not known, or cannot read it at once."""
+    """Read a block as columns by its first record's scenario; None where that is unknown, or cannot."""
     try:
         record = json.loads(block[: block.find(b"\n") + 1] or block)
         name = record.get("scenario", InteractionLog.model_fields["scenario"].default)
         return scenario(name).read_columns(block, partition, seen.ids, seen.images)
-    except (ValueError, AttributeError, TypeError, RecursionError, ScenarioError):  # said by the record's own reader
+    except (
+        ValueError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+        ScenarioError,
+    ):  # the reader of single records reports it
         return None
 
 
 def _by_record(
     block: bytes, first: int, partition: Partition, seen: Seen
 ) -> tuple[Columns, list[tuple[int, RecordError]]]:
-    """The same of a block whose lines are read one by one."""
+    """Read a block line by line, with the same result as `accept`."""
     turns: list[dict[str, Any]] = []
     outcomes: list[dict[str, Any]] = []
-    refused: list[tuple[int, RecordError]] = []
+    errors: list[tuple[int, RecordError]] = []
     for number, line in enumerate(io.BytesIO(block), start=first):
         try:
             log = _record(line, partition, seen)
         except RecordError as error:
-            refused.append((number, error))
+            errors.append((number, error))
             continue
         if log is not None:
             turns += turn_rows(log)
             outcomes.append(outcome_row(log))
     tables = pa.Table.from_pylist(turns, TURNS_SCHEMA), pa.Table.from_pylist(outcomes, OUTCOMES_SCHEMA)
-    return Columns(*tables), refused
+    return Columns(*tables), errors
 
 
 def _record(line: bytes, partition: Partition, seen: Seen) -> InteractionLog | None:
-    """A record that may enter the tables; None for a blank line. Raises RecordError."""
+    """Read a record that may enter the tables; return None for a blank line. Raises RecordError."""
     if len(line.removesuffix(b"\n")) >= LINE_LIMIT:
         raise RecordError("", f"longer than {LINE_LIMIT} bytes", "write one interaction on each line")
     if not line.strip():
@@ -143,7 +149,7 @@ def _record(line: bytes, partition: Partition, seen: Seen) -> InteractionLog | N
                 name, f"{getattr(log, name)!r} in a log of {value!r}", "append it to the log it belongs to"
             )
     for number, turn in enumerate(log.turns):
-        spoken(turn.utterance, f"turns[{number}].utterance", "refuse what is so long where it is written")
+        spoken(turn.utterance, f"turns[{number}].utterance", "refuse utterances of this length where they are written")
     if log.interaction_id in seen.ids:
         raise RecordError(
             "interaction_id", f"{log.interaction_id!r} is taken by an earlier record", "give each game an id of its own"

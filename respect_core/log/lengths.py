@@ -1,8 +1,8 @@
-"""How long what users write may be: characters of an utterance, and tokens of an utterance and of a game.
+"""Limit the length of users' text: characters of an utterance, and tokens of an utterance and of a game.
 
-Characters alone bound nothing that costs: 500 of them became 7,558 tokens (docs/failures.md). Both are counted in
-the normal form (`respect_core.utterances`), tokens as the base's own tokenizer makes them. This is the one declaration
-of the limits; every door of the project asks here.
+Characters alone do not bound the cost: 500 of them became 7,558 tokens (docs/failures.md). Both are counted in normal
+form (`respect_core.utterances`), tokens by the base's own tokenizer. The limits are declared here only; every entrance
+to the project checks them here.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from respect_core.scenario import Scenario
 from respect_core.utterances import normalised
 
 LONGEST_UTTERANCE = 500  # characters
-_REMEMBERED = 100_000  # utterances
+_CACHE_SIZE = 100_000  # utterances
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Most tokens: of an utterance, and of a game with its images and all that stands around what is said.
+    """The most tokens of an utterance, and of a game with its images and all other text.
 
     In the study's games (Idefics2-8B, round 5) the longest of 1,309 utterances has 77 tokens of the tiny model's
     tokenizer, and the longest of 200 games 493.
@@ -36,51 +36,51 @@ class Budget:
     game: int = 2048
 
     def within(self, positions: int | None) -> Budget:
-        """The same for a base that takes so many positions, where that is less."""
+        """Return this budget, reduced to the positions that a base takes."""
         game = min(self.game, positions or self.game)
         return Budget(min(self.utterance, max(1, game // 16)), game)
 
 
 @dataclass(frozen=True)
 class Excess:
-    """What is too long: the turn, from 0, and a reason that repeats nothing of what was written."""
+    """The turn that is too long, counted from 0, and a reason that repeats nothing of the user's text."""
 
     turn: int
     reason: str
 
 
 def spoken(utterance: str, field: str, remedy: str) -> str:
-    """Return an utterance in normal form. Raises RecordError for more than LONGEST_UTTERANCE characters then."""
+    """Return an utterance in normal form. Raises RecordError if that has more than LONGEST_UTTERANCE characters."""
     if len(utterance) <= 10 * LONGEST_UTTERANCE:  # normalising takes time
-        said = normalised(utterance)
-        if len(said) <= LONGEST_UTTERANCE:
-            return said
+        text = normalised(utterance)
+        if len(text) <= LONGEST_UTTERANCE:
+            return text
     raise RecordError(field, f"an utterance of more than {LONGEST_UTTERANCE} characters in normal form", remedy)
 
 
 class Ruler:
-    """Measures games in the tokens of one base.
+    """A measure of games in the tokens of one base.
 
     Args:
         processor: the base's.
-        scenario: says what stands around an utterance.
-        budget: cut to the positions that the base takes (`base.load_base` tells its tokenizer how many).
+        scenario: gives the text around an utterance.
+        budget: reduced to the positions that the base takes (`base.load_base` sets them in its tokenizer).
     """
 
     def __init__(self, processor: Any, scenario: Scenario, budget: Budget | None = None) -> None:
         self._chat: Chat = chat(processor)
         self._scenario = scenario
         self.budget = (budget or Budget()).within(self._chat.positions)
-        self._known: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
         self._heads: dict[int, int] = {}
         longest = scenario.longest_turn()
-        # What stands around an utterance at most; a token more at each end, for what grows together there.
+        # Most tokens around an utterance, and one more at each end, where text may be tokenised across the boundary.
         self._frame = self._of((longest, longest)) - self._of((longest,)) + 2
 
     def excess(self, utterances: Sequence[str], images: int) -> Excess | None:
-        """Return what is too long in a game: its first turn beyond a limit; None where there is none.
+        """Return the first turn of a game that exceeds a limit; None where there is none.
 
-        Tokens around the utterances are counted as those of the longest action.
+        Tokens around each utterance count as for the longest action.
         """
         if images not in self._heads:
             self._heads[images] = self._of((), images)
@@ -97,12 +97,12 @@ class Ruler:
         return None
 
     def tokens(self, text: str) -> int:
-        """Tokens of an utterance."""
-        if text not in self._known:
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            self._known[text] = self._chat.count(text)
-        return self._known[text]
+        """Count the tokens of an utterance."""
+        if text not in self._counts:
+            if len(self._counts) >= _CACHE_SIZE:
+                self._counts.clear()
+            self._counts[text] = self._chat.count(text)
+        return self._counts[text]
 
     def _of(self, turns: tuple[Turn, ...], images: int = 0) -> int:
         game = Interaction("", tuple(map(str, range(images))), turns)
@@ -111,23 +111,23 @@ class Ruler:
 
 # --- tables -----------------------------------------------------------------------------------------------------
 
-# Tokens around an utterance, of an image with its letter, and of everything else, generously: what is surely within a
-# budget by these needs no tokenizer.
+# Upper bounds of the tokens around an utterance, of an image with its letter, and of everything else: games that are
+# within a budget by these need no tokenizer.
 _AROUND, _IMAGE, _REST = 48, 72, 64
 COLUMNS = ["interaction_id", "turn", "context", "utterance"]
-"""Of a turns table, which `too_long` reads."""
+"""The columns of a turns table that `too_long` reads."""
 
 
 def too_long(
     batches: Callable[[], Iterable[pa.RecordBatch]], ruler: Callable[[], Ruler]
 ) -> Iterator[tuple[str, Excess]]:
-    """Yield the games of a turns table that are too long for a base, with what is too long in each.
+    """Yield the games of a turns table that are too long for a base, each with its excess.
 
     A game of short ASCII utterances is known to fit without its tokens: a token has at least one character.
 
     Args:
         batches: the table, in COLUMNS; read again where a game may be too long.
-        ruler: made only then.
+        ruler: called only then.
     """
     doubtful = _doubtful(batches(), Budget())
     if not len(doubtful):
@@ -146,7 +146,7 @@ def too_long(
 
 
 def _doubtful(batches: Iterable[pa.RecordBatch], budget: Budget) -> pa.Array:
-    """Ids of the games that may be beyond the budget."""
+    """Return the ids of the games that may be beyond the budget."""
     sums = []
     for batch in batches:
         text, images = batch.column("utterance"), pc.list_value_length(batch.column("context"))

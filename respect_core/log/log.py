@@ -1,9 +1,9 @@
-"""The log of interactions in the store, and what is wrong with records that are set aside.
+"""Append to and read the log of interactions in the store, and describe the records that are set aside.
 
 A deployment appends batches: each is one immutable object of JSON lines at
 ``interactions/round=5/variant=b-fft/<hash>.jsonl``, named by its contents, so that appending a batch again
-changes nothing. Where a batch may be played again with another outcome or timing, its writer names it instead, by
-what it consists of: the first to append it is the one that counts.
+changes nothing. Where a batch may be played again with another outcome or timing, its writer names it instead, after
+what was to be played: the first batch appended under a name counts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Problem:
-    """Why one record is not used: where it stands, which field, what is wrong, and what to do."""
+    """The reason why a record is not used: where it is, which field, what is wrong, and what to do."""
 
     object: str  # key in the store, or name of the imported file
     record: str  # "line 3", or the record's own id
@@ -47,7 +47,7 @@ class Problem:
     remedy: str
 
     def to_json(self) -> bytes:
-        """Canonical JSON, as kept under ``set_aside/``."""
+        """Return canonical JSON, as stored under ``set_aside/``."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
     def __str__(self) -> str:
@@ -56,14 +56,14 @@ class Problem:
 
 
 class RecordError(ExpectedError, ValueError):
-    """One record cannot be used; becomes a Problem once it is known where the record stands."""
+    """A record cannot be used. `at` turns it into a Problem once the record's place is known."""
 
     def __init__(self, field: str, reason: str, remedy: str) -> None:
         super().__init__(reason)
         self.field, self.reason, self.remedy = field, reason, remedy
 
     def at(self, object: str, record: str) -> Problem:
-        """The problem, placed."""
+        """Return the problem of a record in this place."""
         return Problem(object, record, self.field, self.reason, self.remedy)
 
 
@@ -80,7 +80,7 @@ def parse_record(line: bytes) -> InteractionLog:
 
 
 def _broken(text: str) -> RecordError | None:
-    """Why a line is no record of this release, if that is what is wrong with it."""
+    """Return why a line is not a record of this release at all; None where it may be one."""
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -96,7 +96,7 @@ def _broken(text: str) -> RecordError | None:
 
 
 def from_validation(error: ValidationError) -> RecordError:
-    """The first of pydantic's complaints, with field and remedy."""
+    """Return the first of pydantic's complaints, with field and remedy."""
     first = error.errors(include_url=False)[0]
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
     reason = first["msg"].removeprefix("Value error, ")
@@ -110,7 +110,7 @@ def from_validation(error: ValidationError) -> RecordError:
 
 
 class Lines:
-    """JSON lines on their way into the store, where they are named by their contents."""
+    """A file of JSON lines to store, named by its contents."""
 
     def __init__(self, store: Store, path: Path, file: BinaryIO) -> None:
         self._store, self._path, self._file = store, path, file
@@ -118,13 +118,13 @@ class Lines:
         self.count = 0
 
     def add(self, line: bytes) -> None:
-        """Append a line, given without its end."""
+        """Append a line, passed without its line end."""
         self._digest.update(line + b"\n")
         self._file.write(line + b"\n")
         self.count += 1
 
     def put(self, prefix: str, name: str | None = None) -> str:
-        """Store the lines, named by `name` or by their hash, unless they are there already; returns the key."""
+        """Store the lines under `name` or their hash, unless they are stored already; return the key."""
         key = f"{prefix}{name or self._digest.hexdigest()[:32]}.jsonl"
         with self._store.errors(key):
             self._file.flush()
@@ -135,19 +135,19 @@ class Lines:
 
 @contextmanager
 def new_lines(store: Store, name: str) -> Iterator[Lines]:
-    """Lines to fill, held in `scratch`; gone at the end unless they were put. `name` is for error messages."""
+    """Yield lines to fill, in a file in `scratch`, deleted at the end unless put. `name` is for error messages."""
     with store.spool() as path, store.errors(name), path.open("wb") as file:
         yield Lines(store, path, file)
 
 
 def find_logs(store: Store, partition: Partition, name: str) -> str | None:
-    """The key of a batch appended under a name; None where there is none."""
+    """Return the key of the batch appended under a name; None where there is none."""
     key = f"{partition.folder(LOGS)}{name}.jsonl"
     return key if store.exists(key) else None
 
 
 def logs_key(logs: Sequence[InteractionLog]) -> str:
-    """The key under which `append_logs` stores these interactions of one round and variant."""
+    """Return the key under which `append_logs` stores these interactions of one round and variant."""
     digest = hashlib.sha256()
     for log in logs:
         digest.update(log.model_dump_json().encode() + b"\n")
@@ -155,9 +155,9 @@ def logs_key(logs: Sequence[InteractionLog]) -> str:
 
 
 def append_logs(store: Store, logs: Iterable[InteractionLog], name: str | None = None) -> str:
-    """Append finished interactions of one round and variant as one object; returns its key.
+    """Append finished interactions of one round and variant as one object; return its key.
 
-    Memory holds one interaction. A batch of that name, or of the same contents, stays as it was.
+    Memory holds one interaction. An existing batch of that name, or with the same contents, stays as it is.
 
     Raises ValueError for no logs, or logs of several rounds or variants.
     """
@@ -177,7 +177,7 @@ def append_logs(store: Store, logs: Iterable[InteractionLog], name: str | None =
 
 
 def read_logs(store: Store, key: str) -> Iterator[InteractionLog]:
-    """The interactions of one log object. Raises RecordError at a broken line; `log.export` goes on there."""
+    """Yield the interactions of one log object. Raises RecordError at a broken line, which `log.export` skips."""
     with closing(store.open(key)) as file:
         for line in file:
             yield parse_record(line)

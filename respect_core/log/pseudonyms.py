@@ -1,4 +1,4 @@
-"""Pseudonyms of users: no user id is stored raw."""
+"""Make pseudonyms of users: no user id is stored raw."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PUBLIC_KEY = "respect"
 
 
 def pseudonym(user: str) -> str:
-    """A stable pseudonym for a user id: 16 hex digits of an HMAC under RESPECT_USER_KEY.
+    """Return a stable pseudonym for a user id: 16 hex digits of an HMAC under RESPECT_USER_KEY.
 
     Set the variable to a secret in production; without it pseudonyms are stable but can be recomputed by
     anyone who knows the ids.
@@ -19,7 +19,7 @@ def pseudonym(user: str) -> str:
 
 
 def key_fingerprint() -> str:
-    """Tell one RESPECT_USER_KEY from another without giving it away: an HMAC under it."""
+    """Return an HMAC under RESPECT_USER_KEY, which tells keys apart without giving them away."""
     return hmac.new(_key(), b"fingerprint", hashlib.sha256).hexdigest()
 
 
@@ -28,5 +28,5 @@ def _key() -> bytes:
 
 
 def pseudonyms_are_secret() -> bool:
-    """Whether RESPECT_USER_KEY is set to something of one's own."""
+    """Tell whether RESPECT_USER_KEY is set, and not to the public default."""
     return os.environ.get("RESPECT_USER_KEY", "") not in ("", _PUBLIC_KEY)

@@ -1,4 +1,4 @@
-"""The interaction log, as deployments write it: one JSON line per interaction, and its rows in the tables."""
+"""Define the interaction log as deployments write it, one JSON line per interaction, and its rows in the tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Record(BaseModel):
 
 
 class PolicyIdentity(_Record):
-    """Which weights acted: a registered version, or a local adapter, by content hash."""
+    """The weights that acted: a registered version, or a local adapter, by content hash."""
 
     name: str = Field(description="registered model, e.g. respect.b-fft, or a free name for policies from elsewhere")
     version: str = Field(description="version in the registry, or 'unknown'")
@@ -25,7 +25,7 @@ class PolicyIdentity(_Record):
 
 
 class LoggedTurn(_Record):
-    """One utterance and the action taken on it."""
+    """An utterance and the action that answered it."""
 
     utterance: str = Field(min_length=1)
     action: str = Field(description="canonical action string, e.g. 'deselect E select F' or 'nothing'")
@@ -36,17 +36,17 @@ class LoggedTurn(_Record):
 
 
 class Outcome(_Record):
-    """What only metrics may read."""
+    """Targets and success, which only metrics may read."""
 
     targets: list[str]
     success: bool
 
 
 class InteractionLog(_Record):
-    """One finished interaction.
+    """A finished interaction.
 
     Validation checks that images are distinct, that the scenario accepts the context and each action in the state that
-    the actions before it lead to, and that targets are among the images, if there are any.
+    earlier actions led to, and that targets, if any, are among the images.
     """
 
     schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
@@ -77,16 +77,16 @@ class InteractionLog(_Record):
         return self
 
     def states(self) -> list[str]:
-        """Return the state before each turn, and after the last: one more than there are turns."""
+        """Return the state before each turn and after the last: one state more than turns."""
         return scenario(self.scenario).states(self.context, [turn.action for turn in self.turns])
 
 
 def turn_rows(log: InteractionLog) -> list[dict[str, Any]]:
-    """The rows of the `turns` table for one interaction. Reads nothing of `log.outcome`."""
-    of_game = {"interaction_id": log.interaction_id, "round": log.round, "variant": log.variant}
-    following = [turn.utterance for turn in log.turns[1:]]
+    """Return the rows of the `turns` table for one interaction. Reads nothing of `log.outcome`."""
+    keys = {"interaction_id": log.interaction_id, "round": log.round, "variant": log.variant}
+    follow_ups = [turn.utterance for turn in log.turns[1:]]
     return [
-        of_game
+        keys
         | {
             "turn": number,
             "scenario": log.scenario,
@@ -102,13 +102,13 @@ def turn_rows(log: InteractionLog) -> list[dict[str, Any]]:
             "adapter_hash": log.policy.adapter_hash,
         }
         for number, (turn, state, follow_up) in enumerate(
-            zip(log.turns, log.states()[:-1], [*following, None], strict=True)
+            zip(log.turns, log.states()[:-1], [*follow_ups, None], strict=True)
         )
     ]
 
 
 def outcome_row(log: InteractionLog) -> dict[str, Any]:
-    """The row of the `outcomes` table for one interaction."""
+    """Return the row of the `outcomes` table for one interaction."""
     return {
         "interaction_id": log.interaction_id,
         "round": log.round,
@@ -123,5 +123,5 @@ def outcome_row(log: InteractionLog) -> dict[str, Any]:
 
 
 def from_log(log: InteractionLog) -> Interaction:
-    """The learner's view of a log record."""
+    """Return the learner's view of a log record."""
     return interactions(turn_rows(log))[0]

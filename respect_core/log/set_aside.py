@@ -1,8 +1,8 @@
-"""Exported games that no model is to read, each with its reason: too long for the base, or fatal to a worker.
+"""Set exported games aside, each with a reason: too long for the base, or fatal to a worker.
 
-The tables keep their rows; whoever decodes, scores or trains leaves these games out. A record is one object beside
-those of lines that the export set aside, `set_aside/round=R/variant=V/game-<hash of the id>.json`. Deleting it lets the
-game in again.
+The tables keep their rows, but decoding, scoring and training skip these games. Each has a record next to those of
+lines that the export set aside, `set_aside/round=R/variant=V/game-<hash of the id>.json`. Deleting it admits the game
+again.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from respect_core.store.manifests import Partition
 
 
 def put(store: Store, partition: Partition, problem: Problem) -> None:
-    """Set the game `problem.record` aside, unless it is."""
+    """Set the game `problem.record` aside, unless it is already."""
     digest = hashlib.sha256(problem.record.encode()).hexdigest()[:32]
     store.put_if_absent(f"{partition.folder(SET_ASIDE)}game-{digest}.json", problem.to_json())
 
 
 def games(store: Store, partitions: Iterable[Partition] | None = None) -> dict[str, Problem]:
-    """The games set aside, by id: of all partitions, or of these."""
+    """Return the games set aside, by id: of all partitions, or of these."""
     folders = [f"{SET_ASIDE}/"] if partitions is None else [each.folder(SET_ASIDE) for each in partitions]
     keys = [key for folder in folders for key in store.keys(folder) if key.rpartition("/")[2].startswith("game-")]
-    found: dict[str, Problem] = {}
+    problems: dict[str, Problem] = {}
     for key in keys:
         try:
             problem = Problem(**json.loads(store.read(key)))
-        except MissingKeyError:  # it has just been let in again
+        except MissingKeyError:  # it has just been admitted again
             continue
-        found[problem.record] = problem
-    return found
+        problems[problem.record] = problem
+    return problems

@@ -1,7 +1,7 @@
-"""One key of pseudonyms for a store: under another RESPECT_USER_KEY the same people would be others.
+"""Bind a store to one key of pseudonyms: under another RESPECT_USER_KEY the same people would count as others.
 
-Caps, seen contexts and payments go by pseudonym, so the store remembers a fingerprint of the key under which ids of its
-users became pseudonyms, and whoever comes with another key is refused.
+Caps, seen contexts and payments go by pseudonym, so the store keeps a fingerprint of the key that made its users'
+pseudonyms, and a process with another key is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PLACE = "users/key.json"
 
 
 class KeyChangedError(ExpectedError, ValueError):
-    """RESPECT_USER_KEY is another than the one under which users became pseudonyms."""
+    """RESPECT_USER_KEY is not the key that made the pseudonyms of the store's users."""
 
     def __init__(self, where: str) -> None:
         now = "RESPECT_USER_KEY is another one" if pseudonyms_are_secret() else "RESPECT_USER_KEY is not set"
@@ -27,16 +27,16 @@ class KeyChangedError(ExpectedError, ValueError):
 
 
 def require(store: Store) -> None:
-    """Raises KeyChangedError where the store's users have pseudonyms under another key."""
+    """Check the key against the store's. Raises KeyChangedError where users have pseudonyms under another key."""
     try:
-        known = json.loads(store.read(PLACE))["fingerprint"]
+        fingerprint = json.loads(store.read(PLACE))["fingerprint"]
     except MissingKeyError:
         return
-    if known != key_fingerprint():
+    if fingerprint != key_fingerprint():
         raise KeyChangedError(store.uri)
 
 
 def claim(store: Store) -> None:
-    """Remember the key as the store's from here on. Raises KeyChangedError where it has another one."""
+    """Record the key as the store's, unless it has one. Raises KeyChangedError where it has another one."""
     store.put_if_absent(PLACE, json.dumps({"fingerprint": key_fingerprint()}).encode())
     require(store)
