@@ -103,7 +103,7 @@ class Policy:
         with evaluating(self.model):
             self._prepare(interactions)
             score = partial(packing.score, self.model, features=self.features)
-            for scores in threads.each(score, self.packed(interactions), self.base.device):
+            for scores in threads.map_parallel(score, self.packed(interactions), self.base.device):
                 result.update(zip(scores.keys, scores.logp.double().sum(1).tolist(), strict=True))
         return [[result[key] for key in packing.keys(interaction)] for interaction in interactions]
 
@@ -123,7 +123,7 @@ class Policy:
             def logits(batch: packing.PackedBatch) -> tuple[packing.PackedBatch, Tensor]:
                 return batch, packing.span_logits(self.model, batch, self.features)
 
-            for batch, logits_MV in threads.each(logits, self.packed(interactions), self.base.device):
+            for batch, logits_MV in threads.map_parallel(logits, self.packed(interactions), self.base.device):
                 roots = [
                     self.base.scenario.constraint(self._chat, waiting(games[key.interaction_id], key.turn))
                     for key in batch.keys
@@ -169,7 +169,7 @@ class Policy:
                 numbers.setdefault(name, set()).add(turn)
             encoded = [row.only(numbers.get(row.interaction_id, ())) for row in encoded]
         encoded = sorted((row for row in encoded if row.spans), key=lambda row: len(row.input_ids))
-        size = partial(threads.share, most=min(SCORED, self.batch_size), device=self.base.device)
+        size = partial(threads.batch_size, most=min(SCORED, self.batch_size), device=self.base.device)
         for rows in packing.within_budget(encoded, size, lambda row: len(row.input_ids)):
             yield packing.collate(rows, self._chat.pad_id)
 

@@ -84,7 +84,7 @@ class LabelScorer:
             if self.trees.takes_trees:
                 self.trees.keep(prefix)
             batches = self._batches(rest, sum(len(label) - 1 for label in labels))
-            for batch, scores_BL, passed in threads.each(found, batches, self.model.device):
+            for batch, scores_BL, passed in threads.map_parallel(found, batches, self.model.device):
                 scores.update(zip(batch, scores_BL, strict=True))
                 self.tokens += passed
                 if progress:

@@ -102,8 +102,8 @@ def references(
         return dict(zip(scores.keys, objectives.span_total(scores.logp, scores.mask).tolist(), strict=True))
 
     scored: dict[Key, float] = {}
-    size = partial(threads.even, most=config.micro_batch_interactions, device=model.device)
-    for part in threads.each(run, within_budget(longest_first(rows), size, length), model.device):
+    size = partial(threads.balanced_batch_size, most=config.micro_batch_interactions, device=model.device)
+    for part in threads.map_parallel(run, within_budget(longest_first(rows), size, length), model.device):
         scored |= part
     model.train(was_training)
     return scored | logged

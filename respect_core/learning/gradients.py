@@ -70,7 +70,7 @@ def passes(
     """
 
     def most(rows: int) -> int:
-        return size if processes is None else threads.even(rows, size, device, processes)
+        return size if processes is None else threads.balanced_batch_size(rows, size, device, processes)
 
     return list(within_budget(longest_first(rows), most, length))
 
@@ -169,13 +169,13 @@ class Gradients:
         scored: Sequence[SpanScores | None] = [None] * len(parts)
         z0 = None
         if kto and len(parts) > 1:
-            at_once = together and len(parts) <= threads.at_once(device)  # so many graphs are in memory anyway
+            at_once = together and len(parts) <= threads.parallel_passes(device)  # so many graphs are in memory anyway
             score_part = partial(self._score, gradient=at_once)
-            alternatives = list(threads.each(score_part, parts, device, together=together))
+            alternatives = list(threads.map_parallel(score_part, parts, device, together=together))
             z0 = reference_point(alternatives, self.config, self.reference)
             scored = alternatives if at_once else scored
         mine = list(self.processes.deal(zip(parts, scored, repeat(z0), strict=False)))
-        yield from threads.each(run, mine, device, together=together)
+        yield from threads.map_parallel(run, mine, device, together=together)
 
     def _score(self, part: _Part, *, gradient: bool = True) -> SpanScores:
         """Scores of a part; the same draws of dropout each time, if all of it is lean layers' or an accelerator's."""

@@ -79,7 +79,9 @@ def exact_match(
             logp_M = logits_MV.gather(1, targets_M1)[:, 0] - logits_MV.logsumexp(-1)
             return batch, logits_MV.argmax(-1).cpu(), logp_M.double().cpu()
 
-        for batch, best_M, logp_M in threads.each(scored, policy.packed(interactions, wanted), policy.base.device):
+        for batch, best_M, logp_M in threads.map_parallel(
+            scored, policy.packed(interactions, wanted), policy.base.device
+        ):
             for key, matches in zip(batch.keys, (best_M == batch.targets).split(batch.lengths), strict=True):
                 correct[key.interaction_id, key.turn] = bool(matches.all())
             total += sum(math.exp(logp_S.sum()) for logp_S in logp_M.split(batch.lengths))

@@ -1,10 +1,10 @@
-"""Base models and adapters: load, attach, save, identify.
+"""Load base models; attach, load, save and identify adapters.
 
 Deviations from the paper, numbered as they are cited elsewhere:
 1. Adapter weights stay in fp32 over a bf16 base (PEFT's default; the paper says nothing): a step at 1e-5 would be
    lost in bf16.
-2. LoRA A is drawn from a generator of its own on the CPU, in order of module name, so that a seed gives the same
-   adapter on every device.
+2. LoRA A is drawn from a separate generator on the CPU, in order of module name, so that a seed gives the same adapter
+   on every device.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from respect_core.variants import LoraConfig
 from respect_core.versions import base_sha256, files_hash
 
 _WHOLE = "2-"
-"""Prefix of hashes over the whole folder of an adapter."""
+"""The prefix of hashes over the whole folder of an adapter."""
 
 WEIGHTS = ""
-"""In `adapter_hash(..., like=WEIGHTS)`: of the adapter's own files alone."""
+"""The kind of hash over the adapter's own files alone, for `adapter_hash(..., like=WEIGHTS)`."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Base:
 
 
 def default_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
+    """Return the accelerator if there is one, else the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
@@ -72,8 +72,8 @@ def load_base(
         scenario: whose prompts the model answers.
         device: where to put it; the accelerator if there is one.
         dtype: bf16 on CUDA, else fp32 (bf16 is several times slower on CPUs).
-        image_size: side in pixels for processors that would keep a picture's own proportions, as Idefics2's
-            (published code: 224, no splitting). A processor with a fixed height and width keeps it.
+        image_size: side in pixels for processors that would keep a picture's proportions, such as Idefics2's
+            (published code: 224, no splitting). A processor with a fixed height and width keeps them.
 
     Raises:
         OSError: nothing to load under that name (from transformers).
@@ -84,7 +84,7 @@ def load_base(
     model = AutoModelForImageTextToText.from_pretrained(source, dtype=precision)
     model.requires_grad_(False)
     model.eval().to(place)
-    processor = _told_positions(AutoProcessor.from_pretrained(source), model.config)
+    processor = _limit_positions(AutoProcessor.from_pretrained(source), model.config)
     image_processor = processor.image_processor
     if hasattr(image_processor, "do_image_splitting"):
         image_processor.do_image_splitting = False
@@ -95,13 +95,13 @@ def load_base(
 
 
 def load_processor(base: str) -> Any:
-    """Load the processor of a base model for its texts alone. Raises OSError as `load_base`."""
+    """Load the processor of a base model, for texts alone. Raises OSError as `load_base` does."""
     source = str(tiny.path()) if base == "tiny" else base
-    return _told_positions(AutoProcessor.from_pretrained(source), AutoConfig.from_pretrained(source))
+    return _limit_positions(AutoProcessor.from_pretrained(source), AutoConfig.from_pretrained(source))
 
 
-def _told_positions(processor: Any, config: Any) -> Any:
-    """Whoever has the processor alone then knows how long a game may be (`chat.Chat.positions`)."""
+def _limit_positions(processor: Any, config: Any) -> Any:
+    """Set the base's limit in its processor, which alone then tells how long a game may be (`chat.Chat.positions`)."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None:
         processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, positions)
@@ -109,12 +109,12 @@ def _told_positions(processor: Any, config: Any) -> Any:
 
 
 def inner(model: Any) -> Any:
-    """The transformers model with its head, whether or not adapters are around it."""
+    """Return the transformers model with its head, without any adapters around it."""
     return model.get_base_model() if isinstance(model, peft.PeftModel) else model
 
 
 def attach_lora(base: Base, config: LoraConfig, *, seed: int) -> peft.PeftModel:
-    """A trainable model: a view of the base with fresh LoRA layers (appendix B.3; Gaussian A, zero B).
+    """Return a trainable model: a view of the base with fresh LoRA layers (appendix B.3; Gaussian A, zero B).
 
     Raises:
         ValueError: no module matches `config.targets` (from PEFT).
@@ -145,7 +145,7 @@ def attach_lora(base: Base, config: LoraConfig, *, seed: int) -> peft.PeftModel:
 
 
 def load_adapter(base: Base, adapter: Path, *, trainable: bool = False) -> peft.PeftModel:
-    """A saved adapter on a view of the base.
+    """Load a saved adapter onto a view of the base.
 
     Raises:
         FileNotFoundError: no adapter in that directory.
@@ -158,32 +158,32 @@ def load_adapter(base: Base, adapter: Path, *, trainable: bool = False) -> peft.
 
 
 def grow_adapter(base: Base, adapter: Path, config: LoraConfig, *, seed: int) -> peft.PeftModel:
-    """A saved adapter, trainable, with fresh layers where `config` places some that it lacks: the same function.
+    """Load a saved adapter to train, with fresh layers where `config` has some that it lacks; its function is the same.
 
-    One that has layers elsewhere, or of another rank, keeps its own placement and gets none (`load_adapter`).
+    An adapter with layers elsewhere, or of another rank, keeps its own placement and gets none (`load_adapter`).
 
     Raises:
         FileNotFoundError: no adapter in that directory.
     """
-    known = load_adapter(base, adapter, trainable=True)
-    own: Any = known.peft_config["default"]
+    saved = load_adapter(base, adapter, trainable=True)
+    own: Any = saved.peft_config["default"]
     if own.target_modules == config.targets:
-        return known
-    grown = attach_lora(base, config, seed=seed)
+        return saved
+    fresh = attach_lora(base, config, seed=seed)
     weights, places = (
-        {name: weight for name, weight in model.named_parameters() if "lora_" in name} for model in (known, grown)
+        {name: weight for name, weight in model.named_parameters() if "lora_" in name} for model in (saved, fresh)
     )
     shapes = {name: weight.shape for name, weight in places.items()}
     if len(places) == len(weights) or any(shapes.get(name) != weight.shape for name, weight in weights.items()):
-        return known
+        return saved
     with torch.no_grad():
         for name, weight in weights.items():
             places[name].copy_(weight)
-    return grown
+    return fresh
 
 
 def save_adapter(model: peft.PeftModel, adapter: Path) -> None:
-    """Write the adapter in PEFT's own layout, whole or not at all; one that stands there is replaced."""
+    """Write the adapter in PEFT's own layout, whole or not at all, and replace any that is there."""
     adapter.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=adapter.parent, prefix=f".{adapter.name}.") as scratch:
         model.save_pretrained(f"{scratch}/new", selected_adapters=["default"], save_embedding_layers=False)
@@ -193,13 +193,13 @@ def save_adapter(model: peft.PeftModel, adapter: Path) -> None:
 
 
 def adapter_hash(adapter: Path, like: str = _WHOLE) -> str:
-    """Identify an adapter by all that is loaded of its folder: weights, processor, template, profile.
+    """Hash all that is loaded from an adapter's folder: weights, processor, template, profile.
 
-    A model card beside them changes nothing. A version that an earlier release registered has a hash of the `adapter_*`
-    files alone, which has no prefix.
+    A model card among them does not count. Versions registered by earlier releases have a hash of the `adapter_*` files
+    alone, without a prefix.
 
     Args:
-        like: a recorded hash, whose kind is made; by default the kind that is recorded now.
+        like: a recorded hash, of the kind to make; by default the kind that is recorded now.
 
     Raises:
         FileNotFoundError: no adapter in that directory.

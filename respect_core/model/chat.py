@@ -1,6 +1,6 @@
-"""Conversations to text and tokens under one processor: where each message stands, how an action is tokenised.
+"""Turn conversations into text and tokens under one processor: where each message is, how an action is tokenised.
 
-Nothing here knows a chat template or a tokenizer by name; the processor's own are asked.
+Nothing here depends on a certain chat template or tokenizer; the processor's own are used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PROBE = [
 
 
 class Chat:
-    """Text and tokens of conversations.
+    """The text and tokens of conversations under one processor.
 
     Raises:
         ValueError: the chat template does not close an assistant message with the end token, or does not render
@@ -45,34 +45,34 @@ class Chat:
         self.end_id: int = tokenizer.convert_tokens_to_ids(self.end_token)
         self.pad_id: int = tokenizer.pad_token_id
         self.image_id: int = processor.image_token_id
-        limit = tokenizer.model_max_length  # of the base too (`base.load_base`); huge where nobody set it
+        limit = tokenizer.model_max_length  # includes the base's (`base.load_base`); huge where it is not set
         self.positions: int | None = limit if limit < _NO_LIMIT else None
         self._read = Reader(tokenizer)
-        self._said: dict[tuple[str, str], str] = {}
+        self._rendered: dict[tuple[str, str], str] = {}
         self.generation_prompt = self.render(_PROBE, generate=True).removeprefix(self.render(_PROBE))
-        # Most templates render message by message; then each message is rendered once, whatever stands around it.
+        # Most templates render message by message; then each message is rendered once, whatever its neighbours.
         self._additive = "".join(self.render([message]) for message in _PROBE) == self.render(_PROBE)
-        spoken = self.pieces([*_PROBE, _say("assistant", _PLACEHOLDER)])[-1]
-        before, found, after = spoken.partition(_PLACEHOLDER)
-        if not (before.startswith(self.generation_prompt) and found and self.end_token in after):
+        answer = self.pieces([*_PROBE, _say("assistant", _PLACEHOLDER)])[-1]
+        before, placeholder, after = answer.partition(_PLACEHOLDER)
+        if not (before.startswith(self.generation_prompt) and placeholder and self.end_token in after):
             raise ValueError(
-                f"chat template renders an action as {spoken!r}; expected it between "
+                f"chat template renders an action as {answer!r}; expected it between "
                 f"{self.generation_prompt!r} and {self.end_token!r}"
             )
         self._before = before.removeprefix(self.generation_prompt)
         self._after = after[: after.index(self.end_token) + len(self.end_token)]
         self._words: dict[str, tuple[int, ...]] = {}
-        # Whether an action's tokens are those of its words in a row, as with nearly every tokenizer.
+        # Whether an action's tokens are those of its words, concatenated, as with nearly every tokenizer.
         self.words_stand_alone = True
         probe = "deselect A B select C D"
-        self.words_stand_alone = self.action_tokens([probe]) == [self._tokens_behind_prompt(probe)]
+        self.words_stand_alone = self.action_tokens([probe]) == [self._tokens_after_prompt(probe)]
 
     def render(self, messages: Sequence[Message], *, generate: bool = False) -> str:
-        """The text of a conversation; with `generate`, up to where the assistant's next action begins."""
+        """Return the text of a conversation; with `generate`, up to where the assistant's next action begins."""
         return self.processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate)
 
     def pieces(self, messages: Sequence[Message]) -> list[str]:
-        """The text of each message; joined, they are the text of the conversation."""
+        """Return the text of each message; joined, they are the text of the conversation."""
         messages = [self._clean(message) for message in messages]
         if self._additive:
             return [self._piece(message) for message in messages]
@@ -85,36 +85,36 @@ class Chat:
         if len(parts) != 1 or parts[0]["type"] != "text":
             return self.render([message])
         key = (message["role"], parts[0]["text"])
-        if key not in self._said:
-            if len(self._said) >= 100_000:
-                self._said.clear()
-            self._said[key] = self.render([message])
-        return self._said[key]
+        if key not in self._rendered:
+            if len(self._rendered) >= 100_000:
+                self._rendered.clear()
+            self._rendered[key] = self.render([message])
+        return self._rendered[key]
 
     def _clean(self, message: Message) -> Message:
-        """What a user writes may spell a special token, such as an image's, or the assistant's turn; it stays text."""
+        """Neutralise special tokens (such as an image's) and role names in a user's message, so that it stays text."""
         if message["role"] != "user":
             return message
         return _say("user", " ".join(self._read(part["text"]).text for part in message["content"]))
 
     def count(self, text: str) -> int:
-        """Tokens of what a user writes, without what stands around it."""
+        """Count the tokens of a user's text alone, without its message's markup."""
         (part,) = self._clean(_say("user", text))["content"]
         return len(self.processor.tokenizer(part["text"], add_special_tokens=False, verbose=False)["input_ids"])
 
     def tokens(self, pieces: Sequence[str], *, generate: bool) -> tuple[list[int], list[int]]:
-        """Tokens of a conversation, images expanded.
+        """Return the tokens of a conversation, with images expanded.
 
         Args:
-            pieces: from `pieces`; images stand in the first only.
+            pieces: from `pieces`; only the first may have images.
             generate: end with the generation prompt.
 
         Returns:
             input_ids [T], and per token the position of its end counted from the end of the text (for positions
-            behind the images, whose expansion moves all that follows).
+            after the images, whose expansion moves all that follows).
         """
         text = "".join(pieces) + (self.generation_prompt if generate else "")
-        # A closing sentinel tells where the text ends once the processor has expanded it.
+        # A sentinel at the end marks where the text ends once the processor has expanded it.
         encoded = self.processor(text=[text + self.end_token], return_offsets_mapping=True)
         ids, offsets = encoded["input_ids"][0], encoded["offset_mapping"][0]
         last = len(ids) - 1 - ids[::-1].index(self.end_id)
@@ -122,21 +122,21 @@ class Chat:
         return ids[:last], [end - stop for _, stop in offsets[:last]]
 
     def action_tokens(self, actions: Iterable[str]) -> list[tuple[int, ...]]:
-        """Tokens of each action as it stands behind the generation prompt, end token included."""
+        """Return the tokens of each action after the generation prompt, end token included."""
         if self.words_stand_alone:
             return [
                 (*(t for word in action.split() for t in self.word_tokens(word)), self.end_id) for action in actions
             ]
-        return [self._tokens_behind_prompt(action) for action in actions]
+        return [self._tokens_after_prompt(action) for action in actions]
 
     def word_tokens(self, word: str) -> tuple[int, ...]:
-        """Tokens of one word of an action; what an action is made of if `words_stand_alone`."""
+        """Return the tokens of one word of an action; they make up the action's if `words_stand_alone`."""
         if word not in self._words:
-            self._words[word] = self._tokens_behind_prompt(word)[:-1]
+            self._words[word] = self._tokens_after_prompt(word)[:-1]
         return self._words[word]
 
-    def _tokens_behind_prompt(self, action: str) -> tuple[int, ...]:
-        # An utterance in front: some tokenizers treat the start of a text differently.
+    def _tokens_after_prompt(self, action: str) -> tuple[int, ...]:
+        # An utterance comes first, since some tokenizers treat the start of a text differently.
         prefix = "".join(self.pieces([_say("user", "a bird")])) + self.generation_prompt
         tokenizer = self.processor.tokenizer
         skip = len(tokenizer(prefix)["input_ids"])
@@ -146,5 +146,5 @@ class Chat:
 
 @lru_cache(maxsize=8)
 def chat(processor: Any) -> Chat:
-    """The one Chat of a processor."""
+    """Return the one Chat of a processor."""
     return Chat(processor)

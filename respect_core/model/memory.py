@@ -1,4 +1,4 @@
-"""Work that a device has no memory for, in smaller pieces."""
+"""Run work in smaller pieces where a device is out of memory."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Of torch's allocator on Linux and elsewhere, and of C++.
+# Messages of torch's allocator on Linux and elsewhere, and of C++.
 _REFUSALS = ("can't allocate memory", "not enough memory", "bad_alloc")
 
 
 def no_room_on_cpu(error: BaseException) -> bool:
-    """Whether the operating system refused memory: a plain RuntimeError of torch's, which its message alone tells."""
+    """Tell whether the operating system refused memory: torch raises a RuntimeError that only its text identifies."""
     refused = isinstance(error, RuntimeError) and any(each in str(error) for each in _REFUSALS)
     return refused or isinstance(error, MemoryError)
 
 
 def no_room(error: BaseException) -> bool:
-    """Whether an accelerator or the operating system refused memory."""
-    import torch  # takes seconds; whoever asks about a CPU alone does without
+    """Tell whether an accelerator or the operating system refused memory."""
+    import torch  # takes seconds, and `no_room_on_cpu` does not need it
 
     return isinstance(error, torch.OutOfMemoryError) or no_room_on_cpu(error)
 
 
 def fitting(work: Callable[[int], T], size: int, unit: str) -> tuple[T, int]:
-    """`work(size)`; where memory does not suffice, again with half the size, down to 1. Says so in the log.
+    """Call `work(size)`; where memory does not suffice, call it again with half the size, down to 1, and log that.
 
     Args:
         work: may be called several times, each time from the beginning.
         unit: what `size` counts, for the log.
 
     Returns:
-        The result, and the size that fitted: what comes next is best begun with it.
+        The result, and the size that fitted: start the next piece of work with it.
 
     Raises:
         torch.OutOfMemoryError, or on a CPU RuntimeError or MemoryError: not even 1 fits.

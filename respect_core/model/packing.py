@@ -1,10 +1,10 @@
-"""Whole games to training batches: one causal pass gives every turn's action log-probability.
+"""Pack whole games into training batches: one causal pass gives every turn's action log-probability.
 
 Deviations from the paper, numbered as they are cited elsewhere:
-1. Images are shuffled once per game and epoch, not once per turn (appendix B.1): the prompt of a game then only
-   grows from turn to turn, and one pass over the whole game scores all its turns exactly.
-2. Other actions for a turn (for KTO's KL term) are scored in the same pass, as branches: tokens at the end of
-   the row that take the positions of the logged action and see the prompt up to it and themselves only.
+1. Images are shuffled once per game and epoch, not once per turn (appendix B.1): then a game's prompt only grows from
+   turn to turn, and one pass over the whole game scores all its turns exactly.
+2. Other actions for a turn (for KTO's KL term) are scored in the same pass, as branches: tokens at the end of the row
+   that take the positions of the logged action and see only the prompt up to it and themselves.
 3. The language model's head runs only where an action token is predicted.
 
 Shapes: B rows (interactions), T tokens a row, N spans (actions with a score) over all rows, S tokens of the longest
@@ -30,13 +30,13 @@ from respect_core.scenario import Scenario
 Row = TypeVar("Row")
 
 ORDINARY = 512
-"""Tokens up to which a row is never long, whatever the others have."""
+"""A row of at most this many tokens never counts as long."""
 PASS_TOKENS = 1 << 16
-"""Most tokens of a pass of several rows, padding included."""
+"""The most tokens of a pass of several rows, padding included."""
 
 
 class GameError(ExpectedError, ValueError):
-    """A game that cannot be scored, whatever else is done. The message names game, turn and remedy."""
+    """A game cannot be scored, and a retry does not help. The message names game, turn and remedy."""
 
     def __init__(self, interaction_id: str, turn: int, reason: str) -> None:
         super().__init__(f"interaction {interaction_id}, turn {turn}: {reason}")
@@ -44,7 +44,7 @@ class GameError(ExpectedError, ValueError):
 
 
 class Key(NamedTuple):
-    """Which action a score belongs to: turns count from 0; an alternative is an action that was not taken."""
+    """The action of a score: turns count from 0; an alternative is an action that was not taken."""
 
     interaction_id: str
     turn: int
@@ -52,12 +52,12 @@ class Key(NamedTuple):
 
 
 def keys(interaction: Interaction) -> list[Key]:
-    """The turns with an action."""
+    """Return the keys of the turns with an action."""
     return [Key(interaction.interaction_id, n) for n, turn in enumerate(interaction.turns) if turn.action is not None]
 
 
 def by_id(interactions: Iterable[Interaction]) -> dict[str, Interaction]:
-    """Interactions by their id. Raises ValueError where two share one: their scores could not be told apart."""
+    """Map interactions by id. Raises ValueError where two share one: their scores could not be told apart."""
     games: dict[str, Interaction] = {}
     for interaction in interactions:
         if games.setdefault(interaction.interaction_id, interaction) is not interaction:
@@ -67,7 +67,7 @@ def by_id(interactions: Iterable[Interaction]) -> dict[str, Interaction]:
 
 @dataclass(frozen=True)
 class Span:
-    """One action's tokens, end token included: `targets[i]` is predicted at the row's token `predictors[i]`."""
+    """The tokens of an action, end token included: `targets[i]` is predicted at the row's token `predictors[i]`."""
 
     turn: int
     alternative: bool
@@ -77,31 +77,31 @@ class Span:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One interaction as tokens. Where the last turn has no action yet, the row ends with the generation prompt."""
+    """An interaction as tokens. Where the last turn has no action yet, the row ends with the generation prompt."""
 
     interaction_id: str
     input_ids: tuple[int, ...]  # [T]
-    position_ids: tuple[int, ...]  # [T]; 0, 1, 2, ... but for branches
+    position_ids: tuple[int, ...]  # [T]; 0, 1, 2, ... except in branches
     images: tuple[str, ...]  # ids in prompt order
     spans: tuple[Span, ...]  # in order of turns, alternatives after all logged actions
 
     def only(self, turns: Collection[int]) -> Encoded:
-        """Scores for these turns alone; the rest stays as context."""
+        """Keep the spans of these turns alone; the rest stays as context."""
         return replace(self, spans=tuple(span for span in self.spans if span.turn in turns))
 
 
 def encode(
     interaction: Interaction, processor: Any, scenario: Scenario, *, alternatives: Mapping[int, str] | None = None
 ) -> Encoded:
-    """Tokens of a whole interaction, with the span of every action.
+    """Tokenise a whole interaction, with the span of every action.
 
     Args:
         processor: the model's; its chat template and tokenizer decide the format.
-        scenario: says what the messages are.
-        alternatives: another action for some turns, scored beside the logged one.
+        scenario: gives the messages.
+        alternatives: another action for some turns, scored in addition to the logged one.
 
     Raises:
-        GameError: more tokens than the base takes; or a token straddles the beginning of an action, so that it cannot
+        GameError: more tokens than the base takes; or a token straddles the beginning of an action, which then cannot
             be scored alone.
     """
     talk = chat(processor)
@@ -109,18 +109,18 @@ def encode(
     pieces = talk.pieces(messages)
     waiting = bool(interaction.turns) and interaction.turns[-1].action is None
     ids, ends = talk.tokens(pieces, generate=waiting)
-    # Characters from the end of the text, as `ends`: unchanged by the expansion of the images in front.
+    # Characters from the end of the text, like `ends`: unchanged by the expansion of earlier images.
     remaining = sum(map(len, pieces)) + (len(talk.generation_prompt) if waiting else 0)
     spans: list[Span] = []
     token = 0
     for message, piece in zip(messages, pieces, strict=True):
         if message["role"] == "assistant":
-            begins = remaining - len(talk.generation_prompt)
-            while ends[token] >= begins:
+            beginning = remaining - len(talk.generation_prompt)
+            while ends[token] >= beginning:
                 token += 1
             stop = ids.index(talk.end_id, token) + 1
             spans.append(Span(len(spans), False, tuple(range(token - 1, stop - 1)), tuple(ids[token:stop])))
-            if ends[token - 1] != begins:
+            if ends[token - 1] != beginning:
                 reason = "a token straddles the beginning of the action; leave the game out"
                 raise GameError(interaction.interaction_id, spans[-1].turn, reason)
         remaining -= len(piece)
@@ -149,16 +149,16 @@ def _require_room(interaction: Interaction, spans: Sequence[Span], tokens: int, 
 def within_budget(
     rows: Sequence[Row], size: Callable[[int], int], length: Callable[[Row], int]
 ) -> Iterator[Sequence[Row]]:
-    """Cut rows into passes, so that a few long ones neither pad all others nor take memory in proportion to them.
+    """Cut rows into passes, so that a few long ones neither pad the others nor multiply their memory.
 
-    Long is a row of more than ORDINARY tokens that has more than twice the median too. The others form passes as if
-    there were no long ones. Those have passes of their own, first, with at most as many tokens as a pass of the others
-    may have.
+    A row is long if it has more than ORDINARY tokens and more than twice the median. The others form passes as if there
+    were no long ones. Long rows come first, in separate passes with at most as many tokens as a pass of the others may
+    have.
 
     Args:
         rows: in order of length, either way; the order stays.
-        size: most rows of a pass, from how many rows share the passes.
-        length: tokens of a row.
+        size: gives the most rows of a pass for this many rows.
+        length: gives the tokens of a row.
     """
     if not rows:
         return
@@ -179,8 +179,11 @@ def within_budget(
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Rows padded on the right. Without branches mask and positions are None: plain causal attention is exact, since
-    no real token sees the padding behind it, and the fastest kernels apply."""
+    """Rows padded on the right.
+
+    Without branches mask and positions are None: plain causal attention is exact, since no real token sees the padding
+    after it, and the fastest kernels apply.
+    """
 
     input_ids: Tensor  # [B, T]
     position_ids: Tensor | None  # [B, T]
@@ -194,9 +197,9 @@ class PackedBatch:
 
 
 def collate(encoded: Sequence[Encoded], pad: int) -> PackedBatch:
-    """One batch from rows, best of similar length; `pad` is the padding token.
+    """Collate rows, best of similar length, into a batch; `pad` is the padding token.
 
-    Rows without a span and tokens behind the last score are left out.
+    Rows without a span and tokens after the last score are left out.
     """
     encoded = [row for row in encoded if row.spans]
     used = [1 + max(max(span.predictors) for span in row.spans) for row in encoded]
@@ -213,8 +216,8 @@ def collate(encoded: Sequence[Encoded], pad: int) -> PackedBatch:
             for span in row.spans:
                 if span.alternative and len(span.predictors) > 1:
                     first, start, stop = span.predictors[0], span.predictors[1], span.predictors[-1] + 1
-                    mask[index, 0, start:stop, first + 1 : start] = False  # the branch: prompt and itself
-                    mask[index, 0, stop:, start:stop] = False  # nobody else sees it
+                    mask[index, 0, start:stop, first + 1 : start] = False  # the branch sees the prompt and itself
+                    mask[index, 0, stop:, start:stop] = False  # no other token sees it
     spans = [(index, row.interaction_id, span) for index, row in enumerate(encoded) for span in row.spans]
     return PackedBatch(
         input_ids=ids,
@@ -231,18 +234,18 @@ def collate(encoded: Sequence[Encoded], pad: int) -> PackedBatch:
 
 @dataclass(frozen=True)
 class SpanScores:
-    """Scores of action tokens, zero where `mask` is False. `keys[n]` says which action row n is."""
+    """The scores of action tokens, zero where `mask` is False. `keys[n]` is the action of row n."""
 
     keys: tuple[Key, ...]
     mask: Tensor  # [N, S] bool
     logp: Tensor  # [N, S] log-probability of each action token
-    correct: Tensor  # [N, S] bool: it is the most probable one
+    correct: Tensor  # [N, S] bool: whether the token is the most probable one
     entropy: Tensor | None  # [N, S] of the token distribution
     mean_logp: Tensor | None  # [N, S] mean log-probability over the vocabulary, for label smoothing
 
 
 def span_logits(model: Any, batch: PackedBatch, features: VisionFeatures) -> Tensor:
-    """Logits [M, V] in fp32 at the positions that predict the batch's action tokens. Differentiable."""
+    """Return logits [M, V] in fp32 at the positions that predict the batch's action tokens. Differentiable."""
     whole = inner(model)
     device = whole.device
     if not batch.keys:
@@ -265,10 +268,10 @@ def span_logits(model: Any, batch: PackedBatch, features: VisionFeatures) -> Ten
 def score(
     model: Any, batch: PackedBatch, features: VisionFeatures, *, with_entropy: bool = False, with_mean: bool = False
 ) -> SpanScores:
-    """Log-probabilities of every action token of a batch in one pass. Differentiable.
+    """Score every action token of a batch in one pass. Differentiable.
 
     Args:
-        model: a view of the features' base, with adapters or without, in training or evaluation mode.
+        model: a view of the features' base, with or without adapters, in training or evaluation mode.
         with_entropy: compute `entropy` too.
         with_mean: compute `mean_logp` too.
     """
@@ -290,6 +293,6 @@ def score(
 
 
 def span_mask(batch: PackedBatch) -> Tensor:
-    """[N, S]: which places of a span table hold a token; row-major, they are the M action tokens in order."""
+    """Return which places [N, S] of a span table hold a token; row by row they are the M action tokens in order."""
     lengths = torch.tensor(batch.lengths, dtype=torch.long)
     return torch.arange(max(batch.lengths, default=0)) < lengths[:, None]

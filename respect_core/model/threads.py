@@ -1,8 +1,8 @@
-"""Passes beside each other on a CPU, each on a core of its own.
+"""Run model passes in parallel on a CPU, one single-threaded pass per core.
 
-One small matrix product on two cores takes more than half of the time that it takes on one: threads wait for each
-other after every layer. Two passes on a core each wait for nobody. An accelerator has its own ways, and gets one
-pass after the other.
+A small matrix product on two cores takes more than half the time that it takes on one: threads wait for each other
+after every layer. Two passes on a core each do not wait. An accelerator parallelises by itself, and runs one pass at a
+time.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def each(
+def map_parallel(
     work: Callable[[Item], Result], items: Iterable[Item], device: torch.device, *, together: bool = True
 ) -> Iterator[Result]:
-    """`work` of every item, in their order; on a CPU as many at once as torch has threads, if they go `together`.
+    """Yield `work` of every item, in order; on a CPU in as many threads as torch has, unless not `together`.
 
-    Without gradients, unless `work` enables them. Exhaust it or close it: torch has one thread for an operation until
-    then. Items are taken as they are needed; one that is known to be alone has all threads. Raises what `work` raises.
+    Gradients are off unless `work` enables them. Exhaust or close the iterator: until then torch runs each operation in
+    one thread. Items are taken as needed; the only item of a sequence gets all threads. Raises what `work` raises.
     """
     threads = torch.get_num_threads()
     inference = torch.is_inference_mode_enabled()
 
     def run(item: Item) -> Result:
-        with torch.inference_mode() if inference else torch.no_grad():  # both are a thread's own
+        with torch.inference_mode() if inference else torch.no_grad():  # both hold for one thread
             return work(item)
 
-    alone = isinstance(items, Sequence) and len(items) == 1
-    if at_once(device) == 1 or alone or not together:
+    single = isinstance(items, Sequence) and len(items) == 1
+    if parallel_passes(device) == 1 or single or not together:
         yield from map(run, items)
         return
     one_thread = partial(torch.set_num_threads, 1)
-    with _threads_put_back(threads), ThreadPoolExecutor(threads, initializer=one_thread) as pool:
+    with _restore_threads(threads), ThreadPoolExecutor(threads, initializer=one_thread) as pool:
         running: deque[Future[Result]] = deque()
         try:
             for item in items:
@@ -54,37 +54,40 @@ def each(
                 future.cancel()
 
 
-def shares(items: Sequence[Item], most: int, device: torch.device) -> Iterator[Sequence[Item]]:
-    """Slices of so many items at most; on a CPU, of few enough that every core has one."""
-    size = share(len(items), most, device)
+def split_across_cores(items: Sequence[Item], most: int, device: torch.device) -> Iterator[Sequence[Item]]:
+    """Yield slices of at most `most` items; on a CPU, small enough that every core has one."""
+    size = batch_size(len(items), most, device)
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def share(count: int, most: int, device: torch.device) -> int:
-    """How many of `count` items a slice of `shares` has."""
-    return max(1, min(most, -(-count // at_once(device))))
+def batch_size(count: int, most: int, device: torch.device) -> int:
+    """Return how many of `count` items a slice of `split_across_cores` has."""
+    return max(1, min(most, -(-count // parallel_passes(device))))
 
 
-def even(count: int, most: int, device: torch.device, processes: int = 1) -> int:
-    """How many of `count` items make a slice, so that no slice has more than `most` and every core has as many slices.
+def balanced_batch_size(count: int, most: int, device: torch.device, processes: int = 1) -> int:
+    """Return how many of `count` items make a slice of at most `most`, so that all cores have equally many slices.
 
-    On an accelerator, `most`. `processes`: so many share the items, each with as many cores as this one.
+    On an accelerator, return `most`.
+
+    Args:
+        processes: how many processes share the items, each with as many cores as this one.
     """
-    threads = at_once(device) * (processes if device.type == "cpu" else 1)
+    threads = parallel_passes(device) * (processes if device.type == "cpu" else 1)
     if threads == 1:
         return most
     slices = threads * -(-count // (most * threads))
     return max(1, -(-count // max(1, slices)))
 
 
-def at_once(device: torch.device) -> int:
-    """How many passes run beside each other."""
+def parallel_passes(device: torch.device) -> int:
+    """Return how many passes run in parallel."""
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
 @contextmanager
-def _threads_put_back(threads: int) -> Iterator[None]:
-    """Puts back how many threads an operation has: a part of that setting belongs to the process."""
+def _restore_threads(threads: int) -> Iterator[None]:
+    """Restore the number of threads of an operation at the end: in part it is a setting of the process."""
     try:
         yield
     finally:

@@ -1,12 +1,11 @@
-"""Frozen vision: the tower's output for each image, computed once.
+"""Compute the frozen vision tower's output once for each image.
 
 Deviations from the paper, numbered as they are cited elsewhere:
 1. The vision tower runs once per image, not once per image, turn and epoch. It is frozen under the paper's adapter
-   placement, so nothing changes in value. What is kept is the tower's output; the connector behind it carries
-   LoRA and runs every time.
+   placement, so no value changes. The tower's output is cached; the connector after it has LoRA and runs every time.
 2. Within one batch the connector runs once per distinct image, so that two games with the same image share its
    dropout mask.
-Under the enhanced placement (appendix D) the tower is the policy's own; then it runs every time, on cached pixels.
+Under the enhanced placement (appendix D) the tower belongs to the policy; then it runs every time, on cached pixels.
 
 Shapes: U distinct images, P patches an image, D tower width, L image tokens, H text width.
 """
@@ -39,7 +38,7 @@ class VisionFeatures:
     Args:
         base: whose tower to use.
         images: picture by image id; read when first needed.
-        cache_dir: keep tower outputs there too, one file an image, named by the content of base and picture.
+        cache_dir: folder to cache tower outputs in too, one file per image, named by a hash of base and picture.
         batch_size: images in one pass of the tower.
     """
 
@@ -59,11 +58,9 @@ class VisionFeatures:
     def encoder_outputs(
         self, model: Any, images: Sequence[Sequence[str]]
     ) -> dict[str, BaseModelOutputWithPooling] | None:
-        """Return what the model's forward takes as `mm_encoder_outputs`, for a batch of image ids in prompt order.
+        """Return the argument `mm_encoder_outputs` of the model's forward, for a batch of image ids in prompt order.
 
-        None where there are no images.
-
-        Differentiable with respect to the adapters of `model`, a view of the base.
+        None where there are no images. Differentiable with respect to the adapters of `model`, a view of the base.
 
         Raises:
             KeyError: an unknown image id.
@@ -82,27 +79,29 @@ class VisionFeatures:
 
     @torch.no_grad()
     def connected(self, model: Any, images: Iterable[str]) -> VisionFeatures:
-        """These images' features for this model alone, while its weights stand still: the connector runs here, once
-        for each image, and no more."""
+        """Return the features of these images for this model alone, as long as its weights do not change.
+
+        The connector runs here, once for each image, and no more after that.
+        """
         distinct = list(dict.fromkeys(images))
-        found: dict[str, Tensor] = {}
-        batches = list(threads.shares(distinct, self._batch_size, self._base.device))
+        tokens: dict[str, Tensor] = {}
+        batches = list(threads.split_across_cores(distinct, self._batch_size, self._base.device))
         self.ready(model, distinct)
         for batch, tokens_ULH in zip(
-            batches, threads.each(partial(self._connect, model), batches, self._base.device), strict=True
+            batches, threads.map_parallel(partial(self._connect, model), batches, self._base.device), strict=True
         ):
-            found.update(zip(batch, tokens_ULH, strict=True))
+            tokens.update(zip(batch, tokens_ULH, strict=True))
         result = copy.copy(self)
-        result._connected = found
+        result._connected = tokens
         return result
 
     def ready(self, model: Any, images: Iterable[str]) -> None:
-        """Compute what `model` will take from the tower as it is kept: nothing where it trains the tower."""
+        """Prepare the tower outputs that `model` will use: none where it trains the tower."""
         if not self._differs(inner(model).model.vision_model):
             self.prepare(images)
 
     def _connect(self, model: Any, distinct: Sequence[str]) -> Tensor:
-        """Image tokens [U, L, H] under this model's connector."""
+        """Return image tokens [U, L, H] under this model's connector."""
         backbone = inner(model).model
         if self._differs(backbone.vision_model):
             tower = self._run(backbone.vision_model, distinct)
@@ -117,7 +116,7 @@ class VisionFeatures:
 
     @torch.no_grad()
     def prepare(self, images: Iterable[str]) -> None:
-        """Compute (or read from the cache directory) what is not there yet."""
+        """Compute the missing tower outputs, or read them from the cache directory."""
         missing = [image for image in dict.fromkeys(images) if image not in self._tower]
         device = self._base.device
         files = {image: self._file(image) for image in missing} if self._cache_dir else {}
@@ -134,17 +133,17 @@ class VisionFeatures:
                     _write(files[image], output_PD)
 
     def pooled(self, images: Iterable[str]) -> dict[str, Tensor]:
-        """The frozen tower's output averaged over the patches of each image [D]: how alike images look, for metrics.
+        """Average the frozen tower's output over each image's patches [D], for metrics of how alike images look.
 
         Raises:
             KeyError: an unknown image id.
         """
-        wanted = list(dict.fromkeys(images))
-        self.prepare(wanted)
-        return {image: self._tower[image].float().mean(0).cpu() for image in wanted}
+        distinct = list(dict.fromkeys(images))
+        self.prepare(distinct)
+        return {image: self._tower[image].float().mean(0).cpu() for image in distinct}
 
     def _run(self, tower: Any, images: Sequence[str], *, keep_pixels: bool = True) -> list[Tensor]:
-        """Tower outputs [P, D] in order; images of one size in one pass, so that none needs padding."""
+        """Return tower outputs [P, D] in order; images of one size share a pass, so that none needs padding."""
         pixels = {image: self._load(image, keep_pixels) for image in images}
         outputs: dict[str, Tensor] = {}
         for group in _by_shape(pixels):
@@ -158,14 +157,14 @@ class VisionFeatures:
         encoded = self._base.processor.image_processor([[self._picture(image)]], return_tensors="pt")
         pixels = encoded["pixel_values"][0, 0]
         if not pixels.any():
-            # Idefics2 drops such images from its batch, and every later one would take its neighbour's place.
+            # Idefics2 drops such images from its batch, and each later one would move up a place.
             raise ValueError(f"image {image!r} is all zero after preprocessing; the model takes it for padding")
         if keep:
             self._pixels[image] = pixels
         return pixels
 
     def _differs(self, tower: Any) -> bool:
-        """Whether a view's tower is not the base's own: it carries adapters, or has them folded in (`lora.merged`)."""
+        """Tell whether a view's tower is not the base's own: it has adapters, also folded in (`lora.merged`)."""
         own, its = (list(each.parameters()) for each in (inner(self._base.model).model.vision_model, tower))
         return len(own) != len(its) or any(one is not other for one, other in zip(own, its, strict=True))
 
@@ -192,7 +191,7 @@ def _by_shape(pixels: Mapping[str, Tensor]) -> Iterator[list[str]]:
 
 
 def _write(file: Path, tower: Tensor) -> None:
-    """Whole or not at all: several processes may fill one cache."""
+    """Write a file whole or not at all: several processes may fill one cache."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(dir=file.parent)
     os.close(handle)

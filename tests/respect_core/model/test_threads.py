@@ -1,4 +1,4 @@
-"""Passes on a core each: results, order, modes and settings are those of a plain loop."""
+"""Check that parallel passes have the results, order, modes and settings of a plain loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def test_results_come_in_order_and_the_setting_comes_back(threads: int) -> None:
-    assert list(cores.each(lambda n: n * n, range(20), CPU)) == [n * n for n in range(20)]
+    assert list(cores.map_parallel(lambda n: n * n, range(20), CPU)) == [n * n for n in range(20)]
     assert torch.get_num_threads() == threads
 
 
@@ -34,7 +34,7 @@ def test_as_many_at_once_as_there_are_threads_with_one_each(threads: int) -> Non
         together.wait()
         return torch.get_num_threads()
 
-    assert set(cores.each(work, range(2 * threads), CPU)) == {1}
+    assert set(cores.map_parallel(work, range(2 * threads), CPU)) == {1}
 
 
 def test_items_are_taken_as_they_are_needed(threads: int) -> None:
@@ -46,7 +46,7 @@ def test_items_are_taken_as_they_are_needed(threads: int) -> None:
             taken += 1
             yield n
 
-    results = cores.each(lambda n: n, items(), CPU)
+    results = cores.map_parallel(lambda n: n, items(), CPU)
     for _ in range(10):
         next(results)
     assert taken <= 10 + threads + 1
@@ -62,7 +62,7 @@ def test_no_gradients_inside_and_the_callers_mode_outside(threads: int, inferenc
         return weight * n, torch.is_inference_mode_enabled()
 
     with torch.inference_mode(inference):
-        for product, mode in cores.each(work, range(4), CPU):
+        for product, mode in cores.map_parallel(work, range(4), CPU):
             assert not product.requires_grad and mode == inference
             assert torch.is_grad_enabled() != inference
 
@@ -73,7 +73,7 @@ def test_what_work_raises_is_raised_and_the_setting_comes_back(threads: int) -> 
             raise ArithmeticError("three")
         return n
 
-    results = cores.each(work, range(10), CPU)
+    results = cores.map_parallel(work, range(10), CPU)
     assert [next(results), next(results), next(results)] == [0, 1, 2]
     with pytest.raises(ArithmeticError, match="three"):
         next(results)
@@ -81,7 +81,7 @@ def test_what_work_raises_is_raised_and_the_setting_comes_back(threads: int) -> 
 
 
 def test_an_accelerator_gets_one_item_after_the_other(threads: int) -> None:
-    ids = set(cores.each(lambda _: threading.get_ident(), range(6), torch.device("meta")))
+    ids = set(cores.map_parallel(lambda _: threading.get_ident(), range(6), torch.device("meta")))
     assert ids == {threading.get_ident()}
 
 
@@ -90,7 +90,7 @@ def test_shares_are_small_enough_that_every_core_has_one(count: int, most: int, 
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        shares = list(cores.shares(range(count), most, CPU))
+        shares = list(cores.split_across_cores(range(count), most, CPU))
     finally:
         torch.set_num_threads(before)
     assert [len(share) for share in shares] == sizes
@@ -98,4 +98,4 @@ def test_shares_are_small_enough_that_every_core_has_one(count: int, most: int, 
 
 
 def test_shares_of_an_accelerator_are_as_large_as_they_may_be() -> None:
-    assert [len(share) for share in cores.shares(range(9), 4, torch.device("meta"))] == [4, 4, 1]
+    assert [len(share) for share in cores.split_across_cores(range(9), 4, torch.device("meta"))] == [4, 4, 1]
