@@ -17,17 +17,13 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("respect_core", "tasks", "flows", "deployments")
 EXEMPT = frozenset(
     {
-        "respect_core",  # the modules at its top
         "respect_core.acting",
         "respect_core.feedback",
         "respect_core.learning",
-        "respect_core.log",
         "respect_core.measuring",
-        "respect_core.model",
         "respect_core.release",
         "respect_core.reporting",
         "respect_core.scenarios",
-        "respect_core.store",
         "respect_core.training_data",
     }
 )
