@@ -24,9 +24,6 @@ EXEMPT = frozenset(
         "respect_core.log",
         "respect_core.measuring",
         "respect_core.model",
-        "respect_core.release",
-        "respect_core.reporting",
-        "respect_core.scenarios",
         "respect_core.store",
         "respect_core.training_data",
     }
