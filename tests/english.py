@@ -21,9 +21,6 @@ EXEMPT = frozenset(
         "respect_core.feedback",
         "respect_core.learning",
         "respect_core.measuring",
-        "respect_core.release",
-        "respect_core.reporting",
-        "respect_core.scenarios",
         "respect_core.training_data",
     }
 )

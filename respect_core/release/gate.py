@@ -1,8 +1,8 @@
-"""The gate: whether a candidate may take the place of the deployed policy. Pure: from evidence to a verdict.
+"""Decide whether a candidate may replace the deployed policy: from evidence to a verdict, without side effects.
 
-Exact match is compared turn by turn on the same validation games. Turns of a game depend on each other, so the
-bootstrap draws games: a candidate is refused when with the given confidence it loses more than the margin, and not
-because a few turns of a small set fell out differently.
+Exact match is compared turn by turn on the same validation games. The turns of a game depend on each other, so the
+bootstrap resamples games: a candidate is refused when it loses more than the margin with the given confidence, and
+not because a few turns of a small set happened to come out differently.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ Figures = dict[str, float | int | str]
 
 @dataclass(frozen=True)
 class GateConfig:
-    """What the gate asks for. All shares lie between 0 and 1."""
+    """The gate's requirements. Shares lie between 0 and 1."""
 
-    margin: float = 0.0  # loss of exact match that is allowed even where it is certain
-    confidence: float = 0.95  # one-sided, of a loss being certain
+    margin: float = 0.0  # loss of exact match that is allowed even when it is certain
+    confidence: float = 0.95  # one-sided, that a loss is real
     resamples: int = 10_000  # of the validation games
-    min_games: int = 10  # fewer validation games tell nothing
-    min_feedback_turns: int = 100  # of turns with feedback that it learned from; with fewer, what it learned is chance
+    min_games: int = 10  # fewer validation games say nothing
+    min_feedback_turns: int = 100  # with feedback that it learned from; with fewer, what it learned is chance
     illegal_cap: float = 0.01  # illegal greedy actions per validation turn: less than this
     user_share_cap: float = 0.2  # of the turns with feedback that it learned from, by any one user: at most this
     seed: int = 0  # of the resampling
 
 
 def standard() -> GateConfig:
-    """The gate of every profile without one of its own."""
+    """Return the gate of every profile that has none of its own."""
     return GateConfig()
 
 
 def tiny() -> GateConfig:
-    """For the embedded model, which writes illegal actions in a few of a hundred turns when nothing constrains it.
+    """Return the gate of the embedded model, which writes a few illegal actions per hundred turns when unconstrained.
 
-    Deployments constrain it, so that none reaches a user; the cap only tells a model that forgot the language.
+    Deployments constrain it, so that no illegal action reaches a user; the cap only catches a model that forgot the
+    language.
     """
     return replace(standard(), illegal_cap=0.1)
 
@@ -47,18 +48,18 @@ GATES: dict[str, Callable[[], GateConfig]] = {"tiny": tiny}
 
 
 def gate(profile: str) -> GateConfig:
-    """The gate of a profile."""
+    """Return a profile's gate."""
     return GATES.get(profile, standard)()
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the gate looks at in one policy.
+    """What the gate knows about one policy.
 
     `right`: whether the greedy action was the validation turn's. `illegal_actions`: how many of the greedy actions on
     these turns were illegal. `learned`: turns with feedback that it learned from, by user. `unusable`: why the adapter
-    does not load or act, or that nobody knows what it learned from; empty where all is well. `adapter_hash`: its
-    weights by content; two policies that have the same are one.
+    does not load or act, or that there is no record of what it learned from; empty where all is well. `adapter_hash`:
+    hash of its weights; two policies with the same hash are one.
     """
 
     policy: str
@@ -71,7 +72,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reasons`: of a refusal, what speaks against the candidate; of a promotion, what was found."""
+    """The gate's decision.
+
+    `reasons`: for a refusal, what speaks against the candidate; for a promotion, all findings.
+    """
 
     promote: bool
     reasons: tuple[str, ...]
@@ -86,7 +90,7 @@ class _Finding:
 
 
 def judge(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Verdict:
-    """Whether the candidate may be deployed, and why.
+    """Judge whether the candidate may be deployed, and why.
 
     Raises:
         ValueError: the policies were not validated on the same turns, or the deployed one does not act.
@@ -104,16 +108,20 @@ def judge(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Verdic
             f"{len(deployed.right)}, which must be the same and some; validate both on one game set"
         )
     if candidate.adapter_hash and candidate.adapter_hash == deployed.adapter_hash:
-        same = f"{candidate.policy} has the weights of {deployed.policy}, which is deployed: it learned nothing since"
-        return Verdict(False, (same,), {})
-    found = [*_exact_match(candidate, deployed, config), _illegal(candidate, config), *_learned(candidate, config)]
-    promote = all(each.passed for each in found)
-    reasons = tuple(each.sentence for each in found if promote or not each.passed)
-    return Verdict(promote, reasons, {name: value for each in found for name, value in each.figures.items()})
+        reason = f"{candidate.policy} has the weights of {deployed.policy}, which is deployed: it learned nothing since"
+        return Verdict(False, (reason,), {})
+    findings = [
+        *_exact_match(candidate, deployed, config),
+        _illegal(candidate, config),
+        *_training_data(candidate, config),
+    ]
+    promote = all(each.passed for each in findings)
+    reasons = tuple(each.sentence for each in findings if promote or not each.passed)
+    return Verdict(promote, reasons, {name: value for each in findings for name, value in each.figures.items()})
 
 
 def difference(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Estimate:
-    """Exact match of the candidate minus that of the deployed policy, per turn.
+    """Return the candidate's exact match minus that of the deployed policy, per turn.
 
     Each end of its interval bounds the difference from one side with `config.confidence`.
     """
@@ -122,7 +130,7 @@ def difference(candidate: Evidence, deployed: Evidence, config: GateConfig) -> E
     for (game, turn), right in sorted(candidate.right.items()):
         sums[game] = sums.get(game, 0) + right - deployed.right[game, turn]
         turns[game] = turns.get(game, 0) + 1
-    level = 2 * config.confidence - 1  # as much beyond either end as one side may have
+    level = 2 * config.confidence - 1  # two-sided: each tail holds 1 - confidence
     return ratio(list(sums.values()), list(turns.values()), resamples=config.resamples, seed=config.seed, level=level)
 
 
@@ -133,19 +141,19 @@ def _exact_match(candidate: Evidence, deployed: Evidence, config: GateConfig) ->
         yield _Finding(False, sentence, {"validation_games": games})
         return
     ours, theirs = (sum(each.right.values()) / turns for each in (candidate, deployed))
-    found = difference(candidate, deployed, config)
-    passed = found.high >= -config.margin
+    change = difference(candidate, deployed, config)
+    passed = change.high >= -config.margin
     sentence = (
         f"exact match {ours:.1%} on {turns} turns of {games} games against {theirs:.1%} of {deployed.policy}: "
-        f"{found.value:+.1%}, with {config.confidence:.0%} confidence at most {found.high:+.1%}, "
+        f"{change.value:+.1%}, with {config.confidence:.0%} confidence at most {change.high:+.1%}, "
         f"{'within' if passed else 'beyond'} the allowed loss of {config.margin:.1%}"
     )
     figures: Figures = {
         "exact_match": ours,
         "deployed_exact_match": theirs,
-        "difference": found.value,
-        "difference_at_least": found.low,
-        "difference_at_most": found.high,
+        "difference": change.value,
+        "difference_at_least": change.low,
+        "difference_at_most": change.high,
         "validation_turns": turns,
         "validation_games": games,
     }
@@ -163,7 +171,7 @@ def _illegal(candidate: Evidence, config: GateConfig) -> _Finding:
     return _Finding(passed, sentence, {"illegal_actions": candidate.illegal_actions, "illegal_share": share})
 
 
-def _learned(candidate: Evidence, config: GateConfig) -> Iterator[_Finding]:
+def _training_data(candidate: Evidence, config: GateConfig) -> Iterator[_Finding]:
     total = sum(candidate.learned.values())
     if total < config.min_feedback_turns:
         sentence = (

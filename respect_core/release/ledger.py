@@ -1,8 +1,8 @@
-"""The ledger of promotions: which version of a model was put in front of users, when, by whom and on what evidence.
+"""Record promotions: which version of a model was put in front of users, when, by whom and on what evidence.
 
-``promotions/<model>/000001.json``, 000002, ...: one immutable object an entry. Entry n+1 is made only if nobody has
-made it before, so that of two who act at once one wins and the other is told. What is deployed follows from the entries
-alone: a promotion puts a version on top of those before it, a rollback takes the top one off.
+``promotions/<model>/000001.json``, 000002, ...: one immutable object per entry. Entry n+1 is created only if it does
+not exist yet, so that of two simultaneous writers one wins and the other gets an error. What is deployed follows from
+the entries alone: a promotion pushes a version on top of those before it, a rollback pops the top one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from respect_core.versions import code_version
 
 
 class LedgerError(ExpectedError, ValueError):
-    """The ledger does not allow it, or cannot be read. The message names model, entry and remedy."""
+    """A forbidden operation or an unreadable ledger. The message names model, entry and remedy."""
 
 
 class Action(StrEnum):
@@ -30,7 +30,7 @@ class Action(StrEnum):
 
 
 class Entry(BaseModel):
-    """One change of what is deployed. Versions are written as 'respect.b-fft/3'."""
+    """A change of the deployed version. Versions are written as 'respect.b-fft/3'."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,7 +43,7 @@ class Entry(BaseModel):
     actor: str
     reason: str = ""
     time: str  # ISO 8601, UTC
-    evidence: dict[str, Any] = {}  # figures, reasons, gate, data hash, validation set; of a rollback none
+    evidence: dict[str, Any] = {}  # figures, reasons, gate, data hash, validation set; empty for a rollback
     code_version: str
 
     def to_bytes(self) -> bytes:
@@ -51,17 +51,17 @@ class Entry(BaseModel):
 
 
 def key(model: str, number: int) -> str:
-    """Where an entry lies."""
+    """Return the key of an entry."""
     return f"promotions/{model}/{number:06}.json"
 
 
 def entries(store: Store, model: str) -> list[Entry]:
-    """All entries of a model, the first first.
+    """Return all entries of a model, oldest first.
 
     Raises:
         LedgerError: an entry is missing or cannot be read.
     """
-    found = []
+    history = []
     for number, name in enumerate(store.keys(f"promotions/{model}/"), start=1):
         if name != key(model, number):
             raise LedgerError(f"{store.uri}/{name}: expected entry {number}; restore {key(model, number)}")
@@ -75,22 +75,25 @@ def entries(store: Store, model: str) -> list[Entry]:
             ) from None
         if (entry.model, entry.number) != (model, number):
             raise LedgerError(f"{store.uri}/{name}: holds entry {entry.number} of {entry.model}; restore it")
-        found.append(entry)
-    return found
+        history.append(entry)
+    return history
 
 
 def models(store: Store) -> list[str]:
-    """Models that have entries."""
+    """Return the models that have entries."""
     return sorted({name.split("/")[1] for name in store.keys("promotions/")})
 
 
 def last(store: Store, model: str) -> Entry | None:
-    """The entry that says what is deployed; None before the first. Raises LedgerError as `entries` does."""
+    """Return the newest entry, which says what is deployed; None if there is none.
+
+    Raises LedgerError as `entries` does.
+    """
     return next(reversed(entries(store, model)), None)
 
 
 def promotion(history: Sequence[Entry], model: str, **fields: Any) -> Entry:
-    """The entry, to be appended, that puts a version in the place of another.
+    """Make the entry for a promotion, to be appended.
 
     Args:
         fields: of Entry: from_version, to_version, adapter_hash, actor, reason, evidence.
@@ -99,34 +102,34 @@ def promotion(history: Sequence[Entry], model: str, **fields: Any) -> Entry:
 
 
 def to_roll_back(history: Sequence[Entry], model: str) -> Entry:
-    """The promotion that a rollback takes back: the newest that stands. Before it, its `from_version` was deployed.
+    """Return the promotion that a rollback undoes: the newest in force. It replaced its `from_version`.
 
     Raises:
-        LedgerError: none stands.
+        LedgerError: none is in force.
     """
-    standing: list[Entry] = []
+    in_force: list[Entry] = []
     for entry in history:
         if entry.action is Action.PROMOTE:
-            standing.append(entry)
-        elif standing:
-            standing.pop()
-    if not standing:
+            in_force.append(entry)
+        elif in_force:
+            in_force.pop()
+    if not in_force:
         raise LedgerError(f"{model}: no promotion to roll back; `respect ledger` shows what was deployed")
-    return standing[-1]
+    return in_force[-1]
 
 
 def rollback(history: Sequence[Entry], model: str, *, adapter_hash: str, actor: str, reason: str = "") -> Entry:
-    """The entry, to be appended, that puts back what was deployed before the newest promotion that stands.
+    """Make the entry, to be appended, that restores what was deployed before the newest promotion in force.
 
     Args:
-        adapter_hash: of the version that comes back, `to_roll_back(...).from_version`.
+        adapter_hash: of the restored version, `to_roll_back(...).from_version`.
 
     Raises:
-        LedgerError: no promotion stands, or the version was deployed earlier with another adapter.
+        LedgerError: no promotion is in force, or the version was deployed earlier with another adapter.
     """
-    undone = to_roll_back(history, model)
+    promoted = to_roll_back(history, model)
     for entry in history:
-        if entry.to_version == undone.from_version and entry.adapter_hash != adapter_hash:
+        if entry.to_version == promoted.from_version and entry.adapter_hash != adapter_hash:
             raise LedgerError(
                 f"{entry.to_version} had adapter {entry.adapter_hash} in entry {entry.number} and has {adapter_hash} "
                 "now: the registry was changed or replaced; restore it, or promote another version"
@@ -135,8 +138,8 @@ def rollback(history: Sequence[Entry], model: str, *, adapter_hash: str, actor: 
         history,
         model,
         action=Action.ROLLBACK,
-        from_version=undone.to_version,
-        to_version=undone.from_version,
+        from_version=promoted.to_version,
+        to_version=promoted.from_version,
         adapter_hash=adapter_hash,
         actor=actor,
         reason=reason,
@@ -144,10 +147,10 @@ def rollback(history: Sequence[Entry], model: str, *, adapter_hash: str, actor: 
 
 
 def append(store: Store, entry: Entry) -> None:
-    """Commit an entry. Appending the very same entry again changes nothing, so that a request may be repeated.
+    """Append an entry. Appending the very same entry again changes nothing, so that a request may be repeated.
 
     Raises:
-        LedgerError: somebody else has made the entry of that number.
+        LedgerError: another writer has appended an entry of that number.
     """
     name, data = key(entry.model, entry.number), entry.to_bytes()
     if store.put_if_absent(name, data) or store.read(name) == data:

@@ -1,10 +1,10 @@
-"""What each registered adapter learned from, kept for good: from a version to its data, and from a turn or user back.
+"""Record permanently what each registered adapter learned from, and query it by version, turn or user.
 
-``lineage/<model>/<version>.parquet``: one immutable object a version, with a row for each turn of its training set and
-a description (`Lineage`) in the file's metadata. Tables are replaced when they are made anew; this is not, so that it
+``lineage/<model>/<version>.parquet``: one immutable object per version, with a row for each turn of its training set
+and a description (`Lineage`) in the file's metadata. Tables are replaced when they are rebuilt; lineage is not, so it
 names every input by the hash that it had.
 
-A user is a pseudonym. Turns of D0, which a round rehearses, count by the game that they were copied from.
+A user is a pseudonym. Turns of D0, which a round rehearses, count towards the game that they were copied from.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ LEARNED_SCHEMA = pa.schema(
     [
         pa.field("interaction_id", pa.string(), nullable=False),
         pa.field("turn", pa.int32(), nullable=False),
-        pa.field("user", pa.string()),  # null where no log of the game is left
+        pa.field("user", pa.string()),  # null where the game's log no longer exists
         pa.field("label", pa.int8()),  # null: context only
         pa.field("source", pa.string(), nullable=False),  # round | rehearsal | undo | clear
     ]
 )
 _DESCRIPTION = b"lineage"
 _TURNS = re.compile(r"turns/round=(?P<round>\d+)/variant=(?P<variant>[^/]+)/_manifest\.json")
-_COPY = r"~(undo|clear)\d+$"  # ends the ids of games that augmentation copied (respect_core.training_data.rehearsal)
+_COPY = r"~(undo|clear)\d+$"  # suffix of the ids of augmented copies (respect_core.training_data.rehearsal)
 
 
 class LineageError(ExpectedError, ValueError):
-    """What an adapter learned from cannot be told. The message names version and remedy."""
+    """A version whose training data cannot be determined. The message names version and remedy."""
 
 
 class _Json(BaseModel):
@@ -53,9 +53,9 @@ class _Json(BaseModel):
 
 
 class Source(_Json):
-    """Something that a training set was made from: a table's manifest or a game set, by hash, and what is behind it.
+    """An input of a training set, such as a table's manifest or a game set, by hash, and that input's own inputs.
 
-    `decoder` of a feedback table; `logs` of a turns table. Both are empty where the table was made anew before the
+    `decoder` of a feedback table; `logs` of a turns table. Both are empty where the table was rebuilt before the
     version was registered.
     """
 
@@ -65,9 +65,9 @@ class Source(_Json):
 
 
 class Lineage(_Json):
-    """Where a version comes from. Versions are written as 'respect.b-fft/3'.
+    """The origin of a version. Versions are written as 'respect.b-fft/3'.
 
-    `parent`: the version before it; `continued`: whether its weights go on from the parent's.
+    `parent`: the version before it; `continued`: whether training started from the parent's weights.
     """
 
     version: str
@@ -86,9 +86,10 @@ class Lineage(_Json):
 
 @dataclass(frozen=True)
 class Learned:
-    """A version that learned from what was asked for. `turns`: interaction id, turn, label, source of each.
+    """A version that learned from the requested data. `turns`: interaction id, turn, label, source of each.
 
-    `through`: the ancestor whose weights it goes on from, where it did not itself learn from it.
+    `through`: the ancestor that learned from the data and whose weights this version continues; None where it learned
+    from the data itself.
     """
 
     version: str
@@ -97,7 +98,7 @@ class Learned:
 
 
 def key(version: str) -> str:
-    """Where the lineage of a version lies."""
+    """Return the key of a version's lineage."""
     return f"lineage/{version}.parquet"
 
 
@@ -105,7 +106,7 @@ def key(version: str) -> str:
 
 
 def data_hash(manifest: Manifest) -> str:
-    """What a training set is identified by: equal hashes, equal rows."""
+    """Return the hash that identifies a training set: equal hashes, equal rows."""
     return hashlib.sha256(json.dumps([part.sha256 for part in manifest.parts]).encode()).hexdigest()
 
 
@@ -116,22 +117,22 @@ def describe(
     d0: tuple[Input, Mapping[str, str]] | None,
     **described: Any,
 ) -> tuple[Lineage, pa.Table]:
-    """The lineage of an adapter that was trained on a training set, and its rows in LEARNED_SCHEMA.
+    """Return the lineage of an adapter trained on a training set, and the set's rows in LEARNED_SCHEMA.
 
     Args:
-        version: may be filled in later, where the number is not known yet.
+        version: may be a placeholder while the number is not known yet.
         partition: of the training set.
         d0: the game set that was rehearsed, and the user of each of its games.
         described: fields of Lineage: run_id, adapter_hash, parent, continued, data_hash.
 
     Raises:
-        LineageError: the training set is gone or was made anew from other data.
+        LineageError: the training set is gone or was rebuilt from other data.
     """
     manifest = read_manifest(store, "training_sets", *partition)
     if manifest is None or data_hash(manifest) != described["data_hash"]:
         raise LineageError(
             f"{version}: its training set in {partition.folder('training_sets')} is "
-            f"{'gone' if manifest is None else 'another by now'}, so what it learned from cannot be told; "
+            f"{'gone' if manifest is None else 'no longer the same'}, so what it learned from cannot be told; "
             "run its round again"
         )
     inputs = [each for part in manifest.parts for each in part.inputs]
@@ -149,27 +150,27 @@ def describe(
 
 
 def write(store: Store, lineage: Lineage, rows: pa.Table) -> None:
-    """Keep the lineage of a version, unless there is one: the first that was written stays."""
+    """Store the lineage of a version, unless it has one: the first to be written stays."""
     buffer = io.BytesIO()
     pq.write_table(rows.replace_schema_metadata({_DESCRIPTION: lineage.model_dump_json()}), buffer, compression="zstd")
     store.put_if_absent(key(lineage.version), buffer.getvalue())
 
 
-def _source(store: Store, used: Input) -> Source:
+def _source(store: Store, origin: Input) -> Source:
     try:
-        data = store.read(used.key)
+        data = store.read(origin.key)
     except MissingKeyError:
-        return Source(input=used)
-    if hashlib.sha256(data).hexdigest() != used.sha256:
-        return Source(input=used)
+        return Source(input=origin)
+    if hashlib.sha256(data).hexdigest() != origin.sha256:
+        return Source(input=origin)
     parts = Manifest.model_validate_json(data).parts
-    logs = tuple(each for part in parts for each in part.inputs) if _TURNS.fullmatch(used.key) else ()
+    logs = tuple(each for part in parts for each in part.inputs) if _TURNS.fullmatch(origin.key) else ()
     decoder: dict[str, str] = next((part.metadata["decoder"] for part in parts if "decoder" in part.metadata), {})
-    return Source(input=used, decoder=decoder, logs=logs)
+    return Source(input=origin, decoder=decoder, logs=logs)
 
 
 def _rows(store: Store, partition: Partition, inputs: list[Input], d0_users: Mapping[str, str]) -> pa.Table:
-    """LEARNED_SCHEMA of a training set; memory holds its ids, labels and users."""
+    """Return a training set's rows in LEARNED_SCHEMA. Memory holds its ids, labels and users."""
     columns = [name for name in LEARNED_SCHEMA.names if name != "user"]
     batches = list(iter_batches(store, "training_sets", [partition.round], [partition.variant], columns))
     table = pa.Table.from_batches(batches, LEARNED_SCHEMA.remove(LEARNED_SCHEMA.get_field_index("user")))
@@ -181,15 +182,19 @@ def _rows(store: Store, partition: Partition, inputs: list[Input], d0_users: Map
             for batch in iter_batches(store, "turns", *where):
                 rows = zip(*(batch.column(name).to_pylist() for name in where[2]), strict=True)
                 users.update((game, user) for game, user in rows if game in games)
-    found = [users.get(game) for game in _originals(table["interaction_id"]).to_pylist()]
-    return table.append_column("user", pa.array(found, pa.string())).select(LEARNED_SCHEMA.names).cast(LEARNED_SCHEMA)
+    user_column = [users.get(game) for game in _originals(table["interaction_id"]).to_pylist()]
+    return (
+        table.append_column("user", pa.array(user_column, pa.string()))
+        .select(LEARNED_SCHEMA.names)
+        .cast(LEARNED_SCHEMA)
+    )
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
 def read(store: Store, version: str) -> Lineage | None:
-    """The description of a version; None where none was recorded. Raises LineageError when it is unreadable."""
+    """Read the description of a version; None where none was recorded. Raises LineageError when it is unreadable."""
     try:
         with closing(store.open(key(version))) as file:
             return Lineage.model_validate_json(pq.read_schema(file).metadata[_DESCRIPTION])
@@ -202,31 +207,34 @@ def read(store: Store, version: str) -> Lineage | None:
 
 
 def versions(store: Store) -> list[str]:
-    """Versions with a lineage, by model and number."""
-    found = [name.removeprefix("lineage/").removesuffix(".parquet") for name in store.keys("lineage/")]
-    return sorted(found, key=lambda version: (version.rpartition("/")[0], int(version.rpartition("/")[2])))
+    """Return the versions that have a lineage, by model and number."""
+    names = [name.removeprefix("lineage/").removesuffix(".parquet") for name in store.keys("lineage/")]
+    return sorted(names, key=lambda version: (version.rpartition("/")[0], int(version.rpartition("/")[2])))
 
 
 def learned_turns(store: Store, version: str) -> pa.Table:
-    """LEARNED_SCHEMA of a version. Raises MissingKeyError."""
+    """Return a version's rows in LEARNED_SCHEMA. Raises MissingKeyError."""
     with closing(store.open(key(version))) as file:
         return pq.read_table(file)
 
 
 def feedback_by_user(store: Store, version: str) -> Counter[str]:
-    """Turns of deployments that the version learned from, with a label, by user; D0 is curated and does not count."""
+    """Count the labelled turns of deployments that the version learned from, by user; D0 does not count."""
     table = learned_turns(store, version)
     chosen = table.filter(pc.and_(pc.equal(table["source"], "round"), pc.is_valid(table["label"])))
     return Counter(user or "unknown" for user in chosen["user"].to_pylist())
 
 
 def games(store: Store, version: str) -> set[str]:
-    """Interactions in the version's training set, as context too; copies count as the game. Raises MissingKeyError."""
+    """Return the interactions in the version's training set, also those that are context only. Raises MissingKeyError.
+
+    A copy counts as its game.
+    """
     return set(_originals(learned_turns(store, version)["interaction_id"]).to_pylist())
 
 
 def weights(store: Store, version: str) -> Iterator[str]:
-    """The version, then those whose weights it goes on from, the nearest first, as far as lineages were recorded."""
+    """Yield the version, then the ancestors whose weights it continues, nearest first, as far as lineages reach."""
     name: str | None = version
     while name is not None:
         yield name
@@ -237,28 +245,28 @@ def weights(store: Store, version: str) -> Iterator[str]:
 def learned_from(
     store: Store, *, interaction_id: str | None = None, turn: int | None = None, user: str | None = None
 ) -> list[Learned]:
-    """Versions that learned from a turn, an interaction or a user, and those that go on from the weights of such.
+    """Return versions that learned from a turn, an interaction or a user, or continue such a version's weights.
 
-    Context counts: a turn without a label of its own was read by the model all the same.
+    Context counts: the model also read turns that have no label of their own.
     """
-    wanted = {"interaction_id": interaction_id, "turn": turn, "user": user}
-    asked = {name: value for name, value in wanted.items() if value is not None}
-    if not asked:
+    criteria = {"interaction_id": interaction_id, "turn": turn, "user": user}
+    query = {name: value for name, value in criteria.items() if value is not None}
+    if not query:
         raise LineageError("name a turn, an interaction or a user")
-    direct = {version: tuple(_matching(store, version, asked)) for version in versions(store)}
+    direct = {version: tuple(_matching(store, version, query)) for version in versions(store)}
     touched = {version for version, turns in direct.items() if turns}
-    found = []
+    learned = []
     for version in direct:
         nearest = next((each for each in weights(store, version) if each in touched), None)
         if nearest is not None:
-            found.append(Learned(version, direct[version], through=None if nearest == version else nearest))
-    return found
+            learned.append(Learned(version, direct[version], through=None if nearest == version else nearest))
+    return learned
 
 
-def _matching(store: Store, version: str, asked: Mapping[str, Any]) -> Iterator[tuple[str, int, int | None, str]]:
-    """Rows of a version where all columns asked for have those values; copies of a game count as the game."""
+def _matching(store: Store, version: str, query: Mapping[str, Any]) -> Iterator[tuple[str, int, int | None, str]]:
+    """Yield a version's rows that have these values in these columns; a copy of a game counts as the game."""
     table = learned_turns(store, version)
-    for name, value in asked.items():
+    for name, value in query.items():
         column = table[name]
         if name == "interaction_id":
             column = _originals(column)
@@ -268,5 +276,5 @@ def _matching(store: Store, version: str, asked: Mapping[str, Any]) -> Iterator[
 
 
 def _originals(interaction_ids: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The games that copies were made from; others are their own."""
+    """Map copies to the games that they were made from, and other games to themselves."""
     return pc.replace_substring_regex(interaction_ids, _COPY, "")

@@ -1,6 +1,6 @@
-"""What a round's candidates learned, from the round's summary, for terminal and report: FOR MEASURING ONLY.
+"""Summarise what a round's candidates learned, for terminal and report: FOR MEASURING ONLY.
 
-Figures of few games or turns have intervals like all others, and say that they are too little to tell anything.
+Figures of few games or turns have intervals like all others, and say that they are too few to mean anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from respect_core.measuring.comparison import paired
 from respect_core.measuring.metrics import Estimate, figures
 
 FEW = 30
-"""Of fewer games or turns than this, a percentage is too little to tell anything, whatever its interval."""
+"""With fewer games or turns than this, a percentage means nothing, whatever its interval."""
 COLUMNS = (
     *("variant", "+ / - / D0", "exact match", "sampled", "illegal"),
     *("won before", "won after", "change, points", "gate"),
@@ -29,31 +29,31 @@ CAPTION = (
 DASH = "–"  # noqa: RUF001  # a dash, as in the paper's tables
 
 Games = Mapping[str, Sequence[int]]
-"""metrics.COLUMNS of each game, by id of its context."""
+"""metrics.COLUMNS of each game, by context id."""
 
 
 def replayed(before: Games | None, after: Games | None) -> dict[str, Any] | None:
-    """Games won before and after on the same contexts, with intervals, for a summary; None where nobody played."""
+    """Compare games won before and after on the same contexts, with intervals; None if none were played."""
     if before is None or after is None:
         return None
     contexts = sorted(before.keys() & after.keys())
     first, second = (np.array([games[each] for each in contexts]) for games in (before, after))
-    written = {name: _written(figures([games]).success) for name, games in (("before", first), ("after", second))}
-    return {"games": len(first), **written, "change": _written(paired(second, first).success)}
+    shares = {name: _share(figures([games]).success) for name, games in (("before", first), ("after", second))}
+    return {"games": len(first), **shares, "change": _share(paired(second, first).success)}
 
 
 def wilson(hits: int, trials: int) -> dict[str, Any] | None:
-    """A share with Wilson's 95% interval, of trials that have nothing to do with each other; None without any."""
+    """Return a share with Wilson's 95% interval, for independent trials; None if there are none."""
     if not trials:
         return None
     z, share = 1.96, hits / trials
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return _written(Estimate(share, middle - half, middle + half))
+    return _share(Estimate(share, middle - half, middle + half))
 
 
 def shown(share: Mapping[str, Any] | None, of: int, *, signed: bool = False) -> str:
-    """A share in percent, or a difference in points, with its interval, and whether it is of too few."""
+    """Format a share in percent, or a difference in points, with its interval and a note if it is of too few."""
     if share is None:
         return DASH
     value, (low, high) = share["value"], share["ci95"]
@@ -65,48 +65,49 @@ def shown(share: Mapping[str, Any] | None, of: int, *, signed: bool = False) -> 
 
 
 def too_little(of: int) -> str:
+    """Return the note for a figure of too few games or turns."""
     return f"too little ({of})"
 
 
 def rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row in COLUMNS for each candidate."""
+    """Return a row in COLUMNS for each candidate."""
     return [(name.upper(), *_cells(values)) for name, values in summary["variants"].items()]
 
 
 def findings(summary: Mapping[str, Any]) -> list[str]:
-    """What the candidates' figures say, in a sentence each."""
+    """State what the candidates' figures say, one sentence each."""
     variants: Mapping[str, Mapping[str, Any]] = summary["variants"]
     if not variants:
         return [f"No candidate came out of round {summary['round']}."]
     turns = max(values["val_turns"] for values in variants.values())
     match = [100 * values["val_exact_match"] for values in variants.values()]
     illegal = [values["illegal_actions"] for values in variants.values()]
-    said = [
+    sentences = [
         f"Candidates of round {summary['round']}: {len(variants)}, exact match {_span(match, '.1f', '%')} and illegal "
         f"actions in {_span(illegal, 'd')} of {turns} validation turns{_if_few(turns)}."
     ]
     if played := [values["played"] for values in variants.values() if values["played"]]:
         games = played[0]["games"]
         after = [100 * each["after"]["value"] for each in played]
-        said.append(
+        sentences.append(
             f"Of the same {games} games the seed policy won {100 * played[0]['before']['value']:.1f}%, and they won "
             f"{_span(after, '.1f', '%')}{_if_few(games)}."
         )
-    if asked := {name: values["gate"] for name, values in variants.items() if values["gate"]}:
-        passing = [name.upper() for name, gate in asked.items() if gate["promote"]]
-        said.append(f"The gate would promote {', '.join(passing) if passing else 'none of them'}.")
-    return said
+    if gates := {name: values["gate"] for name, values in variants.items() if values["gate"]}:
+        passing = [name.upper() for name, gate in gates.items() if gate["promote"]]
+        sentences.append(f"The gate would promote {', '.join(passing) if passing else 'none of them'}.")
+    return sentences
 
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:
-    """What the gate would say of each candidate, what is odd about its training set, and which variants failed."""
-    said = []
+    """List the gate's verdict on each candidate, oddities of its training set, and the variants that failed."""
+    sentences = []
     for name, values in summary["variants"].items():
         if gate := values["gate"]:
             verdict = {True: "would pass the gate", False: "would not pass the gate", None: "was not put to the gate"}
-            said.append(f"{name.upper()} {verdict[gate['promote']]}: {'; '.join(gate['reasons'])}.")
-        said += [f"{name.upper()}: {warning}." for warning in values["warnings"]]
-    return said + [f"{name.upper()} failed: {reason}" for name, reason in summary["failed"].items()]
+            sentences.append(f"{name.upper()} {verdict[gate['promote']]}: {'; '.join(gate['reasons'])}.")
+        sentences += [f"{name.upper()}: {warning}." for warning in values["warnings"]]
+    return sentences + [f"{name.upper()} failed: {reason}" for name, reason in summary["failed"].items()]
 
 
 def _cells(values: Mapping[str, Any]) -> Iterator[str]:
@@ -127,7 +128,7 @@ def _cells(values: Mapping[str, Any]) -> Iterator[str]:
 _VERDICTS: Mapping[bool | None, str] = {True: "passes", False: "does not pass"}
 
 
-def _written(share: Estimate) -> dict[str, Any]:
+def _share(share: Estimate) -> dict[str, Any]:
     return {"value": share.value, "ci95": [share.low, share.high]}
 
 

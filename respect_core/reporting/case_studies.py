@@ -1,7 +1,7 @@
-"""Games to draw turn by turn, as in figures 17 to 23: chosen by what happens in them, the same ones every time.
+"""Choose games to draw turn by turn, as in figures 17 to 23: by what happens in them, always the same ones.
 
-Black borders are targets, yellow dots what the listener clicked, green and red borders right and wrong selections.
-For measuring only: targets are read.
+Black borders mark targets, yellow dots the listener's clicks, green and red borders right and wrong selections. For
+measuring only: targets are read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FEW_TURNS, _MANY_TURNS = 4, 9  # games beyond these say little, or too much
 
 @dataclass(frozen=True)
 class Tile:
-    """One image of the context after a turn."""
+    """An image of the context after a turn."""
 
     letter: str
     image: str
@@ -39,7 +39,7 @@ class Tile:
 
     @property
     def state(self) -> str:
-        """right | wrong where it is selected; target where it should be; else empty."""
+        """The image's mark: right or wrong where it is selected, target where it should be, else empty."""
         if self.selected:
             return "right" if self.target else "wrong"
         return "target" if self.target else ""
@@ -47,7 +47,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Step:
-    """One turn: what was said, what was done, and how things stood then."""
+    """A turn: the utterance, the action, and the state after it."""
 
     utterance: str
     action: str
@@ -56,7 +56,7 @@ class Step:
 
 @dataclass(frozen=True)
 class CaseStudy:
-    """One game, and why it is shown."""
+    """A game, and why it is shown."""
 
     heading: str
     policy: str
@@ -74,7 +74,7 @@ class _Game:
 
     @property
     def key(self) -> tuple[frozenset[str], frozenset[str]]:
-        """What a game is about, in whatever order its images stand."""
+        """The game's context and targets, whatever order its images are in."""
         return frozenset(self.context), self.targets
 
     def says(self, phrases: Iterable[str]) -> bool:
@@ -108,37 +108,37 @@ _KINDS: Sequence[tuple[str, Callable[[_Game], bool]]] = (
 
 
 def choose(store: Store, up_to: int | None = None) -> list[CaseStudy]:
-    """One game of each kind that there is, then one context as several policies played it; none without targets.
+    """Choose one game of each kind, if any, then one context that several policies played; none without targets.
 
     Games are of the first policy in the paper's order in the last round, and of the seed policy in round 0.
     """
-    found = [each for each in partitions(store, "outcomes") if up_to is None or each.round <= up_to]
-    if not found:
+    played = [each for each in partitions(store, "outcomes") if up_to is None or each.round <= up_to]
+    if not played:
         return []
-    last = max(each.round for each in found)
-    in_last = {each.variant: each for each in found if each.round == last}
-    named = [policy for policy in ORDER if policy in in_last] + sorted(set(in_last) - set(ORDER))
-    shown = {policy: _games(store, in_last[policy]) for policy in named if policy in (named[0], CONTROL, HH)}
-    pools = [(named[0], last, shown[named[0]])]
-    if last > 0 and Partition(0, SEED) in found:
+    last = max(each.round for each in played)
+    in_last = {each.variant: each for each in played if each.round == last}
+    policies = [policy for policy in ORDER if policy in in_last] + sorted(set(in_last) - set(ORDER))
+    games_of = {policy: _games(store, in_last[policy]) for policy in policies if policy in (policies[0], CONTROL, HH)}
+    pools = [(policies[0], last, games_of[policies[0]])]
+    if last > 0 and Partition(0, SEED) in played:
         pools.append((SEED, 0, _games(store, Partition(0, SEED))))
     chosen: list[CaseStudy] = []
-    taken: set[int] = set()
-    for heading, wanted in _KINDS:
+    used: set[int] = set()
+    for heading, fits in _KINDS:
         candidates = (
             (policy, number, game)
             for policy, number, games in pools
             for game in games
-            if id(game) not in taken and _FEW_TURNS <= len(game.turns) <= _MANY_TURNS and wanted(game)
+            if id(game) not in used and _FEW_TURNS <= len(game.turns) <= _MANY_TURNS and fits(game)
         )
         if (first := next(candidates, None)) is not None:
-            taken.add(id(first[2]))
-            chosen.append(_drawn(heading, *first))
-    return chosen + _side_by_side(shown, last)
+            used.add(id(first[2]))
+            chosen.append(_case_study(heading, *first))
+    return chosen + _side_by_side(games_of, last)
 
 
 def _side_by_side(games: Mapping[str, Sequence[_Game]], last: int) -> list[CaseStudy]:
-    """A context that CONTROL lost and the policy won, and people too if they played it (figures 21 to 23)."""
+    """Choose a context that CONTROL lost and the policy won, preferably one that people played (figures 21 to 23)."""
     policy = next(iter(games))
     if CONTROL not in games or policy == CONTROL:
         return []
@@ -149,7 +149,7 @@ def _side_by_side(games: Mapping[str, Sequence[_Game]], last: int) -> list[CaseS
     if not both:
         return []
     return [
-        _drawn(f"One context, {title} (as in figure {figure})", name, last, game)
+        _case_study(f"One context, {title} (as in figure {figure})", name, last, game)
         for name, title, figure in (
             (CONTROL, "the seed policy", 21),
             (policy, f"the policy of round {last}", 22),
@@ -160,7 +160,7 @@ def _side_by_side(games: Mapping[str, Sequence[_Game]], last: int) -> list[CaseS
 
 
 def _games(store: Store, partition: Partition) -> list[_Game]:
-    """Games with targets, in order of id."""
+    """Read games with targets, in order of id."""
     where = [partition.round], [partition.variant]
     outcomes = read_table(store, "outcomes", *where, ["interaction_id", "targets", "success"]).to_pylist()
     turns: dict[str, list[tuple[int, str, str]]] = {}
@@ -175,14 +175,14 @@ def _games(store: Store, partition: Partition) -> list[_Game]:
             contexts[each],
             frozenset(row["targets"]),
             row["success"],
-            tuple((said, done) for _, said, done in sorted(turns[each])),
+            tuple((utterance, action) for _, utterance, action in sorted(turns[each])),
         )
         for row in sorted(outcomes, key=lambda row: str(row["interaction_id"]))
         if row["targets"] is not None and (each := row["interaction_id"]) in turns
     ]
 
 
-def _drawn(heading: str, policy: str, round: int, game: _Game) -> CaseStudy:
+def _case_study(heading: str, policy: str, round: int, game: _Game) -> CaseStudy:
     steps, state = [], ""
     for utterance, action in game.turns:
         parsed = actions.parse(action)
@@ -202,16 +202,16 @@ def _drawn(heading: str, policy: str, round: int, game: _Game) -> CaseStudy:
 
 
 def drawings(store: Store, cases: Iterable[CaseStudy]) -> dict[str, str]:
-    """Small PNGs as data URIs, by image id; an image that the store does not have is absent."""
-    wanted = {tile.image for case in cases for step in case.steps[:1] for tile in step.tiles}
-    found = load_images(store, sorted(wanted & known_images(store)))
-    return {image: _data_uri(picture) for image, picture in found.items()}
+    """Return small PNGs as data URIs, by image id. Images that are not in the store are left out."""
+    images = {tile.image for case in cases for step in case.steps[:1] for tile in step.tiles}
+    pictures = load_images(store, sorted(images & known_images(store)))
+    return {image: _data_uri(picture) for image, picture in pictures.items()}
 
 
 def _data_uri(picture: Image.Image) -> str:
     flat = Image.new("RGBA", picture.size, "white")
     flat.alpha_composite(picture.convert("RGBA"))
     small = flat.convert("L").resize((_PIXELS, _PIXELS), Image.Resampling.LANCZOS).quantize(8)
-    written = io.BytesIO()
-    small.save(written, format="PNG", optimize=True)
-    return f"data:image/png;base64,{b64encode(written.getvalue()).decode()}"
+    png = io.BytesIO()
+    small.save(png, format="PNG", optimize=True)
+    return f"data:image/png;base64,{b64encode(png.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""What changed since the last report, cell by cell: `report.json` keeps every number of the tables."""
+"""Compare a report with the previous one, cell by cell: `report.json` keeps every number of the tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Key = tuple[int, str, str]
 
 @dataclass(frozen=True)
 class Change:
-    """A cell that differs from what it was; None where it was not, or is no more."""
+    """A cell that changed. `before` is None for a new cell, `now` for one that is gone."""
 
     key: Key
     before: Value | None
@@ -27,7 +27,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Changes:
-    """Against the report made at `since`. `within`: cells that moved, but no further than their intervals allow."""
+    """Changes since the report made at `since`. `within`: cells that moved, but not beyond their intervals."""
 
     since: str
     beyond: tuple[Change, ...]
@@ -37,7 +37,7 @@ class Changes:
 
 
 def values(grids: Sequence[Grid]) -> dict[Key, Value]:
-    """Every number in the tables."""
+    """Return every number in the tables."""
     return {
         (grid.number, row, column): value
         for grid in grids
@@ -48,10 +48,10 @@ def values(grids: Sequence[Grid]) -> dict[Key, Value]:
 
 
 def differs(before: Value, now: Value) -> bool:
-    """Whether two values differ by more than their intervals allow; counts have none, and differ when unequal.
+    """Return whether two values differ by more than their intervals allow. Counts have none, and differ when unequal.
 
-    The interval of a difference by square and add (Newcombe 1998): the sides of the two intervals that face each
-    other, as the sides of a right-angled triangle.
+    The interval of the difference is by square and add (Newcombe 1998): the hypotenuse of the facing sides of the two
+    intervals.
     """
     if not isinstance(before, Estimate) or not isinstance(now, Estimate):
         return before != now
@@ -60,7 +60,7 @@ def differs(before: Value, now: Value) -> bool:
 
 
 def compare(before: Mapping[Key, Value], now: Mapping[Key, Value], since: str) -> Changes:
-    """All cells of one report against those of another."""
+    """Compare the cells of two reports."""
     both = [key for key in now if key in before and before[key] != now[key]]
     beyond = [Change(key, before[key], now[key]) for key in both if differs(before[key], now[key])]
     return Changes(
@@ -76,7 +76,7 @@ def compare(before: Mapping[Key, Value], now: Mapping[Key, Value], since: str) -
 
 
 def to_json(facts: Mapping[str, Any], now: Mapping[Key, Value], changes: Changes | None) -> dict[str, Any]:
-    """`report.json`: facts about the report, every number, and what changed."""
+    """Return the contents of `report.json`: facts about the report, every number, and what changed."""
     return {
         **facts,
         "values": [_cell(key, value) for key, value in now.items()],
@@ -96,9 +96,9 @@ def to_json(facts: Mapping[str, Any], now: Mapping[Key, Value], changes: Changes
 
 
 def since_last(file: Path, now: Mapping[Key, Value]) -> Changes | None:
-    """What changed since the report in `file`; None without one.
+    """Compare with the report in `file`; None if there is none.
 
-    A report of the same numbers is the same report, made again: it keeps what had changed before it.
+    A report of the same numbers is the same report: it repeats the changes that were recorded in `file`.
 
     Raises:
         ValueError: the file is not a report's.
@@ -108,15 +108,17 @@ def since_last(file: Path, now: Mapping[Key, Value]) -> Changes | None:
     try:
         last = json.loads(file.read_text())
         before = {_key(each): _value(each) for each in last["values"]}
-        kept, made = last["changes"], str(last["made"])
+        recorded, made = last["changes"], str(last["made"])
         if before != dict(now):
             return compare(before, now, made)
-        return kept and Changes(
-            since=kept["since"],
-            beyond=tuple(Change(_key(each), _value(each["before"]), _value(each["now"])) for each in kept["beyond"]),
-            within=kept["within"],
-            new=tuple((table, row, column) for table, row, column in kept["new"]),
-            gone=tuple((table, row, column) for table, row, column in kept["gone"]),
+        return recorded and Changes(
+            since=recorded["since"],
+            beyond=tuple(
+                Change(_key(each), _value(each["before"]), _value(each["now"])) for each in recorded["beyond"]
+            ),
+            within=recorded["within"],
+            new=tuple((table, row, column) for table, row, column in recorded["new"]),
+            gone=tuple((table, row, column) for table, row, column in recorded["gone"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(

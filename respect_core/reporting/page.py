@@ -1,7 +1,7 @@
-"""The report as one HTML page that reads like a short paper and needs nothing beside it.
+"""Render the report as one self-contained HTML page that reads like a short paper.
 
-What the page says is decided here; how it looks, in page.html. Whatever comes from users or from a run is
-escaped by the template engine; the figures' SVG, drawn here from numbers, is the only text that is not.
+This module decides what the page says, page.html how it looks. The template engine escapes everything that comes from
+users or from a run; the only text that it does not escape is the figures' SVG, which is drawn here from numbers.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from respect_core.variants import CONTROL, Variant
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A figure as it stands on a wide and on a narrow screen."""
+class PageFigure:
+    """A figure, drawn for wide and for narrow screens."""
 
     wide: Figure
     narrow: Figure
@@ -38,7 +38,7 @@ class Drawn:
 def page(
     evidence: Evidence,
     grids: Sequence[Grid],
-    figures: Mapping[int, Drawn],
+    figures: Mapping[int, PageFigure],
     cases: Sequence[CaseStudy],
     drawings: Mapping[str, str],
     changes: Changes | None,
@@ -47,14 +47,14 @@ def page(
     facts: Mapping[str, str],
     learned: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page's HTML.
+    """Render the page's HTML.
 
     Args:
-        grids: the tables that there are.
-        figures: by number, those that there are.
+        grids: the tables that have values.
+        figures: by number, those that could be drawn.
         drawings: data URIs of the images in `cases`.
         changes: None for the first report.
-        made: when, for the reader.
+        made: time of the report, for the reader.
         facts: what was run, beyond what the evidence knows.
         learned: summary of the round whose candidates the page begins with.
     """
@@ -67,10 +67,10 @@ def page(
         made=made,
         rounds=rounds_of(evidence.cells),
         findings=findings(evidence),
-        learned=learned and _learned(learned),
+        learned=learned and _candidates(learned),
         facts=_facts(evidence, facts),
         grids={grid.number: grid for grid in grids},
-        figures={number: _on_page(number, drawn) for number, drawn in figures.items()},
+        figures={number: _on_page(number, figure) for number, figure in figures.items()},
         comparisons=comparisons(evidence.comparisons),
         agreement=agreement(evidence),
         confusion_caption=_confusion_caption(evidence),
@@ -88,8 +88,8 @@ def page(
     )
 
 
-def _learned(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What a round's candidates learned: sentences to begin with, the table, and remarks below it."""
+def _candidates(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Present what a round's candidates learned: opening sentences, the table, and remarks below it."""
     rows = tuple(candidates.rows(summary))
     return {
         "round": summary["round"],
@@ -101,37 +101,37 @@ def _learned(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def findings(evidence: Evidence) -> list[str]:
-    """What the numbers say, in a sentence or two: the curve of the main policy, and CONTROL beside it."""
+    """State what the numbers say, in a sentence or two: the curve of the main policy, and CONTROL next to it."""
     policy = main_policy(evidence.cells)
-    measured = {number: cell.figures.success for number, cell in sorted(evidence.cells[policy].items()) if cell.figures}
-    if not measured:
+    success = {number: cell.figures.success for number, cell in sorted(evidence.cells[policy].items()) if cell.figures}
+    if not success:
         return [f"{policy.upper()} has no game with an outcome: there is nothing to say about success."]
-    first, last = min(measured), max(measured)
+    first, last = min(success), max(success)
     games = evidence.cells[policy][last].figures
     assert games is not None
     if first == last:
         won = round(games.success.value * games.games)
-        return [f"In round {last}, {policy.upper()} won {won} of {games.games} games: {interval(measured[last])}."]
-    before, after = measured[first], measured[last]
+        return [f"In round {last}, {policy.upper()} won {won} of {games.games} games: {interval(success[last])}."]
+    before, after = success[first], success[last]
     apart = after.low > before.high or after.high < before.low
     moved = ("rose" if after.value > before.value else "fell") if apart else "went"
-    said = [
+    sentences = [
         f"From round {first} to round {last}, the share of games that {policy.upper()} won {moved} from "
         f"{interval(before)} to {interval(after)}; the intervals {'do not overlap' if apart else 'overlap'}."
     ]
     control = evidence.cells.get(CONTROL, {})
     if last in control and (figures := control[last].figures) and policy != CONTROL:
-        said.append(f"The seed policy, deployed again in round {last}, won {interval(figures.success)}.")
-    return said
+        sentences.append(f"The seed policy, deployed again in round {last}, won {interval(figures.success)}.")
+    return sentences
 
 
 def interval(share: Estimate) -> str:
-    """A share in percent with its interval."""
+    """Format a share in percent with its interval."""
     return f"{100 * share.value:.1f}% [{100 * share.low:.1f}, {100 * share.high:.1f}]"
 
 
 def alt_text(title: str, grids: Sequence[Grid], tables: Sequence[int]) -> str:
-    """A figure in words: first and last value of every row of the tables that it draws."""
+    """Put a figure into words: first and last value of every row of the tables that it draws."""
     parts = []
     for grid in (each for each in grids if each.number in tables):
         lines = [line for row, values in grid.rows.items() if (line := _line(grid, row, values))]
@@ -140,43 +140,43 @@ def alt_text(title: str, grids: Sequence[Grid], tables: Sequence[int]) -> str:
 
 
 def _line(grid: Grid, row: str, values: Sequence[Value | None]) -> str:
-    known = [
+    points = [
         (column, grid.text(value.value if isinstance(value, Estimate) else value))
         for column, value in zip(grid.columns, values, strict=True)
         if value is not None
     ]
-    if not known:
+    if not points:
         return ""
-    (first, before), (last, after) = known[0], known[-1]
+    (first, before), (last, after) = points[0], points[-1]
     if first == last:
         return f"{grid.label(row)} {before} in round {first}"
     return f"{grid.label(row)} from {before} in round {first} to {after} in round {last}"
 
 
-def _on_page(number: int, drawn: Drawn) -> dict[str, Any]:
+def _on_page(number: int, figure: PageFigure) -> dict[str, Any]:
     return {
-        "pixels": round(96 * drawn.wide.get_size_inches()[0]),
-        "wide": inline_svg(drawn.wide, f"w{number}"),
-        "narrow": inline_svg(drawn.narrow, f"n{number}"),
-        "alt": drawn.alt,
+        "pixels": round(96 * figure.wide.get_size_inches()[0]),
+        "wide": inline_svg(figure.wide, f"w{number}"),
+        "narrow": inline_svg(figure.narrow, f"n{number}"),
+        "alt": figure.alt,
     }
 
 
-def _facts(evidence: Evidence, given: Mapping[str, str]) -> list[tuple[str, str]]:
+def _facts(evidence: Evidence, run: Mapping[str, str]) -> list[tuple[str, str]]:
     numbers = rounds_of(evidence.cells)
-    said = {
-        **given,
+    facts = {
+        **run,
         "Rounds": f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0]),
         "Policies": ", ".join(policy.upper() for policy in evidence.cells),
         "Games": f"{evidence.games:,} with {evidence.turns:,} turns, by {evidence.users:,} users",
         "Played": f"{evidence.first[:10]} to {(evidence.last or '')[:10]}" if evidence.first else "",
         "Feedback decoder": ", ".join(evidence.decoders) or "none: no feedback in the store",
     }
-    return [(term, text) for term, text in said.items() if text]
+    return [(term, text) for term, text in facts.items() if text]
 
 
-def _absent(evidence: Evidence, figures: Mapping[int, Drawn], unpictured: int) -> dict[str, list[str]]:
-    """What the paper has and this page has not, and why."""
+def _absent(evidence: Evidence, figures: Mapping[int, PageFigure], unpictured: int) -> dict[str, list[str]]:
+    """List what the paper has and this page lacks, and why."""
     absent: dict[str, list[str]] = {"curve": [], "turns": [], "feedback": [], "games": []}
     if 15 not in figures:
         absent["curve"].append("Figure 15 is left out: no policy with enhanced adapters (b-fft+) was deployed.")
@@ -216,8 +216,8 @@ def _confusion_caption(evidence: Evidence) -> str:
         "targets": "Nobody annotated these turns: rows are labels derived from the game's targets (right, partly "
         "right, wrong), not judgements of the speaker's satisfaction as in the paper.",
     }
-    said = " ".join(reading[each] for each in sorted(against))
-    return f"What the decoders said about turns of {policy.upper()}, in shares of all turns. {said}"
+    readings = " ".join(reading[each] for each in sorted(against))
+    return f"What the decoders said about turns of {policy.upper()}, in shares of all turns. {readings}"
 
 
 def _case(case: CaseStudy) -> dict[str, Any]:
@@ -234,12 +234,12 @@ def _case(case: CaseStudy) -> dict[str, Any]:
 
 
 def _tiles(step: Step) -> str:
-    named = {
+    letters_by_mark = {
         "targets": [tile.letter for tile in step.tiles if tile.target],
         "selected": [tile.letter for tile in step.tiles if tile.selected],
         "clicked": [tile.letter for tile in step.tiles if tile.clicked],
     }
-    return "; ".join(f"{what} {' '.join(letters) or 'none'}" for what, letters in named.items())
+    return "; ".join(f"{mark} {' '.join(letters) or 'none'}" for mark, letters in letters_by_mark.items())
 
 
 def _change_sentences(changes: Changes | None) -> list[str]:
@@ -248,7 +248,7 @@ def _change_sentences(changes: Changes | None) -> list[str]:
     if not (changes.beyond or changes.within or changes.new or changes.gone):
         return [f"Nothing: every number is what it was in the report of {changes.since}."]
     compared = len(changes.beyond)
-    said = [
+    sentences = [
         f"Against the report of {changes.since}, {compared} {'cell' if compared == 1 else 'cells'} moved beyond the "
         f"intervals (or, for a count, at all) and {changes.within} moved within them; {len(changes.new)} are new and "
         f"{len(changes.gone)} are gone."
@@ -258,8 +258,8 @@ def _change_sentences(changes: Changes | None) -> list[str]:
         for table, row, column in changes.new:
             tables.setdefault(table, set()).add(f"{row.upper() if table in _BY_POLICY else row} {column}")
         table, cells = next(iter(sorted(tables.items())))
-        said.append(f"New in table {table}: {', '.join(sorted(cells))}.")
-    return said
+        sentences.append(f"New in table {table}: {', '.join(sorted(cells))}.")
+    return sentences
 
 
 _BY_POLICY = {table.number for table in TABLES} | {6, 7, 8, 9}

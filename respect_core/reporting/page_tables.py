@@ -1,4 +1,4 @@
-"""The report's tables that are not the paper's: comparisons, decoders, drift, users, costs, changes. Texts only."""
+"""Make the report's tables that are not in the paper: comparisons, decoders, drift, users, costs, changes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ DASH = "–"  # noqa: RUF001  # a dash, as in the paper's tables
 
 @dataclass(frozen=True)
 class Plain:
-    """A table of texts; the first of a row names it."""
+    """A table of text; a row's first cell names it."""
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
     def markdown(self) -> str:
-        """The table with its caption above."""
+        """Return the table in Markdown, under its caption."""
         lines = [self.columns, ("---",) * len(self.columns), *self.rows]
         return "\n".join([f"{self.caption}\n", *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
 
 
-def comparisons(compared: Sequence[Comparison]) -> Plain | None:
-    """Policies on the contexts that both of them played."""
+def comparisons(results: Sequence[Comparison]) -> Plain | None:
+    """Compare policies on contexts that both played."""
     return _plain(
         "Policies compared on the same contexts, with 95% intervals of the differences; wins and losses are contexts "
         "that one alone won (or more often, where contexts were played more than once), p is that of the exact sign "
@@ -46,14 +46,14 @@ def comparisons(compared: Sequence[Comparison]) -> Plain | None:
                 f"{each.result.wins} / {each.result.losses}",
                 "< 0.001" if each.result.p < 0.001 else f"{each.result.p:.3f}",
             )
-            for each in compared
+            for each in results
         ),
     )
 
 
 def agreement(evidence: Evidence) -> Plain | None:
-    """Agreement of three annotators or more (appendix A.2), by round and policy, and over all."""
-    found = [
+    """Tabulate agreement of three or more annotators (appendix A.2), by round and policy, and overall."""
+    cells = [
         (str(round), policy.upper(), cell.agreement)
         for policy, round, cell in _cells(evidence)
         if cell.agreement is not None
@@ -65,20 +65,20 @@ def agreement(evidence: Evidence) -> Plain | None:
             (
                 round,
                 policy,
-                str(agreed.turns),
-                *(percent(each) for each in (agreed.correctness, agreed.action, agreed.satisfaction)),
+                str(shares.turns),
+                *(percent(each) for each in (shares.correctness, shares.action, shares.satisfaction)),
             )
-            for round, policy, agreed in [*found, *([("all", "all", evidence.agreement)] if evidence.agreement else [])]
-            if agreed.turns
+            for round, policy, shares in [*cells, *([("all", "all", evidence.agreement)] if evidence.agreement else [])]
+            if shares.turns
         ),
     )
 
 
 def decoders(evidence: Evidence) -> Plain | None:
-    """Precision, recall and calibration of the policy that figure 6 shows."""
-    shown = decoded_policy(evidence.cells)
+    """Tabulate precision, recall and calibration for the policy that figure 6 shows."""
+    subject = decoded_policy(evidence.cells)
     return _plain(
-        f"The decoders on turns of {(shown or '').upper()}, in percent. Strict: only right turns count as positive; "
+        f"The decoders on turns of {(subject or '').upper()}, in percent. Strict: only right turns count as positive; "
         "with partly right: those count too. Calibration error of the scores as probabilities.",
         ("round", "decoder", "turns", "+ / 0 / -", "precision", "with partly right", "recall", "calibration error"),
         (
@@ -93,7 +93,7 @@ def decoders(evidence: Evidence) -> Plain | None:
                 percent(decoded.calibration.ece if decoded.calibration else None),
             )
             for policy, round, cell in _cells(evidence)
-            if policy == shown
+            if policy == subject
             for decoder, decoded in cell.decoded.items()
             if decoded.confusion is not None
         ),
@@ -101,7 +101,7 @@ def decoders(evidence: Evidence) -> Plain | None:
 
 
 def drifts(evidence: Evidence) -> tuple[Plain | None, Plain | None]:
-    """Of language and of feedback between rounds; None where there is one round."""
+    """Tabulate drift of language and of feedback between rounds; None if there is only one round."""
     if evidence.drift is None:
         return None, None
     policy = evidence.drift.policy.upper()
@@ -141,7 +141,7 @@ def drifts(evidence: Evidence) -> tuple[Plain | None, Plain | None]:
 
 
 def users(evidence: Evidence) -> Plain | None:
-    """How evenly the turns are spread over users."""
+    """Tabulate how evenly the turns are spread over users."""
     return _plain(
         "Shares of the turns of the user, and of the five users, with most; Gini coefficient; number of users with "
         "equal shares that would be as concentrated.",
@@ -163,7 +163,7 @@ def users(evidence: Evidence) -> Plain | None:
 
 
 def costs(evidence: Evidence) -> Plain | None:
-    """What each round took, as far as it was recorded."""
+    """Tabulate what each round took, as far as it was recorded."""
     return _plain(
         "What learning from each round took, as far as the run recorded it: turns and tokens decoded, tokens trained "
         "on, and seconds of training over all variants and seeds.",
@@ -185,7 +185,7 @@ def costs(evidence: Evidence) -> Plain | None:
 
 
 def changed(changes: Changes, grids: Sequence[Grid]) -> Plain | None:
-    """Cells that moved beyond their intervals."""
+    """Tabulate cells that moved beyond their intervals."""
     by_number = {grid.number: grid for grid in grids}
 
     def text(table: int, value: Value | None) -> str:
@@ -213,19 +213,19 @@ def changed(changes: Changes, grids: Sequence[Grid]) -> Plain | None:
 
 
 def percent(share: Estimate | None) -> str:
-    """A share in percent with its interval."""
+    """Format a share in percent with its interval."""
     if share is None:
         return DASH
     return f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
 
 
 def points(difference: Estimate) -> str:
-    """A difference of shares in percentage points with its interval."""
+    """Format a difference of shares in percentage points with its interval."""
     return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
 
 
 def number(value: Estimate, *, signed: bool = False) -> str:
-    """A number with its interval."""
+    """Format a number with its interval."""
     form = "+.2f" if signed else ".2f"
     return f"{value.value:{form}} [{value.low:{form}}, {value.high:{form}}]"
 

@@ -1,7 +1,7 @@
-"""The values that the paper and its released data give, and whether measured ones agree with them.
+"""Hold the values that the paper and its released data give, and check whether measured ones agree with them.
 
-Sources: tables 2 to 9 (appendix E), figure 6 (section 6), the agreement of annotators (appendix A.2), and, where it
-prints more digits, the notebook that was published with the data: success rates with their games, and exact match.
+Sources: tables 2 to 9 (appendix E), figure 6 (section 6), the agreement of annotators (appendix A.2), and the
+notebook published with the data where it prints more digits: success rates with their games, and exact match.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Cell = tuple[Table, str, str]
 
 @dataclass(frozen=True)
 class Published:
-    """A table as it is printed: values by row and column, their unit and their digits."""
+    """A table as printed: values by row and column, their unit and their digits."""
 
     title: str
     unit: float  # 100: printed in percent, where we measure rates between 0 and 1
@@ -31,7 +31,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One cell, both ways, in the unit of the published table."""
+    """A cell as published and as measured, in the unit of the published table."""
 
     table: Table
     row: str
@@ -45,7 +45,7 @@ class Verdict:
 
 
 def _table(text: str, columns: str = "0 1 2 3 4 5 6") -> dict[tuple[str, str], float]:
-    """Rows of a name and its cells, a dash for none."""
+    """Parse rows of a name and its cells, where a dash means none."""
     values = {}
     for line in text.strip().splitlines():
         *words, name = reversed(line.replace("|", " ").split())
@@ -236,10 +236,10 @@ PUBLISHED: Mapping[Table, Published] = {
 def verdicts(
     measured: Mapping[Cell, Estimate | float], published: Mapping[Table, Published] = PUBLISHED
 ) -> list[Verdict]:
-    """Every published cell beside what was measured, in the order of `published`.
+    """Compare every published cell with its measured value, in the order of `published`.
 
     A cell agrees if the measured value, in the published unit, rounds to the published one; counts are compared
-    exactly. What was measured beyond the published cells is left out.
+    exactly. Measured values without a published cell are left out.
 
     Args:
         measured: by cell; rates between 0 and 1, as our metrics give them.
@@ -252,23 +252,23 @@ def verdicts(
 
 
 def _verdict(
-    table: Table, row: str, column: str, value: float, source: Published, found: Estimate | float | None
+    table: Table, row: str, column: str, value: float, source: Published, measured: Estimate | float | None
 ) -> Verdict:
-    if found is None:
+    if measured is None:
         return Verdict(table, row, column, value, None, None, None, None, "not measured")
-    if isinstance(found, Estimate):
-        number, low, high = (source.unit * each for each in (found.value, found.low, found.high))
+    if isinstance(measured, Estimate):
+        number, low, high = (source.unit * each for each in (measured.value, measured.low, measured.high))
         inside = f", the published value is {'inside' if low <= value <= high else 'outside'} the interval"
     else:
-        number, low, high, inside = source.unit * found, None, None, ""
-    # Half a unit of the last digit to either side, whichever way a tie was rounded.
+        number, low, high, inside = source.unit * measured, None, None, ""
+    # Half a unit of the last digit to either side, since ties may have been rounded either way.
     agrees = abs(number - value) <= 0.5 * 10**-source.digits + 1e-9 if source.digits else round(number) == value
     why = "equal" if agrees else f"{number - value:+.{source.digits + 1}f}{inside}"
     return Verdict(table, row, column, value, number, low, high, agrees, why)
 
 
 def comma_separated(found: Iterable[Verdict]) -> str:
-    """One line per verdict, under the names of its fields; empty for None."""
+    """Format verdicts as CSV, one line each, under the names of their fields; None is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Verdict.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
@@ -277,7 +277,7 @@ def comma_separated(found: Iterable[Verdict]) -> str:
 
 
 def markdown(found: Iterable[Verdict]) -> str:
-    """A table per published table, each cell as 'published / measured' with a mark: = agrees, ≠ does not."""
+    """Format a table per published table, each cell as 'published / measured' with a mark: = agrees, ≠ does not."""
     by_table: dict[Table, list[Verdict]] = {}
     for each in found:
         by_table.setdefault(each.table, []).append(each)

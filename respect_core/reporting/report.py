@@ -1,12 +1,12 @@
-"""A report on a deployment: tables 2 to 9, figures 4 to 7, 14 and 15, and one page that reads like a short paper.
+"""Write a report on a deployment: tables 2 to 9, figures 4 to 7, 14 and 15, and one page that reads like a short paper.
 
-`write` makes in a folder
+`write` puts into a folder
 
-- index.html, which needs nothing beside it
+- index.html, which is self-contained
 - tables/table-2-success.csv and .md, ... and figures/figure-4.svg and .png, ...
 - report.json: every number of the tables, against which the next report in the same folder compares
 
-Each file is there whole or not at all, and report.json is written last.
+Files are written atomically, report.json last.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from respect_core.measuring.evidence import Evidence
 from respect_core.reporting import case_studies, tables
 from respect_core.reporting.changes import Changes, since_last, to_json, values
 from respect_core.reporting.figures import confusions, curves, style
-from respect_core.reporting.page import Drawn, alt_text, page
+from respect_core.reporting.page import PageFigure, alt_text, page
 from respect_core.reporting.tables import Grid
 from respect_core.store.base import Store
 from respect_core.versions import code_version
@@ -42,13 +42,13 @@ def write(
     learned: Mapping[str, Any] | None = None,
     made: datetime | None = None,
 ) -> Changes | None:
-    """Write the report to the folder `out`; returns what changed since the one that was there, None if none was.
+    """Write the report to the folder `out`, and return what changed since the one before; None if it is the first.
 
     Args:
-        store: where the games to draw turn by turn are; without it there are none on the page.
+        store: source of the games to draw turn by turn; without it the page has none.
         up_to: the last round of which games are drawn.
         facts: what was run, for the page, beyond what the evidence knows.
-        learned: summary of the round whose candidates the page begins with; of a study there is none.
+        learned: summary of the round whose candidates the page begins with; None for a study.
         made: for the reader; the time of writing if None.
 
     Raises:
@@ -65,21 +65,21 @@ def write(
         (out / folder).mkdir(parents=True, exist_ok=True)
     tables.write(grids, out / "tables")
     figures = draw(evidence, grids)
-    for number, drawn in figures.items():
-        style.save(drawn.wide, out / "figures" / f"figure-{number}")
+    for number, figure in figures.items():
+        style.save(figure.wide, out / "figures" / f"figure-{number}")
     html = page(evidence, grids, figures, cases, drawings, changes, made=when, facts=facts or {}, learned=learned)
     _put(out / PAGE, html)
-    known = {"name": evidence.name, "made": when, "code_version": code_version()}
-    _put(out / NUMBERS, json.dumps(to_json(known, numbers, changes), indent=1, ensure_ascii=False) + "\n")
+    facts_of_report = {"name": evidence.name, "made": when, "code_version": code_version()}
+    _put(out / NUMBERS, json.dumps(to_json(facts_of_report, numbers, changes), indent=1, ensure_ascii=False) + "\n")
     return changes
 
 
-def draw(evidence: Evidence, grids: Sequence[Grid]) -> dict[int, Drawn]:
-    """The figures that there is something to draw in, by number."""
+def draw(evidence: Evidence, grids: Sequence[Grid]) -> dict[int, PageFigure]:
+    """Draw the figures that have data, by number."""
     cells, learned = evidence.cells, evidence.learned_from
     totals = "; ".join(f"{policy.upper()} {by[max(by)]} up to round {max(by)}" for policy, by in learned.items() if by)
     matrices = "Confusion matrices of the feedback decoders by round; the table below it has precision and recall."
-    made: dict[int, tuple[Callable[[bool], Figure | None], str]] = {
+    sources: dict[int, tuple[Callable[[bool], Figure | None], str]] = {
         4: (lambda narrow: curves.figure_4(cells, columns=1 if narrow else 3), alt_text("By round.", grids, (2, 3, 4))),
         5: (lambda narrow: curves.figure_5(cells, columns=1 if narrow else 3), alt_text("By round.", grids, (5,))),
         6: (lambda narrow: confusions.figure_6(cells, columns=2 if narrow else None), matrices),
@@ -90,12 +90,12 @@ def draw(evidence: Evidence, grids: Sequence[Grid]) -> dict[int, Drawn]:
         14: (lambda _: curves.figure_14(learned), f"Cumulative interactions: {totals}."),
         15: (lambda _: curves.figure_15(cells), alt_text("Success with enhanced adapters.", grids, (2,))),
     }
-    drawn = {}
-    for number, (figure, alt) in made.items():
+    figures = {}
+    for number, (figure, alt) in sources.items():
         wide, narrow = figure(False), figure(True)
         if wide is not None and narrow is not None:
-            drawn[number] = Drawn(wide, narrow, alt)
-    return drawn
+            figures[number] = PageFigure(wide, narrow, alt)
+    return figures
 
 
 def _put(file: Path, text: str) -> None:

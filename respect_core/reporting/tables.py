@@ -1,4 +1,4 @@
-"""Tables 2 to 9 of the paper: policies by rounds, with 95% intervals where there are any, as CSV and Markdown.
+"""Fill in tables 2 to 9 of the paper: policies by rounds, with 95% intervals where they exist, as CSV and Markdown.
 
 Deviations from the paper, numbered as they are cited elsewhere:
 1. Figures carry their intervals, and tables 8 and 9 have rows for CONTROL and HH where these acted.
@@ -29,7 +29,7 @@ Value = Estimate | int
 
 @dataclass(frozen=True)
 class Table:
-    """How one of the paper's tables is made and written. `read`: its figure of a policy in a round."""
+    """The definition of one of the paper's tables. `read`: takes its figure from a policy's round."""
 
     number: int
     name: str
@@ -40,7 +40,7 @@ class Table:
 
     @property
     def file(self) -> str:
-        """Name without its ending, e.g. table-2-success."""
+        """The file's name without suffix, e.g. table-2-success."""
         return f"table-{self.number}-{self.name.replace('_', '-')}"
 
 
@@ -69,7 +69,7 @@ TABLES = (
         "higher",
     ),
 )
-"""Of what games show of themselves."""
+"""Tables that need nothing but the games."""
 
 LANGUAGE_TABLES = (
     Table(
@@ -106,7 +106,7 @@ TURN_ROWS: Mapping[str, Callable[[TurnFigures], Estimate | None]] = {
 
 @dataclass(frozen=True)
 class Grid:
-    """A table filled in: `rows` by name, each with a value per column, None where there is none."""
+    """A table filled in. `rows` by name, each with a value per column, None where it has none."""
 
     number: int
     file: str
@@ -118,29 +118,29 @@ class Grid:
     best: Mapping[int, str]  # column -> the row in bold
 
     def label(self, name: str) -> str:
-        """The name of a row or column as the paper prints it."""
+        """Return the name of a row or column as the paper prints it."""
         return name.upper() if name not in TURN_ROWS else name.replace("Sim", "Sim(â, a*)")
 
     def text(self, value: float) -> str:
-        """A number as the paper prints it; counts are whole."""
+        """Format a number as the paper prints it; counts are whole."""
         if isinstance(value, int):
             return str(value)
         return f"{100 * value:.1f}" if self.percent else f"{value:.2f}"
 
 
 def grid(table: Table, cells: Cells) -> Grid:
-    """A table of policies by rounds."""
+    """Fill in a table of policies by rounds."""
     numbers = rounds_of(cells)
     values = {
         policy: tuple(table.read(by_round[number]) if number in by_round else None for number in numbers)
         for policy, by_round in cells.items()
     }
     better = f" ({table.better} is better)" if table.better else ""
-    counted = any(isinstance(value, Estimate) for row in values.values() for value in row)
+    has_intervals = any(isinstance(value, Estimate) for row in values.values() for value in row)
     return Grid(
         number=table.number,
         file=table.file,
-        title=f"{table.title}{better}{', with 95% intervals' if counted else ''}.",
+        title=f"{table.title}{better}{', with 95% intervals' if has_intervals else ''}.",
         percent=table.unit == "percent",
         of="policy",
         columns=tuple(map(str, numbers)),
@@ -150,9 +150,10 @@ def grid(table: Table, cells: Cells) -> Grid:
 
 
 def table_5(cells: Cells) -> Grid | None:
-    """Turn-level performance against annotators, of the policy that was annotated most; None without annotations.
+    """Fill in turn-level performance against annotators, for the most annotated policy; None without annotations.
 
-    As in the paper, the rounds of B-FFT, then CONTROL and HH; another policy where only another was annotated.
+    As in the paper, the columns are the rounds of B-FFT, then CONTROL and HH; another policy takes B-FFT's place where
+    B-FFT was not annotated.
     """
     annotated = {
         policy: {number: cell.turn_figures for number, cell in by_round.items() if cell.turn_figures}
@@ -163,10 +164,10 @@ def table_5(cells: Cells) -> Grid | None:
         return None
     columns = {str(number): figures for number, figures in sorted(annotated[policy].items())}
     for other in (CONTROL, HH):
-        # The last of its rounds. In round 0 CONTROL is the seed policy, which the policy's own column has.
-        measured = annotated.get(other)
-        if other != policy and measured and ((last := max(measured)) > 0 or other == HH):
-            columns[other] = measured[last]
+        # Its last round. In round 0 CONTROL is the seed policy, which is in the policy's own column.
+        figures_by_round = annotated.get(other)
+        if other != policy and figures_by_round and ((last := max(figures_by_round)) > 0 or other == HH):
+            columns[other] = figures_by_round[last]
     return Grid(
         number=5,
         file="table-5-turns",
@@ -181,7 +182,7 @@ def table_5(cells: Cells) -> Grid | None:
 
 
 def annotated_policy(cells: Cells) -> str | None:
-    """Of which policy table 5 and figure 5 are: B-FFT where it was annotated, else the one with the most turns."""
+    """Choose the policy of table 5 and figure 5: B-FFT where it was annotated, else the one with the most turns."""
     turns = {
         policy: sum(cell.turn_figures.turns for cell in by_round.values() if cell.turn_figures)
         for policy, by_round in cells.items()
@@ -192,28 +193,28 @@ def annotated_policy(cells: Cells) -> str | None:
 
 
 def grids(cells: Cells) -> list[Grid]:
-    """Tables 2 to 9, in order, without those that nothing can be said in."""
+    """Fill in tables 2 to 9, in order, leaving out those without a value."""
     five = table_5(cells)
-    made = [*(grid(table, cells) for table in TABLES), *([five] if five else [])]
-    made += [grid(table, cells) for table in LANGUAGE_TABLES]
-    return [each for each in made if any(value is not None for row in each.rows.values() for value in row)]
+    filled = [*(grid(table, cells) for table in TABLES), *([five] if five else [])]
+    filled += [grid(table, cells) for table in LANGUAGE_TABLES]
+    return [each for each in filled if any(value is not None for row in each.rows.values() for value in row)]
 
 
 def markdown(filled: Grid) -> str:
-    """The table with its title above; bold as in the paper."""
+    """Format the table in Markdown under its title; bold as in the paper."""
     lines = [
         f"Table {filled.number}: {filled.title}\n",
         "| round | " + " | ".join(map(filled.label, filled.columns)) + " |",
         "|---" * (len(filled.columns) + 1) + "|",
     ]
     for name, row in filled.rows.items():
-        shown = [_shown(filled, value, filled.best.get(column) == name) for column, value in enumerate(row)]
-        lines.append(f"| {filled.label(name)} | " + " | ".join(shown) + " |")
+        cells = [_shown(filled, value, filled.best.get(column) == name) for column, value in enumerate(row)]
+        lines.append(f"| {filled.label(name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def comma_separated(filled: Grid) -> str:
-    """The same, not rounded; a column with intervals becomes three: value, low and high."""
+    """Format the table as CSV, not rounded; a column with intervals becomes three: value, low and high."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = range(len(filled.columns))
@@ -227,15 +228,15 @@ def comma_separated(filled: Grid) -> str:
 
 
 def write(filled: Sequence[Grid], folder: Path) -> list[Path]:
-    """A CSV and a Markdown file for each table, each whole; returns their paths."""
-    written = []
+    """Write a CSV and a Markdown file for each table, atomically, and return their paths."""
+    files = []
     for each in filled:
         for ending, text in (("csv", comma_separated(each)), ("md", markdown(each))):
             file = folder / f"{each.file}.{ending}"
             unfinished = file.with_name(f"{file.name}.tmp")
             unfinished.write_text(text)
-            written.append(unfinished.replace(file))
-    return written
+            files.append(unfinished.replace(file))
+    return files
 
 
 def _shown(filled: Grid, value: Value | None, bold: bool) -> str:
@@ -260,15 +261,15 @@ def _fields(value: Value | None, three: bool) -> list[str]:
 
 
 def _best(table: Table, values: Mapping[str, tuple[Value | None, ...]], numbers: Sequence[int]) -> dict[int, str]:
-    """Column -> the best variant of that round, where several acted; round 0 is shared."""
-    found = {}
+    """Return by column the best variant of that round, where several acted; round 0 is shared."""
+    best = {}
     choose = max if table.better == "higher" else min
     for column, number in enumerate(numbers):
-        acted = {
+        scores = {
             policy: value.value
             for policy, row in values.items()
             if policy not in (CONTROL, HH) and number > 0 and isinstance(value := row[column], Estimate)
         }
-        if len(acted) > 1:
-            found[column] = choose(acted, key=lambda policy: acted[policy])
-    return found
+        if len(scores) > 1:
+            best[column] = choose(scores, key=lambda policy: scores[policy])
+    return best

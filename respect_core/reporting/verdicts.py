@@ -1,4 +1,4 @@
-"""What a report measured, under the names of the published cells (`respect_core.reporting.published`)."""
+"""Name a report's measurements as the published cells are named (`respect_core.reporting.published`)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from respect_core.variants import Variant
 
 
 def measured(evidence: Evidence, grids: Sequence[Grid]) -> dict[Cell, Value | float]:
-    """Every number that the paper or its data may have published; rates between 0 and 1."""
-    found: dict[Cell, Value | float] = {
+    """Return every number that the paper or its data may have published; rates between 0 and 1."""
+    numbers: dict[Cell, Value | float] = {
         (grid.number, row, column): value
         for grid in grids
         for row, across in grid.rows.items()
@@ -23,14 +23,16 @@ def measured(evidence: Evidence, grids: Sequence[Grid]) -> dict[Cell, Value | fl
     for policy, by_round in evidence.cells.items():
         for number, cell in by_round.items():
             if cell.figures:
-                found["games", policy, str(number)] = cell.figures.games
-                found["success rate", policy, str(number)] = cell.figures.success
-    found |= {("exact match", Variant.B_FFT, key[2]): value for key, value in found.items() if key[1] == "Exact match"}
-    return found | _figure_6(evidence) | _agreement(evidence)
+                numbers["games", policy, str(number)] = cell.figures.games
+                numbers["success rate", policy, str(number)] = cell.figures.success
+    numbers |= {
+        ("exact match", Variant.B_FFT, key[2]): value for key, value in numbers.items() if key[1] == "Exact match"
+    }
+    return numbers | _figure_6(evidence) | _agreement(evidence)
 
 
 def _figure_6(evidence: Evidence) -> dict[Cell, Value | float]:
-    """Against annotators only: labels derived from targets are not what was published."""
+    """Return confusions against annotators only: the paper publishes none against labels derived from targets."""
     return {
         (f"figure 6, {decoder}", f"round {number}, {actual}", str(predicted)): share
         for number, cell in evidence.cells.get(Variant.B_FFT, {}).items()

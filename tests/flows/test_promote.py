@@ -215,7 +215,7 @@ def test_promote_rollback_promote(place: Workspace, tmp_path: Path) -> None:
         (_not_a_number, {}, "probabilities that are not numbers"),
         (_garbage, {}, "ended with exit code 1"),
         (None, {"adapter_hash": "0" * 64}, "its files hash to .* registered is 0000"),
-        (None, {"data_hash": "0" * 64}, "its training set .* is another by now"),
+        (None, {"data_hash": "0" * 64}, "its training set .* is no longer the same"),
     ],
     ids=["noise", "not a number", "garbage", "other files", "unknown data"],
 )

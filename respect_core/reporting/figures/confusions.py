@@ -1,4 +1,4 @@
-"""Figure 6: what the feedback decoders said against what was the case, in shares of all turns."""
+"""Draw figure 6: what the feedback decoders said against what was true, in shares of all turns."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from respect_core.variants import CONTROL, HH, Variant
 
 _DECODED = ("neg", "neu", "pos")
 TARGETS = ("wrong", "partly right", "right")
-"""Rows of labels derived from the targets."""
+"""Row names of labels derived from the targets."""
 _ACTUAL = {"annotations": ("not satisfied", "partly", "satisfied"), "targets": TARGETS}
 
 
 def figure_6(cells: Cells, *, columns: int | None = None) -> Figure | None:
-    """A confusion matrix for every decoder and round of one policy; None where nothing was compared.
+    """Draw a confusion matrix for every decoder and round of one policy; None where there is nothing to compare with.
 
     See `respect_core.measuring.evidence`, deviation 1, for what the rows are; the axis names it.
     """
     policy = decoded_policy(cells)
     if policy is None:
         return None
-    shown = [
+    matrices = [
         (decoder, number, decoded)
         for decoder in ("binary", "ternary")
         for number, cell in sorted(cells[policy].items())
         if (decoded := cell.decoded.get(decoder)) is not None and decoded.confusion is not None
     ]
-    across = columns or max(sum(each == decoder for each, _, _ in shown) for decoder in ("binary", "ternary"))
+    across = columns or max(sum(each == decoder for each, _, _ in matrices) for decoder in ("binary", "ternary"))
     with style():
-        figure, axes = panels(len(shown), across, size=(2.1, 2.1))
-        for place, (each, (decoder, number, decoded)) in enumerate(zip(axes, shown, strict=True)):
+        figure, axes = panels(len(matrices), across, size=(2.1, 2.1))
+        for place, (each, (decoder, number, decoded)) in enumerate(zip(axes, matrices, strict=True)):
             assert decoded.confusion is not None and decoded.against is not None
             draw_confusion(each, _three_columns(decoded.confusion), _ACTUAL[decoded.against])
             each.set_title(f"{decoder}, round {number}", fontsize=10)
-            if place % min(across, len(shown)):
+            if place % min(across, len(matrices)):
                 each.set_yticklabels([])
     return figure
 
 
 def decoded_policy(cells: Cells) -> str | None:
-    """Of which policy figure 6 is: B-FFT, as in the paper, or the first whose decoded labels can be compared."""
+    """Choose figure 6's policy: B-FFT, as in the paper, or the first whose decoded labels can be compared."""
 
     def compared(by_round: Mapping[int, Cell]) -> bool:
         return any(decoded.confusion for cell in by_round.values() for decoded in cell.decoded.values())
@@ -60,16 +60,16 @@ def decoded_policy(cells: Cells) -> str | None:
 
 
 def _three_columns(confusion: Confusion) -> NDArray[np.float64]:
-    """The matrix with a column for each label, not a number for those that the decoder does not know."""
+    """Widen the matrix to a column per label: NaN for labels that the decoder does not know."""
     matrix = np.full((len(_DECODED), len(_DECODED)), np.nan)
     matrix[:, [label + 1 for label in confusion.predicted]] = confusion.matrix
     return matrix
 
 
 def draw_confusion(axes: Axes, shares: ArrayLike, actual: Sequence[str], counts: ArrayLike | None = None) -> None:
-    """A matrix of shares of all turns [3, 3], rows actual and columns decoded, from negative to positive.
+    """Draw a matrix of shares of all turns [3, 3], rows actual and columns decoded, from negative to positive.
 
-    Not a number: a dash.
+    NaN is drawn as a dash.
     """
     values = np.asarray(shares, dtype=float)
     blues = mpl.colormaps["Blues"].with_extremes(bad="#eceef2")
@@ -81,7 +81,7 @@ def draw_confusion(axes: Axes, shares: ArrayLike, actual: Sequence[str], counts:
         text = f"{values[row, column]:.2f}"
         if counts is not None:
             text += f"\n({np.asarray(counts)[row, column]:.0f})"
-        color = "#ffffff" if values[row, column] > 0.4 else "#111111"  # stays dark on a dark page: cells are light
+        color = "#ffffff" if values[row, column] > 0.4 else "#111111"  # also on a dark page, since cells are light
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=color)
     axes.set_xticks(np.arange(len(_DECODED)) + 0.5, _DECODED)
     axes.set_yticks(np.arange(len(actual)) + 0.5, actual)

@@ -1,4 +1,4 @@
-"""Figures 4, 5, 7, 14 and 15: what changes from round to round, shaded with 95% bootstrap intervals.
+"""Draw figures 4, 5, 7, 14 and 15: what changes from round to round, shaded with 95% bootstrap intervals.
 
 CONTROL is dashed from round 0 to the round in which the seed policy was deployed again; games between people (HH) are
 a dotted line.
@@ -28,7 +28,7 @@ Series = Mapping[str, Mapping[int, Value]]
 
 @dataclass(frozen=True)
 class Panel:
-    """One axis: what it shows of a cell."""
+    """One plot: what it reads from a cell."""
 
     title: str
     read: Callable[[Cell], Value | None]
@@ -49,12 +49,12 @@ FIGURE_7 = (
 
 
 def figure_4(cells: Cells, *, title: str | None = None, columns: int = 3) -> Figure | None:
-    """Success, turns per game and click accuracy by round; None where no game has an outcome."""
+    """Draw success, turns per game and click accuracy by round; None where no game has an outcome."""
     return _draw(cells, FIGURE_4, title, columns)
 
 
 def figure_5(cells: Cells, *, columns: int = 3) -> Figure | None:
-    """Exact match, similarity and positive feedback against annotators; None without annotations.
+    """Draw exact match, similarity and positive feedback against annotators; None without annotations.
 
     The middle panel also has the similarity of actions whose feedback was negative (NEG FB).
     """
@@ -65,13 +65,13 @@ def figure_5(cells: Cells, *, columns: int = 3) -> Figure | None:
     def of_turns(read: Callable[[TurnFigures], Value | None]) -> Callable[[Cell], Value | None]:
         return lambda cell: read(cell.turn_figures) if cell.turn_figures else None
 
-    shown = {each: by_round for each, by_round in cells.items() if each in (policy, CONTROL, HH)}
+    compared = {each: by_round for each, by_round in cells.items() if each in (policy, CONTROL, HH)}
     middle = of_turns(lambda figures: figures.similarity)
     negative = of_turns(lambda figures: figures.similarity_negative)
     with style():
         figure, axes = panels(3, columns)
-        _panel(axes[0], shown, Panel("exact match", of_turns(lambda figures: figures.exact_match), "share"))
-        _panel(axes[1], shown, Panel("similarity to a*", middle, "share"))
+        _panel(axes[0], compared, Panel("exact match", of_turns(lambda figures: figures.exact_match), "share"))
+        _panel(axes[1], compared, Panel("similarity to a*", middle, "share"))
         _panel(
             axes[1],
             {policy: cells[policy]},
@@ -79,19 +79,21 @@ def figure_5(cells: Cells, *, columns: int = 3) -> Figure | None:
             ", NEG FB",
             dashes=(0, (1, 1)),
         )
-        _panel(axes[2], shown, Panel("positive feedback", of_turns(lambda figures: figures.positive_feedback), "share"))
+        _panel(
+            axes[2], compared, Panel("positive feedback", of_turns(lambda figures: figures.positive_feedback), "share")
+        )
         axes[1].set_ylim(min(0.0, axes[1].dataLim.y0 - 0.05), 1.03)
         legend(figure, axes, 4 if columns > 1 else 2)
     return figure
 
 
 def figure_7(cells: Cells, *, columns: int = 2) -> Figure | None:
-    """The speakers' language: vocabulary, utterance length, reset and try-again words; None without utterances."""
+    """Draw the speakers' language: vocabulary, utterance length, reset and try-again words; None if there is none."""
     return _draw(cells, FIGURE_7, None, columns)
 
 
 def figure_14(learned_from: Mapping[str, Mapping[int, int]]) -> Figure | None:
-    """Cumulative number of interactions up to each round, of every policy that learns; None without any."""
+    """Draw the cumulative number of interactions up to each round, for every policy that learns; None if none does."""
     if not learned_from:
         return None
     with style():
@@ -104,20 +106,20 @@ def figure_14(learned_from: Mapping[str, Mapping[int, int]]) -> Figure | None:
 
 
 def figure_15(cells: Cells) -> Figure | None:
-    """Success of B-FFT with enhanced adapters beside B-FFT; None where the former was not deployed."""
+    """Draw the success of B-FFT with and without enhanced adapters; None where the former was not deployed."""
     if ENHANCED not in cells:
         return None
     both = {policy: cells[policy] for policy in (Variant.B_FFT.value, ENHANCED) if policy in cells}
     return _draw(both, FIGURE_4[:1], None, 1)
 
 
-def _draw(cells: Cells, shown: Sequence[Panel], title: str | None, columns: int) -> Figure | None:
-    known = (panel.read(cell) for panel in shown for by_round in cells.values() for cell in by_round.values())
-    if all(value is None for value in known):
+def _draw(cells: Cells, plots: Sequence[Panel], title: str | None, columns: int) -> Figure | None:
+    values = (panel.read(cell) for panel in plots for by_round in cells.values() for cell in by_round.values())
+    if all(value is None for value in values):
         return None
     with style():
-        figure, axes = panels(len(shown), columns, size=(9.6 / columns, 2.9))
-        for each, panel in zip(axes, shown, strict=True):
+        figure, axes = panels(len(plots), columns, size=(9.6 / columns, 2.9))
+        for each, panel in zip(axes, plots, strict=True):
             _panel(each, cells, panel)
         legend(figure, axes, 8 if columns > 1 else 3)
         if title:

@@ -1,8 +1,8 @@
-"""The action language of MULTIREF: parse, canonical form, legality against a state, apply.
+"""Parse and apply MULTIREF's action language: canonical form, and legality in a state.
 
 An action is a string such as ``deselect E select F`` (appendix B.1; lower case as in the released
-adapters). Letters are canonical when they stand in alphabetical order, each once. ``nothing`` is the
-action of a turn in which nothing was clicked.
+adapters). In canonical form, letters are in alphabetical order, each once. ``nothing`` is the action of a
+turn in which nothing was clicked.
 
 A state is the set of selected letters, written as a string in alphabetical order: ``""``, ``"FG"``.
 """
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 
-from respect_core.errors import ExpectedError
+from respect_core.scenario import ScenarioError
 
 LETTERS = "ABCDEFGHIJ"
 NOTHING = "nothing"
-LONGEST = len("deselect select") + 2 * len(LETTERS)  # characters, where each letter is named once
+LONGEST = len("deselect select") + 2 * len(LETTERS)  # characters, naming each letter once
 
 # One part or both, each with at least one letter; published pattern, narrowed from A-Z to A-J.
 ACTION_PATTERN = re.compile(
@@ -26,8 +26,8 @@ ACTION_PATTERN = re.compile(
 )
 
 
-class ActionError(ExpectedError, ValueError):
-    """An action that cannot be used: the message names the action, the reason and the remedy."""
+class ActionError(ScenarioError):
+    """An unusable action. The message names the action, the reason and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,18 @@ class Action:
 
 
 def parse(text: str) -> Action:
-    """Read an action string without regard to case, letter order or white space.
+    """Parse an action string, ignoring case, letter order and white space.
 
     Raises:
         ActionError: not in the action language, or a letter named twice.
     """
     folded = " ".join(text.split())
     if len(folded) > LONGEST:
-        raise ActionError(f"action {_cut(folded)} is longer than any action; name each letter once")
+        raise ActionError(f"action {_shorten(folded)} is longer than any action; name each letter once")
     return _parse(folded)
 
 
-# Millions of logged turns hold few different actions and states, so what is pure is remembered: of short texts only.
+# Millions of logged turns hold few different actions and states, so pure functions are cached, for short texts only.
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> Action:
     if text.lower() == NOTHING:
@@ -77,7 +77,7 @@ def _parse(text: str) -> Action:
 
 
 def canonical(text: str) -> str:
-    """The canonical spelling of an action string. Raises ActionError as `parse` does."""
+    """Return the canonical spelling of an action string. Raises ActionError as `parse` does."""
     return str(parse(text))
 
 
@@ -96,7 +96,7 @@ def check_legal(action: Action, state: str, n_images: int = len(LETTERS)) -> Non
 
 
 def is_legal(text: str, state: str, n_images: int = len(LETTERS)) -> bool:
-    """Whether an action string parses and can be carried out in `state`."""
+    """Return whether an action string parses and can be carried out in `state`."""
     try:
         check_legal(parse(text), state, n_images)
     except ActionError:
@@ -106,29 +106,29 @@ def is_legal(text: str, state: str, n_images: int = len(LETTERS)) -> bool:
 
 @lru_cache(maxsize=4096)
 def apply(action: Action, state: str) -> str:
-    """The state after a legal action. Raises ActionError on an illegal one."""
+    """Return the state after a legal action. Raises ActionError on an illegal one."""
     check_legal(action, state)
     return "".join(sorted((set(state) - set(action.deselect)) | set(action.select)))
 
 
-# Only canonical actions get in: errors are not remembered.
+# The cache holds canonical actions only, since errors are not cached.
 @lru_cache(maxsize=16384)
 def step(text: str, state: str, n_images: int) -> str:
-    """The state after an action that is written canonically. Raises ActionError if it is not, or is illegal."""
+    """Return the state after an action in canonical form. Raises ActionError if it is not canonical, or illegal."""
     action = parse(text)
     if str(action) != text:
-        raise ActionError(f"action {_cut(text)} is not canonical; write {str(action)!r}")
+        raise ActionError(f"action {_shorten(text)} is not canonical; write {str(action)!r}")
     check_legal(action, state, n_images)
     return apply(action, state)
 
 
-def _cut(text: str) -> str:
-    """An action for a message, however long it is."""
+def _shorten(text: str) -> str:
+    """Return an action for a message, cut to a bounded length."""
     return repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
 
 
 def between(before: str, after: str) -> Action:
-    """The action that leads from one state to another."""
+    """Return the action that leads from one state to another."""
     return Action(
         deselect="".join(sorted(set(before) - set(after))),
         select="".join(sorted(set(after) - set(before))),
@@ -137,7 +137,7 @@ def between(before: str, after: str) -> Action:
 
 @lru_cache(maxsize=4096)
 def legal_actions(state: str, n_images: int = len(LETTERS)) -> tuple[str, ...]:
-    """Every canonical action that changes `state`: each non-empty set of letters toggled, 2^n - 1 in all."""
+    """Return every canonical action that changes `state`: toggles of each non-empty set of letters, 2^n - 1 in all."""
     letters = LETTERS[:n_images]
     return tuple(
         str(Action("".join(x for x in chosen if x in state), "".join(x for x in chosen if x not in state)))
@@ -147,5 +147,5 @@ def legal_actions(state: str, n_images: int = len(LETTERS)) -> tuple[str, ...]:
 
 
 def describe_state(state: str) -> str:
-    """The state line of the policy prompt (figure 12)."""
+    """Return the state line of the policy prompt (figure 12)."""
     return f"{' '.join(state)} currently selected" if state else "none is selected"

@@ -1,8 +1,8 @@
-"""What can be said about a tangram: geometric attributes, and the words for their values.
+"""Compute geometric attributes of a tangram, and hold the words for their values.
 
-An attribute has two or three values, or none for a given shape where it would be a close call. A value has
-`technical` words (adjectives, which the base model knows well) and `figurative` words (what the shape is likened to,
-which the base model knows only vaguely). How often users speak figuratively is their dialect, and there to be learned.
+An attribute has two or three values, and none for a borderline shape. A value has `technical` words (adjectives, which
+the base model knows well) and `figurative` words (what the shape is compared to, which the base model knows only
+vaguely). How often users speak figuratively is part of their dialect, which the policy has to learn.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _words(technical: str, figurative: str) -> Words:
     return Words(tuple(technical.split()), tuple(figurative.split()))
 
 
-# attribute -> value -> words. Every word stands for one value only.
+# attribute -> value -> words. Every word means one value only.
 LEXICON: dict[str, dict[str, Words]] = {
     "outline": {
         "wide": _words("wide broad", "boat crocodile bridge"),
@@ -91,19 +91,19 @@ LEXICON: dict[str, dict[str, Words]] = {
     },
 }
 
-Values = Mapping[str, str]  # attribute -> value; attributes that are a close call are left out
+Values = Mapping[str, str]  # attribute -> value; borderline attributes are left out
 
-_END = 0.12  # of the extent: how deep an end is looked at
+_END = 0.12  # depth of an end, as a share of the extent
 _ASPECT = 1.25
 _HEAVY = 0.03
-# Corners and middle, as columns and rows of the bounding box cut in nine.
+# Corners and middle, as columns and rows of a 3 x 3 grid over the bounding box.
 _BOXES = (("upper left", 0, 0), ("upper right", 2, 0), ("lower left", 0, 2), ("lower right", 2, 2), ("middle", 1, 1))
-_COVERED = {"middle": (0.86, 0.1)}  # share of the box that tells empty from filled, and how far off is no close call
+_COVERED = {"middle": (0.86, 0.1)}  # share that separates empty from filled, and the distance from it that decides
 _CORNER_COVERED = (0.28, 0.15)
 
 
 def _end(points: np.ndarray, edges: np.ndarray, axis: int, sign: int) -> str | None:
-    """Whether the end in direction `sign` along `axis` is pointed or flat. edges: [n, 2 ends, 2 coordinates]."""
+    """Return whether the end in direction `sign` along `axis` is pointed or flat. edges: [n, 2 ends, 2 coordinates]."""
     along, across = points[:, axis] * sign, 1 - axis
     end, extent = along.max(), along.max() - along.min()
     breadth = np.ptp(points[:, across])
@@ -120,7 +120,7 @@ def _off_middle(offset: float, limit: float, low: str, high: str) -> str | None:
 
 @lru_cache(maxsize=20_000)
 def values(tangram: Tangram) -> Values:
-    """The attributes of a tangram that are no close call, from its polygons (y down)."""
+    """Compute the attributes of a tangram that are not borderline, from its polygons (y down)."""
     outlines = [np.array(polygon) for polygon in tangram.polygons]
     shapes = [shapely.polygons(outline) for outline in outlines]
     areas = np.array([shape.area for shape in shapes])
@@ -131,39 +131,39 @@ def values(tangram: Tangram) -> Values:
     extent = high - low
     places = (centres - (low + high) / 2) / extent  # from -.5 to .5 of the bounding box
     weight_x, weight_y = areas @ places / areas.sum()
-    found: dict[str, str | None] = {}
+    values_by_name: dict[str, str | None] = {}
 
     aspect = extent[0] / extent[1]
     if aspect > _ASPECT or aspect < 1 / _ASPECT:
-        found["outline"] = "wide" if aspect > 1 else "tall"
+        values_by_name["outline"] = "wide" if aspect > 1 else "tall"
     elif max(aspect, 1 / aspect) < 1.12:
-        found["outline"] = "even"
+        values_by_name["outline"] = "even"
     for name, axis, sign in (("top", 1, -1), ("bottom", 1, 1), ("left", 0, -1), ("right", 0, 1)):
-        found[name] = _end(points, edges, axis, sign)
-    found["weight"] = _off_middle(weight_y, _HEAVY, "high", "low")
-    found["side"] = _off_middle(weight_x, _HEAVY, "left", "right")
+        values_by_name[name] = _end(points, edges, axis, sign)
+    values_by_name["weight"] = _off_middle(weight_y, _HEAVY, "high", "low")
+    values_by_name["side"] = _off_middle(weight_x, _HEAVY, "left", "right")
 
     whole = shapely.union_all([shapely.buffer(shape, 1e-4) for shape in shapes])
     for name, column, row in _BOXES:
         box = shapely.box(*(low + extent * (column, row) / 3), *(low + extent * (column + 1, row + 1) / 3))
         covered = shapely.area(shapely.intersection(whole, box)) / box.area
         usual, limit = _COVERED.get(name, _CORNER_COVERED)
-        found[name] = _off_middle(covered - usual, limit, "empty", "filled")
+        values_by_name[name] = _off_middle(covered - usual, limit, "empty", "filled")
 
     hull = shapely.convex_hull(shapely.multipoints(points)).area
     filled = areas.sum() / hull
-    found["mass"] = "solid" if filled > 0.7 else "loose" if filled < 0.62 else None
+    values_by_name["mass"] = "solid" if filled > 0.7 else "loose" if filled < 0.62 else None
 
     around = centres - areas @ centres / areas.sum()
     spread = (areas[:, None] * around).T @ around
     variance_x, variance_y, covariance = spread[0, 0], spread[1, 1], spread[0, 1]
     correlation = covariance / math.sqrt(variance_x * variance_y)
-    found["lean"] = _off_middle(correlation, 0.4, "rising", "falling")  # y runs down
-    return {name: value for name, value in found.items() if value is not None}
+    values_by_name["lean"] = _off_middle(correlation, 0.4, "rising", "falling")  # y points down
+    return {name: value for name, value in values_by_name.items() if value is not None}
 
 
 def meaning(word: str) -> tuple[str, str] | None:
-    """The attribute and value a word commonly stands for; None for any other word."""
+    """Return the attribute and value a word commonly means; None for any other word."""
     return _MEANINGS.get(word)
 
 

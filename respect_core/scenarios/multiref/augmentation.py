@@ -1,11 +1,11 @@
-"""Deselection augmentation of D0 (appendix B.2, figure 13).
+"""Augment D0 with deselections (appendix B.2, figure 13).
 
 Deviations from the paper, and why:
-1. An augmented turn ends a copy of the beginning of a D0 game, under an id of its own. The paper shows one such
-   prompt and not how many turns before it are kept: all are, since whole games are packed anyway.
-2. Two kinds are made in equal parts, as the authors' code has them: undo the last selection, and clear all. Their
-   number is 1:12 of D0 (appendix B.2); the authors' code samples with 0.06 + 0.06 to 0.88, which is 1:7.
-3. The utterances are a fixed list that draws from the phrases of appendix B.4; the paper gives one example.
+1. An augmented turn ends a copy of the beginning of a D0 game, under its own id. The paper shows one such prompt but
+   not how many of the turns before it are kept: here all are, since whole games are packed anyway.
+2. Two kinds are made in equal parts, as in the authors' code: undo the last selection, and clear all. Their number is
+   1:12 of D0 (appendix B.2); the authors' code samples with 0.06 + 0.06 to 0.88, which is 1:7.
+3. The utterances are a fixed list based on the phrases of appendix B.4; the paper gives one example.
 """
 
 from __future__ import annotations
@@ -43,30 +43,35 @@ CLEAR = (
 
 
 def augment(rows: Sequence[Row], ratio: float, seed: int) -> list[Row]:
-    """Make whole augmented games: as many as `ratio` asks for, where D0 has that many places to cut it.
+    """Make whole augmented games: as many as `ratio` asks for, or as many as D0 has places to cut a game.
 
     Args:
-        rows: of a training set, in order of interaction and turn.
+        rows: a training set's, in order of interaction and turn.
         ratio: augmented turns per labelled turn.
-        seed: of places and phrases.
+        seed: for places and phrases.
     """
     games: dict[str, list[Row]] = {}
     for row in rows:
         games.setdefault(row["interaction_id"], []).append(row)
-    wanted = round(ratio * sum(row["label"] is not None for row in rows))
+    total = round(ratio * sum(row["label"] is not None for row in rows))
     kinds: tuple[Kind, Kind] = ("undo", "clear")
     random = np.random.default_rng([seed, len(rows)])
     result: list[Row] = []
-    for kind, count in zip(kinds, ((wanted + 1) // 2, wanted // 2), strict=True):
-        cuts = [(game, turn) for game in games for turn in range(len(games[game])) if _undone(games[game][turn], kind)]
+    for kind, count in zip(kinds, ((total + 1) // 2, total // 2), strict=True):
+        cuts = [
+            (game, turn)
+            for game in games
+            for turn in range(len(games[game]))
+            if _letters_to_deselect(games[game][turn], kind)
+        ]
         for place in sorted(random.permutation(len(cuts))[:count]):
             game, turn = cuts[place]
-            result += _extended(games[game][: turn + 1], kind, random)
+            result += _extend(games[game][: turn + 1], kind, random)
     return result
 
 
-def _undone(row: Row, kind: Kind) -> str:
-    """The letters that an augmented turn after this one deselects; none where this is no place for one."""
+def _letters_to_deselect(row: Row, kind: Kind) -> str:
+    """Return the letters that an augmented turn after this one deselects; empty where none can follow."""
     action = actions.parse(row["action"])
     if kind == "undo":
         return action.select
@@ -75,17 +80,17 @@ def _undone(row: Row, kind: Kind) -> str:
     return after if len(after) > 1 else ""
 
 
-def _extended(beginning: list[Row], kind: Kind, random: np.random.Generator) -> list[Row]:
+def _extend(beginning: list[Row], kind: Kind, random: np.random.Generator) -> list[Row]:
     last = beginning[-1]
     utterances = UNDO if kind == "undo" else CLEAR
-    added = last | {
+    turn = last | {
         "turn": last["turn"] + 1,
         "state": actions.apply(actions.parse(last["action"]), last["state"]),
         "utterance": utterances[random.integers(len(utterances))],
-        "action": str(actions.Action(deselect=_undone(last, kind))),
+        "action": str(actions.Action(deselect=_letters_to_deselect(last, kind))),
         "probability": None,
         "label": 1,
     }
-    name = f"{last['interaction_id']}~{kind}{added['turn']}"
+    name = f"{last['interaction_id']}~{kind}{turn['turn']}"
     context = [row | {"label": None} for row in beginning]
-    return [row | {"interaction_id": name, "source": kind} for row in [*context, added]]
+    return [row | {"interaction_id": name, "source": kind} for row in [*context, turn]]

@@ -1,9 +1,8 @@
-"""Blocks of log lines to columns of the tables: the fast way, for records in which nothing is unusual.
+"""Export in bulk: parse and validate a block of JSON lines with Arrow.
 
-Arrow parses a block and its records are checked all at once. A block is taken only if every line of it is a record
-that `respect_core.log.log.parse_record` accepts, and gives the rows of `turn_rows` and `outcome_row`.
-Whatever else is in it, were it only a space at the end of a line, the block is refused: its reader goes through
-it record by record, and says what is wrong.
+A block is accepted only if every line is a record that `respect_core.log.log.parse_record` accepts, and the result has
+the rows of `turn_rows` and `outcome_row`. Any irregularity, even a space at the end of a line, rejects the block: the
+caller then reads it record by record and reports what is wrong.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ from respect_core.store.manifests import Partition
 
 
 def read_columns(block: bytes, partition: Partition, taken: Set[str], images: Set[str]) -> Columns | None:
-    """The records of a block of whole lines, not empty; None unless each could be accepted in its turn.
+    """Read a block of whole lines, not empty, into columns; None unless each record is acceptable.
 
     Args:
-        taken: ids of the partition's interactions so far.
+        taken: ids of the partition's earlier interactions.
         images: what contexts may name.
     """
     try:
@@ -42,7 +41,7 @@ def read_columns(block: bytes, partition: Partition, taken: Set[str], images: Se
         turns = _Turns.of(records)
         turns.check()
         states = turns.states()
-    except ValueError:  # of Arrow, which found something else than the records it was to read, or of a check below
+    except ValueError:  # from Arrow, for anything but records, or from a check below
         return None
     return Columns(_turns_table(records, turns, states), _outcomes_table(records, turns))
 
@@ -53,7 +52,7 @@ _SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.boo
 
 
 def _field(name: str, annotation: Any, optional: bool = False) -> pa.Field:
-    """A model's field as Arrow is to read it. Where a whole model may be null, so may its fields, for Arrow."""
+    """Translate a model's field for Arrow. Where a whole model may be null, Arrow's fields of it may be too."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _field(name, arguments[0], optional)
@@ -72,14 +71,14 @@ def _field(name: str, annotation: Any, optional: bool = False) -> pa.Field:
 
 RECORDS = pa.schema(_field("record", InteractionLog).type.fields)
 
-# Also refuses, by itself: another type, null or nothing where a field is required, a field that is named twice.
+# Arrow itself also rejects: a wrong type, a required field that is null or absent, a duplicate field.
 _PARSE = arrow_json.ParseOptions(explicit_schema=RECORDS, unexpected_field_behavior="error")
 
 
 def _parse(block: bytes) -> pa.RecordBatch:
-    """A record from each line. Raises ValueError."""
-    # Arrow also takes values that share a line, or stretch over several. After "}" a value can only go on with one of
-    # ",]}", so that a line end between "}" and "{" is one between values.
+    """Parse one record per line. Raises ValueError."""
+    # Arrow also accepts several values on a line, or one over several lines. Within a value only one of ",]}" can
+    # follow "}", so a line end between "}" and "{" separates values.
     lines = block.count(b"}\n{") + 1
     _require(block.startswith(b"{") and block.endswith((b"}", b"}\n")))
     _require(block.count(b"\n") + (not block.endswith(b"\n")) == lines)
@@ -101,8 +100,8 @@ def _require(condition: object) -> None:
 
 
 def _check_games(records: pa.RecordBatch, partition: Partition, taken: Set[str]) -> None:
-    known = {"schema_version": SCHEMA_VERSION, "scenario": "multiref", **partition._asdict()}
-    for name, value in known.items():
+    expected = {"schema_version": SCHEMA_VERSION, "scenario": "multiref", **partition._asdict()}
+    for name, value in expected.items():
         _require(records[name].unique().to_pylist() == [value])
     ids = records["interaction_id"].to_pylist()
     _require(all(ids) and len(set(ids)) == len(ids) and taken.isdisjoint(ids))
@@ -116,30 +115,30 @@ def _check_images(records: pa.RecordBatch, images: Set[str]) -> None:
     _require(sizes["min"] >= 2 and sizes["max"] <= len(actions.LETTERS))
     names = context.flatten().dictionary_encode()
     _require(images >= set(names.dictionary.to_pylist()))
-    different = len(names.dictionary)
-    shown = _members(context, names.indices, different)
-    wanted = _members(targets, pc.index_in(targets.flatten(), value_set=names.dictionary), different)
-    _require(pc.count_distinct(shown).as_py() == len(shown))
-    _require(pc.all(pc.is_in(wanted, value_set=shown), min_count=0).as_py())
+    n_names = len(names.dictionary)
+    context_members = _members(context, names.indices, n_names)
+    target_members = _members(targets, pc.index_in(targets.flatten(), value_set=names.dictionary), n_names)
+    _require(pc.count_distinct(context_members).as_py() == len(context_members))
+    _require(pc.all(pc.is_in(target_members, value_set=context_members), min_count=0).as_py())
 
 
-def _members(lists: pa.ListArray, names: pa.Array, different: int) -> pa.Array:
-    """What tells list and name, as one number for each member of each list, from the numbers of so many names.
+def _members(lists: pa.ListArray, names: pa.Array, n_names: int) -> pa.Array:
+    """Encode the (list, name) pair of each list member as one integer, given the members' name numbers.
 
-    Null, as its name is, for a member that is none of them.
+    Null for a member without a number.
     """
-    return pc.add(pc.multiply(pc.list_parent_indices(lists), different), names)
+    return pc.add(pc.multiply(pc.list_parent_indices(lists), n_names), names)
 
 
 @dataclass(frozen=True)
 class _Turns:
-    """The turns of all games in one row."""
+    """The turns of all games, concatenated."""
 
     fields: pa.StructArray
-    game: NDArray[np.int64]  # of each turn
-    number: NDArray[np.int64]  # of each turn in its game
-    offsets: pa.Array  # of each game's first turn, and the end
-    images: NDArray[np.int32]  # in the context of each turn
+    game: NDArray[np.int64]  # index of each turn's game
+    number: NDArray[np.int64]  # index of each turn in its game
+    offsets: pa.Array  # index of each game's first turn, and the end
+    images: NDArray[np.int32]  # number of images in each turn's context
 
     @classmethod
     def of(cls, records: pa.RecordBatch) -> _Turns:
@@ -153,7 +152,7 @@ class _Turns:
         utterances = self.fields.field("utterance")
         _require(pc.min(pc.binary_length(utterances)).as_py())
         _require(not pc.any(pc.utf8_is_space(utterances)).as_py())
-        plain = pc.ascii_is_printable(utterances)  # and so in normal form
+        plain = pc.ascii_is_printable(utterances)  # which implies Unicode normal form
         _require((pc.max(pc.binary_length(utterances.filter(plain))).as_py() or 0) <= LONGEST_UTTERANCE)
         for text in utterances.filter(pc.invert(plain)).unique().to_pylist():
             spoken(text, "utterance", "")
@@ -163,14 +162,14 @@ class _Turns:
         _require(((seconds >= 0) & (seconds < 2**53) & ~np.signbit(seconds)).all())
 
     def states(self) -> pa.Array:
-        """Selected letters before each turn. Raises ValueError for an action that is not canonical, or illegal."""
+        """Compute the selected letters before each turn. Raises ValueError for a non-canonical or illegal action."""
         texts = self.fields.field("action").dictionary_encode()
         parsed = [actions.parse(text) for text in texts.dictionary.to_pylist()]
         _require(list(map(str, parsed)) == texts.dictionary.to_pylist())
         which = texts.indices.to_numpy()
         deselected = np.array([_bits(each.deselect) for each in parsed])[which]
         selected = np.array([_bits(each.select) for each in parsed])[which]
-        # A legal action toggles its letters: selected before a turn is what was toggled an odd number of times.
+        # A legal action toggles its letters: those toggled an odd number of times are selected.
         toggled = deselected | selected
         before = np.bitwise_xor.accumulate(toggled) ^ toggled  # counted from the first turn of the first game
         state = before ^ before[self.offsets.to_numpy()[self.game]]

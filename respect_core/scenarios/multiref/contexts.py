@@ -1,4 +1,4 @@
-"""Game contexts: ten tangrams, three to five of them targets, shown to speaker and listener in different orders."""
+"""Draw game contexts: ten tangrams, three to five of them targets, in different orders for speaker and listener."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TARGETS = (3, 4, 5)
 
 @dataclass(frozen=True)
 class GameContext:
-    """One game before it starts (appendix A.1). Image ids; only the speaker may know `targets`."""
+    """A game before it starts (appendix A.1). Image ids; only the speaker may know `targets`."""
 
     id: str
     images: tuple[str, ...]  # the listener's order, letters A to J
@@ -29,7 +29,7 @@ class GameContext:
 
     @property
     def target_letters(self) -> str:
-        """The listener's letters of the targets, in order."""
+        """The targets' letters in the listener's order, sorted."""
         return "".join(letter for letter, image in zip(LETTERS, self.images, strict=False) if image in self.targets)
 
 
@@ -41,8 +41,8 @@ def sample(
     The same arguments give the same contexts, and a larger n only adds to them.
 
     Args:
-        stratified: as many contexts of each number of targets, one more or less; otherwise the number is random.
-            Games with more targets are harder, so success rates of two samples differ less.
+        stratified: balance the number of targets over contexts, to within one; otherwise it is random. Games with
+            more targets are harder, so balanced samples differ less in success rate.
     """
     if len(split) < IMAGES:
         raise ValueError(f"a context needs {IMAGES} images, the split has {len(split)}")

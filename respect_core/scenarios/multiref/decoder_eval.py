@@ -1,4 +1,4 @@
-"""How good decoded feedback is, against labels derived from the targets. FOR METRICS ONLY: nothing learns from this.
+"""Measure decoded feedback against labels derived from the targets. FOR METRICS ONLY: nothing learns from this.
 
 Right turns (+1) count as actual positives; partly right (0) and wrong (-1) ones as actual negatives, the strict
 reading of figure 6. Deviation from the paper: its figure 6 compares with annotators' judgements of satisfaction;
@@ -6,7 +6,7 @@ these are not in the logs.
 
     python -m respect_core.scenarios.multiref.decoder_eval GAMES.pkl --json out.json --plot docs/decoder.svg
 
-decodes the games of a file as the authors publish them and prints all figures below.
+decodes a file of games in the authors' format and prints all figures below.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NAMES = {1: "positive", 0: "neutral", -1: "negative"}
 
 @dataclass(frozen=True)
 class Rates:
-    """Precision, recall (None where nothing was called, or is, positive) and the threshold they hold for."""
+    """Precision and recall (None where no turn was called, or is, positive) at a threshold."""
 
     precision: float | None
     recall: float | None
@@ -37,27 +37,27 @@ class Rates:
 
 @dataclass(frozen=True)
 class CrossValidated:
-    """Figures pooled over folds; each fold's threshold was chosen on the others."""
+    """Figures pooled over folds; each fold's threshold was chosen on the other folds."""
 
     precision: float | None
     recall: float | None
     thresholds: tuple[float, ...]
-    shipped: float  # the same rule on all games
+    shipped: float  # chosen by the same rule on all games
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` finds for one decoder."""
+    """The figures of one decoder."""
 
     turns: int
     confusion: dict[str, dict[str, int]]  # actual -> decoded -> turns
     at_shipped: Rates
     auc: float | None
-    cross_validated: CrossValidated | None  # None of a single game: there is no other to choose on
+    cross_validated: CrossValidated | None  # None for a single game, which leaves no other to choose on
 
 
 def confusion(pairs: Iterable[tuple[int, int]]) -> dict[str, dict[str, int]]:
-    """Counts of (actual, decoded) labels, actual -> decoded -> turns, all nine cells."""
+    """Count (actual, decoded) labels: actual -> decoded -> turns, all nine cells."""
     counts = {actual: dict.fromkeys(NAMES.values(), 0) for actual in NAMES.values()}
     for actual, decoded in pairs:
         counts[NAMES[actual]][NAMES[decoded]] += 1
@@ -65,7 +65,7 @@ def confusion(pairs: Iterable[tuple[int, int]]) -> dict[str, dict[str, int]]:
 
 
 def rates(pairs: Iterable[tuple[bool, bool]], threshold: float | None = None) -> Rates:
-    """Precision and recall of positives from (is right, was called positive)."""
+    """Compute precision and recall of positives from (is right, was called positive)."""
     pairs = list(pairs)
     hits = sum(right and called for right, called in pairs)
     called, right = sum(c for _, c in pairs), sum(r for r, _ in pairs)
@@ -73,7 +73,7 @@ def rates(pairs: Iterable[tuple[bool, bool]], threshold: float | None = None) ->
 
 
 def auc(scored: Sequence[tuple[float, bool]]) -> float | None:
-    """Chance that a right turn scores above another, ties counting half. None unless there are both."""
+    """Compute the chance that a right turn scores above another, ties counting half. None unless there are both."""
     ranks, ordered, start = {}, sorted(score for score, _ in scored), 0
     while start < len(ordered):
         end = start
@@ -88,7 +88,7 @@ def auc(scored: Sequence[tuple[float, bool]]) -> float | None:
 
 
 def curve(scored: Sequence[tuple[float, bool]]) -> list[Rates]:
-    """Precision and recall at each distinct score as threshold (called positive where score >= it), rising recall."""
+    """Compute precision and recall at each distinct score as threshold (positive where score >= it), recall rising."""
     right, hits, points = sum(flag for _, flag in scored), 0, []
     ordered = sorted(scored, reverse=True)
     for called, (score, flag) in enumerate(ordered, start=1):
@@ -99,7 +99,7 @@ def curve(scored: Sequence[tuple[float, bool]]) -> list[Rates]:
 
 
 def choose_threshold(scored: Sequence[tuple[float, bool]], precision: float) -> float:
-    """The threshold with the highest recall among those of at least `precision`; where none is, the most precise.
+    """Choose the threshold with the highest recall among those of at least `precision`, else the most precise.
 
     Rounded up to 0.01 nats.
 
@@ -122,7 +122,7 @@ def cross_validate(
 
     Args:
         scored: (game, score, is right) per turn. A game is in one fold, by the hash of its id.
-        precision: what `choose_threshold` aims at.
+        precision: the target of `choose_threshold`.
 
     Raises:
         ValueError: fewer than two folds, or all games in one.
@@ -133,12 +133,12 @@ def cross_validate(
     fold = {game: number % folds for number, game in enumerate(order)}
     calls, thresholds = [], []
     for held_out in range(folds):
-        chosen = choose_threshold([(s, r) for game, s, r in scored if fold[game] != held_out], precision)
-        thresholds.append(chosen)
-        calls += [(right, score >= chosen) for game, score, right in scored if fold[game] == held_out]
-    found = rates(calls)
-    everything = choose_threshold([(score, right) for _, score, right in scored], precision)
-    return CrossValidated(found.precision, found.recall, tuple(thresholds), everything)
+        threshold = choose_threshold([(s, r) for game, s, r in scored if fold[game] != held_out], precision)
+        thresholds.append(threshold)
+        calls += [(right, score >= threshold) for game, score, right in scored if fold[game] == held_out]
+    pooled = rates(calls)
+    shipped = choose_threshold([(score, right) for _, score, right in scored], precision)
+    return CrossValidated(pooled.precision, pooled.recall, tuple(thresholds), shipped)
 
 
 def evaluate(
@@ -148,12 +148,12 @@ def evaluate(
     folds: int = 5,
     precision: float = 0.96,
 ) -> Evaluation:
-    """All figures for one decoder. Turns without a label (no targets logged) are left out.
+    """Compute all figures for one decoder. Turns without a label (no targets logged) are left out.
 
     Args:
         feedback: rows of a feedback table.
         labels: from `respect_core.measuring.labels.target_labels`.
-        decoder: 'binary' or 'ternary'; rows of the other are left out.
+        decoder: 'binary' or 'ternary'; the other's rows are left out.
 
     Raises:
         ValueError: nothing to evaluate, or fewer than two folds.
@@ -161,7 +161,7 @@ def evaluate(
     actual: list[int] = []
     decoded: list[int] = []
     scored: list[tuple[str, float, bool]] = []
-    thresholds = ""  # of the first row
+    thresholds = ""  # the first row's
     for row in feedback:
         if row["decoder"] == decoder and (label := labels.get((row["interaction_id"], row["turn"]))) is not None:
             actual.append(label)
@@ -186,7 +186,7 @@ def evaluate(
 
 
 def game_turns(path: Path) -> tuple[list[dict[str, Any]], dict[TurnKey, int]]:
-    """Turn rows of a file of games, and their labels derived from the targets. Raises as `read_games` does."""
+    """Read a file of games as turn rows and labels derived from the targets. Raises as `read_games` does."""
     from respect_core.log.records import InteractionLog, turn_rows
     from respect_core.scenarios.multiref.importers.games import read_games
     from respect_core.scenarios.multiref.judge import JUDGE
@@ -202,7 +202,7 @@ def game_turns(path: Path) -> tuple[list[dict[str, Any]], dict[TurnKey, int]]:
 
 
 def plot(scored: Sequence[tuple[float, bool]], shipped: float, path: Path) -> None:
-    """Precision and recall over the threshold."""
+    """Plot precision and recall over the threshold."""
     from matplotlib.figure import Figure
 
     points = curve(scored)
@@ -218,7 +218,7 @@ def plot(scored: Sequence[tuple[float, bool]], shipped: float, path: Path) -> No
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command in the module's docstring."""
+    """Run the command in the module's docstring."""
     from respect_core.feedback.decoder import FeedbackDecoder, smollm2
 
     parser = argparse.ArgumentParser(

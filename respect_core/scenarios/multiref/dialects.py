@@ -1,4 +1,4 @@
-"""How speakers put things: words for attribute values, and phrases around them."""
+"""Choose how speakers put things: words for attribute values, and phrases around them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Dialect:
     share: float
 
     def word(self, value: Value, rng: random.Random) -> tuple[str, bool]:
-        """A word for a value, and whether it is figurative."""
+        """Choose a word for a value, and return whether it is figurative."""
         options = self.figurative[value]
         if options and rng.random() < self.share:
             return rng.choices([word for word, _ in options], [weight for _, weight in options])[0], True
@@ -30,12 +30,12 @@ class Dialect:
 
 
 VALUES: tuple[Value, ...] = tuple((name, value) for name, by_value in LEXICON.items() for value in by_value)
-OWN_SHARE = 0.4  # of the figurative words: those that users read in a way of their own
+OWN_SHARE = 0.4  # of the figurative words, those that users read in their own way
 
 
 @cache
 def readings() -> Mapping[str, tuple[Value, ...]]:
-    """What figurative words are used for in the world at large: the lexicon's value most of all, and two others."""
+    """Return what figurative words mean to most people: usually the lexicon's value, sometimes one of two others."""
     rng = random.Random("senses-0")
     table: dict[str, tuple[Value, ...]] = {}
     for name, value in VALUES:
@@ -46,9 +46,9 @@ def readings() -> Mapping[str, tuple[Value, ...]]:
 
 
 def users(share: float, own_share: float = OWN_SHARE) -> Dialect:
-    """The users' dialect: they have settled on one reading of each figurative word.
+    """Make the users' dialect, which has settled on one reading of each figurative word.
 
-    For `own_share` of the words it is one that the world at large does not use. That is what there is to learn.
+    For `own_share` of the words it is a reading that other people do not use. That is what the policy has to learn.
     """
     rng = random.Random("users-0")
     figurative: dict[Value, list[tuple[str, float]]] = {value: [] for value in VALUES}
@@ -78,32 +78,34 @@ def _article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeio' or noun == 'hourglass' else 'a'} {noun}"
 
 
-def _listed(items: Sequence[str], rng: random.Random) -> str:
+def _join(items: Sequence[str], rng: random.Random) -> str:
     if len(items) < 2:
         return "".join(items)
     return ", ".join(items[:-1]) + rng.choice((" and ", ", ", " and also ")) + items[-1]
 
 
 def noun_phrase(words: Sequence[tuple[str, bool]], rng: random.Random) -> str:
-    """Words, each with whether it is figurative, as a noun phrase such as 'the wide one like a dancer'."""
+    """Turn words, each with whether it is figurative, into a noun phrase such as 'the wide one like a dancer'."""
     adjectives = [word for word, figurative in words if not figurative]
     nouns = [_article(word) for word, figurative in words if figurative]
     rng.shuffle(adjectives)
     rng.shuffle(nouns)
     if not nouns:
         if rng.random() < 0.3:
-            return "the one that is " + _listed(adjectives, rng)
+            return "the one that is " + _join(adjectives, rng)
         return f"the {', '.join(adjectives)} {rng.choice(('one', 'one', 'shape', 'piece'))}"
-    likened = _listed(nouns, rng)
+    comparison = _join(nouns, rng)
     if not adjectives:
-        return rng.choice(("the one " + rng.choice(_LIKENED).format(likened), likened, "the one with " + likened))
-    described = f"the {', '.join(adjectives)} one"
+        return rng.choice(
+            ("the one " + rng.choice(_LIKENED).format(comparison), comparison, "the one with " + comparison)
+        )
+    adjective_phrase = f"the {', '.join(adjectives)} one"
     form = rng.randrange(3)
     if form == 0:
-        return f"{described} {rng.choice(_LIKENED).format(likened)}"
+        return f"{adjective_phrase} {rng.choice(_LIKENED).format(comparison)}"
     if form == 1:
-        return f"{likened}, {_listed(adjectives, rng)}"
-    return f"the one {rng.choice(_LIKENED).format(likened)}, {_listed(adjectives, rng)}"
+        return f"{comparison}, {_join(adjectives, rng)}"
+    return f"the one {rng.choice(_LIKENED).format(comparison)}, {_join(adjectives, rng)}"
 
 
 # --- phrases of the game; {} is a noun phrase ---------------------------------------------------------------------

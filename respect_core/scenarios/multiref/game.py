@@ -1,4 +1,4 @@
-"""The rules of MULTIREF (appendix A.1) as a state machine: utterance, action, utterance, action, ..."""
+"""Enforce the rules of MULTIREF (appendix A.1) as a state machine: utterance, action, utterance, action, ..."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RuleError(ExpectedError):
 
 @dataclass
 class Game:
-    """One game in play. `state` are the selected letters; the last turn's action is None while the listener thinks."""
+    """A game in play. `state`: the selected letters. The last turn's action is None while the listener thinks."""
 
     context: GameContext
     state: str = ""
@@ -26,27 +26,27 @@ class Game:
 
     @property
     def awaits_action(self) -> bool:
-        """Whether the listener is to move."""
+        """Whether it is the listener's move."""
         return bool(self.turns) and self.turns[-1].action is None
 
     @property
     def success(self) -> bool:
-        """Exactly the targets are selected, after at least one action."""
+        """Whether exactly the targets are selected, after at least one action."""
         return bool(self.turns) and not self.awaits_action and self.state == self.context.target_letters
 
     @property
     def over(self) -> bool:
-        """Won, or out of turns."""
+        """Whether the game is won, or out of turns."""
         return self.success or (not self.awaits_action and 2 * len(self.turns) >= MAX_TURNS)
 
     @property
     def last_action(self) -> actions.Action | None:
-        """What the listener did last; None before its first action."""
-        done = [turn.action for turn in self.turns if turn.action is not None]
-        return actions.parse(done[-1]) if done else None
+        """The listener's last action; None before its first."""
+        past = [turn.action for turn in self.turns if turn.action is not None]
+        return actions.parse(past[-1]) if past else None
 
     def say(self, utterance: str) -> None:
-        """The speaker's turn."""
+        """Make the speaker's move."""
         if self.over or self.awaits_action:
             raise RuleError("the speaker spoke out of turn or after the end")
         if not utterance.strip():
@@ -54,7 +54,7 @@ class Game:
         self.turns.append(Turn(self.state, utterance))
 
     def act(self, action: str, probability: float | None = None) -> None:
-        """The listener's turn. Raises actions.ActionError on an action that is illegal in the state."""
+        """Make the listener's move. Raises actions.ActionError on an action that is illegal in the state."""
         if not self.awaits_action:
             raise RuleError("the listener acted out of turn or after the end")
         parsed = actions.parse(action)
@@ -64,5 +64,5 @@ class Game:
         self.state = actions.apply(parsed, self.state)
 
     def seen_by_listener(self) -> Interaction:
-        """All that a listener may know."""
+        """Return all that a listener may know."""
         return Interaction(self.context.id, self.context.images, tuple(self.turns))

@@ -1,55 +1,51 @@
-"""MULTIREF, the reference game of the paper, as measuring sees it: FOR MEASURING ONLY."""
+"""Measure MULTIREF, the reference game of the paper: FOR MEASURING ONLY."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
 from respect_core.measuring.judge import ImageSimilarity, Judge
-from respect_core.scenario import ScenarioError
 from respect_core.scenarios.multiref import actions
 from respect_core.scenarios.multiref.similarity import similarity
 
 
 class MultiRefJudge(Judge):
-    """Targets are images, which an action names by their letters.
+    """The judge of MULTIREF. Targets are images, which an action names by their letters.
 
-    What is no action raises ActionError, except in `intended`.
+    Text that is not an action raises ActionError.
     """
 
     def label(self, action: str, context: Sequence[str], targets: Collection[str]) -> int:
-        """Return how an action fits the targets: +1 right, 0 one of its two parts right and the other not, -1 wrong.
+        """Return how an action fits the targets: +1 right, 0 one part right and the other not, -1 wrong.
 
-        Selecting is right when all that is selected are targets, deselecting when none is. An action that does
+        Selecting is right when only targets are selected, deselecting when no target is deselected. An action that does
         nothing is wrong: every utterance asks for something.
         """
-        done, wanted = actions.parse(action), _letters(targets, context)
+        parsed, target_letters = actions.parse(action), _letters(targets, context)
         parts = []
-        if done.select:
-            parts.append(wanted.issuperset(done.select))
-        if done.deselect:
-            parts.append(wanted.isdisjoint(done.deselect))
+        if parsed.select:
+            parts.append(target_letters.issuperset(parsed.select))
+        if parsed.deselect:
+            parts.append(target_letters.isdisjoint(parsed.deselect))
         if not any(parts):
             return -1
         return 1 if all(parts) else 0
 
     def credit(self, action: str, context: Sequence[str], targets: Collection[str]) -> tuple[int, int]:
-        """Return how many clicks of an action are accurate, and how many it has.
+        """Return the number of an action's accurate clicks, and of all its clicks.
 
         Appendix B.4: a click is accurate if it selects a target or deselects a non-target.
         """
-        done, wanted = actions.parse(action), _letters(targets, context)
-        accurate = len(wanted.intersection(done.select)) + len(set(done.deselect) - wanted)
-        return accurate, len(done.select) + len(done.deselect)
+        parsed, target_letters = actions.parse(action), _letters(targets, context)
+        accurate = len(target_letters.intersection(parsed.select)) + len(set(parsed.deselect) - target_letters)
+        return accurate, len(parsed.select) + len(parsed.deselect)
 
     def canonical(self, action: str) -> str:
         return actions.canonical(action)
 
     def intended(self, text: str, state: str, context: Sequence[str]) -> str:
-        try:
-            action = actions.parse(text)
-            actions.check_legal(action, state, len(context))
-        except actions.ActionError as error:
-            raise ScenarioError(str(error)) from error
+        action = actions.parse(text)
+        actions.check_legal(action, state, len(context))
         return str(action)
 
     def similarity(self, action: str, intended: str, context: Sequence[str], f: ImageSimilarity) -> float:

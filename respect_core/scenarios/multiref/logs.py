@@ -1,4 +1,4 @@
-"""Finished games as records of the interaction log."""
+"""Turn finished games into records of the interaction log."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from respect_core.log.pseudonyms import pseudonym
 from respect_core.log.records import InteractionLog, LoggedTurn, Outcome, PolicyIdentity
 from respect_core.scenarios.multiref.game import Game
 
-EPOCH = datetime(2024, 1, 1, tzinfo=UTC)  # simulated games have no date of their own; a fixed one repeats
-USERS = 40  # simulated users that games are spread over
+EPOCH = datetime(2024, 1, 1, tzinfo=UTC)  # simulated games have no date; a fixed one is reproducible
+USERS = 40  # simulated users who share the games
 
 
 def finished(
@@ -22,7 +22,7 @@ def finished(
     policy: PolicyIdentity,
     seed: int | str,
 ) -> InteractionLog:
-    """The log of a game that is over. `seconds`: per turn, or empty where nobody measured."""
+    """Make the log of a finished game. `seconds`: per turn, or empty where nothing was measured."""
     context = game.context
     return InteractionLog(
         interaction_id=f"{variant}-r{round}-s{seed}-{context.id}",

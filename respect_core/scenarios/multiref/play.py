@@ -1,4 +1,4 @@
-"""Games between a listener and simulated speakers, many at once, as interaction logs."""
+"""Play games between a listener and simulated speakers, many at once, and return interaction logs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from respect_core.scenarios.multiref.speakers import Saying
 
 
 class Progress(Protocol):
-    """Called after every step: how many games are over, and how many there are."""
+    """Callback after every step, with the number of finished games and of all games."""
 
     def __call__(self, over: int, total: int, /) -> None: ...
 
 
 class Speaker(Protocol):
-    """Speaks given the selected letters and the listener's last action (None at the start)."""
+    """A speaker, who sees the selected letters and the listener's last action (None at the start)."""
 
     def speak(self, state: str, last: Action | None) -> Saying: ...
 
@@ -44,14 +44,14 @@ def play(
 ) -> list[InteractionLog]:
     """Play each context to its end.
 
-    Up to `batch` games are live at a time, and each step is one call of `listener.act` for all of them. A game that
-    ends makes room for the next, so logs come back in the order of `contexts`, whatever the order of play.
+    Up to `batch` games are live at a time, and each step is one call of `listener.act` for all of them. A finished game
+    makes room for the next. Logs are returned in the order of `contexts`, whatever the order of play.
 
     Args:
-        listener: what plays; it sees the context, the utterances and its own actions, never a target.
+        listener: it sees the context, the utterances and its own actions, never a target.
         speaker_factory: makes the speaker of a context, e.g. `speakers.speaker_factory(values)`.
-        policy: who the listener is, for the log.
-        seed: of the speakers; the listener draws from its own source.
+        policy: the listener's identity, for the log.
+        seed: for the speakers; the listener has its own source of randomness.
     """
     waiting = list(enumerate(contexts))[::-1]
     live: dict[int, tuple[Game, Speaker, list[float]]] = {}

@@ -1,6 +1,6 @@
-"""The policy prompt of MULTIREF (figure 12) as chat messages, the same for every model.
+"""Build the policy prompt of MULTIREF (figure 12) as chat messages, the same for every model.
 
-What differs between models (special tokens, where a newline stands) lives in each processor's chat template.
+Differences between models (special tokens, newlines) are in each processor's chat template.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def _text(role: str, text: str) -> Message:
 
 
 def messages(interaction: Interaction, *, upto: int | None = None) -> list[Message]:
-    """The messages of an interaction: the images with their letters, then state, utterance and action per turn.
+    """Build the messages of an interaction: the images with their letters, then state, utterance and action per turn.
 
     Args:
         interaction: its context gives the images in order; pass them to the processor in the same order.

@@ -1,9 +1,9 @@
-"""MULTIREF, the reference game of the paper, as a scenario.
+"""Plug in MULTIREF, the reference game of the paper, as a scenario.
 
 Deviations from the paper, numbered as they are cited elsewhere:
 1. KTO's KL term comes from one alternative action per turn: `select X` with X the first image of the logged context
-   that is not the turn's own single click (the authors' way). Here X must also be unselected, so that the action is
-   legal; a turn with every other image selected has none.
+   that is not the turn's own single click (as in the authors' code). Here X must also be unselected, so that the action
+   is legal; a turn with every other image selected has none.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SMALLEST_CONTEXT = 2  # images
 
 
 class MultiRef(Scenario):
-    """A state is the set of selected letters, an action clicks images: see `actions`."""
+    """The reference game. A state is the set of selected letters, an action clicks images: see `actions`."""
 
     name = "multiref"
     context_only = frozenset({actions.NOTHING})
     max_new_tokens = 10  # published code
-    most_turns = MAX_TURNS // 2  # of the listener
+    most_turns = MAX_TURNS // 2  # the listener's
 
     def states(self, context: Sequence[str], actions_taken: Sequence[str]) -> list[str]:
         if not SMALLEST_CONTEXT <= len(context) <= len(LETTERS):
@@ -74,7 +74,7 @@ class MultiRef(Scenario):
         States and actions name the new letters and are canonical again.
 
         Raises:
-            ValueError: `permutation` is none of as many images.
+            ValueError: `permutation` is not a permutation of the images.
         """
         if sorted(permutation) != list(range(len(interaction.context))):
             raise ValueError(f"{list(permutation)} is not a permutation of the {len(interaction.context)} images")
@@ -94,11 +94,11 @@ class MultiRef(Scenario):
         return replace(interaction, context=context, turns=tuple(turn(old) for old in interaction.turns))
 
     def alternative(self, interaction: Interaction, turn: int) -> str | None:
-        taken = interaction.turns[turn]
-        action = actions.parse(taken.action or actions.NOTHING)
+        logged = interaction.turns[turn]
+        action = actions.parse(logged.action or actions.NOTHING)
         own = action.select if not action.deselect and len(action.select) == 1 else ""
         letters = LETTERS[: len(interaction.context)]
-        letter = next((letter for letter in letters if letter not in taken.state + own), None)
+        letter = next((letter for letter in letters if letter not in logged.state + own), None)
         return None if letter is None else str(Action(select=letter))
 
     def augment(self, curated: Sequence[Row], ratio: float, seed: int) -> list[Row]:
@@ -106,9 +106,9 @@ class MultiRef(Scenario):
 
 
 def repaired(text: str, state: str, n_images: int) -> Action:
-    """Make an action of a text that is none (published code).
+    """Repair a text that is not an action (published code).
 
-    Letters that do not fit the state are dropped; where none is left, the first image is clicked.
+    Letters that do not fit the state are dropped; if none remains, the first image is clicked.
     """
     letters: dict[str, set[str]] = {"select": set(), "deselect": set()}
     verb = ""

@@ -1,15 +1,15 @@
-"""How alike two actions are (appendix B.4, equation 3), over any similarity of images: FOR MEASURING ONLY.
+"""Compute how similar two actions are (appendix B.4, equation 3), given any similarity of images: FOR MEASURING ONLY.
 
 Deviations from the paper, numbered as they are cited elsewhere:
 1. The paper's image similarity comes from a CLIP model fine-tuned on tangrams (Ji et al., 2022), which is not part of
-   this project. Give its similarities as a table (`from_table`), or any vectors (`from_vectors`); or let the policy's
-   own frozen vision tower look (`from_features`). Figures compare only under one image similarity.
-2. Where neither action does anything, equation 3 is 0/0. It is 1 here: nothing asked for was missed, and nothing done
-   that was not asked for, which is what its edge cases take from the similarity.
+   this project. Give its similarities as a table (`from_table`), or any vectors (`from_vectors`), or use the policy's
+   own frozen vision tower (`from_features`). Figures are comparable only under the same image similarity.
+2. Where neither action does anything, equation 3 is 0/0. It is 1 here: no click was missing and none was superfluous,
+   and those are what its edge cases subtract for.
 3. `from_features` takes cosines of what distinguishes the images: the mean over all of them is subtracted first.
-   Patch averages of one tower share most of their direction, so that without it every two images are alike.
+   Patch averages of one tower share most of their direction, so that without this every two images are alike.
 
-The published notebook averages the part of the selections twice in place of that of the deselections; this follows the
+The published notebook averages the selections' part twice and leaves out the deselections'; this module follows the
 equation.
 """
 
@@ -29,18 +29,18 @@ from numpy.typing import ArrayLike
 from respect_core.measuring.judge import ImageSimilarity
 from respect_core.scenarios.multiref import actions
 
-if TYPE_CHECKING:  # it imports torch
+if TYPE_CHECKING:  # imports torch
     from respect_core.model.vision import VisionFeatures
 
 COLUMNS = ("image_a", "image_b", "similarity")
 
 
 def similarity(action: str, intended: str, context: Sequence[str], f: ImageSimilarity) -> float:
-    """Sim of equation 3 between the action taken and the one intended.
+    """Compute Sim of equation 3 between the action taken and the one intended.
 
-    The mean of f over all pairs of a selected image and one that was to be selected, and of a deselected image and one
-    that was to be deselected. Where only one of the two actions selects, each of its clicks counts as a pair of
-    similarity -1; deselections alike.
+    The mean of f over all pairs of a selected and an intended selected image, and of a deselected and an intended
+    deselected image. Where only one of the two actions selects, each of its clicks counts as a pair of similarity -1;
+    deselections alike.
 
     Args:
         context: image ids in the listener's order, which the letters name.
@@ -49,24 +49,27 @@ def similarity(action: str, intended: str, context: Sequence[str], f: ImageSimil
         ActionError: not in the action language, or a letter beyond the context.
         KeyError: an image that f does not know.
     """
-    taken, wanted = actions.parse(action), actions.parse(intended)
+    action_taken, action_intended = actions.parse(action), actions.parse(intended)
     total, pairs = 0.0, 0
-    for done, due in ((taken.select, wanted.select), (taken.deselect, wanted.deselect)):
-        if done and due:
-            total += sum(f(p, q) for p in _images(done, context) for q in _images(due, context))
-            pairs += len(done) * len(due)
+    for letters, intended_letters in (
+        (action_taken.select, action_intended.select),
+        (action_taken.deselect, action_intended.deselect),
+    ):
+        if letters and intended_letters:
+            total += sum(f(p, q) for p in _images(letters, context) for q in _images(intended_letters, context))
+            pairs += len(letters) * len(intended_letters)
         else:
-            missed = max(len(done), len(due))
-            total -= missed
-            pairs += missed
+            unpaired = max(len(letters), len(intended_letters))
+            total -= unpaired
+            pairs += unpaired
     return total / pairs if pairs else 1.0  # deviation 2
 
 
 def from_vectors(vectors: Mapping[str, ArrayLike]) -> ImageSimilarity:
-    """Cosines of vectors by image id.
+    """Make a similarity from the cosines of vectors by image id.
 
     Raises:
-        ValueError: a vector without a direction, or of another length than the first.
+        ValueError: a vector without a direction, or whose length differs from the first one's.
     """
     units: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
     for image, values in vectors.items():
@@ -88,37 +91,37 @@ def from_vectors(vectors: Mapping[str, ArrayLike]) -> ImageSimilarity:
 
 
 def from_table(path: Path) -> ImageSimilarity:
-    """Similarities from a CSV or Parquet file with the columns image_a, image_b and similarity.
+    """Read similarities from a CSV or Parquet file with the columns image_a, image_b and similarity.
 
-    Either order of a pair will do. An image and itself have 1 unless the table says otherwise.
+    A pair may be in either order. An image has similarity 1 with itself unless the table says otherwise.
 
     Raises:
-        ValueError: no such file, another format, a column that is absent or of another type, a value that is no finite
-            number, or two values for one pair.
+        ValueError: no such file, another format, a column that is absent or of another type, a value that is not a
+            finite number, or two values for one pair.
     """
-    known: dict[tuple[str, str], float] = {}
+    table: dict[tuple[str, str], float] = {}
     for number, row in enumerate(_read(path).to_pylist(), start=1):
         a, b, value = (row[name] for name in COLUMNS)
         if a is None or b is None or value is None or not math.isfinite(value):
             empty = next(n for n in COLUMNS if row[n] is None or (n == COLUMNS[2] and not math.isfinite(row[n])))
             raise ValueError(f"{path}: row {number}, {empty}: {row[empty]!r}; give an image id or a finite number")
-        if known.setdefault((a, b), value) != value:
+        if table.setdefault((a, b), value) != value:
             raise ValueError(
-                f"{path}: row {number}, similarity: {value} of {a!r} and {b!r}, which have {known[a, b]} in an earlier "
+                f"{path}: row {number}, similarity: {value} of {a!r} and {b!r}, which have {table[a, b]} in an earlier "
                 "row; keep one"
             )
-        known[b, a] = value
+        table[b, a] = value
 
-    def looked_up(a: str, b: str) -> float:
-        if (a, b) not in known and a != b:
+    def look_up(a: str, b: str) -> float:
+        if (a, b) not in table and a != b:
             raise KeyError(f"{path}: no similarity of {a!r} and {b!r}; add the pair")
-        return known.get((a, b), 1.0)
+        return table.get((a, b), 1.0)
 
-    return looked_up
+    return look_up
 
 
 def from_features(features: VisionFeatures, images: Iterable[str]) -> ImageSimilarity:
-    """Cosines of the frozen vision tower's output for these images, averaged over patches. See deviation 3.
+    """Make a similarity from the cosines of the frozen vision tower's output, averaged over patches. See deviation 3.
 
     Raises:
         KeyError: an unknown image id.

@@ -1,8 +1,8 @@
-"""Simulated speakers: they see the targets, and like people let out what they know only in words.
+"""Simulate speakers: they see the targets and, like people, reveal what they know only in words.
 
-A speaker describes one target at a time (now and then two), looks at what was selected, then approves, moves on
-without a word, corrects, asks to deselect or starts over. With every utterance it knows the action it intends, which
-a cooperative human listener would take; that serves human-human games, and nothing else may read it.
+A speaker describes one target at a time (occasionally two), looks at what was selected, then approves, moves on
+without comment, corrects, asks to deselect or starts over. It knows the action that each utterance intends, which
+a cooperative human listener would take; that is used for human-human games, and nothing else may read it.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from respect_core.scenarios.multiref.game import Game
 from respect_core.scenarios.multiref.logs import finished
 from respect_core.scenarios.multiref.tangrams import Tangram
 
-FIGURATIVE_SHARE = 1.0  # of the profile `tiny`
+FIGURATIVE_SHARE = 1.0  # in the profile `tiny`
 
 
 @dataclass(frozen=True)
 class Manners:
-    """How a speaker tends to react; probabilities."""
+    """A speaker's habits, as probabilities."""
 
-    silent: float = 0.2  # moves on from a right action without a word of approval
+    silent: float = 0.2  # moves on from a right action without approving
     two: float = 0.08  # describes two targets at once
     ignore: float = 0.03  # leaves a mistake for later
-    insist: float = 0.7  # says so when another target was selected than the one described
-    undo: float = 0.25  # after a mistake: asks to deselect, and no more
-    again: float = 0.1  # after a mistake: asks to try again, without describing anew
+    insist: float = 0.7  # says so when a target other than the one described was selected
+    undo: float = 0.25  # after a mistake: only asks to deselect
+    again: float = 0.1  # after a mistake: asks to try again, without a new description
     reset: float = 0.35  # starts over when two or more are wrong
-    most_words: int = 4  # of a description
+    most_words: int = 4  # in a description
 
 
 @dataclass(frozen=True)
 class Saying:
-    """An utterance, and the action it intends. Only the utterance leaves the speaker."""
+    """An utterance and its intended action. Only the utterance leaves the speaker."""
 
     utterance: str
     intended: Action
@@ -48,14 +48,14 @@ class Saying:
 
 @dataclass
 class SimulatedSpeaker:
-    """One speaker in one game. `values`: what can be said about each image, by id."""
+    """A speaker in one game. `values`: the attribute values of each image, by id."""
 
     context: GameContext
     values: Mapping[str, Values]
     dialect: Dialect
     rng: random.Random
     manners: Manners = field(default_factory=Manners)
-    _described: str = ""  # letters of the last description
+    _described: str = ""  # letters in the last description
 
     def speak(self, state: str, last: Action | None) -> Saying:
         """React to the selected letters and to the action that led to them (None at the start)."""
@@ -65,23 +65,23 @@ class SimulatedSpeaker:
         if last is None:
             return self._next(missing, dialects.FIRST)
         if wrong and not (missing and self.rng.random() < self.manners.ignore):
-            return self._mend(state, wrong, missing, last)
-        asked_and_missing = [letter for letter in self._described if letter in missing]
-        if wrong or not missing:  # a mistake left for later, or everything selected and something too much
+            return self._correct(state, wrong, missing, last)
+        still_missing = [letter for letter in self._described if letter in missing]
+        if wrong or not missing:  # a mistake left for later, or all targets and more selected
             return self._next(missing, dialects.NEXT) if missing else self._deselect(wrong)
-        if set(last.deselect) & targets or (asked_and_missing and not last.select and not last.deselect):
+        if set(last.deselect) & targets or (still_missing and not last.select and not last.deselect):
             return self._redescribe(missing)
-        if asked_and_missing and len(self._described) == 2 and last.select:
-            return self._still(asked_and_missing[0])
-        if asked_and_missing and last.select and self.rng.random() < self.manners.insist:
-            self._described = asked_and_missing[0]
+        if still_missing and len(self._described) == 2 and last.select:
+            return self._still(still_missing[0])
+        if still_missing and last.select and self.rng.random() < self.manners.insist:
+            self._described = still_missing[0]
             return Saying(
                 self.rng.choice(dialects.INSIST).format(self._describe(self._described)),
                 Action(select=self._described),
             )
         if self.rng.random() < self.manners.silent:
             return self._next(missing, dialects.NEXT)
-        return self._next(missing, tuple(self._approving(form) for form in dialects.APPROVE_NEXT))
+        return self._next(missing, tuple(self._with_approval(form) for form in dialects.APPROVE_NEXT))
 
     # --- reactions ------------------------------------------------------------------------------------------------
 
@@ -93,18 +93,18 @@ class SimulatedSpeaker:
         phrase = phrases[0] if count == 1 else self.rng.choice(dialects.BOTH).format(*phrases)
         return Saying(self.rng.choice(forms).format(phrase), Action(select=self._described))
 
-    def _mend(self, state: str, wrong: str, missing: str, last: Action) -> Saying:
+    def _correct(self, state: str, wrong: str, missing: str, last: Action) -> Saying:
         manners, chance = self.manners, self.rng.random()
         if len(wrong) > 1 and self.rng.random() < manners.reset:
             self._described = ""
-            return Saying(self._rejecting(dialects.RESET), Action(deselect=state))
-        if wrong != last.select:  # not simply what was selected last: say which
+            return Saying(self._with_rejection(dialects.RESET), Action(deselect=state))
+        if wrong != last.select:  # more is wrong than the last selection: say what
             return self._deselect(self.rng.choice(wrong))
         if not missing or chance < manners.undo:
-            return Saying(self._rejecting(dialects.UNDO), Action(deselect=wrong))
+            return Saying(self._with_rejection(dialects.UNDO), Action(deselect=wrong))
         letter = self._described if len(self._described) == 1 and self._described in missing else ""
         if letter and chance < manners.undo + manners.again:
-            return Saying(self._rejecting(dialects.TRY_AGAIN), Action(wrong, letter))
+            return Saying(self._with_rejection(dialects.TRY_AGAIN), Action(wrong, letter))
         letter = letter or self.rng.choice(missing)
         self._described = letter
         form = self.rng.choice(dialects.CORRECT)
@@ -132,18 +132,18 @@ class SimulatedSpeaker:
     def _approval(self) -> str:
         return self.rng.choice(dialects.APPROVE)
 
-    def _approving(self, form: str) -> str:
+    def _with_approval(self, form: str) -> str:
         return form.replace("{}", self._approval(), 1)
 
-    def _rejecting(self, forms: Sequence[str]) -> str:
+    def _with_rejection(self, forms: Sequence[str]) -> str:
         return self.rng.choice(forms).format(self.rng.choice(dialects.REJECT))
 
     def _describe(self, letter: str) -> str:
-        chosen = self._telling_apart(letter)
-        return dialects.noun_phrase([self.dialect.word(value, self.rng) for value in chosen], self.rng)
+        values = self._distinguishing_values(letter)
+        return dialects.noun_phrase([self.dialect.word(value, self.rng) for value in values], self.rng)
 
-    def _telling_apart(self, letter: str) -> list[dialects.Value]:
-        """Attribute values that together fit no other image of the context, if as few as `most_words` can do that."""
+    def _distinguishing_values(self, letter: str) -> list[dialects.Value]:
+        """Choose attribute values that together fit no other image of the context, if `most_words` are enough."""
         by_letter = dict(zip(LETTERS, (self.values[image] for image in self.context.images), strict=False))
         own = list(by_letter.pop(letter).items())
         self.rng.shuffle(own)
@@ -161,7 +161,7 @@ class SimulatedSpeaker:
 
 @dataclass(frozen=True)
 class SpeakerFactory:
-    """Makes the speaker of a game. The same context and seed give the same speaker."""
+    """Factory of a game's speaker. The same context and seed give the same speaker."""
 
     values: Mapping[str, Values]
     dialect: Dialect
@@ -173,27 +173,27 @@ class SpeakerFactory:
 
 
 MakeSpeaker = Callable[[GameContext, int | str], SimulatedSpeaker]
-"""From a context and a seed, as `SpeakerFactory` is."""
+"""A function from context and seed to speaker, such as a `SpeakerFactory`."""
 
 
 def values_of(tangrams: Mapping[str, Tangram]) -> dict[str, Values]:
-    """What can be said about each tangram, by id."""
+    """Return each tangram's attribute values, by id."""
     return {image: attributes.values(tangram) for image, tangram in tangrams.items()}
 
 
 def speaker_factory(
     values: Mapping[str, Values], *, share: float = FIGURATIVE_SHARE, manners: Manners | None = None
 ) -> SpeakerFactory:
-    """Speakers of the users' dialect for images of these values. `share`: how often they speak figuratively."""
+    """Make a factory of speakers of the users' dialect. `share`: how often they speak figuratively."""
     return SpeakerFactory(values, dialects.users(share), manners or Manners())
 
 
 def human_games(
     contexts: Sequence[GameContext], speaker_factory: MakeSpeaker, *, seed: int | str, round: int = 0
 ) -> list[InteractionLog]:
-    """Games in which the listener is a person too: one who takes the action the speaker intends (variant hh).
+    """Play games whose listener is also a person, who takes the action the speaker intends (variant hh).
 
-    They are for D0 and for the human-human validation set, as the study's games between people were.
+    They stand for the study's games between people: D0 and the human-human validation set.
     """
     logs = []
     policy = PolicyIdentity(name="human", version="unknown")

@@ -1,7 +1,7 @@
-"""Tangrams: seven tans as polygons, a seeded procedural generator, and the drawing of them.
+"""Generate and draw tangrams: seven tans as polygons, from a seeded generator.
 
-Lengths of the generator are in legs of the small triangle (area of all seven tans: 8). A finished `Tangram` is in the
-frame of its picture: x to the right and y down, both from 0 to 1, the same for every source of shapes.
+The generator's unit of length is the leg of the small triangle (area of all seven tans: 8). A finished `Tangram` is in
+its picture's frame: x to the right and y down, both from 0 to 1, the same for every source of shapes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Polygon = tuple[Point, ...]
 
 _R2 = math.sqrt(2.0)
 
-# Order and names of the tans in every Tangram.
+# Names of the tans, in the order of every Tangram's polygons.
 TANS = ("square", "parallelogram", "small", "small", "medium", "large", "large")
 SQUARE, PARALLELOGRAM, LARGE = 0, 1, (5, 6)
 
@@ -39,7 +39,7 @@ PROCEDURAL_DEVELOPMENT, PROCEDURAL_MAIN = 101, 912  # sizes of the study's split
 
 @dataclass(frozen=True)
 class Tangram:
-    """Seven polygons in the order of `TANS`, coordinates in the frame of the picture (0 to 1, y down)."""
+    """Seven polygons in the order of `TANS`, in the picture's coordinates (0 to 1, y down)."""
 
     id: str
     polygons: tuple[Polygon, ...]
@@ -47,7 +47,7 @@ class Tangram:
 
 @dataclass(frozen=True)
 class Pool:
-    """Tangrams by id, and the two splits of their ids."""
+    """A pool of tangrams by id, and the two splits of their ids."""
 
     tangrams: dict[str, Tangram]
     development: tuple[str, ...]
@@ -57,27 +57,27 @@ class Pool:
 # --- generator --------------------------------------------------------------------------------------------------
 
 
-def _turned(points: np.ndarray, eighths: int) -> np.ndarray:
-    """Points [n, 2] turned about the origin by a multiple of 45 degrees."""
+def _rotate(points: np.ndarray, eighths: int) -> np.ndarray:
+    """Rotate points [n, 2] about the origin by a multiple of 45 degrees."""
     angle = eighths * math.pi / 4
     cos, sin = math.cos(angle), math.sin(angle)
     return points @ np.array([[cos, sin], [-sin, cos]])
 
 
-def _attached(outline: np.ndarray, placed: Sequence[np.ndarray], rng: random.Random) -> np.ndarray:
-    """The outline moved so that one of its edges lies against an edge of a placed tan, sharing an end."""
+def _attach(outline: np.ndarray, placed: Sequence[np.ndarray], rng: random.Random) -> np.ndarray:
+    """Move the outline so that one of its edges touches an edge of a placed tan, sharing an end."""
     host = placed[rng.randrange(len(placed))]
     i, j = rng.randrange(len(host)), rng.randrange(len(outline))
     a, b = host[i], host[(i + 1) % len(host)]
     c, d = outline[j], outline[(j + 1) % len(outline)]
-    # Both outlines run the same way round, so edges that touch run opposite ways.
+    # Both outlines have the same orientation, so touching edges run in opposite directions.
     turn = math.atan2(*(a - b)[::-1]) - math.atan2(*(d - c)[::-1])
-    moved = _turned(outline, round(turn / (math.pi / 4)))
+    moved = _rotate(outline, round(turn / (math.pi / 4)))
     return moved + (b - moved[j] if rng.random() < 0.5 else a - moved[(j + 1) % len(outline)])
 
 
 def _assemble(rng: random.Random) -> list[np.ndarray] | None:
-    """Seven outlines in the order of TANS that touch along edges and do not overlap; None if it got stuck."""
+    """Assemble seven outlines in the order of TANS, touching along edges without overlap; None if it got stuck."""
     order = rng.sample(range(len(TANS)), len(TANS))
     placed: dict[int, np.ndarray] = {}
     shapes: list[shapely.Geometry] = []
@@ -86,11 +86,11 @@ def _assemble(rng: random.Random) -> list[np.ndarray] | None:
         if TANS[tan] == "parallelogram" and rng.random() < 0.5:
             outline = (outline * [1, -1])[::-1]  # the only tan whose mirror image differs
         if not placed:
-            placed[tan] = _turned(outline, rng.randrange(8))
+            placed[tan] = _rotate(outline, rng.randrange(8))
             shapes.append(shapely.polygons(placed[tan]))
             continue
         for _ in range(40):
-            moved = _attached(outline, list(placed.values()), rng)
+            moved = _attach(outline, list(placed.values()), rng)
             shape = shapely.polygons(moved)
             if shapely.area(shapely.intersection(shape, np.array(shapes))).max() < 1e-6:
                 placed[tan] = moved
@@ -102,7 +102,7 @@ def _assemble(rng: random.Random) -> list[np.ndarray] | None:
 
 
 def framed(tangram_id: str, outlines: Sequence[np.ndarray], margin: float = MARGIN) -> Tangram:
-    """Outlines in any unit, y down, as a Tangram: scaled to fill the picture's frame, centred."""
+    """Make a Tangram from outlines in any unit, y down: scaled to fill the picture's frame, centred."""
     points = np.concatenate(list(outlines))
     low, high = points.min(axis=0), points.max(axis=0)
     scale = (1 - 2 * margin) / (high - low).max()
@@ -113,7 +113,7 @@ def framed(tangram_id: str, outlines: Sequence[np.ndarray], margin: float = MARG
 
 
 def generate(tangram_id: str, rng: random.Random, *, max_side: float = 5.6) -> Tangram:
-    """A random tangram; shapes that sprawl over more than `max_side` legs are drawn again."""
+    """Generate a random tangram, redrawing shapes that sprawl over more than `max_side` legs."""
     while True:
         outlines = _assemble(rng)
         if outlines is None:
@@ -125,7 +125,7 @@ def generate(tangram_id: str, rng: random.Random, *, max_side: float = 5.6) -> T
 
 @lru_cache(maxsize=4)
 def procedural_pool(seed: int = 0) -> Pool:
-    """1,013 tangrams `tan-0000` to `tan-1012`, split at random into 101 for development and 912 (main)."""
+    """Generate 1,013 tangrams `tan-0000` to `tan-1012`, split at random into 101 for development and 912 (main)."""
     rng = random.Random(f"tangrams-{seed}")
     n = PROCEDURAL_DEVELOPMENT + PROCEDURAL_MAIN
     tangrams = {tangram.id: tangram for tangram in (generate(f"tan-{i:04d}", rng) for i in range(n))}
@@ -139,7 +139,7 @@ _OVERSAMPLE = 4
 
 
 def render(tangram: Tangram, size: int = 224) -> Image.Image:
-    """The tangram in black on white with thin white seams, `size` x `size` pixels, RGB."""
+    """Render the tangram in black on white with thin white seams, `size` x `size` pixels, RGB."""
     side = size * _OVERSAMPLE
     picture = Image.new("L", (side, side), 255)
     draw = ImageDraw.Draw(picture)

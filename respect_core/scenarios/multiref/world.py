@@ -1,4 +1,4 @@
-"""Simulated people of the profile `tiny`: the world's tangrams, D0, the validation set, and contexts to play.
+"""Simulate the people of the profile `tiny`: the world's tangrams, D0, the validation set, and contexts to play.
 
 Seeds of contexts differ by purpose, so that no game is in two of these sets.
 """
@@ -18,7 +18,7 @@ from respect_core.training_data import curated
 
 @cache
 def speaker_factory() -> speakers.SpeakerFactory:
-    """Speakers of the users' dialect for every tangram of the pool."""
+    """Make a factory of speakers of the users' dialect for every tangram of the pool."""
     return speakers.speaker_factory(speakers.values_of(tangrams.procedural_pool().tangrams))
 
 
@@ -26,47 +26,47 @@ def play_contexts(games: int, seed: int | str, *, stratified: bool = False) -> l
     """Draw contexts of main-split tangrams, which the seed policy has never seen (section 5).
 
     Args:
-        stratified: as many of each number of targets (`contexts.sample`).
+        stratified: balance the number of targets (`contexts.sample`).
     """
     return contexts.sample(tangrams.procedural_pool().main, games, f"play-{seed}", stratified=stratified)
 
 
 def simulated_contexts(games: int, seed: int | str, skip: int = 0) -> list[GameContext]:
-    """Contexts that simulated users play, stratified by their number of targets.
+    """Draw contexts for simulated users, stratified by number of targets.
 
     Args:
-        games: how many, after the first `skip`.
+        games: number of contexts after the first `skip`.
     """
     return play_contexts(skip + games, seed, stratified=True)[skip:]
 
 
 def speakers_of(contexts_seed: int | str) -> speakers.MakeSpeaker:
-    """Speakers that depend on the context and its seed alone, whoever plays: policies are compared in pairs."""
+    """Make speakers that depend only on the context and its seed, so that policies can be compared in pairs."""
     return lambda context, _: speaker_factory()(context, contexts_seed)
 
 
 def ensure_images(store: Store, games: list[GameContext]) -> set[str]:
-    """Draw the tangrams of these contexts into the store where they are not there yet; returns their ids."""
+    """Draw those tangrams of these contexts that the store lacks, and return the ids of all."""
     pool = tangrams.procedural_pool().tangrams
-    used = {image for context in games for image in context.images}
-    put_images(store, {image: tangrams.render(pool[image]) for image in used - known_images(store)})
-    return used
+    images = {image for context in games for image in context.images}
+    put_images(store, {image: tangrams.render(pool[image]) for image in images - known_images(store)})
+    return images
 
 
 def human_games(store: Store, games: int, contexts_seed: str, *, seed: str, round: int) -> list[InteractionLog]:
-    """Games between people on the contexts of that seed (HH); their images are in the store."""
+    """Play games between people on the contexts of that seed (HH), with their images in the store."""
     contexts = simulated_contexts(games, contexts_seed)
     ensure_images(store, contexts)
     return speakers.human_games(contexts, speakers_of(contexts_seed), seed=seed, round=round)
 
 
 def make_d0(store: Store, profile: Profile) -> None:
-    """D0: human-human games on the development split (appendix B.2)."""
+    """Make D0: human-human games on the development split (appendix B.2)."""
     _make(store, curated.D0, contexts.sample(tangrams.procedural_pool().development, profile.seed_games, "d0"))
 
 
 def make_validation(store: Store, profile: Profile) -> None:
-    """D_val^HH: human-human games on the main split (appendix B.2)."""
+    """Make D_val^HH: human-human games on the main split (appendix B.2)."""
     games = contexts.sample(tangrams.procedural_pool().main, profile.validation_games, "validation")
     _make(store, curated.VALIDATION, games)
 

@@ -96,7 +96,7 @@ def test_games_that_its_weights_go_on_from_are_refused_too_and_others_are_not(pl
 
 
 def test_a_version_is_not_evaluated_where_nobody_knows_what_it_learned_from(place: Workspace, tmp_path: Path) -> None:
-    """Registered without a lineage, and its training set is another by now; while it was the same, it was told."""
+    """Registered without a lineage, and its training set is no longer the same; while it was the same, it was told."""
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
@@ -109,7 +109,7 @@ def test_a_version_is_not_evaluated_where_nobody_knows_what_it_learned_from(plac
     with pytest.raises(ValueError, match=r"respect\.t-rl/1 learned from 1 games of 'people', such as g7"):
         require_unseen(place, "respect.t-rl/1", "people")
     _train(place.open(), 7, ["another"])
-    with pytest.raises(ValueError, match=r"its training set .* is another by now, so what it learned from cannot"):
+    with pytest.raises(ValueError, match=r"its training set .* is no longer the same, so what it learned from cannot"):
         require_unseen(place, "respect.t-rl/2", "people")
 
 

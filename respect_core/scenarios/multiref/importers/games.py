@@ -1,8 +1,8 @@
-"""The authors' logs of games: a pickled dict from game id to a dict, one per game.
+"""Read the authors' logs of games: a pickled dict from game id to a dict per game.
 
 Of a game we read ``_id``, ``created_at``, ``speaker``, ``context_listener`` (image files in the listener's order),
-``chat`` (the utterance of each turn), ``clicks`` (what is selected after each turn), ``targets``, ``end`` and the
-seconds in ``turnList``. States and actions follow from the selections. These logs carry no action probabilities.
+``chat`` (the utterance of each turn), ``clicks`` (the images selected after each turn), ``targets``, ``end`` and the
+seconds in ``turnList``. States and actions follow from the selections. These logs have no action probabilities.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from respect_core.store.manifests import Partition
 
 UNKNOWN_POLICY = PolicyIdentity(name="unknown", version="unknown")
 _ENDS = {"successful": True, "unsuccessful": False}
-_AT_ONCE = 128  # images rendered before they are stored
+_AT_ONCE = 128  # images rendered per write
 _CORRECT = "correct the game in the file, or leave it out"
 
 Renderer = Callable[[Path], Image.Image]
@@ -38,23 +38,23 @@ Renderer = Callable[[Path], Image.Image]
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import found and stored."""
+    """Counts and keys of what an import stored or set aside."""
 
     games: int
     turns: int
     turns_with_followup: int
     successes: int
     set_aside: int
-    images: int  # that the games use
-    new_images: int  # of these, not in the store before
-    log: str | None  # key of the log object; None when no game could be used
-    problems: str | None  # key of the records set aside; None when there are none
+    images: int  # used by the games
+    new_images: int  # those that were not in the store before
+    log: str | None  # key of the log object; None if no game was usable
+    problems: str | None  # key of the records set aside; None if there are none
 
 
 def read_games(
     path: Path, round: int, variant: str, policy: PolicyIdentity = UNKNOWN_POLICY
 ) -> Iterator[InteractionLog | Problem]:
-    """The games of a file in its order: each as a log record, or as the problem that keeps it out.
+    """Read the games of a file in order: each as a log record, or as the problem that excludes it.
 
     Raises:
         PickleError: the file is not a pickle of plain data (`plain_pickle.load`), or not a dict of games.
@@ -62,16 +62,16 @@ def read_games(
     games = plain_pickle.load(path)
     if not isinstance(games, dict):
         raise plain_pickle.PickleError(f"{path}: holds a {type(games).__name__}; expected a dict from game id to game")
-    taken: set[str] = set()
+    ids: set[str] = set()
     for name, game in games.items():
         try:
             log = _log(game, round, variant, policy)
-            if log.interaction_id in taken:
+            if log.interaction_id in ids:
                 raise RecordError("_id", f"{log.interaction_id!r} is taken by an earlier game", _CORRECT)
         except RecordError as error:
             yield error.at(path.name, f"game {brief(name)}")
             continue
-        taken.add(log.interaction_id)
+        ids.add(log.interaction_id)
         yield log
 
 
@@ -86,15 +86,15 @@ def import_games(
     render: Renderer | None = None,
     check: Callable[[Sequence[InteractionLog]], None] = lambda _: None,
 ) -> ImportReport:
-    """Put a file of games into the store: a log object, the images they use, and what was set aside.
+    """Import a file of games into the store: a log object, the images they use, and the games set aside.
 
     Importing a file again changes nothing. A game with an image for which `tangrams` has no drawing is set aside.
 
     Args:
         tangrams: folder of KILOGRAM's SVG files, named by image id.
-        policy: the policy that acted, where it is known.
+        policy: the policy that acted, if known.
         render: from SVG file to image; by default KILOGRAM's importer at 224 pixels.
-        check: called with the games before anything is stored; may refuse them by raising.
+        check: called with the games before anything is stored; may raise to refuse them.
 
     Raises:
         PickleError: the file as a whole cannot be read.
@@ -105,15 +105,15 @@ def import_games(
     logs: list[InteractionLog] = []
     with new_lines(store, partition.folder(SET_ASIDE)) as problems:
         for each in read_games(path, round, variant, policy):
-            found = each if isinstance(each, Problem) else undrawn(each, drawings, path.name, tangrams)
-            if found:
-                problems.add(found.to_json())
+            problem = each if isinstance(each, Problem) else undrawn(each, drawings, path.name, tangrams)
+            if problem:
+                problems.add(problem.to_json())
             elif isinstance(each, InteractionLog):
                 logs.append(each)
         check(logs)
         set_aside = problems.put(partition.folder(SET_ASIDE) + "import-") if problems.count else None
-    used = sorted({image for log in logs for image in log.context})
-    new_images = draw(store, used, drawings, render)
+    images = sorted({image for log in logs for image in log.context})
+    new_images = draw(store, images, drawings, render)
     turns = sum(len(log.turns) for log in logs)
     return ImportReport(
         games=len(logs),
@@ -121,7 +121,7 @@ def import_games(
         turns_with_followup=turns - len(logs),
         successes=sum(log.outcome is not None and log.outcome.success for log in logs),
         set_aside=problems.count,
-        images=len(used),
+        images=len(images),
         new_images=new_images,
         log=append_logs(store, logs) if logs else None,
         problems=set_aside,
@@ -132,7 +132,7 @@ def import_games(
 
 
 def _log(game: Any, round: int, variant: str, policy: PolicyIdentity) -> InteractionLog:
-    """One game as a log record. Raises RecordError."""
+    """Convert one game to a log record. Raises RecordError."""
     if not isinstance(game, dict):
         raise RecordError("", f"a {type(game).__name__}, not a dict", _CORRECT)
     context = _images(game, "context_listener", _strings(_field(game, "context_listener"), "context_listener"))
@@ -150,10 +150,10 @@ def _log(game: Any, round: int, variant: str, policy: PolicyIdentity) -> Interac
         field = f"clicks[{number}]"
         after = _state(_images(game, field, _strings(clicked, field)), letters, field)
         action = str(actions.between(state, after))
-        said = spoken(utterance, f"chat[{number}]", _CORRECT)
-        if not said.strip():
+        text = spoken(utterance, f"chat[{number}]", _CORRECT)
+        if not text.strip():
             raise RecordError(f"chat[{number}]", "the utterance is empty", _CORRECT)
-        turns.append({"utterance": said, "action": action, "seconds": _seconds(game, number)})
+        turns.append({"utterance": text, "action": action, "seconds": _seconds(game, number)})
         state = after
     try:
         return InteractionLog(
@@ -194,7 +194,7 @@ def _strings(value: Any, field: str) -> list[str]:
 
 
 def _images(game: Mapping[str, Any], field: str, files: Iterable[str]) -> list[str]:
-    """Image ids: file names without their ending."""
+    """Return image ids: file names without suffix."""
     names = [file.removesuffix(".png").removesuffix(".svg") for file in files]
     for name in names:
         try:
@@ -212,7 +212,7 @@ def _state(selected: Iterable[str], letters: Mapping[str, str], field: str) -> s
 
 
 def _seconds(game: Mapping[str, Any], number: int) -> float | None:
-    """Seconds from the start of a turn until its clicks were submitted; None where not logged."""
+    """Return the seconds from the start of a turn until its clicks were submitted; None where not logged."""
     try:
         value = game["turnList"][number]["secUntilSubmit"]
     except (KeyError, IndexError, TypeError):
@@ -234,14 +234,14 @@ def _started(game: Mapping[str, Any]) -> str:
 
 
 def drawings_of(tangrams: Path) -> dict[str, Path]:
-    """The SVG files of a folder by image id. Raises StoreError where there is no such folder."""
+    """List the SVG files of a folder by image id. Raises StoreError if there is no such folder."""
     if not tangrams.is_dir():
         raise StoreError(f"{tangrams}: no such folder; give the folder of KILOGRAM's SVG files")
     return {file.stem: file for file in tangrams.glob("*.svg")}
 
 
 def undrawn(log: InteractionLog, drawings: Mapping[str, Path], file: str, tangrams: Path) -> Problem | None:
-    """The problem of a game with an image that has no drawing, if it is one."""
+    """Return the problem of a game with an image that has no drawing; None if all have one."""
     absent = [image for image in log.context if image not in drawings]
     if not absent:
         return None
@@ -252,9 +252,9 @@ def undrawn(log: InteractionLog, drawings: Mapping[str, Path], file: str, tangra
 
 
 def draw(store: Store, used: Iterable[str], drawings: Mapping[str, Path], render: Renderer | None = None) -> int:
-    """Render and store the images that the store lacks; returns how many."""
-    render, known = render or _default_renderer(), known_images(store)
-    absent = [image for image in used if image not in known]
+    """Render and store the images that the store lacks, and return their number."""
+    render, stored = render or _default_renderer(), known_images(store)
+    absent = [image for image in used if image not in stored]
     return sum(
         put_images(store, {image: render(drawings[image]) for image in absent[start : start + _AT_ONCE]})
         for start in range(0, len(absent), _AT_ONCE)

@@ -1,8 +1,8 @@
-"""KILOGRAM's drawings: SVG files of seven polygons, as tangrams of our own kind.
+"""Read KILOGRAM's drawings, SVG files of seven polygons, as our tangrams.
 
 A polygon is a list of points and, where its author moved it, a transform `matrix(a, b, c, d, e, f)`. The files number
-the tans 1 to 7 in the order of `tangrams.TANS`. The `viewBox`, scaled to fit and centred, is the frame of the picture,
-as in the study's.
+the tans 1 to 7 in the order of `tangrams.TANS`. The `viewBox`, scaled to fit and centred, is the picture's frame, as in
+the study's.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _MATRIX = re.compile(r"\s*matrix\(" + ",".join([_NUMBER] * 6) + r"\)\s*")
 
 
 class DrawingError(ExpectedError, ValueError):
-    """A drawing that cannot be read; the message names the file, the element and what is wrong with it."""
+    """An unreadable drawing. The message names the file, the element and what is wrong with it."""
 
 
 def read_svg(path: Path) -> Tangram:
-    """The tangram in a file, with the file's name, less its ending, for an id.
+    """Read the tangram in a file; its id is the file's name without suffix.
 
     Raises:
-        DrawingError: no well-formed SVG, with a document type (which could expand without end), no viewBox, not seven
+        DrawingError: not well-formed SVG, a document type (which could expand without end), no viewBox, not seven
             polygons numbered 1 to 7, or points that are not numbers.
         FileNotFoundError: there is no such file.
     """
@@ -38,7 +38,7 @@ def read_svg(path: Path) -> Tangram:
         data = file.read(LONGEST + 1)
     if len(data) > LONGEST:
         raise DrawingError(f"{path}: more than {LONGEST} bytes; export it as plain SVG")
-    parser = ElementTree.XMLParser(target=_Plain(path), encoding="utf-8")  # whatever the file says of itself
+    parser = ElementTree.XMLParser(target=_Plain(path), encoding="utf-8")  # whatever encoding the file declares
     try:
         root: ElementTree.Element = ElementTree.fromstring(data, parser)
     except ElementTree.ParseError as error:
@@ -53,7 +53,7 @@ def read_svg(path: Path) -> Tangram:
 
 
 class _Plain(ElementTree.TreeBuilder):
-    """A tree without a document type: it is refused before anything that it declares could expand."""
+    """A tree builder that refuses a document type, before anything that it declares could expand."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class _Plain(ElementTree.TreeBuilder):
 
 
 def _frame(path: Path, root: ElementTree.Element) -> tuple[np.ndarray, np.ndarray]:
-    """Corner and size of the viewBox, [2] each, in the drawing's units."""
+    """Return corner and size of the viewBox, [2] each, in the drawing's units."""
     try:
         x, y, width, height = (float(each) for each in re.split(r"[\s,]+", root.get("viewBox", "").strip()))
     except ValueError:
@@ -75,7 +75,7 @@ def _frame(path: Path, root: ElementTree.Element) -> tuple[np.ndarray, np.ndarra
 
 
 def _outline(path: Path, number: str, polygon: ElementTree.Element) -> np.ndarray:
-    """Corners [3 or 4, 2] in the drawing's units, transform applied."""
+    """Return the corners [3 or 4, 2] in the drawing's units, transform applied."""
     where = f"{path}: polygon {number}"
     try:
         numbers = [float(each) for each in re.split(r"[\s,]+", polygon.get("points", "").strip())]

@@ -1,8 +1,8 @@
 """Read pickles of plain data: containers, strings, numbers and NumPy scalars, and nothing that could run code.
 
-Unpickling calls whatever the file names. Here the only names admitted are those of NumPy scalars, and they lead to
-two small classes of this module that make Python numbers; any other name is refused before it is imported. What the
-file would build is looked at first: a few bytes can ask for gigabytes, or for more depth than the interpreter survives.
+Unpickling calls whatever the file names. Here only the names of NumPy scalars are admitted, and they map to two small
+classes of this module that make Python numbers; any other name is refused before it is imported. The opcodes are
+checked before anything is built: a few bytes can ask for gigabytes, or for more nesting than the interpreter survives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PickleError(ExpectedError, ValueError):
 
 
 class _Dtype:
-    """Stands in for numpy.dtype: a type code and a byte order."""
+    """Stand-in for numpy.dtype: a type code and a byte order."""
 
     __slots__ = ("code", "order")
 
@@ -42,7 +42,7 @@ class _Dtype:
 
 
 class _Scalar:
-    """Stands in for NumPy's constructor of scalars: makes a Python number."""
+    """Stand-in for NumPy's scalar constructor, which makes a Python number."""
 
     __slots__ = ()
 
@@ -71,7 +71,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def load(path: Path, size_limit: int = SIZE_LIMIT) -> Any:
-    """The object in a pickle file.
+    """Load the object in a pickle file.
 
     Raises:
         PickleError: absent, larger than `size_limit` bytes, cut short, not a pickle, nested deeper than DEPTH_LIMIT,
@@ -93,7 +93,7 @@ def _read(file: BinaryIO, path: Path) -> Any:
         if start and start not in _OPCODES:
             raise PickleError(f"{path}: this is no pickle, it begins with {start!r}; give the pickled file itself")
         file.seek(0)
-        _look_through(file)
+        _check_nesting(file)
         file.seek(0)
         return _PlainUnpickler(file).load()
     except PickleError:
@@ -114,14 +114,14 @@ _PUT, _GET = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
 _ADDS = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
 
 
-def _look_through(file: BinaryIO) -> None:
-    """Follow how deep each object on the unpickler's stack is, without building any.
+def _check_nesting(file: BinaryIO) -> None:
+    """Track how deep each object on the unpickler's stack is, without building any.
 
     Raises:
-        UnpicklingError: an object nests too deep, or a place in the memo is beyond what the file could have filled.
+        UnpicklingError: an object nests too deep, or a memo index is beyond what the file could have filled.
         ValueError: not a pickle, or cut short.
     """
-    depths: list[int] = []  # of the objects on the stack
+    depths: list[int] = []  # one per object on the stack
     marks: list[int] = []
     memo: dict[int, int] = {}
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
@@ -141,28 +141,28 @@ def _look_through(file: BinaryIO) -> None:
         elif name == "DUP":
             depths.append(depths[-1])
         else:
-            depths += _after(opcode, _taken(opcode, depths, marks))
+            depths += _pushed_depths(opcode, _pop_depths(opcode, depths, marks))
         if depths and depths[-1] > DEPTH_LIMIT:
             raise pickle.UnpicklingError(f"it nests containers more than {DEPTH_LIMIT} deep")
 
 
-def _taken(opcode: pickletools.OpcodeInfo, depths: list[int], marks: list[int]) -> list[int]:
-    """Depths of what a step takes off the stack."""
+def _pop_depths(opcode: pickletools.OpcodeInfo, depths: list[int], marks: list[int]) -> list[int]:
+    """Remove from `depths` what an opcode pops, and return it."""
     before = opcode.stack_before
     fixed = before.index(pickletools.markobject) if pickletools.markobject in before else None
     first = len(depths) - len(before) if fixed is None else marks.pop() - fixed
     if first < 0:
         raise ValueError("it takes more than there is")
-    taken = depths[first:]
+    popped = depths[first:]
     del depths[first:]
-    return taken
+    return popped
 
 
-def _after(opcode: pickletools.OpcodeInfo, taken: list[int]) -> list[int]:
-    """Depths of what a step puts there."""
+def _pushed_depths(opcode: pickletools.OpcodeInfo, popped: list[int]) -> list[int]:
+    """Return the depths of what an opcode pushes, given those that it popped."""
     if opcode.name in _ADDS:
-        return [max(taken[0], 1 + max(taken[1:], default=-1))]
-    return [1 + max(taken)] * len(opcode.stack_after) if taken else [0] * len(opcode.stack_after)
+        return [max(popped[0], 1 + max(popped[1:], default=-1))]
+    return [1 + max(popped)] * len(opcode.stack_after) if popped else [0] * len(opcode.stack_after)
 
 
 _REMEDY = "have it written again as dicts, lists, strings and numbers"

@@ -1,4 +1,4 @@
-"""Rows of the released dataset's configurations, from a folder of Parquet files or from the hub, types checked.
+"""Read rows of the released dataset's configurations, from Parquet files or from the hub, and check their types.
 
 A folder is laid out as `datasets` does (``turn/train-00000-of-00001.parquet``) or flat (``turn.parquet``,
 ``turn-00000-of-00002.parquet``), at any depth and in any number of files. Memory holds a batch of rows.
@@ -25,11 +25,11 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class ReleasedError(ExpectedError, ValueError):
-    """The dataset cannot be read. The message names file, column and remedy."""
+    """An unreadable dataset. The message names file, column and remedy."""
 
 
 class Record(NamedTuple):
-    """A row, and where it stands."""
+    """A row and its position."""
 
     file: str
     number: int  # from 1
@@ -37,23 +37,23 @@ class Record(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The row's name in messages."""
         return f"row {self.number}"
 
 
 @dataclass(frozen=True)
 class ReleasedFiles:
-    """A folder of the dataset's Parquet files."""
+    """A folder with the dataset's Parquet files."""
 
     root: Path
     paths: Mapping[str, Sequence[Path]] = field(repr=False)
 
     def has(self, configuration: str) -> bool:
-        """Whether there are files of a configuration."""
+        """Return whether a configuration has files."""
         return bool(self.paths[configuration])
 
     def check(self, configuration: str) -> None:
-        """Raise ReleasedError for a file that is no Parquet, or whose columns are not those of the configuration."""
+        """Raise ReleasedError for a file that is not Parquet, or whose columns are not the configuration's."""
         for path in self.paths[configuration]:
             try:
                 schema = pq.read_schema(path)
@@ -62,7 +62,10 @@ class ReleasedFiles:
             check_columns(str(path.relative_to(self.root)), configuration, schema)
 
     def records(self, configuration: str, columns: Sequence[str]) -> Iterator[Record]:
-        """The rows of all files of a configuration, these columns. Raises ReleasedError at a damaged file."""
+        """Yield the rows of all files of a configuration, with these columns.
+
+        Raises ReleasedError at a damaged file.
+        """
         for path in self.paths[configuration]:
             name, number = str(path.relative_to(self.root)), 0
             try:
@@ -77,21 +80,24 @@ class ReleasedFiles:
 
 @dataclass(frozen=True)
 class HubDataset:
-    """The dataset on the hub, through `datasets`."""
+    """The dataset on the hub, read through `datasets`."""
 
     name: str
     configurations: Sequence[str]
 
     def has(self, configuration: str) -> bool:
-        """Whether the dataset has a configuration."""
+        """Return whether the dataset has a configuration."""
         return configuration in self.configurations
 
     def check(self, configuration: str) -> None:
-        """Raise ReleasedError where it cannot be loaded, or its columns are not those of the configuration."""
+        """Raise ReleasedError if it cannot be loaded, or its columns are not the configuration's."""
         check_columns(f"{self.name}:{configuration}", configuration, self._load(configuration).features.arrow_schema)
 
     def records(self, configuration: str, columns: Sequence[str]) -> Iterator[Record]:
-        """The rows of a configuration's split `train`, these columns. Raises ReleasedError where it is not loaded."""
+        """Yield the rows of a configuration's split `train`, with these columns.
+
+        Raises ReleasedError if it cannot be loaded.
+        """
         where, number = f"{self.name}:{configuration}", 0
         rows = self._load(configuration).select_columns(list(columns)).with_format("arrow")
         for table in rows.iter(batch_size=BATCH):
@@ -109,20 +115,20 @@ class HubDataset:
 
 
 def find(source: str) -> ReleasedFiles | HubDataset:
-    """The dataset in a folder, or by its name on the hub (owner/name), its columns checked.
+    """Find the dataset in a folder, or by its name on the hub (owner/name), and check its columns.
 
     Raises:
         ReleasedError: neither a folder nor a name; no files of `interaction` or `turn`; a column that is absent or of
-            another type; or `datasets` or the network is wanting.
+            another type; or `datasets` or the network is missing.
     """
     root = Path(source)
-    found: ReleasedFiles | HubDataset
+    dataset: ReleasedFiles | HubDataset
     if root.is_dir():
         everything = sorted(root.rglob("*.parquet"))
-        found = ReleasedFiles(root, {name: [p for p in everything if _is_of(p, root, name)] for name in SCHEMAS})
+        dataset = ReleasedFiles(root, {name: [p for p in everything if _is_of(p, root, name)] for name in SCHEMAS})
     elif _HUB_ID.fullmatch(source) and not root.exists():
         try:
-            found = HubDataset(source, _datasets().get_dataset_config_names(source))
+            dataset = HubDataset(source, _datasets().get_dataset_config_names(source))
         except ReleasedError:
             raise
         except Exception as error:  # the library's and the network's, of many kinds
@@ -132,58 +138,58 @@ def find(source: str) -> ReleasedFiles | HubDataset:
             f"{source}: no such folder; give the folder of the dataset's Parquet files, or its name on the hub"
         )
     for configuration in REQUIRED:
-        if not found.has(configuration):
+        if not dataset.has(configuration):
             raise ReleasedError(
                 f"{source}: no files of the configuration {configuration!r}; expected e.g. "
                 f"{configuration}/train-00000-of-00001.parquet"
             )
     for configuration in SCHEMAS:
-        if found.has(configuration):
-            found.check(configuration)
-    return found
+        if dataset.has(configuration):
+            dataset.check(configuration)
+    return dataset
 
 
-def check_columns(where: str, configuration: str, found: pa.Schema) -> None:
-    """Raise ReleasedError unless every column of a configuration is there, with a type that fits; more may be."""
-    for wanted in SCHEMAS[configuration]:
-        if wanted.name not in found.names:
+def check_columns(where: str, configuration: str, schema: pa.Schema) -> None:
+    """Raise ReleasedError unless a configuration has every column, with a type that fits; it may have more."""
+    for column in SCHEMAS[configuration]:
+        if column.name not in schema.names:
             raise ReleasedError(
-                f"{where}: column {wanted.name!r} of {configuration!r} is absent; it has {', '.join(found.names)}; "
+                f"{where}: column {column.name!r} of {configuration!r} is absent; it has {', '.join(schema.names)}; "
                 "download the file again, or restore the column"
             )
-        kind = found.field(wanted.name).type
-        if not _fits(kind, wanted.type, wanted.name):
+        kind = schema.field(column.name).type
+        if not _fits(kind, column.type, column.name):
             raise ReleasedError(
-                f"{where}: column {wanted.name!r} of {configuration!r} holds {kind}; expected {wanted.type}; "
+                f"{where}: column {column.name!r} of {configuration!r} holds {kind}; expected {column.type}; "
                 "download the file again, or convert the column"
             )
 
 
-def _fits(found: pa.DataType, wanted: pa.DataType, name: str) -> bool:
-    if kinds.is_null(found):
+def _fits(kind: pa.DataType, expected: pa.DataType, name: str) -> bool:
+    if kinds.is_null(kind):
         return True
-    if kinds.is_dictionary(found):
-        return _fits(found.value_type, wanted, name)
-    if kinds.is_list(wanted):
-        return (kinds.is_list(found) or kinds.is_large_list(found)) and _fits(found.value_type, wanted.value_type, name)
-    if kinds.is_string(wanted):
-        text = kinds.is_string(found) or kinds.is_large_string(found) or kinds.is_string_view(found)
-        return text or (name == "date" and (kinds.is_date(found) or kinds.is_timestamp(found)))
-    if kinds.is_floating(wanted):
-        return kinds.is_floating(found) or kinds.is_integer(found)
-    return kinds.is_integer(found) or kinds.is_boolean(found)
+    if kinds.is_dictionary(kind):
+        return _fits(kind.value_type, expected, name)
+    if kinds.is_list(expected):
+        return (kinds.is_list(kind) or kinds.is_large_list(kind)) and _fits(kind.value_type, expected.value_type, name)
+    if kinds.is_string(expected):
+        text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
+        return text or (name == "date" and (kinds.is_date(kind) or kinds.is_timestamp(kind)))
+    if kinds.is_floating(expected):
+        return kinds.is_floating(kind) or kinds.is_integer(kind)
+    return kinds.is_integer(kind) or kinds.is_boolean(kind)
 
 
 def _cast(where: str, configuration: str, table: pa.Table) -> pa.Table:
-    wanted = pa.schema([SCHEMAS[configuration].field(name) for name in table.column_names])
+    schema = pa.schema([SCHEMAS[configuration].field(name) for name in table.column_names])
     try:
-        return table.cast(wanted)
+        return table.cast(schema)
     except (pa.ArrowException, ValueError) as error:
         raise ReleasedError(f"{where}: a value of {configuration!r} does not fit its type: {error}") from error
 
 
 def _is_of(path: Path, root: Path, configuration: str) -> bool:
-    """Whether a file is of a configuration: by the nearest folder named after one, else by its own name."""
+    """Return whether a file is of a configuration: by the nearest folder named after one, else by its own name."""
     folders = [part for part in path.relative_to(root).parts[:-1] if part in SCHEMAS]
     if folders:
         return folders[-1] == configuration

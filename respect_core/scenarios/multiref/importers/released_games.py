@@ -1,4 +1,4 @@
-"""Games of the released dataset: rows of `interaction` and `turn` as log records.
+"""Convert games of the released dataset, rows of `interaction` and `turn`, to log records.
 
 Utterances, selections, targets and the end come from `interaction`; the listener's order of the images and p from
 `turn`. Actions follow from the selections, as in the study, where letters that did not fit the state had no effect.
@@ -54,40 +54,40 @@ _TURN_COLUMNS = [
 ]
 _ENDS = ("successful", "unsuccessful")
 _PSEUDONYM = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")  # ours, or the study's
-_SURE = 1 + 1e-6  # p that exceeds 1 by rounding
+_SURE = 1 + 1e-6  # p may exceed 1 by rounding
 
 SetAside = Callable[[Record, RecordError], None]
 
 
 @dataclass(frozen=True)
 class TurnRow:
-    """A row of `turn`, and its p where it has one."""
+    """A row of `turn`, and its p if it has one."""
 
     record: Record
     probability: float | None
 
 
 def read_turns(files: ReleasedFiles | HubDataset, set_aside: SetAside) -> dict[str, dict[int, TurnRow]]:
-    """Rows of `turn` by game and turn; of several for one turn the first."""
+    """Read rows of `turn` by game and turn; the first where a turn has several."""
     rows: dict[str, dict[int, TurnRow]] = {}
     for record in files.records("turn", _TURN_COLUMNS):
         game_id, number = record.row["game_id"], record.row["turn_id"]
-        of_game = rows.setdefault(game_id, {})
+        game_turns = rows.setdefault(game_id, {})
         if number is None or number < 0:
             set_aside(record, RecordError("turn_id", f"{number!r} is no turn", CORRECT))
-        elif number in of_game:
-            first = of_game[number].record
+        elif number in game_turns:
+            first = game_turns[number].record
             reason = f"turn {number} of game {game_id!r} is taken by {first.name} of {first.file}"
             set_aside(record, RecordError("turn_id", reason, CORRECT))
         else:
-            of_game[number] = TurnRow(record, _probability(record.row["prob_action"]))
+            game_turns[number] = TurnRow(record, _probability(record.row["prob_action"]))
     return rows
 
 
 def game_log(
     row: Mapping[str, Any], turn_rows: Mapping[int, TurnRow], counts: Counter[str], set_aside: SetAside
 ) -> InteractionLog:
-    """One game as a log record. Turn rows that do not fit it are set aside.
+    """Convert one game to a log record. Turn rows that do not fit it are set aside.
 
     Counts `unanswered` (a last utterance without clicks), `ended_otherwise` and `without_turn_row`.
 
@@ -110,8 +110,8 @@ def game_log(
     letters = dict(zip(context, actions.LETTERS, strict=False))
     turns, state = [], ""
     for number, (utterance, clicked) in enumerate(zip(utterances, row["clicks"], strict=True)):
-        said = spoken(utterance or "", f"chat[{number}]", CORRECT)
-        if not said.strip():
+        text = spoken(utterance or "", f"chat[{number}]", CORRECT)
+        if not text.strip():
             raise RecordError(f"chat[{number}]", "the utterance is empty", CORRECT)
         after = letters_of(clicked or [], letters, f"clicks[{number}]")
         action = actions.between(state, after)
@@ -122,7 +122,7 @@ def game_log(
             set_aside(turn.record, error)
         else:
             probability = turn.probability
-        turns.append(LoggedTurn(utterance=said, action=str(action), probability=probability))
+        turns.append(LoggedTurn(utterance=text, action=str(action), probability=probability))
         state = after
     for number in turn_rows.keys() - range(len(turns)):
         reason = f"turn {number} of a game of {len(turns)} turns"
@@ -145,7 +145,7 @@ def game_log(
 
 
 def _context(row: Mapping[str, Any], turn_rows: Mapping[int, TurnRow]) -> list[str]:
-    """The images in the listener's order, which `turn` has; `interaction` has the same in another order."""
+    """Return the images in the listener's order, which is `turn`'s; `interaction` has them in another order."""
     context = _names(row["context"], "context")
     if not turn_rows:
         return context
@@ -158,7 +158,7 @@ def _context(row: Mapping[str, Any], turn_rows: Mapping[int, TurnRow]) -> list[s
 def _misfit(
     turn: Mapping[str, Any], game: Mapping[str, Any], letters: Mapping[str, str], state: str, action: Action
 ) -> RecordError | None:
-    """Why a row of `turn` is not of this turn of the game, if so; then its p is not used."""
+    """Return why a row of `turn` is not this turn of the game, and its p unusable; None if it is."""
     try:
         before, selected, deselected = (
             letters_of(turn[name] or [], letters, name) for name in ("currently_selected", "selected", "deselected")
@@ -178,7 +178,7 @@ def _misfit(
 
 
 def _names(files: Iterable[str], column: str) -> list[str]:
-    """Image ids: file names without their ending."""
+    """Return image ids: file names without suffix."""
     names = [(file or "").removesuffix(".png").removesuffix(".svg") for file in files]
     for name in names:
         try:
@@ -189,7 +189,7 @@ def _names(files: Iterable[str], column: str) -> list[str]:
 
 
 def letters_of(files: Iterable[str], letters: Mapping[str, str], column: str) -> str:
-    """The letters of image files, in alphabetical order. Raises RecordError, naming the column."""
+    """Return the letters of image files, in alphabetical order. Raises RecordError, naming the column."""
     names = set(_names(files, column))
     if unknown := sorted(names - set(letters)):
         raise RecordError(column, f"{unknown[0]!r} is not in the context", CORRECT)
@@ -203,7 +203,7 @@ def _probability(value: float | None) -> float | None:
 
 
 def _user(speaker: str | None) -> str:
-    """A pseudonym: the study's own, which its files hold, or one made from whatever stands there."""
+    """Return a pseudonym: the study's own, as in its files, or a new one for any other value."""
     if speaker is None:
         return "unknown"
     return speaker if _PSEUDONYM.fullmatch(speaker) else pseudonym(speaker)

@@ -1,10 +1,10 @@
-"""The schema of the released dataset (lil-lab/respect), and our tables written in it: FOR MEASURING ONLY.
+"""Write our tables in the schema of the released dataset (lil-lab/respect): FOR MEASURING ONLY.
 
 Five configurations: `interaction` (a row per game), `turn`, `human_eval` (a row per turn and annotator), and
 `feedback_decoder_binary` and `feedback_decoder_ternary` (a row per turn). Images are file names. The released files
-name policies in short (`POLICIES`); `sft` is the seed policy in round 0 and CONTROL afterwards.
+abbreviate policies (`POLICIES`); `sft` is the seed policy in round 0 and CONTROL afterwards.
 
-What the released schema cannot say is lost in it: seconds per turn, versions of policies and decoders, scores.
+The released schema has no place for seconds per turn, versions of policies and decoders, and scores: they are lost.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ POLICIES: Mapping[str, str] = {
     "bp+": ENHANCED,
     "hh": HH,
 }
-"""Released name to ours; without `sft`, which depends on the round (`variant_of`)."""
+"""Released names to ours, except `sft`, which depends on the round (`variant_of`)."""
 SATISFACTION: Mapping[str, str] = {
     "yes": "yes",
     "partial_correctness_satisfaction": "partial",
@@ -53,12 +53,12 @@ SCHEMAS: Mapping[str, pa.Schema] = {
     "interaction": pa.schema(
         [
             ("game_id", _TEXT),
-            ("turn", _INTEGER),  # how many there are
+            ("turn", _INTEGER),  # number of turns
             ("end", _TEXT),  # successful | unsuccessful
             ("s comments", _TEXT),
             ("speaker", _TEXT),
             ("len", _TEXT),  # "3.218 mins"
-            ("clicks", pa.list_(_IMAGES)),  # what is selected after each turn
+            ("clicks", pa.list_(_IMAGES)),  # images selected after each turn
             ("context", _IMAGES),
             ("targets", _IMAGES),
             ("chat", _IMAGES),  # the utterance of each turn
@@ -112,14 +112,14 @@ SCHEMAS: Mapping[str, pa.Schema] = {
 
 
 def variant_of(policy_name: str, round: int) -> str | None:
-    """Our name for a released policy in a round; None for a name that is not theirs."""
+    """Return our name for a released policy in a round; None for an unknown name."""
     if policy_name == "sft":
         return CONTROL if round else SEED
     return POLICIES.get(policy_name)
 
 
 def policy_name_of(partition: Partition) -> str:
-    """The released name of a partition's policy. Raises ValueError for one that the released files cannot name."""
+    """Return the released name of a partition's policy. Raises ValueError if the released files cannot name it."""
     for name in ("sft", *POLICIES):
         if variant_of(name, partition.round) == partition.variant:
             return name
@@ -134,32 +134,32 @@ def policy_name_of(partition: Partition) -> str:
 
 @dataclass(frozen=True)
 class ExportedRows:
-    """Rows written of each configuration, and games left out for want of an outcome."""
+    """Rows written per configuration, and games left out because they have no outcome."""
 
     rows: Mapping[str, int]
     without_outcome: int
 
 
 def export_released(store: Store, directory: Path) -> ExportedRows:
-    """Write the store's tables into `directory`, a folder per configuration with one Parquet file, as `datasets` does.
+    """Write the store's tables into `directory`: per configuration, a folder with one Parquet file, as `datasets` does.
 
-    Files that are there are replaced, each at once. Memory holds one round of one variant.
+    Existing files are replaced, each atomically. Memory holds one round of one variant.
 
     Raises:
         ValueError: a variant that the released schema cannot name.
         StoreError, TableError: the tables cannot be read.
     """
-    found = partitions(store, "turns")
-    names = {partition: policy_name_of(partition) for partition in found}
+    exported = partitions(store, "turns")
+    names = {partition: policy_name_of(partition) for partition in exported}
     rows, left_out = dict.fromkeys(SCHEMAS, 0), 0
     with ExitStack() as stack:
         writers = {name: stack.enter_context(_writer(directory, name)) for name in SCHEMAS}
-        for partition in found:
+        for partition in exported:
             logs, absent = _games(store, partition)
             left_out += absent
-            for name, some in _rows(store, partition, names[partition], logs).items():
-                writers[name].write_table(pa.Table.from_pylist(some, SCHEMAS[name]))
-                rows[name] += len(some)
+            for name, partition_rows in _rows(store, partition, names[partition], logs).items():
+                writers[name].write_table(pa.Table.from_pylist(partition_rows, SCHEMAS[name]))
+                rows[name] += len(partition_rows)
     for name in SCHEMAS:
         unfinished = _file(directory, name).with_suffix(".tmp")
         unfinished.replace(_file(directory, name))
@@ -177,7 +177,7 @@ def _writer(directory: Path, configuration: str) -> pq.ParquetWriter:
 
 
 def _games(store: Store, partition: Partition) -> tuple[list[InteractionLog], int]:
-    """The games of a partition that have an outcome, and how many have none."""
+    """Return a partition's games that have an outcome, and the number of those that have none."""
     where = [partition.round], [partition.variant]
     turns: dict[str, list[dict[str, Any]]] = {}
     for row in read_table(store, "turns", *where).to_pylist():
@@ -216,7 +216,7 @@ def _games(store: Store, partition: Partition) -> tuple[list[InteractionLog], in
 def _rows(
     store: Store, partition: Partition, policy_name: str, logs: Sequence[InteractionLog]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rows of every configuration for one partition."""
+    """Return the rows of every configuration for one partition."""
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SCHEMAS}
     plus = "'" if policy_name == "bp+" else ""
     of_turn: dict[tuple[str, int], dict[str, Any]] = {}
@@ -229,17 +229,17 @@ def _rows(
             "date": log.started_at[:10],
             "round": log.round,
         }
-        described = list(_turn_rows(log))
-        of_turn.update({(log.interaction_id, row["turn_id"]): row for row in described})
+        turn_rows = list(_turn_rows(log))
+        of_turn.update({(log.interaction_id, row["turn_id"]): row for row in turn_rows})
         rows["interaction"].append(_interaction_row(log) | common)
-        rows["turn"] += [row | common for row in described]
+        rows["turn"] += [row | common for row in turn_rows]
     where = [partition.round], [partition.variant]
     for row in read_table(store, "annotations", *where).sort_by(_ORDER).to_pylist():
         if (turn := of_turn.get((row["interaction_id"], row["turn"]))) is not None:
-            kept = {name: turn.get(name) for name in SCHEMAS["human_eval"].names}
+            turn_fields = {name: turn.get(name) for name in SCHEMAS["human_eval"].names}
             log = by_id[row["interaction_id"]]
-            named = {"policy_name": policy_name, "round": log.round, "game_id": log.interaction_id}
-            rows["human_eval"].append(kept | named | _annotation(row, log))
+            game_fields = {"policy_name": policy_name, "round": log.round, "game_id": log.interaction_id}
+            rows["human_eval"].append(turn_fields | game_fields | _annotation(row, log))
     feedback = read_table(store, "feedback", *where).sort_by([("interaction_id", "ascending"), ("turn", "ascending")])
     for row in feedback.to_pylist():
         if row["interaction_id"] in by_id:
@@ -266,7 +266,7 @@ def _interaction_row(log: InteractionLog) -> dict[str, Any]:
 
 
 def _turn_rows(log: InteractionLog) -> Iterator[dict[str, Any]]:
-    """Rows of `turn` without what all rows of a game share."""
+    """Yield rows of `turn` without the fields that all rows of a game share."""
     game, states = _interaction_row(log), log.states()
     for number, turn in enumerate(log.turns):
         action = actions.parse(turn.action)
@@ -310,11 +310,11 @@ def _feedback_row(row: Mapping[str, Any], log: InteractionLog) -> dict[str, Any]
 
 
 def derived_label(log: InteractionLog, number: int) -> int:
-    """The label of a turn that follows from the targets of its game."""
+    """Return the label of a turn that follows from the targets of its game."""
     assert log.outcome is not None
     return JUDGE.label(log.turns[number].action, log.context, log.outcome.targets)
 
 
 def files(log: InteractionLog, letters: Iterable[str]) -> list[str]:
-    """The image files of letters."""
+    """Return the image files of letters."""
     return [f"{log.context[actions.LETTERS.index(letter)]}.png" for letter in letters]

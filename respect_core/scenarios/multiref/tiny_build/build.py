@@ -1,6 +1,6 @@
-"""Make the tiny model, stage by stage: `python -m respect_core.scenarios.multiref.tiny_build.build [stage]`.
+"""Build the tiny model, stage by stage: `python -m respect_core.scenarios.multiref.tiny_build.build [stage]`.
 
-Stages: see (vision and words), then others that read its checkpoint. Checkpoints lie under runs/tiny-build/.
+The first stage is `see` (vision and words); each other one reads a checkpoint. Checkpoints are in runs/tiny-build/.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from respect_core.scenarios.multiref.tiny_build import lessons, pictures, read, 
 from respect_core.tiny import path
 
 RUNS = Path("runs/tiny-build")
-LATENTS_OF = 12_000  # pictures that the text model is trained on
+LATENTS_OF = 12_000  # pictures to train the text model on
 
 
 def _log(line: str) -> None:
@@ -41,7 +41,7 @@ PHASES = {
 
 
 def stage_see(steps: int) -> None:
-    """From random weights to RUNS/see."""
+    """Train from random weights, and save to RUNS/see."""
     processor = skeleton.processor()
     model = skeleton.untrained(processor.tokenizer)
     data, test = pictures.cached(5000, "train", RUNS), pictures.cached(250, "test", RUNS)
@@ -53,7 +53,7 @@ def stage_see(steps: int) -> None:
 def _latents(
     model: Idefics2ForConditionalGeneration, data: pictures.Pictures, test: pictures.Pictures
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What tower and connector make of the pictures; they do not change after the stage `see`."""
+    """Return the connector's latents of the pictures, which do not change after the stage `see`."""
     file = RUNS / "latents.pt"
     if not file.exists():
         torch.save((read.latents_of(model, data.pixels), read.latents_of(model, test.pixels)), file)
@@ -62,7 +62,7 @@ def _latents(
 
 
 def stage_read(name: str, steps: int | None) -> None:
-    """One phase of the text model, from the checkpoint of the stage before it to RUNS/<name>."""
+    """Train one phase of the text model, from the previous stage's checkpoint to RUNS/<name>."""
     source, phase = PHASES[name]
     if steps:
         phase = replace(phase, steps=steps)
@@ -85,7 +85,7 @@ def stage_read(name: str, steps: int | None) -> None:
 
 
 def stage_save(source: str) -> None:
-    """A checkpoint with its processor as the model of the package."""
+    """Save a checkpoint and its processor as the package's model."""
     model = Idefics2ForConditionalGeneration.from_pretrained(RUNS / source)
     model.save_pretrained(path())
     skeleton.processor().save_pretrained(path())

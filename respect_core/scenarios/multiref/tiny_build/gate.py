@@ -2,8 +2,8 @@
 
 `python -m respect_core.scenarios.multiref.tiny_build.gate [MODEL] --games 100 [--seeded]`
 
-Teacher-forced accuracy overstates how well a model plays, so this is what decides. Games are on main-split tangrams,
-unseen in training, at temperature 1. `--seeded` first tunes a policy on D0, as a study does.
+Teacher-forced accuracy overstates how well a model plays, so play decides. Games are on main-split tangrams, unseen in
+training, at temperature 1. `--seeded` first tunes a policy on D0, as a study does.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from respect_core.training_data.rehearsal import rehearsal
 
 
 class Drawings(Mapping[str, Image.Image]):
-    """Pictures of the procedural pool, drawn when asked for."""
+    """Pictures of the procedural pool, drawn on demand."""
 
     def __init__(self) -> None:
         self.pool = tangrams.procedural_pool()
@@ -51,7 +51,7 @@ class Drawings(Mapping[str, Image.Image]):
 
 
 def seed_policy(base: Base, features: VisionFeatures, share: float, folder: Path) -> Path:
-    """An adapter tuned on the profile's D0 games, from its last step."""
+    """Tune an adapter on the profile's D0 games, and return that of its last step."""
     profile, pool = profiles.tiny(), tangrams.procedural_pool()
     factory = speakers.speaker_factory(speakers.values_of(pool.tangrams), share=share)
     games = contexts.sample(pool.development, profile.seed_games, "d0")
@@ -64,14 +64,14 @@ def seed_policy(base: Base, features: VisionFeatures, share: float, folder: Path
 
 
 def measure(logs: list[InteractionLog]) -> str:
-    """Success, turns a game, and how often a click of a turn was right (all newly selected are targets)."""
+    """Describe success and turns per game in a line of text."""
     wins = [log.outcome is not None and log.outcome.success for log in logs]
     turns = sum(len(log.turns) for log in logs)
     return f"games {len(logs)} success {sum(wins) / len(wins):.3f} turns {turns / len(logs):.2f}"
 
 
 def main() -> None:
-    """Play and print."""
+    """Play games and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default=str(tiny.path()))
     parser.add_argument("--games", type=int, default=100)

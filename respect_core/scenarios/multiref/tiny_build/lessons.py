@@ -1,8 +1,8 @@
-"""Token sequences to teach the text model with: short questions about pictures, and games.
+"""Make token sequences to teach the text model with: short questions about pictures, and games.
 
-A sequence is what the processor makes of a game's messages (a test holds that), so nothing is learned that is not
-there at inference. In a game a listener of varying skill acts, and what is to be predicted is the action the speaker
-intends, up to where the one that was taken departs from it.
+A sequence is what the processor makes of a game's messages (held by a test), so nothing is learned that does not occur
+at inference. In a game a listener of varying skill acts, and the model has to predict the action the speaker intends,
+up to where the action taken departs from it.
 
 Legend: B sequences, T tokens, N images.
 """
@@ -28,17 +28,17 @@ from respect_core.scenarios.multiref.tiny_build import senses, skeleton, vocabul
 from respect_core.scenarios.multiref.tiny_build.pictures import Pictures
 
 IGNORE = -100
-PER_IMAGE = skeleton.LATENTS + 3  # tokens of an image, its letter included
+PER_IMAGE = skeleton.LATENTS + 3  # tokens per image, including its letter
 
 
 def letter_position(index: int) -> int:
-    """Where the letter of the image with this index stands: after <s>, System: and the images before it."""
+    """Return the position of an image's letter, after <s>, System: and the images before it."""
     return 2 + (index + 1) * PER_IMAGE - 1
 
 
 @dataclass
 class Lesson:
-    """One sequence. `seek`: (row, letters its word stands for); `words`: row -> rows of the words said so far."""
+    """A sequence. `seek`: (row, letters its word means); `words`: row -> rows of the words said so far."""
 
     images: list[int]
     ids: list[int]
@@ -48,7 +48,7 @@ class Lesson:
 
 
 def pretraining_dialect(share: float) -> Dialect:
-    """The dialect of pretraining, where figurative words have several readings."""
+    """Make the dialect of pretraining, where figurative words have several readings."""
     figurative: dict[dialects.Value, list[tuple[str, float]]] = {value: [] for value in VALUES}
     for word, (indices, weights) in senses.senses().items():
         if len(indices) > 1:
@@ -59,7 +59,7 @@ def pretraining_dialect(share: float) -> Dialect:
 
 
 class Teacher:
-    """Makes lessons from pictures of the training pool."""
+    """A maker of lessons from pictures of the training pool."""
 
     def __init__(self, pictures: Pictures, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
         self.labels = pictures.labels
@@ -90,49 +90,59 @@ class Teacher:
         return encoded
 
     def _turn(self, lesson: Lesson, state: str, utterance: str, taken: Action, intended: Action, seeks: str) -> None:
-        """Append a turn. `seeks`: the letters the description stands for; empty if nothing was described."""
-        said = self._encode(utterance.lower())
+        """Append a turn. `seeks`: the letters that the description means; empty if nothing was described."""
+        utterance_ids = self._encode(utterance.lower())
         start = len(lesson.ids) + 1
-        before = [self.system, *self._encode(actions.describe_state(state)), self.user, *said, self.assistant]
-        words_at = [start + len(before) - 2 - len(said) + i for i, token in enumerate(said) if token in self.lexicon]
-        lesson.ids += before
-        lesson.labels += [IGNORE] * len(before)
+        prompt_ids = [
+            self.system,
+            *self._encode(actions.describe_state(state)),
+            self.user,
+            *utterance_ids,
+            self.assistant,
+        ]
+        words_at = [
+            start + len(prompt_ids) - 2 - len(utterance_ids) + i
+            for i, token in enumerate(utterance_ids)
+            if token in self.lexicon
+        ]
+        lesson.ids += prompt_ids
+        lesson.labels += [IGNORE] * len(prompt_ids)
         row = len(lesson.ids) - 1
         if seeks and words_at:
             for number, at in enumerate(words_at):
                 lesson.words.append((at, words_at[: number + 1]))
                 lesson.seek.append((at, seeks))
             lesson.words.append((row, words_at))
-        done = [*self._encode(str(taken)), self.end]
-        wanted = [*self._encode(str(intended)), self.end]
-        lesson.ids += done
-        lesson.labels += [IGNORE] * len(done)
-        for token, goal in zip(done, wanted, strict=False):
-            lesson.labels[row] = goal
-            letter = next((x for x in seeks if self.letters[x] == goal), None)
+        taken_ids = [*self._encode(str(taken)), self.end]
+        intended_ids = [*self._encode(str(intended)), self.end]
+        lesson.ids += taken_ids
+        lesson.labels += [IGNORE] * len(taken_ids)
+        for token, intended_id in zip(taken_ids, intended_ids, strict=False):
+            lesson.labels[row] = intended_id
+            letter = next((x for x in seeks if self.letters[x] == intended_id), None)
             if letter and words_at:
                 lesson.words.append((row, words_at))
                 lesson.seek.append((row, letter))
-            if token != goal:
+            if token != intended_id:
                 break
             row += 1
 
     # --- questions ------------------------------------------------------------------------------------------------
 
     def questions(self, n_images: int, n_turns: int) -> Lesson:
-        """Descriptions of one image each, of one to four words, in random states; some are to deselect."""
+        """Make descriptions of one image each, of one to four words, in random states; some ask to deselect."""
         rng = self.rng
         lesson = self._start(rng.sample(range(len(self.labels)), n_images))
         letters = LETTERS[:n_images]
         ids = tuple(str(picture) for picture in lesson.images)
-        known = {image: self._values(int(image)) for image in ids}
+        values = {image: self._values(int(image)) for image in ids}
         context = GameContext("questions", ids, ids, ())
         dialect = Dialect(self.base.technical, self.base.figurative, rng.choice((0.0, 0.0, 0.3, 0.7)))
         for _ in range(n_turns):
             state = "".join(sorted(rng.sample(letters, rng.choice((0, 0, 1, 2, 3)) % n_images)))
             letter = rng.choice(letters)
             manners = Manners(most_words=rng.choice((2, 3, 4, 4)))
-            speaker = SimulatedSpeaker(context, known, dialect, rng, manners)
+            speaker = SimulatedSpeaker(context, values, dialect, rng, manners)
             phrase = speaker._describe(letter)
             if letter in state:
                 utterance, action = rng.choice(dialects.DESELECT).format(phrase), Action(deselect=letter)
@@ -142,22 +152,22 @@ class Teacher:
         return lesson
 
     def drill(self, n_images: int, n_turns: int) -> Lesson:
-        """As `questions`, cut to the bone: bare words and the letter, no states."""
+        """Make bare questions: words and the letter, without states."""
         rng = self.rng
         lesson = self._start(rng.sample(range(len(self.labels)), n_images))
         ids = tuple(str(picture) for picture in lesson.images)
-        known = {image: self._values(int(image)) for image in ids}
+        values = {image: self._values(int(image)) for image in ids}
         context = GameContext("drill", ids, ids, ())
         dialect = Dialect(self.base.technical, self.base.figurative, rng.choice((0.0, 0.0, 0.3, 0.7)))
         for _ in range(n_turns):
             letter = rng.choice(LETTERS[:n_images])
-            speaker = SimulatedSpeaker(context, known, dialect, rng, Manners(most_words=rng.choice((1, 2, 3, 4))))
-            words = " ".join(dialect.word(value, rng)[0] for value in speaker._telling_apart(letter))
-            said = self._encode(words)
+            speaker = SimulatedSpeaker(context, values, dialect, rng, Manners(most_words=rng.choice((1, 2, 3, 4))))
+            words = " ".join(dialect.word(value, rng)[0] for value in speaker._distinguishing_values(letter))
+            word_ids = self._encode(words)
             start = len(lesson.ids) + 1
-            lesson.ids += [self.user, *said, self.assistant, *self._encode(str(Action(select=letter))), self.end]
-            places = list(range(start, start + len(said)))
-            row = start + len(said) + 1  # of "select"
+            lesson.ids += [self.user, *word_ids, self.assistant, *self._encode(str(Action(select=letter))), self.end]
+            places = list(range(start, start + len(word_ids)))
+            row = start + len(word_ids) + 1  # that of "select"
             for number, at in enumerate(places):
                 lesson.words.append((at, places[: number + 1]))
                 lesson.seek.append((at, letter))
@@ -169,8 +179,8 @@ class Teacher:
 
     # --- games ----------------------------------------------------------------------------------------------------
 
-    def _taken(self, intended: Action, state: str, letters: str, skill: float) -> Action:
-        """What a listener of this skill does where `intended` is meant."""
+    def _sample_action(self, intended: Action, state: str, letters: str, skill: float) -> Action:
+        """Sample what a listener of this skill does when `intended` is meant."""
         rng = self.rng
         if rng.random() < skill:
             return intended
@@ -185,22 +195,22 @@ class Teacher:
         return Action(select=rng.choice(free)) if free else Action(deselect=rng.choice(state))
 
     def game(self, n_images: int, most_turns: int) -> Lesson:
-        """A game with a listener whose skill is drawn at random."""
+        """Make a game with a listener of random skill."""
         rng = self.rng
         lesson = self._start(rng.sample(range(len(self.labels)), n_images))
         letters = LETTERS[:n_images]
         ids = tuple(str(picture) for picture in lesson.images)
         targets = rng.sample(ids, min(rng.choice((3, 4, 5)), n_images // 2))
         context = GameContext("lesson", ids, ids, tuple(targets))
-        known: Mapping[str, Values] = {image: self._values(int(image)) for image in ids}
+        values: Mapping[str, Values] = {image: self._values(int(image)) for image in ids}
         dialect = Dialect(self.base.technical, self.base.figurative, rng.choice((0.0, 0.3, 0.6, 0.9)))
-        speaker = SimulatedSpeaker(context, known, dialect, rng)
+        speaker = SimulatedSpeaker(context, values, dialect, rng)
         game, skill = Game(context), rng.choice((0.35, 0.55, 0.75))
         while not game.over and len(game.turns) < most_turns:
             state = game.state
             saying = speaker.speak(state, game.last_action)
-            taken = self._taken(saying.intended, state, letters, skill)
-            # A description is of what is to be selected, or else of what is to be deselected.
+            taken = self._sample_action(saying.intended, state, letters, skill)
+            # A description is of the image to select, or else of the one to deselect.
             seeks = saying.intended.select or saying.intended.deselect
             game.say(saying.utterance)
             game.act(str(taken))
@@ -209,7 +219,7 @@ class Teacher:
 
 
 def collate(lessons: list[Lesson], pad: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """ids [B, T], labels [B, T] shifted so that row t predicts ids[t + 1] already, images [B, N]."""
+    """Pad lessons: ids [B, T], labels [B, T] shifted so that row t already predicts ids[t + 1], images [B, N]."""
     length = max(len(lesson.ids) for lesson in lessons)
     ids = torch.full((len(lessons), length), pad)
     labels = torch.full((len(lessons), length), IGNORE)

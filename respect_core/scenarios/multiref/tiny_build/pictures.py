@@ -1,4 +1,4 @@
-"""Pictures and attributes to train the base on: shapes of their own seed, each in eight flips and quarter turns.
+"""Make pictures and attributes to train the base on: shapes of their own seed, each in eight flips and quarter turns.
 
 Legend: N shapes, V = 8 N views, A attribute values.
 """
@@ -19,8 +19,11 @@ from respect_core.scenarios.multiref.tiny_build import skeleton
 
 @dataclass(frozen=True)
 class Pictures:
-    """pixels: [V, 48, 48] as the image processor leaves them; labels: [V, A] of 1 (has), 0 (has another value of the
-    attribute) or -1 (a close call)."""
+    """Pictures and their labels.
+
+    pixels: [V, 48, 48] as the image processor returns them; labels: [V, A] of 1 (has), 0 (has another value of the
+    attribute) or -1 (borderline).
+    """
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -30,18 +33,18 @@ class Pictures:
 
 
 def labels(tangram: tangrams.Tangram) -> np.ndarray:
-    """[A] labels of one tangram, as in `Pictures`."""
-    found = attributes.values(tangram)
-    return np.array([int(found[name] == value) if name in found else -1 for name, value in VALUES], dtype=np.int8)
+    """Compute the labels [A] of one tangram, as in `Pictures`."""
+    values = attributes.values(tangram)
+    return np.array([int(values[name] == value) if name in values else -1 for name, value in VALUES], dtype=np.int8)
 
 
 def _views(image: np.ndarray) -> list[np.ndarray]:
-    """Eight views of a square image [H, W]: quarter turns of it and of its mirror image."""
+    """Return eight views of a square image [H, W]: quarter turns of it and of its mirror image."""
     return [np.rot90(flipped, turns) for flipped in (image, image[:, ::-1]) for turns in range(4)]
 
 
-def _viewed(tangram: tangrams.Tangram) -> list[tangrams.Tangram]:
-    """The tangram in the eight views of `_views`. A quarter turn to the left takes (x, y) to (y, 1 - x)."""
+def _tangram_views(tangram: tangrams.Tangram) -> list[tangrams.Tangram]:
+    """Return the tangram in the eight views of `_views`. A quarter turn to the left takes (x, y) to (y, 1 - x)."""
     views = []
     for mirror in (False, True):
         polygons = tuple(tuple((1 - x if mirror else x, y) for x, y in polygon) for polygon in tangram.polygons)
@@ -52,26 +55,26 @@ def _viewed(tangram: tangrams.Tangram) -> list[tangrams.Tangram]:
 
 
 def processed(images: list[Image.Image]) -> np.ndarray:
-    """[n, PIXELS, PIXELS]: one channel (all three are equal) of what the stock image processor makes of them."""
+    """Process images with the stock image processor: [n, PIXELS, PIXELS], one of three equal channels."""
     pixels = skeleton.processor().image_processor([[image] for image in images], return_tensors="np")["pixel_values"]
     return np.asarray(pixels)[:, 0, 0].astype(np.float32)
 
 
 def make(n: int, seed: str) -> Pictures:
-    """n shapes of the procedural generator, in eight views each."""
+    """Make n shapes with the procedural generator, in eight views each."""
     rng = random.Random(f"base-{seed}")
     shapes = [tangrams.generate(f"base-{i}", rng) for i in range(n)]
     pixels = np.concatenate([processed([tangrams.render(s) for s in shapes[i : i + 500]]) for i in range(0, n, 500)])
-    all_labels = np.stack([labels(view) for shape in shapes for view in _viewed(shape)])
+    all_labels = np.stack([labels(view) for shape in shapes for view in _tangram_views(shape)])
     return Pictures(np.stack([view for image in pixels for view in _views(image)]), all_labels)
 
 
 def cached(n: int, seed: str, folder: Path) -> Pictures:
-    """`make`, kept in a file."""
+    """Load what `make` returns from a file, made on first use."""
     file = folder / f"pictures-{seed}-{n}.npz"
     if not file.exists():
-        made = make(n, seed)
+        pictures = make(n, seed)
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(file, pixels=made.pixels, labels=made.labels)
+        np.savez(file, pixels=pictures.pixels, labels=pictures.labels)
     with np.load(file) as data:
         return Pictures(data["pixels"], data["labels"])

@@ -1,14 +1,14 @@
-"""Second stage: the text model learns to read the game, on pictures whose latents are computed once.
+"""Train the second stage: the text model learns to read the game, on pictures whose latents are computed once.
 
 The hard part is to match in context: from a description to one of ten pictures to its letter. Language modelling
 alone stays at chance for long, so three attention heads are shown where to look (their maps enter the loss with a
 weight that decays, in training only):
 
 1. first layer: a letter looks at the latents of its picture;
-2. second layer: the rows that are to name a letter look at the words of the description;
+2. second layer: the rows that have to name a letter look at the words of the description;
 3. third layer: they look at the letter of the picture described.
 
-The rows of description words are also asked for the letter, at the end and right behind the third layer, which makes
+The rows of description words must also predict the letter, at the end and directly after the third layer, which makes
 every word a training case.
 
 Legend: B sequences, T tokens, H heads, R rows, L latents, D width.
@@ -34,12 +34,12 @@ from respect_core.scenarios.multiref.tiny_build import see, skeleton
 from respect_core.scenarios.multiref.tiny_build.lessons import IGNORE, Lesson, Teacher, collate, letter_position
 
 LOOK_AT_PICTURE, LOOK_AT_WORDS, LOOK_AT_LETTER = 0, 1, 2  # layers
-HEADS = 2  # of each of these layers that are shown where to look
+HEADS = 2  # in each of these layers, those that are shown where to look
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training. `games`: share of lessons that are games, the rest are questions."""
+    """A phase of training. `games`: share of lessons that are games; the rest are questions."""
 
     name: str
     steps: int
@@ -49,15 +49,16 @@ class Phase:
     games: float
     rate: float
     guidance: tuple[float, float]  # weight of the attention losses at the start and at the end
-    final_rate: float = 0.1  # share of the rate that is left at the end
-    layers: int | None = None  # run and train only so many; drills on attention alone
+    final_rate: float = 0.1  # final rate as a share of the initial one
+    layers: int | None = None  # run and train this many only; drills on attention alone
 
 
 @torch.no_grad()
 def prepare(model: Idefics2ForConditionalGeneration, seed: int = 0) -> None:
-    """Random value and output projections of the gathering layers that keep the scale of what they carry.
+    """Draw random value and output projections for the gathering layers that keep the scale of their input.
 
-    The stock start (standard deviation 0.02) shrinks it more than tenfold, and what is gathered cannot be matched.
+    The stock initialisation (standard deviation 0.02) shrinks it more than tenfold, and what is gathered cannot be
+    matched.
     """
     generator = torch.Generator().manual_seed(seed)
     for layer in (LOOK_AT_PICTURE, LOOK_AT_WORDS, LOOK_AT_LETTER):
@@ -68,35 +69,35 @@ def prepare(model: Idefics2ForConditionalGeneration, seed: int = 0) -> None:
 
 @torch.no_grad()
 def latents_of(model: Idefics2ForConditionalGeneration, pixels: np.ndarray) -> torch.Tensor:
-    """[V, L, D] connector outputs of all pictures."""
+    """Compute connector outputs [V, L, D] of all pictures."""
     return torch.cat(
         [see.tower_and_latents(model, torch.from_numpy(pixels[i : i + 500]))[1] for i in range(0, len(pixels), 500)]
     )
 
 
 def embedded(model: Idefics2ForConditionalGeneration, ids_BT: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """[B, T, D] input embeddings with the image tokens replaced by latents [B * N * L, D] in order."""
+    """Embed ids as [B, T, D], with the image tokens replaced by latents [B * N * L, D] in order."""
     embeds = model.get_input_embeddings()(ids_BT)
     at = (ids_BT == model.config.image_token_id)[..., None].expand_as(embeds)
     return embeds.masked_scatter(at, latents)
 
 
 def _rows(lessons: Sequence[Lesson], which: str) -> tuple[torch.Tensor, torch.Tensor, list[object]]:
-    """Sequence and row indices of `seek` or `words`, and what belongs to each."""
-    flat = [(i, row, what) for i, lesson in enumerate(lessons) for row, what in getattr(lesson, which)]
+    """Return sequence and row indices of `seek` or `words`, and the entries of each."""
+    flat = [(i, row, entry) for i, lesson in enumerate(lessons) for row, entry in getattr(lesson, which)]
     return torch.tensor([x[0] for x in flat]), torch.tensor([x[1] for x in flat]), [x[2] for x in flat]
 
 
 def _mass(
     attention_BHTT: torch.Tensor, sequences: torch.Tensor, rows: torch.Tensor, mask_RT: torch.Tensor
 ) -> torch.Tensor:
-    """[R, HEADS] attention of the shown heads from each row to the masked places."""
+    """Sum the attention [R, HEADS] of the guided heads from each row over the masked positions."""
     picked_RHT = attention_BHTT[sequences, :HEADS, rows]
     return (picked_RHT * mask_RT[:, None]).sum(-1)
 
 
 def guidance(lessons: Sequence[Lesson], attentions: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The three attention losses, and the mean attention of the seeking rows on the right letter."""
+    """Compute the three attention losses, and the seeking rows' mean attention on the right letter."""
     length = attentions[0].shape[-1]
     flat = [(i, n) for i, lesson in enumerate(lessons) for n in range(len(lesson.images))]
     sequences = torch.tensor([i for i, _ in flat])
@@ -107,16 +108,16 @@ def guidance(lessons: Sequence[Lesson], attentions: Sequence[torch.Tensor]) -> t
     picture = -_mass(attentions[LOOK_AT_PICTURE], sequences, letters, own).clamp(min=1e-6).log().mean()
 
     sequences, rows, places = _rows(lessons, "words")
-    said = torch.zeros(len(rows), length)
+    word_weights = torch.zeros(len(rows), length)
     for r, words in enumerate(places):
-        said[r, words] = 1 / len(words)  # type: ignore[index, arg-type]
+        word_weights[r, words] = 1 / len(words)  # type: ignore[index, arg-type]
     log_attention = attentions[LOOK_AT_WORDS][sequences, :HEADS, rows].clamp(min=1e-6).log()
-    entropy = -(said * said.clamp(min=1e-9).log()).sum(-1).mean()
-    words_loss = -(log_attention * said[:, None]).sum(-1).mean() - entropy
+    entropy = -(word_weights * word_weights.clamp(min=1e-9).log()).sum(-1).mean()
+    words_loss = -(log_attention * word_weights[:, None]).sum(-1).mean() - entropy
 
-    sequences, rows, wanted = _rows(lessons, "seek")
+    sequences, rows, letters_of_rows = _rows(lessons, "seek")
     right = torch.zeros(len(rows), length)
-    for r, names in enumerate(wanted):
+    for r, names in enumerate(letters_of_rows):
         right[r, [letter_position(LETTERS.index(x)) for x in names]] = 1  # type: ignore[attr-defined]
     on_letter = _mass(attentions[LOOK_AT_LETTER], sequences, rows, right)
     return picture, words_loss, -on_letter.clamp(min=1e-6).log().mean(), on_letter.mean().detach()
@@ -125,7 +126,7 @@ def guidance(lessons: Sequence[Lesson], attentions: Sequence[torch.Tensor]) -> t
 def losses(
     model: Idefics2ForConditionalGeneration, teacher: Teacher, latents: torch.Tensor, lessons: Sequence[Lesson]
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Cross-entropy of the actions, of the letter at the description's words, and `guidance`."""
+    """Compute the cross-entropy of the actions, that of the letter at the description's words, and `guidance`."""
     ids, labels, images = collate(list(lessons), teacher.tokenizer.pad_token_id)
     chosen = torch.cat([latents[torch.from_numpy(row)].flatten(0, 1) for row in images])
     out = model.model.text_model(
@@ -133,14 +134,14 @@ def losses(
     )
     if len(out.attentions) < len(model.model.text_model.layers):
         return torch.zeros(()), torch.zeros(()), guidance(lessons, out.attentions)
-    kept = labels != IGNORE
-    action = F.cross_entropy(model.lm_head(out.last_hidden_state[kept]), labels[kept])
-    sequences, rows, wanted = _rows(lessons, "seek")
-    goals = torch.tensor([teacher.letters[names[0]] for names in wanted])  # type: ignore[index]
-    # The letter is asked for at the end and right behind the layer that looks at it.
+    has_label = labels != IGNORE
+    action = F.cross_entropy(model.lm_head(out.last_hidden_state[has_label]), labels[has_label])
+    sequences, rows, letters = _rows(lessons, "seek")
+    letter_ids = torch.tensor([teacher.letters[names[0]] for names in letters])  # type: ignore[index]
+    # The letter has to be predicted at the end, and directly after the layer that looks at it.
     early = model.model.text_model.norm(out.hidden_states[LOOK_AT_LETTER + 1][sequences, rows])
-    words = F.cross_entropy(model.lm_head(out.last_hidden_state[sequences, rows]), goals)
-    words = 0.5 * words + 0.5 * F.cross_entropy(model.lm_head(early), goals)
+    words = F.cross_entropy(model.lm_head(out.last_hidden_state[sequences, rows]), letter_ids)
+    words = 0.5 * words + 0.5 * F.cross_entropy(model.lm_head(early), letter_ids)
     return action, words, guidance(lessons, out.attentions)
 
 
@@ -156,7 +157,7 @@ def _lesson(teacher: Teacher, n_images: int, phase: Phase) -> Lesson:
 def exam(
     model: Idefics2ForConditionalGeneration, teacher: Teacher, latents: torch.Tensor, lessons: Sequence[Lesson]
 ) -> dict[str, float]:
-    """Teacher-forced accuracy of whole actions and of letters that a description asks for."""
+    """Measure teacher-forced accuracy of whole actions and of letters that a description asks for."""
     whole, letters = [], []
     for i in range(0, len(lessons), 20):
         part = list(lessons[i : i + 20])
@@ -171,11 +172,11 @@ def exam(
     return {"action": float(np.mean(whole)), "letter": float(np.mean(letters))}
 
 
-def _trained(model: Idefics2ForConditionalGeneration, phase: Phase) -> list[dict[str, Any]]:
-    """Parameter groups with their rates.
+def _parameter_groups(model: Idefics2ForConditionalGeneration, phase: Phase) -> list[dict[str, Any]]:
+    """Group the parameters to train, with their rates.
 
-    A drill trains nothing but attention: where gradients are still noise, Adam's steps are as long as ever, and all
-    that is trained drifts until it drowns what is gathered.
+    A drill trains only attention: while gradients are noise, Adam's steps have full length, and everything trained
+    drifts until it drowns what is gathered.
     """
     text = model.model.text_model
     if phase.layers is not None:
@@ -203,11 +204,11 @@ def train(
     save: Path,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Train the text model through one phase, in place; the checkpoint at `save` is renewed every 100 steps."""
+    """Train the text model through one phase, in place, and update the checkpoint at `save` every 100 steps."""
     torch.manual_seed(0)
     model.set_attn_implementation("eager")
     text = model.model.text_model
-    groups = _trained(model, phase)
+    groups = _parameter_groups(model, phase)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.02)
 
     def rate(step: int) -> float:
@@ -217,22 +218,22 @@ def train(
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     start = time.perf_counter()
-    seen: list[list[float]] = []
+    recent: list[list[float]] = []
     text.config.num_hidden_layers = phase.layers or len(text.layers)
     for step in range(1, phase.steps + 1):
         n = teacher.rng.choice(phase.images)
         lessons = [_lesson(teacher, n, phase) for _ in range(phase.batch)]
-        action, words, (picture, said, letter, mass) = losses(model, teacher, latents, lessons)
+        action, words, (picture, look_words, letter, mass) = losses(model, teacher, latents, lessons)
         weight = phase.guidance[0] + (phase.guidance[1] - phase.guidance[0]) * step / phase.steps
-        (action + 0.5 * words + weight * (picture + 0.5 * said + letter)).backward()
+        (action + 0.5 * words + weight * (picture + 0.5 * look_words + letter)).backward()
         nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        seen.append([x.item() for x in (action, words, picture, said, letter, mass)])
+        recent.append([x.item() for x in (action, words, picture, look_words, letter, mass)])
         if step % (25 if phase.layers else 50) == 0 or step == phase.steps:
-            means = np.mean(seen, axis=0)
-            seen = []
+            means = np.mean(recent, axis=0)
+            recent = []
             names = ("action", "words", "look-picture", "look-words", "look-letter", "mass")
             line = " ".join(f"{name} {value:.3f}" for name, value in zip(names, means, strict=True))
             marks = ""

@@ -1,7 +1,8 @@
-"""First stage: the vision tower and connector learn to see, and pictures come to lie near the words that fit them.
+"""Train the first stage: the vision tower and connector learn to see, with pictures close to the words that fit them.
 
 A picture's latents, averaged, are scored against the embeddings of all lexicon words: a fitting word scores high
-(sigmoid loss). A helper exists in training only: a linear head on the tower's averaged patches for the attributes.
+(sigmoid loss). An auxiliary head exists in training only: a linear head on the tower's averaged patches, for the
+attributes.
 
 Legend: B pictures, L latents, D text width, W words, A attribute values, P patches.
 """
@@ -25,7 +26,7 @@ from respect_core.scenarios.multiref.tiny_build.pictures import Pictures
 def tower_and_latents(
     model: Idefics2ForConditionalGeneration, pixels_B48: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tower's patches [B, P, width] and the connector's latents [B, L, D] of one-channel pixels."""
+    """Compute the tower's patches [B, P, width] and the connector's latents [B, L, D] of one-channel pixels."""
     pixels = pixels_B48[:, None].expand(-1, 3, -1, -1)
     side = skeleton.PIXELS // skeleton.PATCH
     mask = torch.ones(len(pixels), side, side, dtype=torch.bool)
@@ -34,10 +35,10 @@ def tower_and_latents(
 
 
 def _masked_bce(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy where labels are 0 or 1; -1 is left out."""
+    """Compute binary cross-entropy where labels are 0 or 1, ignoring -1."""
     loss = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0).float(), reduction="none")
-    known = labels >= 0
-    return (loss * known).sum() / known.sum()
+    labelled = labels >= 0
+    return (loss * labelled).sum() / labelled.sum()
 
 
 def accuracy(
@@ -47,7 +48,7 @@ def accuracy(
     test: Pictures,
     table: dict[str, tuple[list[int], list[float]]],
 ) -> float:
-    """Mean over technical words of how often a word is rightly held to fit or not, half and half."""
+    """Compute the balanced accuracy of whether a word fits a picture, averaged over technical words."""
     with torch.no_grad():
         latents = torch.cat(
             [tower_and_latents(model, torch.from_numpy(test.pixels[i : i + 500]))[1] for i in range(0, len(test), 500)]
@@ -98,9 +99,9 @@ def train(
         labels_BA = torch.from_numpy(data.labels[chosen])
         patches, latents = tower_and_latents(model, torch.from_numpy(data.pixels[chosen]))
         scores_BW = latents.mean(1) @ embeddings[word_ids].T / 14 + bias
-        aligned = _masked_bce(scores_BW, labels_BA[:, torch.from_numpy(senses.sample_senses(table, rng))])
-        seen = _masked_bce(head(patches.mean(1)), labels_BA)
-        (aligned + 0.5 * seen).backward()
+        word_loss = _masked_bce(scores_BW, labels_BA[:, torch.from_numpy(senses.sample_senses(table, rng))])
+        attribute_loss = _masked_bce(head(patches.mean(1)), labels_BA)
+        (word_loss + 0.5 * attribute_loss).backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -108,6 +109,6 @@ def train(
         if step % 100 == 0 or step == steps:
             right = accuracy(model, word_ids, bias, test, table)
             log(
-                f"see step {step} aligned {aligned.item():.4f} seen {seen.item():.4f} "
+                f"see step {step} aligned {word_loss.item():.4f} seen {attribute_loss.item():.4f} "
                 f"accuracy {right:.4f} seconds {time.perf_counter() - start:.0f}"
             )

@@ -1,6 +1,6 @@
-"""What words mean in pretraining: technical words one thing, figurative ones one of several.
+"""Give words their pretraining meanings: technical words one, figurative words several.
 
-The base model comes to know a figurative word as vaguely as a pretrained model knows what people liken abstract
+The base model comes to know a figurative word as vaguely as a pretrained model knows what people compare abstract
 shapes to: its most common reading in COMMON_SHARE of its uses, one of two others otherwise.
 """
 
@@ -15,7 +15,7 @@ COMMON_SHARE = 0.4
 
 
 def senses() -> dict[str, tuple[list[int], list[float]]]:
-    """Word -> indices into VALUES and the probability of each."""
+    """Return for each word the indices into VALUES and the probability of each."""
     table: dict[str, tuple[list[int], list[float]]] = {}
     for index, (name, value) in enumerate(VALUES):
         words = LEXICON[name][value]
@@ -28,5 +28,5 @@ def senses() -> dict[str, tuple[list[int], list[float]]]:
 
 
 def sample_senses(table: dict[str, tuple[list[int], list[float]]], rng: np.random.Generator) -> np.ndarray:
-    """[words] one sense for each word, in the table's order."""
+    """Sample one sense [words] for each word, in the table's order."""
     return np.array([rng.choice(indices, p=weights) for indices, weights in table.values()])

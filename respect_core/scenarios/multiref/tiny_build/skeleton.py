@@ -1,6 +1,6 @@
-"""The tiny model and its processor, untrained: configuration, tokenizer, chat template.
+"""Define the tiny model and its processor, untrained: configuration, tokenizer, chat template.
 
-Classes are the stock ones; what makes the model tiny is in the numbers here.
+Classes are the stock ones; only the numbers here make the model tiny.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2I
 
 from respect_core.scenarios.multiref.tiny_build.vocabulary import AROUND_IMAGE, END, IMAGE, SPECIAL, words
 
-PIXELS, PATCH = 48, 8  # sides of a picture as the vision tower sees it, and of a patch
-LATENTS = 2  # image tokens a picture
+PIXELS, PATCH = 48, 8  # side lengths of a picture for the vision tower, and of a patch
+LATENTS = 2  # image tokens per picture
 WIDTH = 192
 
-# A word, with its inner hyphens and apostrophes, is one piece; so is every other character that is no space.
+# A word, with its inner hyphens and apostrophes, is one piece; so is every other non-space character.
 _PIECES = Regex(r"[A-Za-z]+(?:[-'][A-Za-z]+)*|[^\sA-Za-z]")
 
 # One token marks each role; the assistant's turn alone is closed. User text cannot collide with the letters of
@@ -47,7 +47,7 @@ CHAT_TEMPLATE = (
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Whole words of the game and common English; characters for the rest, so that no text is unknown."""
+    """Make a tokenizer of whole words for the game and common English, and of characters for all other text."""
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys([*SPECIAL, *words()]))}
     fast = Tokenizer(WordPiece(vocabulary, unk_token="<unk>", max_input_chars_per_word=10_000))
     fast.normalizer = normalizers.Sequence(
@@ -70,7 +70,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def processor() -> Idefics2Processor:
-    """The stock processor around `tokenizer`; pictures of any size become PIXELS x PIXELS."""
+    """Make the stock processor around `tokenizer`; pictures of any size become PIXELS x PIXELS."""
     image_processor = Idefics2ImageProcessorPil(
         size={"height": PIXELS, "width": PIXELS},
         image_mean=[0.5, 0.5, 0.5],
@@ -81,7 +81,7 @@ def processor() -> Idefics2Processor:
 
 
 def config(vocabulary: PreTrainedTokenizerFast) -> Idefics2Config:
-    """Text 5 x 192, vision 3 x 128 with 36 patches a picture, one perceiver layer."""
+    """Configure text 5 x 192, vision 3 x 128 with 36 patches per picture, and one perceiver layer."""
     ids = vocabulary.get_vocab()
     ends: dict[str, Any] = {"pad_token_id": ids["<pad>"], "bos_token_id": ids["<s>"], "eos_token_id": ids[END]}
     text = MistralConfig(
@@ -124,7 +124,10 @@ def config(vocabulary: PreTrainedTokenizerFast) -> Idefics2Config:
 
 
 def untrained(vocabulary: PreTrainedTokenizerFast, seed: int = 0) -> Idefics2ForConditionalGeneration:
-    """The model with random weights. Embeddings and perceiver latents start large: the stock starts drown them."""
+    """Make the model with random weights.
+
+    Embeddings and perceiver latents start large, since with the stock initialisation they drown.
+    """
     torch.manual_seed(seed)
     model = Idefics2ForConditionalGeneration(config(vocabulary))
     with torch.no_grad():

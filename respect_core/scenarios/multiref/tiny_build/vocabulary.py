@@ -1,4 +1,4 @@
-"""The words that are one token each; all other text is spelled out in characters."""
+"""List the words that are one token each; all other text is spelled out in characters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROLES = ("System:", "User:", "Assistant:")
 IMAGE, AROUND_IMAGE, END = "<image>", "<fake_token_around_image>", "<end_of_utterance>"
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", END, AROUND_IMAGE, IMAGE, *ROLES)
 
-# What the game and its messages say about themselves.
+# Words of the game and its messages.
 GAME = ("select", "deselect", NOTHING, "none", "is", "currently", "selected")
 
 # Common words of instructions, reactions and shapes, beyond the lexicon.
@@ -40,7 +40,7 @@ SUFFIXES = ("s", "es", "ed", "er", "est", "ing", "ly", "y", "n't", "'s")
 
 
 def words() -> list[str]:
-    """Every whole-word token but the special ones, each once, in a fixed order."""
+    """Return every whole-word token but the special ones, each once, in a fixed order."""
     lexicon = [
         word
         for by_value in LEXICON.values()

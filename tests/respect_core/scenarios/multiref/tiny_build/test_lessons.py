@@ -59,7 +59,7 @@ def test_lessons_are_what_the_processor_makes() -> None:
 
 def test_labels_fit_the_turned_pictures() -> None:
     shape = tangrams.procedural_pool(0).tangrams["tan-0000"]
-    views = pictures._viewed(shape)
+    views = pictures._tangram_views(shape)
     drawn = pictures.processed([tangrams.render(view) for view in views])
     turned = pictures._views(drawn[0])
     assert all(np.abs(a - b).mean() < 0.02 for a, b in zip(drawn, turned, strict=True))
