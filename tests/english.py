@@ -19,7 +19,6 @@ EXEMPT = frozenset(
     {
         "respect_core",  # the modules at its top
         "respect_core.acting",
-        "respect_core.feedback",
         "respect_core.learning",
         "respect_core.log",
         "respect_core.measuring",
@@ -28,7 +27,6 @@ EXEMPT = frozenset(
         "respect_core.reporting",
         "respect_core.scenarios",
         "respect_core.store",
-        "respect_core.training_data",
     }
 )
 """Packages that may still use words to avoid. Add none; `python -m tests.english --exempt` lists their places."""
