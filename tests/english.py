@@ -18,7 +18,6 @@ PACKAGES = ("respect_core", "tasks", "flows", "deployments")
 EXEMPT = frozenset(
     {
         "respect_core",  # the modules at its top
-        "respect_core.learning",
         "respect_core.log",
         "respect_core.measuring",
         "respect_core.model",
