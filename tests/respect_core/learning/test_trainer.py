@@ -328,7 +328,7 @@ def test_a_step_has_the_gradient_of_its_batch_alone(tmp_path: Path) -> None:
 
 def test_from_scratch_or_continued_as_configured(tmp_path: Path, seed_adapter: Path) -> None:
     arguments = (base(), toy(), None)
-    with pytest.raises(ValueError, match="kto goes on from an adapter"):
+    with pytest.raises(ValueError, match="kto continues an adapter"):
         train(*arguments, CONFIGS["kto"], LoraConfig(), 0, tmp_path, features=features())
     with pytest.raises(ValueError, match="fft starts from scratch"):
         train(*arguments, CONFIGS["fft"], LoraConfig(), 0, tmp_path, features=features(), init_adapter=seed_adapter)
