@@ -19,7 +19,6 @@ EXEMPT = frozenset(
     {
         "respect_core",  # the modules at its top
         "respect_core.log",
-        "respect_core.measuring",
         "respect_core.model",
         "respect_core.release",
         "respect_core.reporting",
