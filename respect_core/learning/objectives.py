@@ -38,7 +38,7 @@ def span_total(values_NS: Tensor, mask_NS: Tensor) -> Tensor:
 
 
 def span_mean(values_NS: Tensor, mask_NS: Tensor) -> Tensor:
-    """Mean over the tokens of each action, [N]."""
+    """Average over the tokens of each action, [N]."""
     return span_total(values_NS, mask_NS) / mask_NS.sum(-1)
 
 

@@ -107,7 +107,7 @@ class PolicyRound:
 
 @dataclass(frozen=True)
 class GameTotals:
-    """What is kept of a partition to compare it with others, after its rows are dropped."""
+    """Totals of a partition, to compare it with others after its rows are dropped."""
 
     by_context: Mapping[Context, Sequence[float]]  # metrics.COLUMNS, mean over the games of the context
     utterances: Sequence[Sequence[str]]  # of each game

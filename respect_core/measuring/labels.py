@@ -1,7 +1,7 @@
 """Derive labels from targets: for METRICS AND VALIDATION ONLY.
 
 Nothing on the learning path imports this module (tests/test_no_auxiliary_labels.py checks that): a policy learns
-from what users wrote, not from what they where. The scenario's `Judge` decides whether an action is right.
+from what users wrote, not from what they wanted. The scenario's `Judge` decides whether an action is right.
 """
 
 from __future__ import annotations
