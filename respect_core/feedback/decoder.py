@@ -168,7 +168,7 @@ class FeedbackDecoder:
         kinds: Sequence[Kind] = ("binary", "ternary"),
         progress: Progress | None = None,
     ) -> list[dict[str, Any]]:
-        """Decode the turns that have a follow-up: return feedback rows, kind by kind, in the order of the turns.
+        """Decode the turns that have a follow-up: return feedback rows, kind by kind, in the order of `rows`.
 
         If the device runs out of memory, passes take half as many tokens from then on.
 
