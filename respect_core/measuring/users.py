@@ -1,8 +1,8 @@
 """Measure each user's share of the data. Not in the paper.
 
-The paper attributes a reversal of trends to three workers (section 6).
-One user with many turns can skew what the next policy learns (Ethical considerations: data poisoning). The promotion
-gate caps how much one user may teach a policy (`respect_core.release.gate`); this describes a round.
+The paper attributes a reversal of trends to three workers (section 6): one user with many turns can skew what the next
+policy learns (Ethical considerations: data poisoning). The promotion gate caps how much one user may teach a policy
+(`respect_core.release.gate`); this describes a round.
 """
 
 from __future__ import annotations
