@@ -1,4 +1,4 @@
-"""Micro-batching of requests for one model."""
+"""Gather requests for one model into micro-batches."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ from typing import Generic, TypeVar
 from respect_core.errors import ExpectedError
 
 Item = TypeVar("Item")
-
-
 Result = TypeVar("Result")
 
 
 class OverloadedError(ExpectedError):
-    """More requests wait than the server takes on; try again later."""
+    """Raised when the queue of requests is full; try again later."""
 
 
 class Batcher(Generic[Item, Result]):
     """A thread that does the work of many callers in passes.
 
-    A pass takes what waits, and what comes within `wait` seconds of its first item; what comes while it runs waits for
-    the next. Where a pass of several items fails, each is done by itself, so that one cannot fail the others.
+    A pass takes the items in the queue and those that arrive within `wait` seconds of its first; items that arrive
+    while it runs wait for the next. If a pass of several items fails, each is done alone, so that one cannot fail the
+    others.
 
     Args:
-        work: results of items, in order. Only this thread calls it.
-        most: items in a pass.
+        work: computes the results of items, in order. Only this thread calls it.
+        most: maximum number of items in a pass.
         wait: seconds.
-        queue: items that may wait.
-        observe: told the number of items of each pass before it runs.
+        queue: maximum number of items that wait.
+        observe: called with the number of items before each pass.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Batcher(Generic[Item, Result]):
         self._thread.start()
 
     def submit(self, item: Item) -> Future[Result]:
-        """The result to come, or what `work` raised.
+        """Queue an item; return the future of its result, or of what `work` raised.
 
         Raises:
             OverloadedError: the queue is full.
@@ -64,11 +63,11 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def waiting(self) -> int:
-        """Items in the queue."""
+        """Number of items in the queue."""
         return self._queue.qsize()
 
     def close(self) -> None:
-        """Do what was submitted before, then end. Submit nothing afterwards."""
+        """Finish the items submitted so far, then stop. Submit nothing afterwards."""
         self._queue.put(None)
         self._thread.join()
 
@@ -77,19 +76,22 @@ class Batcher(Generic[Item, Result]):
             pass
 
     def _pass(self) -> bool:
-        """Gather items and do them; False when it is time to end. Between passes nothing refers to an item."""
-        taken = [self._queue.get()]
+        """Gather items and do them; return False once the thread is to stop.
+
+        Runs as a function of its own so that between passes nothing refers to an item.
+        """
+        entries = [self._queue.get()]
         deadline = time.monotonic() + self._wait
-        while taken[-1] is not None and len(taken) < self._most:
+        while entries[-1] is not None and len(entries) < self._most:
             try:
-                taken.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
+                entries.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
             except Empty:
                 break
-        batch = [each for each in taken if each is not None and each[1].set_running_or_notify_cancel()]
+        batch = [each for each in entries if each is not None and each[1].set_running_or_notify_cancel()]
         if batch:
             self._observe(len(batch))
             self._do(batch)
-        return taken[-1] is not None
+        return entries[-1] is not None
 
     def _do(self, batch: Sequence[tuple[Item, Future[Result]]]) -> None:
         try:

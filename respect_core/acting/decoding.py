@@ -1,11 +1,11 @@
-"""What the model writes behind a prompt: batched decoding with kept keys and values, free or constrained.
+"""Write actions after prompts: batched decoding with cached keys and values, free or constrained.
 
 Deviations from the paper, numbered as they are cited elsewhere:
-1. Randomness comes from seed, interaction and turn alone, so that a game does not depend on which other games are
-   played beside it.
-2. Keys and values of a game's earlier turns are kept, since its prompt only grows.
+1. Randomness comes from seed, interaction and turn alone, so that a game does not depend on the other games that are
+   played at the same time.
+2. Keys and values of a game's earlier turns are cached, since its prompt only grows.
 
-Shapes: B rows, T new tokens, P kept tokens, V vocabulary, H width, A candidates.
+Shapes: B rows, T new tokens, P cached tokens, V vocabulary, H width, A candidates.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from respect_core.scenario import Node, Scenario
 
 @dataclass(frozen=True)
 class Written:
-    """What the model wrote behind the generation prompt: text without the end token, and its log-probability."""
+    """Text that the model wrote after the generation prompt, without the end token, and its log-probability."""
 
     text: str
     logp: float
@@ -39,7 +39,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Manner:
-    """How to write.
+    """Settings of decoding.
 
     `temperature` 0 takes the most probable token, and log-probabilities are then those at 1.
     """
@@ -51,7 +51,7 @@ class Manner:
 
 @dataclass(frozen=True)
 class Writer:
-    """A model with all that is needed to write with it."""
+    """A model and everything needed to write with it."""
 
     model: Any
     chat: Chat
@@ -61,7 +61,7 @@ class Writer:
     batch_size: int = 64
 
     def write(self, interactions: Sequence[Interaction], manner: Manner) -> list[Written]:
-        """The next action's text for each interaction, in order.
+        """Write the next action's text for each interaction, in order.
 
         Raises:
             ValueError: an interaction that waits for no action.
@@ -73,10 +73,10 @@ class Writer:
         order = sorted(range(len(encoded)), key=lambda row: len(encoded[row].input_ids))
         result: dict[int, Written] = {}
         for chunk in packing.within_budget(order, lambda _: self.batch_size, lambda row: len(encoded[row].input_ids)):
-            # Rows with kept keys and values need no images; the others do. What is kept may change with each pass.
-            known = [row for row in chunk if self.cache.kept(encoded[row])]
-            fresh = [row for row in chunk if row not in set(known)]
-            for rows in filter(None, (known, fresh)):
+            # Rows with cached keys and values need no images; the others do. The cache may change with each pass.
+            cached = [row for row in chunk if self.cache.kept(encoded[row])]
+            uncached = [row for row in chunk if row not in set(cached)]
+            for rows in filter(None, (cached, uncached)):
                 with evaluating(self.model):
                     batch = [encoded[row] for row in rows], [interactions[row] for row in rows]
                     result.update(zip(rows, self._write(*batch, manner), strict=True))
@@ -90,32 +90,32 @@ class Writer:
         nodes: list[Node] | None = None
         if manner.constrained:
             roots = [self.scenario.constraint(self.chat, one) for one in interactions]
-            nodes = [root for root in roots if root is not None] or None  # of free text there are none
-        draws = [_generator(manner.seed, one) for one in interactions]
+            nodes = [root for root in roots if root is not None] or None  # free text has none
+        generators = [_generator(manner.seed, one) for one in interactions]
         tokens: list[list[int]] = [[] for _ in interactions]
         logp = [0.0] * len(interactions)
         live = list(range(len(interactions)))
         while True:
-            uniform = torch.cat([torch.rand(1, generator=draws[row], dtype=torch.float64) for row in live])
+            uniform = torch.cat([torch.rand(1, generator=generators[row], dtype=torch.float64) for row in live])
             allowed = [nodes[row] for row in live] if nodes else None
-            picked, picked_logp = self._pick(logits_BV, allowed, uniform, manner.temperature)
-            for row, token, value in zip(live, picked, picked_logp, strict=True):
+            next_tokens, next_logp = self._pick(logits_BV, allowed, uniform, manner.temperature)
+            for row, token, value in zip(live, next_tokens, next_logp, strict=True):
                 tokens[row].append(token)
                 logp[row] += value
                 if nodes:
                     nodes[row] = nodes[row][token]
             limit = None if nodes else self.scenario.max_new_tokens
-            going = [
+            unfinished = [
                 index
                 for index, row in enumerate(live)
                 if tokens[row][-1] != self.chat.end_id and len(tokens[row]) != limit
             ]
-            if not going:
+            if not unfinished:
                 break
-            if len(going) < len(live):
-                keep = torch.tensor(going, device=mask_BT.device)
+            if len(unfinished) < len(live):
+                keep = torch.tensor(unfinished, device=mask_BT.device)
                 cache.batch_select_indices(keep)
-                mask_BT, positions_B, live = mask_BT[keep], positions_B[keep], [live[index] for index in going]
+                mask_BT, positions_B, live = mask_BT[keep], positions_B[keep], [live[index] for index in unfinished]
             mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(live), 1)], dim=1)
             hidden_B1H = model.model(
                 input_ids=torch.tensor([[tokens[row][-1]] for row in live], device=model.device),
@@ -131,8 +131,10 @@ class Writer:
     def _pick(
         self, logits_BV: Tensor, allowed: Sequence[Node] | None, uniform_B: Tensor, temperature: float
     ) -> tuple[list[int], list[float]]:
-        """Next tokens and their log-probabilities among the candidates: what is allowed, or all but the image token
-        (the model would look for an image to put there)."""
+        """Return next tokens and their log-probabilities among the candidates.
+
+        These are the allowed tokens, or all but the image token (the model would look for an image to put there).
+        """
         if allowed is None:
             logits_BV[:, self.chat.image_id] = -torch.inf
             chosen_B, logp_B = choose(logits_BV, uniform_B, temperature)
@@ -142,35 +144,35 @@ class Writer:
         return candidates_BA.gather(1, chosen_B[:, None]).squeeze(1).tolist(), logp_B.tolist()
 
     def _prefill(self, encoded: Sequence[packing.Encoded]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
-        """Run the prompts, but for what the cache holds.
+        """Run the part of the prompts that is not in the cache.
 
         Returns:
-            logits [B, V] behind each prompt, the keys and values, which of them are real [B, P + T], and the
+            logits [B, V] after each prompt, the keys and values, which of them are real [B, P + T], and the
             position of the next token [B].
         """
         model = inner(self.model)
         device = model.device
-        past, kept = self.cache.load(encoded)
-        P = max(kept)
-        new = [row.input_ids[start:] for row, start in zip(encoded, kept, strict=True)]
+        past, starts = self.cache.load(encoded)
+        P = max(starts)
+        new = [row.input_ids[start:] for row, start in zip(encoded, starts, strict=True)]
         lengths_B = torch.tensor([len(row) for row in new], device=device)
-        kept_B = torch.tensor(kept, device=device)
+        starts_B = torch.tensor(starts, device=device)
         ids_BT = padded(new, self.chat.pad_id).to(device)
         steps_T = torch.arange(ids_BT.shape[1], device=device)
         mask_BT = steps_T < lengths_B[:, None]
-        mask_BT = torch.cat([torch.arange(P, device=device) >= P - kept_B[:, None], mask_BT], dim=1)
+        mask_BT = torch.cat([torch.arange(P, device=device) >= P - starts_B[:, None], mask_BT], dim=1)
         hidden_BTH = model.model(
             input_ids=ids_BT,
-            # Without kept tokens all padding is on the right, where causal attention does not look.
+            # Without cached tokens all padding is on the right, where causal attention does not look.
             attention_mask=mask_BT if P else None,
-            position_ids=kept_B[:, None] + steps_T,
+            position_ids=starts_B[:, None] + steps_T,
             past_key_values=past,
             mm_encoder_outputs=None if P else self.features.encoder_outputs(self.model, [r.images for r in encoded]),
             use_cache=True,
         ).last_hidden_state
-        self.cache.store(encoded, past, kept)
+        self.cache.store(encoded, past, starts)
         last_BH = hidden_BTH[torch.arange(len(new), device=device), lengths_B - 1]
-        return model.get_output_embeddings()(last_BH).float(), past, mask_BT, kept_B + lengths_B
+        return model.get_output_embeddings()(last_BH).float(), past, mask_BT, starts_B + lengths_B
 
     def _text(self, tokens: Sequence[int]) -> str:
         tokens = tokens[:-1] if tokens[-1] == self.chat.end_id else tokens
@@ -184,7 +186,7 @@ def _generator(seed: int, interaction: Interaction) -> torch.Generator:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode without gradients, and back."""
+    """Put the model in evaluation mode without gradients, and restore its mode afterwards."""
     training = model.training
     model.eval()
     try:
@@ -198,9 +200,9 @@ def choose(scores: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor,
     """Pick one of A candidates per row: index [B] and log-probability [B], both on the CPU.
 
     Args:
-        scores: [B, A] logits, -inf for none.
+        scores: [B, A] logits; -inf where there is no candidate.
         uniform: [B] in [0, 1), the randomness.
-        temperature: 0 for the best one; log-probabilities are then at 1.
+        temperature: 0 for the best candidate; log-probabilities are then those at 1.
     """
     logp_BA = (scores / (temperature or 1.0)).log_softmax(-1).double().cpu()
     if temperature:
@@ -213,12 +215,12 @@ def choose(scores: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor,
 
 
 def among(logits: Tensor, candidates: Tensor) -> Tensor:
-    """Logits [B, A] of candidates [B, A] out of [B, V]; -inf where a candidate is -1 (padding)."""
+    """Select the logits [B, A] of candidates [B, A] out of [B, V]; -inf where a candidate is -1 (padding)."""
     candidates = candidates.to(logits.device)
     return logits.gather(1, candidates.clamp(min=0)).masked_fill(candidates < 0, -torch.inf)
 
 
 def padded(rows: Sequence[Sequence[int]], value: int = -1) -> Tensor:
-    """[rows, longest], padded on the right."""
+    """Return the rows as a tensor [rows, longest], padded on the right."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])

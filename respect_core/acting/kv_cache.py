@@ -1,6 +1,6 @@
-"""Keys and values of games in play: the prompt of a game only grows, so that each turn runs its new tokens alone.
+"""Cache the keys and values of games in play: prompts only grow, so that each turn runs only its new tokens.
 
-Shapes: L layers, B rows, K key-value heads, P kept tokens, T new tokens, D head width.
+Shapes: L layers, B rows, K key-value heads, P cached tokens, T new tokens, D head width.
 """
 
 from __future__ import annotations
@@ -18,66 +18,68 @@ from respect_core.model.packing import Encoded
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _Entry:
     input_ids: tuple[int, ...]
     values: Tensor  # [2L, K, P, D]: keys and values, layer by layer
 
 
 class PrefixCache:
-    """At most `budget` bytes; what was used longest ago goes first."""
+    """A cache of at most `budget` bytes that drops the least recently used game first."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._bytes = 0
-        self._games: OrderedDict[tuple[str, tuple[str, ...]], _Kept] = OrderedDict()
+        self._games: OrderedDict[tuple[str, tuple[str, ...]], _Entry] = OrderedDict()
 
     def kept(self, row: Encoded) -> int:
-        """How many of the row's first tokens need not be run: what it has in common with the game as it was last
-        seen, if that goes beyond the images. At least one token is always left to run."""
-        known = self._games.get((row.interaction_id, row.images))
-        if known is None:
+        """Return how many of the row's first tokens are cached, because the row continues the cached prompt.
+
+        At least one token is always left to run. None are cached if the row differs from the cached prompt.
+        """
+        entry = self._games.get((row.interaction_id, row.images))
+        if entry is None:
             return 0
-        limit = min(len(known.input_ids), len(row.input_ids) - 1)
-        if known.input_ids[:limit] == row.input_ids[:limit]:
+        limit = min(len(entry.input_ids), len(row.input_ids) - 1)
+        if entry.input_ids[:limit] == row.input_ids[:limit]:
             return limit
-        # A turn of another kind than what was seen, e.g. an earlier one: run it afresh.
+        # The row does not continue the cached prompt, e.g. because it is of an earlier turn: run all of it.
         return 0
 
     def load(self, rows: Sequence[Encoded]) -> tuple[DynamicCache, list[int]]:
-        """Keys and values for a batch, padded on the left, and how many tokens each row has there."""
-        kept = [self.kept(row) for row in rows]
+        """Return keys and values for a batch, padded on the left, and how many tokens each row has there."""
+        lengths = [self.kept(row) for row in rows]
         cache = DynamicCache()
-        longest = max(kept)
+        longest = max(lengths)
         if longest:
-            known = [self._games[(row.interaction_id, row.images)].values for row in rows]
-            depth, heads, _, width = known[0].shape
-            past = known[0].new_zeros(depth, len(rows), heads, longest, width)
-            for index, (values, length) in enumerate(zip(known, kept, strict=True)):
+            by_row = [self._games[(row.interaction_id, row.images)].values for row in rows]
+            depth, heads, _, width = by_row[0].shape
+            past = by_row[0].new_zeros(depth, len(rows), heads, longest, width)
+            for index, (values, length) in enumerate(zip(by_row, lengths, strict=True)):
                 past[:, index, :, longest - length :] = values[:, :, :length]
             for layer in range(depth // 2):
                 cache.update(past[2 * layer], past[2 * layer + 1], layer)
-        return cache, kept
+        return cache, lengths
 
     def store(self, rows: Sequence[Encoded], cache: DynamicCache, kept: Sequence[int]) -> None:
-        """Keep what a pass over the rows has computed.
+        """Store the keys and values that a pass over the rows computed.
 
         Args:
-            cache: as `load` gave it, with the new tokens behind, padded on the right.
-            kept: as `load` gave it.
+            cache: from `load`, with the new tokens appended, padded on the right.
+            kept: from `load`.
         """
         if not self._budget:
             return
         layers: list[Any] = cache.layers
         tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
         for index, (row, length) in enumerate(zip(rows, kept, strict=True)):
-            # Padding lies on both sides: the row's own tokens are in one piece.
+            # Padding is on both sides, so that the row's own tokens are contiguous.
             start = max(kept) - length
             stop = start + len(row.input_ids)
             key = (row.interaction_id, row.images)
             if key in self._games:
                 self._bytes -= self._games.pop(key).values.nbytes
             values = torch.stack([tensor[index, :, start:stop] for tensor in tensors])
-            self._games[key] = _Kept(row.input_ids, values)
+            self._games[key] = _Entry(row.input_ids, values)
             self._bytes += values.nbytes
         while self._bytes > self._budget:
             self._bytes -= self._games.popitem(last=False)[1].values.nbytes

@@ -1,4 +1,4 @@
-"""Who plays the listener's part: anything that turns interactions into actions."""
+"""Define the listener: anything that turns interactions into actions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from respect_core.interaction import Interaction
 class Act:
     """A canonical, legal action, and the probability with which it was taken (renormalised over legal actions).
 
-    `legal` is False where something else was written and the action was made of it.
+    `legal` is False if the text was no legal action and was repaired.
     """
 
     action: str
@@ -22,8 +22,8 @@ class Act:
 
 
 class Listener(Protocol):
-    """Acts on many interactions at once."""
+    """A listener, which acts on many interactions at once."""
 
     def act(self, interactions: Sequence[Interaction]) -> Sequence[Act]:
-        """One act per interaction, in order. The last turn of each interaction has action None."""
+        """Return one act per interaction, in order. The last turn of each interaction has action None."""
         ...

@@ -1,9 +1,9 @@
-"""The policy: base model and adapter as a listener that acts, and that tells how probable an action was.
+"""Act with a policy, a base model with an adapter, and compute how probable an action was.
 
 Deviations from the paper, numbered as they are cited elsewhere:
 1. Constrained decoding writes canonical legal actions only and records their exact renormalised probability
-   (constrain.py, 1). `constrained=False` is the paper's free generation of up to 10 tokens: what is no legal action
-   is counted and repaired as in the published code.
+   (constrain.py, 1). `constrained=False` is the paper's free generation of up to 10 tokens: text that is no legal
+   action is counted and repaired as in the published code.
 
 Shapes: M action tokens over all turns of a batch, V vocabulary, A candidates.
 """
@@ -33,11 +33,11 @@ from respect_core.model.vision import VisionFeatures
 from respect_core.scenario import Node
 
 SCORED = 16
-"""Interactions in one packed pass, at most: few, so that they are of similar length and need little padding."""
+"""Most interactions in one packed pass: few, so that they are of similar length and need little padding."""
 
 
 class Policy:
-    """A listener (respect_core.acting.listener.Listener).
+    """A policy, which is a listener (respect_core.acting.listener.Listener).
 
     Args:
         base, features: the base model and its vision features.
@@ -68,12 +68,12 @@ class Policy:
         self.batch_size = batch_size
         self.counts: Counter[str] = Counter()  # acts, illegal
         self._chat = chat(base.processor)
-        # The weights of a model in training change, and what is kept would be out of date.
+        # The weights of a model in training change, and cached keys and values would be out of date.
         cache = PrefixCache(0 if isinstance(adapter, peft.PeftModel) else cache_bytes)
         self._writer = Writer(self.model, self._chat, base.scenario, features, cache, batch_size)
 
     def act(self, interactions: Sequence[Interaction]) -> list[Act]:
-        """One act per interaction, in order; the last turn of each has action None.
+        """Return one act per interaction, in order; the last turn of each has action None.
 
         An illegal act (unconstrained only) is repaired and counted in `counts["illegal"]`; its probability is that
         of the text.
@@ -89,11 +89,11 @@ class Policy:
         return acts
 
     def write(self, interactions: Sequence[Interaction], manner: Manner) -> list[Written]:
-        """What the model writes next in each interaction: `act` without the repair. Raises ValueError as `act`."""
+        """Write the next action's text in each interaction: `act` without the repair. Raises ValueError as `act`."""
         return self._writer.write(interactions, manner)
 
     def log_probabilities(self, interactions: Sequence[Interaction]) -> list[list[float]]:
-        """log pi(a_t | x_t) of every turn with an action, over the whole vocabulary.
+        """Return log pi(a_t | x_t) of every turn with an action, over the whole vocabulary.
 
         Raises:
             ValueError: two interactions share an id.
@@ -108,7 +108,7 @@ class Policy:
         return [[result[key] for key in packing.keys(interaction)] for interaction in interactions]
 
     def probabilities(self, interactions: Sequence[Interaction]) -> list[list[float | None]]:
-        """Return what `act` would have logged for every turn with an action: renormalised over what may be written.
+        """Return p as `act` would have logged it for every turn with an action: renormalised over the allowed texts.
 
         None for an action that constrained decoding cannot write, such as "nothing".
 
@@ -129,17 +129,17 @@ class Policy:
                     for key in batch.keys
                 ]
                 candidates_MA = self._candidates(batch, roots, logits_MV.shape[1])
-                taken_MA = candidates_MA == batch.targets[:, None]
+                is_target_MA = candidates_MA == batch.targets[:, None]
                 scores_MA = among(logits_MV, candidates_MA) / (self.manner.temperature or 1.0)
                 logp_MA = scores_MA.log_softmax(-1).double().cpu()
-                probability_M = torch.where(taken_MA, logp_MA.exp(), 0.0).sum(-1)
+                probability_M = torch.where(is_target_MA, logp_MA.exp(), 0.0).sum(-1)
                 products = [float(span.prod()) for span in probability_M.split(batch.lengths)]
                 result.update((key, p) for key, p in zip(batch.keys, products, strict=True) if p > 0)
         return [[result.get(key) for key in packing.keys(interaction)] for interaction in interactions]
 
     @staticmethod
     def _candidates(batch: packing.PackedBatch, roots: Sequence[Node | None], vocabulary: int) -> Tensor:
-        """Return what may be written at each action token [M, A]: all of V in free text, none after a wrong one."""
+        """Return the tokens allowed at each action token [M, A]: all of V in free text, none after an illegal one."""
         allowed: list[Sequence[int]] = []
         tokens = iter(batch.targets.tolist())
         for root, length in zip(roots, batch.lengths, strict=True):
@@ -151,13 +151,13 @@ class Policy:
         return padded(allowed)
 
     def _prepare(self, interactions: Sequence[Interaction]) -> None:
-        """What several threads need is there before they start, once."""
+        """Compute once, before several threads start, the features that they share."""
         self.features.ready(self.model, (image for game in interactions for image in game.context))
 
     def packed(
         self, interactions: Sequence[Interaction], turns: Collection[tuple[str, int]] | None = None
     ) -> Iterator[packing.PackedBatch]:
-        """Batches of whole interactions of similar length, as `packing.within_budget` cuts them.
+        """Yield batches of whole interactions of similar length, as `packing.within_budget` cuts them.
 
         Args:
             turns: (interaction_id, turn) to score; all with an action by default.
@@ -176,5 +176,5 @@ class Policy:
 
 @lru_cache(maxsize=512)
 def _encoded(interaction: Interaction, base: Base) -> packing.Encoded:
-    """Kept, because the same games are validated at every checkpoint."""
+    """Encode an interaction; cached, because the same games are validated at every checkpoint."""
     return packing.encode(interaction, base.processor, base.scenario)

@@ -1,4 +1,4 @@
-"""Serving without network or registry: requests gathered into passes, and the version that acts in each game."""
+"""Choose the version that acts in each game of a server, without network or registry."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Version = TypeVar("Version", bound=Hashable)
 
 
 class Roster(Generic[Version]):
-    """Which version acts: the newest deployed one in a new game, and in a running game the one it began with.
+    """The versions that act: the newest deployed one in a new game, and in a running game the one it began with.
 
-    A game ends when it is told so, after `idle` seconds without a turn, or when more than `most` run and it is the one
-    that has waited longest. Methods may be called by several threads.
+    A game ends on `end`, after `idle` seconds without a turn, or when more than `most` run and it has been idle the
+    longest. Methods may be called by several threads.
 
     Args:
         clock: seconds, for tests.
@@ -32,17 +32,17 @@ class Roster(Generic[Version]):
         self._games: OrderedDict[tuple[str, str], tuple[Version, float]] = OrderedDict()  # longest idle first
 
     def deploy(self, variant: str, version: Version) -> None:
-        """New games of the variant get this version from now on."""
+        """Give new games of the variant this version from now on."""
         with self._lock:
             self._deployed[variant] = version
 
     def deployed(self) -> dict[str, Version]:
-        """By variant, what new games get."""
+        """Return the version that new games get, by variant."""
         with self._lock:
             return dict(self._deployed)
 
     def version(self, variant: str, game: str) -> Version:
-        """The version for a turn of a game, which begins with its first turn here.
+        """Return the version for a turn of a game, which begins with its first turn here.
 
         Raises:
             KeyError: nothing of the variant is deployed.
@@ -50,33 +50,33 @@ class Roster(Generic[Version]):
         return self._turn(variant, game, lambda: self._deployed[variant])
 
     def begin(self, variant: str, game: str, version: Version) -> Version:
-        """As `version`, but where the game is new it gets this one, whatever is deployed."""
+        """Return the version for a turn as `version` does, but give a new game this one, whatever is deployed."""
         return self._turn(variant, game, lambda: version)
 
     def runs(self, variant: str, game: str) -> bool:
-        """Whether the game has begun here, and is not over."""
+        """Return whether the game has begun here and is not over."""
         with self._lock:
-            known = self._games.get((variant, game))
-            return known is not None and self._clock() - known[1] <= self._idle
+            entry = self._games.get((variant, game))
+            return entry is not None and self._clock() - entry[1] <= self._idle
 
     def _turn(self, variant: str, game: str, new: Callable[[], Version]) -> Version:
         with self._lock:
             now, key = self._clock(), (variant, game)
-            known = self._games.pop(key, None)
-            fresh = known is not None and now - known[1] <= self._idle
-            version = known[0] if known is not None and fresh else new()
+            entry = self._games.pop(key, None)
+            is_running = entry is not None and now - entry[1] <= self._idle
+            version = entry[0] if entry is not None and is_running else new()
             self._games[key] = version, now
             while len(self._games) > self._most:
                 self._games.popitem(last=False)
             return version
 
     def end(self, variant: str, game: str) -> None:
-        """The game is over; nothing happens where it is not known."""
+        """End a game; do nothing if it is unknown."""
         with self._lock:
             self._games.pop((variant, game), None)
 
     def running(self) -> Counter[Version]:
-        """Games by the version that acts in them; idle ones are forgotten first."""
+        """Count games by the version that acts in them, after dropping idle ones."""
         with self._lock:
             oldest = self._clock() - self._idle
             while self._games and next(iter(self._games.values()))[1] < oldest:
@@ -85,6 +85,8 @@ class Roster(Generic[Version]):
 
 
 def seeded(game: str, seed: int, context: Sequence[str], turns: Sequence[Turn]) -> Interaction:
-    """A game as a policy of seed 0 plays it: what it draws depends on `seed`, game and turn alone, so that equal seeds
-    give equal actions, whatever is played beside it."""
+    """Return a game whose draws, under a policy of seed 0, depend on `seed`, game and turn alone.
+
+    Equal seeds give equal actions, whatever other games are played at the same time.
+    """
     return Interaction(f"{seed}/{game}", tuple(context), tuple(turns))

@@ -1,6 +1,6 @@
-"""What was served, turn by turn: who acted, by version and hash, so that it can be proved. No text that a user wrote.
+"""Record every served turn, with version and hash of the policy as evidence, and without any text of a user.
 
-A line is on this machine's disk before the turn is answered (it outlives the process, not a power cut), and soon after
+A line is on this machine's disk before the turn is answered (it survives the process, not a power cut), and soon after
 in the store: ``served/2026-11-24/<name>.jsonl``, immutable objects of JSON lines.
 """
 
@@ -44,10 +44,10 @@ class ServedTurn(BaseModel):
 
 
 class TurnLog:
-    """Append-only. Several servers may share store and folder.
+    """An append-only log of served turns. Several servers may share store and folder.
 
     Args:
-        folder: for lines that are not in the store yet, also those that a killed server left.
+        folder: for lines that are not in the store yet, including those of a killed server.
     """
 
     def __init__(self, store: Store, folder: Path) -> None:
@@ -57,7 +57,7 @@ class TurnLog:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, turn: ServedTurn) -> None:
-        """Raises OSError where the disk does not take the line; the log is then as it was."""
+        """Append a turn. Raises OSError if the line cannot be written to disk; the log is then unchanged."""
         line = turn.model_dump_json().encode() + b"\n"
         with self._lock:
             if self._file is None:
@@ -72,10 +72,10 @@ class TurnLog:
                 raise
 
     def flush(self) -> None:
-        """Bring every finished file and what was added so far into the store.
+        """Move every finished file, and the turns added so far, to the store.
 
         Raises:
-            StoreError: the store is away; the lines wait for the next call.
+            StoreError: the store is unreachable; the lines wait for the next call.
         """
         with self._flushing:
             with self._lock:
@@ -89,15 +89,15 @@ class TurnLog:
         while True:
             path = self._folder / f"{datetime.now(UTC):%Y-%m-%dT%H%M%S.%f}-{uuid.uuid4().hex[:12]}.jsonl"
             file = path.open("xb", buffering=0)
-            fcntl.flock(file, fcntl.LOCK_EX)  # held while it is open: whoever flushes leaves it alone
-            if os.fstat(file.fileno()).st_nlink:  # else it was taken for a finished one before it was locked
+            fcntl.flock(file, fcntl.LOCK_EX)  # held while it is open, so that no flush takes it
+            if os.fstat(file.fileno()).st_nlink:  # else a flush took it for a finished file before it was locked
                 return file
             file.close()
 
     def _put(self, path: Path) -> None:
         try:
             file = path.open("rb")
-        except FileNotFoundError:  # another server was first
+        except FileNotFoundError:  # another server moved it first
             return
         with closing(file):
             try:
@@ -105,14 +105,14 @@ class TurnLog:
             except BlockingIOError:
                 return
             data = file.read()
-            whole = data[: data.rfind(b"\n") + 1]  # a killed server may have left half a line, of a turn not answered
-            if whole:
-                self._store.put_if_absent(f"{SERVED}/{path.name[:10]}/{path.name}", whole)
+            lines = data[: data.rfind(b"\n") + 1]  # a killed server may have left half a line, of an unanswered turn
+            if lines:
+                self._store.put_if_absent(f"{SERVED}/{path.name[:10]}/{path.name}", lines)
             path.unlink(missing_ok=True)
 
 
 def read(store: Store, day: str = "") -> Iterator[ServedTurn]:
-    """Every turn in the store, of a day such as '2026-11-24' if given, by the time at which its object was begun."""
+    """Yield every turn in the store, or in a day such as '2026-11-24', by the start time of its object."""
     for key in store.keys(f"{SERVED}/{day}"):
         with closing(store.open(key)) as file:
             for line in file:

@@ -1,4 +1,4 @@
-"""The feedback decoder phi: turns and what was said next -> positive, neutral, negative (section 4.1, appendix F).
+"""Decode follow-ups into feedback with phi: positive, neutral or negative (section 4.1, appendix F).
 
 Deviations from the paper:
 
@@ -7,10 +7,10 @@ Deviations from the paper:
 2. Small models get a few-shot prompt (`feedback.prompts`), and their thresholds were chosen on real games by
    cross-validation (docs/decoder.md), because their raw log-odds are off.
 3. Where the prompt has no word for neutral, the ternary decoder calls neutral what lies between two thresholds.
-4. What is said is read by `respect_core.utterances.Reader`: nothing in it can be taken for the prompt, and of a very
-   long text the middle is left out. Turns in which something was neutralised are marked, and nobody learns from them.
-5. With a few-shot prompt a reply is no more positive than its first clause: praise that follows a refusal, said in
-   earnest or to be decoded as praise, is no approval of what the listener did.
+4. `respect_core.utterances.Reader` cleans every text first: no part of it can pass for the prompt, and a very long text
+   loses its middle. Turns in which something was neutralised are marked, and no policy learns from them.
+5. With a few-shot prompt a reply is no more positive than its first clause: praise after a refusal, whether sincere or
+   written to fool the decoder, does not approve of what the listener did.
 
 The decoder sees turns: no target, no outcome (section 4.1). The last turn of an interaction has no follow-up and is
 not decoded (footnote 3).
@@ -30,28 +30,28 @@ from respect_core.model import local as local_models
 from respect_core.model.local import Dtype, LocalModel, ModelNotFoundError
 from respect_core.utterances import Reader, normalised
 
-if TYPE_CHECKING:  # torch takes seconds to import; who only names a decoder does without
+if TYPE_CHECKING:  # torch takes seconds to import, and code that only names a decoder needs none of it
     from torch import Tensor
 
     from respect_core.feedback.scoring import Progress
 
-SHORTEST = 8  # tokens of an utterance that a model must have room for, after the prompt
+SHORTEST = 8  # tokens: the model's context must hold an utterance of this length after the prompt
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """On log-odds, in nats.
+    """Thresholds on log-odds, in nats.
 
-    Positive where the score, log P(positive) - max log P(another label), is at least `positive`. Else neutral where
-    log P(neutral) - log P(negative), or without a word for neutral the score, is at least `neutral`; never neutral
-    where that is None. Else negative.
+    Positive if the score, log P(positive) - max log P(another label), is at least `positive`. Else neutral if
+    log P(neutral) - log P(negative), or the score if the prompt has no word for neutral, is at least `neutral`; never
+    neutral if that is None. Else negative.
     """
 
     positive: float = 0.0
     neutral: float | None = None
 
     def label(self, score: float, neutral_odds: float) -> int:
-        """+1, 0 or -1."""
+        """Return the label of a turn: +1, 0 or -1."""
         if score >= self.positive:
             return POSITIVE
         return NEUTRAL if self.neutral is not None and neutral_odds >= self.neutral else NEGATIVE
@@ -59,11 +59,11 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """A feedback decoder in full.
+    """Everything that defines a feedback decoder.
 
-    `margin` (nats): scores nearer than this to the positive threshold are marked as low margin. `token_budget`: most
-    tokens in one pass. `longest`: most tokens that are read of one utterance or action. `model` is a folder or hub id;
-    `name` is what the feedback table calls it.
+    `margin` (nats): scores closer than this to the positive threshold are marked as low margin. `token_budget`: the
+    maximum number of tokens in one pass. `longest`: the maximum number of tokens read from one utterance or action.
+    `model` is a folder or hub id; `name` is the decoder's name in the feedback table.
     """
 
     name: str
@@ -87,13 +87,13 @@ class DecoderConfig:
 
 
 def named(name: str) -> DecoderConfig:
-    """The decoder that a profile names: one of the functions below."""
+    """Return the decoder that a profile names: one of the functions below."""
     config: DecoderConfig = {"idefics2_8b": idefics2_8b, "smollm2": smollm2}[name]()
     return config
 
 
 def idefics2_8b() -> DecoderConfig:
-    """The paper's decoder: the original IDEFICS2-8B, text only, figure 3, the most probable word."""
+    """Return the paper's decoder: the original IDEFICS2-8B, text only, figure 3, the most probable word."""
     return DecoderConfig(
         name="HuggingFaceM4/idefics2-8b",
         model="HuggingFaceM4/idefics2-8b",
@@ -104,7 +104,7 @@ def idefics2_8b() -> DecoderConfig:
 
 
 def smollm2() -> DecoderConfig:
-    """SmolLM2-135M-Instruct on worked examples: what a laptop can run. Thresholds: docs/decoder.md.
+    """Return a decoder that a laptop can run: SmolLM2-135M-Instruct on worked examples. Thresholds: docs/decoder.md.
 
     Raises:
         ModelNotFoundError: the weights are not on this machine.
@@ -123,11 +123,11 @@ def smollm2() -> DecoderConfig:
 
 
 class FeedbackDecoder:
-    """Decodes turns with one model. Building one loads the model.
+    """A decoder of turns with its model, which is loaded on construction.
 
     Args:
         config: see DecoderConfig.
-        local: the model where it is loaded already; else it is loaded as `config` says.
+        local: the model, if it is loaded already; else it is loaded as `config` says.
 
     Raises:
         ModelNotFoundError: the model is not on this machine; or it has no chat template, and the prompt needs one.
@@ -144,21 +144,22 @@ class FeedbackDecoder:
 
     @cached_property
     def read(self) -> Reader:
-        """Reads what the prompts quote, cut so that every prompt fits the model.
+        """The reader of quoted texts, which cuts them so that every prompt fits the model.
 
         Raises:
             ValueError: the prompts leave no room for utterances.
         """
-        empty, used = Exchange("", "", "", ""), (self.config.binary, self.config.ternary)
-        room = min(self.scorer.room(self._render(prompt, empty), words_of(prompt)) for prompt in used)
-        longest = min(self.config.longest, int(room) // 4 - 2)  # up to two tokens more where a text joins the prompt
+        empty = Exchange("", "", "", "")
+        both = (self.config.binary, self.config.ternary)
+        room = min(self.scorer.room(self._render(prompt, empty), words_of(prompt)) for prompt in both)
+        longest = min(self.config.longest, int(room) // 4 - 2)  # joining a text to the prompt may add two tokens
         if longest < SHORTEST:
             raise ValueError(f"the prompts of {self.config.name} leave no room in the model's context; shorten them")
         return Reader(self.local.tokenizer, longest)
 
     @property
     def tokens(self) -> int:
-        """That went through the model since this was made, without the start that all prompts share."""
+        """Tokens that went through the model so far, without the start that all prompts share."""
         return self.scorer.tokens
 
     def decode(
@@ -167,54 +168,60 @@ class FeedbackDecoder:
         kinds: Sequence[Kind] = ("binary", "ternary"),
         progress: Progress | None = None,
     ) -> list[dict[str, Any]]:
-        """Rows of the feedback table, kind by kind, for the turns that have a follow-up, in the order given.
+        """Decode the turns that have a follow-up: return feedback rows, kind by kind, in the order of `rows`.
 
-        Where the device runs out of memory, passes have half as many tokens from then on.
+        If the device runs out of memory, passes take half as many tokens from then on.
 
         Args:
             rows: rows of a turns table, in any order, whole interactions: the turn before each is looked up here.
-            progress: called with distinct prompts done and distinct prompts in all, over both kinds where their
+            progress: called with the number of distinct prompts done and their total, over both kinds where their
                 prompts differ.
 
         Raises:
             ValueError: two rows for one turn; a turn whose predecessor is absent.
             LabelError: the model's tokenizer cannot tell the label words apart.
-            torch.OutOfMemoryError: the device has not even the memory for one prompt.
+            torch.OutOfMemoryError: the device lacks the memory even for one prompt.
         """
-        heard = [(row, *self._read(exchange)) for row, exchange in exchanges(rows)]
-        said, decoded = [exchange for _, exchange, _ in heard], []
-        for kind, odds_N2 in zip(kinds, self._odds(said, kinds, progress), strict=True):
-            same = self._same_for_all(kind)
-            for (row, _, marks), (score, neutral_odds) in zip(heard, odds_N2.tolist(), strict=True):
-                decoded.append(self._feedback(row, kind, score, neutral_odds) | marks | same)
-        return decoded
+        turns = [(row, *self._quote(exchange)) for row, exchange in exchanges(rows)]
+        quotes, feedback = [quote for _, quote, _ in turns], []
+        for kind, odds_N2 in zip(kinds, self._odds(quotes, kinds, progress), strict=True):
+            constants = self._constants(kind)
+            for (row, _, marks), (score, neutral_odds) in zip(turns, odds_N2.tolist(), strict=True):
+                feedback.append(self._feedback(row, kind, score, neutral_odds) | marks | constants)
+        return feedback
 
-    def _read(self, exchange: Exchange) -> tuple[Exchange, dict[str, Any]]:
-        """The exchange as the prompts quote it, and the columns that say what was done to it."""
-        read = {name: self.read(said) for name, said in vars(exchange).items() if said is not None}
-        marks = sorted(set[str]().union(*(each.marks for each in read.values())))
-        columns = {"marked": ", ".join(marks) or None, "cut": any(each.cut for each in read.values())}
-        return replace(exchange, **{name: each.text for name, each in read.items()}), columns
+    def _quote(self, exchange: Exchange) -> tuple[Exchange, dict[str, Any]]:
+        """Return the exchange as the prompts quote it, and the columns that record how it was changed."""
+        readings = {name: self.read(text) for name, text in vars(exchange).items() if text is not None}
+        marks = sorted(set[str]().union(*(each.marks for each in readings.values())))
+        columns = {"marked": ", ".join(marks) or None, "cut": any(each.cut for each in readings.values())}
+        return replace(exchange, **{name: each.text for name, each in readings.items()}), columns
 
-    def _odds(self, said: list[Exchange], kinds: Sequence[Kind], progress: Progress | None) -> list[Tensor]:
-        """What `Thresholds` are on, [N, 2] for each kind; kinds with the same prompts and words share their passes."""
-        scored: dict[tuple[str, ...], Tensor] = {}
+    def _odds(self, quotes: list[Exchange], kinds: Sequence[Kind], progress: Progress | None) -> list[Tensor]:
+        """Compute the log-odds that `Thresholds` apply to, [N, 2] for each kind.
+
+        Kinds with the same prompts and words share their passes.
+        """
+        scores: dict[tuple[str, ...], Tensor] = {}
         result = []
         for kind in kinds:
             prompt = self.config.prompt(kind)
-            openings = [replace(each, follow_up=prompts.opening(each.follow_up)) for each in said]
-            texts = [self._render(prompt, each) for each in (*said, *(openings if prompt.openings else ()))]
+            openings = [replace(each, follow_up=prompts.opening(each.follow_up)) for each in quotes]
+            texts = [self._render(prompt, each) for each in (*quotes, *(openings if prompt.openings else ()))]
             words = words_of(prompt)
             key = (*words, *texts)
-            if key not in scored:
-                scored[key] = self._fitting(texts, words, [self._render(prompt, each) for each in _UNLIKE], progress)
-            odds_N2 = _odds_of_words(scored[key], prompt)
-            whole_N2, openings_N2 = odds_N2[: len(said)], odds_N2[len(said) :]
+            if key not in scores:
+                samples = [self._render(prompt, each) for each in _UNLIKE]
+                scores[key] = self._score_within_memory(texts, words, samples, progress)
+            odds_N2 = _odds_of_words(scores[key], prompt)
+            whole_N2, openings_N2 = odds_N2[: len(quotes)], odds_N2[len(quotes) :]
             result.append(whole_N2.minimum(openings_N2) if prompt.openings else whole_N2)
         return result
 
-    def _fitting(self, texts: list[str], words: list[str], samples: list[str], progress: Progress | None) -> Tensor:
-        """[N, words], in passes that the device has the memory for."""
+    def _score_within_memory(
+        self, texts: list[str], words: list[str], samples: list[str], progress: Progress | None
+    ) -> Tensor:
+        """Score the words after the texts, [N, words], in passes that fit into the device's memory."""
         from respect_core.model.memory import fitting
 
         def score(token_budget: int) -> Tensor:
@@ -243,8 +250,8 @@ class FeedbackDecoder:
             "low_margin": abs(score - thresholds.positive) < self.config.margin,
         }
 
-    def _same_for_all(self, kind: Kind) -> dict[str, str]:
-        """Columns that are the same in every row of a kind."""
+    def _constants(self, kind: Kind) -> dict[str, str]:
+        """Return the columns that are the same in every row of a kind."""
         return {
             "decoder_model": self.config.name,
             "decoder_revision": self.local.revision,
@@ -254,7 +261,10 @@ class FeedbackDecoder:
 
 
 def _odds_of_words(scores_NW: Tensor, prompt: Prompt) -> Tensor:
-    """log P(positive) against the best other label, and neutral against negative or else the same again, [N, 2]."""
+    """Return log P(positive) against the best other label, and neutral against negative, [N, 2].
+
+    Without a word for neutral, the second is the first again.
+    """
     import torch
 
     parts = scores_NW.double().split([len(words) for words in prompt.words.values()], dim=1)
@@ -266,27 +276,27 @@ def _odds_of_words(scores_NW: Tensor, prompt: Prompt) -> Tensor:
 
 
 def words_of(prompt: Prompt) -> list[str]:
-    """The words of all labels, label by label."""
+    """Return the words of all labels, label by label."""
     return [word for synonyms in prompt.words.values() for word in synonyms]
 
 
-# Share nothing but the template, so that what prompts of these have in common is the template's start.
+# These share nothing but the template, so that the common start of their prompts is the template's.
 _UNLIKE = (Exchange(None, "a", "b", "c"), Exchange("Z", "9", "8", "7"))
 
 
 def exchanges(rows: Iterable[Mapping[str, Any]]) -> Iterable[tuple[Mapping[str, Any], Exchange]]:
-    """The turns with a follow-up, each with what was said around it. Raises ValueError as `decode` does."""
+    """Yield the turns with a follow-up, each with the exchange around it. Raises ValueError as `decode` does."""
     rows = list(rows)
-    action: dict[tuple[str, int], str] = {}
+    actions: dict[tuple[str, int], str] = {}
     for row in rows:
         key = row["interaction_id"], row["turn"]
-        if key in action:
+        if key in actions:
             raise ValueError(f"turn {key[1]} of interaction {key[0]} is given twice; give each turn once")
-        action[key] = row["action"]
+        actions[key] = row["action"]
     for row in rows:
         if not normalised(row["follow_up"] or "").strip():
             continue
         before = row["interaction_id"], row["turn"] - 1
-        if row["turn"] > 0 and before not in action:
+        if row["turn"] > 0 and before not in actions:
             raise ValueError(f"turn {before[1]} of interaction {before[0]} is absent; give whole interactions")
-        yield row, Exchange(action.get(before), row["utterance"], row["action"], row["follow_up"])
+        yield row, Exchange(actions.get(before), row["utterance"], row["action"], row["follow_up"])

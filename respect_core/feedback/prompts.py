@@ -1,19 +1,19 @@
-"""The prompts of the feedback decoder phi (section 4.1, figure 3, appendix F).
+"""Prompts of the feedback decoder phi (section 4.1, figure 3, appendix F).
 
 Deviations from the paper:
 
 1. Figure 3 writes 'Deselect F select G' where the released logs have 'deselect F select G'. The log keeps lower
    case; `zero_shot` capitalises the first letter, so that the prompt reads as figure 3 does.
-2. `few_shot` is not in the paper. Figure 3 asks for an instruction-tuned model of several billion parameters; one
+2. `few_shot` is not in the paper. Figure 3 needs an instruction-tuned model of several billion parameters; one
    of 135 million answers 'Positive' to everything. A base-style prompt of worked examples makes it usable. It
-   shows the reply alone: the exchange before it distracted a model this small (docs/decoder.md), as more history
+   shows only the reply: the exchange before it distracted a model this small (docs/decoder.md), as more history
    distracted the paper's (appendix F). `context=True` shows the whole exchange.
-3. `few_shot` asks about the opening of a reply too: to a small model praise at the end outweighs a refusal before it
-   (docs/decoder.md).
+3. `few_shot` also asks about the opening of a reply alone: in a small model, praise at the end outweighs a refusal
+   before it (docs/decoder.md).
 4. The conversation of a first turn starts with the speaker (figure 16), because there is no action before it.
 
-Not a deviation: 'Lean towards negative if it sounds neutral.' stands in the binary prompt alone. Figure 3 tells the two
-prompts apart by colour, and the authors' code has it so (src/reward_decoder.py).
+Not a deviation: 'Lean towards negative if it sounds neutral.' is in the binary prompt only. Figure 3 distinguishes the
+two prompts by colour, and the authors' code agrees (src/reward_decoder.py).
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ class Exchange:
     follow_up: str
 
     def lines(self) -> list[tuple[str, str]]:
-        """(who, what) in order, whitespace folded so that an utterance cannot start a line of its own."""
-        spoken = [("Speaker", self.utterance), ("Listener", self.action), ("Speaker", self.follow_up)]
+        """Return (who, what) in order, whitespace folded so that an utterance cannot start a line of its own."""
+        lines = [("Speaker", self.utterance), ("Listener", self.action), ("Speaker", self.follow_up)]
         if self.previous_action is not None:
-            spoken.insert(0, ("Listener", self.previous_action))
-        return [(who, " ".join(what.split())) for who, what in spoken]
+            lines.insert(0, ("Listener", self.previous_action))
+        return [(who, " ".join(what.split())) for who, what in lines]
 
 
 def opening(reply: str) -> str:
-    """The first clause of a reply: up to the first mark that ends one, or a dash between spaces, behind a word."""
-    ends = (found.start() for found in _CLAUSE_END.finditer(reply))
+    """Return the first clause of a reply: up to the first punctuation mark, or dash between spaces, after a word."""
+    ends = (match.start() for match in _CLAUSE_END.finditer(reply))
     return next((reply[:end] for end in ends if any(map(str.isalnum, reply[:end]))), reply)
 
 
@@ -66,7 +66,7 @@ _CLAUSE_END = re.compile("[.,;:!?\n\u3002\u3001\u060c\u061b\u061f\u0964]|\\s[-\u
 
 @dataclass(frozen=True)
 class Example:
-    """A worked example of the few-shot family: an exchange and its label (+1, 0, -1)."""
+    """A worked example for few-shot prompts: an exchange and its label (+1, 0, -1)."""
 
     exchange: Exchange
     label: int
@@ -74,11 +74,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A family with all that shapes its text.
+    """A prompt family and everything that shapes its text.
 
     `words` are the words for each label; worked examples use the first, and a label's log-probability is the mean
-    over its words. `cue` is the line that the word completes. With `openings`, the opening of the reply is asked about
-    as well, and the reply is no more positive than that.
+    over its words. `cue` is the line that the word completes. With `openings`, the model is also asked about the
+    opening of the reply, and the reply is no more positive than that.
     """
 
     family: Family
@@ -90,11 +90,11 @@ class Prompt:
     openings: bool = False
 
     def text(self, exchange: Exchange) -> str:
-        """What stands before the label word. For `zero_shot` this is the user's message of a chat."""
+        """Return the text before the label word. For `zero_shot` this is the user's message of a chat."""
         return _figure_3(self.kind, exchange) if self.family == "zero_shot" else self._few_shot(exchange)
 
     def hash(self) -> str:
-        """sha256 over template, label words, examples, and whether openings count, as 64 hex digits."""
+        """Return the sha256 of template, label words, examples, and whether openings count, as 64 hex digits."""
         probe = self.text(Exchange("<a0>", "<u1>", "<a1>", "<u2>")), self.text(Exchange(None, "<u1>", "<a1>", "<u2>"))
         content = [self.family, self.kind, *probe, sorted(self.words.items()), self.openings]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -116,7 +116,7 @@ _ANSWER = {"binary": "Positive, or Negative", "ternary": "Positive, Neutral or N
 
 
 def _figure_3(kind: Kind, exchange: Exchange) -> str:
-    """The user's message of figure 3, without its annotations."""
+    """Return the user's message of figure 3, without its annotations."""
     conversation = [
         f"{who}: {what[:1].upper() + what[1:] if who == 'Listener' else what}" for who, what in exchange.lines()
     ]
@@ -135,16 +135,16 @@ def _figure_3(kind: Kind, exchange: Exchange) -> str:
 
 
 def zero_shot(kind: Kind) -> Prompt:
-    """Figure 3 word for word, for instruction-tuned models, through their chat template."""
+    """Return figure 3 word for word, for instruction-tuned models, through their chat template."""
     words = {POSITIVE: ("Positive",), NEUTRAL: ("Neutral",), NEGATIVE: ("Negative",)}
     return Prompt("zero_shot", kind, {label: words[label] for label in LABELS[kind]})
 
 
 # --- few-shot ---------------------------------------------------------------------------------------------------
 
-# Invented. Half are satisfied: with a word of approval, or by moving on to the next thing without one (appendix F);
-# half are not: with a correction, a request to undo, or a new start. Each opens differently, because what opens a
-# reply is what a small model has to learn to weigh.
+# Invented. In half, the speaker is satisfied: there is a word of approval, or they just move on to the next thing
+# (appendix F); in half they are not: they correct, ask to undo, or start over. Each reply opens differently, because
+# the opening is what a small model has to learn to weigh.
 _EXAMPLES = (
     Example(Exchange("select B", "the tall lamp", "select D", "no, the other lamp with the round shade"), NEGATIVE),
     Example(
@@ -190,7 +190,7 @@ _EXAMPLES = (
 
 
 def few_shot(kind: Kind, context: bool = False) -> Prompt:
-    """Worked examples for small models. Both kinds have the same text and words, and so share one pass."""
+    """Return a prompt of worked examples for small models; both kinds have the same text, and so share one pass."""
     return Prompt(
         "few_shot",
         kind,

@@ -1,10 +1,10 @@
-"""Log-probabilities of label words after prompts: what stands behind the feedback decoder (section 4.1).
+"""Score label words after prompts by their log-probability, for the feedback decoder (section 4.1).
 
 Deviations from the paper:
 
-1. The paper lets the model generate a word and reads it. Here each label's log-probability is computed: nothing to
-   parse, a score to put a threshold on, and one forward pass instead of one per generated token.
-2. The start that all prompts share (instructions, examples) goes through the model once, and so does each start that
+1. The paper lets the model generate a word and reads it. Here each label's log-probability is computed: there is
+   nothing to parse, the score can be thresholded, and it takes one forward pass instead of one per generated token.
+2. The start that all prompts share (instructions, examples) goes through the model once, as does each start that
    some of them share; there is no padding (`respect_core.feedback.trees`). The result is the same up to rounding
    (tests/respect_core/feedback/test_decoder.py).
 
@@ -25,19 +25,19 @@ from respect_core.model import threads
 from respect_core.model.local import LocalModel
 
 Progress = Callable[[int, int], None]
-"""Called after each batch with the number of distinct prompts done, and of all."""
+"""Called after each batch with the number of distinct prompts done, and their total."""
 
 
 class LabelError(ExpectedError, ValueError):
-    """Label words that cannot be told apart, or that do not stand on their own after the prompt."""
+    """Raised for label words that share tokens, or that merge with the prompt's last token."""
 
 
 class LabelScorer:
-    """Scores label words after prompts, with one model.
+    """A scorer of label words after prompts, with one model.
 
     Args:
         local: the model.
-        token_budget: most tokens that go through the model at once, the start that all prompts share not counted.
+        token_budget: maximum number of tokens in one pass, not counting the start that all prompts share.
     """
 
     def __init__(self, local: LocalModel, token_budget: int = 384) -> None:
@@ -45,7 +45,7 @@ class LabelScorer:
         self.token_budget = token_budget
         self._limit: float = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
         self.trees = TreePass(self.model)
-        self.tokens = 0  # that went through the model after the start that all prompts share
+        self.tokens = 0  # through the model so far, without the start that all prompts share
 
     def score(
         self,
@@ -54,14 +54,14 @@ class LabelScorer:
         samples: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Tensor:
-        """Log-probability of each word after each prompt, [prompts, L] in float32 on the CPU.
+        """Compute the log-probability of each word after each prompt, [prompts, L] in float32 on the CPU.
 
-        A word is scored by all its tokens. Identical prompts are scored once; what else is in `prompts`, and in
-        which order, changes a result by rounding at most, and its order by nothing at all.
+        A word is scored by all its tokens. Identical prompts are scored once. The other prompts of a call change a
+        result by rounding at most; their order does not change it at all.
 
         Args:
-            samples: further texts made by the same template. The shared prefix is what all prompts and samples
-                start with, so two unlike samples keep it the same from call to call.
+            samples: further texts made by the same template. The shared prefix is the common start of all prompts and
+                samples, so two unlike samples keep it the same from call to call.
 
         Raises:
             LabelError: see there.
@@ -73,26 +73,26 @@ class LabelScorer:
         labels = self._labels(prompts[0], words)
         self._check_length(max(map(len, tokens.values())) + max(map(len, labels)))
         shared = _common_start([*tokens.values(), *map(self._tokens, samples)])
-        start = min(len(shared), min(map(len, tokens.values())) - 1)  # at least one token is left to every prompt
+        start = min(len(shared), min(map(len, tokens.values())) - 1)  # every prompt has at least one token left
         prefix, rest = shared[:start], {text: each[start:] for text, each in tokens.items()}
         scores: dict[str, Tensor] = {}
 
-        def found(batch: list[str]) -> tuple[list[str], Tensor, int]:
+        def score_batch(batch: list[str]) -> tuple[list[str], Tensor, int]:
             return batch, *self._score_batch(prefix, [rest[text] for text in batch], labels)
 
         with torch.inference_mode():
             if self.trees.takes_trees:
                 self.trees.keep(prefix)
             batches = self._batches(rest, sum(len(label) - 1 for label in labels))
-            for batch, scores_BL, passed in threads.map_parallel(found, batches, self.model.device):
+            for batch, scores_BL, size in threads.map_parallel(score_batch, batches, self.model.device):
                 scores.update(zip(batch, scores_BL, strict=True))
-                self.tokens += passed
+                self.tokens += size
                 if progress:
                     progress(len(scores), len(rest))
         return torch.stack([scores[text] for text in prompts])
 
     def room(self, prompt: str, words: Sequence[str]) -> float:
-        """How many more tokens the model takes beside a prompt and the longest of the words; below 0 if too few.
+        """Return how many tokens fit in addition to a prompt and its longest word; below 0 if these are too long.
 
         Raises:
             LabelError: see there.
@@ -102,11 +102,11 @@ class LabelScorer:
     # --- tokens -------------------------------------------------------------------------------------------------
 
     def _tokens(self, text: str) -> list[int]:
-        begun = bool(self.tokenizer.bos_token) and text.startswith(str(self.tokenizer.bos_token))
-        return list(self.tokenizer(text, add_special_tokens=not begun).input_ids)
+        has_bos = bool(self.tokenizer.bos_token) and text.startswith(str(self.tokenizer.bos_token))
+        return list(self.tokenizer(text, add_special_tokens=not has_bos).input_ids)
 
     def _labels(self, prompt: str, words: Sequence[str]) -> list[list[int]]:
-        """The tokens of each word as they follow the prompt, after a space unless the prompt ends in one."""
+        """Return the tokens of each word as they follow the prompt, after a space unless the prompt ends in one."""
         before = self._tokens(prompt)
         labels = []
         for word in words:
@@ -128,11 +128,11 @@ class LabelScorer:
     # --- the model ----------------------------------------------------------------------------------------------
 
     def _batches(self, rest: Mapping[str, list[int]], more: int) -> Iterator[list[str]]:
-        """Neighbours in the order of their tokens, so that they share much, as many as the budget takes.
+        """Yield batches of prompts, sorted by their tokens so that neighbours share much, within the token budget.
 
         Args:
             rest: tokens of each prompt after the shared start.
-            more: tokens that the labels add to each.
+            more: tokens that the labels add to each prompt.
         """
         batch: list[str] = []
         size = 0
@@ -146,7 +146,7 @@ class LabelScorer:
         yield batch
 
     def _score_batch(self, prefix: list[int], prompts: list[list[int]], labels: list[list[int]]) -> tuple[Tensor, int]:
-        """[prompts, L], and the tree's tokens. Each token of a label is scored at the node before it."""
+        """Return the scores [prompts, L] and the tree's size; each token of a label is scored at the node before it."""
         tree = Tree()
         before = [tree.add([*prompt, *label[:-1]])[-len(label) :] for prompt in prompts for label in labels]
         nodes = sorted({node for path in before for node in path})
@@ -161,7 +161,7 @@ class LabelScorer:
 
 
 def _common_start(sequences: Sequence[list[int]]) -> list[int]:
-    """What all sequences start with."""
-    first, last = min(sequences), max(sequences)  # all others lie between these
+    """Return the longest common start of all sequences."""
+    first, last = min(sequences), max(sequences)  # all others sort between these, and so share their common start
     length = next((at for at, (x, y) in enumerate(zip(first, last, strict=False)) if x != y), len(first))
     return first[:length]

@@ -1,10 +1,10 @@
-"""Feedback of a partition, decoded shard by shard: what is finished stays finished, whatever becomes of the process.
+"""Decode a partition shard by shard, so that finished shards survive a crash.
 
-A shard is some thousand turns in the order of the table, whole interactions. What else is in a call changes scores by
-rounding (`feedback.scoring`), so a shard is always decoded in one call, and its rows depend on its turns and
-on the decoder alone. A finished shard is stored under the hash of both, in `feedback_shards/round=R/variant=V/`:
-whoever decodes the partition next, in whichever process, finds it there. When all are there they become the partition
-of the `feedback` table, and are deleted.
+A shard is a few thousand turns in the order of the table, whole interactions. The other turns of a call change scores
+by rounding (`feedback.scoring`), so a shard is always decoded in one call, and its rows depend only on its turns and
+on the decoder. A finished shard is stored under the hash of both, in `feedback_shards/round=R/variant=V/`, where the
+next process that decodes the partition finds it. Once all shards are stored they become the partition of the `feedback`
+table, and are deleted.
 
 Memory holds one shard.
 """
@@ -34,35 +34,36 @@ from respect_core.versions import code_version
 
 SHARDS = "feedback_shards"
 TURNS = 2048
-"""Turns of a shard. Prompts that several shards share are scored in each; docs/failures.md says what that costs."""
+"""Turns in a shard. Prompts that several shards share are scored in each; docs/failures.md says what that costs."""
 
 Row = Mapping[str, Any]
 Progress = Callable[[int, int], None]
-"""Turns done, and turns in all; those without a follow-up count as done with their shard."""
+"""Called with turns done and their total; those without a follow-up count as done with their shard."""
 Chosen = Callable[[str], bool]
+"""Whether to decode a game, by its id."""
 Begin = Callable[[list[str]], None]
+"""Called with the ids of a shard's games before it is decoded."""
 
 _TOKENS = b"tokens"  # in the metadata of a shard's file
-# What the decoder reads, and what it repeats in its rows.
+# Columns that the decoder reads, or repeats in its rows.
 _COLUMNS = ["interaction_id", "round", "variant", "turn", "utterance", "action", "follow_up"]
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What one call did. Turns are those with a follow-up."""
+    """The work of one call. Turns are those with a follow-up."""
 
     turns: int = 0
-    found: int = 0  # of these, in shards that were there already
-    seconds: float = 0.0  # of decoding the others
-    tokens: int = 0  # of all turns' passes through the model, the start that all prompts share left out
+    found: int = 0  # of these, in shards that were stored already
+    seconds: float = 0.0  # spent on decoding the others
+    tokens: int = 0  # through the model for all turns, without the start that all prompts share
 
     def __add__(self, other: Decoded) -> Decoded:
-        mine, others = astuple(self), astuple(other)
-        return Decoded(*(one + more for one, more in zip(mine, others, strict=True)))
+        return Decoded(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
 
 
 def is_decoded(store: Store, partition: Partition, identity: Mapping[str, str], target: Store | None = None) -> bool:
-    """Whether the partition's feedback, in `target` if given, is that of this decoder on the turns as they are now."""
+    """Return whether the partition's feedback, in `target` if given, is this decoder's on the current turns."""
     target = target or store
     manifest = manifests.read_manifest(target, "feedback", *partition)
     turns = manifests.table_input(store, "turns", *partition)
@@ -85,18 +86,18 @@ def decode_partition(
     chosen: Chosen = lambda _: True,
     begin: Begin = lambda _: None,
 ) -> Decoded:
-    """Write a partition of the `feedback` table from the same partition of `turns`, unless it is there.
+    """Write a partition of the `feedback` table from the same partition of `turns`, unless it is up to date.
 
     Args:
-        identity: what the table depends on besides turns, for its manifest.
+        identity: everything that the table depends on besides turns, for its manifest.
         vocabulary: the policies'; the manifest then counts the turns that have characters it lacks.
-        target: where shards and table go; where the turns are, by default.
-        chosen: which games are decoded, by id.
+        target: store for shards and table; by default the one with the turns.
+        chosen: whether to decode a game, by its id.
         begin: called with the ids of a shard's games before it is decoded.
 
     Raises:
-        ValueError: an interaction whose turns do not stand together in the table, or are not all there.
-        StoreError: the store cannot be read or written; shards that are finished stay.
+        ValueError: an interaction whose turns are not adjacent in the table, or incomplete.
+        StoreError: the store cannot be read or written; finished shards stay.
     """
     target = target or store
     if is_decoded(store, partition, identity, target):
@@ -133,7 +134,7 @@ def decode_shards(
     chosen: Chosen = lambda _: True,
     begin: Begin = lambda _: None,
 ) -> Decoded:
-    """Store the shards of these numbers, counted from 0, and no table: `decode_partition` then finds them."""
+    """Store the shards with these numbers, counted from 0, for `decode_partition` to find; write no table."""
     result, done = Decoded(), 0
     folder, last = partition.folder(SHARDS), max(numbers, default=-1)
     for number, turns in enumerate(islice(shards(_rows(store, partition, chosen), turns_per_shard), last + 1)):
@@ -146,29 +147,28 @@ def decode_shards(
 
 
 def count_unreadable(store: Store, round: int) -> int | None:
-    """How many turns of a decoded round have characters that the policies' vocabulary lacks; None if not counted."""
-    found = (
-        manifests.read_manifest(store, "feedback", *part) for part in manifests.partitions(store, "feedback", [round])
-    )
-    counts = [part.counts.get("unreadable") for manifest in found if manifest for part in manifest.parts]
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
+    """Count turns of a decoded round with characters that the policies' vocabulary lacks; None if not recorded."""
+    partitions = manifests.partitions(store, "feedback", [round])
+    read = (manifests.read_manifest(store, "feedback", *each) for each in partitions)
+    by_part = [part.counts.get("unreadable") for manifest in read if manifest for part in manifest.parts]
+    counts = [count for count in by_part if count is not None]
+    return sum(counts) if counts else None
 
 
 def count_shards(
     store: Store, partition: Partition, turns_per_shard: int = TURNS, chosen: Chosen = lambda _: True
 ) -> int:
-    """How many shards the chosen games of a partition of `turns` have."""
+    """Count the shards of the chosen games of a partition of `turns`."""
     return sum(1 for _ in shards(_rows(store, partition, chosen, ["interaction_id"]), turns_per_shard))
 
 
 def try_games(store: Store, partition: Partition, decoder: FeedbackDecoder, chosen: Chosen) -> None:
-    """Decode these games of a partition in one call, and keep nothing of it."""
+    """Decode the chosen games of a partition in one call, and discard the result."""
     decoder.decode(list(_rows(store, partition, chosen)))
 
 
 def shards(rows: Iterable[Row], turns: int) -> Iterator[list[Row]]:
-    """Rows in order, in groups that hold whole interactions and end as soon as they have so many turns."""
+    """Yield the rows in order, in groups of whole interactions that end once they have this many turns."""
     shard: list[Row] = []
     for row in rows:
         if len(shard) >= turns and row["interaction_id"] != shard[-1]["interaction_id"]:
@@ -180,7 +180,7 @@ def shards(rows: Iterable[Row], turns: int) -> Iterator[list[Row]]:
 
 
 def _within(progress: Progress | None, before: int, turns: int, total: int) -> Progress | None:
-    """From prompts done in a shard to turns done in the partition."""
+    """Translate prompts done in a shard to turns done in the partition."""
     if progress is None:
         return None
     return lambda prompts, of: progress(before + turns * prompts // of, total)
@@ -189,12 +189,12 @@ def _within(progress: Progress | None, before: int, turns: int, total: int) -> P
 def _shard(
     store: Store, key: str, decoder: FeedbackDecoder, turns: list[Row], progress: Progress | None, begin: Begin
 ) -> Decoded:
-    """See to it that a shard is stored."""
+    """Ensure that a shard is stored: decode it unless it is."""
     if store.exists(key):
         with closing(store.open(key)) as file:
             footer = pq.read_metadata(file)
-        found = footer.num_rows // len(DecoderKind)
-        return Decoded(turns=found, found=found, tokens=int(footer.metadata[_TOKENS]))
+        count = footer.num_rows // len(DecoderKind)
+        return Decoded(turns=count, found=count, tokens=int(footer.metadata[_TOKENS]))
     begin(sorted({row["interaction_id"] for row in turns}))
     started, before = time.monotonic(), decoder.tokens
     rows = decoder.decode(turns, progress=progress)
@@ -204,8 +204,8 @@ def _shard(
         with store.errors(key):
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
         store.put_file(key, path)
-    turns_decoded = len(rows) // len(DecoderKind)  # both kinds of every turn
-    return Decoded(turns=turns_decoded, seconds=seconds, tokens=tokens)
+    count = len(rows) // len(DecoderKind)  # there is a row of each kind for every turn
+    return Decoded(turns=count, seconds=seconds, tokens=tokens)
 
 
 def _read(store: Store, key: str) -> pa.Table:
@@ -224,7 +224,7 @@ def _rows(store: Store, partition: Partition, chosen: Chosen, columns: Sequence[
 
 
 def _hash(decoder: FeedbackDecoder, turns: list[Row]) -> str:
-    """Of all that a shard's rows depend on. Not of the model's folder, which is elsewhere on another machine."""
+    """Hash everything that a shard's rows depend on. The model's folder is left out: it differs between machines."""
     config = {name: value for name, value in asdict(decoder.config).items() if name != "model"}
-    made_from = [code_version("respect_core.feedback.shards"), decoder.local.revision, config, turns]
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
+    inputs = [code_version("respect_core.feedback.shards"), decoder.local.revision, config, turns]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]

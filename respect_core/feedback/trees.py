@@ -1,8 +1,8 @@
-"""Many token sequences in one pass of a causal model, each shared start once and without padding.
+"""Run many token sequences in one pass of a causal model, each shared start once and without padding.
 
-Sequences that start alike share those tokens: together they are a tree. The tree goes through the model as one row
-in which every token sees its own ancestors alone, at the position that its depth gives it. What the model computes
-at a token is then what it computes for that token's sequence by itself, up to rounding.
+Sequences that start alike share those tokens: together they form a tree. The tree goes through the model as one row
+in which every token sees only its own ancestors, at the position that its depth gives it. The model then computes the
+same at a token as it does for that token's sequence alone, up to rounding.
 
 Shape legend: T tokens of a tree, P tokens of the prefix that all sequences share, R sequences, S tokens of the
 longest sequence with its prefix, D width.
@@ -26,18 +26,18 @@ _log = logging.getLogger(__name__)
 
 
 class Tree:
-    """Token sequences with their common starts shared. Nodes are numbered as they are added, parents first."""
+    """A tree of token sequences that share their common starts. Nodes are numbered as added, parents first."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
-        self.paths: list[list[int]] = []  # of each node: its ancestors from the first token on, and itself
+        self.paths: list[list[int]] = []  # for each node: its ancestors, from the root down, and itself
         self._children: dict[tuple[int, int], int] = {}  # (parent or -1, token) -> node
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def add(self, sequence: Sequence[int]) -> list[int]:
-        """Nodes of the sequence, first token to last; those that are new are appended."""
+        """Add a sequence; return its nodes, first token to last. New nodes are appended."""
         path: list[int] = []
         for token in sequence:
             key = path[-1] if path else -1, token
@@ -49,61 +49,61 @@ class Tree:
         return path
 
     def sees(self) -> Tensor:
-        """[T, T] of bool: which tokens each token sees."""
+        """Return which tokens each token sees, [T, T] of bool."""
         sees_TT = torch.zeros(len(self), len(self), dtype=torch.bool)
         for node, path in enumerate(self.paths):
             sees_TT[node, path] = True
         return sees_TT
 
     def leaves(self) -> list[list[int]]:
-        """Paths of the nodes without children: together they hold every node."""
+        """Return the paths of the nodes without children: together they hold every node."""
         parents = {parent for parent, _ in self._children}
         return [path for node, path in enumerate(self.paths) if node not in parents]
 
 
 class TreePass:
-    """Runs trees through a model. The keys and values of the prefix are computed once and kept.
+    """Passes of trees through a model. The keys and values of the prefix are computed once and cached.
 
-    Several threads may run trees after a prefix that is kept.
+    Several threads may run trees after a cached prefix.
 
-    A model whose attention cannot take a mask of its own for every token (found by trying) gets one padded row for
-    each leaf, prefix included, as it would from anybody.
+    If the model's attention does not take a separate mask for every token (tested on construction), it gets one padded
+    row for each leaf, prefix included, as is usual.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.tokens = 0  # that went through the model, padding included, since this was made
+        self.tokens = 0  # through the model so far, padding included
         self._counting = Lock()
-        self._kept: tuple[list[int], Any] = [], None  # the last prefix, and its keys and values
+        self._cached: tuple[list[int], Any] = [], None  # the last prefix, and its keys and values
         with torch.inference_mode():
             self.takes_trees = self._takes_trees()
 
     def keep(self, prefix: list[int]) -> None:
-        """Compute the keys and values of a prefix, unless they are those that are kept."""
-        if prefix and prefix != self._kept[0]:
+        """Cache the keys and values of a prefix, in place of those of another."""
+        if prefix and prefix != self._cached[0]:
             ids_1P = torch.tensor([prefix], device=self.model.device)
-            self._kept = prefix, self.model.base_model(ids_1P, use_cache=True).past_key_values
+            self._cached = prefix, self.model.base_model(ids_1P, use_cache=True).past_key_values
             self.tokens += len(prefix)
 
     def hidden(self, prefix: list[int], tree: Tree) -> Tensor:
-        """The last hidden state at every node of the tree after the prefix, [T, D]."""
+        """Return the last hidden state at every node of the tree after the prefix, [T, D]."""
         return self._one_row(prefix, tree) if self.takes_trees else self._padded_rows(prefix, tree)
 
     def _takes_trees(self) -> bool:
-        """Whether the smallest tree, two tokens after one, gives what the two sequences give."""
+        """Test whether the smallest tree, two tokens after one, gives the same as the two sequences."""
         tree = Tree()
         tree.add([1])
         tree.add([2])
         expected_TD = self._padded_rows([0], tree).float()
         try:
-            found_TD = self._one_row([0], tree).float()
-        except (RuntimeError, TypeError, ValueError) as error:  # a mask of this shape, or positions, not taken
+            actual_TD = self._one_row([0], tree).float()
+        except (RuntimeError, TypeError, ValueError) as error:  # does not take a mask of this shape, or positions
             if no_room(error):
                 raise
             why = f"{type(error).__name__}: {error}"
         else:
             # bfloat16 rounds to about 0.01.
-            if (found_TD - expected_TD).norm() < 0.05 * expected_TD.norm():
+            if (actual_TD - expected_TD).norm() < 0.05 * expected_TD.norm():
                 return True
             why = "it does not follow the mask"
         _log.warning("%s cannot score prompts as trees, so each is padded: %s", type(self.model).__name__, why)
@@ -123,7 +123,7 @@ class TreePass:
         )[0]
 
     def _padded_rows(self, prefix: list[int], tree: Tree) -> Tensor:
-        """Padding stands on the right, where no token of the sequence can see it."""
+        """Run one padded row for each leaf. Padding is on the right, where no token of the sequence can see it."""
         leaves = tree.leaves()
         rows = [[*prefix, *(tree.tokens[node] for node in leaf)] for leaf in leaves]
         size = max(map(len, rows))
@@ -133,11 +133,11 @@ class TreePass:
         return hidden_RSD[rows_T, columns_T]
 
     def _past(self, prefix: list[int]) -> Any:
-        """The prefix in a cache of its own, which a pass may lengthen: the tensors in it are shared, not copied."""
+        """Return the prefix in a cache that a pass may lengthen: its tensors are shared, not copied."""
         self.keep(prefix)
         if not prefix:
             return None
-        past = copy.copy(self._kept[1])
+        past = copy.copy(self._cached[1])
         past.layers = [copy.copy(layer) for layer in past.layers]
         return past
 

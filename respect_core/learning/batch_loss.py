@@ -1,21 +1,21 @@
-"""From the scores of a packed batch to its loss: who is kept, with which reward, against which reference.
+"""Turn the scores of a packed batch into its loss: the turns that count, their rewards, and KTO's references.
 
 Deviations from the paper, and why:
 1. KTO's KL term comes from one alternative action per kept turn, which the scenario names (`Scenario.alternative`).
-2. The alternative is scored as a branch of the same pass, with the images in the order the policy sees. The authors'
-   code shuffles the images of the KL inputs on their own, and then scores them with the policy's images.
+2. The alternative is scored as a branch of the same pass, with the images in the order that the policy sees. The
+   authors' code shuffles the images of the KL inputs separately, and then scores them with the policy's images.
 3. KTO's reference is the logged p where there is one, as in the authors' code: log p is renormalised over the legal
-   actions, and under deployments of several rounds belongs to several policies. It is clamped from below as p of
+   actions, and after deployments of several rounds comes from several policies. It is clamped from below as p of
    equation 2 is. `kto_reference="initial"` scores all references with the adapter that training starts from, which is
-   the textbook objective. Alternatives always have that adapter's: no log has a probability of theirs.
+   the textbook objective. References of alternatives always come from that adapter: no log has their probability.
 4. References that are not logged come from one pass before training, with the images in the logged order; in
    training the order changes by epoch. A pass per epoch would cost a third more for a difference that training
    with shuffled images keeps small.
-5. z0 is the mean over the alternatives of a whole batch, as in the authors' code, but of the batch's own weights and
-   draws of dropout. Alternatives that a rehearsed turn might have are none of it.
+5. z0 is the mean over the alternatives of a whole batch, as in the authors' code, but under the batch's own weights
+   and dropout. Rehearsed turns contribute no alternatives.
 6. Rehearsed turns of D0 have cross entropy under every objective, as in the authors' multi-task training. Under FFT
-   and RL they would have it anyway. Under KTO one training with it and one without were not told apart (docs/log.md).
-7. RL's entropy term is weighed by the size of the reward, as its loss is (appendix B.3, Data Imbalance).
+   and RL they would have it anyway. Under KTO, training with and without it made no clear difference (docs/log.md).
+7. RL's entropy term is weighted by the size of the reward, as its loss is (appendix B.3, Data Imbalance).
 
 Shape legend: N spans of a micro-batch, K of them kept turns, A alternatives, S tokens of the longest.
 """
@@ -46,28 +46,28 @@ References = Mapping[Key, float]
 
 
 def encode_game(game: Game, base: Base, config: TrainingConfig) -> Encoded:
-    """Encode a game with its images in the order of this epoch; scores for its kept turns alone.
+    """Encode a game with its images in the order of this epoch, to score its kept turns only.
 
-    Under KTO each kept turn that is not rehearsed has its alternative beside it.
+    Under KTO each kept turn that is not rehearsed comes with its alternative.
     """
-    scenario, played = base.scenario, game.interaction
+    scenario, interaction = base.scenario, game.interaction
     alternatives = {}
     if config.objective is Objective.KTO and not game.rehearsed:
         for turn in game.kept:
-            if (action := scenario.alternative(played, turn)) is not None:
-                other = replace(played, turns=(replace(played.turns[turn], action=action),))
+            if (action := scenario.alternative(interaction, turn)) is not None:
+                other = replace(interaction, turns=(replace(interaction.turns[turn], action=action),))
                 alternatives[turn] = scenario.permuted(other, game.permutation).turns[0].action or ""
-    shuffled = scenario.permuted(played, game.permutation)
+    shuffled = scenario.permuted(interaction, game.permutation)
     return encode(shuffled, base.processor, scenario, alternatives=alternatives).only(game.kept)
 
 
 def length(row: Encoded) -> int:
-    """Tokens that a row's scores need: what stands behind the last one does not go through the model."""
+    """Count the tokens that a row's scores need: those after the last of them do not go through the model."""
     return 1 + max(max(span.predictors) for span in row.spans)
 
 
 def longest_first(rows: Sequence[Encoded]) -> list[Encoded]:
-    """Rows in the order in which passes take them, so that little is padding."""
+    """Sort rows for passes, the longest first, so that similar lengths meet and padding stays small."""
     return sorted(rows, key=lambda row: (-length(row), row.interaction_id))
 
 
@@ -77,7 +77,7 @@ def references(
 ) -> References:
     """Collect KTO's references of turns that are not rehearsed.
 
-    Each is the logged one where there is one and `config.kto_reference` says so, else scored by `model` as it is.
+    Each is the logged one if there is one and `config.kto_reference` says so, else scored by `model` as it is.
     """
     rows, logged = [], {}
     pad_id = chat(base.processor).pad_id
@@ -101,38 +101,38 @@ def references(
         scores = score(model, collate(batch, pad_id), features)
         return dict(zip(scores.keys, objectives.span_total(scores.logp, scores.mask).tolist(), strict=True))
 
-    scored: dict[Key, float] = {}
+    by_key: dict[Key, float] = {}
     size = partial(threads.balanced_batch_size, most=config.micro_batch_interactions, device=model.device)
     for part in threads.map_parallel(run, within_budget(longest_first(rows), size, length), model.device):
-        scored |= part
+        by_key |= part
     model.train(was_training)
-    return scored | logged
+    return by_key | logged
 
 
 def reference_point(scored: Sequence[SpanScores], config: TrainingConfig, reference: References) -> Tensor:
-    """KTO's z0 over the alternatives of one or more passes, without gradient; a scalar."""
+    """Compute KTO's z0 over the alternatives of one or more passes, without gradient; a scalar."""
     longest = max(scores.logp.shape[1] for scores in scored)
     logp, mask, references_A = [], [], []
     for scores in scored:
-        others = [n for n, key in enumerate(scores.keys) if key.alternative]
-        more = (0, longest - scores.logp.shape[1])
-        logp.append(pad(scores.logp[others], more))
-        mask.append(pad(scores.mask[others], more))
-        references_A += [reference[scores.keys[n]] for n in others]
+        alternatives = [n for n, key in enumerate(scores.keys) if key.alternative]
+        padding = (0, longest - scores.logp.shape[1])
+        logp.append(pad(scores.logp[alternatives], padding))
+        mask.append(pad(scores.mask[alternatives], padding))
+        references_A += [reference[scores.keys[n]] for n in alternatives]
     logp_AS, mask_AS = torch.cat(logp), torch.cat(mask)
     reference_A = logp_AS.new_tensor(references_A)
     return objectives.kto_kl(logp_AS, mask_AS, reference_A, length_normalised=config.kto_length_normalised)
 
 
 class TurnLosses(NamedTuple):
-    """Losses of the kept turns of a micro-batch, and what they are made of."""
+    """Losses of the kept turns of a micro-batch, and their parts."""
 
     loss: Tensor  # [K], entropy term included
-    parts: Tensor  # [K, P], one column for each of PARTS; NaN where a turn has no such part
+    parts: Tensor  # [K, P], a column for each of PARTS; NaN if a turn has no such part
 
 
 PARTS = ("objective", "rehearsal", "entropy", "log_ratio_positive", "log_ratio_negative")
-"""Of a loss, as the history of a training has them: losses and entropy per turn, KTO's log-ratios in nats."""
+"""Parts of a loss in a run's history: losses and entropy per turn, KTO's log-ratios in nats."""
 
 
 def turn_losses(
@@ -145,19 +145,19 @@ def turn_losses(
     """Compute the loss of each kept turn of a micro-batch.
 
     Args:
-        scores: of the micro-batch, with entropy and mean log-probability where the configuration weighs them.
+        scores: of the micro-batch, with entropy and mean log-probability if the configuration uses them.
         games: the batch's games by interaction id.
         reference: from `references`; empty except for KTO.
-        z0: KTO's, where these scores are a part of the batch; by default it is computed from them.
+        z0: KTO's, if these scores are only part of the batch; by default it is computed from them.
     """
-    kept = [n for n, key in enumerate(scores.keys) if not key.alternative]
-    keys = [scores.keys[n] for n in kept]
-    logp_KS, mask_KS = scores.logp[kept], scores.mask[kept]
+    spans = [n for n, key in enumerate(scores.keys) if not key.alternative]
+    keys = [scores.keys[n] for n in spans]
+    logp_KS, mask_KS = scores.logp[spans], scores.mask[spans]
     labels_K = torch.tensor([games[key.interaction_id].labels[key.turn] for key in keys], device=logp_KS.device)
     rehearsed_K = torch.tensor([games[key.interaction_id].rehearsed for key in keys], device=logp_KS.device)
     smoothing: dict[str, Any] = {
         "label_smoothing": config.label_smoothing,
-        "mean_logp_NS": None if scores.mean_logp is None else scores.mean_logp[kept],
+        "mean_logp_NS": None if scores.mean_logp is None else scores.mean_logp[spans],
     }
     weight_K = torch.ones_like(logp_KS[:, 0])  # of the entropy term
     ratio_K = torch.full_like(weight_K, math.nan)
@@ -179,7 +179,7 @@ def turn_losses(
         )
         weight_K = reward_K.abs().to(logp_KS)
     else:
-        # Where a rehearsed turn stands, no use is made of KTO's loss.
+        # KTO's loss of a rehearsed turn is not used, so its reference does not matter.
         reference_K = logp_KS.new_tensor(
             [0.0 if games[key.interaction_id].rehearsed else reference[key] for key in keys]
         )
@@ -201,11 +201,11 @@ def turn_losses(
     loss_K = torch.where(rehearsed_K, cross_entropy_K, objective_K)
     entropy_K = torch.full_like(ratio_K, math.nan)
     if config.entropy_weight and scores.entropy is not None:
-        loss_K = loss_K + objectives.entropy_term(scores.entropy[kept], mask_KS, config.entropy_weight * weight_K)
-        entropy_K = objectives.span_mean(scores.entropy[kept].detach(), mask_KS)
+        loss_K = loss_K + objectives.entropy_term(scores.entropy[spans], mask_KS, config.entropy_weight * weight_K)
+        entropy_K = objectives.span_mean(scores.entropy[spans].detach(), mask_KS)
 
-    def only(of_K: Tensor, values_K: Tensor) -> Tensor:
-        return values_K.detach().masked_fill(~of_K, math.nan)
+    def only(mask_K: Tensor, values_K: Tensor) -> Tensor:
+        return values_K.detach().masked_fill(~mask_K, math.nan)
 
     columns = (
         only(~rehearsed_K, objective_K),

@@ -1,7 +1,7 @@
-"""What a training run leaves behind: its history, its checkpoints, and the point from which it goes on when killed.
+"""Record a training run: its history, its checkpoints, and the point from which it resumes if killed.
 
-A run that goes on from a resume point gives what an undisturbed one gives, bit for bit on one machine. The point is
-one file, written aside and moved into place: it is there whole or not at all. It is read without unpickling objects.
+A run that resumes gives the same result as an uninterrupted one, bit for bit on one machine. A resume point is one
+file, written atomically: under another name, then renamed. It is read without unpickling objects.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class StepRecord:
     grad_norm: float  # before clipping
     positives: int
     negatives: int
-    tokens: int  # real ones, of all forward passes
+    tokens: int  # in all forward passes, without padding
     padded_tokens: int  # with padding
-    micro_batch: int  # most interactions in one forward pass; falls where the device ran out of memory
-    # What the loss is made of, as means over the turns that have it; None where none has (`losses.PARTS`).
+    micro_batch: int  # most interactions in one forward pass; falls when the device runs out of memory
+    # Parts of the loss (`batch_loss.PARTS`), each a mean over the turns that have it; None if none has.
     objective: float | None = None  # of decoded turns, without the entropy term
     rehearsal: float | None = None  # cross entropy of D0's turns, in nats
     entropy: float | None = None  # of the token distribution at the action's tokens, in nats
@@ -48,7 +48,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An adapter on the way, with its validation figures; none where there was nothing to validate on."""
+    """An adapter saved during training, with its validation figures; empty without a validation set."""
 
     step: int
     epoch: int
@@ -57,11 +57,11 @@ class Checkpoint:
 
 
 class History:
-    """Steps and checkpoints so far, in order, each appended to `history.jsonl` as it comes.
+    """Steps and checkpoints so far, in order, each appended to `history.jsonl` at once.
 
     Args:
-        folder: of the run. A history that is there is replaced. None: nothing is written.
-        lines: of a history to go on from.
+        folder: of the run; a history in it is replaced. None: nothing is written.
+        lines: of a history to continue.
     """
 
     def __init__(self, folder: Path | None, lines: str = "") -> None:
@@ -77,7 +77,7 @@ class History:
         self._write(asdict(record))
 
     def add_checkpoint(self, adapter: str, validation: Mapping[str, float]) -> None:
-        """Record a checkpoint after the steps so far, in the folder `adapter` of the run's."""
+        """Record a checkpoint after the steps so far; `adapter` is its folder within the run's."""
         self._write({"step": len(self.steps), "checkpoint": adapter, **validation})
 
     def _write(self, entry: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ class History:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A run between two steps. Batches and their order come from the seed: the number of steps done says where."""
+    """A run between two steps. Batches and their order follow from the seed and the number of steps done."""
 
     history: str  # lines of the history so far
     seconds: float  # of optimization so far
@@ -112,10 +112,10 @@ class ResumePoint:
 
 @dataclass(frozen=True)
 class ResumeFile:
-    """Where a run keeps its latest resume point.
+    """The file with a run's latest resume point.
 
-    `key` stands for everything that the run depends on: a point of another key is not gone on from. `every`: steps
-    between points; there is one behind every checkpoint too.
+    `key` stands for everything that the run depends on: a run does not resume from a point with another key. `every`:
+    steps between points; each checkpoint is followed by one too.
     """
 
     file: Path
@@ -123,7 +123,7 @@ class ResumeFile:
     every: int = 10
 
     def save(self, point: ResumePoint) -> None:
-        """Replace the point that is there."""
+        """Save a point in place of the last one."""
         unfinished = self.file.with_name(f"{self.file.name}.tmp")
         with unfinished.open("wb") as file:
             torch.save({"key": self.key, **vars(point)}, file)
@@ -132,12 +132,12 @@ class ResumeFile:
         unfinished.replace(self.file)
 
     def load(self) -> ResumePoint | None:
-        """The latest point; None where there is none of this run."""
+        """Load the latest point; None if this run has none."""
         try:
-            found = torch.load(self.file, map_location="cpu", weights_only=True)
-            if found.pop("key") != self.key:
+            content = torch.load(self.file, map_location="cpu", weights_only=True)
+            if content.pop("key") != self.key:
                 return None
-            return ResumePoint(**found)
+            return ResumePoint(**content)
         except FileNotFoundError:
             return None
         except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
@@ -146,18 +146,18 @@ class ResumeFile:
 
 
 def trainable(model: Any) -> dict[str, Any]:
-    """A model's trainable weights, by name."""
+    """Return a model's trainable weights, by name."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def generators(device: torch.device) -> list[Tensor]:
-    """States of the global random generators: the CPU's, and the device's if it is another."""
-    own = [] if device.type == "cpu" else [torch.get_device_module(device).get_rng_state(device)]
-    return [torch.get_rng_state(), *own]
+    """Return the states of the global random generators: the CPU's, and the device's if it is another."""
+    accelerator = [] if device.type == "cpu" else [torch.get_device_module(device).get_rng_state(device)]
+    return [torch.get_rng_state(), *accelerator]
 
 
 def set_generators(states: list[Tensor], device: torch.device) -> None:
-    """The counterpart of `generators`; a device without a state among them keeps its own."""
+    """Restore states from `generators`; a device without a state among them keeps its own."""
     torch.set_rng_state(states[0])
     if device.type != "cpu" and len(states) > 1:
         torch.get_device_module(device).set_rng_state(states[1], device)
@@ -171,13 +171,13 @@ def capture(
     optimizer: torch.optim.Optimizer,
     device: torch.device,
 ) -> ResumePoint:
-    """A run as it stands. Holds the model's own tensors: save it before the next step."""
+    """Capture a run between two steps. The point holds the model's own tensors: save it before the next step."""
     weights = {name: weight.detach() for name, weight in trainable(model).items()}
     return ResumePoint(history.lines, seconds, micro_batch, weights, optimizer.state_dict(), generators(device))
 
 
 def restore(point: ResumePoint, model: Any, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Put weights, optimizer and generators back to where they were at the point."""
+    """Restore weights, optimizer and generators as they were at the point."""
     weights = trainable(model)
     if weights.keys() != point.weights.keys():
         raise ValueError("the resume point has other weights than the model; delete it to train from the beginning")

@@ -1,8 +1,8 @@
-"""One training in several processes, each with a device of its own: distributed data parallel.
+"""Train in several processes, each with its own device: distributed data parallel.
 
-The passes of a batch are dealt out; gradients and figures are added up over the processes, and each makes the same
-optimizer step. A pass has its own seed, and a batch is cut into the same passes however many processes there are: the
-result is that of one process, up to the order of a sum.
+Each process runs its share of a batch's passes; gradients and figures are summed over the processes, and each takes the
+same optimizer step. A pass has its own seed, and a batch is cut into the same passes however many processes there are:
+the result is that of one process, up to the order of a sum.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _PATIENCE = timedelta(days=1)
-"""How long a process waits for the others: the first one validates meanwhile. Who fails ends all (accelerate)."""
+"""How long a process waits for the others, while the first validates. If one fails, accelerate ends all."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Those that train together, this one among them. One alone, as by default, costs nothing."""
+    """The processes that train together, seen from one of them. A single one, the default, costs nothing."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this one writes, validates and reports."""
+        """Whether this process writes, validates and reports."""
         return self.rank == 0
 
-    def deal(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Take this one's share of items, dealt one by one."""
+    def shard(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Return this process's share of the items: every `count`-th, from its rank on."""
         return islice(items, self.rank, None, self.count)
 
-    def least(self, number: int) -> int:
-        """The smallest of the processes' numbers."""
+    def all_reduce_min(self, number: int) -> int:
+        """Return the minimum of the processes' numbers."""
         if self.count == 1:
             return number
         numbers = torch.tensor([number], device=_device())
         distributed.all_reduce(numbers, distributed.ReduceOp.MIN)
         return int(numbers)
 
-    def fitting(self, work: Callable[[], Result]) -> Result:
-        """`work()`.
+    def raise_oom_together(self, work: Callable[[], Result]) -> Result:
+        """Return `work()`, or raise in all processes if one of them runs out of memory.
 
         Raises:
-            torch.OutOfMemoryError: in all of them, where one had not the memory.
+            torch.OutOfMemoryError: this process or another ran out of memory.
         """
         if self.count == 1:
             return work()
@@ -66,25 +66,25 @@ class Processes:
             if not no_room(error):
                 raise
             reason = str(error) or "out of memory"
-        if not self.least(int(not reason)):
+        if not self.all_reduce_min(int(not reason)):
             raise torch.OutOfMemoryError(reason or "another process is out of memory")
         return result
 
-    def add_up(self, weights: Sequence[Tensor], figures: Sequence[float]) -> list[float]:
-        """Sums over the processes: of gradients, left in the weights, and of figures.
+    def all_reduce_sum(self, weights: Sequence[Tensor], figures: Sequence[float]) -> list[float]:
+        """Sum the weights' gradients over the processes, in place; return the sums of the figures.
 
-        A weight without a gradient in any of them keeps none.
+        A weight without a gradient in any process keeps none.
         """
         if self.count == 1:
             return list(figures)
-        found = [weight.grad is not None for weight in weights]
-        numbers = torch.tensor([*figures, *found], dtype=torch.float64, device=_device())
+        has_gradient = [weight.grad is not None for weight in weights]
+        numbers = torch.tensor([*figures, *has_gradient], dtype=torch.float64, device=_device())
         distributed.all_reduce(numbers)
         flat = torch.cat([(torch.zeros_like(w) if w.grad is None else w.grad).flatten() for w in weights])
         distributed.all_reduce(flat)
-        sums, anywhere = numbers.tolist()[: len(figures)], numbers.tolist()[len(figures) :]
-        for weight, gradient, has in zip(weights, flat.split([w.numel() for w in weights]), anywhere, strict=True):
-            weight.grad = gradient.view_as(weight) if has else None
+        sums, counts = numbers.tolist()[: len(figures)], numbers.tolist()[len(figures) :]
+        for weight, gradient, count in zip(weights, flat.split([w.numel() for w in weights]), counts, strict=True):
+            weight.grad = gradient.view_as(weight) if count else None
         return sums
 
 
@@ -93,8 +93,9 @@ ALONE = Processes()
 
 @cache
 def launched() -> Processes:
-    """The processes that `accelerate launch` started, if it did. To be called before a model is loaded: it chooses the
-    device.
+    """Return the processes that `accelerate launch` started, or ALONE without it.
+
+    Call it before loading a model: it chooses the device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
@@ -105,15 +106,15 @@ def launched() -> Processes:
 
 
 def leave() -> None:
-    """Parts this process from the others, if there are any, once all is done.
+    """Leave the process group, if there is one, after all work is done.
 
-    A thread of theirs that lives when the interpreter ends can take the process down with it, and what it did would
-    count as failed. One that fails does not come here: parting may wait for the others, which wait for it.
+    A thread of the group that is alive when the interpreter exits can crash the process, and its work would count as
+    failed. A process that fails must not call this: leaving may wait for the others, which wait for it.
     """
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def _device() -> torch.device:
-    """Where the processes' common operations take their tensors."""
+    """Return the device whose tensors the processes can exchange."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -1,7 +1,7 @@
-"""The gradient of a batch, in passes that the device has the memory for; on a CPU, a pass on each core.
+"""Compute the gradient of a batch in passes that fit into the device's memory; on a CPU, one pass per core.
 
-Deviation from the paper: where the memory does not do for a pass of `micro_batch_interactions`, there are more of half
-as many games, or a quarter, down to one. The gradient is the same up to rounding, but for other draws of dropout. KTO's
+Deviation from the paper: if a pass of `micro_batch_interactions` does not fit into memory, passes take half as many
+games, or a quarter, down to one. The gradient is the same up to rounding and dropout, which is drawn differently. KTO's
 z0 is the whole batch's, which costs a pass without gradient on a device that cannot hold all parts at once.
 """
 
@@ -42,13 +42,13 @@ from respect_core.variants import Objective, TrainingConfig
 
 
 class TrainingError(ExpectedError, ValueError):
-    """Training cannot go on. The message names the step, what was wrong and the interactions it happened on."""
+    """Raised when training cannot continue. The message names the step, the fault and the interactions."""
 
 
 def find_references(
     base: Base, model: Any, examples: Sequence[Example], config: TrainingConfig, features: VisionFeatures
 ) -> tuple[References, int]:
-    """KTO's references (none for other objectives), and how many games fit into a pass."""
+    """Return KTO's references (none for other objectives), and how many games fit into a pass."""
 
     def attempt(size: int) -> References:
         smaller = replace(config, micro_batch_interactions=size)
@@ -66,7 +66,7 @@ def passes(
 
     Args:
         size: most interactions in one pass.
-        processes: that share the passes; None where passes do not run in parallel.
+        processes: number that share the passes; None if passes do not run in parallel.
     """
 
     def most(rows: int) -> int:
@@ -81,7 +81,7 @@ class Gradients:
 
     Args:
         reference: KTO's, from `find_references`; empty for others.
-        processes: those that share the passes of a batch.
+        processes: the processes that share the passes of a batch.
     """
 
     base: Base
@@ -91,15 +91,15 @@ class Gradients:
     reference: References
     processes: Processes = ALONE
 
-    def leave(self, batch: Batch, step: int, size: int) -> tuple[dict[str, Any], int]:
-        """Leave the clipped gradient of a batch in the model's parameters.
+    def accumulate(self, batch: Batch, step: int, size: int) -> tuple[dict[str, Any], int]:
+        """Accumulate a batch's clipped gradient in the `.grad` of the model's parameters.
 
         Args:
             step: its number, for errors.
-            size: most interactions in one pass; halved where the device has not the memory for them.
+            size: most interactions in one pass; halved if the device runs out of memory.
 
         Returns:
-            What a StepRecord says of the batch, and the size that fitted.
+            The batch's figures for a StepRecord, and the size that fits.
 
         Raises:
             TrainingError: loss or gradient is not finite.
@@ -109,11 +109,12 @@ class Gradients:
 
         def attempt(size: int) -> dict[str, Any]:
             set_generators(states, self.base.device)
-            return self._accumulate(batch, step, size)
+            return self._accumulate_with(batch, step, size)
 
         return fitting(attempt, size, "games")
 
-    def _accumulate(self, batch: Batch, step: int, size: int) -> dict[str, Any]:
+    def _accumulate_with(self, batch: Batch, step: int, size: int) -> dict[str, Any]:
+        """Accumulate the gradient in passes of this size."""
         weights = trainable(self.model)
         games = {game.interaction.interaction_id: game for game in batch.games}
         rows = [encode_game(game, self.base, self.config) for game in batch.games]
@@ -121,17 +122,17 @@ class Gradients:
         self.model.zero_grad()
 
         def share() -> list[float]:
-            """Leave the gradients of this process's passes in the weights; return the sums of their figures."""
+            """Accumulate the gradients of this process's passes; return the sums of their figures."""
             sums = [0.0] * len(_Pass.FIGURES)
-            # Added up in the order of the passes: the sum does not depend on which of them is done first.
-            for done in self._passes(rows, games, batch.turns, step, size):
-                sums = [before + figure for before, figure in zip(sums, done.figures, strict=True)]
-                for weight, gradient in zip(weights.values(), done.gradients, strict=True):
+            # In the order of the passes, so that the sum does not depend on which of them finishes first.
+            for result in self._passes(rows, games, batch.turns, step, size):
+                sums = [total + figure for total, figure in zip(sums, result.figures, strict=True)]
+                for weight, gradient in zip(weights.values(), result.gradients, strict=True):
                     if gradient is not None:
                         weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
             return sums
 
-        sums = self.processes.add_up(list(weights.values()), self.processes.fitting(share))
+        sums = self.processes.all_reduce_sum(list(weights.values()), self.processes.raise_oom_together(share))
         figures = dict(zip(_Pass.FIGURES, sums, strict=True))
         norm = float(torch.nn.utils.clip_grad_norm_(weights.values(), self.config.max_grad_norm))
         if not math.isfinite(norm):
@@ -139,13 +140,13 @@ class Gradients:
         counts = {"positives": batch.count(1), "negatives": batch.count(-1)}
         tokens = sum(length(row) for row in rows)
         means = {name: figures[name] / n if (n := figures[f"{name}_turns"]) else None for name in (*PARTS, "z0")}
-        told = {"loss": figures["loss"], "grad_norm": norm, "tokens": tokens, "padded_tokens": int(figures["tokens"])}
-        return told | counts | means
+        totals = {"loss": figures["loss"], "grad_norm": norm, "tokens": tokens, "padded_tokens": int(figures["tokens"])}
+        return totals | counts | means
 
     def _passes(
         self, rows: Sequence[Encoded], games: Mapping[str, Game], turns: int, step: int, size: int
     ) -> Iterator[_Pass]:
-        """This process's passes of a batch."""
+        """Yield the results of this process's passes of a batch, in order."""
         weights, kto = list(trainable(self.model).values()), self.config.objective is Objective.KTO
         device, together = self.base.device, lora.draws_apart(self.model)
         processes = self.processes.count if together else None
@@ -160,29 +161,30 @@ class Gradients:
                 loss = objectives.batch_loss(losses.loss, turns=turns)
                 value = _finite(loss, part.rows, step)
                 gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-            counted = ~losses.parts.isnan()
-            point = [0.0, 0.0] if z0 is None else [z0.item(), 1.0]
-            parts = [losses.parts.nan_to_num().sum(0).tolist(), counted.sum(0).tolist()]
-            return _Pass(gradients, (value, part.tokens, *parts[0], point[0], *parts[1], point[1]))
+            has_part = ~losses.parts.isnan()
+            sums, counts = losses.parts.nan_to_num().sum(0).tolist(), has_part.sum(0).tolist()
+            z0_sum, z0_count = (0.0, 0.0) if z0 is None else (z0.item(), 1.0)
+            return _Pass(gradients, (value, part.tokens, *sums, z0_sum, *counts, z0_count))
 
-        parts = [_Part(some, int(torch.randint(2**62, ()))) for some in passes(rows, size, device, processes)]
-        scored: Sequence[SpanScores | None] = [None] * len(parts)
+        parts = [_Part(group, int(torch.randint(2**62, ()))) for group in passes(rows, size, device, processes)]
+        scores_by_part: Sequence[SpanScores | None] = [None] * len(parts)
         z0 = None
         if kto and len(parts) > 1:
-            at_once = together and len(parts) <= threads.parallel_passes(device)  # so many graphs are in memory anyway
+            # As many graphs as there are passes in parallel are in memory anyway.
+            at_once = together and len(parts) <= threads.parallel_passes(device)
             score_part = partial(self._score, gradient=at_once)
-            alternatives = list(threads.map_parallel(score_part, parts, device, together=together))
-            z0 = reference_point(alternatives, self.config, self.reference)
-            scored = alternatives if at_once else scored
-        mine = list(self.processes.deal(zip(parts, scored, repeat(z0), strict=False)))
-        yield from threads.map_parallel(run, mine, device, together=together)
+            scores_for_z0 = list(threads.map_parallel(score_part, parts, device, together=together))
+            z0 = reference_point(scores_for_z0, self.config, self.reference)
+            scores_by_part = scores_for_z0 if at_once else scores_by_part
+        jobs = list(self.processes.shard(zip(parts, scores_by_part, repeat(z0), strict=False)))
+        yield from threads.map_parallel(run, jobs, device, together=together)
 
     def _score(self, part: _Part, *, gradient: bool = True) -> SpanScores:
-        """Scores of a part; the same draws of dropout each time, if all of it is lean layers' or an accelerator's."""
+        """Score a part, with the same dropout each time if lean layers or an accelerator draw all of it."""
         options = {"with_entropy": self.config.entropy_weight != 0, "with_mean": self.config.label_smoothing != 0}
         packed = collate(part.rows, chat(self.base.processor).pad_id)
         if (device := self.base.device).type != "cpu":
-            torch.get_device_module(device).manual_seed(part.seed)  # whatever this process did before
+            torch.get_device_module(device).manual_seed(part.seed)  # independent of this process's earlier passes
         with torch.set_grad_enabled(gradient), lora.draws(part.seed):
             return score(self.model, packed, self.features, **options)
 
@@ -196,18 +198,18 @@ class _Part:
 
     @property
     def tokens(self) -> int:
-        """With padding."""
+        """Number of tokens with padding."""
         return len(self.rows) * max(length(row) for row in self.rows)
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """What a pass adds to its batch."""
+    """A pass's contribution to its batch."""
 
     FIGURES: ClassVar = ("loss", "tokens", *PARTS, "z0", *(f"{name}_turns" for name in (*PARTS, "z0")))
 
     gradients: Sequence[Tensor | None]  # of the trainable weights, in their order
-    figures: Sequence[float]  # sums over the pass's turns, as FIGURES names them, and how many turns have each part
+    figures: Sequence[float]  # in the order of FIGURES: sums over the pass's turns, and how many turns have each part
 
 
 def _finite(loss: Tensor, rows: Sequence[Encoded], step: int) -> float:

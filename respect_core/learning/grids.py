@@ -1,4 +1,4 @@
-"""Search spaces of training settings, as named functions from a recipe to the recipes to try (Table 1).
+"""Define search spaces of training settings: named functions from a recipe to the recipes to try (Table 1).
 
 Deviations from the paper, numbered as they are cited elsewhere:
 1. `table-1` changes one setting at a time. The paper does not say how its search space was searched; all of its
@@ -26,7 +26,7 @@ TABLE_1: Mapping[str, Sequence[Any]] = {
     "entropy_weight": (0.0, 0.01, 0.1, 0.5),
     "kto_beta": (0.01, 0.1, 0.5),
 }
-"""Values of each setting."""
+"""Setting -> values to try."""
 
 Grid = Callable[[TrainingConfig], Iterator[TrainingConfig]]
 
@@ -46,7 +46,7 @@ def table_1_product(recipe: TrainingConfig) -> Iterator[TrainingConfig]:
 
 
 def near(recipe: TrainingConfig) -> Iterator[TrainingConfig]:
-    """Yield the recipe at a quarter to four times its rate, and with other weights of its extra terms.
+    """Yield the recipe at a quarter to four times its learning rate, and with other weights of its extra terms.
 
     For models whose rates are not Table 1's, such as the embedded one.
     """
@@ -65,13 +65,13 @@ GRIDS: Mapping[str, Grid] = {"table-1": table_1, "table-1-product": table_1_prod
 
 
 def points(name: str, recipe: TrainingConfig, limit: int | None = None) -> list[TrainingConfig]:
-    """The recipe itself, then those that a grid makes of it, each once.
+    """Return the recipe itself, then the recipes that a grid makes from it, each once.
 
     Args:
-        limit: at most so many of them, drawn at random: always the same of one grid, and a larger limit adds to them.
+        limit: maximum number of recipes, drawn at random: always the same for a grid, and a larger limit adds to them.
 
     Raises:
-        ValueError: no such grid; the message lists those there are.
+        ValueError: no such grid; the message lists all grids.
     """
     if name not in GRIDS:
         raise ValueError(f"no grid {name!r}; there are: {', '.join(GRIDS)}")
@@ -82,20 +82,20 @@ def points(name: str, recipe: TrainingConfig, limit: int | None = None) -> list[
 
 
 def changes(recipe: TrainingConfig, point: TrainingConfig) -> dict[str, Any]:
-    """What a point changes of the recipe: values by setting, none for the recipe itself."""
+    """Return the values that a point changes, by setting; none for the recipe itself."""
     names = [field.name for field in fields(recipe)]
     return {name: getattr(point, name) for name in names if getattr(point, name) != getattr(recipe, name)}
 
 
 def label(recipe: TrainingConfig, point: TrainingConfig) -> str:
-    """The changes in one line."""
-    changed = changes(recipe, point)
-    said = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in changed.items()]
-    return ", ".join(said) or "as in the profile"
+    """Describe the changes in one line."""
+    values = changes(recipe, point)
+    texts = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()]
+    return ", ".join(texts) or "as in the profile"
 
 
 def _space(recipe: TrainingConfig) -> dict[str, Sequence[Any]]:
-    """Table 1's rows that mean something for a recipe."""
-    without = {"kto_beta"} if recipe.objective is not Objective.KTO else set()
-    without |= {"epochs"} if recipe.max_steps is not None else set()
-    return {name: values for name, values in TABLE_1.items() if name not in without}
+    """Return the rows of Table 1 that apply to a recipe."""
+    excluded = {"kto_beta"} if recipe.objective is not Objective.KTO else set()
+    excluded |= {"epochs"} if recipe.max_steps is not None else set()
+    return {name: values for name, values in TABLE_1.items() if name not in excluded}

@@ -1,24 +1,24 @@
-"""The three learning objectives of section 4.2, with the terms of section 5, as pure functions of tensors.
+"""Compute the three learning objectives of section 4.2, with the terms of section 5: pure functions of tensors.
 
 Deviations from the paper, and why:
 1. P(a|x) of equation 2 is over the full vocabulary, while the logged p is renormalised over the legal actions: the
-   gradient is the model's own, the propensity is that of the policy that acted. Under the same weights
+   gradient is the model's own, the propensity that of the policy that acted. Under the same weights
    P = p P(legal) <= p, so negatives weigh slightly less than with one definition for both.
 2. The propensity is clamped from below at `floor` (0.01, as in the authors' code), which bounds c of equation 2.
 3. KTO's log-ratios are sums over the action's tokens, as in the released code and the textbook. Section 5 speaks of
    length normalisation for "all three objectives"; with it, beta of Table 1 would mean less by the length of an action.
    `length_normalised=True` divides, in the loss and in its KL term.
-4. KTO's KL term is estimated from one alternative action per turn (`learning.trainer.alternative`), as in the
-   authors' code, not from mismatched pairs of a batch: the actions of other turns are often illegal here.
-5. The mean of a batch is over turns, each turn's own mean over its tokens: a turn counts the same whether it names
-   one image or five. SFTTrainer takes the mean over all tokens of a batch; `length_normalised=False` and a division
-   by the tokens gives that.
-6. Label smoothing of KTO is a cross entropy to the uniform distribution added to the loss: inside the ratio, the
-   logged reference has no such part to be compared with.
-7. The entropy term is over the full vocabulary, as the losses are. Play draws among legal actions alone, so no log
-   holds an illegal one and no loss punishes the mass that a policy puts on illegal text. It does not grow: 1 to 2% of
-   greedy actions are illegal before and after a round, with D0 by cross entropy or without (docs/log.md). Scoring
-   legal continuations alone cost games, so all of the vocabulary is scored.
+4. KTO's KL term is estimated from one alternative action per turn (`Scenario.alternative`), as in the authors' code,
+   not from mismatched pairs of a batch: the actions of other turns are often illegal here.
+5. The mean of a batch is over turns, and each turn's over its tokens: a turn counts the same whether it names one image
+   or five. SFTTrainer takes the mean over all tokens of a batch; `length_normalised=False` and a division by the number
+   of tokens gives that.
+6. Label smoothing of KTO is a cross entropy to the uniform distribution added to the loss. It is not inside the ratio,
+   because the logged reference has no such part.
+7. The entropy term is over the full vocabulary, as the losses are. Play samples legal actions only, so no log has an
+   illegal one and no loss punishes the mass that a policy puts on illegal text. That mass does not grow: 1 to 2% of
+   greedy actions are illegal before and after a round, with cross entropy on D0 or without (docs/log.md). Scoring only
+   legal continuations cost games, so all of the vocabulary is scored.
 
 Shape legend:
     N  turns (action spans)
@@ -38,7 +38,7 @@ def span_total(values_NS: Tensor, mask_NS: Tensor) -> Tensor:
 
 
 def span_mean(values_NS: Tensor, mask_NS: Tensor) -> Tensor:
-    """Mean over the tokens of each action, [N]."""
+    """Average over the tokens of each action, [N]."""
     return span_total(values_NS, mask_NS) / mask_NS.sum(-1)
 
 
@@ -47,10 +47,10 @@ def _pooled(values_NS: Tensor, mask_NS: Tensor, length_normalised: bool) -> Tens
 
 
 def smoothed(logp_NS: Tensor, mean_logp_NS: Tensor | None, label_smoothing: float) -> Tensor:
-    """Log-likelihood against smoothed labels: (1 - e) log p(token) + e mean over the vocabulary of log p, [N, S].
+    """Smooth the labels: (1 - e) log p(token) + e mean over the vocabulary of log p, [N, S].
 
     Raises:
-        ValueError: smoothing is asked for and `mean_logp_NS` is not there.
+        ValueError: there is smoothing and `mean_logp_NS` is None.
     """
     if label_smoothing == 0.0:
         return logp_NS
@@ -67,17 +67,17 @@ def fft_loss(
     label_smoothing: float = 0.0,
     mean_logp_NS: Tensor | None = None,
 ) -> Tensor:
-    """Filtered fine-tuning (section 4.2): cross entropy of each kept turn's action, in nats, [N]."""
+    """Compute filtered fine-tuning (section 4.2): cross entropy of each kept turn's action, in nats, [N]."""
     return -_pooled(smoothed(logp_NS, mean_logp_NS, label_smoothing), mask_NS, length_normalised)
 
 
 def rewards(labels_N: Tensor, negative_reward: float = -0.1) -> Tensor:
-    """Equation 1: +1 / 0 / `negative_reward` for labels +1 / 0 / -1, [N]."""
+    """Compute equation 1: +1 / 0 / `negative_reward` for labels +1 / 0 / -1, [N]."""
     return torch.where(labels_N < 0, negative_reward, labels_N.clamp(min=0).to(torch.float32))
 
 
 def rl_coefficient(logp_N: Tensor, reward_N: Tensor, probability_N: Tensor, floor: float = 0.01) -> Tensor:
-    """c of equation 2, without gradient, [N]: 1 where R >= 0, else P(a|x) / max(p, floor).
+    """Compute c of equation 2, without gradient, [N]: 1 where R >= 0, else P(a|x) / max(p, floor).
 
     Raises:
         ValueError: a turn of negative reward has no probability (NaN).
@@ -100,10 +100,10 @@ def rl_loss(
     label_smoothing: float = 0.0,
     mean_logp_NS: Tensor | None = None,
 ) -> Tensor:
-    """REINFORCE with inverse propensity (equations 1, 2), [N].
+    """Compute REINFORCE with inverse propensity (equations 1, 2), [N].
 
-    Equation 2 is a direction of ascent; this is its negative, so that minimising it follows the paper. Only its
-    gradient has a meaning: the value is -c R log P(a|x).
+    Equation 2 is a direction of ascent; this is its negative, so that minimising it follows the paper. Only the
+    gradient is meaningful: the value is -c R log P(a|x).
 
     Args:
         reward_N: from `rewards`.
@@ -115,13 +115,13 @@ def rl_loss(
 
 
 def log_ratio(logp_NS: Tensor, mask_NS: Tensor, reference_N: Tensor, *, length_normalised: bool = False) -> Tensor:
-    """log P(a|x) - log P_ref(a|x), divided by the number of action tokens where so configured, [N]."""
+    """Compute log P(a|x) - log P_ref(a|x), divided by the number of action tokens if `length_normalised`, [N]."""
     ratio_N = span_total(logp_NS, mask_NS) - reference_N
     return ratio_N / mask_NS.sum(-1) if length_normalised else ratio_N
 
 
 def kto_kl(logp_NS: Tensor, mask_NS: Tensor, reference_N: Tensor, *, length_normalised: bool = False) -> Tensor:
-    """KTO's reference point z0: mean log-ratio of the alternative actions, at least 0, without gradient; a scalar.
+    """Compute KTO's z0: mean log-ratio of the alternative actions, at least 0, without gradient; a scalar.
 
     N counts alternatives here; with none, z0 is 0.
     """
@@ -145,7 +145,7 @@ def kto_loss(
     label_smoothing: float = 0.0,
     mean_logp_NS: Tensor | None = None,
 ) -> Tensor:
-    """Kahneman-Tversky optimisation (Ethayarajh et al., 2024, equation 7; section 4.2), [N].
+    """Compute Kahneman-Tversky optimisation (Ethayarajh et al., 2024, equation 7; section 4.2), [N].
 
     Args:
         reference_N: log P_ref(a|x), summed over the action.
@@ -163,7 +163,7 @@ def kto_loss(
 
 
 def entropy_term(entropy_NS: Tensor, mask_NS: Tensor, weight: float | Tensor) -> Tensor:
-    """Section 5: minus `weight` times the mean entropy (nats, over the vocabulary) of each action's tokens, [N].
+    """Compute section 5's term: -`weight` times the mean entropy (nats, over the vocabulary) of action tokens, [N].
 
     `weight` may be one per turn, [N].
     """
@@ -171,10 +171,10 @@ def entropy_term(entropy_NS: Tensor, mask_NS: Tensor, weight: float | Tensor) ->
 
 
 def batch_loss(loss_N: Tensor, *, turns: int, weight_N: Tensor | None = None) -> Tensor:
-    """A micro-batch's share of its batch's mean over turns; a scalar.
+    """Compute a micro-batch's share of its batch's mean over turns; a scalar.
 
     Args:
-        turns: turns with a loss in the whole batch, so that micro-batches of any size add up to the batch's mean.
+        turns: number of turns with a loss in the whole batch, so that the shares of its micro-batches sum to its mean.
         weight_N: per-turn weights; 1 by default.
     """
     return (loss_N if weight_N is None else loss_N * weight_N).sum() / turns

@@ -1,15 +1,15 @@
-"""Exact match on validation turns without generation, and the choice of a checkpoint (appendix B.3).
+"""Measure exact match on validation turns without generation, and choose a checkpoint by it (appendix B.3).
 
 Deviations from the paper, numbered as they are cited elsewhere:
 1. No generation: greedy decoding writes the reference exactly when, under teacher forcing, the most probable token at
    every position of the action, end token included, is the reference's. One packed pass scores a whole game.
-2. Illegal actions are counted where greedy decoding departs from the reference only: the reference itself is legal.
+2. Illegal actions are counted only where greedy decoding departs from the reference: the reference itself is legal.
 3. A checkpoint is chosen by `sampled_match`, the expected exact match of an action drawn at temperature 1, as deployed:
    the mean probability of the right action. The authors draw once per turn, with suppressed tokens; here the mass on
-   illegal text counts against a policy. Greedy exact match does not see how sure a policy is, which decides sampled
-   games: T-KTO won 52.0% of them and the seed policy 34.3%, at one greedy exact match (docs/log.md).
+   illegal text counts against a policy. Greedy exact match ignores how confident a policy is, which decides sampled
+   games: T-KTO won 52.0% of them and the seed policy 34.3%, with the same greedy exact match (docs/log.md).
 
-What is no click that fits the state is illegal: `Deselect select`, a letter that is not selected, nothing at all.
+Text that is no legal click in the state is illegal: `Deselect select`, a letter that is not selected, nothing at all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ValidationResult:
 
     `sampled_match` is the mean probability of the logged action over the full vocabulary: the exact match of actions
     drawn at temperature 1, in expectation. `illegal_actions` counts greedy actions that are illegal in their state; it
-    is None where it was not asked for.
+    is None if they were not counted.
     """
 
     exact_match: float
@@ -50,7 +50,7 @@ def exact_match(
     *,
     count_illegal: bool = True,
 ) -> ValidationResult:
-    """How often the policy's greedy, unconstrained action is the logged one.
+    """Measure how often the policy's greedy, unconstrained action is the logged one.
 
     Args:
         turns: (interaction_id, turn) that count, e.g. the right ones; all with an action by default. The others are
@@ -63,42 +63,44 @@ def exact_match(
     """
     games = packing.by_id(interactions)
     present = {(key.interaction_id, key.turn) for interaction in interactions for key in packing.keys(interaction)}
-    wanted = present if turns is None else set(turns)
-    if not wanted <= present or not wanted:
-        raise ValueError(f"no action to validate for {sorted(wanted - present)[:5] or 'any turn'} in the interactions")
+    selection = present if turns is None else set(turns)
+    if not selection <= present or not selection:
+        missing = sorted(selection - present)[:5]
+        raise ValueError(f"no action to validate for {missing or 'any turn'} in the interactions")
     correct: dict[tuple[str, int], bool] = {}
     total = 0.0  # of probabilities
     with evaluating(policy.model):
         model = merged(policy.model)
-        images = (image for name in sorted({name for name, _ in wanted}) for image in games[name].context)
+        images = (image for name in sorted({name for name, _ in selection}) for image in games[name].context)
         features = policy.features.connected(model, images)
 
-        def scored(batch: packing.PackedBatch) -> tuple[packing.PackedBatch, Tensor, Tensor]:
+        def score(batch: packing.PackedBatch) -> tuple[packing.PackedBatch, Tensor, Tensor]:
             logits_MV = packing.span_logits(model, batch, features)
             targets_M1 = batch.targets.to(logits_MV.device)[:, None]
             logp_M = logits_MV.gather(1, targets_M1)[:, 0] - logits_MV.logsumexp(-1)
             return batch, logits_MV.argmax(-1).cpu(), logp_M.double().cpu()
 
         for batch, best_M, logp_M in threads.map_parallel(
-            scored, policy.packed(interactions, wanted), policy.base.device
+            score, policy.packed(interactions, selection), policy.base.device
         ):
             for key, matches in zip(batch.keys, (best_M == batch.targets).split(batch.lengths), strict=True):
                 correct[key.interaction_id, key.turn] = bool(matches.all())
             total += sum(math.exp(logp_S.sum()) for logp_S in logp_M.split(batch.lengths))
     illegal = None
     if count_illegal:
-        missed = [waiting(games[name], turn) for (name, turn), match in sorted(correct.items()) if not match]
-        written = policy.write(missed, Manner(constrained=False, temperature=0.0))
+        misses = [waiting(games[name], turn) for (name, turn), match in sorted(correct.items()) if not match]
+        actions = policy.write(misses, Manner(constrained=False, temperature=0.0))
         illegal = sum(
-            not policy.base.scenario.accept(one.text, game).legal for one, game in zip(written, missed, strict=True)
+            not policy.base.scenario.accept(action.text, game).legal
+            for action, game in zip(actions, misses, strict=True)
         )
-    turns_in_all = len(correct)
-    return ValidationResult(sum(correct.values()) / turns_in_all, total / turns_in_all, turns_in_all, illegal, correct)
+    count = len(correct)
+    return ValidationResult(sum(correct.values()) / count, total / count, count, illegal, correct)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint and how it validated."""
+    """A checkpoint and its validation result."""
 
     seed: int
     step: int

@@ -1,11 +1,11 @@
-"""Which games to annotate, and what annotators are shown of them (appendix A.2): FOR MEASURING ONLY.
+"""Sample games for annotation, and hand out their turns to annotators (appendix A.2): FOR MEASURING ONLY.
 
-A task is one game of one policy, turn by turn, without its targets. Of each turn there are two phases: context, state
-and utterance, on which the annotator says which action they would take; then the action taken and the follow-up, on
-which they say whether the speaker was satisfied. Whoever shows a task keeps to that order.
+A task is one game of one policy, turn by turn, without its targets. Each turn has two phases. First the annotator sees
+context, state and utterance, and says which action they would take. Then they see the action taken and the follow-up,
+and say whether the speaker was satisfied. Every page that shows a task keeps to that order.
 
-Games are drawn from the turns table, which knows no outcome, by a hash of the seed and their id: the same seed draws
-the same games, more games keep those drawn before, and success has no part in it.
+Games are drawn from the turns table, which has no outcomes, by a hash of the seed and their id: the same seed draws
+the same games, a larger sample contains a smaller one, and success plays no part.
 """
 
 from __future__ import annotations
@@ -49,27 +49,27 @@ class AnnotationTask(_Record):
     interaction_id: str
     round: Annotated[int, Field(ge=0)]
     variant: str
-    annotators: Annotated[int, Field(ge=1)] = Field(description="how many are to annotate it: 1 or 3")
+    annotators: Annotated[int, Field(ge=1)] = Field(description="how many people annotate it: 1 or 3")
     context: list[str] = Field(description="image ids in the listener's order: letters A to J")
     turns: list[TaskTurn]
 
     @property
     def partition(self) -> Partition:
-        """Round and variant."""
+        """Partition of the tables that the game is in."""
         return Partition(self.round, self.variant)
 
 
 def sample(
     store: Store, round: int, variant: str, *, games: int = GAMES, triple: float = TRIPLE, seed: int = 0
 ) -> list[AnnotationTask]:
-    """Draw games of a policy in a round for annotation; all of them where there are fewer.
+    """Draw games of a policy in a round for annotation; all of them if there are fewer.
 
     Args:
-        games: how many.
-        triple: share of them, at least one game if above 0, that three annotators are to see.
+        games: number to draw.
+        triple: share of them that three annotators see; at least one game if above 0.
         seed: of the draw.
 
-    Memory holds the ids of the partition's games and the turns of those drawn.
+    Memory holds the ids of the partition's games and the turns of the sample.
 
     Raises:
         TableError: no turns of that round and variant, or an unreadable table.
@@ -82,13 +82,13 @@ def sample(
         ids.update(batch.column(0).unique().to_pylist())
     if not ids:
         raise TableError(f"{store.uri}: no turns of round {round}, variant {variant!r}; import or export them first")
-    drawn = sorted(ids, key=lambda each: hashlib.sha256(f"{seed}/{each}".encode()).digest())[:games]
-    several = max(1, int(triple * len(drawn) + 0.5)) if triple else 0
+    selection = sorted(ids, key=lambda each: hashlib.sha256(f"{seed}/{each}".encode()).digest())[:games]
+    triples = max(1, int(triple * len(selection) + 0.5)) if triple else 0
     contexts: dict[str, list[str]] = {}
-    turns: dict[str, list[TaskTurn]] = {each: [] for each in drawn}
-    wanted = pa.array(drawn, pa.string())
+    turns: dict[str, list[TaskTurn]] = {each: [] for each in selection}
+    selection_array = pa.array(selection, pa.string())
     for batch in iter_batches(store, "turns", [round], [variant], _COLUMNS):
-        for row in batch.filter(pc.is_in(batch.column("interaction_id"), wanted)).to_pylist():
+        for row in batch.filter(pc.is_in(batch.column("interaction_id"), selection_array)).to_pylist():
             interaction_id = row.pop("interaction_id")
             contexts[interaction_id] = row.pop("context")
             turns[interaction_id].append(TaskTurn(**row))
@@ -97,21 +97,21 @@ def sample(
             interaction_id=each,
             round=round,
             variant=variant,
-            annotators=3 if number < several else 1,
+            annotators=3 if number < triples else 1,
             context=contexts[each],
             turns=sorted(turns[each], key=lambda turn: turn.turn),
         )
-        for number, each in enumerate(drawn)
+        for number, each in enumerate(selection)
     ]
 
 
 def to_lines(tasks: Iterable[AnnotationTask]) -> bytes:
-    """Tasks as JSON lines, in their order."""
+    """Return the tasks as JSON lines, in their order."""
     return b"".join(task.model_dump_json().encode() + b"\n" for task in tasks)
 
 
 def put_tasks(store: Store, tasks: Sequence[AnnotationTask]) -> str:
-    """Keep the tasks of one round and variant in the store, in the place of earlier ones; returns the key.
+    """Store the tasks of one round and variant, in place of earlier ones, and return their key.
 
     Raises ValueError for no tasks, or tasks of several partitions.
     """
@@ -124,7 +124,7 @@ def put_tasks(store: Store, tasks: Sequence[AnnotationTask]) -> str:
 
 
 def read_tasks(store: Store, rounds: Collection[int] | None = None) -> list[AnnotationTask]:
-    """The tasks kept in the store, of these rounds or of all. Raises TableError at a line that is no task."""
+    """Read the stored tasks, of these rounds or of all. Raises TableError at a line that is no task."""
     tasks = []
     for partition in partitions_with(store, TASKS, "tasks.jsonl", rounds):
         key = f"{partition.folder(TASKS)}tasks.jsonl"
@@ -150,21 +150,21 @@ AnsweredTurn = tuple[int, str, str, int, str]
 def next_turn(
     tasks: Iterable[AnnotationTask], answered: Collection[AnsweredTurn], annotator: str
 ) -> tuple[AnnotationTask, TaskTurn] | None:
-    """What an annotator is to see next: a game they began, else one that lacks annotators; None when all is done.
+    """Choose an annotator's next turn: of a game they began, else of one that lacks annotators; None if all is done.
 
     Args:
-        answered: what all annotators answered (`human_eval.answered_turns`).
+        answered: the answered turns of all annotators (`human_eval.answered_turns`).
     """
-    of_game: dict[tuple[int, str, str], dict[str, set[int]]] = {}
+    by_game: dict[tuple[int, str, str], dict[str, set[int]]] = {}
     for round, variant, interaction_id, turn, who in answered:
-        of_game.setdefault((round, variant, interaction_id), {}).setdefault(who, set()).add(turn)
-    fresh: tuple[AnnotationTask, TaskTurn] | None = None
+        by_game.setdefault((round, variant, interaction_id), {}).setdefault(who, set()).add(turn)
+    new_game: tuple[AnnotationTask, TaskTurn] | None = None
     for task in tasks:
-        begun = of_game.get((*task.partition, task.interaction_id), {})
-        done = begun.get(annotator, set())
-        left = next((turn for turn in task.turns if turn.turn not in done), None)
-        if left is not None and annotator in begun:
-            return task, left
-        if left is not None and fresh is None and len(begun) < task.annotators:
-            fresh = task, left
-    return fresh
+        by_annotator = by_game.get((*task.partition, task.interaction_id), {})
+        own = by_annotator.get(annotator, set())
+        turn_left = next((turn for turn in task.turns if turn.turn not in own), None)
+        if turn_left is not None and annotator in by_annotator:
+            return task, turn_left
+        if turn_left is not None and new_game is None and len(by_annotator) < task.annotators:
+            new_game = task, turn_left
+    return new_game

@@ -1,11 +1,11 @@
-"""One policy's games of one round, and what they show: a partition of the tables read and measured.
+"""Read and measure one policy's games of one round: one partition of the tables.
 
-FOR MEASURING ONLY: outcomes and labels derived from targets come in.
+FOR MEASURING ONLY: this reads outcomes and labels derived from targets.
 
 Deviations from the paper, numbered as they are cited elsewhere:
-1. Where no turn was annotated, the decoder is measured against labels derived from the targets
+1. If no turn was annotated, the decoder is measured against labels derived from the targets
    (`measuring.labels`). The paper's figure 6 is against annotators' judgements of the speaker's satisfaction, which
-   is another question: `Decoded.against` says which it is.
+   is another question: `Decoded.against` tells the two apart.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from respect_core.measuring.decoder_metrics import Calibration, Confusion, calib
 from respect_core.measuring.judge import ImageSimilarity, judge
 from respect_core.measuring.language import Language, language
 from respect_core.measuring.metrics import Counts, Figures, counts, figures
-from respect_core.measuring.turn_metrics import LABELS as SATISFIED
+from respect_core.measuring.turn_metrics import LABELS as SATISFACTION_LABELS
 from respect_core.measuring.turn_metrics import (
     Agreement,
     AnnotatedTurn,
     TurnFigures,
     agreement,
-    ground_truth,
+    first_annotations,
     turn_figures,
 )
 from respect_core.measuring.users import UserShares, user_shares
@@ -40,11 +40,11 @@ from respect_core.store.manifests import Partition, read_manifest
 from respect_core.store.tables import iter_batches, read_table
 
 Context = tuple[tuple[str, ...], tuple[str, ...]]
-"""What a game is about: its images and its targets, each in order of name."""
+"""A game's images and its targets, each sorted by name."""
 
 
 class TurnRow(NamedTuple):
-    """What is read of a turn. Tuples, because there may be millions: a dictionary has four times their size."""
+    """The columns read of a turn, as a tuple: there may be millions, and a dictionary is four times the size."""
 
     interaction_id: str
     turn: int
@@ -57,7 +57,7 @@ class TurnRow(NamedTuple):
 
 
 class OutcomeRow(NamedTuple):
-    """What is read of an outcome."""
+    """The columns read of an outcome."""
 
     interaction_id: str
     targets: tuple[str, ...] | None
@@ -67,7 +67,7 @@ class OutcomeRow(NamedTuple):
 
 
 class LabelRow(NamedTuple):
-    """What is read of a turn's feedback by one decoder."""
+    """The columns read of a turn's feedback by one decoder."""
 
     interaction_id: str
     turn: int
@@ -83,19 +83,19 @@ Row = TypeVar("Row", TurnRow, OutcomeRow, LabelRow)
 
 @dataclass(frozen=True)
 class Decoded:
-    """What one decoder said about a policy's turns, and how that fits what they were (see deviation 1)."""
+    """One decoder's labels of a policy's turns, and how they compare with actual labels (see deviation 1)."""
 
     negative: int
     neutral: int
     positive: int
-    against: Literal["annotations", "targets"] | None = None  # None: there is nothing to compare with
+    against: Literal["annotations", "targets"] | None = None  # None: there are no actual labels
     confusion: Confusion | None = None
     calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One policy in one round. What was not logged, decoded or annotated is None, or absent."""
+class PolicyRound:
+    """Figures of one policy in one round. Those that were not logged, decoded or annotated are None, or absent."""
 
     figures: Figures | None = None
     language: Language | None = None
@@ -106,14 +106,12 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Played:
-    """What is kept of a partition to compare it with others. Utterances and labels: of each game."""
+class GameTotals:
+    """Totals of a partition, to compare it with others after its rows are dropped."""
 
-    by_context: Mapping[
-        Context, Sequence[float]
-    ]  # respect_core.measuring.metrics.COLUMNS, mean over the games of the context
-    utterances: Sequence[Sequence[str]]
-    labels: Mapping[str, Sequence[Sequence[int]]]  # by decoder
+    by_context: Mapping[Context, Sequence[float]]  # metrics.COLUMNS, mean over the games of the context
+    utterances: Sequence[Sequence[str]]  # of each game
+    labels: Mapping[str, Sequence[Sequence[int]]]  # decoder -> labels of each game
     annotated: Sequence[AnnotatedTurn]
     turns: int
     users: frozenset[str]
@@ -131,31 +129,32 @@ class Rows:
     annotations: Sequence[Mapping[str, Any]]
 
     def utterances(self) -> dict[str, list[str]]:
-        """By game."""
-        said: dict[str, list[str]] = defaultdict(list)
+        """Return the utterances of each game, by interaction id."""
+        by_game: dict[str, list[str]] = defaultdict(list)
         for row in self.turns:
-            said[row.interaction_id].append(row.utterance)
-        return said
+            by_game[row.interaction_id].append(row.utterance)
+        return by_game
 
     def counts(self) -> Counts:
+        """Count `metrics.COLUMNS` of every game that has an outcome, in order of interaction id."""
         return counts((row._asdict() for row in self.turns), (row._asdict() for row in self.outcomes.values()))
 
-    def played(self) -> Played:
-        """What is kept when the rows are let go."""
+    def totals(self) -> GameTotals:
+        """Summarise the games, so that the rows can be dropped."""
         contexts = {row.interaction_id: tuple(sorted(row.context)) for row in self.turns}
-        counted = sorted(key for key, row in self.outcomes.items() if row.success is not None)
+        finished = sorted(key for key, row in self.outcomes.items() if row.success is not None)
         by_context: dict[Context, list[list[int]]] = defaultdict(list)
-        for key, columns in zip(counted, self.counts().tolist(), strict=True):
+        for key, columns in zip(finished, self.counts().tolist(), strict=True):
             if key in contexts:
                 by_context[contexts[key], tuple(sorted(self.outcomes[key].targets or ()))].append(columns)
         labels: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for row in self.feedback:
             labels[row.decoder][row.interaction_id].append(row.label)
-        return Played(
+        return GameTotals(
             by_context={context: np.mean(games, axis=0).tolist() for context, games in by_context.items()},
             utterances=list(self.utterances().values()),
             labels={decoder: list(games.values()) for decoder, games in labels.items()},
-            annotated=_annotated(self),
+            annotated=_annotated_turns(self),
             turns=len(self.turns),
             users=frozenset(row.user for row in self.turns),
             starts=[row.started_at for row in self.outcomes.values()],
@@ -164,22 +163,22 @@ class Rows:
 
 
 def read_rows(store: Store, partition: Partition) -> Rows:
-    """A partition of all tables. Raises TableError and StoreError as reading tables does."""
-    where, known = ([partition.round], [partition.variant]), _Known()
-    annotated = read_manifest(store, "annotations", *partition) is not None
-    annotations = read_table(store, "annotations", *where).to_pylist() if annotated else []
+    """Read a partition of all tables. Raises TableError and StoreError as reading tables does."""
+    where, pool = ([partition.round], [partition.variant]), _ValuePool()
+    has_annotations = read_manifest(store, "annotations", *partition) is not None
+    annotations = read_table(store, "annotations", *where).to_pylist() if has_annotations else []
     return Rows(
-        sorted(known.rows(TurnRow, iter_batches(store, "turns", *where, TurnRow._fields))),
+        sorted(pool.rows(TurnRow, iter_batches(store, "turns", *where, TurnRow._fields))),
         {
             row.interaction_id: row
-            for row in known.rows(OutcomeRow, iter_batches(store, "outcomes", *where, OutcomeRow._fields))
+            for row in pool.rows(OutcomeRow, iter_batches(store, "outcomes", *where, OutcomeRow._fields))
         },
-        list(known.rows(LabelRow, iter_batches(store, "feedback", *where, LabelRow._fields))),
+        list(pool.rows(LabelRow, iter_batches(store, "feedback", *where, LabelRow._fields))),
         sorted(annotations, key=lambda row: (row["interaction_id"], row["turn"], row["annotator"])),
     )
 
 
-class _Known:
+class _ValuePool:
     """Values of rows, each in memory once however many rows have it."""
 
     def __init__(self) -> None:
@@ -191,31 +190,31 @@ class _Known:
             yield from map(kind._make, zip(*columns, strict=True))
 
     def _same(self, value: Any) -> Any:
-        """The value that is known, lists as tuples; numbers as they are."""
+        """Return the pooled equal of a value, lists as tuples; numbers are returned as they are."""
         if isinstance(value, list):
             value = tuple(map(self._same, value))
         return self._values.setdefault(value, value) if isinstance(value, str | tuple) else value
 
 
-def cell(rows: Rows, f: ImageSimilarity | None = None) -> Cell:
-    """All figures of a partition.
+def cell(rows: Rows, f: ImageSimilarity | None = None) -> PolicyRound:
+    """Compute all figures of a partition.
 
     Args:
         f: similarity of images for equation 3; without it there are no similarities.
     """
-    games, said, judged = rows.counts(), list(rows.utterances().values()), _annotated(rows)
-    return Cell(
+    games, utterances, annotated = rows.counts(), list(rows.utterances().values()), _annotated_turns(rows)
+    return PolicyRound(
         figures=figures([games]) if len(games) else None,
-        language=language(said) if said else None,
-        decoded=_decoded(rows, judged),
-        turn_figures=turn_figures(judged, f) if judged else None,
-        agreement=agreement(judged) if judged else None,
+        language=language(utterances) if utterances else None,
+        decoded=_compare_decoders(rows, annotated),
+        turn_figures=turn_figures(annotated, f) if annotated else None,
+        agreement=agreement(annotated) if annotated else None,
         users=user_shares(Counter(row.user for row in rows.turns)) if rows.turns else None,
     )
 
 
-def _annotated(rows: Rows) -> list[AnnotatedTurn]:
-    """Annotations with the turns they are about, in the order of annotators; those of unknown turns are left out."""
+def _annotated_turns(rows: Rows) -> list[AnnotatedTurn]:
+    """Return annotations with their turns, in the order of annotators; those of unknown turns are left out."""
     if not rows.annotations:
         return []
     turns = {(row.interaction_id, row.turn): row for row in rows.turns}
@@ -237,41 +236,42 @@ def _annotated(rows: Rows) -> list[AnnotatedTurn]:
     ]
 
 
-def _decoded(rows: Rows, judged: Sequence[AnnotatedTurn]) -> dict[str, Decoded]:
-    """By decoder; turns without a label are in the counts only."""
-    satisfied = {
-        (turn.interaction_id, turn.turn): SATISFIED[turn.satisfaction]
-        for turn in ground_truth(judged)
+def _compare_decoders(rows: Rows, annotated: Sequence[AnnotatedTurn]) -> dict[str, Decoded]:
+    """Compare each decoder with actual labels; turns without an actual label are only counted."""
+    satisfaction = {
+        (turn.interaction_id, turn.turn): SATISFACTION_LABELS[turn.satisfaction]
+        for turn in first_annotations(annotated)
         if turn.satisfaction is not None
     }
-    actual = satisfied or _target_labels(rows)
+    actual = satisfaction or _target_labels(rows)
     by_decoder: dict[str, list[LabelRow]] = defaultdict(list)
     for row in rows.feedback:
         by_decoder[row.decoder].append(row)
-    found = {}
-    for decoder, said in sorted(by_decoder.items()):
-        labels = [row.label for row in said]
-        known = [row for row in said if (row.interaction_id, row.turn) in actual]
-        right = [actual[row.interaction_id, row.turn] for row in known]
-        games = [row.interaction_id for row in known]
-        found[decoder] = Decoded(
+    comparisons = {}
+    for decoder, feedback in sorted(by_decoder.items()):
+        labels = [row.label for row in feedback]
+        compared = [row for row in feedback if (row.interaction_id, row.turn) in actual]
+        actual_labels = [actual[row.interaction_id, row.turn] for row in compared]
+        games = [row.interaction_id for row in compared]
+        comparisons[decoder] = Decoded(
             negative=labels.count(-1),
             neutral=labels.count(0),
             positive=labels.count(1),
-            against=("annotations" if satisfied else "targets") if known else None,
-            confusion=confusion(right, [row.label for row in known], decoder, games) if known else None,
-            calibration=_calibration(known, right),
+            against=("annotations" if satisfaction else "targets") if compared else None,
+            confusion=confusion(actual_labels, [row.label for row in compared], decoder, games) if compared else None,
+            calibration=_calibration(compared, actual_labels),
         )
-    return found
+    return comparisons
 
 
-def _calibration(known: Sequence[LabelRow], right: Sequence[int]) -> Calibration | None:
-    """None without scores: the released data has labels only, and not a number for each score."""
-    scored = [not isnan(row.score) for row in known]
-    if not any(scored):
+def _calibration(feedback: Sequence[LabelRow], actual: Sequence[int]) -> Calibration | None:
+    """Compute the calibration, or None without scores: the released data has NaN in their place."""
+    has_score = [not isnan(row.score) for row in feedback]
+    if not any(has_score):
         return None
-    rows = list(compress(known, scored))
-    return calibration([row.score for row in rows], list(compress(right, scored)), [row.interaction_id for row in rows])
+    rows = list(compress(feedback, has_score))
+    labels = list(compress(actual, has_score))
+    return calibration([row.score for row in rows], labels, [row.interaction_id for row in rows])
 
 
 def _target_labels(rows: Rows) -> dict[TurnKey, int]:

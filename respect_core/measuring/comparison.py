@@ -1,8 +1,8 @@
-"""Two policies on the same contexts (section 5: concurrent deployments; figures 21 to 23): FOR MEASURING ONLY.
+"""Compare two policies on the same contexts (section 5: concurrent deployments; figures 21 to 23): FOR MEASURING ONLY.
 
-Not in the paper. Contexts differ in how hard they are; differences on the same contexts leave that out, and so tell
-more from fewer games than two intervals beside each other. Where a policy played a context more than once (a game that
-was broken off is given out again, or a study wants several), the mean of its games there stands for the context.
+Not in the paper. Contexts differ in difficulty; differences on the same contexts cancel that, and so show more from
+fewer games than two separate intervals do. If a policy played a context more than once (an abandoned game is handed out
+again, or a study has several games per context), the context counts with the mean of its games.
 
 Shapes: N contexts.
 """
@@ -20,14 +20,14 @@ from respect_core.stats import LEVEL, RESAMPLES, Estimate, Floats, bootstrap
 
 @dataclass(frozen=True)
 class Paired:
-    """The first policy's figures minus the second's, over the contexts that both played."""
+    """Figures of the first policy minus those of the second, over the contexts that both played."""
 
     contexts: int
     success: Estimate
     turns_per_game: Estimate
     click_accuracy: Estimate | None
-    wins: int  # contexts on which the first alone succeeded, or more often than the second
-    losses: int  # and the second
+    wins: int  # contexts on which the first policy succeeded more often than the second
+    losses: int  # contexts on which the second did
     ties: int
     p: float  # exact sign test of wins against losses, two-sided (McNemar's)
 
@@ -40,10 +40,10 @@ def paired(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Paired:
-    """Differences between two policies, with intervals that draw contexts, each with the games of both.
+    """Compute the differences between two policies, with intervals that resample contexts, each with both's games.
 
     Args:
-        first, second: metrics.COLUMNS of each context [N, 4], mean over the policy's games there; a row of both is of
+        first, second: metrics.COLUMNS of each context [N, 4], mean over the policy's games there; equal rows are of
             the same context.
 
     Raises:
@@ -59,13 +59,13 @@ def paired(
     pairs = np.concatenate([first, second], axis=1)
     success, turns, clicks = bootstrap(pairs, statistic, resamples=resamples, seed=seed, level=level)
     assert success is not None and turns is not None  # there are contexts
-    won = first[:, 0] - second[:, 0]
-    wins, losses = int((won > 0).sum()), int((won < 0).sum())
+    difference = first[:, 0] - second[:, 0]
+    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
     return Paired(contexts, success, turns, clicks, wins, losses, contexts - wins - losses, sign_test(wins, losses))
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Probability of at least so uneven a split if either side of each were equally likely; 1 without any."""
+    """Return the probability of a split at least this uneven if wins and losses were equally likely; 1 without any."""
     trials = wins + losses
     tail = sum(comb(trials, k) for k in range(min(wins, losses) + 1))
     return min(1.0, 2 * tail / 2**trials)

@@ -1,6 +1,6 @@
-"""What a round cost: turns and tokens decoded, tokens trained on, training seconds by device. Not in the paper.
+"""Measure the cost of a round: turns and tokens decoded, tokens trained on, training seconds. Not in the paper.
 
-What was decoded is counted in the store. The rest is what the run's folder keeps on the machine that ran the round:
+Decoded turns are counted in the store. The rest comes from the run's folder on the machine that ran the round:
 `summary.json`, and `work/round=N/VARIANT/seed=S/result.json` of each training.
 """
 
@@ -22,26 +22,26 @@ UNKNOWN = "unknown"  # the device of a training whose result does not name it
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one round over all its variants and training seeds. None where it was not recorded."""
+    """Cost of one round over all its variants and training seeds. None if it was not recorded."""
 
     round: int
-    turns_decoded: int | None  # each once, however many decoders
-    decode_tokens: int | None  # passed through the model, what all prompts start with left out
-    decode_seconds: float | None  # by the clock
+    turns_decoded: int | None  # each counted once, however many decoders
+    decode_tokens: int | None  # through the model, without the start that all prompts share
+    decode_seconds: float | None  # wall clock
     trainings: int | None  # variants times seeds
-    train_tokens: int | None  # passed through the model, padding left out
-    train_seconds: Mapping[str, float] | None  # device -> seconds of the workers, added up
+    train_tokens: int | None  # through the model, without padding
+    train_seconds: Mapping[str, float] | None  # device -> sum of its workers' seconds
 
 
 def read_cost(store: Store, run: Path | None, round: int) -> Cost:
-    """The cost of a round.
+    """Read the cost of a round.
 
     Args:
-        run: folder of the run (runs/NAME); None where there is none, as for imported games.
+        run: folder of the run (runs/NAME); None without one, as for imported games.
 
     Raises:
         TableError, StoreError: as reading tables does.
-        ValueError: a file of the run is not what it should be.
+        ValueError: a file of the run is malformed.
     """
     trainings = list(_trainings(run, round)) if run else []
     seconds: dict[str, float] = {}
@@ -49,7 +49,7 @@ def read_cost(store: Store, run: Path | None, round: int) -> Cost:
         device = result.get("device", UNKNOWN)
         seconds[device] = seconds.get(device, 0.0) + result.get("seconds", 0.0)
     tokens = [result["tokens"] for result in trainings if "tokens" in result]
-    turns, decode_tokens = _decoded(store, round)
+    turns, decode_tokens = _count_decoded(store, round)
     return Cost(
         round=round,
         turns_decoded=turns,
@@ -61,16 +61,16 @@ def read_cost(store: Store, run: Path | None, round: int) -> Cost:
     )
 
 
-def _decoded(store: Store, round: int) -> tuple[int | None, int | None]:
-    """Turns, each once, and tokens."""
+def _count_decoded(store: Store, round: int) -> tuple[int | None, int | None]:
+    """Count turns, each once, and tokens."""
     turns: set[tuple[str, int]] = set()
     for batch in iter_batches(store, "feedback", [round], None, ["interaction_id", "turn"]):
         turns.update(zip(map(sys.intern, batch.column(0).to_pylist()), batch.column(1).to_pylist(), strict=True))
     partitions = manifests.partitions(store, "feedback", [round])
-    found = (manifests.read_manifest(store, "feedback", *each) for each in partitions)
-    counts = [part.counts for manifest in found if manifest for part in manifest.parts]
-    counted = bool(counts) and all("tokens" in each for each in counts)  # earlier releases did not count
-    return len(turns) or None, sum(each["tokens"] for each in counts) if counted else None
+    read = (manifests.read_manifest(store, "feedback", *each) for each in partitions)
+    counts = [part.counts for manifest in read if manifest for part in manifest.parts]
+    has_tokens = bool(counts) and all("tokens" in each for each in counts)  # earlier releases did not count them
+    return len(turns) or None, sum(each["tokens"] for each in counts) if has_tokens else None
 
 
 def _trainings(run: Path, round: int) -> Iterator[dict[str, Any]]:
@@ -79,7 +79,7 @@ def _trainings(run: Path, round: int) -> Iterator[dict[str, Any]]:
 
 
 def _summary(run: Path, round: int) -> dict[str, Any]:
-    """Seconds of a round by stage, from the summary of a study or of the round alone; empty where there are none."""
+    """Return seconds of a round by stage, from the summary of a study or of one round; empty if there are none."""
     file = run / "summary.json"
     if not file.is_file():
         return {}
@@ -92,9 +92,9 @@ def _summary(run: Path, round: int) -> dict[str, Any]:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file}: not JSON ({error}); run the round again") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{file}: holds a {type(found).__name__}, not an object; run the round again")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: holds a {type(content).__name__}, not an object; run the round again")
+    return content

@@ -1,12 +1,12 @@
-"""Decoded feedback against what annotators say of satisfaction (figure 6), or against targets: FOR MEASURING ONLY.
+"""Compare decoded feedback with annotators' satisfaction (figure 6), or with targets: FOR MEASURING ONLY.
 
 Labels are +1 positive, 0 neutral, -1 negative. Actual labels are `turn_metrics.LABELS` of an annotator's satisfaction,
-or `Judge.label`, which tells how the action fits the targets and not what the user thought of it; say which.
+or `Judge.label`, which tells how the action fits the targets, not what the user thought of it; say which.
 
-Two readings of an actual neutral (partly right), section 6: strict, it is no positive; lenient, it counts as one.
+An actual neutral (partly right) has two readings, section 6: strict, it is no positive; lenient, it counts as one.
 
 Deviations from the paper, numbered as they are cited elsewhere:
-1. Intervals, which figure 6 does not have, draw games (`respect_core.stats`).
+1. There are intervals, which figure 6 does not have; they resample games (`respect_core.stats`).
 
 Shapes: T turns, N games, B bins.
 """
@@ -27,10 +27,10 @@ PREDICTED = {"binary": (-1, 1), "ternary": LABELS}
 
 @dataclass(frozen=True)
 class Confusion:
-    """One matrix of figure 6 and what follows from it.
+    """One matrix of figure 6 and the figures derived from it.
 
     `matrix[a][p]` is the share of all turns that are actually LABELS[a] and were decoded as `predicted[p]`. Precision
-    and recall are those of positives; None where nothing was decoded as, or is, positive.
+    and recall are those of positives; None if no turn was decoded as positive, or none is.
     """
 
     decoder: str
@@ -46,7 +46,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Bin:
-    """Turns whose decoded probability of positive lies from `low` to `high`, which only the last bin includes."""
+    """Turns whose decoded probability of positive is from `low` to `high`, which only the last bin includes."""
 
     low: float
     high: float
@@ -57,9 +57,9 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far decoded probabilities are shares of positives.
+    """How well decoded probabilities match shares of positives.
 
-    The interval of `ece` may lie above its value: resamples add noise to every bin, and it only adds up.
+    The interval of `ece` may lie above its value: resamples add noise to every bin, and the noise does not cancel.
     """
 
     turns: int
@@ -78,15 +78,15 @@ def confusion(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Confusion:
-    """The confusion matrix of a decoder over turns, given in any order.
+    """Compute the confusion matrix of a decoder over turns, in any order.
 
     Args:
         actual, predicted: -1, 0, +1 of each turn.
         decoder: 'binary', which decodes no neutrals, or 'ternary'.
-        games: the interaction of each turn; None draws each turn by itself.
+        games: the interaction of each turn; None resamples single turns.
 
     Raises:
-        ValueError: no turns, or not as many of each; a label or a decoder that there is not.
+        ValueError: no turns, or not as many of each; an unknown label or decoder.
     """
     if decoder not in PREDICTED:
         raise ValueError(f"decoder {decoder!r} is none of {', '.join(PREDICTED)}")
@@ -100,15 +100,15 @@ def confusion(
 
     def statistic(sums: Floats) -> Floats:
         table = sums.reshape(*sums.shape[:-1], *shape)
-        called, each = table[..., -1], table.sum(-1)  # decoded as positive, and all, by actual label
-        strict, lenient = called[..., 2], called[..., 1] + called[..., 2]
+        positive, every = table[..., -1], table.sum(-1)  # turns decoded as positive, and all turns, by actual label
+        strict, lenient = positive[..., 2], positive[..., 1] + positive[..., 2]
         right = (table * diagonal).sum((-1, -2))
         pairs = (
-            *(right, each.sum(-1)),
-            *(strict, called.sum(-1)),
-            *(strict, each[..., 2]),
-            *(lenient, called.sum(-1)),
-            *(lenient, each[..., 1] + each[..., 2]),
+            *(right, every.sum(-1)),
+            *(strict, positive.sum(-1)),
+            *(strict, every[..., 2]),
+            *(lenient, positive.sum(-1)),
+            *(lenient, every[..., 1] + every[..., 2]),
         )
         return quotients(np.stack(pairs, axis=-1))
 
@@ -128,14 +128,14 @@ def calibration(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Calibration:
-    """Calibration of a decoder's scores, in bins of equal width.
+    """Compute the calibration of a decoder's scores, in bins of equal width.
 
-    A score is a log-odds: of positive against negative for the binary decoder, whose probability it gives exactly; of
-    positive against the likelier of the two others for the ternary one, whose probability is then of these two alone.
+    A score is a log-odds. For the binary decoder it is positive against negative, and gives the probability exactly;
+    for the ternary one it is positive against the likelier of the other two, and the probability is among those two.
 
     Args:
         actual: -1, 0, +1 of each turn; only +1 is positive.
-        games: the interaction of each turn; None draws each turn by itself.
+        games: the interaction of each turn; None resamples single turns.
 
     Raises:
         ValueError: no turns, or not as many of each; a score that is no number; no bins.
@@ -165,19 +165,20 @@ def calibration(
     *shares, ece, brier = bootstrap(rows, statistic, resamples=resamples, seed=seed, level=level)
     assert ece is not None and brier is not None  # there are turns
     sums = table.sum(0)
-    found = tuple(
+    with_turns = tuple(
         Bin(each / bins, (each + 1) / bins, int(sums[each]), float(sums[bins + each] / sums[each]), share)
         for each, share in enumerate(shares)
         if share is not None
     )
-    return Calibration(len(odds), found, ece, brier)
+    return Calibration(len(odds), with_turns, ece, brier)
 
 
-def _places(labels: Sequence[int], known: Sequence[int], whose: str) -> NDArray[np.int64]:
-    unknown = sorted(set(labels) - set(known))
+def _places(labels: Sequence[int], allowed: Sequence[int], whose: str) -> NDArray[np.int64]:
+    """Return the place of each label among the allowed ones, which are sorted."""
+    unknown = sorted(set(labels) - set(allowed))
     if unknown:
-        raise ValueError(f"{whose} label {unknown[0]} is none of {', '.join(map(str, known))}")
-    return np.searchsorted(known, np.asarray(labels, dtype=np.int64))
+        raise ValueError(f"{whose} label {unknown[0]} is none of {', '.join(map(str, allowed))}")
+    return np.searchsorted(allowed, np.asarray(labels, dtype=np.int64))
 
 
 def _require(turns: int, others: Sequence[int]) -> None:

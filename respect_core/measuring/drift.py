@@ -1,7 +1,7 @@
-"""How language and decoded feedback change from round to round. Not in the paper, which shows their levels (figure 7).
+"""Measure how language and decoded feedback change between rounds. The paper shows only their levels (figure 7).
 
-Users adapt to the system (section 6, User Adaptation), and a feedback decoder meets other words than it was checked on.
-What is compared are two rounds that follow each other.
+Users adapt to the system (section 6, User Adaptation), and a feedback decoder meets other words than it was tested on.
+Each round is compared with the next.
 
 Shapes: N games, V words, P permutations.
 """
@@ -24,10 +24,10 @@ LABELS = (1, 0, -1)
 
 @dataclass(frozen=True)
 class LanguageDrift:
-    """Language of a round against that of the round before.
+    """Change in language from one round to the next.
 
-    Two samples of one language diverge too. `by_chance` is what their divergence comes to when the games of both rounds
-    are dealt out anew, the median of PERMUTATIONS, and `p` the share of these with as large a divergence.
+    Two samples of one language diverge too. `by_chance` is the median divergence over PERMUTATIONS that reassign the
+    games of both rounds at random, and `p` the share of these with at least the actual divergence.
     """
 
     earlier: int
@@ -36,7 +36,7 @@ class LanguageDrift:
     by_chance: float
     p: float
     length: Estimate  # change of tokens per utterance
-    unseen: float  # share of the later round's tokens that the earlier one does not have
+    unseen: float  # share of the later round's tokens that do not occur in the earlier one
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class FeedbackShares:
 
 @dataclass(frozen=True)
 class FeedbackDrift:
-    """Changes of these shares against the round before."""
+    """Changes of these shares from one round to the next."""
 
     earlier: int
     later: int
@@ -68,14 +68,14 @@ def language_drift(
     seed: int = 0,
     level: float = LEVEL,
 ) -> list[LanguageDrift]:
-    """Drift between each two rounds that follow each other, from the utterances of each game by round.
+    """Measure the drift from each round to the next, from the utterances of each game by round.
 
     Memory grows with games times vocabulary.
 
     Raises:
         ValueError: a round without tokens.
     """
-    found = []
+    drifts = []
     for earlier, later in pairwise(sorted(rounds)):
         games = [*rounds[earlier], *rounds[later]]
         table = _words(games)
@@ -85,13 +85,14 @@ def language_drift(
             if not words.sum():
                 raise ValueError(f"round {number} has no tokens to compare")
         divergence = float(_divergence(first, second))
-        dealt = np.random.default_rng(seed).permuted(np.tile(is_earlier, (permutations, 1)), axis=1).astype(float)
-        chance = _divergence(dealt @ table, (1 - dealt) @ table)
+        permutations_PN = np.random.default_rng(seed).permuted(np.tile(is_earlier, (permutations, 1)), axis=1)
+        in_first_PN = permutations_PN.astype(float)
+        chance = _divergence(in_first_PN @ table, (1 - in_first_PN) @ table)
         lengths = np.stack([table.sum(1), [len(game) for game in games]], axis=1)
         tables = lengths[is_earlier], lengths[~is_earlier]
         change = difference(*tables, quotients, resamples=resamples, seed=seed, level=level)[0]
         assert change is not None  # both rounds have utterances
-        found.append(
+        drifts.append(
             LanguageDrift(
                 earlier,
                 later,
@@ -102,13 +103,13 @@ def language_drift(
                 unseen=float(second[first == 0].sum() / second.sum()),
             )
         )
-    return found
+    return drifts
 
 
 def feedback_shares(
     games: Sequence[Sequence[int]], *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> FeedbackShares:
-    """Shares of the labels +1, 0 and -1 that were decoded, given by game.
+    """Compute the shares of the decoded labels +1, 0 and -1, from the labels of each game.
 
     Raises:
         ValueError: no labels.
@@ -124,44 +125,44 @@ def feedback_drift(
     seed: int = 0,
     level: float = LEVEL,
 ) -> list[FeedbackDrift]:
-    """Changes of the shares between each two rounds that follow each other, from the labels of each game by round.
+    """Compute the change of the shares from each round to the next, from the labels of each game by round.
 
     Raises:
         ValueError: a round without labels.
     """
-    found = []
+    drifts = []
     for earlier, later in pairwise(sorted(rounds)):
         tables = _labels(rounds[earlier]), _labels(rounds[later])
         figures = difference(*tables, quotients, resamples=resamples, seed=seed, level=level)
-        found.append(FeedbackDrift(earlier, later, *_three(figures)))
-    return found
+        drifts.append(FeedbackDrift(earlier, later, *_three(figures)))
+    return drifts
 
 
 def _words(games: Sequence[Sequence[str]]) -> Floats:
-    """How often each game has each word of all of them [N, V]."""
-    counted = [Counter(token for utterance in game for token in tokens(utterance)) for game in games]
-    place = {word: index for index, word in enumerate(sorted({word for game in counted for word in game}))}
+    """Count each word in each game, over the words of all games [N, V]."""
+    counters = [Counter(token for utterance in game for token in tokens(utterance)) for game in games]
+    place = {word: index for index, word in enumerate(sorted({word for counter in counters for word in counter}))}
     table = np.zeros((len(games), len(place)))
-    for row, game in zip(table, counted, strict=True):
-        for word, times in game.items():
-            row[place[word]] = times
+    for row, counter in zip(table, counters, strict=True):
+        for word, count in counter.items():
+            row[place[word]] = count
     return table
 
 
 def _divergence(first: Floats, second: Floats) -> Floats:
-    """Jensen-Shannon divergence in bits of two distributions given by counts [..., V]."""
+    """Compute the Jensen-Shannon divergence in bits of two distributions, from counts [..., V]."""
     p, q = (counts / counts.sum(-1, keepdims=True) for counts in (first, second))
     middle = (p + q) / 2
     return np.asarray((_relative(p, middle) + _relative(q, middle)) / 2)
 
 
 def _relative(p: Floats, q: Floats) -> Floats:
-    """Kullback-Leibler divergence in bits; q is nowhere 0 where p is not."""
+    """Compute the Kullback-Leibler divergence in bits; q is nowhere 0 unless p is."""
     return np.asarray(np.sum(p * np.log2(np.where(p > 0, p, 1) / np.where(p > 0, q, 1)), axis=-1))
 
 
 def _labels(games: Sequence[Sequence[int]]) -> Floats:
-    """Numerator and denominator of each label's share, by game [N, 6]."""
+    """Return numerator and denominator of each label's share, by game [N, 6]."""
     return np.array(
         [[value for label in LABELS for value in (list(game).count(label), len(game))] for game in games], dtype=float
     ).reshape(-1, 6)

@@ -1,7 +1,7 @@
-"""What a deployment shows, policy by policy and round by round, gathered from a store: FOR MEASURING ONLY.
+"""Gather the evidence of a deployment from a store, by policy and round: FOR MEASURING ONLY.
 
-Everything is read from the tables (turns, outcomes, feedback, annotations; `measuring.cell`). Outcomes come in, so
-nothing on the learning path may import this (tests/test_no_auxiliary_labels.py holds that).
+Everything is read from the tables (turns, outcomes, feedback, annotations; `measuring.cell`). As this includes
+outcomes, nothing on the learning path may import this module (tests/test_no_auxiliary_labels.py checks that).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from respect_core.measuring.cell import Cell, Played, cell, read_rows
+from respect_core.measuring.cell import GameTotals, PolicyRound, cell, read_rows
 from respect_core.measuring.comparison import Paired, paired
 from respect_core.measuring.cost import Cost, read_cost
 from respect_core.measuring.drift import FeedbackDrift, LanguageDrift, feedback_drift, language_drift
@@ -25,18 +25,18 @@ from respect_core.training_data.sources import learning_partitions
 from respect_core.variants import CONTROL, HH, SEED, Variant
 
 ENHANCED = Variant.B_FFT_PLUS.value
-"""B-FFT with adapters on the vision model too, branched off after round 3 (appendix D)."""
+"""B-FFT with adapters on the vision model too, a branch from round 3 on (appendix D)."""
 
 ORDER = (*(variant.value for variant in Variant), CONTROL, HH)
-"""Of policies in the paper's tables; others follow."""
+"""Order of policies in the paper's tables; others follow."""
 
-Cells = Mapping[str, Mapping[int, Cell]]
-"""Policy -> round -> cell; where a policy did not act there is no entry. Round 0 is shared among systems."""
+Cells = Mapping[str, Mapping[int, PolicyRound]]
+"""Policy -> round -> figures, without an entry where a policy did not act. Round 0 is shared among systems."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two policies of a round on the contexts that both played; differences are `policy` minus `other`."""
+    """A comparison of two policies of a round on the contexts that both played, `policy` minus `other`."""
 
     round: int
     policy: str
@@ -46,7 +46,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Drift:
-    """How one policy's users changed from round to round: what they wrote, and what was decoded from it."""
+    """Changes in one policy's users from round to round: in their language, and in the feedback decoded from it."""
 
     policy: str
     language: tuple[LanguageDrift, ...]
@@ -55,7 +55,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a report is written from."""
+    """All the data of a report."""
 
     name: str
     cells: Cells
@@ -73,21 +73,21 @@ class Evidence:
 
 
 def rounds_of(cells: Cells) -> list[int]:
-    """The rounds in which anybody acted."""
+    """Return the rounds in which any policy acted."""
     return sorted({number for by_round in cells.values() for number in by_round})
 
 
-def shared_round_0(measured: Mapping[str, Mapping[int, Cell]], systems: Iterable[str] = ()) -> Cells:
-    """Policies in the paper's order; a system's round 0 is the seed policy's, which acted for all (table 2).
+def shared_round_0(measured: Mapping[str, Mapping[int, PolicyRound]], systems: Iterable[str] = ()) -> Cells:
+    """Order policies as the paper does, and give each system the seed policy's round 0, as it acted for all (table 2).
 
     Args:
         systems: policies of the study that may not have acted yet.
     """
     acted = {policy: by_round for policy, by_round in measured.items() if policy != SEED}
-    shared, shown = measured.get(SEED, {}), {*systems, *acted}
-    if shared and not shown:
+    shared, policies = measured.get(SEED, {}), {*systems, *acted}
+    if shared and not policies:
         return {SEED: shared}
-    ordered = [policy for policy in ORDER if policy in shown] + sorted(shown - set(ORDER))
+    ordered = [policy for policy in ORDER if policy in policies] + sorted(policies - set(ORDER))
     return {
         policy: ({} if policy in (HH, ENHANCED) else dict(shared)) | dict(acted.get(policy, {})) for policy in ordered
     }
@@ -102,9 +102,9 @@ def gather(
     up_to: int | None = None,
     f: ImageSimilarity | None = None,
 ) -> Evidence:
-    """Everything that the tables of a store show.
+    """Gather everything that the tables of a store show.
 
-    Memory holds one partition's turns, and of the others what was said and decoded in each game.
+    Memory holds one partition's turns, and the other partitions' utterances and labels.
 
     Args:
         name: of the deployment, for its report.
@@ -117,42 +117,41 @@ def gather(
         ValueError: no game in the tables.
         TableError, StoreError: as reading tables does.
     """
-    measured: dict[str, dict[int, Cell]] = defaultdict(dict)
-    played: dict[Partition, Played] = {}
+    measured: dict[str, dict[int, PolicyRound]] = defaultdict(dict)
+    totals: dict[Partition, GameTotals] = {}
     for partition in partitions(store, "turns"):
         if up_to is None or partition.round <= up_to:
             rows = read_rows(store, partition)
             measured[partition.variant][partition.round] = cell(rows, f)
-            played[partition] = rows.played()
-    if not any(each.turns for each in played.values()):
+            totals[partition] = rows.totals()
+    if not any(each.turns for each in totals.values()):
         raise ValueError(
             f"no games in the tables of {store.uri}; play or import some first: `respect study`, `respect import games`"
         )
     cells = shared_round_0(measured, systems)
-    starts = sorted(start for each in played.values() for start in each.starts)
+    starts = sorted(start for each in totals.values() for start in each.starts)
+    annotated = [row for each in totals.values() for row in each.annotated]
     return Evidence(
         name=name,
         cells=cells,
-        learned_from=learned_from({each: len(games.utterances) for each, games in played.items()}, cells),
-        comparisons=tuple(_comparisons(played)),
-        drift=_drift(played, cells),
-        agreement=agreement(judged)
-        if (judged := [row for each in played.values() for row in each.annotated])
-        else None,
+        learned_from=learned_from({each: len(games.utterances) for each, games in totals.items()}, cells),
+        comparisons=tuple(_comparisons(totals)),
+        drift=_drift(totals, cells),
+        agreement=agreement(annotated) if annotated else None,
         costs=tuple(read_cost(store, run, number) for number in rounds_of(cells)),
-        games=sum(len(each.utterances) for each in played.values()),
-        turns=sum(each.turns for each in played.values()),
-        users=len(set[str]().union(*(each.users for each in played.values()))),
+        games=sum(len(each.utterances) for each in totals.values()),
+        turns=sum(each.turns for each in totals.values()),
+        users=len(set[str]().union(*(each.users for each in totals.values()))),
         first=starts[0] if starts else None,
         last=starts[-1] if starts else None,
-        decoders=tuple(sorted(set[str]().union(*(each.decoders for each in played.values())))),
+        decoders=tuple(sorted(set[str]().union(*(each.decoders for each in totals.values())))),
     )
 
 
 def learned_from(games: Mapping[Partition, int], cells: Cells) -> dict[str, dict[int, int]]:
-    """Interactions up to and including each round from which a policy of it can learn (figure 14).
+    """Count the interactions, up to and including each round, from which a policy can learn (figure 14).
 
-    `respect_core.training_data.sources.learning_partitions` says which.
+    `respect_core.training_data.sources.learning_partitions` chooses them.
     """
     return {
         policy: {number: sum(games[each] for each in learning_partitions(games, policy, number)) for number in by_round}
@@ -162,17 +161,17 @@ def learned_from(games: Mapping[Partition, int], cells: Cells) -> dict[str, dict
 
 
 def main_policy(cells: Cells) -> str:
-    """The policy a reader looks at first: the first in the paper's order, people and CONTROL last."""
+    """Return the policy to show first: the first in the paper's order, people and CONTROL last."""
     return min(cells, key=lambda policy: (policy in (CONTROL, HH), list(cells).index(policy)))
 
 
 # --- between policies, and between rounds ---------------------------------------------------------------------
 
 
-def _comparisons(played: Mapping[Partition, Played]) -> Iterator[Comparison]:
-    """Every policy of a round against CONTROL where it acted, else against the first of the paper's order."""
-    for number in sorted({each.round for each in played}):
-        acted = {each.variant: games for each, games in played.items() if each.round == number and each.variant != HH}
+def _comparisons(totals: Mapping[Partition, GameTotals]) -> Iterator[Comparison]:
+    """Compare every policy of a round with CONTROL if it acted, else with the first in the paper's order."""
+    for number in sorted({each.round for each in totals}):
+        acted = {each.variant: games for each, games in totals.items() if each.round == number and each.variant != HH}
         other = next((policy for policy in (CONTROL, *ORDER) if policy in acted), None)
         for policy in [policy for policy in ORDER if other and policy in acted and policy != other]:
             mine, theirs = acted[policy].by_context, acted[other or CONTROL].by_context
@@ -181,21 +180,22 @@ def _comparisons(played: Mapping[Partition, Played]) -> Iterator[Comparison]:
                 yield Comparison(number, policy, other or CONTROL, result)
 
 
-def _drift(played: Mapping[Partition, Played], cells: Cells) -> Drift | None:
+def _drift(totals: Mapping[Partition, GameTotals], cells: Cells) -> Drift | None:
+    """Measure the drift of the main policy, whose round 0 is the seed policy's; None with fewer than two rounds."""
     policy = main_policy(cells)
     of_policy = {
         number: games
         for number in sorted(cells[policy])
-        if (games := played.get(Partition(number, policy)) or played.get(Partition(number, SEED)))
+        if (games := totals.get(Partition(number, policy)) or totals.get(Partition(number, SEED)))
     }
     if len(of_policy) < 2:
         return None
-    decoded = {
+    labels = {
         decoder: {number: games.labels[decoder] for number, games in of_policy.items() if decoder in games.labels}
         for decoder in sorted({name for games in of_policy.values() for name in games.labels})
     }
     return Drift(
         policy,
         tuple(language_drift({number: games.utterances for number, games in of_policy.items()})),
-        {decoder: tuple(feedback_drift(by_round)) for decoder, by_round in decoded.items() if len(by_round) > 1},
+        {decoder: tuple(feedback_drift(by_round)) for decoder, by_round in labels.items() if len(by_round) > 1},
     )

@@ -1,13 +1,13 @@
-"""Human evaluation (appendix A.2): annotators' answers, and the table made from them. FOR MEASURING ONLY.
+"""Store annotators' answers, and build the table of annotations from them (appendix A.2): FOR MEASURING ONLY.
 
-Annotators see a game turn by turn, without its targets (`annotation_tasks`). Of a turn they say first which action
+Annotators see a game turn by turn, without its targets (`annotation_tasks`). For each turn they first say which action
 they would have taken (the intended action a*); then they see the action that was taken and the follow-up, and say
-whether the speaker was satisfied with it. One row of the `annotations` table is one annotator's word on one turn.
+whether the speaker was satisfied with it. One row of the `annotations` table is one annotator's answer to one turn.
 
-Answers are kept as they come, in objects of JSON lines that are never changed, named by their contents:
-``answers/round=5/variant=b-fft/<hash>.jsonl``. The table is made from them, and can be made again from them at any
-time: an answer is safe once its object is there, whatever happens next. Of several answers of one annotator to one
-turn the first stands.
+Answers are stored in immutable objects of JSON lines, named by their contents:
+``answers/round=5/variant=b-fft/<hash>.jsonl``. The table is built from them, and can be rebuilt at any time: an answer
+is safe once its object is stored, whatever happens next. If an annotator answers a turn more than once, the first
+answer counts.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from respect_core.store.tables import read_table, write_partition
 ANNOTATIONS, ANSWERS = "annotations", "answers"
 Satisfaction = Literal["yes", "partial", "incorrect", "no"]
 SATISFACTION: tuple[Satisfaction, ...] = ("yes", "partial", "incorrect", "no")
-"""Satisfied; satisfied, though not all that was asked for was selected; satisfied, though the selection was wrong;
-not satisfied (appendix A.2)."""
+"""Satisfied; satisfied, though the selection was incomplete; satisfied, though it was wrong; not satisfied
+(appendix A.2)."""
 Source = Literal["page", "file", "released"]
 
 _Turns = Mapping[tuple[str, int], Mapping[str, Any]]
@@ -44,7 +44,7 @@ _Row = dict[str, Any]
 
 
 class AnswerError(RecordError):
-    """An answer that cannot be used: `field`, `reason` and `remedy`."""
+    """Raised for an answer that cannot be used, with `field`, `reason` and `remedy`."""
 
     def __str__(self) -> str:
         return f"field {self.field}: {self.reason}; {self.remedy}"
@@ -66,43 +66,43 @@ class Answer(BaseModel):
 
 @dataclass(frozen=True)
 class AnswersReport:
-    """What a file of answers brought."""
+    """The result of importing a file of answers."""
 
-    answers: int  # in the table because of this file, now or before
+    answers: int  # answers of this file in the table, new or imported before
     set_aside: int
-    problems: str | None  # key of the answers set aside; None when there are none
+    problems: str | None  # key of the answers set aside; None if there are none
 
 
 # --- answers into the store -----------------------------------------------------------------------------------
 
 
 def append_answers(store: Store, answers: Sequence[Answer], source: Source = "page") -> int:
-    """Keep answers and bring the table up to date; returns how many were not known before.
+    """Store answers, update the table, and return how many of them are new.
 
-    Unless all can be used, none is kept. Answering the same again changes nothing. Once this returns, the answers
-    survive a crash; a crash within it leaves them kept or not kept, and the next call, or `build_annotations`, makes
-    the table.
+    If one answer cannot be used, none is stored. Repeating an answer changes nothing. Once this returns, the answers
+    survive a crash. A crash before that leaves each partition's answers stored or not, and the next call, or
+    `build_annotations`, updates the table.
 
     Raises:
         AnswerError: a turn that is not in the turns table, an intended action that is not legal in its state, a
-            satisfaction without a follow-up or the reverse, or a turn that this annotator answered otherwise before.
+            satisfaction without a follow-up or the reverse, or a turn that this annotator answered differently before.
         StoreError, TableError: as the store and tables do.
     """
-    checked: dict[Partition, list[_Row]] = {}
+    by_partition: dict[Partition, list[_Row]] = {}
     for partition in dict.fromkeys(Partition(answer.round, answer.variant) for answer in answers):
-        turns, known = _turns(store, partition), _known(store, partition)
-        rows = checked.setdefault(partition, [])
+        turns, table = _turns(store, partition), _table_rows(store, partition)
+        rows = by_partition.setdefault(partition, [])
         for answer in answers:
-            if (answer.round, answer.variant) == partition and (row := _checked(answer, turns, known, source)):
-                known[_key(row)] = row
+            if (answer.round, answer.variant) == partition and (row := _new_row(answer, turns, table, source)):
+                table[_key(row)] = row
                 rows.append(row)
-    for partition, rows in checked.items():
-        _keep(store, partition, rows)
-    return sum(map(len, checked.values()))
+    for partition, rows in by_partition.items():
+        _store_rows(store, partition, rows)
+    return sum(map(len, by_partition.values()))
 
 
 def import_answers(store: Store, path: Path, source: Source = "file") -> AnswersReport:
-    """Append a file of answers, one JSON object on each line as `Answer`; those that cannot be used are set aside.
+    """Append a file of answers, one `Answer` as a JSON object per line; unusable ones are set aside.
 
     Importing a file again changes nothing.
 
@@ -111,7 +111,7 @@ def import_answers(store: Store, path: Path, source: Source = "file") -> Answers
         StoreError, TableError: as the store and tables do.
     """
     by_partition: dict[Partition, list[tuple[int, Answer]]] = {}
-    good = 0
+    usable = 0
     with new_lines(store, SET_ASIDE) as problems, path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -123,43 +123,43 @@ def import_answers(store: Store, path: Path, source: Source = "file") -> Answers
                 continue
             by_partition.setdefault(Partition(answer.round, answer.variant), []).append((number, answer))
         for partition, numbered in by_partition.items():
-            turns, known = _turns(store, partition), _known(store, partition)
+            turns, table = _turns(store, partition), _table_rows(store, partition)
             rows: list[_Row] = []
             for number, answer in numbered:
                 try:
-                    row = _checked(answer, turns, known, source)
+                    row = _new_row(answer, turns, table, source)
                 except AnswerError as error:
                     problems.add(error.at(path.name, f"line {number}").to_json())
                     continue
-                good += 1
+                usable += 1
                 if row is not None:
-                    known[_key(row)] = row
+                    table[_key(row)] = row
                     rows.append(row)
-            _keep(store, partition, rows)
+            _store_rows(store, partition, rows)
         key = problems.put(f"{SET_ASIDE}/answers/import-") if problems.count else None
-        return AnswersReport(good, problems.count, key)
+        return AnswersReport(usable, problems.count, key)
 
 
 def append_rows(store: Store, partition: Partition, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Append annotations that were checked elsewhere: rows of the table without round and variant."""
-    _keep(store, partition, [dict(row) for row in rows])
+    """Append annotations that the caller has checked: rows of the table without round and variant."""
+    _store_rows(store, partition, [dict(row) for row in rows])
 
 
 def build_annotations(
     store: Store, rounds: Iterable[int] | None = None, variants: Iterable[str] | None = None
 ) -> list[Partition]:
-    """Bring the table up to date with all answers kept; returns the partitions that have any."""
-    found = partitions_with(store, ANSWERS, ".jsonl", rounds, variants)
-    for partition in found:
+    """Update the table from all stored answers; return the partitions that have any."""
+    partitions = partitions_with(store, ANSWERS, ".jsonl", rounds, variants)
+    for partition in partitions:
         _build(store, partition)
-    return found
+    return partitions
 
 
 # --- reading --------------------------------------------------------------------------------------------------
 
 
 def read_annotated(store: Store, round: int, variant: str) -> list[AnnotatedTurn]:
-    """The annotations of a partition with their turns, for `turn_metrics`; sorted by game, turn and annotator.
+    """Read the annotations of a partition with their turns, for `turn_metrics`; sorted by game, turn and annotator.
 
     Annotations of turns that are no longer in the turns table are left out.
     """
@@ -184,7 +184,7 @@ def read_annotated(store: Store, round: int, variant: str) -> list[AnnotatedTurn
 
 
 def answered_turns(store: Store) -> set[AnsweredTurn]:
-    """Who answered what, of all rounds and variants, for `annotation_tasks.next_turn`."""
+    """Read which turns each annotator answered, in all rounds and variants, for `annotation_tasks.next_turn`."""
     columns = ["round", "variant", "interaction_id", "turn", "annotator"]
     return {tuple(row[name] for name in columns) for row in read_table(store, ANNOTATIONS, columns=columns).to_pylist()}
 
@@ -198,8 +198,8 @@ def _turns(store: Store, partition: Partition) -> _Turns:
     return {(row["interaction_id"], row["turn"]): row for row in table.to_pylist()}
 
 
-def _known(store: Store, partition: Partition) -> dict[tuple[str, int, str], _Row]:
-    """Rows of the table by turn and annotator, after bringing it up to date."""
+def _table_rows(store: Store, partition: Partition) -> dict[tuple[str, int, str], _Row]:
+    """Update the table; return its rows by turn and annotator."""
     _build(store, partition)
     rows = read_table(store, ANNOTATIONS, [partition.round], [partition.variant]).to_pylist()
     return {_key(row): row for row in rows}
@@ -209,8 +209,8 @@ def _key(row: Mapping[str, Any]) -> tuple[str, int, str]:
     return row["interaction_id"], row["turn"], row["annotator"]
 
 
-def _checked(answer: Answer, turns: _Turns, known: Mapping[tuple[str, int, str], _Row], source: Source) -> _Row | None:
-    """The row of an answer; None where it is known already. Raises AnswerError."""
+def _new_row(answer: Answer, turns: _Turns, table: Mapping[tuple[str, int, str], _Row], source: Source) -> _Row | None:
+    """Check an answer and return its row, or None if the table has it already. Raises AnswerError."""
     turn = turns.get((answer.interaction_id, answer.turn))
     if turn is None:
         raise AnswerError(
@@ -235,7 +235,7 @@ def _checked(answer: Answer, turns: _Turns, known: Mapping[tuple[str, int, str],
         "correct": intended == turn["action"],
         "source": source,
     }
-    before = known.get(_key(row))
+    before = table.get(_key(row))
     if before is None:
         return row
     if (before["intended"], before["satisfaction"]) != (row["intended"], row["satisfaction"]):
@@ -245,7 +245,7 @@ def _checked(answer: Answer, turns: _Turns, known: Mapping[tuple[str, int, str],
     return None
 
 
-def _keep(store: Store, partition: Partition, rows: Sequence[_Row]) -> None:
+def _store_rows(store: Store, partition: Partition, rows: Sequence[_Row]) -> None:
     """Store rows as one object, unless there are none, and build the table."""
     if rows:
         data = b"".join(json.dumps(row, sort_keys=True).encode() + b"\n" for row in rows)
@@ -255,28 +255,28 @@ def _keep(store: Store, partition: Partition, rows: Sequence[_Row]) -> None:
 
 
 def _build(store: Store, partition: Partition) -> None:
-    """Make the partition of the table from its answers, unless it is up to date and whole.
+    """Build the partition of the table from its answers, unless it is up to date and complete.
 
-    What the table holds stands before what is new, and that in order of keys: two processes that answer at once
-    may each miss the other's object, and the one that commits second builds again.
+    Rows of the table take precedence over new ones, and those are taken in order of keys. If two processes answer at
+    once, each may miss the other's object; the one that commits second builds again.
     """
     keys = [key for key in store.keys(partition.folder(ANSWERS)) if key.endswith(".jsonl")]
     manifest = read_manifest(store, ANNOTATIONS, *partition)
-    whole = manifest if not missing_parts(store, ANNOTATIONS, partition, manifest) else None
-    inputs = {each.key: each for part in whole.parts for each in part.inputs} if whole else {}
+    complete = manifest if not missing_parts(store, ANNOTATIONS, partition, manifest) else None
+    inputs = {each.key: each for part in complete.parts for each in part.inputs} if complete else {}
     new = [key for key in keys if key not in inputs]
     if not new:
         return
-    table = read_table(store, ANNOTATIONS, [partition.round], [partition.variant]).to_pylist() if whole else []
+    table = read_table(store, ANNOTATIONS, [partition.round], [partition.variant]).to_pylist() if complete else []
     rows = {_key(row): row for row in table}
-    repeated = whole.counts.get("answered_otherwise_later", 0) if whole else 0
+    conflicts = complete.counts.get("answered_otherwise_later", 0) if complete else 0
     for key in new:
         data = store.read(key)
         inputs[key] = Input(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
         for line in data.splitlines():
             row = json.loads(line) | partition._asdict()
             first = rows.setdefault(_key(row), row)
-            repeated += (first["intended"], first["satisfaction"]) != (row["intended"], row["satisfaction"])
+            conflicts += (first["intended"], first["satisfaction"]) != (row["intended"], row["satisfaction"])
     ordered = [rows[key] for key in sorted(rows)]
     try:
         write_partition(
@@ -285,8 +285,8 @@ def _build(store: Store, partition: Partition) -> None:
             *partition,
             pa.Table.from_pylist(ordered, ANNOTATIONS_SCHEMA),
             inputs=[inputs[key] for key in sorted(inputs)],
-            counts={"annotations": len(ordered), "answered_otherwise_later": repeated},
+            counts={"annotations": len(ordered), "answered_otherwise_later": conflicts},
             replaces=manifest,
         )
     except ChangedError:
-        _build(store, partition)  # on what the other process made of them
+        _build(store, partition)  # on top of the other process's commit

@@ -1,9 +1,9 @@
-"""The port through which a scenario plugs into measuring: FOR MEASURING ONLY.
+"""Define the port through which a scenario plugs into measuring: FOR MEASURING ONLY.
 
-A judge is found by the name of its scenario, through the entry points of group `respect.judges`. It sees targets, which
-the other port, `respect_core.scenario`, cannot name, and so nothing on the learning path may import this.
+A judge is looked up by the name of its scenario, in the entry points of group `respect.judges`. It sees targets, which
+the other port, `respect_core.scenario`, cannot name, so nothing on the learning path may import this.
 
-The defaults are those of plain text: an action is right or wrong as a whole, and has one spelling.
+The defaults suit plain text: an action is right or wrong as a whole, and has one spelling.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from respect_core.scenario import ScenarioError, plugin
 GROUP = "respect.judges"
 
 ImageSimilarity: TypeAlias = Callable[[str, str], float]
-"""f of equation 3, over image ids. Raises KeyError, saying what to do, for images that it does not know."""
+"""f of equation 3, over image ids. Raises KeyError, with a remedy, for unknown images."""
 
 
 class Judge(ABC):
-    """What measuring asks of a scenario. Instances hold no state.
+    """The measuring side of a scenario. Instances hold no state.
 
-    `context` and `targets` are as in the tables: of the interaction that an action belongs to.
+    `context` and `targets` are as in the tables, for the interaction that an action belongs to.
     """
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Judge(ABC):
         return action
 
     def intended(self, text: str, state: str, context: Sequence[str]) -> str:
-        """Return what an annotator would have done in a state, as a canonical action (appendix A.2).
+        """Parse the action that an annotator would have taken in a state; return it in canonical form (appendix A.2).
 
         Raises:
             ScenarioError: the text is no action, or is illegal in the state.
@@ -50,7 +50,7 @@ class Judge(ABC):
         return self.canonical(text)
 
     def similarity(self, action: str, intended: str, context: Sequence[str], f: ImageSimilarity) -> float | None:
-        """Return how alike two actions are (equation 3), or None where the scenario compares no images.
+        """Return the similarity of two actions (equation 3), or None if the scenario compares no images.
 
         Raises:
             KeyError: an image that f does not know.
@@ -60,5 +60,5 @@ class Judge(ABC):
 
 @cache
 def judge(scenario: str) -> Judge:
-    """Return the judge of a scenario. Raises ScenarioError where none is installed."""
+    """Return the judge of a scenario. Raises ScenarioError if none is installed."""
     return plugin(GROUP, scenario)

@@ -1,7 +1,7 @@
-"""Labels derived from targets: for METRICS AND VALIDATION ONLY.
+"""Derive labels from targets: for METRICS AND VALIDATION ONLY.
 
-Nothing on the learning path imports this module (tests/test_no_auxiliary_labels.py holds that): a policy learns
-from what users wrote, not from what they wanted. What makes an action right is the scenario's `Judge` to say.
+Nothing on the learning path imports this module (tests/test_no_auxiliary_labels.py checks that): a policy learns
+from what users wrote, not from what they wanted. The scenario's `Judge` decides whether an action is right.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ def target_labels(
 ) -> dict[TurnKey, int]:
     """Label every turn in the tables whose interaction has targets, last turns included.
 
-    Memory grows with the number of turns asked for. Raises TableError and StoreError as reading tables does.
+    Memory grows with the number of turns. Raises TableError and StoreError as reading tables does.
     """
-    wanted = (None if rounds is None else list(rounds)), (None if variants is None else list(variants))
+    where = (None if rounds is None else list(rounds)), (None if variants is None else list(variants))
     targets: dict[tuple[int, str, str], list[str]] = {}
-    for batch in iter_batches(store, "outcomes", *wanted, ["round", "variant", "interaction_id", "targets"]):
+    for batch in iter_batches(store, "outcomes", *where, ["round", "variant", "interaction_id", "targets"]):
         for row in batch.to_pylist():
             if row["targets"] is not None:
                 targets[row["round"], row["variant"], row["interaction_id"]] = row["targets"]
     labels: dict[TurnKey, int] = {}
     columns = ["round", "variant", "interaction_id", "turn", "scenario", "context", "action"]
-    for batch in iter_batches(store, "turns", *wanted, columns):
+    for batch in iter_batches(store, "turns", *where, columns):
         for row in batch.to_pylist():
-            of_game = targets.get((row["round"], row["variant"], row["interaction_id"]))
-            if of_game is not None:
+            game_targets = targets.get((row["round"], row["variant"], row["interaction_id"]))
+            if game_targets is not None:
                 game = sys.intern(row["interaction_id"])  # one string for all turns of the game
-                labels[game, row["turn"]] = judge(row["scenario"]).label(row["action"], row["context"], of_game)
+                labels[game, row["turn"]] = judge(row["scenario"]).label(row["action"], row["context"], game_targets)
     return labels
 
 
 def right_turns(logs: Iterable[InteractionLog]) -> set[TurnKey]:
-    """Return the turns whose action was right in every part: what a validation set is made of (appendix B.2).
+    """Return the turns whose action was right in every part, which make a validation set (appendix B.2).
 
     Interactions without targets have none.
     """

@@ -1,11 +1,11 @@
-"""Turn-level metrics against annotators' actions, and how far annotators agree (appendices A.2 and B.4, table 5).
+"""Compute turn-level metrics against annotators' actions, and annotators' agreement (appendices A.2 and B.4, table 5).
 
-FOR MEASURING ONLY: what annotators say is read by nothing on the learning path.
+FOR MEASURING ONLY: nothing on the learning path reads annotators' answers.
 
 Deviations from the paper, numbered as they are cited elsewhere:
-1. Intervals draw games, not turns (`respect_core.stats`).
-2. A share is of the turns that it can be told of: exact match and similarity of those with an intended action, positive
-   feedback of those whose satisfaction was asked for. A game's last turn has no follow-up, and so no satisfaction.
+1. Intervals resample games, not turns (`respect_core.stats`).
+2. Each share is over the turns for which it is defined: exact match and similarity over those with an intended action,
+   positive feedback over those with a satisfaction. A game's last turn has no follow-up, and so no satisfaction.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from respect_core.measuring.judge import ImageSimilarity, judge
 from respect_core.stats import LEVEL, RESAMPLES, Estimate, bootstrap, by_game, quotients
 
 YES, PARTIAL, INCORRECT, NO = "yes", "partial", "incorrect", "no"
-"""Satisfaction, a to d of appendix A.2: yes; yes, though clicks were missing, or were wrong; no."""
+"""Satisfaction, a to d of appendix A.2: yes; yes, though clicks were missing; yes, though some were wrong; no."""
 
 LABELS = {YES: 1, PARTIAL: 0, INCORRECT: 0, NO: -1}
-"""Satisfaction as feedback: what figure 6 compares decoders with."""
+"""Satisfaction as feedback labels, with which figure 6 compares decoders."""
 
-ANNOTATORS = 3  # that a turn must have to tell agreement (appendix A.2)
+ANNOTATORS = 3  # a turn needs this many to count for agreement (appendix A.2)
 
 
 @dataclass(frozen=True)
 class AnnotatedTurn:
     """One annotator's answers about one turn.
 
-    `action` is the policy's (a-hat) and `intended` the annotator's (a*); None where the annotator gave none, and then
-    `correct` says whether they were equal, if anything does. `satisfaction`: yes | partial | incorrect | no; None
-    where there is no follow-up. `context`: image ids in the listener's order; `state`: letters selected before.
+    `action` is the policy's (a-hat) and `intended` the annotator's (a*); None if the data has none, and then `correct`
+    says whether they were equal, if that is known. `satisfaction`: yes | partial | incorrect | no; None without a
+    follow-up. `context`: image ids in the listener's order; `state`: letters selected before.
     """
 
     interaction_id: str
@@ -49,14 +49,14 @@ class AnnotatedTurn:
 
     @property
     def right(self) -> bool | None:
-        """Whether the policy did exactly what was intended, however either is spelt."""
+        """Whether the policy's action equals the intended one, however they are spelt; None if unknown."""
         canonical = judge(self.scenario).canonical
         return self.correct if self.intended is None else canonical(self.action) == canonical(self.intended)
 
 
 @dataclass(frozen=True)
 class TurnFigures:
-    """Table 5 for one policy in one round. None where no turn tells."""
+    """Figures of table 5 for one policy in one round. None if no turn defines them."""
 
     turns: int
     exact_match: Estimate | None  # a-hat = a* / turns
@@ -67,7 +67,7 @@ class TurnFigures:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Shares of turns on which all annotators agree. None where no turn tells."""
+    """Shares of turns on which all annotators agree. None if no turn defines them."""
 
     turns: int  # annotated by three or more
     correctness: Estimate | None  # all say right, or all say wrong (footnote 8)
@@ -75,8 +75,8 @@ class Agreement:
     satisfaction: Estimate | None  # the same of the four options
 
 
-def ground_truth(rows: Sequence[AnnotatedTurn]) -> list[AnnotatedTurn]:
-    """The first annotation of each turn by annotator, in order of turns."""
+def first_annotations(rows: Sequence[AnnotatedTurn]) -> list[AnnotatedTurn]:
+    """Return the annotation of each turn by its first annotator, in order of name; sorted by turn."""
     first: dict[tuple[str, int], AnnotatedTurn] = {}
     for row in sorted(rows, key=lambda row: (row.interaction_id, row.turn, row.annotator)):
         first.setdefault((row.interaction_id, row.turn), row)
@@ -91,10 +91,10 @@ def turn_figures(
     seed: int = 0,
     level: float = LEVEL,
 ) -> TurnFigures:
-    """Exact match, similarity and positive feedback over the turns, from the first annotation of each.
+    """Compute exact match, similarity and positive feedback over the turns, from the first annotation of each.
 
-    Feedback is positive where the satisfaction is "yes" without reservation: so figure 6 reads it, whose actual
-    positives are table 5's "Pos Feedback" in rounds 0 to 2.
+    Feedback is positive if the satisfaction is "yes" without reservation, as in figure 6, whose actual positives are
+    table 5's "Pos Feedback" in rounds 0 to 2.
 
     Args:
         f: similarity of images for equation 3.
@@ -103,18 +103,17 @@ def turn_figures(
         ValueError: no turns, or a satisfaction that is none of the four.
         KeyError: an image that f does not know.
     """
-    turns = ground_truth(rows)
+    turns = first_annotations(rows)
     columns = np.array([_columns(row, f) for row in turns]).reshape(len(turns), 8)
     games = by_game([row.interaction_id for row in turns], columns)
     figures = bootstrap(games, quotients, resamples=resamples, seed=seed, level=level)
-    exact, alike, alike_negative, positive = figures
-    return TurnFigures(len(turns), exact, alike, alike_negative, positive)
+    return TurnFigures(len(turns), *figures)
 
 
 def agreement(
     rows: Sequence[AnnotatedTurn], *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> Agreement:
-    """Agreement on the turns that three annotators or more answered for (appendix A.2).
+    """Compute the agreement on turns that three annotators or more answered (appendix A.2).
 
     A turn counts for a share if all its annotators answered that question.
 
@@ -136,7 +135,7 @@ def agreement(
         lambda row: row.satisfaction,
     )
     columns = [
-        [value for question in questions for value in _agreed([question(row) for row in answers])]
+        [value for question in questions for value in _agreement([question(row) for row in answers])]
         for answers in shared.values()
     ]
     games = by_game([game for game, _ in shared], columns)
@@ -145,26 +144,26 @@ def agreement(
 
 
 def _columns(row: AnnotatedTurn, f: ImageSimilarity | None) -> list[float]:
-    """Numerator and denominator of exact match, similarity, similarity under negative feedback, positive feedback."""
+    """Return numerators and denominators: exact match, similarity, similarity if negative, positive feedback."""
     if row.satisfaction is not None and row.satisfaction not in LABELS:
         raise ValueError(
             f"interaction {row.interaction_id}, turn {row.turn}: satisfaction {row.satisfaction!r} is none of "
             f"{', '.join(LABELS)}"
         )
-    right, asked, negative = row.right, row.satisfaction is not None, row.satisfaction == NO
-    alike = None
+    right, has_satisfaction, negative = row.right, row.satisfaction is not None, row.satisfaction == NO
+    similarity = None
     if f is not None and row.intended is not None:
-        alike = judge(row.scenario).similarity(row.action, row.intended, row.context, f)
-    compared, similarity = alike is not None, alike or 0.0
+        similarity = judge(row.scenario).similarity(row.action, row.intended, row.context, f)
+    has_similarity, value = similarity is not None, similarity or 0.0
     return [
         *(float(right or False), right is not None),
-        *(similarity, compared),
-        *(similarity * negative, compared and negative),
-        *(row.satisfaction == YES, asked),
+        *(value, has_similarity),
+        *(value * negative, has_similarity and negative),
+        *(row.satisfaction == YES, has_satisfaction),
     ]
 
 
-def _agreed(answers: Sequence[Hashable]) -> tuple[bool, bool]:
-    """Whether all agree, and whether all answered."""
-    answered = None not in answers
-    return answered and len(set(answers)) == 1, answered
+def _agreement(answers: Sequence[Hashable]) -> tuple[bool, bool]:
+    """Return whether all annotators agree, and whether all answered."""
+    all_answered = None not in answers
+    return all_answered and len(set(answers)) == 1, all_answered

@@ -1,7 +1,8 @@
-"""Share of the data by user. Not in the paper, which puts a reversal of trends down to three workers (section 6).
+"""Measure each user's share of the data. Not in the paper.
 
-One user with many turns can bend what the next policy learns (Ethical considerations: data poisoning). The promotion
-gate caps what one user taught a policy (`respect_core.release.gate`); this describes a round.
+The paper attributes a reversal of trends to three workers (section 6): one user with many turns can skew what the next
+policy learns (Ethical considerations: data poisoning). The promotion gate caps how much one user may teach a policy
+(`respect_core.release.gate`); this describes a round.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class UserShares:
-    """How evenly turns are spread over users. Shares are of all turns."""
+    """The spread of turns over users. Shares are of all turns."""
 
     users: int
     turns: int
     top: Mapping[int, float]  # k -> share of the k users with most turns
-    gini: float  # 0 where all users have as many, towards 1 where one has them all
-    effective: float  # so many users with equal shares are as concentrated: 1 / sum of squared shares
+    gini: float  # 0 if all users have equally many, close to 1 if one has them all
+    effective: float  # number of users with equal shares that are as concentrated: 1 / sum of squared shares
 
 
 def user_shares(turns: Mapping[str, int], top: tuple[int, ...] = (1, 3, 5, 10)) -> UserShares:
-    """Concentration of turns, or of any other counts, by user; users without any do not count.
+    """Measure the concentration of turns, or of any other counts, by user; users without any do not count.
 
     Raises:
         ValueError: no turns.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from respect_core.measuring.cell import Cell
+from respect_core.measuring.cell import PolicyRound
 from respect_core.measuring.evidence import Comparison, Evidence
 from respect_core.measuring.metrics import Estimate
 from respect_core.reporting.changes import Changes
@@ -234,7 +234,7 @@ def _whole(value: float | None) -> str:
     return DASH if value is None else f"{value:,.0f}"
 
 
-def _cells(evidence: Evidence) -> Iterable[tuple[str, int, Cell]]:
+def _cells(evidence: Evidence) -> Iterable[tuple[str, int, PolicyRound]]:
     for policy, by_round in evidence.cells.items():
         for round, cell in sorted(by_round.items()):
             yield policy, round, cell

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from respect_core.measuring.cell import Cell
+from respect_core.measuring.cell import PolicyRound
 from respect_core.measuring.evidence import Cells, rounds_of
 from respect_core.measuring.metrics import Estimate
 from respect_core.measuring.turn_metrics import TurnFigures
@@ -34,7 +34,7 @@ class Table:
     number: int
     name: str
     title: str
-    read: Callable[[Cell], Value | None]
+    read: Callable[[PolicyRound], Value | None]
     unit: Literal["percent", "number"] = "number"
     better: Literal["higher", "lower"] | None = None
 

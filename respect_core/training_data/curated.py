@@ -1,8 +1,8 @@
-"""Named sets of games beside the log: D0, the validation set, and sets held out at import.
+"""Store named sets of games apart from the log: D0, the validation set, and sets held out at import.
 
 A set is one object `game_sets/<name>.jsonl` of interaction logs, from which training reads only `Interaction`s. D0 and
-D_val (appendix B.2) are small, come from people playing with people, and are curated: their outcomes may be read, to
-tell which turns were right (`measuring.labels.right_turns`). No deployment's may.
+D_val (appendix B.2) are small, come from people playing with people, and are curated: their outcomes may be read to
+find the turns that were right (`measuring.labels.right_turns`). The outcomes of deployments may not.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def _key(name: str) -> str:
 
 
 def write(store: Store, name: str, logs: Sequence[InteractionLog]) -> None:
-    """Keep a set of games under a name; a set of that name is replaced as a whole."""
+    """Store a set of games under a name, in place of any set of that name."""
     store.put(_key(name), _lines(logs))
 
 
 def add(store: Store, name: str, logs: Sequence[InteractionLog]) -> list[str]:
-    """Add games to a set, made if absent; returns the ids of those that it did not have. What it has stays as it is.
+    """Add games to a set, which is created if absent, and return the ids of the new ones. Others stay unchanged.
 
     Raises:
         ValueError: no games; or games would be both trained on, in D0, and held out, in another set.
@@ -39,26 +39,27 @@ def add(store: Store, name: str, logs: Sequence[InteractionLog]) -> list[str]:
     ids = {log.interaction_id for log in logs}
     for other in [each for each in names(store) if each != name and D0 in (each, name)]:
         if both := sorted(ids.intersection(log.interaction_id for log in read(store, other))):
-            trained, held = (name, other) if name == D0 else (other, name)
+            held_out_in = other if name == D0 else name
             raise ValueError(
-                f"{len(both)} games, {both[0]!r} among them, would be in {trained!r}, which is trained on, and held "
-                f"out in {held!r}; give the sets games of their own"
+                f"{len(both)} games, {both[0]!r} among them, would be in {D0!r}, which is trained on, and held "
+                f"out in {held_out_in!r}; give the sets games of their own"
             )
     while True:
         data, version = store.read_version(_key(name)) or (b"", None)
-        has = {log.interaction_id for log in map(parse_record, data.splitlines())}
-        new = [log for log in logs if log.interaction_id not in has]
+        present = {log.interaction_id for log in map(parse_record, data.splitlines())}
+        new = [log for log in logs if log.interaction_id not in present]
         if not new or store.put_if(_key(name), data + _lines(new), version):
             return [log.interaction_id for log in new]
 
 
 def remove(store: Store, name: str, interaction_ids: Collection[str]) -> None:
-    """Take games out of a set; a set that is empty then is deleted."""
-    while (held := store.read_version(_key(name))) is not None:
-        logs = [log for log in map(parse_record, held[0].splitlines()) if log.interaction_id not in interaction_ids]
+    """Take games out of a set; delete the set if none is left."""
+    while (current := store.read_version(_key(name))) is not None:
+        data, version = current
+        logs = [log for log in map(parse_record, data.splitlines()) if log.interaction_id not in interaction_ids]
         if not logs:
             store.delete(_key(name))
-        elif store.put_if(_key(name), _lines(logs), held[1]):
+        elif store.put_if(_key(name), _lines(logs), version):
             return
 
 
@@ -71,28 +72,28 @@ def exists(store: Store, name: str) -> bool:
 
 
 def names(store: Store) -> list[str]:
-    """The sets there are."""
+    """Return the names of all sets."""
     return [key.removeprefix("game_sets/").removesuffix(".jsonl") for key in store.keys("game_sets/")]
 
 
 def held_out(store: Store, validation: str) -> list[str]:
-    """Ids of the interactions that nothing may be trained on: of every set but D0, and of the validation set."""
+    """Return the ids of interactions that no training may use: those of the validation set and all sets but D0."""
     sets = {name for name in names(store) if name != D0} | {validation}
     return sorted({log.interaction_id for name in sets for log in read(store, name)})
 
 
 def read(store: Store, name: str) -> list[InteractionLog]:
-    """The games of a set.
+    """Read the games of a set.
 
     Raises:
-        ValueError: there is no such set; the message lists those there are.
+        ValueError: there is no such set; the message lists all sets.
     """
     _require(store, name)
     return list(read_logs(store, _key(name)))
 
 
 def stored(store: Store, name: str) -> Input:
-    """A set as it is stored, by content, to tell whether it changed. Raises ValueError as `read` does."""
+    """Return a stored set's key and content hash, to detect changes. Raises ValueError as `read` does."""
     _require(store, name)
     data = store.read(_key(name))
     return Input(key=_key(name), size=len(data), sha256=hashlib.sha256(data).hexdigest())

@@ -1,10 +1,10 @@
-"""From decoded turns to the training set of a variant: eligibility, and rehearsal of D0 (section 5, appendix B.2).
+"""Make the training set of a variant from decoded turns: eligibility, and rehearsal of D0 (section 5, appendix B.2).
 
-Deviation from the paper: an action that no policy can draw, such as a turn of MULTIREF in which nothing was clicked, is
-context only (`Scenario.context_only`).
+Deviation from the paper: an action that no policy can sample, such as a turn of MULTIREF without a click, is context
+only (`Scenario.context_only`).
 
-Turns and feedback are sorted together, by game and turn, so that a game's rows meet wherever they stand in their
-tables. Memory does not grow with them (`respect_core.store.sorting`) but for what `Tally` keeps of each game.
+Turns and feedback are sorted together, by game and turn, so that a game's rows become adjacent wherever they are in
+their tables. Memory does not grow with them (`respect_core.store.sorting`), except for a few bytes per game in `Tally`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from respect_core.training_data.sampling import (
 from respect_core.variants import Objective, TrainingConfig, Variant
 
 _FROM_TURNS = [name for name in TRAINING_SET_SCHEMA.names if name not in ("label", "source")]
-# A turn of either table: `label` is null in rows of turns, all that only turns have in rows of feedback.
+# A row of either table: `label` is null in rows of turns, and the columns that only turns have in rows of feedback.
 _ROW_SCHEMA = pa.schema(
     [
         *(pa.field(name, TURNS_SCHEMA.field(name).type) for name in _FROM_TURNS),
@@ -58,7 +58,7 @@ def training_set(
     d0_right: frozenset[TurnKey] | None = None,
     seed: int = 0,
 ) -> pa.Table:
-    """The training set of a variant in one table; see `training_batches`."""
+    """Return the training set of a variant as one table; see `training_batches`."""
     require_schema(turns, TURNS_SCHEMA, "turns")
     require_schema(feedback, FEEDBACK_SCHEMA, "feedback")
     batches = training_batches(
@@ -87,15 +87,15 @@ def training_batches(
     scratch: Path | None = None,
     run: int = RUN,
 ) -> Iterator[pa.RecordBatch]:
-    """The training set of a variant: games with an eligible turn, then D0 with its augmentation.
+    """Yield the training set of a variant: games with an eligible turn, then D0 with its augmentation.
 
     FFT takes positive turns; RL and KTO take positive and negative ones. Never eligible: neutral turns, turns
     without a follow-up (footnote 3), turns that the decoder marked (`respect_core.utterances`), and actions that are
-    context only. Feedback of the other decoder is not looked at.
+    context only. Feedback of the other decoder is ignored.
 
     Args:
         turns: all rounds so far of this variant's deployments, with the round it started from (section 4).
-        feedback: decoded feedback for them.
+        feedback: feedback decoded from them.
         d0: the turns of D0, rehearsed in every round; empty to leave it out. It is held in memory.
         variant: None for the seed policy, which learns from D0 alone.
         deselection_ratio, d0_right, seed: see `rehearsal`.
@@ -111,13 +111,13 @@ def training_batches(
     """
     require_schema(d0, TURNS_SCHEMA, "D0")
     rehearsed = rehearsal(d0.to_pylist(), scenario, deselection_ratio=deselection_ratio, right=d0_right, seed=seed)
-    known, both = pa.array({row["interaction_id"] for row in rehearsed}, pa.string()), set[str]()
+    d0_ids, both = pa.array({row["interaction_id"] for row in rehearsed}, pa.string()), set[str]()
     if variant is not None:
         rows = _rows(turns, feedback, variant)
         for group in sorted_groups(rows, ["interaction_id", "turn", "label"], scratch, run):
-            games = _of_eligible_games(_labelled(group, variant, scenario))
+            games = _eligible_games(_label_turns(group, variant, scenario))
             _require_numbers(games)
-            both |= set(games["interaction_id"].filter(pc.is_in(games["interaction_id"], known)).to_pylist())
+            both |= set(games["interaction_id"].filter(pc.is_in(games["interaction_id"], d0_ids)).to_pylist())
             yield from games.combine_chunks().to_batches()
     if both:
         raise ValueError(f"{len(both)} games are in the turns table and in D0, e.g. {min(both)}; keep each in one")
@@ -127,11 +127,11 @@ def training_batches(
 def _rows(
     turns: Iterable[pa.RecordBatch], feedback: Iterable[pa.RecordBatch], variant: Variant
 ) -> Iterator[pa.RecordBatch]:
-    """Both tables in _ROW_SCHEMA; of feedback, what the variant's decoder says."""
+    """Yield both tables in _ROW_SCHEMA; of feedback, the unmarked rows of the variant's decoder."""
     for batch in turns:
         require_schema(batch, TURNS_SCHEMA, "turns")
-        known = {name: batch.column(name) for name in _FROM_TURNS}
-        yield _row_batch(known | {"has_follow_up": pc.is_valid(batch.column("follow_up"))}, batch.num_rows)
+        columns = {name: batch.column(name) for name in _FROM_TURNS}
+        yield _row_batch(columns | {"has_follow_up": pc.is_valid(batch.column("follow_up"))}, batch.num_rows)
     for batch in feedback:
         require_schema(batch, FEEDBACK_SCHEMA, "feedback")
         mine = batch.filter(pc.equal(batch.column("decoder"), str(variant.decoder)))
@@ -139,53 +139,56 @@ def _rows(
         yield _row_batch({name: mine.column(name) for name in ("interaction_id", "turn", "label")}, mine.num_rows)
 
 
-def _row_batch(known: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
-    columns = [known[each.name] if each.name in known else pa.nulls(rows, each.type) for each in _ROW_SCHEMA]
-    return pa.RecordBatch.from_arrays(columns, schema=_ROW_SCHEMA)
+def _row_batch(columns: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
+    arrays = [columns[each.name] if each.name in columns else pa.nulls(rows, each.type) for each in _ROW_SCHEMA]
+    return pa.RecordBatch.from_arrays(arrays, schema=_ROW_SCHEMA)
 
 
-def _labelled(group: pa.Table, variant: Variant, scenario: Scenario) -> pa.Table:
-    """Rows of turns, each with its label if it is eligible; feedback stands right before its turn."""
-    before = _same_as_before(group)
+def _label_turns(group: pa.Table, variant: Variant, scenario: Scenario) -> pa.Table:
+    """Return the rows of turns, each with its label if it is eligible.
+
+    Feedback comes right before its turn: rows are sorted by turn and label, and nulls sort last.
+    """
+    same_turn = _same_as_before(group)
     label = group["label"].combine_chunks()
     label_before = pa.concat_arrays([pa.nulls(min(1, len(label)), pa.int8()), label[:-1]])
-    two = pc.and_(before, pc.not_equal(label, label_before))
-    if pc.any(two).as_py():
-        first = group.filter(two).slice(0, 1).to_pylist()[0]
+    conflict = pc.and_(same_turn, pc.not_equal(label, label_before))
+    if pc.any(conflict).as_py():
+        first = group.filter(conflict).slice(0, 1).to_pylist()[0]
         raise ValueError(
             f"feedback has two {variant.decoder} labels for turn {first['turn']} of {first['interaction_id']}"
         )
     context_only = pa.array(sorted(scenario.context_only), pa.string())
-    wanted = pa.array([1] if variant.objective is Objective.FFT else [1, -1], pa.int8())
-    eligible = pc.and_(before, pc.and_(group["has_follow_up"], pc.invert(pc.is_in(group["action"], context_only))))
-    eligible = pc.and_(eligible, pc.is_in(label_before, wanted))
+    labels = pa.array([1] if variant.objective is Objective.FFT else [1, -1], pa.int8())
+    eligible = pc.and_(same_turn, pc.and_(group["has_follow_up"], pc.invert(pc.is_in(group["action"], context_only))))
+    eligible = pc.and_(eligible, pc.is_in(label_before, labels))
     place = group.schema.get_field_index("label")
-    labelled = group.set_column(place, "label", pc.if_else(eligible, label_before, pa.scalar(None, pa.int8())))
-    return labelled.filter(pc.is_valid(group["action"]))
+    rows = group.set_column(place, "label", pc.if_else(eligible, label_before, pa.scalar(None, pa.int8())))
+    return rows.filter(pc.is_valid(group["action"]))
 
 
 def _same_as_before(group: pa.Table) -> pa.Array:
-    """Whether each row is of the same turn as the row before it."""
-    return pc.and_(_like_before(group["interaction_id"]), _like_before(group["turn"]))
+    """Return whether each row is of the same turn as the row before it."""
+    return pc.and_(_repeats(group["interaction_id"]), _repeats(group["turn"]))
 
 
-def _like_before(column: pa.ChunkedArray) -> pa.Array:
-    """Whether each value is that of the row before it."""
-    alike = pc.equal(column.slice(1), column.slice(0, max(0, len(column) - 1)))
-    return pa.concat_arrays([pa.array([False] * min(1, len(column)), pa.bool_()), *alike.chunks])
+def _repeats(column: pa.ChunkedArray) -> pa.Array:
+    """Return whether each value repeats the one before it."""
+    repeats = pc.equal(column.slice(1), column.slice(0, max(0, len(column) - 1)))
+    return pa.concat_arrays([pa.array([False] * min(1, len(column)), pa.bool_()), *repeats.chunks])
 
 
-def _of_eligible_games(labelled: pa.Table) -> pa.Table:
-    """In TRAINING_SET_SCHEMA."""
-    games = labelled["interaction_id"].filter(pc.is_valid(labelled["label"])).unique()
-    chosen = labelled.filter(pc.is_in(labelled["interaction_id"], games))
-    source = pa.repeat("round", len(chosen))
-    return chosen.append_column("source", source).select(TRAINING_SET_SCHEMA.names).cast(TRAINING_SET_SCHEMA)
+def _eligible_games(turns: pa.Table) -> pa.Table:
+    """Return the turns of games with a label, in TRAINING_SET_SCHEMA."""
+    games = turns["interaction_id"].filter(pc.is_valid(turns["label"])).unique()
+    rows = turns.filter(pc.is_in(turns["interaction_id"], games))
+    source = pa.repeat("round", len(rows))
+    return rows.append_column("source", source).select(TRAINING_SET_SCHEMA.names).cast(TRAINING_SET_SCHEMA)
 
 
 def _require_numbers(games: pa.Table) -> None:
     """Raise ValueError unless the turns of each game are numbered 0, 1, 2, ..."""
-    starts_N = ~_like_before(games["interaction_id"]).to_numpy(zero_copy_only=False)
+    starts_N = ~_repeats(games["interaction_id"]).to_numpy(zero_copy_only=False)
     first_N = np.flatnonzero(starts_N)[np.cumsum(starts_N) - 1]
     wrong_N = games["turn"].to_numpy() != np.arange(len(games)) - first_N
     if wrong_N.any():
@@ -198,22 +201,22 @@ def _require_numbers(games: pa.Table) -> None:
 
 
 def fill_probability(batch: pa.RecordBatch, probability: Mapping[TurnKey, float]) -> pa.RecordBatch:
-    """The batch with p filled in from `probability` where it was null. Logged values stay.
+    """Fill in p from `probability` where it is null. Logged values stay.
 
     Raises:
         ValueError: a probability outside (0, 1].
     """
     columns = (batch.column(name).to_pylist() for name in ("interaction_id", "turn", "probability"))
-    filled = [
+    values = [
         logged if logged is not None else probability.get((interaction_id, turn))
         for interaction_id, turn, logged in zip(*columns, strict=True)
     ]
-    wrong = next((place for place, p in enumerate(filled) if p is not None and not 0 < p <= 1), None)
+    wrong = next((place for place, p in enumerate(values) if p is not None and not 0 < p <= 1), None)
     if wrong is not None:
         interaction_id, turn = (batch.column(name)[wrong] for name in ("interaction_id", "turn"))
-        raise ValueError(f"probability {filled[wrong]} of turn {turn} of {interaction_id} is outside (0, 1]")
+        raise ValueError(f"probability {values[wrong]} of turn {turn} of {interaction_id} is outside (0, 1]")
     place = batch.schema.get_field_index("probability")
-    return batch.set_column(place, batch.schema.field(place), pa.array(filled, pa.float64()))
+    return batch.set_column(place, batch.schema.field(place), pa.array(values, pa.float64()))
 
 
 # --- figures ----------------------------------------------------------------------------------------------------
@@ -227,13 +230,13 @@ _NO_GAMES = pa.schema(
 
 @dataclass
 class Tally:
-    """Counts of a training set, collected batch by batch. It keeps the id of a game and 24 bytes more."""
+    """Running totals over a training set. Memory: one id plus 24 bytes per game."""
 
     rows: int = 0
     without_p: int = 0
-    labels: Counter[tuple[str, int | None]] = field(default_factory=Counter)  # by source
-    _lacking: int = 0  # negatives without p, and the first of them
-    _first_lacking: list[str] = field(default_factory=list)
+    labels: Counter[tuple[str, int | None]] = field(default_factory=Counter)  # (source, label) -> rows
+    _lacking: int = 0  # negatives without p
+    _first_lacking: list[str] = field(default_factory=list)  # names of the first of them
     _games: list[pa.Table] = field(default_factory=list)
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -263,7 +266,7 @@ class Tally:
         refuse_without_probability(self._first_lacking, self._lacking)
 
     def counts(self, config: TrainingConfig) -> dict[str, int]:
-        """Turns by label, and what an epoch of training takes of them."""
+        """Count turns by label, and those that an epoch of training uses."""
         games = pa.concat_tables([_NO_GAMES, *self._games]).sort_by("interaction_id")
         positives_N, negatives_N, rows_N = (games[f"{name}_sum"].to_numpy().astype(np.int64) for name in _PER_GAME)
         turns, negatives = count_epoch(positives_N, negatives_N, rows_N > 0, config, seed=0, epoch=0)
@@ -278,9 +281,9 @@ class Tally:
 
 
 def warnings(counts: Mapping[str, int], config: TrainingConfig) -> list[str]:
-    """What is odd about a training set with these counts (`Tally.counts`): negatives that 5:4 leaves out nearly all of.
+    """Describe oddities of a training set with these counts (`Tally.counts`): no negatives, or few within 5:4.
 
-    Each epoch draws anew, so that a training of many epochs uses more of them.
+    Each epoch draws again, so that training for many epochs uses more of them.
     """
     positives, negatives, used = (counts[name] for name in ("positives", "negatives", "negatives_used"))
     learner = config.objective.upper()

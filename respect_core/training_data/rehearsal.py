@@ -16,10 +16,10 @@ def rehearsal(
     right: Collection[tuple[str, int]] | None = None,
     seed: int = 0,
 ) -> list[Row]:
-    """Return rows of D0 for a training set, followed by the games that the scenario adds.
+    """Return the rows of D0 for a training set, followed by the games that the scenario adds.
 
     Args:
-        d0: rows of the `turns` table of the human-human games that make D0.
+        d0: rows of the `turns` table for D0, games between people.
         deselection_ratio: augmented turns per labelled turn of D0.
         right: (interaction_id, turn) of the turns to learn from; by default all that the scenario lets a policy
             learn from. The others are context.
@@ -36,7 +36,7 @@ def rehearsal(
 
 
 def training_row(row: Mapping[str, Any], *, label: int | None, source: str) -> Row:
-    """A row of the `turns` table as a row of a training set."""
+    """Convert a row of the `turns` table to a row of a training set."""
     columns = (
         *("interaction_id", "round", "variant", "turn", "context"),
         *("state", "utterance", "action", "probability"),

@@ -1,10 +1,10 @@
-"""From a training set to the batches of an epoch: 5:4, and shuffled images (section 5, appendices B.1 and B.3).
+"""Divide a training set into the batches of an epoch: 5:4, and shuffled images (section 5, appendices B.1 and B.3).
 
 Deviations from the paper, and why:
 1. Images are shuffled once per game and epoch, not once per turn: one pass over a packed game gives every turn's
-   log-probability exactly only when all its turns share one order of images.
+   log-probability exactly only if all its turns share one order of images.
 2. Negatives are downsampled per batch, as the paper says, among the games of the batch; a batch takes about its
-   share of the epoch's positives, so no batch has negatives alone.
+   share of the epoch's positives, so no batch has only negatives.
 3. Turns after the last kept turn of a game are cut from its pass: they cannot change an earlier turn.
 """
 
@@ -26,7 +26,7 @@ from respect_core.variants import Objective, TrainingConfig
 
 @dataclass(frozen=True)
 class Example:
-    """A game and the label of each of its turns: +1, -1, or None for context. `rehearsed`: it is from D0."""
+    """A game and the label of each of its turns: +1, -1, or None for context. `rehearsed`: the game is from D0."""
 
     interaction: Interaction
     labels: tuple[int | None, ...]
@@ -40,8 +40,8 @@ class Example:
 class Game:
     """A game as one batch uses it.
 
-    `labels` has None for turns not kept; the interaction ends with the last kept turn. `permutation[k]` is the
-    place, in the logged order, of the image that now stands k-th.
+    `labels` has None for turns without a loss; the interaction ends with the last turn that has one. `permutation[k]`
+    is the place, in the logged order, of the image that is now k-th.
     """
 
     interaction: Interaction
@@ -51,6 +51,7 @@ class Game:
 
     @property
     def kept(self) -> tuple[int, ...]:
+        """Numbers of the turns with a loss."""
         return tuple(turn for turn, label in enumerate(self.labels) if label is not None)
 
 
@@ -65,12 +66,12 @@ class Batch:
 
     @property
     def turns(self) -> int:
-        """Turns with a loss."""
+        """Number of turns with a loss."""
         return sum(len(game.kept) for game in self.games)
 
 
 def examples(table: pa.Table) -> list[Example]:
-    """The games of a training set, in order of their ids.
+    """Return the games of a training set, in order of their ids.
 
     Raises:
         ValueError: a table of another schema, or turns not numbered 0, 1, 2, ...
@@ -92,10 +93,10 @@ def examples(table: pa.Table) -> list[Example]:
 def require_probability(data: Sequence[Example], objective: Objective) -> None:
     """Raise unless every turn of a training set that needs p has it: negatives under RL (equation 2).
 
-    FFT has no use for p, and KTO takes the reference of a turn without p from the adapter it starts from.
+    FFT does not use p, and KTO takes the reference of a turn without p from the adapter it starts from.
 
     Raises:
-        ValueError: names the turns and the remedies.
+        ValueError: p is missing; the message names the turns and the remedies.
     """
     if objective is not Objective.RL:
         return
@@ -109,7 +110,7 @@ def require_probability(data: Sequence[Example], objective: Objective) -> None:
 
 
 NAMED = 10
-"""Turns that an error names."""
+"""Most turns that an error names."""
 
 
 def turn_name(interaction_id: str, turn: int) -> str:
@@ -117,7 +118,7 @@ def turn_name(interaction_id: str, turn: int) -> str:
 
 
 def refuse_without_probability(names: Sequence[str], count: int) -> None:
-    """Raise ValueError if `count` turns lack their p, of which `names` are the first."""
+    """Raise ValueError if any turn lacks its p: `count` turns do, and `names` are the first of them."""
     if not count:
         return
     more = f" and {count - NAMED} more" if count > NAMED else ""
@@ -130,13 +131,13 @@ def refuse_without_probability(names: Sequence[str], count: int) -> None:
 
 
 def plan_epoch(data: Sequence[Example], config: TrainingConfig, seed: int, epoch: int) -> list[Batch]:
-    """The batches of an epoch: whole games, every positive once, negatives drawn anew at 5:4 or fewer.
+    """Plan the batches of an epoch: whole games, every positive once, negatives drawn again at 5:4 or fewer.
 
-    Games come in random order. With K turns to keep in all, there are about K / `config.batch_turns` batches, each
-    with its share of the positives as whole games allow. In each batch, negatives are drawn without replacement
-    until positives to negatives are at `config.positive_to_negative` (appendix B.3); under FFT none are kept. Rehearsed
-    positives are not counted among those: the ratio is one of decoded feedback.
-    Games without a kept turn are left out. Neutral labels are never kept.
+    Games come in random order. With K turns to keep, there are about K / `config.batch_turns` batches, each with its
+    share of the positives as far as whole games allow. In each batch, negatives are drawn without replacement until the
+    ratio of positives to negatives is `config.positive_to_negative` (appendix B.3); FFT keeps none. Rehearsed positives
+    do not count here: the ratio is about decoded feedback.
+    Games without a kept turn are left out. Neutral turns are never kept.
     """
     random = np.random.default_rng([seed, epoch])
     positives_N, negatives_N = (np.array([example.count(label) for example in data], int) for label in (1, -1))
@@ -154,7 +155,7 @@ def count_epoch(
     seed: int,
     epoch: int,
 ) -> tuple[int, int]:
-    """Turns with a loss in `plan_epoch`, and the negatives among them, from the games' labels alone."""
+    """Count turns with a loss in `plan_epoch`, and the negatives among them, from the games' labels alone."""
     shares = _shares(positives_N, negatives_N, rehearsed_N, config, np.random.default_rng([seed, epoch]))
     decoded_N = np.where(rehearsed_N, 0, positives_N)
     drawn = sum(
@@ -170,25 +171,27 @@ def _shares(
     config: TrainingConfig,
     random: np.random.Generator,
 ) -> list[NDArray[np.int64]]:
-    """Places of the games of each batch; no batches where there are no positives."""
+    """Return the places of each batch's games; no batches if there are no positives."""
     order_N = random.permutation(len(positives_N))
     positives = int(positives_N.sum())
     if positives == 0:
         return []
-    kept = positives + min(int(negatives_N.sum()), _allowed_negatives(int(positives_N[~rehearsed_N].sum()), config))
-    size = max(1, round(kept / config.batch_turns))
+    turns = positives + min(int(negatives_N.sum()), _allowed_negatives(int(positives_N[~rehearsed_N].sum()), config))
+    batches = max(1, round(turns / config.batch_turns))
+    # A game's batch follows from the positives in the games before it, so that every batch has its share of them.
     before_N = np.cumsum(positives_N[order_N]) - positives_N[order_N]
-    share_N = np.minimum(before_N * size // positives, size - 1)  # rising
-    return np.split(order_N, np.searchsorted(share_N, np.arange(1, size)))
+    batch_N = np.minimum(before_N * batches // positives, batches - 1)  # never falls
+    return np.split(order_N, np.searchsorted(batch_N, np.arange(1, batches)))
 
 
 def _allowed_negatives(positives: int, config: TrainingConfig) -> int:
     if config.objective is Objective.FFT:
         return 0
-    return math.floor(positives / config.positive_to_negative + 1e-9)  # 4 for 5, whatever 5 / 1.25 rounds to
+    return math.floor(positives / config.positive_to_negative + 1e-9)  # 4 for 5, however 5 / 1.25 is rounded
 
 
 def _draw(share: Sequence[Example], config: TrainingConfig, random: np.random.Generator) -> Batch:
+    """Draw the negatives of a batch and the order of its images."""
     negatives = [(g, t) for g, example in enumerate(share) for t, label in enumerate(example.labels) if label == -1]
     allowed = _allowed_negatives(sum(example.count(1) for example in share if not example.rehearsed), config)
     drawn = {negatives[place] for place in random.permutation(len(negatives))[:allowed]}
@@ -207,7 +210,7 @@ def _draw(share: Sequence[Example], config: TrainingConfig, random: np.random.Ge
 
 
 def require_schema(table: pa.Table | pa.RecordBatch, schema: pa.Schema, name: str) -> None:
-    """A table with a column more, such as `targets`, is refused rather than read in part."""
+    """Raise ValueError unless a table has the columns of its schema, no more (such as `targets`) and no fewer."""
     if table.schema.names != schema.names:
         extra = sorted(set(table.schema.names) - set(schema.names))
         missing = sorted(set(schema.names) - set(table.schema.names))

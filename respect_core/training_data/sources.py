@@ -1,4 +1,4 @@
-"""What a variant learns from in a round (section 4): all of its own interactions up to and including it."""
+"""Find the interactions that a variant learns from (section 4): all of its own, up to and including a round."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _NEVER_LEARNED_FROM = {CONTROL, HH}
 
 
 def learning_partitions(available: Iterable[Partition], variant: str, round: int) -> list[Partition]:
-    """The partitions that a variant learns from when it is trained after `round`.
+    """Return the partitions that a variant learns from when it is trained after `round`.
 
-    In a round in which the variant itself acted these are its own interactions. In a round in which it did not
-    (round 0, where the seed policy acts for all; a log in which one variant was deployed), everyone's. B-FFT+ branches
-    off B-FFT (appendix D): where it did not act, it learns from that one's, and where others acted too, nobody else
-    learns from its own.
+    In a round in which the variant itself acted, these are its own interactions. In a round in which it did not
+    (round 0, where the seed policy acts for all; a log in which one variant was deployed), they are everyone's. B-FFT+
+    branches off B-FFT (appendix D): where it did not act, it learns from B-FFT's interactions, and no other variant
+    learns from its own unless they are the only ones.
 
     Args:
         available: partitions of the turns table.
@@ -28,11 +28,11 @@ def learning_partitions(available: Iterable[Partition], variant: str, round: int
     for partition in available:
         if partition.round <= round and partition.variant not in _NEVER_LEARNED_FROM:
             by_round.setdefault(partition.round, []).append(partition)
-    chosen: list[Partition] = []
+    sources: list[Partition] = []
     plus = Variant.B_FFT_PLUS
     for _, present in sorted(by_round.items()):
         own = [partition for partition in present if partition.variant == variant]
         if variant == plus:
             own = own or [partition for partition in present if partition.variant == Variant.B_FFT]
-        chosen += own or sorted(partition for partition in present if partition.variant != plus) or sorted(present)
-    return chosen
+        sources += own or sorted(partition for partition in present if partition.variant != plus) or sorted(present)
+    return sources

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from rich.console import Console
 from rich.table import Table
 
-from respect_core.measuring.cell import Cell
+from respect_core.measuring.cell import PolicyRound
 from respect_core.measuring.evidence import Cells, Comparison, rounds_of, shared_round_0
 from respect_core.measuring.metrics import Counts, Estimate, Figures, figures
 from respect_core.reporting import tables as result_tables
@@ -94,7 +94,7 @@ def results(starts: Sequence[Started], studies: Studies) -> Cells:
         for each in finished:
             for policy, deployed in each.policies.items():
                 counted[policy][each.round].append(np.array(deployed.games))
-    measured = {policy: {n: Cell(figures(games)) for n, games in by.items()} for policy, by in counted.items()}
+    measured = {policy: {n: PolicyRound(figures(games)) for n, games in by.items()} for policy, by in counted.items()}
     return shared_round_0(measured, starts[0].parameters["variants"])
 
 

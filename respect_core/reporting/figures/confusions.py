@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from respect_core.measuring.cell import Cell
+from respect_core.measuring.cell import PolicyRound
 from respect_core.measuring.decoder_metrics import Confusion
 from respect_core.measuring.evidence import Cells
 from respect_core.reporting.figures.style import panels, style
@@ -51,7 +51,7 @@ def figure_6(cells: Cells, *, columns: int | None = None) -> Figure | None:
 def decoded_policy(cells: Cells) -> str | None:
     """Choose figure 6's policy: B-FFT, as in the paper, or the first whose decoded labels can be compared."""
 
-    def compared(by_round: Mapping[int, Cell]) -> bool:
+    def compared(by_round: Mapping[int, PolicyRound]) -> bool:
         return any(decoded.confusion for cell in by_round.values() for decoded in cell.decoded.values())
 
     learning = [policy for policy in cells if policy not in (CONTROL, HH)]

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from respect_core.measuring.cell import Cell
+from respect_core.measuring.cell import PolicyRound
 from respect_core.measuring.evidence import ENHANCED, Cells
 from respect_core.measuring.turn_metrics import TurnFigures
 from respect_core.reporting.figures.style import OTHER, STYLES, legend, panels, style
@@ -31,7 +31,7 @@ class Panel:
     """One plot: what it reads from a cell."""
 
     title: str
-    read: Callable[[Cell], Value | None]
+    read: Callable[[PolicyRound], Value | None]
     axis: Literal["share", "turns", "count"]
 
 
@@ -62,7 +62,7 @@ def figure_5(cells: Cells, *, columns: int = 3) -> Figure | None:
     if policy is None:
         return None
 
-    def of_turns(read: Callable[[TurnFigures], Value | None]) -> Callable[[Cell], Value | None]:
+    def of_turns(read: Callable[[TurnFigures], Value | None]) -> Callable[[PolicyRound], Value | None]:
         return lambda cell: read(cell.turn_figures) if cell.turn_figures else None
 
     compared = {each: by_round for each, by_round in cells.items() if each in (policy, CONTROL, HH)}

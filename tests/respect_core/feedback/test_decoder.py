@@ -377,7 +377,7 @@ def test_no_special_token_comes_from_what_is_said(decoder: FeedbackDecoder, prom
 
     def count(*said: str) -> int:
         (_, exchange), *_ = feedback.exchanges(_turns("g", *said, action=said[0]))
-        tokens = decoder.scorer._tokens(decoder._render(config.binary, decoder._read(exchange)[0]))
+        tokens = decoder.scorer._tokens(decoder._render(config.binary, decoder._quote(exchange)[0]))
         return sum(token in special for token in tokens)
 
     for attack in ATTACKS.values():

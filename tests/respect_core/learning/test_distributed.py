@@ -92,15 +92,15 @@ def work():
 
 said = ""
 try:
-    processes.fitting(work)
+    processes.raise_oom_together(work)
 except torch.OutOfMemoryError as error:
     said = str(error)
 told = {
-    "dealt": list(processes.deal(range(5))),
-    "sums": processes.add_up([first, second], [1.0, processes.rank]),
+    "shard": list(processes.shard(range(5))),
+    "sums": processes.all_reduce_sum([first, second], [1.0, processes.rank]),
     "first": first.grad.tolist(),
     "second": second.grad,
-    "least": processes.least(8 >> processes.rank),
+    "minimum": processes.all_reduce_min(8 >> processes.rank),
     "memory": said,
 }
 Path(sys.argv[1], f"{processes.rank}.json").write_text(json.dumps(told))
@@ -116,10 +116,10 @@ def test_what_processes_agree_on(tmp_path: Path) -> None:
         launched = forked.Forked([*launch, str(tmp_path / "script.py"), str(tmp_path)], env=environment, stderr=log)
     assert launched.wait() == 0, (tmp_path / "log").read_text()
     told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
-    assert [each["dealt"] for each in told] == [[0, 2, 4], [1, 3]]
+    assert [each["shard"] for each in told] == [[0, 2, 4], [1, 3]]
     assert [each["memory"] for each in told] == ["another process is out of memory", "no room"]
     for each in told:
-        assert (each["sums"], each["first"], each["second"], each["least"]) == ([2.0, 1.0], [1.0, 1.0], None, 4)
+        assert (each["sums"], each["first"], each["second"], each["minimum"]) == ([2.0, 1.0], [1.0, 1.0], None, 4)
 
 
 def test_more_processes_than_cores_are_refused(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def _gradients(name: str, *, dropout: float, micro_batch: int = 4) -> tuple[dict
         for weight in (weight for name, weight in model.named_parameters() if "lora_B" in name):
             weight.normal_(std=0.03)
     batch = plan_steps(examples, config, 0)[0][1]
-    figures, _ = Gradients(base(), model, config, features(), reference).leave(batch, 1, size)
+    figures, _ = Gradients(base(), model, config, features(), reference).accumulate(batch, 1, size)
     return figures, {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
@@ -115,7 +115,7 @@ def test_one_long_game_does_not_pad_the_others(name: str, monkeypatch: pytest.Mo
         model = attach_lora(base(), LoraConfig(), seed=7).train()
         reference, size = find_references(base(), model, data, config, features())
         batch = plan_steps(data, config, 0)[0][1]
-        Gradients(base(), model, config, features(), reference).leave(batch, 1, size)
+        Gradients(base(), model, config, features(), reference).accumulate(batch, 1, size)
     wide = [rows for rows, tokens in shapes if tokens > 900]
     assert wide and set(wide) == {1}
     assert max(tokens for _, tokens in shapes if tokens < 900) < 100

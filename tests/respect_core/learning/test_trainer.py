@@ -328,7 +328,7 @@ def test_a_step_has_the_gradient_of_its_batch_alone(tmp_path: Path) -> None:
 
 def test_from_scratch_or_continued_as_configured(tmp_path: Path, seed_adapter: Path) -> None:
     arguments = (base(), toy(), None)
-    with pytest.raises(ValueError, match="kto goes on from an adapter"):
+    with pytest.raises(ValueError, match="kto continues an adapter"):
         train(*arguments, CONFIGS["kto"], LoraConfig(), 0, tmp_path, features=features())
     with pytest.raises(ValueError, match="fft starts from scratch"):
         train(*arguments, CONFIGS["fft"], LoraConfig(), 0, tmp_path, features=features(), init_adapter=seed_adapter)
@@ -379,5 +379,5 @@ def test_plan_ends_with_the_steps_or_the_epochs() -> None:
     plan = trainer.plan_steps(toy(), config, 0)
     assert [epoch for epoch, _ in plan] == [0, 0, 1, 1, 2, 2]
     assert trainer.plan_steps(toy(), replace(config, max_steps=3), 0) == plan[:3]
-    due = [trainer._due(plan, step, config) for step in range(len(plan))]
-    assert due == [False, True] * 3
+    checkpoints = [trainer._is_checkpoint(plan, step, config) for step in range(len(plan))]
+    assert checkpoints == [False, True] * 3

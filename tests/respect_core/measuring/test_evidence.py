@@ -11,7 +11,7 @@ from samples import IMAGES, with_images
 
 from respect_core.log.export import export_everything
 from respect_core.log.log import append_logs
-from respect_core.measuring.cell import Cell, read_rows
+from respect_core.measuring.cell import PolicyRound, read_rows
 from respect_core.measuring.evidence import gather, learned_from, rounds_of, shared_round_0
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition
@@ -97,7 +97,7 @@ def test_an_empty_store_is_an_error(tmp_path: Path) -> None:
 
 
 def test_round_0_is_shared_among_systems() -> None:
-    seed, other = Cell(figures(0.3)), Cell(figures(0.8))
+    seed, other = PolicyRound(figures(0.3)), PolicyRound(figures(0.8))
     cells = shared_round_0({"seed": {0: seed}, "b-fft+": {4: other}, "mine": {1: other}, "hh": {6: other}}, ["b-kto"])
     assert list(cells) == ["b-kto", "b-fft+", "hh", "mine"]
     assert {policy: sorted(by_round) for policy, by_round in cells.items()} == {
@@ -117,7 +117,7 @@ def test_the_enhanced_policy_learned_from_what_it_branched_off() -> None:
         Partition(2, "b-fft"): 4000,
         Partition(2, "b-fft+"): 50000,
     }
-    cells = {policy: {2: Cell()} for policy in ("b-fft", "b-fft+", "control")}
+    cells = {policy: {2: PolicyRound()} for policy in ("b-fft", "b-fft+", "control")}
     assert learned_from(games, cells) == {"b-fft": {2: 4021}, "b-fft+": {2: 50021}}
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from respect_core.measuring.turn_metrics import AnnotatedTurn, TurnFigures, agreement, ground_truth, turn_figures
+from respect_core.measuring.turn_metrics import AnnotatedTurn, TurnFigures, agreement, first_annotations, turn_figures
 
 CONTEXT = ("boat", "dog", "cat", "house")
 
@@ -62,9 +62,9 @@ def test_an_action_is_right_in_any_spelling() -> None:
     assert row("g", 0, "select A C", "select A").right is False
 
 
-def test_the_first_annotator_is_the_ground_truth_in_whatever_order_rows_come() -> None:
+def test_the_first_annotator_counts_in_whatever_order_rows_come() -> None:
     other = replace(ROWS[0], annotator="w2", intended="select D")
-    assert ground_truth([other, *ROWS[::-1]]) == ROWS
+    assert first_annotations([other, *ROWS[::-1]]) == ROWS
     assert turn_figures([other, *ROWS]) == turn_figures(ROWS)
 
 

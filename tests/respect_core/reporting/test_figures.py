@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from reports import figures
 
-from respect_core.measuring.cell import Cell, Decoded
+from respect_core.measuring.cell import Decoded, PolicyRound
 from respect_core.measuring.decoder_metrics import confusion
 from respect_core.measuring.evidence import Cells
 from respect_core.measuring.metrics import Estimate
@@ -20,7 +20,7 @@ from respect_core.reporting.figures.curves import figure_4, figure_5, figure_7, 
 from respect_core.reporting.figures.style import inline_svg, save
 
 RESULTS: Cells = {
-    policy: {number: Cell(figures(success)) for number, success in by_round.items()}
+    policy: {number: PolicyRound(figures(success)) for number, success in by_round.items()}
     for policy, by_round in {
         "b-fft": {0: 0.3, 1: 0.5, 2: 0.625},
         "t-rl": {0: 0.3, 1: 0.55},
@@ -53,24 +53,24 @@ def test_figure_4_has_every_policy_in_three_panels_and_repeats_bit_for_bit(tmp_p
 
 
 def test_a_policy_that_never_clicks_is_drawn_as_far_as_it_goes() -> None:
-    never = {"b-fft": {0: Cell(replace(figures(0.0), click_accuracy=None))}}
+    never = {"b-fft": {0: PolicyRound(replace(figures(0.0), click_accuracy=None))}}
     drawn = figure_4(never)
     assert drawn is not None and [len(axes.lines) > 0 for axes in drawn.axes] == [True, True, False]
 
 
 def test_nothing_is_drawn_of_nothing() -> None:
-    empty = {"b-fft": {0: Cell()}}
+    empty = {"b-fft": {0: PolicyRound()}}
     assert [figure_4(empty), figure_5(empty), figure_6(empty), figure_7(empty), figure_14({}), figure_15(empty)] == [
         None
     ] * 6
 
 
 def test_figure_5_tells_feedback_apart() -> None:
-    def of(share: float) -> Cell:
+    def of(share: float) -> PolicyRound:
         whole, part = Estimate(share, share, share), Estimate(-0.2, -0.3, -0.1)
-        return Cell(turn_figures=TurnFigures(9, whole, whole, part, whole))
+        return PolicyRound(turn_figures=TurnFigures(9, whole, whole, part, whole))
 
-    drawn = figure_5({"b-fft": {0: of(0.3), 1: of(0.5)}, "t-fft": {0: Cell()}, "hh": {1: of(0.8)}})
+    drawn = figure_5({"b-fft": {0: of(0.3), 1: of(0.5)}, "t-fft": {0: PolicyRound()}, "hh": {1: of(0.8)}})
     assert {"exact match", "positive feedback", "B-FFT, NEG FB"} <= set(_texts(drawn))
     assert drawn is not None and drawn.axes[1].get_ylim()[0] < -0.3  # equation 3 goes below nothing
 
@@ -78,8 +78,8 @@ def test_figure_5_tells_feedback_apart() -> None:
 def test_figure_6_says_which_labels_it_is_against() -> None:
     actual, said = [1, 1, 0, -1], [1, -1, 1, -1]
     matrix = confusion(actual, said, "binary")
-    by_targets = Cell(decoded={"binary": Decoded(2, 0, 2, "targets", matrix)})
-    by_people = Cell(decoded={"binary": Decoded(2, 0, 2, "annotations", matrix)})
+    by_targets = PolicyRound(decoded={"binary": Decoded(2, 0, 2, "targets", matrix)})
+    by_people = PolicyRound(decoded={"binary": Decoded(2, 0, 2, "annotations", matrix)})
     assert {"binary, round 0", "partly right", "0.25", "-"} <= set(_texts(figure_6({"b-fft": {0: by_targets}})))
     assert {"not satisfied", "satisfied"} <= set(_texts(figure_6({"b-fft": {0: by_people}})))
     (axes,) = figure_6({"b-fft": {0: by_targets}}).axes  # type: ignore[union-attr]
@@ -91,7 +91,7 @@ def test_figures_14_and_15() -> None:
     drawn = figure_14({"b-fft": {0: 300, 1: 630}, "t-rl": {0: 300}})
     assert drawn is not None and list(drawn.axes[0].lines[0].get_ydata()) == [300, 630]
     assert figure_15(RESULTS) is None
-    both = figure_15({**RESULTS, "b-fft+": {2: Cell(figures(0.7))}})
+    both = figure_15({**RESULTS, "b-fft+": {2: PolicyRound(figures(0.7))}})
     assert set(_texts(both)) >= {"B-FFT", "B-FFT+"} and "T-RL" not in _texts(both)
 
 

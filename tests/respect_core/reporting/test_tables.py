@@ -9,7 +9,7 @@ from pathlib import Path
 
 from reports import figures
 
-from respect_core.measuring.cell import Cell
+from respect_core.measuring.cell import PolicyRound
 from respect_core.measuring.evidence import Cells
 from respect_core.measuring.language import Language
 from respect_core.measuring.metrics import Estimate
@@ -26,8 +26,8 @@ from respect_core.reporting.tables import (
 )
 
 
-def _cell(success: float) -> Cell:
-    return Cell(figures(success))
+def _cell(success: float) -> PolicyRound:
+    return PolicyRound(figures(success))
 
 
 RESULTS: Cells = {
@@ -61,7 +61,7 @@ def test_the_same_as_comma_separated_values() -> None:
 
 def test_a_policy_that_never_clicks_has_a_dash() -> None:
     silent = {
-        "b-fft": {0: _cell(0.3), 1: Cell(replace(figures(0.0), click_accuracy=None))},
+        "b-fft": {0: _cell(0.3), 1: PolicyRound(replace(figures(0.0), click_accuracy=None))},
         "t-rl": RESULTS["t-rl"],
     }
     assert markdown(grid(TABLES[2], silent)).splitlines()[4:] == [
@@ -73,7 +73,7 @@ def test_a_policy_that_never_clicks_has_a_dash() -> None:
 
 def test_language_has_counts_without_intervals() -> None:
     spoken = Language(900, 1458, Estimate(8.78, 8.5, 9.0), 19, 0)
-    cells = {"b-fft": {0: Cell(language=spoken), 1: Cell()}}
+    cells = {"b-fft": {0: PolicyRound(language=spoken), 1: PolicyRound()}}
     six, seven, _, nine = (grid(table, cells) for table in LANGUAGE_TABLES)
     assert markdown(six).splitlines()[-1] == "| B-FFT | 1458 | - |"
     assert "95%" not in markdown(six)
@@ -81,14 +81,14 @@ def test_language_has_counts_without_intervals() -> None:
     assert comma_separated(nine) == "policy,0,1\nb-fft,0,-\n"  # nothing said so is a number, not known is a dash
 
 
-def turns(exact: float) -> Cell:
+def turns(exact: float) -> PolicyRound:
     share = Estimate(exact, exact - 0.1, exact + 0.1)
-    return Cell(turn_figures=TurnFigures(10, share, None, None, share))
+    return PolicyRound(turn_figures=TurnFigures(10, share, None, None, share))
 
 
 def test_table_5_has_control_and_people_beside_the_rounds() -> None:
     cells = {
-        "b-fft": {0: turns(0.3), 1: Cell(), 2: turns(0.5)},
+        "b-fft": {0: turns(0.3), 1: PolicyRound(), 2: turns(0.5)},
         "control": {0: turns(0.3), 2: turns(0.2)},
         "hh": {2: turns(0.8)},
     }
