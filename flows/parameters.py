@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from respect_core import variants
 from respect_core.learning import grids
 from respect_core.profiles import PROFILES, Profile
 from respect_core.profiles import profile as named_profile
 from respect_core.release.gate import GateConfig, gate
-from respect_core.variants import BRANCH_AFTER, SYSTEMS, Propensity, Variant
+from respect_core.variants import SYSTEMS, Propensity, Variant
 
 ANCHORS = 4
 """Games that measure the seed policy at the start and at the end, for each game of a policy in a round."""
@@ -135,16 +136,18 @@ class StudyParameters(Parameters):
     def _consistent(self) -> Self:
         if self.anchor_games < self.games:
             raise ValueError(f"anchor_games = {self.anchor_games} must be at least games = {self.games}")
-        if Variant.B_FFT_PLUS in self.variants and (Variant.B_FFT not in self.variants or self.rounds <= BRANCH_AFTER):
+        if Variant.B_FFT_PLUS in self.variants and (
+            Variant.B_FFT not in self.variants or self.rounds <= variants.BRANCH_AFTER
+        ):
             raise ValueError(
-                f"{Variant.B_FFT_PLUS} branches off {Variant.B_FFT} after round {BRANCH_AFTER}: "
+                f"{Variant.B_FFT_PLUS} branches off {Variant.B_FFT} after round {variants.BRANCH_AFTER}: "
                 "study both, over more rounds"
             )
         return self
 
     def learning(self, number: int) -> list[Variant]:
         """Return the variants that learn from a round, and play in the next."""
-        branched = number >= BRANCH_AFTER
+        branched = number >= variants.BRANCH_AFTER
         return [each for each in self.variants if branched or each is not Variant.B_FFT_PLUS]
 
     def of_round(self, number: int) -> RoundParameters:
