@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,3 +95,11 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import trainings  # loads torch, which most tests do without
 
     return trainings.people(tmp_path_factory.mktemp("people"))
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port

@@ -15,7 +15,7 @@ import pytest
 from flows import demo as demo_module
 from flows import round as round_module
 from flows import study as study_module
-from flows.parameters import RoundParameters, StudyParameters
+from flows.parameters import DemoParameters, RoundParameters, StudyParameters
 from flows.support.locks import in_turn
 from tasks.support.workspace import Workspace, workspace
 
@@ -50,7 +50,7 @@ def held(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 FLOWS: dict[str, Callable[[Workspace], object]] = {
-    "demo": lambda place: demo_module.demo.fn(place, "tiny", 10, 0, []),
+    "demo": lambda place: demo_module.demo.fn(place, DemoParameters()),
     "round": lambda place: round_module.round.fn(place, RoundParameters(round=1)),
     "study": lambda place: study_module.study.fn(place, StudyParameters()),
 }

@@ -179,7 +179,7 @@ def test_kto_starts_where_the_adapter_left_off(tmp_path: Path, seed_adapter: Pat
     data = toy(2, negatives=True)
     reference = batch_loss.references(model, data, base(), features(), config)
     games = {e.interaction.interaction_id: Game(e.interaction, e.labels, (0, 1, 2)) for e in data}
-    rows = [batch_loss.encode_game(game, base().processor, config) for game in games.values()]
+    rows = [batch_loss.encode_game(game, base(), config) for game in games.values()]
     scores = score(model.eval(), collate(rows, 0), features())
     loss = batch_loss.turn_losses(scores, games, config, reference).loss
     torch.testing.assert_close(loss, torch.full_like(loss, 0.5))  # 1 - sigmoid(0)
@@ -191,9 +191,7 @@ def test_kto_reference_is_logged_or_scored(seed_adapter: Path) -> None:
     turns = (replace(example.interaction.turns[0], probability=None), *example.interaction.turns[1:])
     example = Example(replace(example.interaction, turns=turns), (-1, 1, None))
     by_config = {
-        source: batch_loss.references(
-            model, [example], base().processor, features(), replace(kto(), kto_reference=source)
-        )
+        source: batch_loss.references(model, [example], base(), features(), replace(kto(), kto_reference=source))
         for source in ("logged", "initial")
     }
     logged, initial = by_config["logged"], by_config["initial"]
@@ -216,7 +214,7 @@ def test_rehearsed_turns_have_cross_entropy_under_every_objective(name: str, see
     games = {e.interaction.interaction_id: Game(e.interaction, e.labels, (0, 1, 2), e.rehearsed) for e in data}
     config = replace(CONFIGS[name], entropy_weight=0.0, label_smoothing=0.0)
     reference = batch_loss.references(model, data, base(), features(), config)
-    rows = [batch_loss.encode_game(game, base().processor, config) for game in games.values()]
+    rows = [batch_loss.encode_game(game, base(), config) for game in games.values()]
     scores = score(model, collate(rows, 0), features())
     assert any(key.alternative for key in scores.keys) == (name == "kto")
     assert not any(key.alternative for key in scores.keys if games[key.interaction_id].rehearsed)
@@ -240,7 +238,7 @@ def test_rl_weighs_entropy_by_the_reward(seed_adapter: Path) -> None:
     model, data = load_adapter(base(), seed_adapter).eval(), toy(2, negatives=True)
     games = {e.interaction.interaction_id: Game(e.interaction, e.labels, (0, 1, 2)) for e in data}
     config = replace(rl(), entropy_weight=0.5)
-    rows = [batch_loss.encode_game(game, base().processor, config) for game in games.values()]
+    rows = [batch_loss.encode_game(game, base(), config) for game in games.values()]
     scores = score(model, collate(rows, 0), features(), with_entropy=True)
     loss = batch_loss.turn_losses(scores, games, config, {}).loss
     plain = batch_loss.turn_losses(scores, games, replace(config, entropy_weight=0.0), {}).loss

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from samples import IMAGES, contents, game, line, logs, with_images
 
-from respect_core.log import export as export_module
+from respect_core.log import blocks
 from respect_core.log.export import export
 from respect_core.log.records import InteractionLog, outcome_row, turn_rows
+from respect_core.scenarios.multiref import columns as columns_module
 from respect_core.scenarios.multiref.columns import Columns, read_columns
 from respect_core.store.manifests import Partition, read_manifest
 from respect_core.store.open import open_store
@@ -78,13 +79,13 @@ def test_every_constraint_of_the_models_is_known() -> None:
         "InteractionLog": {
             "schema_version": {"type": "integer", "minimum": 1, "maximum": 1, "default": 1},
             "interaction_id": text | {"minLength": 1},
-            "scenario": text | {"const": "multiref", "default": "multiref"},
+            "scenario": text | {"default": "multiref"},
             "round": {"type": "integer", "minimum": 0},
             "variant": text | {"minLength": 1},
             "policy": {"$ref": "#/$defs/PolicyIdentity"},
             "user": text,
             "started_at": text,
-            "context": names | {"minItems": 2, "maxItems": 10},
+            "context": names,
             "turns": {"type": "array", "items": {"$ref": "#/$defs/LoggedTurn"}, "minItems": 1},
             "outcome": {"anyOf": [{"$ref": "#/$defs/Outcome"}, absent], "default": None},
         },
@@ -124,7 +125,7 @@ def test_lines_are_numbered_across_blocks_and_lines_over_the_limit(tmp_path: Pat
     ]
     data = b"".join(lines)
     store.put(FOLDER + "a.jsonl", data)
-    with patch.multiple(export_module, BLOCK=4000, SMALL_BLOCK=800, LINE_LIMIT=5000):
+    with patch.multiple(blocks, BLOCK=4000, SMALL_BLOCK=800, LINE_LIMIT=5000):
         report = export(store, 5)
     found = [json.loads(each) for key in store.keys("set_aside/") for each in store.read(key).splitlines()]
     expected = [6 * number + each for number in range(5) for each in (2, 4)]
@@ -270,7 +271,8 @@ def test_both_ways_give_the_same_tables_and_problems(
         store = with_images(open_store(tmp_path_factory.mktemp("store")))
         for number, data in enumerate(objects):
             store.put(f"{FOLDER}{number}.jsonl", data)
-        with patch.multiple(export_module, read_columns=reader, BLOCK=2500, SMALL_BLOCK=800, LINE_LIMIT=5000):
+        small = patch.multiple(blocks, BLOCK=2500, SMALL_BLOCK=800, LINE_LIMIT=5000)
+        with small, patch.object(columns_module, "read_columns", reader):
             export(store, 5)
         found.append(
             {
