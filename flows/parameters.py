@@ -34,7 +34,13 @@ def _split(given: Any) -> Any:
 
 
 Variants = Annotated[list[Variant], BeforeValidator(_split), Field(min_length=1)]
-ProfileName = Annotated[str, Field(description=f"Named configuration: {' or '.join(PROFILES)}.")]
+ProfileName = Annotated[
+    str,
+    Field(
+        description=f"Named configuration: {' or '.join(PROFILES)}.",
+        json_schema_extra={"enum": list(PROFILES)},  # forms offer these
+    ),
+]
 Seeds = Annotated[int | None, Field(ge=1, description="Training seeds per variant. Empty: the profile's.")]
 MaxSteps = Annotated[int | None, Field(ge=1, description="Optimizer steps per training run. Empty: the profile's.")]
 Validation = Annotated[

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from flows.retrain import Hyperparameters
-from respect_core.profiles import profile
+from flows.entrypoints import next_round, run_simulation, run_study
+from flows.retrain import Hyperparameters, retrain
+from respect_core.profiles import PROFILES, profile
 from respect_core.variants import Variant, fft, kto, rl
 
 
@@ -29,3 +30,10 @@ def test_only_the_variants_objective_changes() -> None:
     after = Hyperparameters(learning_rate=1e-3, max_steps=8).of(before, Variant.B_RL)
     changed = replace(before.training[Variant.B_RL.objective], learning_rate=1e-3, max_steps=8, checkpoint_every=2)
     assert after.training == {**before.training, Variant.B_RL.objective: changed}
+
+
+def test_forms_offer_the_profiles_there_are() -> None:
+    assert retrain.parameters.properties["profile"]["enum"] == list(PROFILES)
+    for form in (next_round, run_study, run_simulation):
+        (fields,) = (each for each in form.parameters.definitions.values() if "profile" in each.get("properties", {}))
+        assert fields["properties"]["profile"]["enum"] == list(PROFILES)
