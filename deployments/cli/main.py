@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from deployments.cli.annotations import annotate_app, released_app, released_import_app
 from deployments.cli.imports import import_app
-from deployments.cli.options import build, options
+from deployments.cli.options import On, build, options
 from deployments.cli.promotion import promotion_app
 from deployments.cli.report import report_app
 from deployments.cli.search import search_app
@@ -47,11 +47,6 @@ app.add_typer(annotate_app, name="annotate")
 app.add_typer(promotion_app)
 app.add_typer(report_app)
 app.add_typer(search_app)
-On = Annotated[
-    Literal["here", "ray"],
-    typer.Option(help="Where decoding and training run: on this machine, or on the Ray cluster of RAY_ADDRESS."),
-]
-ALL = "all"
 
 
 def _print_version(asked: bool) -> None:
@@ -141,7 +136,7 @@ def study_command(
     learning = [name for name in named if name != CONTROL]
     if not learning:
         raise typer.BadParameter(f"{CONTROL} is deployed beside variants that learn: name one, e.g. b-fft,{CONTROL}")
-    control = CONTROL in named or variants == [ALL]
+    control = CONTROL in named or variants == ["all"]
     parameters, workspace = (
         build(StudyParameters, given, variants=learning, control=control),
         run_workspace(run, new=True),

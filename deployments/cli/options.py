@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping
-from functools import wraps
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 from annotated_types import Ge, Le
@@ -17,6 +16,10 @@ from flows.parameters import Parameters
 
 Model = TypeVar("Model", bound=Parameters)
 Command = Callable[..., None]
+On = Annotated[
+    Literal["here", "ray"],
+    typer.Option(help="Where decoding and training run: on this machine, or on the Ray cluster of RAY_ADDRESS."),
+]
 
 
 def options(model: type[Parameters], *, without: Collection[str] = ()) -> Callable[[Command], Command]:
@@ -35,17 +38,13 @@ def options(model: type[Parameters], *, without: Collection[str] = ()) -> Callab
         ]
         made = [_option(name, field) for name, field in model.model_fields.items() if name not in without]
 
-        @wraps(command)
-        def run(**given: Any) -> None:
-            command(**given)
-
         every = sorted(
             (each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *made)),
             key=lambda each: each.default is not inspect.Parameter.empty,
         )
-        run.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]  # what Typer reads
-        run.__annotations__ = {each.name: each.annotation for each in every}
-        return run
+        command.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]  # what Typer reads
+        command.__annotations__ = {each.name: each.annotation for each in every}
+        return command
 
     return decorate
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from deployments.cli.options import build, options
+from deployments.cli.options import On, build, options
 from flows.parameters import SearchParameters
 from flows.support.terminal import Commands, Run, clear_errors, console, run_workspace
 from respect_core.variants import Variant
@@ -19,10 +19,7 @@ search_app = Commands()
 def search_command(
     variant: Annotated[Variant, typer.Option(help="The variant to train.")],
     run: Run = "main",
-    on: Annotated[
-        Literal["here", "ray"],
-        typer.Option(help="Where decoding and training run: on this machine, or on the Ray cluster of RAY_ADDRESS."),
-    ] = "here",
+    on: On = "here",
     **given: Any,
 ) -> None:
     """Search training settings: train, validate, compare in MLflow. Nothing is registered; run again, it resumes."""
@@ -34,11 +31,7 @@ def search_command(
 
     with clear_errors(), progress.shown():
         require(Place(on))  # before Prefect starts
-        summary = flow(
-            workspace,
-            parameters,
-            on=Place(on),
-        )
+        summary = flow(workspace, parameters, on=Place(on))
     search.show(summary, console)
     console.print(
         f"\nThe same is in {search.results_file(workspace, summary)}, and in MLflow below the run "
