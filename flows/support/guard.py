@@ -50,6 +50,9 @@ def prefect() -> App:
     """Make Prefect's server, which asks for PREFECT_SERVER_API_AUTH_STRING by itself."""
     from prefect.server.api.server import create_app
 
+    from flows.support import database
+
+    database.configure()
     return Guard(create_app(final=True))
 
 

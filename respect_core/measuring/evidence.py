@@ -156,7 +156,7 @@ def learned_from(games: Mapping[Partition, int], cells: Cells) -> dict[str, dict
     return {
         policy: {number: sum(games[each] for each in learning_partitions(games, policy, number)) for number in by_round}
         for policy, by_round in cells.items()
-        if policy not in (CONTROL, HH)
+        if by_round and policy not in (CONTROL, HH)  # a system that has not branched off yet has no rounds
     }
 
 

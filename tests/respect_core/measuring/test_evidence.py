@@ -119,6 +119,7 @@ def test_the_enhanced_policy_learned_from_what_it_branched_off() -> None:
     }
     cells = {policy: {2: PolicyRound()} for policy in ("b-fft", "b-fft+", "control")}
     assert learned_from(games, cells) == {"b-fft": {2: 4021}, "b-fft+": {2: 50021}}
+    assert learned_from(games, cells | {"b-fft+": {}}).keys() == {"b-fft"}  # before it branched off
 
 
 def test_a_partition_in_memory_is_small(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""Prefect's SQLite without a deadlock: its server can wait a minute for a lock that it holds itself.
+
+A statement that failed stays open in the traceback of its error until that is collected as garbage. Where the event loop
+collects it, SQLite makes it wait for the connection, which by then may be busy in its own thread: waiting for a lock,
+whose holder waits for the event loop. All requests stand still until that wait is given up, after 60 seconds.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from prefect.server.database import dependencies
+from prefect.server.database.configurations import AioSqliteConfiguration
+from prefect.server.utilities.database import get_dialect
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
+
+
+def configure() -> None:
+    """Let Prefect's server, in this process, use its database in this way if that is SQLite."""
+    url = PREFECT_API_DATABASE_CONNECTION_URL.value()
+    if get_dialect(url).name == "sqlite":
+        dependencies.MODELS_DEPENDENCIES["database_config"] = Configuration(connection_url=url)
+
+
+class Configuration(AioSqliteConfiguration):
+    """Prefect's, with writers that queue, and statements that end in the thread of their connection."""
+
+    async def engine(self) -> AsyncEngine:
+        engine = await super().engine()
+        if not event.contains(engine.sync_engine, "do_connect", _connect):
+            event.listen(engine.sync_engine, "do_connect", _connect)
+        return engine
+
+    def begin_transaction(
+        self, session: AsyncSession, with_for_update: bool = False
+    ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
+        """Take the lock at the beginning: one that reads first fails when another has written since."""
+        return super().begin_transaction(session, with_for_update=True)
+
+
+class Cursor(sqlite3.Cursor):
+    """Ends a statement that fails."""
+
+    def execute(self, *arguments: Any) -> Cursor:
+        try:
+            return super().execute(*arguments)
+        except BaseException:
+            self.close()
+            raise
+
+    def executemany(self, *arguments: Any) -> Cursor:
+        try:
+            return super().executemany(*arguments)
+        except BaseException:
+            self.close()
+            raise
+
+
+class Connection(sqlite3.Connection):
+    def cursor(self, *arguments: Any) -> Any:
+        return super().cursor(*(arguments or (Cursor,)))
+
+
+def _connect(dialect: object, record: object, arguments: list[Any], keywords: dict[str, Any]) -> None:
+    keywords["factory"] = Connection
