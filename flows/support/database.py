@@ -1,8 +1,8 @@
 """Prefect's SQLite without a deadlock: its server can wait a minute for a lock that it holds itself.
 
-A statement that failed stays open in the traceback of its error until that is collected as garbage. Where the event loop
-collects it, SQLite makes it wait for the connection, which by then may be busy in its own thread: waiting for a lock,
-whose holder waits for the event loop. All requests stand still until that wait is given up, after 60 seconds.
+A statement that failed stays open in the traceback of its error until that is collected as garbage. Where the event
+loop collects it, SQLite makes it wait for the connection, which by then may be busy in its own thread: waiting for a
+lock, whose holder waits for the event loop. All requests stand still until that wait is given up, after 60 seconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prefect's server and its SQLite: no failed statement holds up the event loop, no writer fails because it read first."""
+"""Prefect's server and its SQLite: a failed statement holds up nobody, and no writer fails because it read first."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def test_writers_that_read_first_take_turns(tmp_path: Path) -> None:
         async with _engine(configuration) as engine:
 
             async def read_and_write() -> None:
-                async with await configuration.session(engine) as session:
-                    async with configuration.begin_transaction(session):
-                        await session.execute(COUNT)
-                        await asyncio.sleep(0.1)
-                        await session.execute(INSERT)
+                session = await configuration.session(engine)
+                async with session, configuration.begin_transaction(session):
+                    await session.execute(COUNT)
+                    await asyncio.sleep(0.1)
+                    await session.execute(INSERT)
 
             await asyncio.gather(*(read_and_write() for _ in range(4)))
             async with engine.connect() as connection:
@@ -59,25 +59,25 @@ def test_a_failed_statement_holds_up_nobody(tmp_path: Path) -> None:
     file = tmp_path / "prefect.db"
 
     async def stall() -> float:
-        async with _engine(Configuration(connection_url=f"sqlite+aiosqlite:///{file}")) as engine:
-            async with engine.connect() as connection:
-                driver = (await connection.get_raw_connection()).driver_connection
-                assert isinstance(driver, aiosqlite.Connection)
-                other = sqlite3.connect(file, isolation_level=None)
-                await driver.execute("PRAGMA busy_timeout = 0")
-                other.execute("BEGIN IMMEDIATE")
-                failed = await driver.cursor()
-                with pytest.raises(sqlite3.OperationalError, match="locked"):
-                    await failed.execute(INSERT.text)
-                await driver.execute("PRAGMA busy_timeout = 2000")
-                waiting = asyncio.create_task(driver.execute(INSERT.text))
-                await asyncio.sleep(0.3)
-                began = time.monotonic()
-                del failed
-                gc.collect()  # its error's traceback has it too
-                seconds = time.monotonic() - began
-                other.close()
-                await asyncio.wait([waiting])
-                return seconds
+        configuration = Configuration(connection_url=f"sqlite+aiosqlite:///{file}")
+        async with _engine(configuration) as engine, engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert isinstance(driver, aiosqlite.Connection)
+            other = sqlite3.connect(file, isolation_level=None)
+            await driver.execute("PRAGMA busy_timeout = 0")
+            other.execute("BEGIN IMMEDIATE")
+            failed = await driver.cursor()
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                await failed.execute(INSERT.text)
+            await driver.execute("PRAGMA busy_timeout = 2000")
+            waiting = asyncio.create_task(driver.execute(INSERT.text))
+            await asyncio.sleep(0.3)
+            began = time.monotonic()
+            del failed
+            gc.collect()  # its error's traceback has it too
+            seconds = time.monotonic() - began
+            other.close()
+            await asyncio.wait([waiting])
+            return seconds
 
     assert asyncio.run(stall()) < 0.5
