@@ -8,7 +8,8 @@ lock, whose holder waits for the event loop. All requests stand still until that
 from __future__ import annotations
 
 import sqlite3
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from prefect.server.database import dependencies
@@ -35,11 +36,13 @@ class Configuration(AioSqliteConfiguration):
             event.listen(engine.sync_engine, "do_connect", _connect)
         return engine
 
-    def begin_transaction(
+    @asynccontextmanager
+    async def begin_transaction(
         self, session: AsyncSession, with_for_update: bool = False
-    ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
+    ) -> AsyncGenerator[AsyncSessionTransaction, None]:
         """Take the lock at the beginning: one that reads first fails when another has written since."""
-        return super().begin_transaction(session, with_for_update=True)
+        async with super().begin_transaction(session, with_for_update=True) as transaction:
+            yield transaction
 
 
 class Cursor(sqlite3.Cursor):
