@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import DemoParameters, RoundParameters
+from flows.parameters import DemoParameters
 from flows.round import round
 from flows.seed import seed_policy
 from flows.support.locks import in_turn
@@ -17,9 +17,9 @@ from tasks.support.workspace import Workspace
 @flow(name="demo", flow_run_name="demo {parameters.profile}")
 def demo(workspace: Workspace, parameters: DemoParameters) -> dict[str, Any]:
     """Deploy the seed policy in round 0, then run the round on its log. Returns the round's summary."""
-    first = RoundParameters(round=0, **parameters.model_dump(exclude={"games"}))
+    first = parameters.round()
     settings = first.resolved_profile()
     with in_turn(workspace):
         seed = seed_policy(workspace, settings, first.validation)
-        played = play_games(workspace, settings, seed, 0, parameters.games)
+        played = play_games(workspace, settings, seed, 0, parameters.games, parameters.study_seed)
         return round(workspace, first, seconds_of_play=played.seconds)

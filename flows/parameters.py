@@ -43,6 +43,10 @@ ProfileName = Annotated[
 ]
 Seeds = Annotated[int | None, Field(ge=1, description="Training seeds per variant. Empty: the profile's.")]
 MaxSteps = Annotated[int | None, Field(ge=1, description="Optimizer steps per training run. Empty: the profile's.")]
+StudySeed = Annotated[
+    int,
+    Field(ge=0, description="Drives contexts, speakers, sampling and training; another seed, another study."),
+]
 Validation = Annotated[
     str,
     Field(
@@ -73,7 +77,7 @@ class RoundParameters(Parameters):
     )
     seeds: Seeds = None
     max_steps: MaxSteps = None
-    study_seed: int = Field(default=0, ge=0, description="Repetition of a study: no two share a training seed.")
+    study_seed: StudySeed = 0
     replay: int = Field(
         default=0, ge=0, description="Games of a fixed simulated set that the seed policy and every new policy play."
     )
@@ -131,9 +135,7 @@ class StudyParameters(Parameters):
         "learns from those beyond `games`. Empty: four times as many.",
     )
     human_games: int = Field(default=50, ge=0, description="Games between people (HH), in the last round.")
-    study_seed: int = Field(
-        default=0, ge=0, description="Drives contexts, speakers, sampling and training; another seed, another study."
-    )
+    study_seed: StudySeed = 0
     profile: ProfileName = "tiny"
     seeds: Seeds = None
     max_steps: MaxSteps = None
@@ -186,7 +188,12 @@ class DemoParameters(Parameters):
     games: int = Field(default=200, ge=1, description="Games that the seed policy plays in round 0.")
     replay: int = Field(default=60, ge=0, description="Games of the fixed set that every policy replays.")
     variants: Variants = Field(default=list(SYSTEMS), description="Comma-separated variants, or 'all'.")
+    study_seed: StudySeed = 0
     profile: ProfileName = "tiny"
+
+    def round(self) -> RoundParameters:
+        """Return the parameters of its one round."""
+        return RoundParameters(round=0, **self.model_dump(exclude={"games"}))
 
 
 class SimulateParameters(Parameters):

@@ -25,9 +25,11 @@ _FIXED_SET = 20_000
 
 
 @task(name="play", task_run_name="play round {round} {policy.variant}", **PATIENT, cache_policy=NO_CACHE)
-def play_games(workspace: Workspace, profile: Profile, policy: RegisteredRef, round: int, games: int) -> PlayedRef:
+def play_games(
+    workspace: Workspace, profile: Profile, policy: RegisteredRef, round: int, games: int, seed: int
+) -> PlayedRef:
     """Deploy a policy for a round: its games are appended to the interaction log."""
-    return _play(workspace, profile, policy, round, games, contexts_seed=round, seed=round, log=True)
+    return _play(workspace, profile, policy, round, games, contexts_seed=seed, seed=seed, log=True)
 
 
 @task(name="deploy", task_run_name="play round {round} {policy.variant}", **PATIENT, cache_policy=NO_CACHE)

@@ -19,7 +19,7 @@ from small import smallest
 from flows import parameters as parameters_module
 from flows import study as study_module
 from flows.evaluate import evaluate
-from flows.parameters import EvaluateParameters, StudyParameters
+from flows.parameters import DemoParameters, EvaluateParameters, StudyParameters
 from flows.study import study
 from respect_core.log.log import read_logs
 from respect_core.log.records import InteractionLog
@@ -291,6 +291,8 @@ def test_study_seeds_share_no_training_seed() -> None:
         return parameters.of_round(1).resolved_profile().seeds
 
     assert (seeds(0), seeds(1), seeds(2)) == ((0, 1, 2), (3, 4, 5), (6, 7, 8))
+    demo = DemoParameters(study_seed=4)
+    assert demo.round().resolved_profile().seeds == (4,)
 
 
 def test_policies_are_evaluated_on_a_set_that_nobody_trained_on(
