@@ -66,18 +66,20 @@ def test_a_failed_statement_holds_up_nobody(tmp_path: Path) -> None:
             other = sqlite3.connect(file, isolation_level=None)
             await driver.execute("PRAGMA busy_timeout = 0")
             other.execute("BEGIN IMMEDIATE")
+            gc.freeze()  # what other tests left would be collected with it
             failed = await driver.cursor()
             with pytest.raises(sqlite3.OperationalError, match="locked"):
                 await failed.execute(INSERT.text)
-            await driver.execute("PRAGMA busy_timeout = 2000")
+            await driver.execute("PRAGMA busy_timeout = 5000")
             waiting = asyncio.create_task(driver.execute(INSERT.text))
             await asyncio.sleep(0.3)
             began = time.monotonic()
             del failed
             gc.collect()  # its error's traceback has it too
             seconds = time.monotonic() - began
+            gc.unfreeze()
             other.close()
             await asyncio.wait([waiting])
             return seconds
 
-    assert asyncio.run(stall()) < 0.5
+    assert asyncio.run(stall()) < 2
