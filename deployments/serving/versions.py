@@ -42,7 +42,7 @@ class Served:
 
 
 class LastGood:
-    """What acted last for each variant, remembered on this machine across restarts. Its files are in the local copy."""
+    """What acted last for each variant, remembered on this machine across restarts. Its files stay in the cache."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._folder = workspace.scratch / "serving"

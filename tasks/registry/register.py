@@ -82,7 +82,7 @@ def register_variant(
 
     An adapter that is already registered, made from the same inputs and chosen by the same games, keeps its version.
     One that was retrained by hand is kept apart from those of rounds, and does not move the alias. What it learned from
-    is recorded with it (registry.lineage), even if an earlier attempt ended before doing so. A run that a killed
+    is recorded with it (release.lineage), even if an earlier attempt ended before doing so. A run that a killed
     attempt left open is ended as killed.
     """
     with _bundle(workspace, profile, selected) as directory:
