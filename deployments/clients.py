@@ -1,8 +1,8 @@
 """Keep slow and greedy clients off a server, below its application: caps on connections, and deadlines.
 
-uvicorn waits for the rest of a request as long as a client likes, and takes connections until the process has no file
-descriptor left for its own journal and store. Here a request must be whole in `seconds`, connections are capped for
-each address and in total, and so is the rate of a socket's control frames. A client that exceeds a limit is cut off
+uvicorn waits for the rest of a request as long as a client likes, and accepts connections until the process has no file
+descriptors left for its own journal and store. Here a request must be complete within `seconds`; connections are capped
+per address and in total, and so is the rate of a socket's control frames. A client that exceeds a limit is cut off
 without an answer.
 """
 
@@ -22,19 +22,19 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 log = logging.getLogger(__name__)
-_DESCRIPTORS = 65_536  # as many as are asked for
-_BACKLOG = 128  # connections that are accepted before any of them is looked at
-_OWN = 192  # descriptors for them, the journal, the store and the registry
+_DESCRIPTORS = 65_536  # how many to ask for
+_BACKLOG = 128  # connections accepted before any of them is handled
+_OWN = 192  # descriptors for those, the journal, the store and the registry
 
 
 class Bucket:
-    """Tokens that come back at `rate` a second, up to `most`."""
+    """A token bucket, refilled at `rate` per second up to `most`."""
 
     def __init__(self, rate: float, most: float, now: float) -> None:
         self._rate, self._most, self._tokens, self._at = rate, most, most, now
 
     def take(self, now: float) -> bool:
-        """Whether there was one."""
+        """Take a token; return whether there was one."""
         self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
         self._at = now
         if self._tokens < 1:
@@ -45,16 +45,16 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Caps:
-    """Of connections and requests."""
+    """Caps on connections and requests."""
 
-    total: int = 4_096  # connections, or fewer where descriptors are short
-    share: float = 1 / 8  # of them, that one address may have
+    total: int = 4_096  # connections, or fewer if descriptors are scarce
+    share: float = 1 / 8  # of the total, that one address may have
     seconds: float = 10.0  # for a request's head and body
-    control: tuple[float, float] = (20.0, 100.0)  # control frames and pieces of messages a second, and saved up
+    control: tuple[float, float] = (20.0, 100.0)  # control frames and message fragments: per second, and saved up
 
 
 def household(host: str) -> str:
-    """The client that an address stands for: of IPv6 its /64, and IPv4 that is written as IPv6 is IPv4."""
+    """The client that an address stands for: for IPv6 its /64; IPv4 written as IPv6 counts as IPv4."""
     try:
         found = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -67,7 +67,7 @@ def household(host: str) -> str:
 
 
 def raise_descriptors() -> int:
-    """Let this process have as many file descriptors as its hard limit allows; returns how many."""
+    """Let this process have as many file descriptors as its hard limit allows; return how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -77,20 +77,20 @@ def raise_descriptors() -> int:
 
 
 def options(caps: Caps | None = None, *, proxies: str = "") -> dict[str, Any]:
-    """For uvicorn's Config.
+    """Options for uvicorn's Config.
 
     Args:
-        proxies: comma-separated addresses and networks of proxies, whose own caps hold for an address; '*' for all.
+        proxies: comma-separated addresses and networks of proxies, which cap addresses themselves; '*' for all.
     """
     http, ws = _protocols(Gate(caps or Caps(), raise_descriptors(), proxies))
     return {"http": http, "ws": ws, "backlog": _BACKLOG}
 
 
 class Gate:
-    """Counts connections, of addresses and in all.
+    """Count connections, per address and in total.
 
     Args:
-        descriptors: that the process may have.
+        descriptors: how many the process may have.
     """
 
     def __init__(self, caps: Caps, descriptors: int, proxies: str = "") -> None:
@@ -103,7 +103,7 @@ class Gate:
         self._told = float("-inf")
 
     def enter(self, transport: asyncio.BaseTransport) -> bool:
-        """Whether there is room for a connection, which is counted until `leave`."""
+        """Whether there is room for a connection, which then counts until `leave`."""
         host = str((transport.get_extra_info("peername") or ("unknown",))[0])
         key = household(host)
         if len(self._open) >= self.total or (self._of[key] >= self.each and not self._trusts(host)):
@@ -121,7 +121,7 @@ class Gate:
                 del self._of[key]
 
     def _tell(self, standing: str) -> None:
-        """Once a minute at most."""
+        """Log a refusal, at most once a minute."""
         if time.monotonic() - self._told >= 60:
             self._told = time.monotonic()
             log.warning("connections are refused: %s", standing)
@@ -134,7 +134,7 @@ def _trusted(proxies: str) -> Callable[[str], bool]:
             return lambda _: True
         try:
             networks.append(ipaddress.ip_network(each, strict=False))
-        except ValueError:  # a name or a Unix socket's: uvicorn compares it as it is written
+        except ValueError:  # a name or a Unix socket: uvicorn compares it as written
             continue
 
     def trusts(host: str) -> bool:
@@ -153,7 +153,7 @@ def _protocols(gate: Gate) -> tuple[type[asyncio.Protocol], type[asyncio.Protoco
 
 
 class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of two classes, by what is installed
-    """With a deadline for what is not whole yet of a request."""
+    """HTTP with a deadline for incomplete requests."""
 
     gate: Gate
     _deadline: asyncio.TimerHandle | None = None
@@ -184,7 +184,7 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of two c
         super().handle_websocket_upgrade(*args)
 
     def _expect(self) -> None:
-        """The rest of what has begun, from its first byte on."""
+        """Set a deadline for the rest of a request, from its first byte on."""
         if self._deadline is None and self.transport is not None and not self.transport.is_closing():
             self._deadline = self.loop.call_later(self.gate.caps.seconds, self._late)
 
@@ -196,14 +196,14 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of two c
     def _late(self) -> None:
         self._deadline = None
         answering = self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
-        if answering:  # the server's turn: what came behind the request waits for it
+        if answering:  # the server's turn: what came after the request waits
             self._expect()
         elif not self.transport.is_closing():
             self.transport.abort()
 
 
 class _Ws(WebSocketsSansIOProtocol):
-    """With a bucket for frames that never reach the application, and no word in the log of what is not UTF-8."""
+    """Sockets with a bucket for frames that never reach the application; invalid UTF-8 is not logged."""
 
     gate: Gate
 

@@ -1,4 +1,4 @@
-"""Flows as deployments (deployments/prefect.yaml): what a schedule, a form or another run starts on a work pool.
+"""Flows as deployments (deployments/prefect.yaml), which a schedule, a form or another run starts on a work pool.
 
 They take small parameters only; where data lives comes from the worker's environment.
 """
@@ -67,12 +67,12 @@ def next_round(parameters: NextRoundParameters = NextRoundParameters()) -> State
 
 @flow(name="decode", flow_run_name="decode round {round}")
 def decode(profile: Profile, round: int, variants: list[Variant], seed: RegisteredRef, result: str) -> None:
-    """Feedback of the turns up to a round, and the probabilities that their logs lack.
+    """Compute the feedback of the turns up to a round, and the probabilities that their logs lack.
 
     Args:
         profile: The resolved configuration.
         round: Number of the round.
-        variants: Those that will learn.
+        variants: The variants that will learn.
         seed: The registered seed policy.
         result: Key in the store under which the result is left.
     """
@@ -95,18 +95,18 @@ def train(
     run_id: str | None = None,
     retrained: bool = False,
 ) -> None:
-    """One variant, from its training set to its registered version.
+    """Train one variant and register the version.
 
     Args:
         profile: The resolved configuration.
-        training_set: A partition of training_sets/, by content.
-        validation: Game set whose right turns choose the checkpoint.
+        training_set: A partition of training_sets/, named by its content.
+        validation: Game set whose correct turns choose the checkpoint.
         result: Key in the store under which the result is left.
         run_id: MLflow run of the round.
-        retrained: By hand: the version stands beside those of rounds.
+        retrained: Whether it is trained by hand: the version is then kept apart from those of rounds.
     """
     workspace, variant = from_environment(), training_set.variant
-    if retrained:  # beside the checkpoints of the round, never over them
+    if retrained:  # next to the checkpoints of the round, never over them
         workspace = workspace.model_copy(update={"root": workspace.root / "retrained" / Path(result).stem})
     start = initial_adapter(workspace, profile, Variant(variant), training_set.round) if variant != SEED else None
     trained = [
@@ -121,7 +121,7 @@ def train(
 
 @flow(name="deployed-study", flow_run_name="study {parameters.name}")
 def run_study(parameters: NamedStudyParameters = NamedStudyParameters()) -> None:  # noqa: B008  # frozen
-    """Run the paper's experiment with simulated speakers. Started again under its name, it resumes.
+    """Run the paper's experiment with simulated speakers. Started again under the same name, it resumes.
 
     Args:
         parameters: What plays and learns, and for how long.
@@ -132,7 +132,7 @@ def run_study(parameters: NamedStudyParameters = NamedStudyParameters()) -> None
 
 @flow(name="deployed-simulate", flow_run_name="simulate {parameters.games} games")
 def run_simulation(parameters: SimulateParameters = SimulateParameters()) -> State[Any]:  # noqa: B008  # frozen
-    """Let simulated users play with what is deployed, for the next round to learn from.
+    """Let simulated users play with the deployed versions, for the next round to learn from.
 
     Args:
         parameters: Who plays, and how much.
@@ -150,14 +150,14 @@ def redecode(
     prompt: PromptName = "the decoder's own",
     positive: float | None = None,
 ) -> State[Any]:
-    """Another decoder, prompt or threshold over a round's turns; its labels lie beside those learned from.
+    """Decode a round's turns with another decoder, prompt or threshold, and keep its labels apart from the round's own.
 
     Args:
         round: Number of a round that has been decoded.
-        name: Of the new labels: lower-case letters, digits and dashes; they are in redecoded/NAME/ of the store.
+        name: Name of the new labels (lower-case letters, digits and dashes), stored in redecoded/NAME/.
         decoder: Model that decodes.
-        prompt: What it is asked.
-        positive: Threshold on the log-odds of positive, in nats; the decoder's if empty.
+        prompt: The prompt it is given.
+        positive: Threshold on the log-odds of positive, in nats; the decoder's own if empty.
     """
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise ValueError(f"name {name!r}: use lower-case letters, digits and dashes, such as 'zero-shot'")
@@ -168,10 +168,10 @@ def redecode(
 
 @flow(name="deployed-promote", flow_run_name="promote {parameters.variant}")
 def promote(parameters: PromoteParameters) -> PromotionRef:
-    """A variant's candidate to its users, if the gate lets it through; no promotion is a normal end, with its reasons.
+    """Deploy a variant's candidate if the gate lets it through. Ending without a promotion is normal; it says why.
 
     Args:
-        parameters: What to promote, and what to ask of it.
+        parameters: What to promote, and what the gate requires.
     """
     label_run(f"variant:{parameters.variant}")
     return promotion.promote.fn(from_environment(), parameters)
@@ -179,7 +179,7 @@ def promote(parameters: PromoteParameters) -> PromotionRef:
 
 @flow(name="deployed-rollback", flow_run_name="roll back {parameters.variant}")
 def rollback(parameters: RollbackParameters) -> PromotionRef:
-    """What was deployed before the newest promotion that stands, back to its users; once more goes further back.
+    """Put back what was deployed before the newest promotion that stands; another rollback goes one further back.
 
     Args:
         parameters: What to roll back, and why.

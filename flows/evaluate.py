@@ -1,4 +1,4 @@
-"""How registered policies do on games that people played elsewhere, as a Prefect flow (appendix B.4, exact match)."""
+"""Evaluate registered policies on games that people played elsewhere, as a Prefect flow (appendix B.4, exact match)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tasks.support.workspace import Workspace
 
 @flow(name="evaluate", flow_run_name="evaluate on {parameters.game_set}", task_runner=threads())
 def evaluate(workspace: Workspace, parameters: EvaluateParameters) -> dict[str, Any]:
-    """Exact match of the seed policy and of a round's variants, against chance.
+    """Measure the exact match of the seed policy and of a round's variants, against chance.
 
     Raises:
-        ValueError: no such game set, no variants of that round, or one that learned from the games.
+        ValueError: no such game set, no variants of that round, or a variant that learned from the games.
     """
     number, registered = policies(workspace, parameters.game_set, parameters.round)
     profile, game_set = named_profile(parameters.profile), parameters.game_set

@@ -1,4 +1,4 @@
-"""What is set of each flow, declared once: the command line makes options of it, and Prefect a form.
+"""The parameters of each flow, declared once: the command line turns them into options, and Prefect into a form.
 
 Nothing here imports Prefect, so that `respect --help` answers at once.
 """
@@ -19,7 +19,7 @@ from respect_core.release.gate import GateConfig, gate
 from respect_core.variants import SYSTEMS, Propensity, Variant
 
 ANCHORS = 4
-"""Games that measure the seed policy at the start and at the end, for each game of a policy in a round."""
+"""Games that measure the seed policy at the start and at the end, per game that a policy plays in a round."""
 
 
 def split(names: Sequence[str]) -> list[str]:
@@ -29,7 +29,7 @@ def split(names: Sequence[str]) -> list[str]:
 
 
 def _split(given: Any) -> Any:
-    """As `split`; what is no list of names is left to pydantic's own complaint."""
+    """Split as `split` does; leave anything but a list of names for pydantic to reject."""
     return split(given) if isinstance(given, list | tuple) and all(isinstance(name, str) for name in given) else given
 
 
@@ -57,7 +57,7 @@ Validation = Annotated[
 
 
 class Parameters(BaseModel):
-    """What is set of a flow; the profile has the rest."""
+    """The parameters of a flow; the profile has the rest."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -83,7 +83,7 @@ class RoundParameters(Parameters):
     )
 
     def resolved_profile(self) -> Profile:
-        """Return the named profile with what was set here."""
+        """The named profile with the settings made here."""
         profile = named_profile(self.profile)
         if self.seeds is not None:
             profile = replace(profile, seeds=tuple(range(self.seeds)))
@@ -117,7 +117,7 @@ class NextRoundParameters(Parameters):
     )
 
     def of_round(self, number: int) -> RoundParameters:
-        """Return the parameters of that round."""
+        """The parameters of that round."""
         return RoundParameters(round=number, **self.model_dump(exclude={"minimum", "number", "on"}))
 
 
@@ -154,12 +154,12 @@ class StudyParameters(Parameters):
         return self
 
     def learning(self, number: int) -> list[Variant]:
-        """Return the variants that learn from a round, and play in the next."""
+        """The variants that learn from a round, and play in the next."""
         branched = number >= variants.BRANCH_AFTER
         return [each for each in self.variants if branched or each is not Variant.B_FFT_PLUS]
 
     def of_round(self, number: int) -> RoundParameters:
-        """Return the parameters of one round's learning."""
+        """The parameters of one round's learning."""
         return RoundParameters(
             round=number,
             profile=self.profile,
@@ -171,14 +171,14 @@ class StudyParameters(Parameters):
 
 
 class NamedStudyParameters(StudyParameters):
-    """A study among others of one installation."""
+    """One of several studies in an installation."""
 
     name: str = Field(
         default="study", description="Name of the study: its own part of the store, its own experiment in MLflow."
     )
 
     def study(self) -> StudyParameters:
-        """Return what is set of the study itself."""
+        """The parameters of the study itself."""
         return StudyParameters(**self.model_dump(exclude={"name"}))
 
 
@@ -192,12 +192,12 @@ class DemoParameters(Parameters):
     profile: ProfileName = "tiny"
 
     def round(self) -> RoundParameters:
-        """Return the parameters of its one round."""
+        """The parameters of its only round."""
         return RoundParameters(round=0, **self.model_dump(exclude={"games"}))
 
 
 class SimulateParameters(Parameters):
-    """Games of simulated users with what is deployed."""
+    """Games of simulated users with the deployed versions."""
 
     variants: Variants = Field(
         default=list(SYSTEMS),
@@ -231,12 +231,12 @@ class SearchParameters(RoundParameters):
     limit: int | None = Field(default=None, ge=1, description="Try at most this many of them, at random.")
 
     def named(self) -> dict[str, Any]:
-        """Return what the search is called by, for its files and its table."""
+        """The fields that identify the search, for its files and its table."""
         return {"grid": self.grid, "variant": str(self.variants[0]), "round": self.round, "profile": self.profile}
 
 
 class PromoteParameters(Parameters):
-    """A variant's candidate, and what the gate asks of it."""
+    """A variant's candidate, and what the gate requires of it."""
 
     variant: Variant = Field(description="Variant whose policy is to be deployed.")
     version: int | None = Field(default=None, ge=1, description="Number of the version. Empty: the newest candidate.")
@@ -262,7 +262,7 @@ class PromoteParameters(Parameters):
     reason: str = Field(default="", description="Why, for the ledger.")
 
     def gate(self, profile: str) -> GateConfig:
-        """Return the gate of the candidate's profile with what was set here."""
+        """The gate of the candidate's profile with the settings made here."""
         names = ("margin", "user_share_cap", "min_feedback_turns")
         return replace(gate(profile), **{name: value for name in names if (value := getattr(self, name)) is not None})
 

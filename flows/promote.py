@@ -1,4 +1,4 @@
-"""What users meet: a candidate takes the deployed version's place through the gate, and goes back in one step."""
+"""Change what users meet: a candidate replaces the deployed version if it passes the gate; one step rolls it back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ APPROVAL_SECONDS = 24 * 3600  # how long a person may take
 
 
 class Approval(RunInput):
-    """A person's answer to a promotion that waits."""
+    """A person's answer to a promotion that waits for approval."""
 
     approve: bool = Field(default=False, description="Deploy the candidate.")
     name: str = Field(default="", description="Who answers; kept in the ledger.")
@@ -43,12 +43,12 @@ class Approval(RunInput):
 
 @flow(name="promote", flow_run_name="promote {parameters.variant}")
 def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef:
-    """Deploy a variant's candidate if the gate lets it through. No promotion is a normal end, with its reasons.
+    """Deploy a variant's candidate if the gate lets it through. Ending without a promotion is normal; it says why.
 
     Raises:
-        ValueError: no candidate, no such game set or one that the candidate learned from, a deployed version that does
-            not act, or a candidate or game set that was replaced meanwhile.
-        LedgerError: somebody else changed what is deployed meanwhile.
+        ValueError: no candidate; no such game set, or one that the candidate learned from; a deployed version that does
+            not act; or a candidate or game set that was replaced in the meantime.
+        LedgerError: somebody else changed what is deployed in the meantime.
     """
     contest = contenders(workspace, parameters.variant, parameters.version, parameters.validation)
     if contest.candidate == contest.deployed:
@@ -77,10 +77,10 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef
 
 @flow(name="rollback", flow_run_name="rollback {parameters.variant}")
 def rollback(workspace: Workspace, parameters: RollbackParameters) -> PromotionRef:
-    """Put back what was deployed before the newest promotion that stands; once more goes further back.
+    """Put back what was deployed before the newest promotion that stands; another rollback goes one further back.
 
     Raises:
-        LedgerError: nothing was promoted, or somebody else changed what is deployed meanwhile.
+        LedgerError: nothing was promoted, or somebody else changed what is deployed in the meantime.
     """
     entry = prepare_rollback(workspace, parameters.variant, parameters.actor or _account(), parameters.reason)
     commit(workspace, parameters.variant, entry)
@@ -88,16 +88,16 @@ def rollback(workspace: Workspace, parameters: RollbackParameters) -> PromotionR
 
 
 def _end(result: PromotionRef) -> Any:
-    """The result as a state that is completed either way and says how; Prefect hands callers the result itself."""
+    """The result as a completed state whose message says how it ended; Prefect hands callers the result itself."""
     return Completed(message=str(result), data=result)
 
 
 def _ask(contest: Contest, verdict: Verdict) -> Approval:
     """Wait until somebody answers on the run's page.
 
-    A deployment's run ends meanwhile, so that it holds neither device nor slot, and starts again from its beginning
-    when it is answered: everything is examined again, and if anything has changed by then, the question is asked again.
-    Any other run waits where it is, and raises FlowPauseTimeout after a day.
+    A deployment's run ends while it waits, so that it holds neither device nor slot, and starts from its beginning once
+    it is answered: everything is examined again, and if anything has changed by then, the question is asked again. Any
+    other run waits in place, and raises FlowPauseTimeout after a day.
     """
     found = "\n".join(f"- {reason}" for reason in verdict.reasons)
     text = (

@@ -1,4 +1,4 @@
-"""One variant trained again by hand, from a form: a version beside the round's, never in its place."""
+"""Train one variant again by hand, from a form: its version is kept next to the round's and never replaces it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tasks.reports.report import report_variant
 from tasks.support.workspace import from_environment
 
 _TABLE_1 = fft()
-"""What has one value for all objectives in Table 1 has it here."""
+"""Holds the values of Table 1 that all objectives share."""
 
 
 class Hyperparameters(BaseModel):
-    """A few settings of training. What is left empty is the profile's."""
+    """A few settings of training. Those left empty come from the profile."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,15 +74,15 @@ def retrain(
     profile: ProfileName = "tiny",
     validation: str = "validation",
 ) -> State[Any]:
-    """Train one variant again on a round. The version it registers stands beside the round's, and no alias moves.
+    """Train one variant again on a round. Its version is registered next to the round's, and no alias moves.
 
     Args:
         variant: Which of the six.
         round: Number of a round that has been exported.
         seeds: Training seeds; the profile's if empty.
-        hyperparameters: What to change of its training.
+        hyperparameters: Training settings to change.
         profile: Named configuration.
-        validation: Game set whose right turns choose the checkpoint.
+        validation: Game set whose correct turns choose the checkpoint.
     """
     workspace = from_environment()
     label_run(f"round:{round}", f"variant:{variant}")
@@ -91,7 +91,7 @@ def retrain(
     seed = registry.latest(workspace, SEED)
     if seed is None or not manifests.partitions(workspace.open(), "turns", [round]):
         raise ValueError(f"round {round} has not been learned from in {workspace.store_uri}; start `round` first")
-    # As a round of all variants decodes, so that what it left is found.
+    # Decode as a round of all variants does, so that its results are found.
     decoded = decode(workspace, settings, round, list(SYSTEMS), reference(SEED, seed), on=Place.POOLS)
     propensities, on = decoded.propensities, Place.POOLS
     end = learn(workspace, None, settings, variant, round, validation, propensities, on=on, retrained=True)

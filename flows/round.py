@@ -1,4 +1,4 @@
-"""One RESPECT round as a Prefect flow. It reads in the order in which data moves (section 4, figure 1)."""
+"""One RESPECT round as a Prefect flow, written in the order in which data moves (section 4, figure 1)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tasks.support.workspace import Workspace
 
 
 class VariantsFailedError(ExpectedError):
-    """Some variants of a round failed; the others are registered. Running the round again does what is missing."""
+    """Some variants of a round failed; the others are registered. Running the round again does only what is missing."""
 
 
 @flow(name="round", flow_run_name="round {parameters.round}", task_runner=threads())
@@ -42,17 +42,17 @@ def round(
 ) -> dict[str, Any]:
     """Export, decode, subsample, train, select, register; returns the summary.
 
-    It is also in runs/<name>/summary.json, unless the round is part of a study: there, that file is the study's. Rounds
-    of one run take turns on a machine: of two at once, the second finds what the first has done.
+    The summary is also in runs/<name>/summary.json, unless the round is part of a study, which has that file to itself.
+    Rounds of one run take turns on a machine: if two start at once, the second finds what the first has done.
 
     Args:
-        seconds_of_play: what the games of this round took, where they were played here; for the summary.
-        study_run: MLflow run of the study that the round is part of, if it is.
+        seconds_of_play: how long the games of this round took, if they were played here; for the summary.
+        study_run: MLflow run of the study that the round is part of, if any.
         on: where decoding and training run.
 
     Raises:
-        VariantsFailedError: names the variants that failed, after the others went through.
-        RayMissingError: Ray is to compute, and is not installed.
+        VariantsFailedError: some variants failed; the others have finished. The message names the failed ones.
+        RayMissingError: the round is to run on Ray, which is not installed.
     """
     require(on)
     label_run(f"round:{parameters.round}")
@@ -63,7 +63,7 @@ def round(
 def _round(
     workspace: Workspace, parameters: RoundParameters, seconds_of_play: float, study_run: str | None, on: Place
 ) -> dict[str, Any]:
-    """As `round`, once it is its turn."""
+    """Do what `round` does, once it is its turn."""
     started, number, profile = time.monotonic(), parameters.round, parameters.resolved_profile()
     seed = seed_policy(workspace, profile, parameters.validation, on)
     exported = export_interactions(workspace, number, profile)
@@ -76,7 +76,7 @@ def _round(
             variant: replay_fixed_games.submit(workspace, profile, each.registered, number, parameters.replay)
             for variant, each in learned.items()
         }
-        gates = preview_gate.submit(workspace, profile, learned) if study_run is None else None  # studies ask no gate
+        gates = preview_gate.submit(workspace, profile, learned) if study_run is None else None  # studies have no gate
         played = {variant: future.result() for variant, future in after.items()}
         play = seconds_of_play + seconds_played(before.result(), *played.values())
         seconds = {
@@ -104,8 +104,8 @@ def _round(
         close_round(workspace, run_id, {"round": str(error)} if status == "FAILED" else {}, status)
         raise
     close_round(workspace, run_id, failed, "FAILED" if failed else "FINISHED")
-    # A study has a report of its own. One that fails is shown and is not in the way; should it end this process, for
-    # want of memory, the round is closed, and running it again makes the report.
+    # A study has a report of its own. A failed report is shown and does not fail the round; should it kill this process
+    # for want of memory, the round is already closed, and running it again makes the report.
     if study_run is None:
         publish_report(workspace, run_id, number, f"report-round-{number}", return_state=True)
     if failed:
@@ -137,6 +137,6 @@ def _learn(
     for variant, end in lines.items():
         try:
             learned[variant] = end()
-        except Exception as error:  # a variant that fails must not take the others down
+        except Exception as error:  # one failed variant must not take the others down
             failed[variant] = str(error)
     return learned, failed

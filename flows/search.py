@@ -31,13 +31,13 @@ from tasks.support.workspace import Workspace
 
 @flow(name="search", flow_run_name="search {parameters.grid}, round {parameters.round}", task_runner=threads())
 def search(workspace: Workspace, parameters: SearchParameters, on: Place = Place.HERE) -> dict[str, Any]:
-    """Train and validate a variant with each configuration of a grid; returns them, the best first.
+    """Train and validate a variant with each configuration of a grid; return the configurations, the best first.
 
-    Points that are finished are not tried again. One that fails takes no other down.
+    Finished points are not tried again. A point that fails does not stop the others.
 
     Raises:
         ValueError: no such grid, or no games in the round.
-        RayMissingError: Ray is to compute, and is not installed.
+        RayMissingError: the search is to run on Ray, which is not installed.
     """
     require(on)
     label_run(f"round:{parameters.round}", f"variant:{parameters.variants[0]}")
@@ -46,7 +46,7 @@ def search(workspace: Workspace, parameters: SearchParameters, on: Place = Place
 
 
 def _search(workspace: Workspace, parameters: SearchParameters, on: Place) -> dict[str, Any]:
-    """As `search`, once it is its turn."""
+    """Do what `search` does, once it is its turn."""
     (variant,), number, validation = parameters.variants, parameters.round, parameters.validation
     profile = parameters.resolved_profile()
     own = profile.settings(variant, number)
@@ -93,7 +93,7 @@ def _submit(
     start: Path | None,
     on: Place,
 ) -> Callable[[], SearchedRef]:
-    """Start training a point with each seed; returns what waits for its end, and raises what it failed with."""
+    """Start training a point with each seed; return a function that waits for the end, and raises a failure."""
     within = f"search/{recipe(profile, training_set)[:16]}"
     seeds = [
         train_variant.submit(workspace, profile, training_set, seed, validation, start, on, within)
@@ -104,7 +104,7 @@ def _submit(
 
     def end() -> SearchedRef:
         for training in seeds:
-            training.result()  # one that failed says why; what waits for it knows only that it waits
+            training.result()  # a failed training says why; the tasks that wait for it do not know
         done: SearchedRef = recorded.result()
         return done
 

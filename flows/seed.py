@@ -22,9 +22,9 @@ from tasks.support.workspace import Workspace
 
 @flow(name="seed", flow_run_name="seed policy {profile.name}", task_runner=threads())
 def seed_policy(workspace: Workspace, profile: Profile, validation: str, on: Place = Place.HERE) -> RegisteredRef:
-    """The registered seed policy; trained if there is none of the same data and settings.
+    """Return the registered seed policy, training it if there is none of the same data and settings.
 
-    Where another process is at it, as `respect play` is on a clean clone, it is waited for.
+    If another process is already training it, as `respect play` does on a clean clone, wait for that one.
     """
     prepare_game_sets(workspace, profile, validation)
     training_set = seed_training_set(workspace, profile)

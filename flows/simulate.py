@@ -1,4 +1,4 @@
-"""Simulated users meet what is deployed, so that there is a next round where no person plays yet."""
+"""Let simulated users play with the deployed versions, so that there is a next round before any person plays."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tasks.support.workspace import Workspace
 
 @flow(name="simulate", flow_run_name="simulate {parameters.games} games", task_runner=threads())
 def simulate(workspace: Workspace, parameters: SimulateParameters) -> tuple[int, list[PlayedRef]]:
-    """Games of a round between simulated users and the deployed version of each variant; the seed policy before any.
+    """Play a round's games between simulated users and each variant's deployed version (at first the seed policy).
 
-    The same games again, after an interruption, are found in the log.
+    After an interruption, games that are already in the log are not played again.
 
     Returns:
         The round, and what each variant achieved.
 
     Raises:
-        ValueError: a profile without simulated speakers.
+        ValueError: the profile has no simulated speakers.
     """
     number = round_of_play(workspace, parameters.variants) if parameters.round is None else parameters.round
     first = RoundParameters(round=number, profile=parameters.profile)

@@ -1,12 +1,12 @@
 """The paper's experiment with simulated speakers, as a Prefect flow (section 5, Deployment; figure 4).
 
-In round 0 the seed policy plays. In every later round each variant's version of the round before plays, all on the
-same fresh contexts with the same speakers, and learns from what the speakers wrote through the `round` flow as it is.
-In the last round there is play only; CONTROL, the seed policy deployed again, and people (HH) play too.
+In round 0 the seed policy plays. In every later round each variant plays with its version of the round before, all on
+the same fresh contexts with the same speakers, and learns from what the speakers wrote through the unchanged `round`
+flow. In the last round they only play; CONTROL, the seed policy deployed again, and people (HH) play too.
 
-The seed policy plays more games than nobody learns from: in round 0 on contexts of its own, and as CONTROL on all
-contexts of round 0 again. How far users of the same policy changed is a difference of pairs, as is what a variant won
-over CONTROL.
+The seed policy also plays games that nobody learns from: in round 0 on contexts of its own, and as CONTROL on all
+contexts of round 0 again. So both how much users of the same policy changed and what a variant gained over CONTROL are
+paired differences.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from tasks.support.workspace import Workspace
 
 @flow(name="study", flow_run_name="study seed {parameters.study_seed}", task_runner=threads())
 def study(workspace: Workspace, parameters: StudyParameters) -> dict[str, Any]:
-    """Run all rounds, from the first that is not finished; return the summary, also in runs/<name>/summary.json.
+    """Run all rounds from the first unfinished one; return the summary, which is also in runs/<name>/summary.json.
 
     Raises:
-        ValueError: the workspace has a study of other parameters, or other games.
+        ValueError: the workspace has a study with other parameters, or other games.
         VariantsFailedError: as the `round` flow does; the same command resumes there.
     """
     profile = parameters.of_round(0).resolved_profile()
@@ -55,7 +55,7 @@ def study(workspace: Workspace, parameters: StudyParameters) -> dict[str, Any]:
 
 
 def _rounds(workspace: Workspace, parameters: StudyParameters, started: Started) -> dict[str, Any]:
-    """What is not finished of a study; returns its summary."""
+    """Run the unfinished rounds of a study; return its summary."""
     finished = record.finished_rounds(record.folder(workspace))
     with progress.bar("study", parameters.rounds + 1) as bar:
         for number in range(len(finished), parameters.rounds + 1):
@@ -65,7 +65,7 @@ def _rounds(workspace: Workspace, parameters: StudyParameters, started: Started)
             report_study(workspace, started, finished)
             if number < parameters.rounds:
                 publish_report(workspace, started.mlflow_run, number, "report-study", return_state=True)
-    # A report that fails is shown and is not in the way. The last one is made whenever the study is run again.
+    # A failed report is shown and does not fail the study. The last one is made whenever the study is run again.
     publish_report(workspace, started.mlflow_run, parameters.rounds, "report-study", return_state=True)
     return report_study(workspace, started, finished, ended=True)
 
@@ -73,7 +73,7 @@ def _rounds(workspace: Workspace, parameters: StudyParameters, started: Started)
 def _round(
     workspace: Workspace, parameters: StudyParameters, number: int, before: Sequence[StudyRound], study_run: str
 ) -> StudyRound:
-    """One deployment, and what is learned from it unless it is the last."""
+    """Run one deployment, and learn from it unless it is the last."""
     started, last = time.monotonic(), number == parameters.rounds
     attempts = record.begin_round(workspace, number)
     learning, round_parameters = None, parameters.of_round(number)
@@ -118,7 +118,7 @@ def _policies(
 def _measuring(
     workspace: Workspace, parameters: StudyParameters, profile: Profile, number: int, seed: RegisteredRef
 ) -> list[PrefectFuture[Any]]:
-    """Games of the seed policy in the first and the last round that nobody learns from, all on contexts of round 0."""
+    """The seed policy's games in the first and last round that nobody learns from, all on contexts of round 0."""
     if number == 0:
         policy, skip = seed, parameters.games
     elif parameters.control and number == parameters.rounds:

@@ -1,4 +1,4 @@
-"""Commands around what is measured by people: annotations, and the released dataset of the study."""
+"""Commands for what people measure: annotations, and the released dataset of the study."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sample_command(
         Path | None, typer.Option(dir_okay=False, help="Also write the tasks here, one JSON object a line.")
     ] = None,
 ) -> None:
-    """Draw games for annotation. Targets and outcomes are neither looked at nor in the tasks."""
+    """Draw games for annotation. Targets and outcomes are neither read nor put into the tasks."""
     workspace = run_workspace(run)
     from tasks.games.annotating import sample
 
@@ -72,7 +72,7 @@ def import_released_command(
     ] = None,
     run: Run = "released",
 ) -> None:
-    """Import the study's released dataset: games with p, annotations, decoded feedback, and the tables of them."""
+    """Import the study's released dataset: games with p, annotations, decoded feedback, and their tables."""
     workspace = run_workspace(run, new=True)
     from tasks.games.importing import import_released
 
@@ -86,7 +86,7 @@ def export_released_command(
     directory: Annotated[Path, typer.Argument(file_okay=False, help="Where the Parquet files go.")],
     run: Run = "main",
 ) -> None:
-    """Write a run's tables in the schema of the released dataset, a folder for each configuration."""
+    """Write a run's tables in the schema of the released dataset, with a folder for each configuration."""
     workspace = run_workspace(run)
     from tasks.games.importing import export_released
 

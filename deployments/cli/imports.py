@@ -1,4 +1,4 @@
-"""`respect import`: games from elsewhere into the store, and the way back."""
+"""`respect import`: import games from elsewhere into the store, and undo that."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def import_games(
         float, typer.Option(min=0.01, max=1, help="Share of the games in --game-set, chosen by a hash of their id.")
     ] = 0.2,
 ) -> None:
-    """Import games in the study's published format. The file is read without running anything in it."""
+    """Import games in the study's published format. The file is read without executing anything in it."""
     workspace = run_workspace(run, new=True)
     from tasks.games.importing import import_games as task
 
@@ -67,7 +67,7 @@ def import_games(
 
 @import_app.command("list")
 def list_imports(run: Run = "main") -> None:
-    """What was imported, the oldest first."""
+    """List what was imported, the oldest first."""
     workspace = run_workspace(run)
     from tasks.games.importing import list_imports as task
 
@@ -85,7 +85,7 @@ def undo_import(
     name: Annotated[str, typer.Argument(help="Of the import, or how it begins: `respect import list` has the names.")],
     run: Run = "main",
 ) -> None:
-    """Take an import back: its games leave the log, the tables and the game sets. Pictures and annotations stay."""
+    """Undo an import: its games leave the log, the tables and the game sets. Pictures and annotations stay."""
     workspace = run_workspace(run)
     from tasks.games.importing import undo_import as task
 

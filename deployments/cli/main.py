@@ -62,7 +62,7 @@ def prepare(
     ] = False,
 ) -> None:
     """Prepare every command."""
-    end_on_sigterm()  # servers take the place of this program, and handle the signal themselves
+    end_on_sigterm()  # servers replace this program, and handle the signal themselves
 
 
 @app.command()
@@ -90,7 +90,7 @@ def demo(run: Run = "demo", **given: Any) -> None:
 @app.command("round")
 @options(RoundParameters, without=["study_seed"])
 def round_command(run: Run = "main", on: On = "here", **given: Any) -> None:
-    """Export, decode, subsample, train, select and register: one round on the logs in the store."""
+    """Run one round on the logs in the store: export, decode, subsample, train, select and register."""
     parameters, workspace = build(RoundParameters, given), run_workspace(run)
     from flows.round import round as flow
     from tasks.compute.places import Place, require
@@ -107,7 +107,7 @@ def round_command(run: Run = "main", on: On = "here", **given: Any) -> None:
 @app.command("simulate")
 @options(SimulateParameters)
 def simulate_command(run: Run = "main", **given: Any) -> None:
-    """Let simulated users play with what is deployed; their games are in the next round."""
+    """Let simulated users play with what is deployed; their games go into the next round."""
     parameters, workspace = build(SimulateParameters, given), run_workspace(run, new=True)
     from flows.simulate import simulate as flow
 
@@ -161,7 +161,7 @@ def study_summary(
     studies: Annotated[list[str], typer.Argument(help="Names of finished studies' runs, e.g. study-0 study-1.")],
     run: Annotated[str, typer.Option(help="Where the means go: runs/NAME.")] = "study-mean",
 ) -> None:
-    """Means over several studies: summary.json, tables 2 to 4 and figure 4."""
+    """Summarise several studies by their means: summary.json, tables 2 to 4 and figure 4."""
     folders, out = [run_folder(name) for name in studies], run_folder(run, new=True)
     from tasks.reports import study_report
 
@@ -180,7 +180,7 @@ def evaluate_command(
     run: Run = "main",
     **given: Any,
 ) -> None:
-    """Compare the seed policy and a round's variants on games that nobody trained on, with one another and chance."""
+    """Compare the seed policy and a round's variants with each other and chance, on games that nobody trained on."""
     parameters, workspace = build(EvaluateParameters, given, game_set=game_set), run_workspace(run)
     from flows.evaluate import evaluate as flow
     from tasks.release import evaluate
@@ -194,7 +194,7 @@ def evaluate_command(
 def relocate_command(
     run: Annotated[str, typer.Option(help="Name of the run, whose folder runs/NAME was moved or copied here.")],
 ) -> None:
-    """Make the MLflow records of a moved or copied run say where it is now; what is in the old place stays."""
+    """Make the MLflow records of a moved or copied run say where it is now; the old place stays as it is."""
     folder = run_folder(run).resolve()
     from tasks.support.moved import relocate
 
@@ -212,7 +212,7 @@ def ui(
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect UI on 127.0.0.1.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI on 127.0.0.1.")] = 5000,
 ) -> None:
-    """Open Prefect and MLflow on what a run left; ends with Ctrl-C."""
+    """Open Prefect and MLflow on a run's records, until Ctrl-C."""
     workspace = run_workspace(run)
     from deployments.cli.ui import serve
 
@@ -223,7 +223,7 @@ def ui(
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(context: typer.Context) -> None:
     """Answer users with what is deployed; `respect serve --help` lists its options."""
-    # What is deployed stands above the flows: it is another program, in the place of this one.
+    # Serving is a layer above the flows: another program replaces this one.
     os.execv(sys.executable, [sys.executable, "-m", "deployments.serving", *context.args])
 
 

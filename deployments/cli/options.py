@@ -1,4 +1,4 @@
-"""Options of a command from the parameters of its flow (flows/parameters.py)."""
+"""Make a command's options from the parameters of its flow (flows/parameters.py)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ On = Annotated[
 
 
 def options(model: type[Parameters], *, without: Collection[str] = ()) -> Callable[[Command], Command]:
-    """Give a command an option for each field of a model; it receives their values as keyword arguments.
+    """Give a command an option for each field of a model; it receives the values as keyword arguments.
 
     Args:
-        without: fields that the command declares itself, or does without.
+        without: fields that the command declares itself, or does not have.
     """
 
     def decorate(command: Command) -> Command:
@@ -50,7 +50,7 @@ def options(model: type[Parameters], *, without: Collection[str] = ()) -> Callab
 
 
 def build(model: type[Model], values: Mapping[str, Any], **more: Any) -> Model:
-    """Make the model from options; what is left empty has its default. Raises typer.BadParameter."""
+    """Make the model from options; those left empty have their defaults. Raises typer.BadParameter."""
     given = {name: value for name, value in {**values, **more}.items() if value is not None}
     try:
         return model(**given)

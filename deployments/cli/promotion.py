@@ -1,4 +1,4 @@
-"""Commands around what is deployed: promote, rollback, the ledger, and what a version learned from."""
+"""Commands for what is deployed: promote, rollback, the ledger, and what a version learned from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VariantName = Annotated[Variant, typer.Argument(help="The variant, e.g. b-fft.")
 @promotion_app.command("promote")
 @options(PromoteParameters, without=["variant"])
 def promote_command(variant: VariantName, run: Run = "main", **given: Any) -> None:
-    """Deploy a variant's candidate, if it passes the gate. Ends with code 3 where it does not."""
+    """Deploy a variant's candidate if it passes the gate. Ends with code 3 if it does not."""
     parameters, workspace = build(PromoteParameters, given, variant=variant), run_workspace(run)
     from flows.promote import promote as flow
 
@@ -37,7 +37,7 @@ def promote_command(variant: VariantName, run: Run = "main", **given: Any) -> No
 @promotion_app.command("rollback")
 @options(RollbackParameters, without=["variant"])
 def rollback_command(variant: VariantName, run: Run = "main", **given: Any) -> None:
-    """Put back what was deployed before the newest promotion that stands. Once more goes further back."""
+    """Put back what was deployed before the newest promotion that stands. Another rollback goes one further back."""
     parameters, workspace = build(RollbackParameters, given, variant=variant), run_workspace(run)
     from flows.promote import rollback as flow
 
@@ -51,7 +51,7 @@ def ledger_command(
     variant: Annotated[Variant | None, typer.Argument(help="The variant, e.g. b-fft. Default: all.")] = None,
     run: Run = "main",
 ) -> None:
-    """Who put which version in front of users, when, and why; the last entry of a model is what is deployed."""
+    """Show who put which version in front of users, when, and why; a model's last entry is what is deployed."""
     workspace = run_workspace(run)
     from respect_core.release import ledger
     from tasks.registry.registry import model_name
@@ -74,7 +74,7 @@ def lineage_command(
     ] = None,
     run: Run = "main",
 ) -> None:
-    """What a version was made from, down to the log; or, from a turn or a user, every version that learned from it."""
+    """Show what a version was made from, down to the log; or every version that learned from a turn or a user."""
     if sum(each is not None for each in (version, turn, user)) != 1:
         raise typer.BadParameter("give a version, or --turn, or --user")
     interaction_id, _, number = (turn or "/0").rpartition("/")

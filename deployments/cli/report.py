@@ -44,7 +44,7 @@ def report_command(
         bool, typer.Option(help="Draw games turn by turn, with what users wrote: leave out where it must not be seen.")
     ] = True,
 ) -> None:
-    """Tables 2 to 9, figures 4 to 7, 14 and 15, and one HTML page, of whatever rounds and policies are there."""
+    """Write tables 2 to 9, figures 4 to 7, 14 and 15, and one HTML page, from the rounds and policies that exist."""
     workspace = run_workspace(study)
     with clear_errors():
         from respect_core.log.export import export_everything
@@ -83,7 +83,7 @@ def _image_similarity(
 
     if given != VISION:
         return from_table(Path(given)) if given else None
-    # It takes a model into memory, which nothing else of a report needs.
+    # This loads a model into memory, which nothing else in a report needs.
     from respect_core.measuring.human_eval import read_annotated
     from respect_core.model.base import load_base
     from respect_core.model.vision import VisionFeatures
@@ -102,7 +102,7 @@ def _image_similarity(
 
 
 def _show_verdicts(evidence: Evidence, folder: Path) -> None:
-    """Published and measured side by side, on the terminal and in published.csv."""
+    """Show published and measured values side by side, on the terminal and in published.csv."""
     from respect_core.reporting.published import comma_separated, verdicts
     from respect_core.reporting.tables import grids
     from respect_core.reporting.verdicts import measured

@@ -1,4 +1,4 @@
-"""The Prefect and MLflow pages on what a run left: two local servers, until Ctrl-C."""
+"""Serve the Prefect and MLflow pages of a run's records: two local servers, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.support.workspace import Workspace
 
 @dataclass(frozen=True)
 class Page:
-    """A server with pages: where it is, what it answers once it is ready, and how to start it."""
+    """A server with pages: its address, what it answers once it is ready, and how to start it."""
 
     name: str
     address: str
@@ -25,7 +25,7 @@ class Page:
 
 
 def pages(only: str | None, prefect_port: int, mlflow_port: int) -> list[Page]:
-    """What to start.
+    """The pages to start.
 
     Raises:
         ValueError: `only` names neither.
@@ -41,14 +41,14 @@ def pages(only: str | None, prefect_port: int, mlflow_port: int) -> list[Page]:
 
 
 def serve(workspace: Workspace, only: str | None, prefect_port: int, mlflow_port: int, console: Console) -> None:
-    """Start the servers, say where they are once they answer, and wait. Ends all when one ends, on Ctrl-C or SIGTERM.
+    """Start the servers, say where they are once they answer, and wait. End all if one ends, or on Ctrl-C or SIGTERM.
 
     Raises:
         ValueError: `only` names neither.
     """
     wanted = pages(only, prefect_port, mlflow_port)
-    for ending in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored by what a script starts in its background
-        signal.signal(ending, _interrupt)  # else the servers would outlive this command
+    for ending in (signal.SIGTERM, signal.SIGINT):  # a script's background processes ignore SIGINT
+        signal.signal(ending, _interrupt)  # or else the servers would outlive this command
     log = workspace.scratch / "ui.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     password = servers.password(workspace.root / "password")

@@ -1,7 +1,7 @@
-"""The programs of the local stack, as a configuration of supervisord.
+"""Configure supervisord with the programs of the local stack.
 
-supervisord keeps them running (one that dies is started again), keeps their logs, and ends them and their children.
-It answers on a Unix socket that its owner alone can open.
+supervisord keeps them running (one that dies is restarted), keeps their logs, and ends them and their children.
+It answers on a Unix socket that only its owner can open.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ WORKERS = "workers"
 
 
 def cuda_devices() -> int:
-    import torch  # takes seconds to import; only `up` asks
+    import torch  # takes seconds to import; only `up` needs it
 
     return torch.cuda.device_count()
 
 
 def server_commands(stack: Stack) -> dict[str, list[str]]:
-    """What to run for each server."""
+    """The command of each server."""
     return {
         "s3": [sys.executable, "-m", "deployments.local.stack", "s3"],
         "prefect": servers.prefect_command(stack.prefect_port),
@@ -34,7 +34,7 @@ def server_commands(stack: Stack) -> dict[str, list[str]]:
 
 
 def worker_commands(devices: int, cores: int) -> dict[str, tuple[list[str], dict[str, str]]]:
-    """What to run for each worker, and its environment: one for each CUDA device, which it alone sees; else one."""
+    """The command and environment of each worker: one per CUDA device, which only it sees, or one in all."""
 
     def worker(pool: str, name: str, limit: int) -> list[str]:
         options = ["--name", name, "--type", "process", "--limit", str(limit), "--no-create-pool-if-not-found"]
@@ -48,7 +48,7 @@ def worker_commands(devices: int, cores: int) -> dict[str, tuple[list[str], dict
 
 
 def configuration(stack: Stack, devices: int, cores: int) -> str:
-    """supervisord.conf. Workers wait until they are told to start: the servers must answer first."""
+    """The text of supervisord.conf. Workers wait until told to start: the servers must answer first."""
     folder = stack.folder
     sections = [
         _section("unix_http_server", file=_socket(stack), chmod="0600"),
@@ -95,7 +95,7 @@ def _program(stack: Stack, name: str, command: list[str], environment: Mapping[s
         autostart=autostart,
         autorestart="true",
         startsecs=5,
-        startretries=100,  # a worker outlives a server that is away for a while
+        startretries=100,  # a worker survives a server that is unreachable for a while
         stopwaitsecs=30,
         stopasgroup="true",
         killasgroup="true",

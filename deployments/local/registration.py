@@ -1,4 +1,4 @@
-"""What the Prefect server must know: work pools, deployments, and the automation for runs that went silent."""
+"""Register what Prefect's server must know: work pools, deployments, and the automation for silent runs."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from respect_core.versions import code_version
 
 SILENT = "Crash runs that went silent"
 SILENCE = timedelta(seconds=300)
-"""Longer than `flows.support.reaper` waits: what it finds silent is looked for once."""
+"""Longer than `flows.support.reaper` waits, so that a silent run is found at the first look."""
 REAPER = "reaper"
-"""The deployment, and its queue in the light pool, with a slot of its own: silent runs may hold all others."""
+"""The deployment, and its queue in the light pool, which has its own slot: silent runs may hold all others."""
 
 _DEPLOYMENTS = REPOSITORY / "deployments" / "prefect.yaml"
 REGISTERED = "respect_registered"
-"""Prefect variable: hash of what was registered last. It is on the server, so that a new database knows of nothing."""
+"""Prefect variable: hash of what was registered last. It is on the server, so that a new database starts empty."""
 
 
 def register(devices: int) -> None:
-    """Make what is absent; deploy prefect.yaml, set limits and automation unless just that was done before.
+    """Make what is absent; deploy prefect.yaml, set limits and automation, unless exactly that was done before.
 
-    What was edited in the UI stays until the deployments, the code or the number of devices change.
+    Edits made in the UI stay until the deployments, the code or the number of devices change.
 
     Args:
-        devices: Runs at once on the GPU pool.
+        devices: How many runs the GPU pool may have at once.
 
     Raises:
-        ValueError: prefect.yaml was not deployed; the message has what the command said.
+        ValueError: prefect.yaml was not deployed; the message has the command's output.
     """
     limits = {LIGHT: LIGHT_RUNS, GPU: devices}
     version = _version(limits)
@@ -97,15 +97,15 @@ def _work_pool(client: SyncPrefectClient, name: str, limit: int, changed: bool) 
 
 
 def _reserve_a_slot(client: SyncPrefectClient) -> None:
-    """All runs but the reaper's are in the default queue."""
+    """Reserve the reaper's slot: all other runs are in the default queue."""
     default = client.read_work_queue_by_name("default", work_pool_name=LIGHT)
     client.update_work_queue(default.id, concurrency_limit=LIGHT_RUNS - 1)
 
 
 def _automation(client: SyncPrefectClient) -> None:
-    """Where heartbeats stop without a run's having ended, the reaper looks at what is running."""
-    # Behind the last two no process is owed: somebody is to answer, or a worker to start the run again. The server may
-    # hear of these before the last heartbeat, or on SQLite never: so the automation itself ends nothing.
+    """Start the reaper if a run's heartbeats stop before it has ended."""
+    # The last two need no process: somebody must answer, or a worker start the run again. The server may hear of these
+    # before the last heartbeat or, on SQLite, never: so the automation itself ends nothing.
     states = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended", "AwaitingRetry")
     reaper = client.read_deployment_by_name(f"{REAPER}/{REAPER}")
     wanted = AutomationCore(
@@ -125,13 +125,13 @@ def _automation(client: SyncPrefectClient) -> None:
     found = client.read_automations_by_name(SILENT)
     if not found:
         client.create_automation(wanted)
-    # Only where it is another: Prefect forgets with an update which runs it has heard of.
+    # Only if it differs: on an update, Prefect forgets which runs it has heard from.
     elif (found[0].trigger, found[0].actions) != (wanted.trigger, wanted.actions):
         client.update_automation(found[0].id, wanted)
 
 
 def _version(limits: Mapping[str, int]) -> str:
-    """Hash of all that pools, automation and deployments are made from."""
+    """Hash of everything that pools, automation and deployments are made from."""
     files = [Path(__file__), _DEPLOYMENTS]
     files += [file for room in ("flows", "tasks") for file in sorted((REPOSITORY / room).rglob("*.py"))]
     digest = hashlib.sha256(f"{REPOSITORY} {sorted(limits.items())} {code_version()}".encode())

@@ -1,7 +1,7 @@
-"""Start SeaweedFS with one door: its S3 port, which asks for keys.
+"""Start SeaweedFS with one way in: its S3 port, which asks for keys.
 
 Its other parts (master, volume server, filer, admin) listen on ports of their own, and by default answer everybody.
-Here they speak TLS alone, and only with whoever presents their own certificate, which nobody else has the key of.
+Here they speak only TLS, and only with peers that present their own certificate, whose key nobody else has.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from cryptography.x509.oid import NameOID
 
 SERVERS = ("s3", "master", "volume", "filer", "admin")
 PORTS = 2 * len(SERVERS)
-"""Each listens on two: for HTTP and for gRPC."""
+"""Each server listens on two: for HTTP and for gRPC."""
 CERTIFICATE, KEY = "certificate.pem", "key.pem"
 
 
 def prepare(folder: Path) -> None:
-    """Make the certificate (once) and security.toml, which SeaweedFS reads from the folder that it is started in."""
+    """Make the certificate (once) and security.toml, which SeaweedFS reads from the folder where it is started."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     certificate, key = folder / CERTIFICATE, folder / KEY
     if not certificate.exists():
@@ -38,12 +38,12 @@ def prepare(folder: Path) -> None:
 
 
 def command(weed: str, folder: Path, buckets: Sequence[str], ports: Sequence[int]) -> list[str]:
-    """Return the command that starts it, in that folder, with the S3 keys in the environment (AWS_ACCESS_KEY_ID, ...).
+    """The command that starts it, in that folder, with the S3 keys in the environment (AWS_ACCESS_KEY_ID, ...).
 
     Args:
         weed: path of the program.
-        folder: where `prepare` was; for its data too.
-        ports: PORTS of them, the first for S3.
+        folder: the folder given to `prepare`; also holds its data.
+        ports: PORTS port numbers, the first for S3.
     """
     names = [f"-{name}.port{suffix}" for name in SERVERS for suffix in ("", ".grpc")]
     listens = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
@@ -56,7 +56,7 @@ def command(weed: str, folder: Path, buckets: Sequence[str], ports: Sequence[int
 
 
 def _make_certificate(certificate: Path, key: Path) -> None:
-    """Make a self-signed one: whoever has its key is a part of this SeaweedFS."""
+    """Make a self-signed certificate: holding its key makes a process part of this SeaweedFS."""
     made = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "respect")])
     builder = x509.CertificateBuilder(name, name, made.public_key(), x509.random_serial_number())
@@ -65,6 +65,6 @@ def _make_certificate(certificate: Path, key: Path) -> None:
     private = made.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    key.touch(0o600)  # before there is a secret in it
+    key.touch(0o600)  # before it contains a secret
     key.write_bytes(private)
     certificate.write_bytes(builder.sign(made, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))

@@ -1,4 +1,4 @@
-"""Where the local stack keeps its state and listens, and what its processes and clients see of it."""
+"""Where the local stack keeps its state and listens, and what its processes and clients know of it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from flows.support import servers
 REPOSITORY = Path(__file__).parents[2]
 BUCKET = "respect"
 ARTIFACTS = "mlflow"
-"""Bucket behind the MLflow server's artifact proxy; only that server reads or writes it."""
+"""Bucket behind the MLflow server's artifact proxy; only that server reads and writes it."""
 LIGHT = "respect-light"
 """Work pool of flows that read, write and wait."""
 GPU = "respect-gpu"
 """Work pool of flows that compute: one run for each device."""
 LIGHT_RUNS = 9
-"""Runs at once on the light pool, of which one is the reaper's."""
+"""Runs at once on the light pool, one of them the reaper's."""
 S3_PORTS = seaweedfs.PORTS
 """Ports that SeaweedFS takes, from the S3 port on."""
 
 FOREIGN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
-"""Variables of other installations, which boto3 would take before the stack's credentials file."""
+"""Variables of other installations, which boto3 would prefer to the stack's credentials file."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Stack:
 
     @property
     def ports(self) -> dict[int, str]:
-        """Every port and who listens there, with the variable that moves it."""
+        """Every port, what listens there, and the variable that changes it."""
         s3 = {self.s3_port + n: f"SeaweedFS (RESPECT_S3_PORT and the {S3_PORTS - 1} after it)" for n in range(S3_PORTS)}
         return {
             self.prefect_port: "Prefect (RESPECT_PREFECT_PORT)",
@@ -71,7 +71,7 @@ class Stack:
 
     @property
     def password(self) -> Path:
-        """File of the password at Prefect and MLflow."""
+        """File with the password for Prefect and MLflow."""
         return self.folder / "password"
 
     @property
@@ -79,7 +79,7 @@ class Stack:
         return self.folder / "s3"
 
     def environment(self) -> dict[str, str]:
-        """What a process needs to find the stack. There is no secret in it: credentials are named by their file."""
+        """What a process needs to find the stack. It contains no secret: credentials are named by their file."""
         return {
             "PREFECT_API_URL": f"{self.prefect}/api",
             "PREFECT_HOME": str(self.folder / "prefect"),
@@ -92,12 +92,12 @@ class Stack:
         }
 
     def login(self) -> dict[str, str]:
-        """Return what a process needs, besides the environment, to be let in by Prefect and MLflow."""
+        """What a process needs, besides `environment`, to log in to Prefect and MLflow."""
         password = servers.password(self.password)
         return servers.prefect_login(password) | servers.mlflow_login(password)
 
     def prepare(self) -> None:
-        """Make folders, credentials (once; readable by their owner only) and `env`, to be sourced by a shell."""
+        """Make folders, credentials (once; readable only by their owner) and `env`, for a shell to source."""
         for path in (self.folder, self.logs, self.folder / "prefect"):
             path.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
@@ -108,7 +108,7 @@ class Stack:
                 f"aws_access_key_id = {secrets.token_hex(16)}\n"
                 f"aws_secret_access_key = {secrets.token_hex(32)}\n"
             )
-            self.credentials.touch(0o600)  # before there is a secret in it
+            self.credentials.touch(0o600)  # before it contains a secret
             self.credentials.write_text(text)
         lines = [f"unset {' '.join(FOREIGN)}\n"]
         lines += [f"export {name}={shlex.quote(value)}\n" for name, value in self.environment().items()]
@@ -119,17 +119,17 @@ class Stack:
         (self.folder / "env").write_text("".join(lines))
 
     def read_credentials(self) -> dict[str, str]:
-        """The S3 server's own, as it takes them: by the environment."""
+        """The S3 server's credentials, as variables of its environment."""
         parser = ConfigParser()
         parser.read(self.credentials)
         return {name.upper(): value for name, value in parser["default"].items()}
 
 
 def from_environment() -> Stack:
-    """RESPECT_STACK, RESPECT_PREFECT_PORT, RESPECT_MLFLOW_PORT and RESPECT_S3_PORT move it.
+    """The stack, as set by RESPECT_STACK, RESPECT_PREFECT_PORT, RESPECT_MLFLOW_PORT and RESPECT_S3_PORT.
 
     Raises:
-        ValueError: a port that is no number.
+        ValueError: a port is not a number.
     """
     ports = {}
     for field in ("prefect_port", "mlflow_port", "s3_port"):

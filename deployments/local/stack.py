@@ -62,7 +62,7 @@ def down() -> None:
 
 @app.command()
 def status() -> None:
-    """What runs, as supervisord sees it."""
+    """Show what is running, as supervisord sees it."""
     typer.echo(_control(from_environment(), "status"))
 
 
@@ -77,10 +77,10 @@ def s3() -> None:
 
 
 def start(stack: Stack) -> None:
-    """Start what does not run; return when all of it answers.
+    """Start what is not running; return when all of it answers.
 
     Raises:
-        StackError: a port is taken, something does not answer in time, or what runs asks for no login.
+        StackError: a port is taken, something does not answer in time, or what is running asks for no login.
     """
     os.umask(0o077)
     stack.prepare()
@@ -101,7 +101,7 @@ def start(stack: Stack) -> None:
     if servers.answers(version, "guessed"):
         raise StackError("an earlier version started what runs here, and it lets everybody in: `make down`, `make up`")
     _wait(stack, "mlflow", lambda: servers.answers(f"{stack.mlflow}/version", password))
-    from deployments.local import registration  # imports Prefect, which reads its settings then
+    from deployments.local import registration  # imports Prefect, which then reads its settings
 
     registration.register(programs.cuda_devices() or _cores())
     asked = datetime.now(UTC)
@@ -110,10 +110,10 @@ def start(stack: Stack) -> None:
 
 
 def stop(stack: Stack) -> None:
-    """Stop the stack if it runs; return when nothing of it does.
+    """Stop the stack if it is running; return when none of it is.
 
     Raises:
-        StackError: it is still there after a minute.
+        StackError: it is still running after a minute.
     """
     if not _running(stack):
         return
@@ -126,9 +126,9 @@ def stop(stack: Stack) -> None:
 
 
 def _server_environment(stack: Stack) -> dict[str, str]:
-    """What the processes of the stack see besides its addresses; children of supervisord inherit it."""
+    """The environment of the stack's processes, besides its addresses; children of supervisord inherit it."""
     return {
-        # This checkout's code, wherever the package was installed from.
+        # Use this checkout's code, wherever the package was installed from.
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "RESPECT_STACK": str(stack.folder),
         "RESPECT_PREFECT_PORT": str(stack.prefect_port),
@@ -159,7 +159,7 @@ def _require_free(stack: Stack) -> None:
 
 
 def _wait_for_supervisord(stack: Stack) -> None:
-    """It goes into the background first and writes its number then."""
+    """Wait until supervisord, which goes into the background first, has written its process id."""
     deadline = time.monotonic() + START_SECONDS
     while not _running(stack):
         if time.monotonic() > deadline:
@@ -187,7 +187,7 @@ def _tail(stack: Stack, name: str) -> str:
 
 
 def _s3_answers(stack: Stack) -> bool:
-    """Whether it takes our credentials and has our bucket."""
+    """Whether it accepts our credentials and has our bucket."""
     from respect_core.store.base import StoreError
     from respect_core.store.open import open_store
 
@@ -211,7 +211,7 @@ def _control(stack: Stack, *command: str) -> str:
 
 
 def _running(stack: Stack) -> bool:
-    """Whether this stack's supervisord is there."""
+    """Whether this stack's supervisord is running."""
     try:
         pid = int((stack.folder / "supervisord.pid").read_text())
         return str(_config(stack)).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()

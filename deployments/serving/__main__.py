@@ -13,7 +13,7 @@ from respect_core.variants import ACTING, DEPLOYABLE
 
 
 class Place(StrEnum):
-    """Who acts."""
+    """Where policies act."""
 
     HERE = "here"
     RAY = "ray"

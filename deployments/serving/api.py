@@ -1,4 +1,4 @@
-"""The HTTP interface, over anything that acts: the server in this process, or another that does the same elsewhere.
+"""The HTTP interface, over anything that acts: the server in this process, or one that does the same elsewhere.
 
 No reply and no log line repeats what a user wrote.
 """
@@ -27,12 +27,12 @@ from respect_core.store.base import MissingKeyError, StoreError
 
 log = logging.getLogger(__name__)
 LARGEST_BODY = 128 * 1024
-"""Bytes; the largest request of MULTIREF has half as many, with every character escaped."""
+"""In bytes; the largest request of MULTIREF, with every character escaped, is half as large."""
 _PROBLEMS: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (404, 413, 422, 500, 503)}
 
 
 class AnsweredError(ExpectedError):
-    """An actor elsewhere has made the whole answer of a refusal: its status code and what to say."""
+    """A refusal whose whole answer, status code and text, was made by an actor elsewhere."""
 
     def __init__(self, status: int, problem: Problem) -> None:
         super().__init__(status, problem)
@@ -40,7 +40,7 @@ class AnsweredError(ExpectedError):
 
 
 class Actor(Protocol):
-    """What the interface is over."""
+    """What the interface calls."""
 
     metrics: Metrics
 
@@ -109,7 +109,7 @@ def create_app(actor: Actor) -> FastAPI:
 async def answered(
     act: Callable[[ActRequest], Awaitable[ActReply | Fits]], request: ActRequest
 ) -> tuple[int, ActReply | Fits | Problem]:
-    """What `Actor.act` or `Actor.check` comes to, as status code and body."""
+    """The result of `Actor.act` or `Actor.check`, as status code and body."""
     try:
         return 200, await act(request)
     except AnsweredError as error:

@@ -1,4 +1,4 @@
-"""Follows what is deployed: new versions come beside the old ones, which go once no game needs them."""
+"""Follow what is deployed: load new versions next to the old ones, which are dropped once no game needs them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tasks.support.workspace import Workspace
 
 log = logging.getLogger(__name__)
 RETRY = 60.0
-"""Seconds until a refused version is looked at again."""
+"""Seconds until a refused version is tried again."""
 
 
 def quick_registry() -> None:
@@ -32,14 +32,14 @@ def quick_registry() -> None:
 
 
 class Follower:
-    """Asks ledger and registry every few seconds, in a thread of its own.
+    """Check ledger and registry every few seconds, in a thread of its own.
 
-    A refused version, and an unreachable registry or store, leave in place what acts; after a restart, what acted
-    before it.
+    If a version is refused, or registry or store are unreachable, the present version stays; after a restart, the one
+    that acted before it.
 
     Args:
         load: makes a version ready to act; raises VersionRejectedError.
-        every: seconds between two looks.
+        every: seconds between two checks.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Follower:
     ) -> None:
         self._workspace, self.variants, self._roster, self._load, self.every = workspace, variants, roster, load, every
         self.refused: dict[str, str] = {}  # by variant
-        self.looked = threading.Event()  # at every variant, with whatever answer
+        self.looked = threading.Event()  # at every variant, whatever the answer
         self._refused_versions: dict[tuple[str, str], tuple[float, str]] = {}
         self._last_good = LastGood(workspace)
         self._entries: dict[str, int] = {}  # of the ledger, by variant
         self._contact: float | None = None
-        self._away: set[str] = set()  # variants whose last look was not answered
-        self._loading = False  # which may take long
+        self._away: set[str] = set()  # variants whose last check got no answer
+        self._loading = False  # which may take a long time
         self._in_use: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
@@ -68,23 +68,23 @@ class Follower:
         self._thread.start()
 
     def close(self) -> None:
-        """End after what is under way. A registry that does not answer is not waited for."""
+        """End after the work in progress, without waiting for a registry that does not answer."""
         self._stop.set()
         self._thread.join(timeout=10)
 
     @property
     def seconds_since_contact(self) -> float | None:
-        """Since registry and store last answered; None before the first time."""
+        """Seconds since registry and store last answered; None before the first time."""
         return None if self._contact is None else time.monotonic() - self._contact
 
     @property
     def following(self) -> bool:
-        """Whether what is deployed is known: every variant's last look was answered, and not long ago."""
+        """Whether what is deployed is known: every variant's last check was answered, and not long ago."""
         since = self.seconds_since_contact
         return since is not None and not self._away and (self._loading or since < 3 * self.every + 1)
 
     def look(self) -> None:
-        """One look at every variant."""
+        """Check every variant once."""
         for variant in self.variants:
             answered = self._follow(variant)
             self._fall_back(variant)
@@ -102,7 +102,7 @@ class Follower:
             self._stop.wait(self.every)
 
     def _follow(self, variant: str) -> bool:
-        """Whether registry and store answered."""
+        """Check one variant; return whether registry and store answered."""
         try:
             self._look_at_ledger(variant)
             version = deployment.deployed(self._workspace, variant)
@@ -114,7 +114,7 @@ class Follower:
             if is_transient(error):
                 log.warning("%s: registry or store is away (%s)", variant, type(error).__name__)
                 return False
-            # Addresses may carry a password.
+            # Addresses may contain a password.
             self._refuse(variant, str(error).replace(self._workspace.tracking_uri, "the registry"))
         else:
             self.refused.pop(variant, None)
@@ -125,13 +125,13 @@ class Follower:
         return True
 
     def _fall_back(self, variant: str) -> None:
-        """Where nothing acts yet, let act what did before a restart, if its files are still on this machine."""
+        """If nothing acts yet, use what acted before a restart, if its files are still on this machine."""
         version = None if variant in self._roster.deployed() else self._last_good.version(variant)
         if version is None:
             return
         try:
             served = self._loaded(version)
-        except Exception as error:  # there are no files, and the registry that has them is away or has none
+        except Exception as error:  # no files here, and the registry is unreachable or has none
             log.warning("%s: what acted last cannot act again (%s)", variant, type(error).__name__)
         else:
             self._roster.deploy(variant, served)
@@ -146,11 +146,11 @@ class Follower:
                     f"the ledger had {known} entries and has {entries}; restore the store, or start the server anew"
                 )
             self._entries[each] = entries
-            if entries:  # else the seed policy's ledger says who acts
+            if entries:  # or else the seed policy's ledger says what acts
                 return
 
     def _loaded(self, version: ModelVersion) -> Served:
-        """The version, ready to act; one that was refused is not fetched again at every look."""
+        """The version, ready to act; a refused one is not fetched again at every check."""
         key = f"{version.name}/{version.version}", version.tags["adapter_hash"]
         refused = self._refused_versions.get(key)
         if refused and time.monotonic() - refused[0] < RETRY:
@@ -170,7 +170,7 @@ class Follower:
             log.error("%s: not served: %s", variant, reason)
 
     def _retire(self) -> None:
-        """Nobody holds what neither a variant nor a running game needs; its memory comes back at once."""
+        """Drop versions that neither a variant nor a running game needs; their memory is freed at once."""
         in_use = {version.name for version in (*self._roster.running(), *self._roster.deployed().values())}
         if gone := self._in_use - in_use:
             log.info("freed: %s", ", ".join(sorted(gone)))

@@ -1,4 +1,4 @@
-"""State and metrics of several servers as those of one."""
+"""Combine the state and metrics of several servers into those of one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deployments.serving.schema import Readiness, VariantState
 
 
 def together(states: Sequence[Readiness]) -> Readiness:
-    """What is true of all servers. Where they have seen different versions, the one with the lowest number."""
+    """What is true of all servers. If they have seen different versions, the one with the lowest number counts."""
 
     def state(variant: str) -> VariantState:
         each = [state.variants[variant] for state in states]
@@ -35,16 +35,16 @@ def together(states: Sequence[Readiness]) -> Readiness:
 
 
 def _number(version: str | None) -> int:
-    """Nothing comes before every version."""
+    """The number of a version; no version sorts first."""
     return int(version.rpartition("/")[2]) if version else -1
 
 
 def gather(texts: Iterable[tuple[str, str]], without: set[str]) -> list[Metric]:
-    """The metrics of servers, each with the server's name as label `replica`.
+    """Gather the metrics of servers, each with the server's name as label `replica`.
 
     Args:
-        texts: name and metrics, in the exposition format.
-        without: names of metrics that are left out.
+        texts: each server's name and metrics, in the exposition format.
+        without: names of metrics to leave out.
     """
     found: dict[str, Metric] = {}
     for replica, text in texts:
@@ -57,7 +57,7 @@ def gather(texts: Iterable[tuple[str, str]], without: set[str]) -> list[Metric]:
 
 
 def exposition(metrics: Iterable[Metric]) -> bytes:
-    """For Prometheus."""
+    """Metrics as text for Prometheus."""
     return generate_latest(_Collected(metrics))
 
 

@@ -3,9 +3,9 @@
     Front (api.py)  ── session = game ──►  Policies: base model, adapters, keys and values, one pass at a time
                                                └─ first turn of a game here ──►  Games: the version that each began with
 
-All turns of a game go to one replica, by consistent hashing of its id, so that its keys and values are there. Replicas
-follow what is deployed each for itself, and may see a promotion seconds apart; `Games` is why a game that comes to
-another replica, because one was lost or added, keeps the version that it began with.
+All turns of a game go to one replica, by consistent hashing of its id, so that its keys and values are there. Each
+replica follows what is deployed by itself, and they may see a promotion seconds apart; thanks to `Games`, a game that
+moves to another replica, because one was lost or added, keeps the version that it began with.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 APPLICATION = "respect"
 """Name of the Serve application."""
 _PATIENCE = 10.0
-"""Seconds for what is asked of all replicas."""
+"""Seconds to wait for answers of all replicas."""
 _router: Any = RequestRouterConfig  # its types do not know that a class may be named
 _BY_SESSION = _router(
     request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
@@ -59,21 +59,21 @@ class PortTakenError(ExpectedError, ValueError):
 
 
 _LONGER = 10
-"""Times as long as replicas keep an idle game, the front remembers who began it."""
+"""How many times longer the front remembers which version began a game than replicas keep it idle."""
 
 
 class Games:
-    """The version that each running game began with. One for all replicas, in memory.
+    """The version that each running game began with, in memory; one instance for all replicas.
 
     Args:
-        settings: a game is forgotten once it would be over at every replica.
+        settings: say when a game would be over at every replica, and is forgotten.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._roster: Roster[str] = Roster(idle=settings.idle * _LONGER, most=settings.games)
 
     def begin(self, variant: str, game: str, version: str) -> str:
-        """The version of a game; this one where it is new."""
+        """The version of a game; if the game is new, this one."""
         return self._roster.begin(variant, game, version)
 
     def end(self, variant: str, game: str) -> None:
@@ -81,7 +81,7 @@ class Games:
 
 
 class Policies:
-    """A replica. Its device, or core, is its own; adapters share its one base model."""
+    """A replica, with a device or core of its own, and one base model that its adapters share."""
 
     def __init__(self, workspace: Workspace, settings: Settings, games: DeploymentHandle) -> None:
         quick_registry()
@@ -89,17 +89,17 @@ class Policies:
         self._games = games
         self._server = PolicyServer(workspace.model_copy(update={"root": root}), settings, self._began_with)
         self._server.start()
-        self._server.follower.looked.wait()  # whoever takes the place of a lost replica has loaded what is deployed
+        self._server.follower.looked.wait()  # a replacement for a lost replica loads what is deployed first
 
     def __del__(self) -> None:  # Ray Serve's way to end a replica
         self._server.close()
 
     async def act(self, request: ActRequest) -> tuple[int, ActReply | Fits | Problem]:
-        """The whole answer: Ray would log the message of an error, which may hold what a user wrote."""
+        """The whole answer, even of an error: Ray would log its message, which may contain what a user wrote."""
         return await answered(self._server.act, request)
 
     async def check(self, request: ActRequest) -> tuple[int, ActReply | Fits | Problem]:
-        """As `act`."""
+        """Check a request; the answer is as in `act`."""
         return await answered(self._server.check, request)
 
     def end(self, variant: str, game: str) -> None:
@@ -109,7 +109,7 @@ class Policies:
         return self._server.readiness()
 
     def prometheus(self) -> tuple[str, str]:
-        """Name of the replica, and its metrics."""
+        """The replica's name and its metrics."""
         return serve.get_replica_context().replica_tag, self._server.prometheus().decode()
 
     async def _began_with(self, variant: str, game: str, version: str) -> str:
@@ -117,7 +117,7 @@ class Policies:
 
 
 class Replicas:
-    """The `Actor` of a front: it has no state but its metrics, so that there may be several."""
+    """The `Actor` of a front: its only state is its metrics, so there may be several."""
 
     def __init__(self) -> None:
         self.metrics = Metrics()
@@ -127,15 +127,15 @@ class Replicas:
         self._games = serve.get_deployment_handle(Games.__name__, APPLICATION)
 
     def close(self) -> None:
-        """Replicas end by themselves."""
+        """Do nothing: replicas end by themselves."""
 
     async def act(self, request: ActRequest) -> ActReply:
-        """As `PolicyServer.act`, but that refusals come as they are said."""
+        """Do what `PolicyServer.act` does, but raise refusals as the replica words them."""
         reply: ActReply = await self._asked(request, "act")
         return reply
 
     async def check(self, request: ActRequest) -> Fits:
-        """As `PolicyServer.check`."""
+        """Do what `PolicyServer.check` does."""
         fits: Fits = await self._asked(request, "check")
         return fits
 
@@ -154,18 +154,18 @@ class Replicas:
 
     def end(self, variant: str, game: str) -> None:
         for handle in (self._of(variant, game), self._games):
-            with suppress(RayError, RayServeException, TimeoutError):  # who was lost has forgotten the game
+            with suppress(RayError, RayServeException, TimeoutError):  # a lost replica has forgotten the game
                 handle.end.remote(variant, game).result(timeout_s=_PATIENCE)
 
     def readiness(self) -> Readiness:
-        """Of all replicas: what is true of each."""
+        """What is true of all replicas."""
         answers = self._ask_all("readiness")
         states = [answer for answer in answers if isinstance(answer, Readiness)]
         found = together(states)
         return found if len(states) == len(answers) else found.model_copy(update={"ready": False})
 
     def prometheus(self) -> bytes:
-        """The metrics of all replicas, each under its name, and the replies that this front gave."""
+        """The metrics of all replicas, each under its name, and the count of this front's replies."""
         own = {metric.name: metric for metric in self.metrics.responses.collect()}
         texts = [answer for answer in self._ask_all("prometheus") if not isinstance(answer, Exception)]
         return exposition([*gather(texts, set(own)), *own.values()])
@@ -180,12 +180,12 @@ class Replicas:
 
 
 def front() -> FastAPI:
-    """The HTTP interface in a replica of the front. A text scenario's route is added to `create_app`, as everywhere."""
+    """The HTTP interface in a replica of the front. A text scenario's route is added to `create_app`, as elsewhere."""
     return create_app(Replicas())
 
 
 def application(workspace: Workspace, settings: Settings, replicas: int) -> serve.Application:
-    """The three deployments. Each replica of policies has a device, or a core where the cluster has no devices."""
+    """The three deployments. Each replica of policies has a device, or a core if the cluster has no devices."""
     share = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
     deployment: Any = serve.deployment  # its types do not know that it takes a class
     free = {"ray_actor_options": {"num_cpus": 0}, "max_ongoing_requests": settings.queue}
@@ -206,16 +206,16 @@ def application(workspace: Workspace, settings: Settings, replicas: int) -> serv
 
 @contextmanager
 def served(workspace: Workspace, settings: Settings, *, replicas: int, host: str, port: int) -> Iterator[str]:
-    """Serve on the cluster of RAY_ADDRESS, or of this machine; gives the address. At the end, what was asked is
-    answered, logs go to the store, and Ray Serve ends as well where it came for this and has nothing else.
+    """Serve on the cluster at RAY_ADDRESS, or on this machine's, and yield the address. At the end, pending requests
+    are answered, logs go to the store, and Ray Serve ends too if it was started for this and has nothing else.
 
     Args:
-        host: the cluster's; where Ray Serve runs there already, it stays.
-        port: likewise; 0 is any free one.
+        host: address to listen on; if Ray Serve is already running, its own is kept.
+        port: likewise; 0 means any free port.
 
     Raises:
-        NoClusterError: there is none.
-        PortTakenError: see there.
+        NoClusterError: there is no cluster.
+        PortTakenError: the server cannot listen there.
     """
     connect()
     came = _get_global_client(raise_if_no_controller_running=False) is None
@@ -233,7 +233,7 @@ def served(workspace: Workspace, settings: Settings, *, replicas: int, host: str
 
 
 def run(workspace: Workspace, settings: Settings, *, replicas: int, host: str, port: int) -> None:
-    """`served` until Ctrl-C or SIGTERM, which may come while it starts."""
+    """Run `served` until Ctrl-C or SIGTERM, which may come while it starts."""
     connect()  # sets a handler of its own for SIGTERM, which ends the process at once
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, signal.default_int_handler)
@@ -246,7 +246,7 @@ def run(workspace: Workspace, settings: Settings, *, replicas: int, host: str, p
 
 
 def _free(host: str, port: int) -> int:
-    """The port, or any free one for 0. Looked at first: Ray Serve would stay with one that is taken."""
+    """The port, or any free one for 0. Checked first, because Ray Serve would keep to a port that is taken."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Ray Serve, just after another server
         try:

@@ -14,11 +14,11 @@ from respect_core.utterances import normalised
 LONGEST_ACTION = 4096  # characters
 MOST_IMAGES = 64
 MOST_TURNS = 256
-"""What any scenario may have; each has limits of its own within these."""
+"""The most turns that any scenario may have; each has limits of its own within this."""
 
 
 def _normal(text: str) -> str:
-    """In normal form, which may be longer. Raises ValueError."""
+    """The text in normal form, which may be longer. Raises ValueError."""
     said = normalised(text)
     if len(said) > LONGEST_UTTERANCE:
         raise ValueError(f"has {len(said)} characters in its normal form, at most {LONGEST_UTTERANCE}; shorten it")
@@ -66,7 +66,7 @@ class ActRequest(_Message):
         """Return the turns with the state before each; the last has no action yet.
 
         Raises:
-            ScenarioError: an unknown scenario, a context that is none of its, too many turns, or an illegal action.
+            ScenarioError: an unknown scenario, a context of another one, too many turns, or an illegal action.
         """
         rules = scenario(self.scenario)
         if len(self.turns) >= rules.most_turns:

@@ -1,4 +1,4 @@
-"""The policy server in this process: what stands behind the HTTP interface, without HTTP."""
+"""The policy server in this process: what the HTTP interface calls, without HTTP."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 
 
 class UnknownVariantError(ExpectedError, ValueError):
-    """The server does not serve it; the message lists what it serves."""
+    """The server does not serve the variant; the message lists those that it serves."""
 
 
 class NotReadyError(ExpectedError):
-    """Nothing is loaded for the variant yet, or there is nothing that could be; try again later."""
+    """Nothing is loaded for the variant yet, or nothing can be; try again later."""
 
 
 class TooLongError(ExpectedError, ValueError):
-    """Something has more tokens than the policies take; `field` names it, and nothing repeats it."""
+    """Something has more tokens than the policies take; `field` names it, and its text is not repeated."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
@@ -52,15 +52,15 @@ class Settings:
     """How to serve. Times in seconds."""
 
     variants: tuple[str, ...] = ACTING
-    seed: int = 0  # of draws, where a request gives none
+    seed: int = 0  # of draws, if a request gives none
     temperature: float = 1.0
     most: int = 64  # turns in one pass
-    wait: float = 0.004  # for others, before a pass
+    wait: float = 0.004  # for other requests, before a pass
     queue: int = 1024  # requests that may wait
     cache_bytes: int = 1 << 30  # keys and values of running games, for each version
     idle: float = 1800.0  # until a game without turns counts as over
-    games: int = 100_000  # that may run
-    every: float = 3.0  # between looks at what is deployed
+    games: int = 100_000  # running at once
+    every: float = 3.0  # between checks of what is deployed
     flush: float = 10.0  # until lines of the log are in the store
 
 
@@ -68,8 +68,8 @@ class PolicyServer:
     """Any number of variants over one base model.
 
     Args:
-        began_with: where a game may have begun at another server: asked with variant, game and the version that would
-            get it, at its first turn here; names the version that it began with. May be set before `start`.
+        began_with: for games that may have begun at another server: called at a game's first turn here with variant,
+            game and the version that would get it; names the version that it began with. May be set before `start`.
     """
 
     def __init__(
@@ -93,12 +93,12 @@ class PolicyServer:
         self._flusher = threading.Thread(target=self._flush, name="turn log", daemon=True)
 
     def start(self) -> None:
-        """Begin to follow what is deployed. Returns at once; `ready` says when there is something to act."""
+        """Begin to follow what is deployed. Returns at once; `readiness` says when a version can act."""
         self.follower.start()
         self._flusher.start()
 
     def close(self) -> None:
-        """Answer what was asked, bring the log into the store, and end."""
+        """Answer pending requests, bring the log into the store, and end."""
         self._batcher.close()
         self.follower.close()
         self._stop.set()
@@ -108,10 +108,10 @@ class PolicyServer:
         """Return the action, by the version that the game began with.
 
         Raises:
-            UnknownVariantError, TooLongError, NotReadyError, NotLoggedError: see there.
+            UnknownVariantError, TooLongError, NotReadyError, NotLoggedError: as these say.
             MissingKeyError: an image that the store does not have.
-            StoreError: the store is unreachable, and an image of the context was never needed before.
-            OverloadedError: too many requests wait.
+            StoreError: the store is unreachable, and an image of the context has not been read yet.
+            OverloadedError: too many requests are waiting.
         """
         began = time.perf_counter()
         if request.variant not in self.settings.variants:
@@ -147,7 +147,7 @@ class PolicyServer:
         return Fits()
 
     def measure(self, request: ActRequest) -> None:
-        """Raise TooLongError where policies take less; nothing is known of that before one is loaded."""
+        """Raise TooLongError if it is too long for the policies, which is not known before one is loaded."""
         if self._loader.ruler is None:
             return
         said = [turn.utterance for turn in request.played()]
@@ -157,7 +157,7 @@ class PolicyServer:
             raise TooLongError(field, f"{excess.reason}; shorten it")
 
     async def _version(self, variant: str, game: str) -> Served:
-        """Who acts in the game."""
+        """The version that acts in the game."""
         try:
             if self.began_with is None or self.roster.runs(variant, game):
                 return self.roster.version(variant, game)
@@ -167,7 +167,7 @@ class PolicyServer:
         try:
             name = await self.began_with(variant, game, new.name)
             served = new if name == new.name else await asyncio.to_thread(self._loader.named, name)
-        except Exception as error:  # whatever the way there or the registry make of being away
+        except Exception as error:  # whatever the connection or the registry raises when unreachable
             log.error("%s: not known or not loaded what a game began with (%s)", variant, type(error).__name__)
             raise NotReadyError(
                 f"{variant}: the version that this game began with is not to be had at the moment"
@@ -175,7 +175,7 @@ class PolicyServer:
         return self.roster.begin(variant, game, served)
 
     def end(self, variant: str, game: str) -> None:
-        """The game is over. Nothing happens where it does not run."""
+        """End a game; do nothing if it is not running."""
         self.roster.end(variant, game)
 
     def readiness(self) -> Readiness:
@@ -230,7 +230,7 @@ class PolicyServer:
 
 
 def _act(asked: Sequence[tuple[Served, Interaction]]) -> list[Act]:
-    """One pass for each version."""
+    """Run one pass per version."""
     places: dict[Served, list[int]] = {}
     for place, (served, _) in enumerate(asked):
         places.setdefault(served, []).append(place)

@@ -1,4 +1,4 @@
-"""Registered versions as policies over one base model, loaded once their files are what was registered."""
+"""Load registered versions as policies over one base model, after checking that their files are the registered ones."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ class Served:
 
 
 class LastGood:
-    """What acted last for each variant, remembered on this machine over restarts. Its files are the registry's copy."""
+    """What acted last for each variant, remembered on this machine across restarts. Its files stay in the cache."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._folder = workspace.scratch / "serving"
 
     def keep(self, variant: str, served: Served) -> None:
-        """Remember it; a disk that is full is no reason to stop."""
+        """Remember a version; a full disk is no reason to stop."""
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             write_whole(self._file(variant), json.dumps({"version": served.name, "adapter_hash": served.adapter_hash}))
 
     def version(self, variant: str) -> ModelVersion | None:
-        """Return it as the registry knew it, as far as loading it needs; None where nothing is known to have acted."""
+        """The version, with what loading it needs from the registry; None if nothing is known to have acted."""
         try:
             known = json.loads(self._file(variant).read_bytes())
             name, _, number = known["version"].rpartition("/")
@@ -67,18 +67,18 @@ class LastGood:
 
 
 class StoredImages(Mapping[str, Image.Image]):
-    """Pictures of the store by id. `require` reads them; afterwards they are here without the store."""
+    """Pictures from the store by id. `require` reads them; after that they are available without the store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: dict[str, Image.Image] = {}
 
     def missing(self, images: Iterable[str]) -> list[str]:
-        """Those that have to be read first."""
+        """The images that must be read first."""
         return [image for image in images if image not in self._known]
 
     def require(self, images: Iterable[str]) -> None:
-        """Raises MissingKeyError for an image that the store does not have, and StoreError as `load_images` does."""
+        """Read images. Raises MissingKeyError for one that the store lacks, and StoreError as `load_images` does."""
         self._known |= load_images(self._store, self.missing(images))
 
     def __getitem__(self, image: str) -> Image.Image:
@@ -92,10 +92,10 @@ class StoredImages(Mapping[str, Image.Image]):
 
 
 class Loader:
-    """Loads versions. One that is in use is loaded once, for all variants that it serves.
+    """Load versions. A version in use is loaded once, for all variants that it serves.
 
     Args:
-        temperature: of sampling.
+        temperature: sampling temperature.
         cache_bytes: keys and values of running games, for each version.
         most: games in one pass.
     """
@@ -112,16 +112,16 @@ class Loader:
         self._lock = Lock()
 
     def load(self, version: ModelVersion) -> Served:
-        """The version, ready to act. Several threads may ask; they are served one by one.
+        """The version, ready to act. Several threads may call this; they are served one at a time.
 
         Raises:
-            VersionRejectedError: its files are not what was registered, do not load, or are for another base model.
+            VersionRejectedError: its files are not the registered ones, do not load, or are for another base model.
         """
         with self._lock:
             return self._load(version)
 
     def named(self, name: str) -> Served:
-        """As `load`, for a name such as 'respect.b-fft/3', which is not looked up where the version is in use."""
+        """Load a version by a name such as 'respect.b-fft/3', which is not looked up if the version is in use."""
         return self._in_use.get(name) or self.load(registry.named(self._workspace, name))
 
     def _load(self, version: ModelVersion) -> Served:
@@ -146,7 +146,7 @@ class Loader:
             )
         except VersionRejectedError:
             raise
-        except Exception as error:  # whatever peft, safetensors or torch make of broken files
+        except Exception as error:  # whatever peft, safetensors or torch raise on broken files
             raise VersionRejectedError(
                 f"{name} does not load ({type(error).__name__}); register it again, or roll back"
             ) from error
@@ -154,7 +154,7 @@ class Loader:
         return served
 
     def _base_of(self, profile: Profile, name: str) -> tuple[Base, VisionFeatures]:
-        """The base model of the server, which is that of the first version."""
+        """The server's base model, which is that of the first version."""
         if self._base is None:
             base = load_base(profile.base, scenario(profile.scenario), image_size=profile.image_size)
             vision = self._workspace.scratch / "vision"

@@ -1,4 +1,4 @@
-"""Work sent to Prefect work pools: one result for one key, however often and by however many it is asked for."""
+"""Work sent to Prefect work pools: one result per key, no matter how many callers ask for it or how many times."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from tasks.support.workspace import Workspace
 Result = TypeVar("Result", bound=BaseModel)
 
 CRASHES = 3
-"""So often a run may be lost with its worker before whoever asked for it gives up."""
+"""How many times a run may be lost with its worker before the flow that asked for it gives up."""
 _POLL_SECONDS = 2.0
 _AWAY_SECONDS = 600.0
 
 
 class PoolRunFailedError(ExpectedError, LookupError):
-    """A run on a work pool ended without a result. The message names the run and has its own message.
+    """A run on a work pool ended without a result. The message names the run and quotes its message.
 
-    Not worth another try by itself (tasks.support.retries): the run had its own.
+    Not worth another try by itself (tasks.support.retries): the run had its own retries.
     """
 
 
@@ -52,23 +52,23 @@ def on_pool(
     name: str,
     tags: Sequence[str] = (),
 ) -> Result:
-    """The result of a deployment for a key: found in the store, waited for where a run is at it, or asked for.
+    """Return a deployment's result for a key: found in the store, awaited from a run in progress, or asked for.
 
     Args:
-        deployment: e.g. "decode/decode"; its flow leaves its result in the store under its parameter `result`.
+        deployment: e.g. "decode/decode"; its flow stores its result under the key in its parameter `result`.
         key: of `tasks.registry.results`: everything that the result depends on.
-        name: of the flow run.
+        name: name of the flow run.
 
     Raises:
         PoolRunFailedError: the run failed or was cancelled, or was lost with its worker CRASHES times.
-        asyncio.CancelledError: the flow was interrupted, and the run cancelled if it asked for it.
+        asyncio.CancelledError: the flow was interrupted; the run was cancelled if this flow had asked for it.
     """
     find: Callable[[], Result | None] = partial(results.find, workspace, key, kind)
     crashes = 0
     for attempt in count(1):
         if (found := _patiently(find)) is not None:
             return found
-        # A key belongs to one run for good: after one that ended without a result the next attempt has its own.
+        # A key belongs to one run for good: after a run without a result, the next attempt gets a key of its own.
         ask = partial(
             run_deployment,
             deployment,
@@ -99,12 +99,12 @@ def on_pool(
 
 @task(name="leave result", **PATIENT, cache_policy=NO_CACHE)
 def leave(workspace: Workspace, key: str, result: BaseModel) -> None:
-    """Where `on_pool` finds it. The last step of what runs there: work whose result is left is never done again."""
+    """Store a result where `on_pool` finds it. The last step of work on a pool, which is then never done again."""
     results.put(workspace.open(), key, result)
 
 
 def _wait(run: FlowRun) -> FlowRun:
-    """The run once it has ended."""
+    """Wait until a run has ended; return it as it is then."""
     with get_client(sync_client=True) as client:
         while run.state is None or not run.state.is_final():
             sleep(_POLL_SECONDS)
@@ -121,7 +121,7 @@ def _cancel(run: FlowRun) -> None:
 
 
 def _patiently(call: Callable[[], Any]) -> Any:
-    """Return the answer to a request that may be repeated; wait a while for an unreachable server."""
+    """Return the answer to a repeatable request, waiting a while for an unreachable server."""
     first = time.monotonic()
     while True:
         try:

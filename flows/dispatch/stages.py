@@ -1,6 +1,6 @@
-"""The stages of a round that want a device, and where they run: on this machine, on the GPU work pool, or on Ray.
+"""The stages of a round that need a device, and where they run: on this machine, on the GPU work pool, or on Ray.
 
-All ways give the same references, so a flow reads the same wherever it runs.
+All of them return the same references, so a flow reads the same wherever it runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
 Learning = Callable[[], LearnedRef]
-"""A variant under way: waits for its end, and raises what it failed with."""
+"""A variant in progress: a call waits for its end, and raises the error if it failed."""
 
 
 def decode(
@@ -42,7 +42,7 @@ def decode(
     *,
     on: Place = Place.HERE,
 ) -> DecodedRef:
-    """Feedback of the turns up to `round`, and the probabilities that their logs lack."""
+    """Compute the feedback of the turns up to `round`, and the probabilities that their logs lack."""
     if on is not Place.POOLS:
         feedback = decode_feedback(workspace, profile, round, on=on)
         propensities = fill_propensities(workspace, profile, round, variants, seed, on)
@@ -83,7 +83,7 @@ def learn(
     on: Place = Place.HERE,
     retrained: bool = False,
 ) -> Learning:
-    """Submit everything of one variant, so that variants run in parallel, wherever that is."""
+    """Submit all stages of one variant, so that variants run in parallel, wherever they run."""
     with tags(f"variant:{variant}"):
         training_set = subsample_variant.submit(workspace, profile, variant, round, validation, propensities)
         if on is Place.POOLS:
@@ -99,7 +99,7 @@ def learn(
     def end() -> LearnedRef:
         data = training_set.result()
         for training in seeds:
-            training.result()  # one that failed says why; what waits for it knows only that it waits
+            training.result()  # a failed training says why; the tasks that wait for it do not know
         chosen = selected.result()
         version = register_variant(workspace, run_id, profile, data, chosen, validation, retrained)
         return LearnedRef(training_set=data, selected=chosen, registered=version)
@@ -144,6 +144,6 @@ def train_on_pool(
 
 
 def as_json(profile: Profile) -> dict[str, object]:
-    """The profile as a parameter of a deployment: what was decided here is what the worker does."""
+    """The profile as a parameter of a deployment, so that the worker does what was decided here."""
     fields: dict[str, object] = TypeAdapter(Profile).dump_python(profile, mode="json")
     return fields

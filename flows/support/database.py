@@ -1,8 +1,8 @@
-"""Prefect's SQLite without a deadlock: its server can wait a minute for a lock that it holds itself.
+"""Keep Prefect's server from deadlocking on SQLite: it can wait a minute for a lock that it holds itself.
 
-A statement that failed stays open in the traceback of its error until that is collected as garbage. Where the event
-loop collects it, SQLite makes it wait for the connection, which by then may be busy in its own thread: waiting for a
-lock, whose holder waits for the event loop. All requests stand still until that wait is given up, after 60 seconds.
+A failed statement stays open in the traceback of its error until the garbage collector frees it. If that happens on the
+event loop, SQLite makes the loop wait for the connection, which by then may be busy in its own thread, waiting for a
+lock whose holder waits for the event loop. All requests stall until that wait times out after 60 seconds.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransa
 
 
 def configure() -> None:
-    """Let Prefect's server, in this process, use its database in this way if that is SQLite."""
+    """Make Prefect's server in this process use its database this way, if it is SQLite."""
     url = PREFECT_API_DATABASE_CONNECTION_URL.value()
     if get_dialect(url).name == "sqlite":
         dependencies.MODELS_DEPENDENCIES["database_config"] = Configuration(connection_url=url)
 
 
 class Configuration(AioSqliteConfiguration):
-    """Prefect's, with writers that queue, and statements that end in the thread of their connection."""
+    """Prefect's configuration, with writers that queue, and statements that end in their connection's thread."""
 
     async def engine(self) -> AsyncEngine:
         engine = await super().engine()
@@ -40,7 +40,7 @@ class Configuration(AioSqliteConfiguration):
     async def begin_transaction(
         self, session: AsyncSession, with_for_update: bool = False
     ) -> AsyncGenerator[AsyncSessionTransaction, None]:
-        """Take the lock at the beginning: one that reads first fails when another has written since."""
+        """Take the lock at the beginning: a transaction that reads first fails if another has written since."""
         async with super().begin_transaction(session, with_for_update=True) as transaction:
             yield transaction
 

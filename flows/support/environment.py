@@ -1,4 +1,4 @@
-"""Settings of Prefect and MLflow that must be in place before either is imported, and who may read what is left."""
+"""Settings of Prefect and MLflow that must be in place before either is imported, and permissions of written files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from flows.support import servers
 
 
 def prepare(root: Path) -> None:
-    """Keep Prefect's database with the run, unless a server is configured, and keep both quiet and at home.
+    """Keep Prefect's database with the run, unless a server is configured, and keep Prefect and MLflow quiet and local.
 
-    What the process writes from here on is its user's alone, and so is the server that Prefect starts for a while.
+    From here on, only the user can read what the process writes, or use the temporary server that Prefect starts.
     """
     os.umask(0o077)
     (root / "prefect").mkdir(parents=True, exist_ok=True)
@@ -24,7 +24,7 @@ def prepare(root: Path) -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "TQDM_DISABLE": "1",  # libraries' own bars would break into ours
+        "TQDM_DISABLE": "1",  # libraries' own bars would garble ours
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -36,6 +36,6 @@ def prepare(root: Path) -> None:
 
 
 def _server_configured() -> bool:
-    """Tell whether Prefect's clients go to a server of somebody else's, with a login of its own."""
+    """Whether Prefect's clients are set to use somebody else's server, with its own login."""
     profiles = Path(os.environ["PREFECT_HOME"]) / "profiles.toml"
     return "PREFECT_API_URL" in os.environ or (profiles.exists() and "PREFECT_API_URL" in profiles.read_text())

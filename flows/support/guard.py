@@ -1,7 +1,7 @@
-"""Guard servers on the loopback, Prefect's and MLflow's, so that they answer their own user alone.
+"""Guard Prefect's and MLflow's servers on the loopback, so that they answer only their own user.
 
-Being on 127.0.0.1 keeps out neither the other users of the machine nor a web page that its user visits: a page can send
-requests anywhere, and reads the answers where it was loaded under a name that now points here (DNS rebinding).
+Being on 127.0.0.1 keeps out neither other users of the machine nor a web page that its user visits: a page can send
+requests anywhere, and can read the answers if it was loaded under a name that now points here (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ NOT_FROM_HERE = (
 
 
 class Guard:
-    """Wrap an ASGI application so that other sites' pages, foreign host names and strangers get nothing from it."""
+    """Wrap an ASGI application so that it refuses other sites' pages, foreign host names and strangers."""
 
     def __init__(self, app: App, login: str | None = None) -> None:
         """Wrap an application.
 
         Args:
-            login: 'user:password' that every request must bring (HTTP's basic authentication). None for an
-                application that asks by itself.
+            login: 'user:password' that every request must carry (HTTP basic authentication). None for an
+                application that asks for it itself.
         """
         self._app = app
         self._expected = None if login is None else b"Basic " + base64.b64encode(login.encode())
@@ -47,7 +47,7 @@ class Guard:
 
 
 def prefect() -> App:
-    """Make Prefect's server, which asks for PREFECT_SERVER_API_AUTH_STRING by itself."""
+    """Make Prefect's server, which itself asks for PREFECT_SERVER_API_AUTH_STRING."""
     from prefect.server.api.server import create_app
 
     from flows.support import database
@@ -64,14 +64,14 @@ def mlflow() -> App:
 
 
 def _from_own_page(scope: Message) -> bool:
-    """Tell whether the request names this server, and no page but its own sent it."""
+    """Whether the request names this server, and no page but its own sent it."""
     own = {f"{name}:{scope['server'][1]}".encode() for name in OWN_NAMES}
     origins = [value for name, value in scope["headers"] if name == b"origin"]
     return _only(scope, b"host") in own and set(origins) <= {b"http://" + host for host in own}
 
 
 def _only(scope: Message, wanted: bytes) -> bytes:
-    """Return the value of a header that is there exactly once, else nothing."""
+    """Return the value of a header that occurs exactly once, else nothing."""
     found = [value for name, value in scope["headers"] if name == wanted]
     return found[0] if len(found) == 1 else b""
 

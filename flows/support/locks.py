@@ -1,4 +1,4 @@
-"""One at a time in a run's folder: demos, rounds and studies of one run share folders, files and runs in MLflow."""
+"""Allow one flow at a time in a run's folder: its demos, rounds and studies share folders, files and MLflow runs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tasks.support.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 _ours: ContextVar[frozenset[Path]] = ContextVar("_ours", default=frozenset())
-"""Locks that the flows around hold."""
+"""Locks that the enclosing flows hold."""
 
 
 @contextmanager
 def in_turn(workspace: Workspace) -> Iterator[None]:
-    """Wait, and say so, until no other process of this machine is at a demo, round or study of the same run.
+    """Wait, and say so, until no other process on this machine runs a demo, round or study of the same run.
 
-    What the other one has done is then found. It holds for one machine: elsewhere work has folders of its own. A flow
-    inside one that has its turn has it too.
+    This flow then finds what the other one has done. The lock holds on one machine only: elsewhere, work has folders of
+    its own. A flow inside one that holds the lock need not wait.
     """
 
     def waiting() -> None:

@@ -1,4 +1,4 @@
-"""Ends runs whose process is gone, so that their slots are free and whoever waits for them asks again."""
+"""End runs whose process is gone, so that their slots are freed and the flows that wait for them ask again."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from prefect.states import Cancelled, Completed, Crashed
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENCE = timedelta(seconds=240)
-"""Runs send a heartbeat every 30 seconds; a machine that is very busy misses some."""
+"""Runs send a heartbeat every 30 seconds; a very busy machine misses some."""
 LOST = "No heartbeat: the process that ran it is gone."
 _PAGE = 200
 
 
 @flow(name="reaper", flow_run_name="look for silent runs")
 def reap() -> State[Any]:
-    """End every run that is running, by its state, and whose last heartbeat is old.
+    """End every run that is in state running and whose last heartbeat is old.
 
-    Heartbeats alone do not tell: a run that was suspended, or waits for an answer, may send one more and then none.
+    Heartbeats alone are not enough: a run that was suspended, or waits for an answer, may send one more and then none.
     """
     with get_client(sync_client=True) as client:
         silent = silent_runs(client, datetime.now(UTC) - SILENCE)
@@ -35,7 +35,7 @@ def reap() -> State[Any]:
 
 
 def silent_runs(client: SyncPrefectClient, since: datetime) -> list[FlowRun]:
-    """Return the runs that a process should be at and that have sent heartbeats, but none since then."""
+    """Return the runs that a process should be running and that have sent heartbeats, but none since then."""
     return [run for run in _running(client) if _is_silent(client, run, since)]
 
 
@@ -57,7 +57,7 @@ def _is_silent(client: SyncPrefectClient, run: FlowRun, since: datetime) -> bool
 
 
 def last_heartbeat(client: SyncPrefectClient, run: UUID) -> datetime | None:
-    """Return when a run sent its last heartbeat; None where it never sent one."""
+    """Return when a run sent its last heartbeat, or None if it never sent one."""
     wanted = {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
     answer = client.request("POST", "/events/filter", json={"filter": wanted, "limit": 1})
     found = answer.json()["events"]

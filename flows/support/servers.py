@@ -24,7 +24,7 @@ def mlflow_command(port: int) -> list[str]:
 
 
 def prefect_settings(port: int) -> dict[str, str]:
-    """Return what points Prefect's page to its own server, and keeps other origins away from that server."""
+    """Return settings that point Prefect's page to its own server, and keep other origins away from that server."""
     return {
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",  # the page would ask port 4200
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
@@ -34,7 +34,7 @@ def prefect_settings(port: int) -> dict[str, str]:
 
 
 def mlflow_settings(backend_store_uri: str) -> dict[str, str]:
-    """Return where MLflow's server keeps its records: a URI may contain a password, so it is on no command line."""
+    """Return where MLflow's server keeps its records; not on a command line, as a URI may contain a password."""
     return {
         "MLFLOW_BACKEND_STORE_URI": backend_store_uri,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # four more processes that nothing here needs
@@ -42,14 +42,14 @@ def mlflow_settings(backend_store_uri: str) -> dict[str, str]:
 
 
 def new_password() -> str:
-    """Make up a password of 192 random bits."""
+    """Generate a password of 192 random bits."""
     return secrets.token_urlsafe(24)
 
 
 def password(file: Path) -> str:
-    """Read the password from its file, which is made if absent and which its owner alone may read."""
+    """Read the password from its file, which is made if absent and which only its owner may read."""
     if not file.exists() or not file.read_text():
-        file.touch(0o600)  # before there is a secret in it
+        file.touch(0o600)  # before it contains a secret
         file.write_text(new_password())
     return file.read_text()
 
@@ -60,7 +60,7 @@ def prefect_login(password: str) -> dict[str, str]:
 
 
 def mlflow_login(password: str) -> dict[str, str]:
-    """Return the variables from which MLflow's clients, and the guard of its server, take the login."""
+    """Return the variables from which MLflow's clients and its server's guard take the login."""
     return {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": password}
 
 
@@ -70,7 +70,7 @@ def how_to_log_in(password: str) -> str:
 
 
 def answers(url: str, password: str) -> bool:
-    """Tell whether a server answers this URL with this password."""
+    """Whether a server answers at this URL with this password."""
     basic = base64.b64encode(f"{USER}:{password}".encode()).decode()
     request = urllib.request.Request(url, headers={"Authorization": f"Basic {basic}"})
     try:

@@ -7,7 +7,7 @@ from prefect.context import FlowRunContext
 
 
 def label_run(*tags: str, name: str | None = None) -> None:
-    """Add tags to the flow run that this is called in, and rename it where a name is given."""
+    """Add tags to the flow run that this is called in, and rename it if a name is given."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return

@@ -1,4 +1,4 @@
-"""What the commands of `respect` share: their options' rules, the run's workspace, and errors told in one message."""
+"""What the `respect` commands share: rules for options, the run's workspace, and errors shown as one message."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Run = Annotated[str, typer.Option(help="Name of the run: everything it leaves li
 
 
 class Command(TyperCommand):
-    """A command that refuses an option given twice, unless it takes several values: Click keeps the last in silence."""
+    """A command that refuses an option given twice, unless it takes several values: Click silently keeps the last."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
@@ -55,12 +55,12 @@ def run_workspace(run: str, *, new: bool = False) -> Workspace:
     """The workspace of a run, with Prefect and MLflow set up for it.
 
     Args:
-        new: make the run if it is absent. Otherwise it must be there: a mistyped name is an error, unless RESPECT_STORE
+        new: make the run if it is absent. Otherwise it must exist: a mistyped name is an error, unless RESPECT_STORE
             says that the run's data are not in its folder.
 
     Raises:
-        typer.Exit: the name is not a run's, or there is no such run; the message lists those there are. Or its folder
-            was moved or copied, and still has to be told (`respect relocate`).
+        typer.Exit: the name is invalid, or there is no such run (the message lists those that exist), or its folder
+            was moved or copied and `respect relocate` has not been run yet.
     """
     folder = run_folder(run, new=new or "RESPECT_STORE" in os.environ)
     environment.prepare(folder)
@@ -74,7 +74,7 @@ def run_workspace(run: str, *, new: bool = False) -> Workspace:
 
 
 def run_folder(run: str, *, new: bool = False) -> Path:
-    """Where a run is. Raises typer.Exit as `run_workspace` does."""
+    """The folder of a run. Raises typer.Exit as `run_workspace` does."""
     from tasks.support.workspace import checked_name
 
     with clear_errors():
@@ -86,7 +86,7 @@ def run_folder(run: str, *, new: bool = False) -> Path:
 
 
 def end_on_sigterm() -> None:
-    """SIGTERM ends this program as Ctrl-C does: with the Prefect server that it started, and its MLflow runs."""
+    """Let SIGTERM end this program as Ctrl-C does, along with its MLflow runs and the Prefect server it started."""
 
     def end(number: int, _: object) -> NoReturn:
         raise SystemExit(128 + number)
@@ -95,7 +95,7 @@ def end_on_sigterm() -> None:
 
 
 def warn_of_public_key() -> None:
-    """Say so where ids are to become pseudonyms under the key that everybody knows."""
+    """Warn if ids are to become pseudonyms under the key that everybody knows."""
     from respect_core.log.pseudonyms import pseudonyms_are_secret
 
     if not pseudonyms_are_secret():
@@ -106,7 +106,7 @@ def warn_of_public_key() -> None:
 def running() -> Iterator[None]:
     """Run a flow on the terminal: with bars, clear errors, and a Prefect server that outlives Ctrl-C.
 
-    The terminal sends Ctrl-C to the server too, if this program starts it; it is needed until the runs have ended.
+    The terminal also sends Ctrl-C to a server that this program started, which is needed until the runs have ended.
     """
     from prefect.client.orchestration import get_client
 
@@ -123,7 +123,7 @@ def running() -> Iterator[None]:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Expected failures end with one message on standard error instead of a traceback."""
+    """End expected failures with one message on standard error instead of a traceback."""
     from respect_core.errors import ExpectedError
 
     try:

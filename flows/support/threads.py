@@ -16,14 +16,14 @@ def threads(most: int = 16) -> TaskRunner[PrefectFuture[Any]]:
 
 
 class _Threads(ThreadPoolTaskRunner[Any]):
-    """Prefect's, whose exit waits until every task has ended by itself."""
+    """Prefect's task runner, whose exit waits until every task has ended by itself."""
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if not interrupts(error):
             try:
                 super().__exit__(kind, error, traceback)
                 return
-            except BaseException:  # came while it waited
+            except BaseException:  # raised while waiting
                 with stopping():
                     super().__exit__(kind, error, traceback)
                 raise

@@ -1,8 +1,8 @@
-"""Work that goes through without the game that its worker dies of.
+"""Find the game that kills a worker, and do the work without it.
 
-A worker that names a game, or that is killed or fails alike twice on one specification, is not started a third time as
-it was: the game is set aside (`log.set_aside`), with the reason, and the work is done without it. Who it is is
-found by halves: a worker tries some of the games, and keeps nothing (`only` of a specification).
+If a worker names a game, or is killed or fails the same way twice on one specification, it is not started again on the
+same games: the culprit is set aside (`log.set_aside`), with the reason, and the work is done without it. The culprit is
+found by bisection: a worker tries some of the games, and keeps nothing (`only` of a specification).
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from tasks.compute.specs import ABOUT, DecodeSpec, Movable, TrainSpec
 from tasks.support.files import write_whole
 
 ALIKE = 2
-"""So often a worker ends alike on one specification before its games are suspected."""
+"""How many times a worker ends the same way on one specification before its games are suspected."""
 FAILURES = "failures.json"
-"""File in which its ends are counted."""
+"""File in which a worker's failures are counted."""
 _ENDED_BY_OTHERS = (-2, -15, CUT_OFF)  # SIGINT, SIGTERM, the store or the disk
 _REMEDY = "see the worker's log; delete this record to let the game in again"
 _log = logging.getLogger(__name__)
 
 
 def run(run: Run, spec: Movable, directory: Path, progress: ProgressCallback, **options: Any) -> Path:
-    """As `run`, without the games that the work cannot be done with.
+    """Do what `run` does, leaving out games that make the work fail.
 
     Args:
         run: carries out a specification.
-        options: of `run`.
+        options: options of `run`.
 
     Raises:
-        WorkerFailedError: as `run`, where no single game is to blame.
+        WorkerFailedError: as `run` does, if no single game is to blame.
     """
     store, at_once = spec.workspace.open(), False
     while True:
@@ -61,7 +61,7 @@ def run(run: Run, spec: Movable, directory: Path, progress: ProgressCallback, **
 
 
 def known(store: Store, round: int, variant: str) -> list[str]:
-    """Games set aside since the training set was written that has them."""
+    """Games set aside since the training set that contains them was written."""
     aside = set_aside.games(store)
     if not aside:
         return []
@@ -69,7 +69,7 @@ def known(store: Store, round: int, variant: str) -> list[str]:
 
 
 def _games(store: Store, spec: Movable) -> dict[str, Partition]:
-    """The games that the work reads, in order, and where they are from."""
+    """The games that the work reads, in order, and the partition of each."""
     table = "training_sets" if isinstance(spec, TrainSpec) else "turns"
     partitions = spec.partitions if isinstance(spec, DecodeSpec) else [Partition(spec.round, spec.variant)]
     chosen = spec.chosen()
@@ -82,7 +82,7 @@ def _ids(store: Store, table: str, partition: Partition) -> list[str]:
 
 
 def _named(directory: Path, games: dict[str, Partition]) -> Problem | None:
-    """What the worker itself says, if it is about a game that may be left out: one to validate on may not."""
+    """The problem that the worker itself names, if its game may be left out: a validation game may not."""
     if not (directory / CULPRIT).exists():
         return None
     said = json.loads((directory / CULPRIT).read_text())
@@ -94,7 +94,7 @@ def _named(directory: Path, games: dict[str, Partition]) -> Problem | None:
 def _suspect(
     run: Run, spec: Movable, directory: Path, error: WorkerFailedError, games: dict[str, Partition], at_once: bool
 ) -> Problem | None:
-    """The game that a worker dies of, where this end is worth the search."""
+    """The game that kills a worker, if this failure is worth the search."""
     times = _count(directory, spec, error.code)
     if error.code in (REFUSED, *_ENDED_BY_OTHERS) or not (at_once or error.code == NO_ROOM or times == ALIKE):
         return None
@@ -109,7 +109,7 @@ def _suspect(
 
 
 def find(suspects: Sequence[str], games: Sequence[str], fails: Callable[[Sequence[str]], bool]) -> str | None:
-    """Return the game that makes `fails` true by itself, while some other game does not; None where there is none."""
+    """Return the game that makes `fails` true by itself while some other game does not, or None."""
     if not suspects or not fails(suspects):
         return None
     while len(suspects) > 1:
@@ -121,12 +121,12 @@ def find(suspects: Sequence[str], games: Sequence[str], fails: Callable[[Sequenc
         else:
             return None  # it takes several
     others = [game for game in games if game not in suspects]
-    # What fails with any game fails for another reason.
+    # If it fails with any game, the reason is another one.
     return suspects[0] if others and not (fails(others[:1]) and fails(others[-1:])) else None
 
 
 def _fails(run: Run, spec: Movable, directory: Path, games: Sequence[str]) -> bool:
-    """Whether a worker dies of these games alone."""
+    """Whether a worker fails on these games alone."""
     tried = spec.model_copy(update={"only": list(games), **({"directory": directory} if _placed(spec) else {})})
     try:
         run(tried, directory, lambda done, total, note: None, again=True)
@@ -142,7 +142,7 @@ def _placed(spec: Movable) -> bool:
 
 
 def _count(directory: Path, spec: Movable, code: int) -> int:
-    """How often in a row the specification has ended so, this time included."""
+    """How many times in a row the specification has ended this way, including this time."""
     file, end = directory / FAILURES, {"specification": spec.key(), "code": code}
     before = json.loads(file.read_text()) if file.exists() else {}
     times = before["times"] + 1 if before.items() >= end.items() else 1
@@ -151,7 +151,7 @@ def _count(directory: Path, spec: Movable, code: int) -> int:
 
 
 def _in_hand(spec: Movable, directory: Path, games: dict[str, Partition]) -> list[str]:
-    """The games that the worker was at, as far as it left word."""
+    """The games that the worker was processing, as far as it recorded them."""
     if isinstance(spec, TrainSpec):
         return _of_the_next_step(spec)
     about = directory / ABOUT

@@ -1,12 +1,12 @@
 """Carry out specifications on the nodes of a Ray cluster, each in its own process (`tasks.compute.process`).
 
-The store is all that nodes share. A job is a folder of it, `jobs/KIND/KEY/`: the specification goes in, and what the
-work leaves comes out; the Ray task itself takes the folder's name and returns nothing. A node sends its resume point
-after every checkpoint, so that a job whose node is lost resumes there on another one. Drivers that ask for the same
-share the folder; one that must have the work done again has a folder of its own below it, and deletes no other. Nodes
-talk to neither Prefect nor MLflow.
+Nodes share only the store. A job is a folder in it, `jobs/KIND/KEY/`, which receives the specification and then what
+the work leaves; the Ray task itself takes the folder's name and returns nothing. A node sends its resume point after
+every checkpoint, so that a job whose node is lost resumes from there on another one. Drivers that ask for the same work
+share the folder; a driver that must have it done again uses a folder of its own below that one, and deletes no other.
+Nodes talk to neither Prefect nor MLflow.
 
-Decoding is cut into several jobs of whole shards; the specification as it was then finds them all, and writes the
+Decoding is split into several jobs of whole shards; the original specification then finds them all, and writes the
 table.
 """
 
@@ -41,12 +41,12 @@ from tasks.compute.specs import RESUME, DecodeSpec, Movable
 from tasks.support import interruption
 
 LOST = 3
-"""So often a job may be lost with its node before it fails; a task's further try then goes on from the same files."""
+"""How many times a job may be lost with its node before it fails; a retry of the task resumes from the same files."""
 JOBS_PER_DEVICE = 2
-"""Of decoding: who is done early takes another, and what a lost node had begun is small."""
+"""Jobs of decoding: a device that is done early takes another, and a lost node loses little."""
 _RESULT, _SPEC, _PROGRESS = "result.json", "spec.json", "progress.json"
 _LEFT = {_SPEC, _PROGRESS}
-"""Files of a job's folder that do not travel with the others."""
+"""Files of a job's folder that are not transferred with the others."""
 _POLL_SECONDS = 2.0
 _TELL_SECONDS = 5.0
 _log = logging.getLogger(__name__)
@@ -69,16 +69,16 @@ def run(
     again: bool = False,
     spread: bool = False,
 ) -> Path:
-    """As `process.run`, on nodes of the cluster. What the work leaves is in the store, and then in `directory`.
+    """Do what `process.run` does on nodes of the cluster. Results go to the store, and from there to `directory`.
 
     Args:
-        all_cores: for work that cannot be cut; decoding is, and each job has a core or device.
+        all_cores: for work that cannot be split; decoding is split, and each job has a core or device.
         spread: for training, which takes a core or device of one node for each process (RESPECT_ACCELERATE, the same
             on driver and nodes).
 
     Raises:
-        NoClusterError: there is none at RAY_ADDRESS, nor on this machine.
-        WorkerRefusedError, WorkerFailedError: as there.
+        NoClusterError: there is no cluster at RAY_ADDRESS or on this machine.
+        WorkerRefusedError, WorkerFailedError: as `process.run` does.
         ray.exceptions.RayError: the job was lost with its node more than LOST times.
     """
     connect()
@@ -93,17 +93,17 @@ def run(
             _finish(store, [whole], progress, processes_of_training() if spread else 1)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / _RESULT).unlink(missing_ok=True)
-        (directory / _SPEC).write_text(spec.model_dump_json(indent=2))  # so that `process.run` knows whose result it is
+        (directory / _SPEC).write_text(spec.model_dump_json(indent=2))  # so that `process.run` recognises the result
         _fetch(store, whole.folder, directory, point=False)
     finally:
         if own:
-            with suppress(StoreError):  # a few small files stay
+            with suppress(StoreError):  # a few small files remain
                 _delete(store, [*parts, whole])
     return directory / _RESULT
 
 
 def connect() -> None:
-    """Use the cluster of RAY_ADDRESS, or the one that runs on this machine. Once a process."""
+    """Connect to the cluster at RAY_ADDRESS, or to the one on this machine, once per process."""
     with _connecting:
         if ray.is_initialized():
             return
@@ -125,16 +125,16 @@ class Job:
 
     @classmethod
     def of(cls, spec: Movable, own: str = "") -> Job:
-        """The job of a specification; with `own`, of the driver of that name alone."""
+        """The job of a specification; with `own`, one that belongs only to the driver of that name."""
         return cls(spec, f"jobs/{spec.kind}/{spec.key()}{f'/{own}' if own else ''}")
 
     def submit(self, store: Store, processes: int) -> Any:
-        """Leave the specification, with its adapter, in the store, and hand the job to Ray; returns its reference."""
+        """Put the specification and its adapter into the store, and hand the job to Ray; return its reference."""
         given = None
         if self.spec.given is not None:
             given = f"jobs/adapters/{adapter_hash(self.spec.given)}"
             store.upload_tree(self.spec.given, given)
-        # Nodes have no use for MLflow, whose address may hold a password.
+        # Nodes do not use MLflow, whose address may contain a password.
         workspace = self.spec.workspace.model_copy(update={"tracking_uri": ""})
         spec = self.spec.model_copy(update={"workspace": workspace})
         store.put(f"{self.folder}/{_SPEC}", spec.model_dump_json(indent=2).encode())
@@ -144,7 +144,7 @@ class Job:
 
 
 def _parts(store: Store, spec: DecodeSpec, own: str) -> list[Job]:
-    """Decoding in a few jobs for each device, of neighbouring shards; none of them writes a table."""
+    """Split decoding into a few jobs of adjacent shards per device; none of them writes a table."""
     resources = ray.cluster_resources()
     devices = int(resources.get("GPU") or resources.get("CPU", 1))
     jobs = []
@@ -158,7 +158,7 @@ def _parts(store: Store, spec: DecodeSpec, own: str) -> list[Job]:
 
 
 def _finish(store: Store, jobs: Sequence[Job], progress: ProgressCallback, processes: int = 1) -> None:
-    """Return when all jobs are done. When one fails, cancel the others; the next try resumes them."""
+    """Return when all jobs are done. If one fails, cancel the others; the next try resumes them."""
     waiting = {job.submit(store, processes): job for job in jobs}
     try:
         while waiting:
@@ -182,7 +182,7 @@ def _delete(store: Store, jobs: Sequence[Job]) -> None:
 
 
 def _tell(store: Store, waiting: Sequence[Job], jobs: int, progress: ProgressCallback) -> None:
-    """Progress of the one job in its own words, of several in parts of a hundred."""
+    """Report the progress of a single job in its own terms, that of several in percent."""
     told = []
     for job in waiting:
         with suppress(StoreError):
@@ -198,23 +198,23 @@ def _tell(store: Store, waiting: Sequence[Job], jobs: int, progress: ProgressCal
 
 
 def work(store_uri: str, folder: str, given: str | None, code: str) -> None:
-    """Carry out the specification in a folder of the store, from where an earlier attempt was lost.
+    """Carry out the specification in a folder of the store, resuming an attempt that was lost.
 
     RESPECT_ROOT is where this node keeps scratch; without it, the driver's path is used.
 
     Args:
-        given: folder of the store with the adapter that the work begins with.
-        code: the driver's version.
+        given: folder of the store with the adapter that the work starts from.
+        code: the driver's code version.
 
     Raises:
-        ValueError: the node has another version.
+        ValueError: the node has another code version.
         WorkerRefusedError, WorkerFailedError: see `process.run`.
     """
     if code != code_version():
         raise ValueError(f"this node has respect {code_version()}, and the driver {code}; install the same on all")
     store = open_store(store_uri)
     if store.exists(f"{folder}/{_RESULT}"):
-        return  # the node was lost between the last file and its word
+        return  # the node was lost after the last file, before it reported
     spec: Movable = TypeAdapter(Movable).validate_json(store.read(f"{folder}/{_SPEC}"))
     root = Path(os.environ.get("RESPECT_ROOT", spec.workspace.root)).resolve()
     (root / "work").mkdir(parents=True, exist_ok=True)
@@ -230,7 +230,7 @@ def work(store_uri: str, folder: str, given: str | None, code: str) -> None:
 
 
 class _Copy:
-    """A job's folder on this node, and what of it the store has."""
+    """A job's folder on this node, and which of its files the store has."""
 
     def __init__(self, store: Store, folder: str, path: Path) -> None:
         self._store, self._folder, self._path = store, folder, path
@@ -238,7 +238,7 @@ class _Copy:
         self._told = 0.0
 
     def tell(self, done: int, total: int, note: str) -> None:
-        """Store progress now and then, and every new resume point. An unreachable store does not stop the work."""
+        """Store progress occasionally, and every new resume point. An unreachable store does not stop the work."""
         try:
             point = self._path / RESUME
             if point.exists() and _stamp(point) != self._sent.get(RESUME):
@@ -247,14 +247,14 @@ class _Copy:
                 text = json.dumps({"done": done, "total": total, "note": note})
                 self._store.put(f"{self._folder}/{_PROGRESS}", text.encode())
                 self._told = time.monotonic()
-        except (StoreError, OSError) as error:  # the latter where the work replaced a file meanwhile
+        except (StoreError, OSError) as error:  # OSError: the work has just replaced a file
             _log.warning("not sent, for now: %s", error)
 
     def send(self) -> None:
-        """Everything new: the resume point behind the files that it speaks of, and the result behind everything."""
+        """Send everything new: the resume point after the files that it refers to, and the result last."""
         with TemporaryDirectory(dir=self._path.parent) as scratch:
             point = Path(scratch, RESUME)
-            with suppress(FileNotFoundError):  # held as it is at this moment: the work will replace it
+            with suppress(FileNotFoundError):  # keep its present state: the work will replace it
                 point.hardlink_to(self._path / RESUME)
             files = self._files()
             last = {RESUME: point if point.exists() else None, _RESULT: files.pop(_RESULT, None)}
@@ -264,7 +264,7 @@ class _Copy:
                     self._sent[name] = stamp
 
     def _files(self) -> dict[str, Path]:
-        """Finished files by their names in the folder, but for resume point and specification."""
+        """Finished files by their names in the folder, except resume point and specification."""
         files = {path.relative_to(self._path).as_posix(): path for path in sorted(self._path.rglob("*"))}
         return {
             name: path
@@ -274,13 +274,13 @@ class _Copy:
 
 
 def _stamp(file: Path) -> tuple[int, int]:
-    """Changes when the file does."""
+    """A value that changes when the file does."""
     stat = file.stat()
     return stat.st_mtime_ns, stat.st_size
 
 
 def _fetch(store: Store, folder: str, directory: Path, *, point: bool = True) -> None:
-    """What the store has of a job, the result last, with its resume point or without."""
+    """Fetch what the store has of a job, the result last, with or without its resume point."""
     directory.mkdir(parents=True, exist_ok=True)
     names = [key.removeprefix(f"{folder}/") for key in store.keys(f"{folder}/")]
     for name in sorted(names, key=lambda name: (name == _RESULT, name)):

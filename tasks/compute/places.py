@@ -1,4 +1,4 @@
-"""Where decoding and training run. The same specification goes to any place, and the same result comes back."""
+"""Where decoding and training run. Any place takes the same specification and returns the same result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Place(StrEnum):
-    """Who computes."""
+    """A place that computes."""
 
     HERE = "here"  # processes of this machine
     POOLS = "pools"  # runs on the GPU work pool, in processes of the worker's machine
@@ -51,13 +51,13 @@ def require_ray() -> None:
 
 
 def require(place: Place) -> None:
-    """For flows, before they do anything. Raises RayMissingError where the place is Ray and it is not installed."""
+    """Check a place before a flow does anything. Raises RayMissingError if it is Ray, which is not installed."""
     if place is Place.RAY:
         require_ray()
 
 
 def runner(place: Place) -> Run:
-    """What a task calls with a specification. A run on a pool is on its worker's machine already.
+    """The function that a task calls with a specification. A run on a pool is already on its worker's machine.
 
     Raises:
         RayMissingError: the place is Ray, which is not installed.

@@ -1,7 +1,7 @@
-"""Runs one piece of work in a process of its own, with a share of the machine and progress on its output.
+"""Run one piece of work in a process of its own, with a share of the machine and progress on its output.
 
-A process of its own keeps variants apart: one that runs out of memory or dies takes nothing with it, each sees
-one device, and its threads are its own.
+Separate processes isolate variants: one that runs out of memory or dies takes no other with it, and each has one device
+and threads of its own.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ ProgressCallback = Callable[[int, int, str], None]
 REFUSED = os.EX_DATAERR
 """Exit code of a worker whose next try would end the same way."""
 EXIT_CODE = "exit-code"
-"""File in which a worker that fails leaves its exit code: a launcher of several has one of its own."""
+"""File in which a failed worker leaves its exit code: a launcher of several workers has an exit code of its own."""
 ACCELERATE = "RESPECT_ACCELERATE"
-"""Variable that names a configuration of accelerate: a training runs in as many processes as that says."""
+"""Variable that names a configuration of accelerate, which says how many processes a training runs in."""
 
 NO_ROOM = os.EX_OSERR
-"""Exit code of a worker to which the system refused memory, also for the smallest piece of its work."""
+"""Exit code of a worker that the system refused memory, even for the smallest piece of its work."""
 CULPRIT = "culprit.json"
 """File in which a worker names the game that it cannot do: `game`, `turn` and `reason`."""
 
 CUT_OFF = os.EX_TEMPFAIL
-"""Exit code of a worker that the store failed, or the disk."""
+"""Exit code of a worker whose store or disk failed."""
 
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 
 
 class WorkerFailedError(ExpectedError):
-    """The process ended without a result; the message carries the end of its log."""
+    """The process ended without a result; the message has the end of its log."""
 
     code = 0
     """Its exit code."""
 
 
 class WorkerRefusedError(WorkerFailedError, ValueError):
-    """It did because of what it was given, not because of where it ran: another try would end the same way."""
+    """The process failed because of its input, not because of where it ran: another try would end the same way."""
 
 
 class WorkerCutOffError(WorkerFailedError):
-    """It was killed, or its store or disk failed it: this says nothing about what it was given."""
+    """The process was killed, or its store or disk failed: this says nothing about its input."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Slot:
 
 
 class _Slots:
-    """The shares there are. Who waits for several is not overtaken by those who want one."""
+    """All shares of the machine. A caller that waits for several is not overtaken by callers that want one."""
 
     def __init__(self, slots: list[Slot]) -> None:
         self._free, self._turn, self._changed = slots, Lock(), Condition()
@@ -87,7 +87,7 @@ class _Slots:
 
 
 _making = Lock()
-"""Several threads may be the first to ask for slots, and must get the same ones."""
+"""Held while slots are made: several threads may ask first, and must get the same ones."""
 
 
 @cache
@@ -95,16 +95,16 @@ def _slots() -> _Slots:
     import torch
 
     if torch.cuda.is_available():
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # a worker may have been given some of the machine's devices
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # a worker may have only some of the machine's devices
         devices = visible.split(",") if visible else map(str, range(parallel_workers()))
         return _Slots([Slot({"CUDA_VISIBLE_DEVICES": device}) for device in devices])
-    # One thread each: on small models two processes of one thread outrun one process of two.
+    # One thread each: on small models, two processes with one thread are faster than one process with two.
     return _Slots([Slot({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"})] * parallel_workers())
 
 
 @cache
 def parallel_workers() -> int:
-    """How many workers the machine carries: its CUDA devices, or its cores."""
+    """How many workers the machine can run: its number of CUDA devices, or of cores."""
     import torch
 
     return torch.cuda.device_count() or len(os.sched_getaffinity(0))
@@ -112,7 +112,7 @@ def parallel_workers() -> int:
 
 @contextmanager
 def _share(all_cores: bool, processes: int) -> Iterator[dict[str, str]]:
-    """Environment of a worker with a slot for each of its processes; or, where there are no devices, every core."""
+    """Environment of a worker with a slot for each of its processes or, if there are no devices, every core."""
     import torch
 
     whole = all_cores and not torch.cuda.is_available()
@@ -141,7 +141,7 @@ def processes_of_training() -> int:
 
 
 def _command(processes: int) -> list[str]:
-    """Start of the command line of a worker."""
+    """The beginning of a worker's command line."""
     launch = ["-m", "accelerate.commands.launch", "--config_file", os.environ[ACCELERATE]] if processes > 1 else []
     return [sys.executable, *launch, "-m", "tasks.compute.worker"]
 
@@ -159,19 +159,19 @@ def run(
 
     Args:
         spec: one of `tasks.compute.specs`.
-        directory: gets spec.json, worker.log and result.json. Where it holds the result of the very same
-            specification (data hash and code version are in it), that is returned and nothing runs.
+        directory: gets spec.json, worker.log and result.json. If it already holds the result of exactly this
+            specification (which includes data hash and code version), that is returned and nothing runs.
         progress: called with (done, total, note) as the worker reports.
-        all_cores: for work that cannot be cut into several workers: wait for the whole machine. Where there are
-            devices, one of them is enough.
-        again: run even where the result is there, because what matters was stored elsewhere.
+        all_cores: for work that cannot be split between workers: wait for the whole machine. If there are devices,
+            one of them is enough.
+        again: run even if the result is there, because the real output is stored elsewhere.
         spread: for training, which runs in as many processes as RESPECT_ACCELERATE says.
 
     Raises:
         ValueError: there are fewer devices or cores than processes.
-        WorkerRefusedError: it ended with an error that another try would not cure.
-        WorkerCutOffError: it was killed, or its store or disk failed it.
-        WorkerFailedError: it ended with another error.
+        WorkerRefusedError: the worker ended with an error that another try would not cure.
+        WorkerCutOffError: the worker was killed, or its store or disk failed.
+        WorkerFailedError: the worker ended with another error.
         asyncio.CancelledError: the flow was interrupted.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -192,12 +192,12 @@ def run(
     with _share(all_cores, processes) as environment, log_file.open("w") as log:
         process = subprocess.Popen(
             [*_command(processes), str(spec_file)],
-            stdin=subprocess.PIPE,  # never written to: it closes when this process ends, and the worker with it
+            stdin=subprocess.PIPE,  # never written to: it closes when this process ends, which ends the worker
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
             env={**os.environ, **environment},
-            process_group=0,  # Ctrl-C reaches this process alone, which then stops its workers
+            process_group=0,  # Ctrl-C reaches only this process, which then stops its workers
         )
         with killed_when_stopping(process):
             assert process.stdout is not None

@@ -1,6 +1,6 @@
-"""What a process or another machine is asked to do: all it needs, by reference (tasks/compute/worker.py does it).
+"""Specify work for a process or another machine: all it needs, by reference (tasks/compute/worker.py does the work).
 
-Importing them costs no torch: whoever starts a process has only these.
+This module does not import torch: a process that starts workers does without it.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from respect_core.versions import code_version
 from tasks.support.workspace import Workspace
 
 RESUME = "resume.pt"
-"""Where a killed training goes on, beside its specification; gone once the result is there."""
+"""File from which a killed training resumes, next to its specification; deleted once the result is there."""
 
 
 ABOUT = "about.json"
-"""Ids of the games that a worker is about to read, beside its specification: one of them may kill it."""
+"""File with the ids of the games that a worker is about to read, next to its specification: one may kill it."""
 
 
 def worker_code(profile: Profile) -> str:
-    """Return the version of all code that decides what a worker of this profile returns."""
+    """The version of all code that determines what a worker of this profile returns."""
     ports = scenario(profile.scenario), judge(profile.scenario)
     return code_version("tasks.compute.worker", *(type(port).__module__ for port in ports))
 
 
 class Work(BaseModel):
-    """What all kinds have in common."""
+    """What all kinds of work have in common."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,13 +47,13 @@ class Work(BaseModel):
     only: list[str] | None = Field(default=None, description="ids of games to be tried alone: nothing is kept of it")
 
     def chosen(self) -> Callable[[str], bool]:
-        """Whether the work is about the game with an id."""
+        """A function that says whether the work includes the game with an id."""
         without, only = frozenset(self.without), None if self.only is None else frozenset(self.only)
         return lambda game: game not in without and (only is None or game in only)
 
     @property
     def given(self) -> Path | None:
-        """The adapter that the work begins with."""
+        """The adapter that the work starts from."""
         return None
 
     def moved(self, workspace: Workspace, directory: Path, given: Path | None) -> Self:
@@ -71,7 +71,7 @@ class Work(BaseModel):
 
 
 class PolicyWork(Work):
-    """Work with a policy, which depends on the base model below its adapter too."""
+    """Work with a policy, which also depends on the base model below its adapter."""
 
     base_sha256: str | None = Field(description="of the base model's files; none where it is a hub id")
 
@@ -96,7 +96,7 @@ class TrainSpec(PolicyWork):
 
 
 class DecodeSpec(Work):
-    """Decode the feedback of partitions of the turns table, on every core that there is."""
+    """Decode the feedback of partitions of the turns table, on all cores."""
 
     kind: Literal["decode"] = "decode"
     partitions: list[Partition]
@@ -124,7 +124,7 @@ class PlaySpec(PolicyWork):
 
     @property
     def batch(self) -> str:
-        """Name of the games in the log, by who plays them: played once, they are not played again."""
+        """Name of these games in the log, which depends on who plays them: games in the log are not played again."""
         fields = self.model_dump_json(include={"policy", "round", "variant", "games", "contexts_seed", "seed"})
         return f"play-{hashlib.sha256(fields.encode()).hexdigest()[:24]}"
 
@@ -154,7 +154,7 @@ class PropensitySpec(PolicyWork):
 
 
 class EvaluateSpec(PolicyWork):
-    """Exact match of a registered policy on the right turns of a game set."""
+    """Measure the exact match of a registered policy on the correct turns of a game set."""
 
     kind: Literal["evaluate"] = "evaluate"
     adapter: Path
@@ -164,5 +164,5 @@ class EvaluateSpec(PolicyWork):
 
 
 Movable = Annotated[TrainSpec | DecodeSpec | PropensitySpec, Field(discriminator="kind")]
-"""What another machine may carry out that shares the store alone."""
+"""Work that a machine can carry out if it shares nothing but the store."""
 Spec = Annotated[TrainSpec | DecodeSpec | PlaySpec | PropensitySpec | EvaluateSpec, Field(discriminator="kind")]

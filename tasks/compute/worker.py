@@ -1,8 +1,8 @@
-"""What runs in a process of its own: `python -m tasks.compute.worker SPEC.json` (started by `tasks.compute.process`).
+"""Do one piece of work as a process: `python -m tasks.compute.worker SPEC.json` (started by `tasks.compute.process`).
 
 Each kind of work (tasks/compute/specs.py) has a function here that returns its result.
-Progress goes to standard output as JSON lines; the result to result.json beside the specification, written whole.
-A worker whose standard input is a pipe ends when the pipe closes: it does not outlive the process that started it.
+Progress goes to standard output as JSON lines; the result goes to result.json next to the specification, written whole.
+A worker whose standard input is a pipe ends when the pipe closes, so it does not outlive the process that started it.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ if TYPE_CHECKING:  # each kind of work imports what it needs: games are counted 
 
 
 def report(done: int, total: int, note: str = "") -> None:
-    """One line of progress for the parent process."""
+    """Print one line of progress for the parent process."""
     print(json.dumps({"done": done, "total": total, "note": note}), flush=True)
 
 
 def train(spec: TrainSpec) -> dict[str, Any]:
-    """Train and validate; returns checkpoints with their figures. The processor is saved beside them."""
+    """Train and validate; return checkpoints with their figures. The processor is saved next to them."""
     from respect_core.acting.policy import Policy
     from respect_core.learning import trainer
     from respect_core.learning.checkpoints import ResumeFile, StepRecord
@@ -127,7 +127,7 @@ def train(spec: TrainSpec) -> dict[str, Any]:
 
 
 def _tried(spec: TrainSpec, base: Base, examples: Sequence[Example]) -> dict[str, Any]:
-    """One step on these games, of which nothing is kept: does training survive them?"""
+    """Train one step on these games, keeping nothing, to see whether training survives them."""
     from respect_core.learning import trainer
 
     positive = [replace(each, labels=tuple(label and 1 for label in each.labels)) for each in examples]
@@ -140,7 +140,7 @@ def _tried(spec: TrainSpec, base: Base, examples: Sequence[Example]) -> dict[str
 
 
 def decode(spec: DecodeSpec) -> dict[str, Any]:
-    """Decode the partitions that are not decoded yet; returns turns per second, without loading the model."""
+    """Decode the partitions that are not decoded yet; return turns per second, not counting loading the model."""
     from respect_core.feedback import decoder as feedback
     from respect_core.feedback import shards
     from respect_core.model.local import load_tokenizer
@@ -175,13 +175,13 @@ def decode(spec: DecodeSpec) -> dict[str, Any]:
 
 
 def _about(spec: DecodeSpec, games: list[str]) -> None:
-    """Leave word which games come next, in case this process does not survive them."""
+    """Record which games come next, in case this process does not survive them."""
     if spec.directory is not None:
         write_whole(spec.directory / ABOUT, json.dumps(games))
 
 
 def play(spec: PlaySpec) -> dict[str, Any]:
-    """Play games with simulated speakers, logging them where asked for; games in the log are not played again."""
+    """Play games with simulated speakers, logging them if asked to; games in the log are not played again."""
     from respect_core.log.log import append_logs, find_logs, read_logs
     from respect_core.measuring.metrics import counts_of_logs
 
@@ -219,12 +219,12 @@ def _played(spec: PlaySpec, store: Store) -> list[InteractionLog]:
 
 
 def _number(seed: int | str) -> int:
-    """A seed that is a name, as a number."""
+    """The number for a seed, which may be a name."""
     return seed if isinstance(seed, int) else int(hashlib.sha256(seed.encode()).hexdigest()[:12], 16)
 
 
 def propensity(spec: PropensitySpec) -> dict[str, Any]:
-    """Probability of every logged action, by interaction; None for one that constrained decoding cannot write."""
+    """Compute the probability of every logged action, by interaction; None if constrained decoding cannot write it."""
     from respect_core.acting.policy import Policy
     from respect_core.interaction import interactions
     from respect_core.store import tables
@@ -243,7 +243,7 @@ def propensity(spec: PropensitySpec) -> dict[str, Any]:
 
 
 def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
-    """Whether the policy's greedy action is the logged one, for every right turn of the set; whether it computes."""
+    """Compare the policy's greedy action with the logged one on every correct turn; check that it computes numbers."""
     import math
 
     from respect_core.acting.policy import Policy
@@ -262,10 +262,10 @@ def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
 
 
 def _base(spec: PolicyWork) -> Base:
-    """The base model, which must be that of whoever asked.
+    """The base model, which must be the one that the specification was made with.
 
     Raises:
-        ValueError: this machine has another one of that name.
+        ValueError: this machine has another base model of that name.
     """
     from respect_core.model.base import load_base
 
@@ -301,14 +301,14 @@ WORK: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 
 def main(spec_file: Path) -> None:
-    """Do what a specification says and leave result.json beside it."""
+    """Do what a specification says and leave result.json next to it."""
     from respect_core.learning.distributed import launched, leave
 
     spec = TypeAdapter(Spec).validate_json(spec_file.read_bytes())
     started = time.monotonic()
     result = WORK[spec.kind](spec)
     if launched().first:  # the first of the processes that trained together has written everything
-        if not isinstance(spec, PropensitySpec):  # its result is a table by interaction
+        if not isinstance(spec, PropensitySpec):  # whose result is a table by interaction
             result["seconds"] = time.monotonic() - started
         write_whole(spec_file.with_name("result.json"), json.dumps(result, indent=1))
         spec_file.with_name(RESUME).unlink(missing_ok=True)
@@ -316,12 +316,12 @@ def main(spec_file: Path) -> None:
 
 
 def run(spec_file: Path) -> int:
-    """As `main`; returns the exit code, which says what kind of failure it was. The error itself goes to the log."""
+    """Run `main`; return the exit code, which says what kind of failure it was. The error itself goes to the log."""
     try:
         main(spec_file)
     except Exception as error:
         traceback.print_exc()
-        packing: Any = sys.modules.get("respect_core.model.packing")  # not imported: it is not what failed
+        packing: Any = sys.modules.get("respect_core.model.packing")  # if not imported, it is not what failed
         if isinstance(error, StoreError) or (isinstance(error, OSError) and error.errno is not None):
             return CUT_OFF  # the store, or the system itself
         if no_room_on_cpu(error):
@@ -334,7 +334,7 @@ def run(spec_file: Path) -> int:
 
 
 def _end_with_parent() -> None:
-    """Where standard input is a pipe, its other end closes when the parent ends, however it ends."""
+    """End when standard input closes: if it is a pipe, that happens when the parent ends, however it ends."""
     if not stat.S_ISFIFO(os.fstat(0).st_mode):
         return
     os.read(0, 1)  # blocks: nothing is ever written to it
@@ -345,7 +345,7 @@ if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
     specification = Path(sys.argv[1])
     if code := run(specification):
-        # The first of several processes that fails knows why; the others only miss it.
+        # The first of several processes to fail knows why; the others only notice that it is missing.
         with suppress(FileExistsError), specification.with_name(EXIT_CODE).open("x") as file:
             file.write(str(code))
     sys.exit(code)

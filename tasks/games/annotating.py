@@ -1,4 +1,4 @@
-"""Games to annotate out of the store, and annotators' answers into it (appendix A.2)."""
+"""Take games to annotate out of the store, and put annotators' answers into it (appendix A.2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.support.workspace import Workspace
 def sample(
     workspace: Workspace, round: int, variant: str, *, games: int, triple: float, seed: int, out: Path | None = None
 ) -> list[AnnotationTask]:
-    """Draw games, keep them in the store as tasks, and write them to `out` too where it is given.
+    """Draw games, keep them in the store as tasks, and also write them to `out` if it is given.
 
     Raises TableError and ValueError as `annotation_tasks.sample` does.
     """

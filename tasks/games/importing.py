@@ -1,4 +1,4 @@
-"""What comes from elsewhere into the store: games, with a share kept for validation, and the released dataset."""
+"""Import games into the store, with a share kept for validation, and the released dataset."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from respect_core.variants import ACTING, HH, SEED
 from tasks.support.workspace import Workspace
 
 KNOWN = (*ACTING, HH, SEED)
-"""Whose games a log may hold: policies, people among themselves, and the seed policy, which acts for all in round 0."""
+"""Names whose games a log may have: policies, people with each other, and the seed policy, which acts in round 0."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Imported:
     """What an import did."""
 
     report: ImportReport
-    held_now: int = 0  # games that it added to the game set
+    held_now: int = 0  # games that the import added to the game set
     held_in_all: int = 0  # games of that set
 
 
@@ -46,18 +46,18 @@ def import_games(
     game_set: str | None = None,
     share: float = 0.2,
 ) -> Imported:
-    """Import the authors' games into a round's log. All of the file, or none of it.
+    """Import the authors' games into a round's log: the whole file, or nothing of it.
 
     Args:
-        acted_by: registered version that acted, e.g. 'respect.b-fft/3', where it is known.
-        game_set: add a share of the games to the set of this name, too; chosen by a hash of their id, so that importing
-            again chooses the same.
+        acted_by: registered version that acted, e.g. 'respect.b-fft/3', if known.
+        game_set: also add a share of the games to the set of this name. They are chosen by a hash of their id, so that
+            importing again chooses the same games.
         share: that share.
 
     Raises:
-        ValueError: a bad file (PickleError); nobody is called `variant`; `acted_by` is not registered; games are in the
-            log of another round or variant already; the share holds no game, or games that `game_sets.add` refuses; the
-            store's users have pseudonyms under another RESPECT_USER_KEY (KeyChangedError).
+        ValueError: a bad file (PickleError); nobody is called `variant`; `acted_by` is not registered; games are
+            already in the log of another round or variant; the share has no games, or games that `game_sets.add`
+            refuses; the store's users have pseudonyms under another RESPECT_USER_KEY (KeyChangedError).
         StoreError: no folder of tangrams, or the store cannot be written.
     """
     if variant not in KNOWN:
@@ -68,7 +68,7 @@ def import_games(
         if logs:
             imports.require_new(store, logs)
             user_key.claim(store)
-        if logs and game_set:  # held out before they are in the log: no round may learn from them in between
+        if logs and game_set:  # before they are in the log, so that no round learns from them in between
             chosen = [log for log in logs if _in_share(log.interaction_id, share)]
             held.extend(curated.add(store, game_set, chosen))
 
@@ -88,13 +88,13 @@ def import_games(
 
 
 def undo_import(workspace: Workspace, name: str) -> tuple[ImportRecord, list[Partition]]:
-    """Take an import back, with the games that it added to game sets unless they are in the log otherwise.
+    """Undo an import; games that it added to game sets go too, unless they are in the log for another reason.
 
     Returns:
         What was undone, and the training sets that were made from its round and variant, which stay.
 
     Raises:
-        ValueError: no import's name begins so, or more than one's does; or as `imports.undo` does.
+        ValueError: no import's name begins with `name`, or several do; or as `imports.undo` does.
     """
     store = workspace.open()
     record = imports.find(store, name)
@@ -125,7 +125,7 @@ def _in_share(interaction_id: str, share: float) -> bool:
 
 
 def _policy(workspace: Workspace, acted_by: str) -> PolicyIdentity:
-    from tasks.registry import registry  # MLflow takes seconds to import, and most imports do without
+    from tasks.registry import registry  # MLflow takes seconds to import, and most imports do not need it
 
     version = registry.named(workspace, acted_by)
     return PolicyIdentity(name=version.name, version=str(version.version), adapter_hash=version.tags["adapter_hash"])

@@ -1,4 +1,4 @@
-"""Games between people: D0 and the validation set. The profile `tiny` simulates them; others import them."""
+"""Games between people: D0 and the validation set. Profile `tiny` simulates them; other profiles import them."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ def prepare_game_sets(workspace: Workspace, profile: Profile, validation: str) -
                 makers[name](store, profile)
             absent.remove(name)
     for name in absent:
-        curated.read(store, name)  # raises, naming the sets there are and how to make one
+        curated.read(store, name)  # raises, naming the sets that exist and how to make one

@@ -1,4 +1,4 @@
-"""Play: a policy meets simulated speakers, for the log of a round, in a study, or on a fixed set of games."""
+"""Let policies play with simulated speakers, for the log of a round, in a study, or on a fixed set of games."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def measure_in_study(
     """Let a policy play more games in a round of a study, outside the log: nobody learns from them.
 
     Args:
-        games: how many; None is returned for 0.
-        contexts_of: the round whose contexts and speakers these are.
-        skip: contexts of it that come first and are left out.
+        games: how many; if 0, None is returned.
+        contexts_of: the round whose contexts and speakers are used.
+        skip: how many of its first contexts are left out.
     """
     if games == 0:
         return None
@@ -71,9 +71,9 @@ def measure_in_study(
 
 @task(name="simulate", task_run_name="simulate round {round} {variant}", **PATIENT, cache_policy=NO_CACHE)
 def play_deployed(workspace: Workspace, profile: Profile, variant: str, round: int, games: int) -> PlayedRef:
-    """Simulated users meet what is deployed for a variant now. All variants of a round play the same contexts.
+    """Let simulated users play with a variant's deployed version. All variants of a round play the same contexts.
 
-    Another number of games, or another version, plays other games; the same are found in the log.
+    Another number of games, or another version, plays other games; the same ones are found in the log.
     """
     policy = reference(variant, deployed(workspace, variant))
     contexts, own = f"simulated-{round}-{games}", f"{games}-{policy.adapter_hash[:12]}"
@@ -82,7 +82,7 @@ def play_deployed(workspace: Workspace, profile: Profile, variant: str, round: i
 
 @task(name="people play", task_run_name="play round {round} hh", **PATIENT, cache_policy=NO_CACHE)
 def play_people(workspace: Workspace, round: int, games: int, study_seed: int) -> None:
-    """Human-human games (HH) on the contexts that the policies of the round play: appended to the log."""
+    """Append human-human games (HH) to the log, on the contexts that the policies of the round play."""
     from respect_core.scenarios.multiref import world
 
     store, contexts_seed = workspace.open(), f"study-{study_seed}-{round}"
@@ -94,9 +94,9 @@ def play_people(workspace: Workspace, round: int, games: int, study_seed: int) -
 def replay_fixed_games(
     workspace: Workspace, profile: Profile, policy: RegisteredRef, round: int, games: int
 ) -> PlayedRef | None:
-    """Let a policy play the fixed set of games, outside the log; None where there are none to play.
+    """Let a policy play the fixed set of games, outside the log; return None if there are none to play.
 
-    Same contexts and same speakers for every policy, so that figures before and after compare.
+    Every policy has the same contexts and speakers, so that figures before and after can be compared.
     """
     if games == 0:
         return None
@@ -104,7 +104,7 @@ def replay_fixed_games(
 
 
 def require_simulated_people(profile: Profile) -> None:
-    """Raises ValueError where nobody can play with a policy but real users."""
+    """Raise ValueError if only real users can play with a policy."""
     if not profile.simulated_people:
         raise ValueError(
             f"profile {profile.name} has no simulated speakers: its users are real, and play by themselves"
@@ -148,5 +148,5 @@ def _play(
 
 
 def seconds_played(*played: PlayedRef | None) -> float:
-    """Seconds of play in all; 0 where nothing was played."""
+    """Seconds of play in total; 0 if nothing was played."""
     return sum(each.seconds for each in played if each is not None)

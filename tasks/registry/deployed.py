@@ -1,7 +1,7 @@
 """What is deployed: the ledger in the store is the truth, the alias `deployed` in MLflow its projection.
 
-An entry in the ledger is what promotes or rolls back; the alias follows. Whoever was killed between the two is healed
-by the next who asks: every operation settles the alias first.
+An entry in the ledger is what promotes or rolls back; the alias follows. If a process is killed between the two, the
+next one repairs the alias: every operation settles it first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def candidate(workspace: Workspace, variant: str, number: int | None = None) -> 
     """The variant's version of that number, by default the candidate.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such version.
     """
     chosen = number or registry.aliases(workspace, registry.model_name(variant)).get(registry.CANDIDATE)
     if chosen is None:
@@ -31,11 +31,11 @@ def candidate(workspace: Workspace, variant: str, number: int | None = None) -> 
 def deployed(workspace: Workspace, variant: str) -> ModelVersion:
     """The immutable version of a variant that users meet, its hash in the tag `adapter_hash`.
 
-    It is what the ledger says, to which the alias is settled first; before any promotion it is the seed policy that the
-    seed's own ledger names. Whatever else is registered there reaches nobody.
+    The ledger says which it is, and the alias is settled to that first. Before any promotion it is the seed policy that
+    the seed's own ledger names. No other registered version reaches users.
 
     Raises:
-        ValueError: the version is gone or another than was promoted, or there is no seed policy.
+        ValueError: the version is gone or is not the one that was promoted, or there is no seed policy.
     """
     entry = settle(workspace, variant) or _seed(workspace)
     if entry is None:
@@ -50,7 +50,7 @@ def deployed(workspace: Workspace, variant: str) -> ModelVersion:
 
 
 def pin_seed(workspace: Workspace, seed: ModelVersion, reason: str = "registered as the seed policy") -> None:
-    """Let this seed policy act wherever nothing was promoted; whose ledger names it already, stays as it is."""
+    """Let this seed policy act wherever nothing was promoted; change nothing if the seed's ledger already names it."""
     store, model, name = workspace.open(), registry.model_name(SEED), f"{seed.name}/{seed.version}"
     while True:
         history = ledger.entries(store, model)
@@ -66,7 +66,7 @@ def pin_seed(workspace: Workspace, seed: ModelVersion, reason: str = "registered
             actor="respect",
             reason=reason,
         )
-        with suppress(ledger.LedgerError):  # somebody else pinned one meanwhile: look again
+        with suppress(ledger.LedgerError):  # somebody else pinned one in the meantime: look again
             ledger.append(store, entry)
             return
 
@@ -79,8 +79,8 @@ def is_pinned(workspace: Workspace, seed: ModelVersion) -> bool:
 
 
 def _seed(workspace: Workspace) -> ledger.Entry | None:
-    """The last entry of the seed's ledger; None without any seed policy. In a store of an earlier release, which has no
-    such ledger, it begins with the newest that is registered."""
+    """The last entry of the seed's ledger, or None if there is no seed policy. In a store of an earlier release, which
+    has no such ledger, the ledger begins with the newest registered seed policy."""
     store, model = workspace.open(), registry.model_name(SEED)
     if not store.keys(f"promotions/{model}/") and (newest := registry.latest(workspace, SEED)) is not None:
         pin_seed(workspace, newest, "the newest when it was first asked for")
@@ -88,9 +88,9 @@ def _seed(workspace: Workspace) -> ledger.Entry | None:
 
 
 def settle(workspace: Workspace, variant: str) -> ledger.Entry | None:
-    """Point the alias DEPLOYED to what the ledger's last entry says; returns that entry, None where there is none.
+    """Point the alias DEPLOYED to what the ledger's last entry says; return that entry, or None if there is none.
 
-    Whoever sets the alias looks at the ledger once more, so that a slow one cannot undo what a later one did.
+    After setting the alias, the ledger is read again, so that a slow process cannot undo what a later one did.
     """
     store, model = workspace.open(), registry.model_name(variant)
     last = ledger.last(store, model)
@@ -102,7 +102,7 @@ def settle(workspace: Workspace, variant: str) -> ledger.Entry | None:
 
 
 def _point_deployed(workspace: Workspace, model: str, entry: ledger.Entry | None) -> None:
-    """No alias where nothing was promoted, the seed policy, another model, came back, or the version is gone."""
+    """Set the alias; remove it if nothing is promoted, the seed policy (another model) is back, or the version gone."""
     name, _, number = entry.to_version.rpartition("/") if entry else ("", "", "")
     wanted = number if name == model else None
     current = registry.aliases(workspace, model).get(registry.DEPLOYED)

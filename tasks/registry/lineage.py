@@ -37,14 +37,14 @@ def prepare_lineage(workspace: Workspace, tags: Mapping[str, Any], run_id: str) 
         run_id=run_id,
         adapter_hash=tags["adapter_hash"],
         parent=None if parent == "none" else parent,
-        # Versions from before it was tagged may go on from their parents: rather one too many than one too few.
+        # Versions from before this was tagged may continue from their parents: better one too many than one too few.
         continued=parent != "none" and str(tags.get("continued", True)) == "True",
         data_hash=tags["data_hash"],
     )
 
 
 def keep_lineage(workspace: Workspace, version: ModelVersion, prepared: tuple[Lineage, pa.Table] | None = None) -> None:
-    """Write what a version learned from, unless it is there. Raises LineageError as `prepare_lineage` does."""
+    """Write what a version learned from, unless it is recorded. Raises LineageError as `prepare_lineage` does."""
     store, name = workspace.open(), f"{version.name}/{version.version}"
     if not store.exists(lineage.key(name)):
         described, rows = prepared or prepare_lineage(workspace, version.tags, str(version.run_id))
@@ -59,10 +59,10 @@ def _d0(store: Store) -> tuple[Input, dict[str, str]] | None:
 
 
 def tree(workspace: Workspace, version: str) -> Tree:
-    """From a version to its deployments, its parents and everything that it was made from.
+    """A tree from a version to its deployments, its parents and everything that it was made from.
 
     Raises:
-        ValueError: not a registered version, or one whose lineage was not recorded.
+        ValueError: not a registered version, or its lineage was not recorded.
     """
     store = workspace.open()
     found = registry.named(workspace, version)
@@ -93,7 +93,7 @@ def _deployments(root: Tree, store: Store, model: str, version: str) -> None:
 
 
 def _parents(root: Tree, store: Store, known: Lineage) -> None:
-    """The chain of parents, each below the one that comes after it."""
+    """Add the chain of parents, each below the version that continues from it."""
     branch, child = root, known
     while child.parent is not None:
         parent = lineage.read(store, child.parent)
@@ -116,7 +116,7 @@ def _source(data: Tree, source: Source) -> None:
 
 
 def table(title: str, found: Sequence[Learned]) -> Table:
-    """Versions that learned from something, and how."""
+    """A table of the versions that learned from something, and how."""
     shown = Table("version", "turns", "labels", "how", title=title)
     for each in found:
         labels = [label for _, _, label, _ in each.turns]

@@ -1,8 +1,8 @@
 """Addresses of MLflow's own pages: a run, the runs of a round compared, one variant over rounds.
 
-The experiment page opens on folded parent runs; these open on what somebody who compares variants looks for. The
+The experiment page opens on folded parent runs; these pages open on what somebody comparing variants looks for. The
 addresses are those of MLflow 3.17: compare-runs takes lists of run and experiment ids, the experiment page a filter, a
-sorting and a view. A filter or a sorting by anything but the time unfolds nested runs.
+sort order and a view. A filter, or sorting by anything but time, unfolds nested runs.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from tasks.support.workspace import Workspace
 UI = "http://127.0.0.1:5000"
 """Where `respect ui` serves MLflow by default."""
 VARIANT_RUNS = "metrics.val_exact_match >= 0"
-"""Of all runs, those of variants have it: neither rounds nor seeds."""
+"""Filter that only runs of variants pass, not those of rounds or seeds."""
 
 
 def served(workspace: Workspace) -> bool:
-    """Whether a server runs that has pages; a database has none of its own."""
+    """Whether MLflow is a running server, which has pages; a database has none."""
     return workspace.tracking_uri.startswith("http")
 
 
 def where(workspace: Workspace) -> str:
-    """What a reader has to do before the addresses answer; empty where a server runs anyway."""
+    """What a reader must do before the addresses work; empty if a server is running anyway."""
     command = f"respect ui --run {workspace.root.name} --only mlflow"
     return "" if served(workspace) else f"They are there while `{command}` runs."
 
@@ -47,12 +47,12 @@ def side_by_side(workspace: Workspace, runs: Sequence[str]) -> str:
 
 
 def of_round(workspace: Workspace, round: int) -> str:
-    """The experiment's charts of the variants of a round alone, unfolded, the best exact match first."""
+    """The experiment's charts of one round's variants only, unfolded, the best exact match first."""
     return _filtered(workspace, f"{VARIANT_RUNS} and tags.round = '{round}'", "metrics.`val_exact_match`")
 
 
 def over_rounds(workspace: Workspace, variant: str) -> str:
-    """The experiment's charts of one variant, a run for each round."""
+    """The experiment's charts of one variant, one run per round."""
     return _filtered(workspace, f"{VARIANT_RUNS} and tags.variant = '{variant}'", "tags.`round`")
 
 
@@ -60,7 +60,7 @@ def links(workspace: Workspace, round: int, runs: Mapping[str, str]) -> dict[str
     """The pages of a round, for its summary.
 
     Args:
-        runs: ids of the runs of its variants, by variant.
+        runs: run ids by variant.
     """
     return {
         "side_by_side": side_by_side(workspace, [*runs.values()]),
@@ -74,8 +74,8 @@ def sentence(round: int, pages: Mapping[str, Any], *, inside: bool = False) -> s
     """The pages in Markdown.
 
     Args:
-        pages: of `links`.
-        inside: for a page of MLflow, whatever its address.
+        pages: what `links` returned.
+        inside: whether it is for a page of MLflow itself, whatever its address.
     """
 
     def link(text: str, address: str) -> str:
@@ -87,7 +87,7 @@ def sentence(round: int, pages: Mapping[str, Any], *, inside: bool = False) -> s
 
 
 def describe(workspace: Workspace, run_id: str, round: int, pages: Mapping[str, Any]) -> None:
-    """Put the pages where MLflow opens: on the round's run, and on the experiment unless somebody described it."""
+    """Link the pages where MLflow opens: on the round's run, and on the experiment unless somebody described it."""
     mlflow, text = registry.client(workspace), sentence(round, pages, inside=True)
     mlflow.set_tag(run_id, MLFLOW_RUN_NOTE, text)
     experiment = mlflow.get_experiment(registry.experiment_id(workspace))
@@ -107,7 +107,7 @@ def _filtered(workspace: Workspace, wanted: str, order: str) -> str:
 def _page(workspace: Workspace, path: str, asked: Mapping[str, str] = {}) -> str:  # read only
     base = UI
     if served(workspace):
-        address = urlsplit(workspace.tracking_uri)  # who signs in with it does so in the browser too: no password here
+        address = urlsplit(workspace.tracking_uri)  # no password here: users sign in in the browser
         base = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl().rstrip("/")
     given = "&".join(f"{name}={quote(value, safe='')}" for name, value in asked.items())
     return f"{base}/#/{path}{'?' + given if given else ''}"

@@ -36,17 +36,17 @@ _CONTENTS = ("base_sha256", "validation_sha256")
 def open_round(
     workspace: Workspace, round: int, profile: Profile, exported: ExportedRef, study_run: str | None = None
 ) -> str:
-    """The parent run of a round, itself a child of its study's if it has one; returns its id.
+    """Open the parent run of a round, itself a child of its study's run if there is one; return its id.
 
-    The run of the last attempt is continued if that was killed or interrupted, and so are the runs of variants below
-    it that workers still add to; an open one of other settings is ended as killed.
+    If the last attempt was killed or interrupted, its run is continued, and so are the runs of variants below it that
+    workers still add to; an open run with other settings is ended as killed.
     """
     name, tags = f"round {round}", {"round": round, "profile": profile.name}
     params = {"profile": profile.name, "base": profile.base, "feedback_decoder": profile.feedback_decoder}
     run_id = None
     attempts = registry.attempts(workspace, name, study_run)
     for run in takewhile(lambda run: run.info.status in ("RUNNING", "KILLED"), attempts):
-        if run_id is None and run.data.params.items() <= params.items():  # it may have died before it logged them
+        if run_id is None and run.data.params.items() <= params.items():  # it may have died before logging them
             run_id = str(run.info.run_id)
             registry.reopen(workspace, run_id)
     for run in attempts:
@@ -63,7 +63,7 @@ def open_round(
 def close_round(
     workspace: Workspace, run_id: str, failed: Mapping[str, str], status: registry.Status = "FINISHED"
 ) -> None:
-    """End the parent run, and what a variant left open below it; `failed` has reasons by variant."""
+    """End the parent run, and any runs of variants left open below it; `failed` has reasons by variant."""
     registry.log(workspace, run_id, tags={f"failed.{variant}": reason[:400] for variant, reason in failed.items()})
     registry.end_run(workspace, run_id, status)
 
@@ -80,10 +80,10 @@ def register_variant(
 ) -> RegisteredRef:
     """Register the adapter that the game set `validation` chose as `respect.<variant>` with alias candidate.
 
-    An adapter that is registered already, made from the same and chosen by the same games, keeps its version. One that
-    was retrained by hand stands beside those of rounds, and the alias stays where it is. What it learned from is
-    recorded beside it (release.lineage), also where an earlier attempt ended before that. A run that an attempt
-    left open when it was killed is ended as such.
+    An adapter that is already registered, made from the same inputs and chosen by the same games, keeps its version.
+    One that was retrained by hand is kept apart from those of rounds, and does not move the alias. What it learned from
+    is recorded with it (release.lineage), even if an earlier attempt ended before doing so. A run that a killed
+    attempt left open is ended as killed.
     """
     with _bundle(workspace, profile, selected) as directory:
         return _register(workspace, parent, profile, training_set, selected, validation, retrained, directory)
@@ -114,7 +114,7 @@ def _register(
         as_known = identity | {"adapter_hash": adapter_hash(directory, like=known.tags["adapter_hash"])}
         if (registry.RETRAINED in known.tags) == retrained and _agrees(workspace, known, as_known):
             keep_lineage(workspace, known)
-            registry.finish(workspace, variant, known)  # an attempt may have ended right behind the version
+            registry.finish(workspace, variant, known)  # an attempt may have ended right after making the version
             return reference(variant, known)
     start = registry.previous(workspace, variant, round) if variant != SEED else None
     tags = {
@@ -130,7 +130,7 @@ def _register(
     }
     name = f"{variant} round {round}"
     for run in registry.left_open(workspace, name, parent):
-        # Beside a retraining another one may run, with other settings; beside a round's there is none.
+        # Retrainings with other settings may run in parallel; a round trains a variant once.
         same = not retrained or run.data.tags.get("adapter_hash") == str(tags["adapter_hash"])
         if (registry.RETRAINED in run.data.tags) == retrained and same:
             registry.end_killed(workspace, str(run.info.run_id))
@@ -150,7 +150,7 @@ def _register(
 def register_seed(
     workspace: Workspace, profile: Profile, training_set: TrainingSetRef, selected: SelectedRef, validation: str
 ) -> RegisteredRef:
-    """Register the seed policy, which belongs to no round's run, as the one that acts before any promotion."""
+    """Register the seed policy, which belongs to no round's run, as the policy that acts before any promotion."""
     registered = register_variant(workspace, None, profile, training_set, selected, validation)
     deployed.pin_seed(workspace, registry.named(workspace, f"{registered.model}/{registered.version}"))
     return registered
@@ -161,8 +161,8 @@ def find_seed(
 ) -> RegisteredRef | None:
     """The registered seed policy of the same data, base and settings, if there is one.
 
-    One that another game set chose stands. One that `validation` chose does, unless the set was replaced since. One
-    that the seed's ledger does not name does not: somebody else registered it, or an attempt that ended right then.
+    A seed policy counts if another game set chose it, or if `validation` did and has not been replaced since. One that
+    the seed's ledger does not name does not count: somebody else registered it, or an attempt that ended right then.
     """
     version = registry.latest(workspace, SEED)
     if version is None or not deployed.is_pinned(workspace, version):
@@ -174,7 +174,7 @@ def find_seed(
 
 
 def recipe(profile: Profile, training_set: TrainingSetRef) -> str:
-    """Hash of what an adapter is made from: data, base by its name, adapter placement and training settings."""
+    """Hash of what an adapter is made from: data, the base model's name, adapter placement and training settings."""
     made_from = {
         "data": training_set.data_hash,
         "base": profile.base,
@@ -186,7 +186,7 @@ def recipe(profile: Profile, training_set: TrainingSetRef) -> str:
 
 
 def _base(profile: Profile) -> dict[str, str]:
-    """The base model's content as a tag; a model of the hub has only its name, which is in the recipe."""
+    """The base model's content hash as a tag; a model of the hub has only its name, which is in the recipe."""
     found = base_sha256(profile.base)
     return {"base_sha256": found} if found else {}
 
@@ -199,8 +199,8 @@ def _chosen_by(workspace: Workspace, validation: str) -> dict[str, str]:
 def _agrees(workspace: Workspace, version: ModelVersion, wanted: Mapping[str, str]) -> bool:
     """Whether a version has these tags.
 
-    One that was registered before versions had tags of contents counts as made from what is there now, and gets them:
-    what it was made from is seen to change from then on.
+    One that was registered before versions had content tags counts as made from what is there now, and is given those
+    tags, so that later changes are noticed.
     """
     lacking = {name: wanted[name] for name in _CONTENTS if name in wanted and name not in version.tags}
     if not wanted.items() - lacking.items() <= version.tags.items():
@@ -223,7 +223,7 @@ def reference(variant: str, version: ModelVersion) -> RegisteredRef:
 def log_training(
     workspace: Workspace, run_id: str, profile: Profile, training_set: TrainingSetRef, selected: SelectedRef
 ) -> None:
-    """Log settings, data and outcome to a run; and to a child of it per seed its curves by step."""
+    """Log settings, data and outcome to a run, and each seed's curves by step to a child run."""
     round, variant = training_set.round, training_set.variant
     config = asdict(profile.settings(variant, round))
     lora = {f"lora_{name}": value for name, value in asdict(profile.placement(variant)).items()}
@@ -258,7 +258,7 @@ def log_training(
 
 
 def _validated(selected: SelectedRef) -> list[Any] | None:
-    """(interaction id, turn, whether it matched) of the chosen checkpoint; trainings of earlier releases kept none."""
+    """(interaction id, turn, whether it matched) of the chosen checkpoint; earlier releases did not keep them."""
     (folder,) = {each.directory for each in selected.trained if each.seed == selected.seed}
     checkpoints = json.loads((folder / "result.json").read_text())["checkpoints"]
     (chosen,) = (each for each in checkpoints if each["step"] == selected.step)
@@ -267,7 +267,7 @@ def _validated(selected: SelectedRef) -> list[Any] | None:
 
 
 def _curves(history: list[dict[str, Any]]) -> list[tuple[str, float, int]]:
-    """Every number of every line but the step itself."""
+    """Every number in every line except the step."""
     return [
         (name, value, line["step"])
         for line in history
@@ -278,9 +278,9 @@ def _curves(history: list[dict[str, Any]]) -> list[tuple[str, float, int]]:
 
 @contextmanager
 def _bundle(workspace: Workspace, profile: Profile, selected: SelectedRef) -> Iterator[Path]:
-    """A directory with the adapter, its processor and its profile: what plain peft and transformers load.
+    """A directory with the adapter, its processor and its profile, as plain peft and transformers load them.
 
-    It is this registration's own: a round's and one by hand may be at the same variant at the same time.
+    Each registration has its own: a round and a retraining by hand may register the same variant at the same time.
     """
     from respect_core.model.base import adapter_hash  # torch takes seconds to import; `tasks.study` does without
 

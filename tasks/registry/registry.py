@@ -1,10 +1,10 @@
 """The registry in MLflow: runs of a round, adapters as logged models, registered versions and their aliases.
 
-Every call goes through one client built from the workspace, and none depends on MLflow's global state: tasks in threads
-cannot write into each other's runs.
+Every call goes through one client built from the workspace, and none depends on MLflow's global state, so tasks in
+threads cannot write into each other's runs.
 
-Layout: an experiment per study; in it a run per round, below it one per variant, and one per seed. A variant's chosen
-adapter is a logged model of its run, registered as `respect.<variant>`.
+Layout: an experiment per study; in it a run per round; below that a run per variant; below that one per seed. A
+variant's chosen adapter is a logged model of its run, registered as `respect.<variant>`.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from tasks.support.retries import is_transient
 from tasks.support.workspace import Workspace
 
 CANDIDATE = "candidate"
-"""Alias of the newest version of a model that has been trained and not yet promoted. Aliases are case-sensitive
-and not audited by MLflow: use these constants."""
+"""Alias of the newest version of a model that has been trained and not yet promoted. Aliases are case-sensitive, and
+MLflow keeps no record of their changes: use these constants."""
 
 DEPLOYED = "deployed"
 """Alias of the version in front of users: what the ledger says. Only `tasks.registry.deployed` sets it."""
 
 RETRAINED = "retrained"
-"""Tag of a version that was trained by hand beside a round's. No round goes on from it."""
+"""Tag of a version that was trained by hand, apart from a round's own. No round continues from it."""
 
 VALIDATED = "validation.json"
 """Artifact of a variant's run: what the chosen checkpoint did on each validation turn."""
@@ -56,7 +56,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class AdapterMismatchError(ExpectedError, ValueError):
-    """A version's files are not what was registered."""
+    """A version's files are not those that were registered."""
 
 
 def model_name(variant: str) -> str:
@@ -84,12 +84,12 @@ def experiment_id(workspace: Workspace) -> str:
     found = mlflow.get_experiment_by_name(workspace.experiment)
     if found is not None:
         return str(found.experiment_id)
-    # A tracking server decides by itself where artifacts go; a plain database would put them beside the caller.
+    # A tracking server decides where artifacts go; a plain database would put them in the caller's folder.
     local = workspace.tracking_uri.startswith("sqlite:")
     location = (workspace.root / "mlartifacts").as_uri() if local else None
     try:
         return str(mlflow.create_experiment(workspace.experiment, artifact_location=location))
-    except MlflowException:  # somebody else made it since
+    except MlflowException:  # somebody else has made it since
         made = mlflow.get_experiment_by_name(workspace.experiment)
         if made is None:
             raise
@@ -99,7 +99,7 @@ def experiment_id(workspace: Workspace) -> str:
 def start_run(
     workspace: Workspace, name: str, parent: str | None = None, tags: Mapping[str, Any] = {}
 ) -> str:  # read only
-    """A new run, open until `end_run`; returns its id."""
+    """Start a run, open until `end_run`; return its id."""
     lineage = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
     run = client(workspace).create_run(
         experiment_id(workspace), run_name=name, tags={**lineage, **{k: str(v) for k, v in (tags or {}).items()}}
@@ -108,12 +108,12 @@ def start_run(
 
 
 def reopen(workspace: Workspace, run_id: str) -> None:
-    """The run is open until it is ended again."""
+    """Open a run again, until it is ended again."""
     client(workspace).update_run(run_id, "RUNNING")
 
 
 def child_run(workspace: Workspace, parent: str, name: str) -> str:
-    """The child of that name, made if absent; returns its id."""
+    """The id of the child run of that name, made if absent."""
     wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and attributes.run_name = '{name}'"
     found = client(workspace).search_runs([experiment_id(workspace)], wanted)
     return str(found[0].info.run_id) if found else start_run(workspace, name, parent)
@@ -126,13 +126,13 @@ def attempts(workspace: Workspace, name: str, parent: str | None = None) -> list
 
 
 def left_open(workspace: Workspace, name: str, parent: str | None = None) -> list[Run]:
-    """Those that are open: what attempts left that were killed."""
+    """Those of `attempts` that are still open, as killed processes leave them."""
     return [run for run in attempts(workspace, name, parent) if run.info.status == "RUNNING"]
 
 
 def end_killed(workspace: Workspace, run_id: str) -> None:
-    """End an open run that nobody is at any more, and the open runs below it, as killed; discard what it logged of a
-    model that did not become a version."""
+    """End an abandoned open run, and the open runs below it, as killed; discard what it logged of a model that did not
+    become a version."""
     mlflow = client(workspace)
     end_killed_below(workspace, run_id)
     if not mlflow.search_model_versions(f"run_id = '{run_id}'"):
@@ -169,17 +169,17 @@ def end_run(workspace: Workspace, run_id: str, status: Status = "FINISHED") -> N
 
 
 def status_after(error: BaseException) -> Status:
-    """Return how a run ends that an error ended: as killed where somebody interrupted it, else as failed."""
+    """The status of a run that an error ended: killed if somebody interrupted it, else failed."""
     return "KILLED" if interrupts(error) else "FAILED"
 
 
 @contextmanager
 def ended(workspace: Workspace, run_id: str) -> Iterator[str]:
-    """End an open run with the block, by what ends that."""
+    """End an open run with the block, with a status according to how the block ends."""
     try:
         yield run_id
     except BaseException as error:
-        with suppress(MlflowException):  # MLflow may be what is away: the next attempt ends this one's run
+        with suppress(MlflowException):  # MLflow itself may be unreachable: the next attempt ends this run
             end_run(workspace, run_id, status_after(error))
         raise
     end_run(workspace, run_id)
@@ -193,7 +193,7 @@ def log(
     metrics: Sequence[tuple[str, float, int]] = (),
     tags: Mapping[str, Any] | None = None,
 ) -> None:
-    """Parameters, metrics as (name, value, step), and tags, in as few calls as MLflow's batch limits allow."""
+    """Log parameters, metrics as (name, value, step), and tags, in as few calls as MLflow's batch limits allow."""
     mlflow, now = client(workspace), int(time.time() * 1000)
     mlflow.log_batch(
         run_id,
@@ -206,7 +206,7 @@ def log(
 
 
 def log_dataset(workspace: Workspace, run_id: str, name: str, uri: str, data_hash: str) -> None:
-    """Names the training data of a run by our own digest; MLflow's digest ignores list columns and long tables."""
+    """Name the training data of a run by our own digest; MLflow's digest ignores list columns and long tables."""
     source = CodeDatasetSource({"uri": uri})
     dataset = MetaDataset(source, name=name, digest=data_hash[:32])  # type: ignore[abstract]  # MLflow itself makes it so
     client(workspace).log_inputs(
@@ -226,11 +226,11 @@ def register_adapter(
 ) -> ModelVersion:
     """Log a directory (adapter, processor, model card) as a model of the run and register it as a candidate.
 
-    One with the tag RETRAINED leaves the alias where it is. The version appears only once all files are in place, so
-    that a reader never sees half a model.
+    One with the tag RETRAINED does not move the alias. The version appears only once all files are in place, so that a
+    reader never sees half a model.
 
     Raises:
-        FileNotFoundError: no adapter in the directory; MLflow would register nothing without a word.
+        FileNotFoundError: no adapter in the directory; MLflow would silently register nothing.
     """
     if not (directory / "adapter_config.json").is_file():
         raise FileNotFoundError(f"no adapter in {directory}: adapter_config.json is missing")
@@ -259,7 +259,7 @@ def register_adapter(
 
 
 def finish(workspace: Workspace, variant: str, version: ModelVersion) -> None:
-    """Finish a registration that ended right after its version was made: set the alias, end the open run."""
+    """Finish a registration that was cut off right after its version was made: set the alias, end the open run."""
     mlflow, newest, run_id = client(workspace), latest(workspace, variant), str(version.run_id)
     if newest is not None and newest.version == version.version:
         mlflow.set_registered_model_alias(version.name, CANDIDATE, version.version)
@@ -273,12 +273,12 @@ def versions(workspace: Workspace, variant: str) -> list[ModelVersion]:
 
 
 def of_rounds(workspace: Workspace, variant: str) -> list[ModelVersion]:
-    """The versions of a variant that rounds registered: all but those retrained by hand."""
+    """The versions of a variant that rounds registered: all except those retrained by hand."""
     return [version for version in versions(workspace, variant) if RETRAINED not in version.tags]
 
 
 def latest(workspace: Workspace, variant: str, before_round: int | None = None) -> ModelVersion | None:
-    """The newest version of a variant, of those trained on rounds before `before_round` if given."""
+    """The newest version of a variant, only among those trained on rounds before `before_round` if given."""
     of_variant = of_rounds(workspace, variant)
     eligible = [v for v in of_variant if before_round is None or int(v.tags["round"]) < before_round]
     return max(eligible, key=lambda v: (int(v.tags["round"]), int(v.version)), default=None)
@@ -294,19 +294,19 @@ def previous(workspace: Workspace, variant: str, round: int) -> ModelVersion | N
 
 
 def aliases(workspace: Workspace, model: str) -> dict[str, str]:
-    """Version numbers by alias; none where the model is not registered."""
+    """Version numbers by alias; empty if the model is not registered."""
     found = client(workspace).search_registered_models(f"name='{model}'")
     return {alias: str(number) for alias, number in found[0].aliases.items()} if found else {}
 
 
 def by_adapter_hash(workspace: Workspace, name: str, adapter_hash: str) -> ModelVersion | None:
-    """The registered version whose adapter has this hash: who acted, by content."""
+    """The registered version whose adapter has this hash, which identifies by content the policy that acted."""
     versions = client(workspace).search_model_versions(f"name='{name}'")
     return next((v for v in versions if v.tags.get("adapter_hash") == adapter_hash), None)
 
 
 def holds(workspace: Workspace, version: RegisteredRef) -> bool:
-    """Whether that version is registered, with that adapter."""
+    """Whether that version is registered with that adapter."""
     found = client(workspace).search_model_versions(f"name='{version.model}'")
     return (version.version, version.adapter_hash) in {(str(v.version), v.tags.get("adapter_hash")) for v in found}
 
@@ -315,7 +315,7 @@ def named(workspace: Workspace, reference: str) -> ModelVersion:
     """The version that 'respect.b-fft/3' names.
 
     Raises:
-        ValueError: not of that form, or not registered.
+        ValueError: the reference is not of that form, or names no registered version.
     """
     name, _, number = reference.rpartition("/")
     try:
@@ -327,10 +327,10 @@ def named(workspace: Workspace, reference: str) -> ModelVersion:
 
 
 def download(workspace: Workspace, version: ModelVersion) -> Path:
-    """The version's files on this machine; fetched once, versions never change."""
+    """The version's files on this machine, fetched once, as versions never change."""
     target = workspace.scratch / "registry" / version.name / str(version.version)
     if not target.exists():
-        # Fetched beside its place and moved there whole: a copy cut short is never taken for the model.
+        # Fetch next to the target and move it there whole: a partial copy is never taken for the model.
         with fetched(workspace, version) as files:
             try:
                 files.rename(target)
@@ -341,14 +341,14 @@ def download(workspace: Workspace, version: ModelVersion) -> Path:
 
 
 def adapter(workspace: Workspace, version: ModelVersion, *, fresh: bool = False) -> Path:
-    """The version's files on this machine, whose adapter is the registered one. A copy that was changed here, or lost
-    files, is fetched again.
+    """The version's files on this machine, whose adapter is checked to be the registered one. A local copy that was
+    changed, or lost files, is fetched again.
 
     Args:
-        fresh: look at the registry's own files too, where the copy is good.
+        fresh: check the registry's own files too, even if the copy is good.
 
     Raises:
-        AdapterMismatchError: the registry's files are not what was registered.
+        AdapterMismatchError: the registry's files are not those that were registered.
     """
     if fresh:
         with fetched(workspace, version) as files:
@@ -362,7 +362,7 @@ def adapter(workspace: Workspace, version: ModelVersion, *, fresh: bool = False)
         try:
             _require(files, version)
         except AdapterMismatchError:
-            shutil.rmtree(files)  # the next look shall see what is in the registry by then
+            shutil.rmtree(files)  # so that the next call looks at the registry again
             raise
     return files
 
@@ -381,14 +381,14 @@ def _require(files: Path, version: ModelVersion) -> None:
 
 @contextmanager
 def fetched(workspace: Workspace, version: ModelVersion) -> Iterator[Path]:
-    """The version's files fresh from the registry, gone at the end unless they were moved."""
+    """The version's files fresh from the registry, deleted at the end unless they were moved."""
     source, uri = version.source, workspace.tracking
     with passing(workspace.scratch / "registry" / version.name, "fetching-") as scratch:
         yield Path(download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri))
 
 
 def read_json(workspace: Workspace, run_id: str, name: str) -> Any | None:
-    """What `log_json` left with a run; None where it did not."""
+    """What `log_json` stored with a run, or None if nothing."""
     mlflow = client(workspace)
     if name not in {each.path for each in mlflow.list_artifacts(run_id)}:
         return None

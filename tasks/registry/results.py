@@ -1,6 +1,6 @@
-"""What a run on a work pool leaves for whoever asked for it: a small record in the store, named by its inputs.
+"""What a run on a work pool leaves for the flow that asked for it: a small record in the store, named by its inputs.
 
-The record is written last, so that work is finished where there is one. The name is the run's idempotency key too.
+The record is written last, so its presence means that the work is finished. Its name is the run's idempotency key too.
 A record may outlive the registry that it points into: then the work counts as not done.
 """
 
@@ -28,18 +28,18 @@ _STAGES = (
     *("tasks.round.decode", "tasks.round.subsample", "tasks.round.train", "tasks.round.select"),
     *("tasks.registry.register", "tasks.compute.worker"),
 )
-"""Modules whose code, with what they import, decides what a run on a work pool leaves."""
+"""Modules whose code, with their imports, determines what a run on a work pool leaves."""
 
 
 def key(kind: str, round: int, variant: str, made_from: Mapping[str, Any]) -> str:
-    """Where the result of these inputs lies; the code's version is one of them."""
+    """The key of the result for these inputs; the code's version is one of them."""
     inputs = json.dumps({**made_from, "code": code_version(*_STAGES)}, sort_keys=True)
     digest = hashlib.sha256(inputs.encode()).hexdigest()[:32]
     return f"{Partition(round, variant).folder(f'results/{kind}')}{digest}.json"
 
 
 def find(workspace: Workspace, key: str, kind: type[Result]) -> Result | None:
-    """The record, if the work is finished and the version that it names, if any, is registered."""
+    """The record, if the work is finished and the version it names, if any, is registered."""
     try:
         found = kind.model_validate_json(workspace.open().read(key))
     except MissingKeyError:

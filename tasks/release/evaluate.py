@@ -1,4 +1,4 @@
-"""Exact match of registered policies on the right turns of a named set of games, against chance."""
+"""Exact match of registered policies on the correct turns of a named set of games, against chance."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def policies(workspace: Workspace, game_set: str, round: int | None) -> tuple[in
     """The seed policy and the variants registered after a round, the newest round by default.
 
     Raises:
-        ValueError: no such game set, no seed policy, no variant of that round, or one that learned from the games,
-            was chosen by them, or of which nobody knows what it learned from.
+        ValueError: no such game set, no seed policy, no variant of that round, or a policy that learned from the games,
+            was chosen by them, or has no record of what it learned from.
     """
     found = {variant: registry.of_rounds(workspace, variant) for variant in Variant}
     rounds = sorted({int(version.tags["round"]) for versions in found.values() for version in versions})
@@ -62,7 +62,7 @@ def policies(workspace: Workspace, game_set: str, round: int | None) -> tuple[in
 
 @task(name="evaluate", task_run_name="evaluate {policy.variant} on {game_set}", cache_policy=NO_CACHE)
 def evaluate_policy(workspace: Workspace, profile: Profile, policy: RegisteredRef, game_set: str) -> EvaluatedRef:
-    """Exact match of one policy, turn by turn, in a process of its own."""
+    """Measure the exact match of one policy, turn by turn, in a process of its own."""
     version = registry.named(workspace, f"{policy.model}/{policy.version}")
     spec = EvaluateSpec(
         workspace=workspace,
@@ -83,7 +83,7 @@ def evaluate_policy(workspace: Workspace, profile: Profile, policy: RegisteredRe
 def report_evaluation(
     workspace: Workspace, game_set: str, round: int, evaluated: Sequence[EvaluatedRef]
 ) -> dict[str, Any]:
-    """Rates with 95% intervals over games: evaluation-<set>.json, also in MLflow and Prefect; returns the contents."""
+    """Report rates with 95% intervals over games in evaluation-<set>.json, MLflow and Prefect; return the contents."""
     summary = compare(curated.read(workspace.open(), game_set), evaluated)
     summary = {"game_set": game_set, "round": round, **summary}
     path = workspace.root / f"evaluation-{game_set}.json"
@@ -105,7 +105,7 @@ def report_evaluation(
 
 
 def compare(logs: Sequence[InteractionLog], evaluated: Sequence[EvaluatedRef]) -> dict[str, Any]:
-    """Exact match of each policy, its difference to the first, and chance, on the same turns."""
+    """Compute each policy's exact match, its difference from the first policy's, and chance, on the same turns."""
     games = {log.interaction_id: (log, log.states()) for log in logs}
     scored = [(name, turn) for name, turn, _ in evaluated[0].turns]
     chances = {
@@ -134,7 +134,7 @@ def compare(logs: Sequence[InteractionLog], evaluated: Sequence[EvaluatedRef]) -
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
-    """The comparison on the terminal."""
+    """Show the comparison on the terminal."""
     title = f"Exact match on {summary['turns']:,} right turns of {summary['games']:,} games of {summary['game_set']}"
     table = Table("listener", "exact match", "over the seed policy", "illegal", title=title)
     for name, values in summary["policies"].items():
@@ -150,7 +150,7 @@ def require_unseen(workspace: Workspace, version: str, game_set: str) -> None:
     """Raise if the version, or any ancestor whose weights it continues, learned from one of the games.
 
     Raises:
-        ValueError: it did; the message names a game.
+        ValueError: it learned from a game, which the message names.
         LineageError: what it learned from was not recorded.
     """
     store = workspace.open()

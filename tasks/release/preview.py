@@ -24,7 +24,7 @@ from tasks.support.workspace import Workspace
 
 @task(name="preview gate", **PATIENT, cache_policy=NO_CACHE)
 def preview_gate(workspace: Workspace, profile: Profile, learned: Mapping[str, LearnedRef]) -> dict[str, PreviewRef]:
-    """Return the gate's verdict on each candidate against what is deployed now, as far as known without either acting.
+    """Return the gate's verdict on each candidate against what is deployed now, as far as it is known without play.
 
     `promote` examines both again, and its verdict counts.
     """
@@ -53,7 +53,7 @@ def _preview(workspace: Workspace, profile: Profile, variant: Variant, learned: 
 
 
 def _validated(workspace: Workspace, version: ModelVersion) -> Evidence | None:
-    """What a version did on the games that chose it, as its registration kept it; None where it did not."""
+    """What a version did on the games that chose it, as recorded at its registration; None if it was not recorded."""
     found: dict[str, Any] | None = registry.read_json(workspace, str(version.run_id), registry.VALIDATED)
     if found is None:
         return None
@@ -67,7 +67,7 @@ def _same_games(one: ModelVersion, other: ModelVersion) -> bool:
 
 
 def _interval(policy: Evidence) -> list[float]:
-    """Of exact match: 95%, games drawn whole."""
+    """The 95% interval of exact match, resampling whole games."""
     sums: dict[str, int] = {}
     turns: dict[str, int] = {}
     for (game, _), right in sorted(policy.right.items()):

@@ -1,8 +1,8 @@
 """Promotion: from two registered versions to the gate's verdict, an entry in the ledger, and the alias `deployed`.
 
-The entry is the one point of commitment: it is an object that only one writer can make. So there is nothing to take
-back when a process dies before it, and nothing to repeat when it dies after it, where the next operation settles the
-alias. A transaction that undoes earlier tasks would add nothing: they only read.
+The entry is the only point of commitment: it is an object that only one writer can make. If a process dies before it,
+there is nothing to undo; if one dies after it, there is nothing to repeat, as the next operation settles the alias. A
+transaction that undoes earlier tasks would add nothing: they only read.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ Decision = Literal["promoted", "rolled back", "no promotion", "already deployed"
 
 
 class Contest(BaseModel):
-    """Who stands against whom on which games, as they were chosen: the verdict is about nothing else.
+    """The versions compared and the games, as they were chosen: the verdict is about nothing else.
 
-    `history`: the ledger's entries; a later one makes the verdict void.
+    `history`: the ledger's entries; a later entry makes the verdict void.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,7 +56,7 @@ class Contest(BaseModel):
     history: list[Entry]
 
     def hash(self) -> str:
-        """Names it, for an answer that counts for this contest alone."""
+        """A hash that identifies the contest, so that an answer counts only for this one."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:32]
 
 
@@ -83,8 +83,8 @@ def contenders(workspace: Workspace, variant: Variant, number: int | None, game_
     """The candidate and the deployed version of a variant, the alias settled first.
 
     Raises:
-        ValueError: no candidate, no such version or game set, nothing that is deployed, or games that the candidate
-            learned from.
+        ValueError: no candidate, no such version or game set, no deployed version, or games that the candidate learned
+            from.
     """
     store = workspace.open()
     history = ledger.entries(store, registry.model_name(variant))
@@ -106,11 +106,11 @@ def contenders(workspace: Workspace, variant: Variant, number: int | None, game_
 
 @task(name="examine", task_run_name="examine {policy.model}/{policy.version}", **PATIENT, cache_policy=NO_CACHE)
 def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Evidence:
-    """Let a registered version act on the contest's games in a process of its own, after a look at its files.
+    """Check a registered version's files, then let it act on the contest's games in a process of its own.
 
     Raises:
-        WorkerCutOffError: the process was killed, or its store was away, which says nothing about the version.
-        ValueError: the games are others by now.
+        WorkerCutOffError: the process was killed, or its store was unreachable, which says nothing about the version.
+        ValueError: the games have changed since.
     """
     from respect_core.model.base import WEIGHTS, adapter_hash  # torch takes seconds to import
 
@@ -119,14 +119,14 @@ def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Ev
     except registry.AdapterMismatchError as error:
         return Evidence(_name(policy), policy.adapter_hash, unusable=str(error))
     profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
-    weights = adapter_hash(files, like=WEIGHTS)  # the same in a folder with another profile have learned nothing
+    weights = adapter_hash(files, like=WEIGHTS)  # the same weights under another profile have learned nothing
     try:
         found = _evaluated(workspace, profile, policy, contest.game_set)
         _require_same_games(workspace, contest)
     except WorkerCutOffError:
         raise
     except WorkerFailedError as error:
-        lines = str(error).splitlines()  # what went wrong and where its log lies, then the end of the log
+        lines = str(error).splitlines()  # what went wrong and where the log is, then the end of the log
         return Evidence(_name(policy), weights, unusable=f"{lines[0]} {lines[-1]}")
     return Evidence(
         _name(policy),
@@ -139,7 +139,7 @@ def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Ev
 
 @task(name="look up users", **PATIENT, cache_policy=NO_CACHE)
 def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
-    """The evidence with the users that the version learned from; without a lineage it is not fit for use."""
+    """Add the users that the version learned from to the evidence; without a lineage it is not fit for use."""
     try:
         keep_lineage(workspace, registry.named(workspace, evidence.policy))
     except lineage.LineageError as error:
@@ -149,7 +149,7 @@ def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
 
 @task(name="report gate", **PATIENT, cache_policy=NO_CACHE)
 def report_gate(workspace: Workspace, contest: Contest, verdict: Verdict) -> None:
-    """The verdict as a table in Prefect and as tags of the candidate's version in MLflow."""
+    """Report the verdict as a table in Prefect and as tags of the candidate's version in MLflow."""
     model, number = contest.candidate.model, contest.candidate.version
     rows = [{"figure": name, "value": str(value)} for name, value in verdict.figures.items()]
     create_table_artifact(
@@ -197,8 +197,8 @@ def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason:
     """The entry that puts back what was deployed before the newest promotion that stands.
 
     Raises:
-        LedgerError: there is none.
-        ValueError: the version to come back is not registered any more.
+        LedgerError: there is no such promotion.
+        ValueError: the version to put back is no longer registered.
     """
     deployment.settle(workspace, variant)
     model = registry.model_name(variant)
@@ -208,7 +208,7 @@ def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason:
 
 
 def promotion_entry(contest: Contest, verdict: Verdict, gate: GateConfig, actor: str, reason: str) -> Entry:
-    """The entry that puts the candidate in the place of what it was compared to, with the evidence."""
+    """The entry that replaces the version that the candidate was compared with, with the evidence."""
     candidate = contest.candidate
     evidence: dict[str, Any] = {
         "verdict": _decision(verdict),
@@ -231,7 +231,7 @@ def promotion_entry(contest: Contest, verdict: Verdict, gate: GateConfig, actor:
 
 
 def unchanged(contest: Contest, decision: Decision, verdict: Verdict | None = None) -> PromotionRef:
-    """An end without an entry."""
+    """The result if nothing was entered in the ledger."""
     return PromotionRef(
         decision=decision,
         model=contest.candidate.model,
@@ -243,7 +243,7 @@ def unchanged(contest: Contest, decision: Decision, verdict: Verdict | None = No
 
 
 def changed(entry: Entry) -> PromotionRef:
-    """An end with an entry."""
+    """The result of an entry in the ledger."""
     return PromotionRef(
         decision="promoted" if entry.action is ledger.Action.PROMOTE else "rolled back",
         model=entry.model,
@@ -256,7 +256,7 @@ def changed(entry: Entry) -> PromotionRef:
 
 
 def ledger_table(entries: Sequence[Entry]) -> Table:
-    """Entries for the terminal, in order; all of the evidence is in the entries themselves."""
+    """A table of entries for the terminal, in order; the full evidence is in the entries themselves."""
     shown = Table("model", "entry", "time", "what", "from", "to", "by", "why", "exact match", title="Promotions")
     for each in entries:
         figures = each.evidence.get("figures", {})
@@ -268,12 +268,12 @@ def ledger_table(entries: Sequence[Entry]) -> Table:
 
 
 def _evaluated(workspace: Workspace, profile: Profile, policy: RegisteredRef, game_set: str) -> EvaluatedRef:
-    """Raises WorkerFailedError where the policy is at fault: twice, unless the worker says it would be the same."""
+    """Evaluate a policy, with a second try where that may help. Raises WorkerFailedError if the policy is at fault."""
     try:
         return evaluate_policy.fn(workspace, profile, policy, game_set)
     except (WorkerRefusedError, WorkerCutOffError):
         raise
-    except WorkerFailedError:  # out of memory, or an adapter that no error tells from it
+    except WorkerFailedError:  # out of memory, or an adapter whose error looks the same
         return evaluate_policy.fn(workspace, profile, policy, game_set)
 
 

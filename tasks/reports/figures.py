@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:  # most that imports this module draws nothing, and does not wait for matplotlib
+if TYPE_CHECKING:  # most importers of this module draw nothing, and need not wait for matplotlib
     from matplotlib.figure import Figure
 
 _NAMES = ("negative", "neutral", "positive")
 
 
 def confusion_figure(decoder: str, confusion: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Decoded label against the label derived from the targets, in shares of all turns (figure 6).
+    """Plot the decoded label against the label derived from targets, in shares of all turns (figure 6).
 
     Args:
         decoder: for the title.
@@ -34,7 +34,7 @@ def confusion_figure(decoder: str, confusion: Mapping[str, Mapping[str, int]]) -
 
 
 def success_figure(variants: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Success of the seed policy and of each variant on the same games."""
+    """Plot the success of the seed policy and of each variant on the same games."""
     from matplotlib.figure import Figure
 
     played = {name: values for name, values in variants.items() if values["success_after"] is not None}

@@ -19,11 +19,11 @@ from tasks.support.workspace import Workspace
 
 @task(name="write report", task_run_name="report up to round {up_to}", **PATIENT, cache_policy=NO_CACHE)
 def publish_report(workspace: Workspace, run_id: str, up_to: int, key: str) -> Path:
-    """The report of everything up to a round; returns its page. Doing it again changes nothing.
+    """Write the report of everything up to a round; return its page. Doing it again changes nothing.
 
     Args:
         run_id: the MLflow run that it is attached to, in the folder `report`.
-        key: of the Prefect artifact that links to it.
+        key: key of the Prefect artifact that links to it.
     """
     store, out = workspace.open(), workspace.root / "report"
     build_annotations(store)

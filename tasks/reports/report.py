@@ -36,7 +36,7 @@ def summarise(
     failed: Mapping[str, str],
     seconds: Mapping[str, float | None],
 ) -> dict[str, Any]:
-    """The summary of a round in its documented shape; what the round did not do is None."""
+    """Make the summary of a round in its documented shape; parts that the round did not do are None."""
     return {
         "round": exported.round,
         "profile": profile,
@@ -107,7 +107,7 @@ def report_round(workspace: Workspace, run_id: str, summary: dict[str, Any], pat
 
 
 def report_decoder(feedback: FeedbackRef) -> None:
-    """What the decoders said about a round, and how that fits the targets, as a Prefect artifact."""
+    """Report what the decoders said about a round, and how it fits the targets, as a Prefect artifact."""
     rows = [{"decoder": kind, **figures.model_dump(mode="json")} for kind, figures in feedback.decoders.items()]
     create_table_artifact(
         key=f"decoder-round-{feedback.round}",
@@ -117,7 +117,7 @@ def report_decoder(feedback: FeedbackRef) -> None:
 
 
 def report_variant(workspace: Workspace, learned: LearnedRef) -> None:
-    """A variant's figures and the page of its MLflow run, as Prefect artifacts."""
+    """Report a variant's figures and the page of its MLflow run, as Prefect artifacts."""
     variant, round = learned.registered.variant, learned.training_set.round
     create_table_artifact(
         key=f"{variant}-round-{round}",
@@ -147,7 +147,7 @@ def _link_to_mlflow(workspace: Workspace, run_id: str, name: str) -> None:
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
-    """The round on the terminal."""
+    """Show the round on the terminal."""
     games, turns, follow_ups = summary["games"], summary["turns"], summary["turns_with_followup"]
     console.print(
         f"\nround {summary['round']}, profile {summary['profile']}: {games:,} games, {turns:,} turns, "
@@ -170,7 +170,7 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         console.print(line)
     columns, versions = (*candidates.COLUMNS, "version"), (each["version"] for each in summary["variants"].values())
     rows = [(*row, version) for row, version in zip(candidates.rows(summary), versions, strict=True)]
-    for title, chosen in _TABLES.items():  # two, so that each fits into 80 columns
+    for title, chosen in _TABLES.items():  # two tables, so that each fits into 80 columns
         table = Table(*(columns[place].replace(", ", "\n") for place in chosen), title=title)
         for row in rows:
             table.add_row(*(_folded(row[place]) for place in chosen))
@@ -191,7 +191,7 @@ def _folded(cell: str) -> str:
 
 
 def _fit(confusion: Mapping[str, Mapping[str, int]] | None) -> Iterator[str]:
-    """Precision and recall of positives, with intervals that count turns."""
+    """Precision and recall of positives, with intervals over turns."""
     if not confusion:
         yield from (candidates.DASH, candidates.DASH)
         return
@@ -201,7 +201,7 @@ def _fit(confusion: Mapping[str, Mapping[str, int]] | None) -> Iterator[str]:
 
 
 def show_pages(summary: Mapping[str, Any], console: Console) -> None:
-    """Where MLflow compares what a round trained."""
+    """Show where MLflow compares what a round trained."""
     if not (pages := summary["mlflow"]):
         return
     variant, over_rounds = next(iter(pages["over_rounds"].items()))
@@ -216,7 +216,7 @@ def show_pages(summary: Mapping[str, Any], console: Console) -> None:
 
 
 def show_over_rounds(workspace: Workspace, variants: Sequence[str], console: Console) -> None:
-    """Where MLflow has each variant over the rounds of a study."""
+    """Show where MLflow has each variant over the rounds of a study."""
     console.print(f"\nOver rounds in MLflow. {mlflow_pages.where(workspace)}".rstrip(), highlight=False, soft_wrap=True)
     for variant in variants:
         address = mlflow_pages.over_rounds(workspace, variant)
@@ -224,7 +224,7 @@ def show_over_rounds(workspace: Workspace, variants: Sequence[str], console: Con
 
 
 def _noticed(decoder: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What an operator should know of the round's texts; every decoder reads the same."""
+    """What an operator should know about the round's texts, which are the same for every decoder."""
     figures = next(iter(decoder.values()), {})
     said = {
         "marked": "turns imitate a prompt (column `marked` of the feedback table), and nobody learns from them",

@@ -1,4 +1,4 @@
-"""What a run was, from the files in its folder, for a report's page. Light: `respect report` waits for no engine."""
+"""Facts about a run, from the files in its folder, for a report's page. Light: it imports no engine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from respect_core.profiles import Profile
 
 
 def systems(root: Path) -> list[str]:
-    """The policies of the run's study, whether or not they have acted; none where the run is no study."""
+    """The policies of the run's study, whether or not they have acted; empty if the run is not a study."""
     started = _read(root / "study" / "study.json")
     return [str(each) for each in started.get("parameters", {}).get("variants", [])]
 
 
 def facts(root: Path) -> dict[str, str]:
-    """Profile, seeds, code and time of a study or a round, as far as the run's files say. Raises ValueError."""
+    """Profile, seeds, code and time of a study or round, as far as the run's files have them. Raises ValueError."""
     started, summary = _read(root / "study" / "study.json"), _read(root / "summary.json")
     parameters, profile = started.get("parameters", {}), started.get("profile", {})
     rounds = [_read(file) for file in sorted((root / "study").glob("round-*.json"))]
@@ -37,13 +37,13 @@ def facts(root: Path) -> dict[str, str]:
 
 
 def learned(root: Path) -> dict[str, Any] | None:
-    """Summary of the run's last round; None where the run is a study, or had no round. Raises ValueError."""
+    """Summary of the run's last round; None if the run is a study, or had no round. Raises ValueError."""
     summary = _read(root / "summary.json")
-    return summary if "mlflow" in summary else None  # of rounds of earlier releases it lacks what a page tells
+    return summary if "mlflow" in summary else None  # earlier releases' summaries lack what a page shows
 
 
 def profile(root: Path) -> Profile:
-    """The profile of the run's study or last round; the default where it is neither. Raises ValueError."""
+    """The profile of the run's study or last round; the default if it has neither. Raises ValueError."""
     in_study, summary = _read(root / "study" / "study.json").get("profile", {}), _read(root / "summary.json")
     return profiles.profile(in_study.get("name") or summary.get("profile") or profiles.tiny().name)
 

@@ -1,7 +1,7 @@
-"""Pairs of a study: games of two policies on the same contexts with the same speakers.
+"""Pair a study's games: two policies on the same contexts with the same speakers.
 
-In the last round each variant is compared with CONTROL, and CONTROL with round 0, which the same policy played: how
-much of a rise is the policy's, and how much the users' and chance.
+In the last round each variant is compared with CONTROL, and CONTROL with round 0, which the same policy played: this
+shows how much of a rise is due to the policy, and how much to users and chance.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def comparisons(studies: Sequence[Sequence[StudyRound]]) -> Iterator[Comparison]
 
 
 def of_study(evidence: Evidence, root: Path, up_to: int | None = None) -> Evidence:
-    """The evidence of a run with all that its study measured; as it is where the run is no study.
+    """Add all that its study measured to a run's evidence, which stays as it is if the run is not a study.
 
-    The tables have the games that were logged. A study also measures the seed policy on games that are not.
+    The tables have only logged games. A study also measures the seed policy on games that are not logged.
     """
     finished = [each for each in finished_rounds(root / "study") if up_to is None or each.round <= up_to]
     measured = {

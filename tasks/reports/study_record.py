@@ -42,7 +42,7 @@ class Started(_Record):
         return str(self.profile["name"])
 
     def settings(self) -> dict[str, Any]:
-        """All that makes it the study it is, by name, in one level: parameters, `profile.*` and the base."""
+        """Everything that defines the study, by name, in one level: parameters, `profile.*` and the base."""
         return {
             **dict(_level("", self.parameters)),
             **dict(_level("profile.", self.profile)),
@@ -53,7 +53,7 @@ class Started(_Record):
 class Deployed(_Record):
     """One policy in one round.
 
-    `games`: measuring.metrics.COLUMNS of each. `contexts`: id of each game's context; none of games between people,
+    `games`: measuring.metrics.COLUMNS of each. `contexts`: id of each game's context; empty for games between people,
     and in records of earlier releases.
     """
 
@@ -68,7 +68,7 @@ class Deployed(_Record):
 class StudyRound(_Record):
     """A finished round: who played, what was learned (version by variant), the round's own summary, seconds.
 
-    `attempts`: code version of each attempt at it; none in records of earlier releases. `seconds` are the last one's.
+    `attempts`: code version of each attempt at it; empty in records of earlier releases. `seconds`: of the last one.
     """
 
     round: int
@@ -88,10 +88,10 @@ def folder(workspace: Workspace) -> Path:
 
 
 def start_or_resume(workspace: Workspace, parameters: BaseModel, profile: Profile, name: str) -> Started:
-    """The study of this workspace: a new one with its MLflow run, or the one that was interrupted.
+    """Start this workspace's study and its MLflow run, or resume the interrupted one.
 
     Raises:
-        ValueError: it was started with other parameters, or the store has games of something else.
+        ValueError: it was started with other parameters, or the store has games from something else.
     """
     given = Started(
         parameters=parameters.model_dump(mode="json"),
@@ -127,13 +127,13 @@ def start_or_resume(workspace: Workspace, parameters: BaseModel, profile: Profil
 
 
 def stop(workspace: Workspace, started: Started, error: BaseException) -> None:
-    """End the study's MLflow run until it is resumed: as failed, or as killed where somebody interrupted it."""
-    with suppress(MlflowException):  # MLflow may be what is away
+    """End the study's MLflow run until it is resumed: as killed if somebody interrupted it, else as failed."""
+    with suppress(MlflowException):  # MLflow itself may be unreachable
         registry.end_run(workspace, started.mlflow_run, registry.status_after(error))
 
 
 def differences(one: Started, other: Started, ignoring: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
-    """Settings in which two studies differ: name, and the value of each."""
+    """Settings in which two studies differ: the name, and the value in each."""
     first, second = one.settings(), other.settings()
     for name in dict.fromkeys([*first, *second]):
         if name not in ignoring and first.get(name) != second.get(name):
@@ -141,7 +141,7 @@ def differences(one: Started, other: Started, ignoring: Collection[str] = ()) ->
 
 
 def finished_rounds(folder: Path) -> list[StudyRound]:
-    """The rounds that are done, in order."""
+    """The finished rounds, in order."""
     files = sorted(folder.glob("round-*.json"), key=lambda file: int(file.stem.removeprefix("round-")))
     return [StudyRound.model_validate_json(file.read_bytes()) for file in files]
 
@@ -159,7 +159,7 @@ def started(folder: Path) -> Started:
 
 
 def begin_round(workspace: Workspace, round: int) -> list[str]:
-    """Note an attempt at a round; returns the code versions of all so far, this one last."""
+    """Record an attempt at a round; return the code versions of all attempts so far, this one last."""
     begun = folder(workspace) / f"round-{round}.begun"
     with begun.open("a") as file:
         file.write(f"{code_version()}\n")
@@ -180,10 +180,10 @@ def finish_round(
 
     Args:
         deployed: the policies.
-        played: their games, in one or more batches of each.
+        played: their games, in one or more batches per policy.
         people: the name under which people played, if they did.
-        learning: summary of the `round` flow, where there was one.
-        attempts: from `begin_round`.
+        learning: summary of the `round` flow, if there was one.
+        attempts: what `begin_round` returned.
     """
     policies = {}
     for policy in deployed:
@@ -220,9 +220,9 @@ def registered(workspace: Workspace, variant: str, version: str) -> RegisteredRe
 
 
 def seconds_left(finished: Sequence[StudyRound], rounds: int) -> float | None:
-    """Estimate of a study's remaining time: the rounds to come take as long as those before; None before round 0.
+    """Estimate a study's remaining time, assuming that rounds take as long as those before; None before round 0.
 
-    Round 0 stands for them until there is another: it trains the seed policy, and one policy plays instead of all.
+    Round 0, which trains the seed policy and has one policy play instead of all, counts only until there is another.
     """
     if not finished:
         return None
@@ -234,7 +234,7 @@ def seconds_left(finished: Sequence[StudyRound], rounds: int) -> float | None:
 
 
 def _level(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Nested values in one level, their names joined with dots."""
+    """Flatten nested values, joining their names with dots."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _level(f"{prefix}{name}.", value)

@@ -1,4 +1,4 @@
-"""What comes out of a study, or of several: summary.json, tables 2 to 4, figure 4, MLflow, Prefect, terminal."""
+"""Report one study or several: summary.json, tables 2 to 4, figure 4, MLflow, Prefect, terminal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Studies = Sequence[Sequence[StudyRound]]
 def report_study(
     workspace: Workspace, started: Started, finished: Sequence[StudyRound], *, ended: bool = False
 ) -> dict[str, Any]:
-    """Write and publish what the finished rounds show; returns the summary. Doing it again changes nothing."""
+    """Write and publish what the finished rounds show; return the summary. Doing it again changes nothing."""
     measured = results([started], [finished])
     compared = list(study_pairs.comparisons([finished]))
     summary = summarise([started], [finished], measured, compared)
@@ -57,11 +57,11 @@ def report_study(
 
 
 def combine(runs: Sequence[Path], root: Path) -> dict[str, Any]:
-    """Means over finished studies, written to `root`; returns the summary.
+    """Write means over finished studies to `root`; return the summary.
 
     Raises:
-        ValueError: a run that is no study, is not finished, or differs from the first in more than its seed; two of
-            one seed.
+        ValueError: a run is not a study, is not finished, or differs from the first in more than its seed; or two have
+            the same seed.
     """
     starts = [study_record.started(run / "study") for run in runs]
     studies = [study_record.finished_rounds(run / "study") for run in runs]
@@ -88,7 +88,7 @@ def combine(runs: Sequence[Path], root: Path) -> dict[str, Any]:
 
 
 def results(starts: Sequence[Started], studies: Studies) -> Cells:
-    """Cells by policy and round, with figures only; of several studies their means."""
+    """Cells by policy and round, with figures only; for several studies, their means."""
     counted: dict[str, dict[int, list[Counts]]] = defaultdict(lambda: defaultdict(list))
     for finished in studies:
         for each in finished:
@@ -101,9 +101,9 @@ def results(starts: Sequence[Started], studies: Studies) -> Cells:
 def summarise(
     starts: Sequence[Started], studies: Studies, measured: Cells, compared: Sequence[Comparison]
 ) -> dict[str, Any]:
-    """The summary in its documented shape. Of several studies: means over them, and `study_seed` is a list.
+    """Make the summary in its documented shape. For several studies it has means, and `study_seed` is a list.
 
-    `code_versions` are those of all attempts at a round, None where its record does not say.
+    `code_versions` are those of all attempts at a round, or None if its record does not have them.
     """
     seeds = [started.parameters["study_seed"] for started in starts]
     rounds = [each for finished in studies for each in finished]
@@ -151,7 +151,7 @@ def write(
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
-    """The study on the terminal."""
+    """Show the study on the terminal."""
     table = Table(
         *("round", "policy", "games", "success", "points, same games", "turns", "clicks", "match", "illegal"),
         title="Games won, turns per game, click accuracy; exact match and illegal actions on the validation set",
@@ -208,7 +208,7 @@ def _pair(compared: Comparison) -> dict[str, Any]:
 
 
 def _paired(compared: Sequence[Comparison]) -> list[str]:
-    """The table of pairs in Markdown; none without pairs."""
+    """The table of pairs in Markdown; empty without pairs."""
     table = comparisons(compared)
     return [table.markdown()] if table else []
 
@@ -220,7 +220,7 @@ def _difference(pair: Mapping[str, Any] | None) -> str:
 
 
 def _deployed(studies: Studies, policy: str, number: int) -> list[Deployed]:
-    """A policy's deployment in each study; in round 0 the seed policy's stands for all."""
+    """A policy's deployment in each study; in round 0, the seed policy's counts for all."""
     rounds = [each for finished in studies for each in finished if each.round == number]
     return [found for each in rounds if (found := each.policies.get(policy) or each.policies.get(SEED))]
 
@@ -239,7 +239,7 @@ def _learning(rounds: Sequence[StudyRound]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[Any]) -> Any:
-    """Means of numbers, through dictionaries of the same keys; what is no number is kept where all agree."""
+    """Average numbers, also inside dictionaries of the same keys; keep other values if all agree."""
     if not values:
         return {}
     first = values[0]
@@ -262,7 +262,7 @@ def _added(values: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
 
 
 def _log_curves(workspace: Workspace, study_run: str, finished: Sequence[StudyRound], measured: Cells) -> None:
-    """A run per policy under the study's, with a point a round, so that MLflow's comparison draws the curves."""
+    """Log a run per policy under the study's, with a point per round, so that MLflow's comparison draws the curves."""
     for policy, by_round in measured.items():
         with registry.ended(workspace, registry.child_run(workspace, study_run, policy)) as run_id:
             known = registry.logged_steps(workspace, run_id, "success")

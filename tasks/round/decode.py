@@ -1,4 +1,4 @@
-"""Feedback of a round: decoded turn by turn by the LLM, written to the `feedback` table, and audited."""
+"""Decode the feedback of a round turn by turn with the LLM, write it to the `feedback` table, and audit it."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def decode_feedback(
 ) -> FeedbackRef:
     """Decode every turn of the rounds up to `round` that has a follow-up and is not decoded yet; audit `round`.
 
-    A partition is decoded again when its turns or the decoder changed. One that was being decoded when its worker or
-    this process was killed resumes after its last finished shard.
+    A partition is decoded again if its turns or the decoder changed. If its worker or this process was killed during
+    decoding, it resumes after the last finished shard.
 
     Raises:
         WorkerFailedError: decoding ended with an error; the message has the end of its log.
@@ -64,7 +64,7 @@ def decode_feedback(
 
 
 class _Known(NamedTuple):
-    """What is kept of a turn that has a label derived from targets: there may be millions."""
+    """What is kept of a turn whose label is derived from targets: there may be millions."""
 
     interaction_id: str
     turn: int
@@ -93,7 +93,7 @@ def audit(
     speed: float | None,
     unreadable: int | None = None,
 ) -> dict[str, DecoderFigures]:
-    """Counts of each decoder's labels, and how they fit the labels derived from targets, where there are targets."""
+    """Count each decoder's labels and, if there are targets, compare them with the labels derived from targets."""
     labels, counts = Counter[tuple[str, int]](), Counter[tuple[str, str]]()
     known: dict[str, list[_Known]] = {kind: [] for kind in DecoderKind}
     for row in rows:
@@ -138,7 +138,7 @@ def _decode(
     turns_per_shard: int,
     on: Place,
 ) -> float | None:
-    """Decode partitions in workers; returns turns per second, without loading the model, of what was left to do."""
+    """Decode the remaining partitions in workers; return their turns per second, not counting loading the model."""
     directory = workspace.scratch / f"round={round}" / "decode"
     spec = DecodeSpec(
         directory=directory,

@@ -1,4 +1,4 @@
-"""Interactions from the store to the `turns` and `outcomes` tables."""
+"""Export interactions from the store to the `turns` and `outcomes` tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.support.workspace import Workspace
 
 @task(name="export", task_run_name="export round {round}", **PATIENT, cache_policy=NO_CACHE)
 def export_interactions(workspace: Workspace, round: int, profile: Profile | None = None) -> ExportedRef:
-    """Export what is new in a round, and what came late to those before it: a variant learns from all of them.
+    """Export what is new in a round, and what came late to earlier rounds: a variant learns from all of them.
 
     Broken records are set aside and counted, as are games too long for the profile's base model.
 
@@ -30,7 +30,7 @@ def export_interactions(workspace: Workspace, round: int, profile: Profile | Non
     with progress.bar(f"export round {round}"):
         store = workspace.open()
         report = export.export(store, round)
-        export.export_everything(store, before=round)  # games that ended behind their round's export
+        export.export_everything(store, before=round)  # games that ended after their round's export
         if profile is not None:
             set_aside_long(store, profile, round)
         games = set_aside.games(store, manifests.partitions(store, "turns", [round]))

@@ -1,7 +1,7 @@
-"""Exported games that are too long for a round's base model: set aside, whole, before anything reads them.
+"""Set aside exported games that are too long for a round's base model, whole, before anything reads them.
 
-Whole and not cut before the turn that is too long: no door of this project lets such a turn in, so that whoever wrote
-the game went past them, and a game whose end is missing would give its last follow-up, and its outcome, to nothing.
+They are not cut before the turn that is too long: every entry point of this project refuses such a turn, so the game
+was written by other means, and without its end its last follow-up and its outcome would belong to nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ REMEDY = "shorten it in the log and export again, or delete this record and trai
 
 
 def set_aside_long(store: Store, profile: Profile, round: int) -> None:
-    """Set aside what is too long in the rounds up to `round`. A partition is measured once for a base.
+    """Set aside what is too long in the rounds up to `round`. A partition is measured once per base model.
 
     Raises:
-        OSError: the base model's processor is not to be loaded.
+        OSError: the base model's processor cannot be loaded.
     """
     for partition in manifests.partitions(store, "turns"):
         if partition.round > round:

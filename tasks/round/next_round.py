@@ -1,4 +1,4 @@
-"""Which round comes next, and whether its users have said enough."""
+"""Find which round comes next, and whether its users have said enough."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class NewInteractions(BaseModel):
 
     @property
     def missing(self) -> dict[str, int]:
-        """How many each variant lacks, of those that lack any."""
+        """How many interactions each variant lacks, for variants that lack any."""
         return {variant: self.wanted - found for variant, found in self.found.items() if found < self.wanted}
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class NewInteractions(BaseModel):
 
 @task(name="find next round", **PATIENT, cache_policy=NO_CACHE)
 def find_next_round(workspace: Workspace, variants: Sequence[Variant]) -> int | None:
-    """The first round that has interactions and lacks a registered version of one of the variants; None if no such."""
+    """The first round that has interactions and lacks a registered version of one of the variants, or None."""
     logged = manifests.partitions_with(workspace.open(), LOGS, ".jsonl")
     return first_unfinished({part.round for part in logged}, finished_rounds(workspace, variants))
 
@@ -61,7 +61,7 @@ def count_new(workspace: Workspace, round: int, variants: Sequence[Variant], wan
 
 
 def finished_rounds(workspace: Workspace, variants: Sequence[Variant]) -> set[int]:
-    """Rounds that registered a version of every one of the variants."""
+    """Rounds that registered a version of each of the variants."""
     registered = [{int(v.tags["round"]) for v in registry.of_rounds(workspace, variant)} for variant in variants]
     return set.intersection(*registered) if registered else set()
 

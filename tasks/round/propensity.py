@@ -1,4 +1,4 @@
-"""Probabilities p for logs that have none (equation 2): of the policy that acted, or of a surrogate."""
+"""Compute probabilities p for logs that have none (equation 2), under the policy that acted or a surrogate."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def fill_propensities(
 ) -> list[PropensityRef]:
     """Compute p for the turns that RL will learn from and that lack it, as the profile says.
 
-    logged: none, so that training fails and names the turns. backfill: under the adapter that acted.
-    surrogate: under the seed policy, an approximation for logs whose policy is not at hand.
+    logged: compute none, so that training fails and names the turns. backfill: under the adapter that acted.
+    surrogate: under the seed policy, an approximation for logs whose policy is not available.
 
     Raises:
-        ValueError: backfill, and the policy that acted is not in the registry.
+        ValueError: for backfill, the policy that acted is not in the registry.
     """
     if profile.propensity is Propensity.LOGGED:
         return []
@@ -62,7 +62,7 @@ def fill_propensities(
 
 
 def read_probabilities(store: Store, references: Sequence[PropensityRef]) -> dict[TurnKey, float]:
-    """p by turn, of all references."""
+    """Read p by turn from all references."""
     return {
         (interaction_id, turn): p
         for reference in references

@@ -1,6 +1,6 @@
-"""Old turns decoded again by another decoder or prompt, beside the labels that the rounds learned from.
+"""Decode old turns again with another decoder or prompt, apart from the labels that the rounds learned from.
 
-The new feedback table is at `redecoded/<name>/feedback/` of the store, in the layout of the old one, which stays.
+The new feedback table is at `redecoded/<name>/feedback/` in the store, in the layout of the old one, which stays.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def beside(workspace: Workspace, name: str) -> Store:
 def redecode_round(
     workspace: Workspace, config: DecoderConfig, round: int, name: str, turns_per_shard: int = TURNS
 ) -> list[dict[str, Any]]:
-    """Decode a round's turns into the table of that name, and compare with the round's own labels.
+    """Decode a round's turns into the table of that name, and compare them with the round's own labels.
 
-    As in a round, a try that was cut short is gone on with behind its last finished shard.
+    As in a round, an interrupted try resumes after its last finished shard.
 
     Raises:
         ValueError: the round has not been decoded.
@@ -93,7 +93,7 @@ def redecode_round(
 def compare(
     before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], actual: Mapping[TurnKey, int]
 ) -> list[dict[str, Any]]:
-    """For each decoder kind, rates of the old and the new labels where there are targets, and what changed."""
+    """For each decoder kind, return what changed and, if there are targets, the rates of the old and the new labels."""
     rows, figures = [], {"old": audit(before, actual, None), "new": audit(after, actual, None)}
     for kind in DecoderKind:
         old, new = ([row for row in some if row["decoder"] == kind] for some in (before, after))
@@ -107,7 +107,7 @@ def compare(
 
 
 def changes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Turns by old and new label, e.g. {"-1 to 1": 12}; both sequences are of one decoder kind."""
+    """Count turns by old and new label, e.g. {"-1 to 1": 12}; both sequences have the same decoder kind."""
     old = {(row["interaction_id"], row["turn"]): row["label"] for row in before}
     pairs = Counter((old.get((row["interaction_id"], row["turn"])), row["label"]) for row in after)
     return {f"{one} to {other}": count for (one, other), count in sorted(pairs.items(), key=str)}

@@ -1,4 +1,4 @@
-"""A search over training settings: its runs in MLflow, and what its points achieved. Nothing is registered."""
+"""Record a search over training settings: its runs in MLflow, and its points' figures. Nothing is registered."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
 _SEARCH, _POINT = "search", "recipe"
-"""Tags: of a search's run, a hash of what all its points have in common; of a point's, what it was made from."""
+"""Tags: a search's run has a hash of what all its points share; a point's run has what it was made from."""
 
 
 @task(name="open search", **PATIENT, cache_policy=NO_CACHE)
 def open_search(
     workspace: Workspace, profile: Profile, training_set: TrainingSetRef, grid: str, validation: str
 ) -> str:
-    """The search's run in MLflow: the one that was interrupted, or a new one; returns its id."""
+    """Open the search's run in MLflow, either the interrupted one or a new one; return its id."""
     variant, round = training_set.variant, training_set.round
     common = {
         "grid": grid,
@@ -58,7 +58,7 @@ def open_search(
 
 
 def finished_points(workspace: Workspace, search_run: str) -> dict[str, SearchedRef]:
-    """The points of a search that are done, by recipe."""
+    """The finished points of a search, by recipe."""
     wanted = f"tags.`mlflow.parentRunId` = '{search_run}' and attributes.status = 'FINISHED'"
     runs = registry.client(workspace).search_runs([registry.experiment_id(workspace)], wanted, max_results=50_000)
     return {
@@ -84,7 +84,7 @@ def record_point(
     name: str,
     selected: SelectedRef,
 ) -> SearchedRef:
-    """A point's run below the search's: settings, curves of its seeds, and the figures of its best checkpoint."""
+    """Record a point's run below the search's: settings, curves of its seeds, and its best checkpoint's figures."""
     tags = {_POINT: recipe(profile, training_set), "seed": selected.seed, "step": selected.step}
     run_id = registry.start_run(workspace, name, search_run, tags)
     log_training(workspace, run_id, profile, training_set, selected)
@@ -109,7 +109,7 @@ def report_search(
     points: Sequence[SearchedRef],
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Write the points, the best first, to search-GRID-VARIANT-ROUND.json and MLflow; ends the search's run.
+    """Write the points, the best first, to search-GRID-VARIANT-ROUND.json and MLflow; end the search's run.
 
     They are ranked as checkpoints are (`validation.choose`).
     """
@@ -135,7 +135,7 @@ def results_file(workspace: Workspace, parameters: Mapping[str, Any]) -> Path:
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
-    """The points on the terminal, the best first."""
+    """Show the points on the terminal, the best first."""
     table = Table(
         *("changed", "sampled match", "exact match", "illegal", "seconds"),
         title=f"{summary['variant']}, round {summary['round']}: the grid {summary['grid']} on the validation set",

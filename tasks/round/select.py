@@ -1,4 +1,4 @@
-"""The checkpoint of a variant: the best on the validation set, over steps and seeds (appendix B.3)."""
+"""Select a variant's checkpoint: the best on the validation set, over steps and seeds (appendix B.3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.support.references import SelectedRef, TrainedRef
 @task(name="select", task_run_name="select {variant}", cache_policy=NO_CACHE)
 def select_checkpoint(variant: str, trained: Sequence[TrainedRef]) -> SelectedRef:
     """Choose among the checkpoints of all seeds; ties go to the earlier step, then to the lower seed."""
-    # torch takes seconds to import; flows that only send work elsewhere do without
+    # torch takes seconds to import; flows that only send work elsewhere do not need it
     from respect_core.learning.validation import Candidate, ValidationResult, choose
     from respect_core.model.base import adapter_hash
 

@@ -1,4 +1,4 @@
-"""The training set of a variant: eligible turns, with D0 rehearsed, and negatives at 5:4 (appendix B.3)."""
+"""Make a variant's training set: eligible turns, with D0 rehearsed, and negatives at 5:4 (appendix B.3)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def subsample_variant(
     validation: str,
     propensities: Sequence[PropensityRef],
 ) -> TrainingSetRef:
-    """Write the variant's training set for the round: D up to it, without the games set aside, or of sets held out.
+    """Write the variant's training set for the round: D up to that round, without games set aside or held out.
 
     Raises:
         ValueError: RL lacks the probability of a turn; the message names turns and remedies.
@@ -85,7 +85,7 @@ def _without(batches: Iterable[pa.RecordBatch], interaction_ids: pa.Array) -> It
 
 
 def _d0(store: Store) -> tuple[pa.Table, frozenset[tuple[str, int]]]:
-    """D0 as turns, and those among them to learn from."""
+    """D0 as turns, and which of them to learn from."""
     logs = curated.read(store, curated.D0)
     rows = [row for log in logs for row in turn_rows(log)]
     return pa.Table.from_pylist(rows, schema=TURNS_SCHEMA), frozenset(right_turns(logs))
@@ -100,10 +100,10 @@ def _write(
     filled_from: Propensity | None,
     inputs: Sequence[manifests.Input],
 ) -> TrainingSetRef:
-    """Write the rows, with p from `probability` where they have none.
+    """Write the rows, with p from `probability` if they have none.
 
     Args:
-        filled_from: where `probability` is from; None for the seed policy, whose sources of p nobody asks for.
+        filled_from: where `probability` is from; None for the seed policy, whose sources of p are not needed.
     """
     tally, lacking = Tally(), 0
     with tables.new_part(store, "training_sets", partition) as writer:
@@ -131,7 +131,7 @@ def _write(
 
 
 def _sources(tally: Tally, lacking: int, filled_from: Propensity | None) -> dict[str, int]:
-    """Turns by where their p is from; `lacking` had none logged."""
+    """Count turns by the source of their p; `lacking` turns had none logged."""
     if filled_from is None:
         return {}
     filled = {} if filled_from is Propensity.LOGGED else {str(filled_from): lacking - tally.without_p}
@@ -139,7 +139,7 @@ def _sources(tally: Tally, lacking: int, filled_from: Propensity | None) -> dict
 
 
 def _of(partition: Partition, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A row's round and variant are those of the training set; the turn's own are found by its interaction_id."""
+    """Set the rows' round and variant to the training set's; a turn's own are found by its interaction_id."""
     for name, value in partition._asdict().items():
         place, field = batch.schema.get_field_index(name), batch.schema.field(name)
         batch = batch.set_column(place, field, pa.repeat(value, batch.num_rows).cast(field.type))

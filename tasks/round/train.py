@@ -1,4 +1,4 @@
-"""Training of one variant with one seed, in a process of its own."""
+"""Train one variant with one seed, in a process of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tasks.support.workspace import Workspace
 
 @task(name="initial adapter", task_run_name="initial adapter {variant}", **PATIENT, cache_policy=NO_CACHE)
 def initial_adapter(workspace: Workspace, profile: Profile, variant: Variant, round: int) -> Path | None:
-    """Return the previous round's adapter or the seed's, where the profile continues from it; else None."""
+    """The previous round's adapter or the seed's, if the profile continues from it; else None."""
     if not profile.settings(variant, round).from_previous_adapter:
         return None
     version = registry.previous(workspace, variant, round)
@@ -46,10 +46,10 @@ def train_variant(
 ) -> TrainedRef:
     """Train on the training set, keeping a checkpoint and its validation figure at every interval.
 
-    Training whose worker was killed resumes from its last resume point, in the next try or the next run of the round.
+    If the worker is killed, training resumes from the last resume point, in the next try or the next run of the round.
 
     Args:
-        within: folder of the variant's scratch space that the training has to itself; the variant's own if empty.
+        within: folder in the variant's scratch space for this training alone; the variant's own folder if empty.
 
     Raises:
         ValueError: there is no such game set to validate on.

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and one for each thing that one process at a time may do."""
+"""Files that are written whole or not at all, and lock files for what only one process may do at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEFT_OVER_SECONDS = 24 * 3600
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a text file; a reader finds the one before or this one, never half of it."""
+    """Write a text file; a reader finds the previous version or this one, never half of it."""
     unfinished = file.with_name(f"{file.name}.tmp")
     unfinished.write_text(text)
     unfinished.replace(file)
@@ -22,10 +22,10 @@ def write_whole(file: Path, text: str) -> None:
 
 @contextmanager
 def passing(folder: Path, prefix: str) -> Iterator[Path]:
-    """Make a folder inside `folder` that is gone afterwards; also delete those that killed processes left there.
+    """Make a temporary folder inside `folder`, deleted afterwards; also delete those that killed processes left there.
 
     Args:
-        prefix: of its name, and of what is left over once it has not changed for a day.
+        prefix: prefix of its name, and of leftovers, which are deleted once they have not changed for a day.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{prefix}*"):
@@ -38,11 +38,11 @@ def passing(folder: Path, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def alone(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Waits until no other process of this machine is inside with the same file. One that ends lets go, however it
-    ends. A signal to the main thread ends the wait.
+    """Hold a lock file that no other process of this machine holds, waiting if necessary. A process that ends releases
+    it, however it ends. A signal to the main thread ends the wait.
 
     Args:
-        waiting: called before the wait, if there is one.
+        waiting: called before waiting, if it is necessary to wait.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as held:

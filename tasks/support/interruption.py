@@ -1,7 +1,7 @@
-"""Stop an interrupted flow at once: kill its workers, and end what its tasks wait for.
+"""Stop an interrupted flow at once: kill its workers, and end the waits of its tasks.
 
-SIGTERM, Ctrl-C, cancelling and suspending reach a flow as an exception in its main thread, which ends by waiting for
-the threads of its tasks. Those wait for workers that train for hours, or for their next try: `stopping` ends both.
+SIGTERM, Ctrl-C, cancelling and suspending reach a flow as an exception in its main thread, which then waits for the
+threads of its tasks. Those wait for workers that train for hours, or for their next try: `stopping` ends both waits.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _workers: list[subprocess.Popen[str]] = []
 
 
 def interrupts(error: BaseException | None) -> bool:
-    """Return whether an error says that somebody stopped the work, not that the work failed."""
+    """Whether an error means that somebody stopped the work, not that the work failed."""
     if error is None or not isinstance(error, Exception):
         return error is not None
-    from prefect.exceptions import CancelledRun  # workers, which come here too, do without Prefect
+    from prefect.exceptions import CancelledRun  # workers also call this, and do not import Prefect
 
     return isinstance(error, CancelledRun)
 
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Kill the workers of this process, and keep its tasks from waiting and from starting others, while inside."""
+    """Kill the workers of this process and, while inside, keep its tasks from waiting and from starting others."""
     _requested.set()
     with _lock:
         for worker in _workers:
@@ -41,10 +41,10 @@ def stopping() -> Iterator[None]:
 
 @contextmanager
 def killed_when_stopping(worker: subprocess.Popen[str]) -> Iterator[None]:
-    """Have a worker killed by `stopping`, and by whatever error ends the block.
+    """Have a worker killed by `stopping`, and by any error that ends the block.
 
     Raises:
-        asyncio.CancelledError: it was, or would have been, killed by `stopping`; for Prefect, no failure to try again.
+        asyncio.CancelledError: `stopping` killed it, or would have; Prefect does not retry after that.
     """
     with _lock:
         _workers.append(worker)
@@ -57,7 +57,7 @@ def killed_when_stopping(worker: subprocess.Popen[str]) -> Iterator[None]:
             _workers.remove(worker)
         if worker.stdin is not None:
             with suppress(OSError):
-                worker.stdin.close()  # ends those whom a launcher started
+                worker.stdin.close()  # ends the processes that a launcher started
         worker.kill()
         worker.wait()
 

@@ -1,4 +1,4 @@
-"""A run's folder that was moved or copied: MLflow's database holds absolute paths, and would write to the old place."""
+"""Handle a moved or copied run folder: MLflow's database has absolute paths, and would write to the old place."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _DATABASE, _ARTIFACTS = "mlflow.db", "/mlartifacts"
 
 
 def require_in_place(workspace: Workspace) -> None:
-    """Raise ValueError where the folder's MLflow database says that the run is elsewhere, with what to do about it."""
+    """Raise ValueError if the folder's MLflow database says that the run is elsewhere; the message says what to do."""
     if workspace.tracking_uri != f"sqlite:///{workspace.root / _DATABASE}":
-        return  # a server or database of its own, which no move of the folder concerns
+        return  # a separate server or database, unaffected by moving the folder
     old = recorded_place(workspace.root)
     if old is not None and old != workspace.root:
         raise ValueError(
@@ -27,25 +27,25 @@ def require_in_place(workspace: Workspace) -> None:
 
 
 def recorded_place(root: Path) -> Path | None:
-    """Where a run is, by the MLflow database in its folder; None where that has no experiment on local files."""
+    """Where a run is according to the MLflow database in its folder; None if no experiment there uses local files."""
     database = root / _DATABASE
     if not database.is_file():
         return None
     found = "SELECT artifact_location FROM experiments WHERE artifact_location LIKE ? ORDER BY experiment_id DESC"
     location = None
     connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)
-    with closing(connection), suppress(sqlite3.OperationalError):  # of a database that MLflow has not made whole yet
+    with closing(connection), suppress(sqlite3.OperationalError):  # MLflow has not finished making the database
         location = connection.execute(found, [f"file:///%{_ARTIFACTS}"]).fetchone()
     return location and Path(unquote(urlsplit(location[0]).path).removesuffix(_ARTIFACTS))
 
 
 def relocate(root: Path) -> Path | None:
-    """Make the MLflow records of a moved or copied run say where it is now. All of them, or none.
+    """Make the MLflow records of a moved or copied run say where it is now: all of them, or none.
 
-    What lies in the old place is neither read nor written. Prefect's history keeps old paths, which nothing follows.
+    Files in the old place are neither read nor written. Prefect's history keeps old paths, which nothing follows.
 
     Returns:
-        The old place; None where the records say this one, or there are none.
+        The old place; None if the records already say this one, or there are none.
     """
     old = recorded_place(root)
     if old is None or old == root:
@@ -61,7 +61,7 @@ def relocate(root: Path) -> Path | None:
 
 
 def _texts(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
-    """Columns of text, by table."""
+    """(table, column) of every column of text."""
     for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
         for _, column, kind, *_ in connection.execute(f'PRAGMA table_info("{table}")').fetchall():
             if "CHAR" in kind.upper() or "TEXT" in kind.upper():

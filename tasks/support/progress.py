@@ -1,7 +1,7 @@
-"""Progress of long stages: bars on a terminal where the command line asked for them, artifacts in Prefect where a
-worker did (RESPECT_PROGRESS=artifacts), nothing otherwise.
+"""Progress of long stages: bars on a terminal if the command line asked for them, artifacts in Prefect if a worker did
+(RESPECT_PROGRESS=artifacts), otherwise nothing.
 
-Tasks run in threads of one process, so one display serves them all.
+Tasks run in threads of one process, so they all share one display.
 """
 
 from __future__ import annotations
@@ -74,21 +74,21 @@ class Artifact:
         return os.environ.get("RESPECT_PROGRESS") == "artifacts" and TaskRunContext.get() is not None
 
     def update(self, percent: float) -> None:
-        """Write it, unless it was written a moment ago; what is finished is always written."""
+        """Write the progress, unless it was written a moment ago; completion is always written."""
         if percent < 100 and time.monotonic() - self._written < self.EVERY_SECONDS:
             return
         self._written = time.monotonic()
         try:
             if self._id is None:
-                self._id = create_progress_artifact(percent, key=self._key, description=self._description)  # type: ignore[assignment]  # not awaited: called outside of a loop
+                self._id = create_progress_artifact(percent, key=self._key, description=self._description)  # type: ignore[assignment]  # not awaited: called outside an event loop
             else:
                 update_progress_artifact(self._id, percent)
         except (httpx.HTTPError, PrefectException):
-            pass  # the next one may be written
+            pass  # the next write may succeed
 
 
 def about(seconds: float | None) -> str:
-    """A note on the time left, e.g. ', about 12 min left'; empty where it is not known."""
+    """A note on the time left, e.g. ', about 12 min left'; empty if it is not known."""
     if seconds is None:
         return ""
     minutes = round(seconds / 60)
@@ -97,7 +97,7 @@ def about(seconds: float | None) -> str:
 
 @contextmanager
 def bar(description: str, total: int | None = None) -> Iterator[Bar]:
-    """A bar for the length of a stage."""
+    """Show a bar for the duration of a stage."""
     stage = Bar(description, total)
     yield stage
     stage.finish()

@@ -1,4 +1,4 @@
-"""What passes between tasks: small references to data that lies in the store, in scratch or in MLflow."""
+"""What tasks pass to each other: small references to data in the store, in scratch or in MLflow."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class ExportedRef(_Reference):
 
 
 class DecoderFigures(_Reference):
-    """What one decoder said about a round. What needs targets is None without them.
+    """Figures of one decoder in a round. Those that need targets are None without them.
 
-    `marked` turns had something in them that could be taken for the decoder's prompt, and teach nobody; of those `cut`
-    the decoder read the beginning and the end. `unreadable` turns have characters that the policy's vocabulary lacks;
-    None where that was not counted.
+    `marked` turns contain something that could be taken for the decoder's prompt, and nobody learns from them; of `cut`
+    turns the decoder read only the beginning and the end. `unreadable` turns have characters that the policy's
+    vocabulary lacks; None if they were not counted.
 
-    `precision` and `recall` are of positives at the thresholds shipped, `cross_validated` with the threshold chosen
-    out of fold; a partly right turn counts as wrong.
+    `precision` and `recall` are those of positives at the shipped thresholds; `cross_validated` has them with the
+    threshold chosen out of fold. A partly correct turn counts as wrong.
     """
 
     positive: int
@@ -47,7 +47,7 @@ class DecoderFigures(_Reference):
     recall: float | None
     cross_validated: dict[str, Any] | None
     auc: float | None
-    turns_per_second: float | None  # None where every turn had been decoded before
+    turns_per_second: float | None  # None if every turn had been decoded before
 
 
 class FeedbackRef(_Reference):
@@ -70,7 +70,7 @@ class TrainingSetRef(_Reference):
     negatives_used: int  # in one epoch, after 5:4
     rehearsal_turns: int
     probabilities: dict[str, int]  # turns by where p came from: logged, backfill or surrogate, none
-    warnings: list[str] = []  # what is odd about it
+    warnings: list[str] = []  # anything unusual about it
 
 
 class TrainedRef(_Reference):
@@ -89,7 +89,7 @@ class SelectedRef(_Reference):
     seed: int
     step: int
     exact_match: float
-    sampled_match: float  # what it was chosen by
+    sampled_match: float  # the figure that it was chosen by
     validation_turns: int
     illegal_actions: int
     adapter: Path
@@ -138,7 +138,7 @@ class PlayedRef(_Reference):
 
 
 class EvaluatedRef(_Reference):
-    """A policy on the right turns of a game set: (interaction id, turn, whether it matched) of each.
+    """A policy on the correct turns of a game set: (interaction id, turn, whether it matched) of each.
 
     `finite`: whether every probability that it gives to an action of the set is a number.
     """
@@ -151,7 +151,7 @@ class EvaluatedRef(_Reference):
 
 
 class SearchedRef(_Reference):
-    """A point of a search: what it changes in words, and its best checkpoint's figures on the validation set."""
+    """A point of a search: its changes in words, and its best checkpoint's figures on the validation set."""
 
     name: str
     sampled_match: float  # what its checkpoint was chosen by
@@ -172,7 +172,7 @@ class PropensityRef(_Reference):
 
 
 class PreviewRef(_Reference):
-    """What the gate would say of a candidate. `promote`: None where that is not known, for the reason that is given."""
+    """What the gate would say of a candidate. `promote`: None if that is not known, for the given reason."""
 
     exact_match_ci95: list[float] | None
     promote: bool | None
@@ -181,7 +181,7 @@ class PreviewRef(_Reference):
 
 
 class DecodedRef(_Reference):
-    """All that a round learns from besides the turns themselves."""
+    """Everything that a round learns from besides the turns themselves."""
 
     feedback: FeedbackRef
     propensities: list[PropensityRef]

@@ -1,4 +1,4 @@
-"""When a task is worth another try, and how long to wait for it."""
+"""When a failed task is worth another try, and how long to wait before it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from respect_core.model.memory import no_room_on_cpu
 from tasks.support.interruption import sleep
 
-if TYPE_CHECKING:  # workers ask `is_transient` too, and do without Prefect
+if TYPE_CHECKING:  # workers call `is_transient` too, and do not import Prefect
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.tasks import Task
 
 DELAYS: list[float] = [2, 8, 20, 40, 60]
-"""Seconds before each further try: what is away for a minute is back by the fourth; after the last the task fails."""
+"""Seconds before each further try: a one-minute outage is over by the fourth; after the last the task fails."""
 
-# About the input, the code or the installation: the next try would end the same way.
+# Errors in the input, the code or the installation: the next try would end the same way.
 _LASTING = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, NotImplementedError)
 
 
 def wait_if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Return whether a failed task is worth another try, once it is time for it.
+    """Return whether a failed task is worth another try, after waiting until it is time for that.
 
-    The wait is here and not in Prefect, where nothing could end it before its time (see tasks.support.interruption).
+    The wait is here and not in Prefect, where nothing could end it early (see tasks.support.interruption).
     """
     from prefect import get_run_logger
 
@@ -39,8 +39,8 @@ def wait_if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> 
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether it may go away by itself: a store or server that was away, a full disk, a process that was killed."""
-    status = getattr(error, "get_http_status_code", None)  # MLflow's errors, of which a part says no for good
+    """Whether an error may go away by itself: an unreachable store or server, a full disk, a killed process."""
+    status = getattr(error, "get_http_status_code", None)  # MLflow's errors, some of which are final
     if status is not None and 400 <= status() < 500:
         return status() in (408, 429)
     return not (isinstance(error, _LASTING) or no_room_on_cpu(error))
@@ -52,4 +52,4 @@ class _Retries(TypedDict):
 
 
 PATIENT: _Retries = {"retries": len(DELAYS), "retry_condition_fn": wait_if_transient}
-"""Options of a task that outlasts a minute without store or MLflow."""
+"""Options of a task that survives a minute without store or MLflow."""

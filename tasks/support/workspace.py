@@ -1,4 +1,4 @@
-"""Where a run's data lives: store, MLflow, scratch. Passed between tasks instead of the data itself."""
+"""Where a run's data is: store, MLflow, scratch. Passed between tasks instead of the data itself."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from respect_core.store.open import open_store
 
 
 def without_password(uri: str) -> str:
-    """Return a database's or server's URI as it may be shown and stored."""
+    """The URI of a database or server without its password, safe to show and store."""
     return re.sub(r"([?&]\w*passw\w*=)[^&]*", r"\1", re.sub(r"^(\w[\w+.-]*://[^:@/]*):.*@", r"\1@", uri))
 
 
 class Workspace(BaseModel):
     """One folder by default; RESPECT_STORE and MLFLOW_TRACKING_URI move the store and MLflow elsewhere.
 
-    It goes into flow parameters, specifications and messages, so it never holds a password: that stays in the
+    It is part of flow parameters, specifications and messages, so it never contains a password: that stays in the
     environment.
     """
 
@@ -39,7 +39,7 @@ class Workspace(BaseModel):
 
     @property
     def tracking(self) -> str:
-        """Return `tracking_uri` for MLflow's clients and server: with the password, if MLFLOW_TRACKING_URI has one."""
+        """The `tracking_uri` for MLflow's clients and server, with the password if MLFLOW_TRACKING_URI has one."""
         named = os.environ.get("MLFLOW_TRACKING_URI", "")
         return named if without_password(named) == self.tracking_uri else self.tracking_uri
 
@@ -51,10 +51,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def checked_name(name: str) -> str:
-    """The name of a run or study, which becomes that of a folder and a part of keys.
+    """Check the name of a run or study, which becomes a folder's name and part of keys; return it.
 
     Raises:
-        ValueError: it could lead elsewhere, or be mistaken for something else.
+        ValueError: as a path, it could lead elsewhere, or be mistaken for something else.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(
@@ -77,12 +77,12 @@ def workspace(root: Path, experiment: str = "respect") -> Workspace:
 
 
 def from_environment(part: str | None = None) -> Workspace:
-    """The workspace of a run on a work pool: what it is told and what it leaves lies where other machines see it.
+    """The workspace of a run on a work pool, whose inputs and results are where other machines can see them.
 
     RESPECT_STORE and MLFLOW_TRACKING_URI name the shared places, RESPECT_ROOT a folder of this machine for scratch.
 
     Args:
-        part: a workspace of its own inside: its folder, its part of the store, and its experiment.
+        part: name of a separate workspace inside, with its own folder, part of the store, and experiment.
 
     Raises:
         ValueError: one of the variables is not set.

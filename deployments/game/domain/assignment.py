@@ -1,4 +1,4 @@
-"""Who plays what: random, concurrent and balanced assignment of games to policies on one set of contexts (section 5).
+"""Assign games to policies on one set of contexts: randomly, concurrently and in balance (section 5).
 
 All policies of a round meet the same contexts, so that no policy gets the easier games. Games count from when they are
 given out until they break off. Within a context, a policy of equal share is behind another by one game at most, and by
@@ -55,11 +55,11 @@ class Assignment:
 
     def draw(self, seen: Collection[str] = (), without: Collection[str] = ()) -> Slot:
         """The next arrival's game: a context with the fewest games that the player has not seen, and in it a policy
-        with the fewest; at random where several are.
+        with the fewest; ties are broken at random.
 
         Args:
             seen: contexts that the player has played.
-            without: policies that cannot be met at the moment.
+            without: policies that are not available at the moment.
 
         Raises:
             StudyFullError: nothing is left.
@@ -77,11 +77,11 @@ class Assignment:
         return slot
 
     def full(self, seen: Collection[str] = ()) -> bool:
-        """Whether `draw` has nothing left for somebody who has played these contexts, whatever can be met."""
+        """Whether `draw` has nothing left for somebody who has played these contexts, even if all policies can act."""
         return not any(self._open(counts, ()) for context, counts in self._counts.items() if context not in seen)
 
     def _among(self, contexts: list[str], without: Collection[str], rng: random.Random) -> Slot | None:
-        """In one of these contexts, each as likely as the others in which a policy is left; None where none is."""
+        """A slot in one of these contexts, drawn evenly from those with a policy left; None if there is none."""
         rng.shuffle(contexts)
         for context in contexts:
             if policies := self._open(self._counts[context], without):
@@ -89,12 +89,12 @@ class Assignment:
         return None
 
     def take(self, slot: Slot) -> None:
-        """Count a game that was given otherwise, e.g. before a restart."""
+        """Count a game that was given out by other means, e.g. before a restart."""
         self._counts[slot.context][slot.policy] += 1
         self._games[slot.context] += 1
 
     def release(self, slot: Slot) -> None:
-        """The game was not played to its end: it is given to somebody else."""
+        """Give a game that was not played to its end to somebody else."""
         self._counts[slot.context][slot.policy] -= 1
         self._games[slot.context] -= 1
 
@@ -111,7 +111,7 @@ class Assignment:
         return None if self._limit is None else self._limit * self._shares[policy] * len(self._counts)
 
     def _open(self, counts: Mapping[str, int], without: Collection[str]) -> list[str]:
-        """Policies with the fewest games for their share in a context, of those that may get one."""
+        """Policies with the fewest games for their share in a context, among those that may get one."""
         done = {policy: counts[policy] / share for policy, share in self._shares.items() if policy not in without}
         if self._limit is not None:
             done = {policy: games for policy, games in done.items() if games < self._limit}

@@ -1,4 +1,4 @@
-"""What is played on: contexts of a study, drawn or from a file, and fresh ones for everybody else."""
+"""Contexts to play on: those of a study, drawn or from a file, and fresh ones for everybody else."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Fresh:
         self._drawn: set[str] = set()  # images that are in the store
 
     def prepare(self) -> None:
-        """The tangrams are made, which takes seconds, before anybody waits for them."""
+        """Make the tangrams, which takes seconds, before anybody waits for them."""
         self("prepared")
 
     def __call__(self, name: str) -> GameContext:

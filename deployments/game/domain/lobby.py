@@ -1,4 +1,4 @@
-"""The lobby: people who wait for another person, first come first served, and are let go honourably in time.
+"""The lobby: people who wait for another person, first come first served, and are let go after a time.
 
 Pure: time is passed in.
 """
@@ -12,7 +12,7 @@ from deployments.game.domain.assignment import Slot
 from deployments.game.domain.protocol import Lobby as Message
 
 _AWAY = 15.0
-"""Seconds without a socket until somebody who waits counts as gone; a page that is loaded anew takes fewer."""
+"""Seconds without a socket until somebody who waits counts as gone; reloading a page takes fewer."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Lobby:
         self._waiting = {each.player: each for each in sorted([*self._waiting.values(), waiting], key=_since)}
 
     def partner(self, fits: Callable[[Waiting], bool]) -> Waiting | None:
-        """Who has waited longest of those that fit; they wait no longer."""
+        """Take the one who has waited longest, of those who fit, out of the lobby."""
         found = next((each for each in self._waiting.values() if fits(each)), None)
         return self.leave(found.player) if found else None
 

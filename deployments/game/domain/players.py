@@ -1,6 +1,6 @@
-"""Players: who a cookie belongs to, and how far they are. Neither a cookie nor an outer id is stored, only hashes.
+"""Players: who a cookie belongs to, and how far they are. Cookies and outer ids are stored only as hashes.
 
-A player who comes with a participant's id is the same player on every device; one without is whoever holds the cookie.
+A player who comes with a participant's id is the same player on every device; without one, the cookie is the player.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Players:
         return len(self._by_key)
 
     def of(self, cookie: str | None) -> Player | None:
-        """Who holds this cookie."""
+        """The player with this cookie."""
         return self._by_token.get(_hashed(cookie)) if cookie else None
 
     def stays(self, cookie: str | None, participant: str | None, study: str | None) -> Player | None:

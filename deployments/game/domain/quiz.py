@@ -1,4 +1,4 @@
-"""Questions on the rules (appendices A.1 and A.3), which participants of a study answer rightly before they play."""
+"""Questions on the rules (appendices A.1 and A.3), which participants of a study must pass before they play."""
 
 from __future__ import annotations
 
@@ -88,5 +88,5 @@ def questions() -> list[QuizQuestion]:
 
 
 def wrong(answers: Mapping[str, str | int]) -> list[str]:
-    """Ids of the questions that are not answered rightly. An answer is an option's text, or its index."""
+    """Ids of the questions that are not answered correctly. An answer is an option's text, or its index."""
     return [each.id for each in _QUESTIONS if answers.get(each.id) not in (each.options[each.right], each.right)]

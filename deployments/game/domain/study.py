@@ -65,7 +65,7 @@ class StudyFile(BaseModel):
 
 
 def load(path: Path) -> StudyFile:
-    """Raises ValueError that names file, field and what is wrong."""
+    """Read a study's file. Raises ValueError that names file, field and what is wrong."""
     try:
         study = StudyFile.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -121,7 +121,7 @@ class Study:
             self.assignment.resume(self.draws)
 
     def ended(self, result: Result) -> None:
-        """A game that was broken off is given to somebody else."""
+        """Record a game that is over; one that was broken off is given to somebody else."""
         slot = self.running.pop(result.game, None)
         if slot is not None and result.reason not in FINISHED:
             self.assignment.release(slot)
@@ -177,7 +177,7 @@ class Study:
         return [each for each in self.results if each.policy == policy and (each.reason in FINISHED) == finished]
 
     async def _success_of(self, policy: str) -> Estimate | None:
-        """Computed again where games were added; aside, as ten thousand resamples hold up the games."""
+        """Success, computed again if games were added; in a thread, as ten thousand resamples would hold up games."""
         won = [each.reason == "won" for each in self._of(policy, finished=True)]
         if not won:
             return None

@@ -105,7 +105,7 @@ class Table:
         return max(0, done)
 
     def role(self, player: str) -> Role:
-        """Raises MoveRefusedError for somebody who does not sit here."""
+        """The player's role. Raises MoveRefusedError for somebody who is not at this table."""
         for role, seated in self.seats.items():
             if seated == player:
                 return role
@@ -169,7 +169,7 @@ class Table:
         return None if self.awaited is None else self.ended("left", role)
 
     def late(self, now: float) -> Event | None:
-        """Who has let their clock run out has idled, which ends the game (appendix A.3)."""
+        """End the game if the clock of the player to move has run out: they have idled (appendix A.3)."""
         left = self.seconds_left(now)
         if left is None or left > -self.clocks.grace:
             return None
@@ -179,7 +179,7 @@ class Table:
         return self._event("ended", reason=reason, by=by)
 
     def finished(self) -> Event | None:
-        """The ending that the rules give, where they do."""
+        """The ending by the rules, if they end the game."""
         if self.ending is not None or not self.game.over:
             return None
         return self.ended("won" if self.game.success else "out_of_turns")
@@ -203,14 +203,14 @@ class Table:
     # --- what a seat sees ------------------------------------------------------------------------------------------
 
     def seconds_left(self, now: float) -> float | None:
-        """On the mover's clock; None when none runs, as while a policy thinks."""
+        """Seconds left on the mover's clock; None if no clock runs, as while a policy thinks."""
         role = self.awaited
         if role is None or role not in self.seats:
             return None
         return (self.clocks.writing if role == "speaker" else self.clocks.acting) - (now - self.since)
 
     def view(self, player: str, now: float, partner_here: bool) -> protocol.State:
-        """Of a seat; a listener's has nothing of the targets."""
+        """What a seat sees; a listener's view contains nothing about the targets."""
         role, awaited = self.role(player), self.awaited
         left = self.seconds_left(now)
         return protocol.State(

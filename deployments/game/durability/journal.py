@@ -1,10 +1,10 @@
 """Keep a journal of every acknowledged event on this machine's disk, in order, so that a killed server resumes.
 
-A line is a checksum and one JSON event. `write` returns once the line is synced; whoever waits at the same time shares
-the sync (group commit), so that two hundred games cost a disk no more than a few. Each process has a file of its own,
-numbered in the order of the starts whatever the clock says, and nothing ever changes a line: a torn last line, of an
-event that nobody was told is done, is passed over. What was refused is cut off before anything else is written.
-`rewrite` puts one file in the place of all before it, whose first line says so.
+A line is a checksum and one JSON event. `write` returns once the line is synced; writers that wait at the same time
+share the sync (group commit), so that two hundred games cost a disk no more than a few. Each process has a file of its
+own, numbered by order of start regardless of the clock, and lines never change: a torn last line, whose event was never
+acknowledged, is skipped. A refused line is cut off before anything else is written. `rewrite` replaces all earlier
+files by one, whose first line says so.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TELL = 60.0  # seconds between two lines of the log about a disk that fails
 
 
 class NotWrittenError(ExpectedError):
-    """The disk does not take the line. Nothing of it is there, and what it says did not happen."""
+    """The disk did not take the line. Nothing of it was kept, and its event did not happen."""
 
 
 class JournalInUseError(ExpectedError, ValueError):
@@ -78,19 +78,19 @@ class Journal:
         await asyncio.wrap_future(self.submit(event))
 
     def submit(self, event: Event) -> Future[None]:
-        """As `write`, for callers outside of asyncio. Events are written in the order of the calls."""
+        """Do what `write` does, for callers outside asyncio. Events are written in the order of the calls."""
         future: Future[None] = Future()
-        future.set_running_or_notify_cancel()  # what is submitted is written, whoever does not wait for it any more
+        future.set_running_or_notify_cancel()  # a submitted event is written even if nobody waits for it any more
         self._queue.put((_line(event), future))
         return future
 
     @property
     def alive(self) -> bool:
-        """Whether events are written at all, be it that a disk refuses them."""
+        """Whether the writer is running, even if a disk refuses the events."""
         return self._thread.is_alive()
 
     def events(self) -> Iterator[Event]:
-        """What earlier servers wrote, in order. A line that is damaged is passed over, and told of in the log."""
+        """What earlier servers wrote, in order. A damaged line is skipped and logged."""
         for path in self._files():
             if self._file is not None and path == Path(str(self._file.name)):
                 continue
@@ -171,7 +171,7 @@ class Journal:
         if batch:
             try:
                 self._append(b"".join(line for line, _ in batch))
-            except Exception as error:  # whatever it is, nobody waits for ever
+            except Exception as error:  # whatever it is, nobody must wait forever
                 refusal = self._refusal(error)
                 for _, future in batch:
                     future.set_exception(NotWrittenError(f"the journal cannot be written ({refusal})"))
@@ -212,7 +212,7 @@ class Journal:
         self._uncut = False
 
     def _refusal(self, error: Exception) -> str:
-        """What whoever waits is told; the log hears of it once a minute."""
+        """The message for those who wait; it is logged once a minute."""
         if not isinstance(error, _Paused):
             now = time.monotonic()
             reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else type(error).__name__

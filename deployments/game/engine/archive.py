@@ -1,4 +1,4 @@
-"""Games that are over go into the store, each once: its log line for the next round, and its whole record.
+"""Put games that are over into the store, each once: its log line for the next round, and its whole record.
 
 The log line (`interactions/`) has the turns that were acted on, as the schema of the log wants them. The record
 (`games/round=R/variant=V/GAME.json`) has everything: an utterance without an action, how the game ended and through

@@ -1,5 +1,5 @@
-"""A clean clone has no policy yet: the base model, with an adapter that changes nothing, acts at once, and the seed
-policy (appendix B.2) is trained beside the game and takes the games that begin once it is registered.
+"""Provide a first policy on a clean clone: the base model, with an adapter that changes nothing, acts at once; the seed
+policy (appendix B.2) is trained during the game and gets the games that begin once it is registered.
 
 `python -m deployments.game.engine.first_policy RUN` trains it until its standard input closes. What is being trained
 when the game ends is resumed at the next start, or in the next round.

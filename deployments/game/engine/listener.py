@@ -1,4 +1,4 @@
-"""Who listens to a person's utterances: policies in this process, or on a policy server elsewhere."""
+"""Listeners to a person's utterances: policies in this process, or on a policy server elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class UnavailableError(ExpectedError):
-    """The policy does not answer; asked again soon, it may."""
+    """The policy does not answer, but may do so soon."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Remote:
 
 
 class Perfect:
-    """The practice round's: does not read, but knows the targets, and selects one in each turn. Never logged."""
+    """The practice round's listener: reads nothing, but knows the targets, and selects one per turn. Never logged."""
 
     def act(self, table: Table) -> Reply:
         missing = [letter for letter in table.context.target_letters if letter not in table.game.state]

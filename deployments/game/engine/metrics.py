@@ -27,7 +27,7 @@ class Metrics:
         self.state = Gauge("respect_game_now", "Games, sockets and people who wait.", ["of"], registry=self._registry)
 
     def text(self, **now: int) -> bytes:
-        """With what is the case now."""
+        """The metrics, with the present values given."""
         for name, number in now.items():
             self.state.labels(name).set(number)
         return generate_latest(self._registry)

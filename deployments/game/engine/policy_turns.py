@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 async def answer(rooms: Rooms, table: Table) -> None:
-    """Until the policy has acted, or the game is over. Without an answer, or with one that cannot be, it is stopped."""
+    """Ask until the policy has acted, or the game is over. Without a possible answer, the game is stopped."""
     try:
         await _answer(rooms, table)
     except Exception as error:

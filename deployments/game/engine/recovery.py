@@ -1,4 +1,4 @@
-"""After a restart: the journal's events, played again, give the players, the study and the tables as they were."""
+"""After a restart, replay the journal's events to restore the players, the study and the tables."""
 
 from __future__ import annotations
 

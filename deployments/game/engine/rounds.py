@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _HOLDS = 30.0
 """Seconds until the registry is asked again."""
 _AGAIN = 3.0
-"""The same, while it was away and no round is known: nobody waits for the same silence twice."""
+"""The same, while it is unreachable and no round is known: nobody waits for the same timeout twice."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Rounds:
         self._workspace, self._fixed = workspace, fixed
         self._answers: dict[str, _Answer] = {}  # by policy
         self._away = False
-        self._asking = asyncio.Lock()  # a registry that hangs shall hold one thread, not all
+        self._asking = asyncio.Lock()  # a registry that hangs must hold only one thread
 
     async def next(self, policy: str) -> int:
         """Return the round of a policy's games.
@@ -51,7 +51,7 @@ class Rounds:
             return self._fixed
         last = self._answers.get(policy)
         if self._away and self._asking.locked() and last is not None and last.round is not None:
-            return last.round  # one asks, the others go on
+            return last.round  # one caller asks, the others continue
         async with self._asking:
             last = self._answers.get(policy)
             if last is None or time.monotonic() - last.at > (_AGAIN if last.round is None else _HOLDS):

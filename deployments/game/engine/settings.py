@@ -11,7 +11,7 @@ from deployments.game.domain.table import Clocks
 
 @dataclass(frozen=True)
 class Limits:
-    """Of floods: tokens a second, and how many may be saved up."""
+    """Limits on floods: tokens per second, and how many may be saved up."""
 
     messages: tuple[float, float] = (10.0, 30.0)  # of a player's socket
     requests: tuple[float, float] = (20.0, 100.0)  # of an address, sockets that open included

@@ -1,4 +1,4 @@
-"""What keeps hostile or broken clients from the rest: token buckets, sizes, types and origins of requests, headers."""
+"""Protect from hostile or broken clients: token buckets, sizes, types and origins of requests, headers."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def address(connection: HTTPConnection) -> str:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """None where there is more than LARGEST_BODY."""
+    """The body; None if it is larger than LARGEST_BODY."""
     parts: list[bytes] = []
     size = 0
     while True:
@@ -139,7 +139,7 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 def _again(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
-    """Receives a body that was read already."""
+    """A `receive` for a body that has already been read."""
     given = False
 
     async def received() -> Message:

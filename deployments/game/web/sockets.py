@@ -22,7 +22,7 @@ NOT_SAVED = "this cannot be saved at the moment; send it again"
 
 
 async def serve(socket: WebSocket, rooms: Rooms, *, admitted: bool) -> None:
-    """Until it is closed. Without a known cookie, from another page, or not `admitted`, there is no socket."""
+    """Serve a socket until it closes. It is refused without a known cookie, from another page, or if not `admitted`."""
     player = rooms.players.of(socket.cookies.get(COOKIE))
     if player is None or not admitted or not own_origin(socket, rooms.settings.origins, required=True):
         await socket.close(POLICY)
@@ -65,7 +65,7 @@ async def _read(socket: WebSocket, rooms: Rooms, player: Player, connection: Con
 
 
 async def _done(rooms: Rooms, player: Player, connection: Connection, text: str | None) -> Refused | None:
-    """What was asked, or why not."""
+    """Do what a message asks, or return why not."""
     if text is None:
         return Refused(field="", reason="send text")
     try:

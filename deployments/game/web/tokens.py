@@ -25,12 +25,12 @@ class Login(BaseModel):
 
 
 def same(given: str | None, known: str) -> bool:
-    """Compared in constant time."""
+    """Compare two tokens in constant time."""
     return given is not None and hmac.compare_digest(given.encode(), known.encode())
 
 
 def session(token: str, cookie: str, issued: float) -> str:
-    """What the cookie of that name holds for a token: it opens the page, and the token cannot be read from it."""
+    """The cookie's content for a token: it opens the page, and the token cannot be read from it."""
     at = str(int(issued))
     return f"{at}.{_signed(token, cookie, at)}"
 
@@ -55,7 +55,7 @@ def remember(request: Request, response: Response, cookie: str, token: str) -> N
 
 def _holds(kept: str | None, token: str, cookie: str, lasts: float) -> bool:
     at, _, signature = (kept or "").partition(".")
-    # A clock that was set back prolongs nothing.
+    # Setting a clock back does not prolong a session.
     return same(signature, _signed(token, cookie, at)) and abs(time.time() - int(at)) < lasts
 
 
