@@ -17,7 +17,7 @@ from tasks.support.workspace import Workspace
 @flow(name="demo", flow_run_name="demo {parameters.profile}")
 def demo(workspace: Workspace, parameters: DemoParameters) -> dict[str, Any]:
     """Deploy the seed policy in round 0, then run the round on its log. Returns the round's summary."""
-    first = parameters.round()
+    first = parameters.first_round()
     settings = first.resolved_profile()
     with in_turn(workspace):
         seed = seed_policy(workspace, settings, first.validation)

@@ -77,7 +77,7 @@ class RoundParameters(Parameters):
     )
     seeds: Seeds = None
     max_steps: MaxSteps = None
-    study_seed: StudySeed = 0
+    study_seed: int = Field(default=0, ge=0, description="Repetition of a study: no two share a training seed.")
     replay: int = Field(
         default=0, ge=0, description="Games of a fixed simulated set that the seed policy and every new policy play."
     )
@@ -191,7 +191,7 @@ class DemoParameters(Parameters):
     study_seed: StudySeed = 0
     profile: ProfileName = "tiny"
 
-    def round(self) -> RoundParameters:
+    def first_round(self) -> RoundParameters:
         """The parameters of its only round."""
         return RoundParameters(round=0, **self.model_dump(exclude={"games"}))
 

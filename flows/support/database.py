@@ -8,8 +8,8 @@ lock whose holder waits for the event loop. All requests stall until that wait t
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from prefect.server.database import dependencies
@@ -49,15 +49,17 @@ class Cursor(sqlite3.Cursor):
     """Ends a statement that fails."""
 
     def execute(self, *arguments: Any) -> Cursor:
-        try:
+        with self._closed_on_error():
             return super().execute(*arguments)
-        except BaseException:
-            self.close()
-            raise
 
     def executemany(self, *arguments: Any) -> Cursor:
-        try:
+        with self._closed_on_error():
             return super().executemany(*arguments)
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
             self.close()
             raise

@@ -21,7 +21,7 @@ _PAGE = 200
 
 @flow(name="reaper", flow_run_name="look for silent runs")
 def reap() -> State[Any]:
-    """End every run that is in state running and whose last heartbeat is old.
+    """End every run whose state is running or cancelling and whose last heartbeat is old.
 
     Heartbeats alone are not enough: a run that was suspended, or waits for an answer, may send one more and then none.
     """

@@ -292,7 +292,7 @@ def test_study_seeds_share_no_training_seed() -> None:
 
     assert (seeds(0), seeds(1), seeds(2)) == ((0, 1, 2), (3, 4, 5), (6, 7, 8))
     demo = DemoParameters(study_seed=4)
-    assert demo.round().resolved_profile().seeds == (4,)
+    assert demo.first_round().resolved_profile().seeds == (4,)
 
 
 def test_policies_are_evaluated_on_a_set_that_nobody_trained_on(
