@@ -1,4 +1,4 @@
-"""`respect play`: the game in the browser, until Ctrl-C or SIGTERM (docs/game.md)."""
+"""Run `respect play`: the game in the browser, until Ctrl-C or SIGTERM (docs/game.md)."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _study(workspace: Workspace, path: Path | None) -> Study | None:
 
 
 def listener(workspace: Workspace, url: str | None, study: Study | None, variants: str) -> Listener:
-    """What acts: a study's policies or these variants in this process, or those served at a URL."""
+    """Make the listener: a study's policies or these variants in this process, or those served at a URL."""
     from deployments.game.engine.listener import InProcess, Remote
     from deployments.serving.server import PolicyServer, Settings
     from respect_core.variants import DEPLOYABLE, HH

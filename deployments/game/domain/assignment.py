@@ -1,9 +1,9 @@
 """Assign games to policies on one set of contexts: randomly, concurrently and in balance (section 5).
 
-All policies of a round meet the same contexts, so that no policy gets the easier games. Games count from when they are
-given out until they break off. Within a context, a policy of equal share is behind another by one game at most, and by
-one more for each of its games that broke off and was not given again yet; it comes first there. Within a study, counts
-by context differ in the same way, as far as what players have seen allows. A study that is full is even.
+All policies of a round meet the same contexts, so that no policy gets the easier games. A game counts from its
+assignment, unless it is broken off. Within a context, of two policies with equal shares one is at most one game behind,
+and one more for each of its games that was broken off and not assigned again yet; it comes first there. Within a study,
+counts by context differ in the same way, as far as what players have seen allows. A full study is balanced.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Slot:
 
 
 class Assignment:
-    """Slots, drawn one arrival after the other.
+    """A balanced assignment of games, drawn one arrival after the other.
 
     The same seed and the same calls in the same order give the same slots.
 
     Args:
         contexts: ids.
         shares: games of each policy in a context before the next round of that context begins; 1 for equal shares.
-        limit: games of a policy of share 1 in a context; None for no end.
+        limit: games of a policy of share 1 in a context; None for no limit.
 
     Raises:
         ValueError: no contexts, no policies, a repeated context, or a share below 1.
@@ -54,8 +54,10 @@ class Assignment:
         self._draws = 0
 
     def draw(self, seen: Collection[str] = (), without: Collection[str] = ()) -> Slot:
-        """The next arrival's game: a context with the fewest games that the player has not seen, and in it a policy
-        with the fewest; ties are broken at random.
+        """Draw the next arrival's game.
+
+        The context is one with the fewest games among those that the player has not seen, and the policy one with the
+        fewest games in it; ties are broken at random.
 
         Args:
             seen: contexts that the player has played.
@@ -77,11 +79,11 @@ class Assignment:
         return slot
 
     def full(self, seen: Collection[str] = ()) -> bool:
-        """Whether `draw` has nothing left for somebody who has played these contexts, even if all policies can act."""
+        """Return whether nothing is left for somebody who has played these contexts, even if all policies can act."""
         return not any(self._open(counts, ()) for context, counts in self._counts.items() if context not in seen)
 
     def _among(self, contexts: list[str], without: Collection[str], rng: random.Random) -> Slot | None:
-        """A slot in one of these contexts, drawn evenly from those with a policy left; None if there is none."""
+        """Draw a slot evenly from those of these contexts with a policy left; None if there is none."""
         rng.shuffle(contexts)
         for context in contexts:
             if policies := self._open(self._counts[context], without):
@@ -89,7 +91,7 @@ class Assignment:
         return None
 
     def take(self, slot: Slot) -> None:
-        """Count a game that was given out by other means, e.g. before a restart."""
+        """Count a game that was assigned by other means, e.g. before a restart."""
         self._counts[slot.context][slot.policy] += 1
         self._games[slot.context] += 1
 
@@ -103,15 +105,15 @@ class Assignment:
         self._draws = draws
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Games by context and policy."""
+        """Return the number of games by context and policy."""
         return {context: dict(counts) for context, counts in self._counts.items()}
 
     def wanted(self, policy: str) -> int | None:
-        """Games of a policy in the whole study; None for no end."""
+        """Return how many games a policy gets in the whole study; None for no limit."""
         return None if self._limit is None else self._limit * self._shares[policy] * len(self._counts)
 
     def _open(self, counts: Mapping[str, int], without: Collection[str]) -> list[str]:
-        """Policies with the fewest games for their share in a context, among those that may get one."""
+        """Return the policies with the fewest games for their share in a context, among those that may get one."""
         done = {policy: counts[policy] / share for policy, share in self._shares.items() if policy not in without}
         if self._limit is not None:
             done = {policy: games for policy, games in done.items() if games < self._limit}

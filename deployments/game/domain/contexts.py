@@ -1,4 +1,4 @@
-"""Contexts to play on: those of a study, drawn or from a file, and fresh ones for everybody else."""
+"""Provide contexts to play on: those of a study, drawn or from a file, and new ones for everybody else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Drawn(BaseModel):
 
 
 def of_study(store: Store, source: Drawn | Path) -> list[GameContext]:
-    """The contexts, with their images in the store.
+    """Return the contexts of a study, with their images in the store.
 
     Raises:
         ValueError: the file does not hold contexts (a JSON list of objects with id, images, speaker_order, targets), or
@@ -47,7 +47,7 @@ def of_study(store: Store, source: Drawn | Path) -> list[GameContext]:
 
 
 class Fresh:
-    """Contexts that nobody has played, with their images in the store. May be called by several threads."""
+    """A source of contexts that nobody has played, with their images in the store. Several threads may call it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -58,7 +58,7 @@ class Fresh:
         self("prepared")
 
     def __call__(self, name: str) -> GameContext:
-        """The context of that name; another name, another context."""
+        """Return the context of a name. Different names have different contexts."""
         from respect_core.scenarios.multiref import world
 
         (context,) = world.play_contexts(1, f"people-{name}")
@@ -68,7 +68,7 @@ class Fresh:
 
 
 def to_json(context: GameContext) -> dict[str, Any]:
-    """For the journal, which only the server reads."""
+    """Return a context as the journal holds it, which only the server reads."""
     return {
         "id": context.id,
         "images": context.images,
@@ -78,6 +78,6 @@ def to_json(context: GameContext) -> dict[str, Any]:
 
 
 def from_json(fields: dict[str, Any]) -> GameContext:
-    """What `to_json` wrote."""
+    """Read what `to_json` wrote."""
     parts = {name: tuple(fields[name]) for name in ("images", "speaker_order", "targets")}
     return GameContext(fields["id"], **parts)

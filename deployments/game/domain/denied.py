@@ -1,4 +1,4 @@
-"""A request that is refused."""
+"""Define the refusal of a request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from respect_core.errors import ExpectedError
 
 
 class RequestDeniedError(ExpectedError):
-    """No game. `status` is HTTP's."""
+    """A refused request. `status` is the status code of HTTP."""
 
     def __init__(self, status: int, field: str, reason: str, game: str | None = None) -> None:
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""What happens in a game, as the journal keeps it."""
+"""Define events: what happens in a game, as the journal holds it."""
 
 from __future__ import annotations
 

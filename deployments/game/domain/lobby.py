@@ -1,4 +1,4 @@
-"""The lobby: people who wait for another person, first come first served, and are let go after a time.
+"""Match people who wait for another person, first come, first served, and release them after a time.
 
 Pure: time is passed in.
 """
@@ -17,7 +17,7 @@ _AWAY = 15.0
 
 @dataclass
 class Waiting:
-    """Somebody who waits. `slot`: of their study, where they are in one."""
+    """A waiting player. `slot`: the game that their study assigned to them, if they are in one."""
 
     player: str
     slot: Slot | None
@@ -27,7 +27,11 @@ class Waiting:
 
 
 class Lobby:
-    """Args: `seconds`: until somebody is let go."""
+    """Players who wait for a partner.
+
+    Args:
+        seconds: how long a player waits before being released.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -46,7 +50,7 @@ class Lobby:
         self._waiting[player] = Waiting(player, slot, now, now + self._seconds, now)
 
     def stay(self, player: str, now: float) -> bool:
-        """Wait as long again; False for somebody who does not wait."""
+        """Restart the time of a player's wait; return False for somebody who does not wait."""
         waiting = self._waiting.get(player)
         if waiting is not None:
             waiting.until = now + self._seconds
@@ -56,16 +60,16 @@ class Lobby:
         return self._waiting.pop(player, None)
 
     def put_back(self, waiting: Waiting) -> None:
-        """Somebody whose game did not begin after all waits on, before those who came later."""
+        """Let somebody whose game did not begin after all continue to wait, before those who came later."""
         self._waiting = {each.player: each for each in sorted([*self._waiting.values(), waiting], key=_since)}
 
     def partner(self, fits: Callable[[Waiting], bool]) -> Waiting | None:
-        """Take the one who has waited longest, of those who fit, out of the lobby."""
+        """Take whoever has waited longest, of those who fit, out of the lobby."""
         found = next((each for each in self._waiting.values() if fits(each)), None)
         return self.leave(found.player) if found else None
 
     def message(self, player: str, now: float) -> Message | None:
-        """What somebody who waits is told."""
+        """Return what a waiting player is told; None for somebody who does not wait."""
         waiting = self._waiting.get(player)
         if waiting is None:
             return None
@@ -73,7 +77,7 @@ class Lobby:
         return Message(waiting_seconds=round(now - waiting.since, 1), times_out_in=round(left, 1))
 
     def look(self, here: Callable[[str], bool], now: float) -> Iterator[tuple[Waiting, bool]]:
-        """Those whose wait ends, and whether honourably: in time, and not because they went away."""
+        """Take out those whose wait ends; yield each with whether they stayed until the end of it."""
         for waiting in list(self._waiting.values()):
             if here(waiting.player):
                 waiting.seen = now

@@ -1,4 +1,4 @@
-"""Players: who a cookie belongs to, and how far they are. Cookies and outer ids are stored only as hashes.
+"""Identify players by their cookies, and record how far they are. Cookies and outer ids are stored only as hashes.
 
 A player who comes with a participant's id is the same player on every device; without one, the cookie is the player.
 """
@@ -36,11 +36,11 @@ class Player:
 
 
 class Players:
-    """By cookie. Those who have done nothing yet are forgotten first, and with the server.
+    """Players by cookie. Those who have done nothing yet are not stored, and the oldest of them are forgotten first.
 
     Args:
-        newcomers: how many of those are remembered.
-        here: who is not forgotten, e.g. as they wait for a partner.
+        newcomers: how many players who have done nothing yet are remembered.
+        here: tells who must not be forgotten, e.g. because they wait for a partner.
     """
 
     def __init__(self, newcomers: int, here: Callable[[Player], bool] = lambda _: False) -> None:
@@ -53,11 +53,11 @@ class Players:
         return len(self._by_key)
 
     def of(self, cookie: str | None) -> Player | None:
-        """The player with this cookie."""
+        """Return the player with this cookie; None if there is none."""
         return self._by_token.get(_hashed(cookie)) if cookie else None
 
     def stays(self, cookie: str | None, participant: str | None, study: str | None) -> Player | None:
-        """Who holds this cookie, where it is they who come; None where another player would arrive."""
+        """Return the cookie's player if they are who arrives; None if another player does."""
         known = self.of(cookie)
         if known is None:
             return None
@@ -65,7 +65,7 @@ class Players:
         return known if same else None
 
     def arrive(self, cookie: str | None, participant: str | None, study: str | None) -> tuple[Player, str | None]:
-        """The player, and the cookie to set where it is a new one."""
+        """Return the player who arrives, and the cookie to set if they need a new one."""
         if (known := self.stays(cookie, participant, study)) is not None:
             return known, None
         fresh = secrets.token_urlsafe(32)
@@ -77,14 +77,14 @@ class Players:
         return player, fresh
 
     def events(self, player: Player) -> list[Event]:
-        """What the journal must hold of who the player is, before anything else of theirs; none where it does."""
+        """Return the events that tell who a player is, as far as the journal lacks them; it needs them first."""
         who = {"kind": "player", "player": player.key, "user": player.user, "study": player.study}
         if player.outer:
             who["key"] = key_fingerprint()
         return [who | {"token": token} for token in sorted(player.tokens - player.stored_tokens)]
 
     def apply(self, event: Event) -> None:
-        """What the journal holds of players. Raises KeyChangedError where ids became pseudonyms under another key."""
+        """Apply an event of the journal. Raises KeyChangedError if ids became pseudonyms under another key."""
         if event.get("key", key_fingerprint()) != key_fingerprint():
             raise KeyChangedError("the journal")
         player = self._by_key.get(event["player"])

@@ -1,4 +1,4 @@
-"""What browser and server say to each other, as JSON: bodies of /api, and messages of the socket.
+"""Define the JSON between browser and server: bodies of /api, and messages of the socket.
 
 A listener's messages have no field for a target: `ListenerImage` cannot carry one.
 """
@@ -25,7 +25,7 @@ Mode = Literal["policy", "people", "study"]
 
 
 class _In(BaseModel):
-    """From a client: nothing but the fields, of the right types."""
+    """A message from a client: no fields but these, and of these types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -70,7 +70,7 @@ class Wait(_In):
 
 
 class Ping(_In):
-    """Answered at once with the same number."""
+    """A request for an answer at once, with the same number."""
 
     type: Literal["ping"]
     at: float
@@ -84,7 +84,7 @@ FROM_CLIENT: TypeAdapter[Say | Act | Leave | Wait | Ping] = TypeAdapter(FromClie
 
 
 class SpeakerImage(_Out):
-    """As the speaker sees it: framed where it is a target, marked once it is selected."""
+    """An image as the speaker sees it: framed if it is a target, marked once it is selected."""
 
     image: str
     letter: None = None
@@ -94,7 +94,7 @@ class SpeakerImage(_Out):
 
 
 class ListenerImage(_Out):
-    """As the listener sees it."""
+    """An image as the listener sees it."""
 
     image: str
     letter: str
@@ -102,7 +102,7 @@ class ListenerImage(_Out):
 
 
 class SeenTurn(_Out):
-    """A turn that was said, in image ids, as letters are the listener's alone."""
+    """A turn that has an utterance. Its images are ids, since letters are the listener's alone."""
 
     utterance: str
     selected: list[str] = Field(description="by this turn's action; empty while there is none")
@@ -112,7 +112,7 @@ class SeenTurn(_Out):
 
 
 class Over(_Out):
-    """How the game ended."""
+    """The end of a game."""
 
     success: bool
     reason: Literal["won", "out_of_turns", "idle", "left", "stopped"]
@@ -168,7 +168,7 @@ class Elsewhere(_Out):
 
 
 class Refused(_Out):
-    """A message that was not done. It never repeats what was written."""
+    """The refusal of a message. It never repeats what was written."""
 
     type: Literal["refused"] = "refused"
     field: str
@@ -214,7 +214,7 @@ class Practised(_In):
 
 
 class NewGame(_In):
-    """A game is wanted. `practice` needs mode 'policy': a perfect listener without a model, and no log."""
+    """A request for a game. `practice` needs mode 'policy': a perfect listener without a model, and no log."""
 
     mode: Mode
     variant: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,40}$")] | None = Field(
@@ -224,7 +224,7 @@ class NewGame(_In):
 
 
 class StudyView(_Out):
-    """What a participant may know of the study; never to which policy they come."""
+    """All that a participant may know of the study, which never includes the policy that they meet."""
 
     name: str
     open: bool = Field(description="false while the operator has stopped it")
@@ -233,7 +233,7 @@ class StudyView(_Out):
 
 
 class Me(_Out):
-    """Where the player is on the way: consent, quiz, practice, games."""
+    """The progress of a player: consent, quiz, practice, games."""
 
     consented: bool
     quiz_passed: bool
@@ -251,7 +251,7 @@ class Arrived(_Out):
 
 
 class QuizQuestion(_Out):
-    """Without the answer."""
+    """A question of the quiz, without the answer."""
 
     id: str
     text: str

@@ -1,4 +1,4 @@
-"""Questions on the rules (appendices A.1 and A.3), which participants of a study must pass before they play."""
+"""Ask about the rules (appendices A.1, A.3): participants of a study must answer correctly before they play."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ _QUESTIONS = (
 
 
 def questions() -> list[QuizQuestion]:
-    """The questions, without the answers."""
+    """Return the questions, without the answers."""
     return [QuizQuestion(id=each.id, text=each.text, options=list(each.options)) for each in _QUESTIONS]
 
 
 def wrong(answers: Mapping[str, str | int]) -> list[str]:
-    """Ids of the questions that are not answered correctly. An answer is an option's text, or its index."""
+    """Return the ids of questions that are not answered correctly. An answer is an option's text, or its index."""
     return [each.id for each in _QUESTIONS if answers.get(each.id) not in (each.options[each.right], each.right)]

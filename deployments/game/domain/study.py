@@ -1,4 +1,4 @@
-"""A study: which policies meet which people on which contexts, how often, and what is paid (section 5, A.3)."""
+"""Run a study: which policies meet which people on which contexts, how often, and what is paid (section 5, A.3)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Payment(BaseModel):
 
 
 class StudyFile(BaseModel):
-    """What the operator writes, as JSON."""
+    """A study as its operator describes it, in JSON."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,7 +79,7 @@ def load(path: Path) -> StudyFile:
 
 @dataclass(frozen=True)
 class Result:
-    """A study's game that is over."""
+    """The result of a game of a study."""
 
     game: str
     policy: str
@@ -89,7 +89,7 @@ class Result:
 
 
 class Study:
-    """A study under way."""
+    """A study in progress."""
 
     def __init__(self, file: StudyFile, contexts: Sequence[GameContext]) -> None:
         self.file = file
@@ -103,17 +103,17 @@ class Study:
         self._success: dict[str, tuple[int, Estimate]] = {}
 
     def draw(self, seen: Collection[str], without: Collection[str]) -> Slot:
-        """Raises Full."""
+        """Draw a game for a player. Raises StudyFullError."""
         slot = self.assignment.draw(seen, without)
         self.draws += 1
         return slot
 
     def began(self, game: str, slot: Slot) -> None:
-        """The slot, which is counted already, has its game."""
+        """Note the game of a slot, which is counted already."""
         self.running[game] = slot
 
     def restore(self, game: str, slot: Slot, draws: int) -> None:
-        """A game that began before a restart."""
+        """Count a game that began before a restart."""
         if slot.context in self.contexts and slot.policy in self.file.policies:
             self.assignment.take(slot)
             self.running[game] = slot
@@ -121,14 +121,14 @@ class Study:
             self.assignment.resume(self.draws)
 
     def ended(self, result: Result) -> None:
-        """Record a game that is over; one that was broken off is given to somebody else."""
+        """Record a game that is over; one that was broken off is assigned again."""
         slot = self.running.pop(result.game, None)
         if slot is not None and result.reason not in FINISHED:
             self.assignment.release(slot)
         self.results.append(result)
 
     async def state(self) -> dict[str, Any]:
-        """For the operator: by policy the games that run, are done and were broken off, and success of those done."""
+        """Describe the study to its operator: games by policy (running, done, broken off) and their success."""
         success = {policy: await self._success_of(policy) for policy in self.file.policies}
         running = Counter(slot.policy for slot in self.running.values())
         return {
@@ -151,7 +151,7 @@ class Study:
         }
 
     def payments(self) -> list[dict[str, Any]]:
-        """A row for each person of each game, and for each wait in vain: paid unless they idled or left."""
+        """Return a row for each person of each game, paid unless they idled or left, and for each unsuccessful wait."""
         pay, rows = self.file.payment, []
         for result in self.results:
             for role, user in result.users.items():
@@ -177,7 +177,7 @@ class Study:
         return [each for each in self.results if each.policy == policy and (each.reason in FINISHED) == finished]
 
     async def _success_of(self, policy: str) -> Estimate | None:
-        """Success, computed again if games were added; in a thread, as ten thousand resamples would hold up games."""
+        """Estimate success, again if games were added; in a thread, as ten thousand resamples would hold up games."""
         won = [each.reason == "won" for each in self._of(policy, finished=True)]
         if not won:
             return None

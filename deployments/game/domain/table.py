@@ -1,7 +1,7 @@
-"""One game at its table: the rules of `scenarios.multiref.game`, the clocks of appendix A.1, and who sits where.
+"""Play one game at its table: the rules of `scenarios.multiref.game`, the clocks of appendix A.1, and who sits where.
 
-Pure: time is passed in, nothing waits. A move is asked for (`say`, `act`, `leave`, `late`), which gives an event or a
-refusal; once the event is in the journal it is applied. The same events give the same table, after a restart too.
+Pure: time is passed in, nothing waits. A move (`say`, `act`, `leave`, `late`) gives an event or a refusal; once the
+event is in the journal it is applied. The same events give the same table, after a restart too.
 
 Times `now` are seconds of any clock that only goes forward.
 """
@@ -30,7 +30,7 @@ SHORTER = "shorter, please"
 
 
 class MoveRefusedError(ExpectedError, ValueError):
-    """A move that is not done. The message is for the player, and repeats nothing of theirs."""
+    """A refused move. The message is for the player, and repeats nothing that they wrote."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
@@ -39,20 +39,20 @@ class MoveRefusedError(ExpectedError, ValueError):
 
 @dataclass(frozen=True)
 class Clocks:
-    """Seconds for a move; `grace` for the way through the net, which the player's clock does not show."""
+    """Seconds for a move; `grace` allows for the network, and the player's clock does not show it."""
 
     writing: float = 25.0
     acting: float = 45.0
     grace: float = 2.0
 
     def faster(self, times: float) -> Clocks:
-        """Compressed, for tests and load."""
+        """Speed up all clocks by this factor, for tests."""
         return Clocks(self.writing / times, self.acting / times, self.grace / times)
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a game ended, and through whom."""
+    """The end of a game: the reason, and the role that caused it."""
 
     reason: Reason
     by: Role | None = None
@@ -92,26 +92,26 @@ class Table:
 
     @property
     def awaited(self) -> Role | None:
-        """Who is to move; None once it is over."""
+        """The role that is to move; None once the game is over."""
         if self.ending is not None or self.game.over:
             return None
         return "listener" if self.game.awaits_action else "speaker"
 
     @property
     def turn(self) -> int:
-        """Number of the turn under way, from 0; of the last one at the end."""
+        """Number of the current turn, from 0; of the last one at the end."""
         turns = len(self.game.turns)
         done = turns - 1 if self.game.awaits_action or self.awaited is None else turns
         return max(0, done)
 
     def role(self, player: str) -> Role:
-        """The player's role. Raises MoveRefusedError for somebody who is not at this table."""
+        """Return the player's role. Raises MoveRefusedError for somebody who is not at this table."""
         for role, seated in self.seats.items():
             if seated == player:
                 return role
         raise MoveRefusedError("game", "you do not play in this game")
 
-    # --- moves: each gives the event that the journal takes; None where it was done before -------------------------
+    # --- moves: each gives the event that the journal takes; None if it was made before ---------------------------
 
     def say(self, player: str, turn: int, text: str, *, fits: bool = True) -> Event | None:
         """Accept a speaker's utterance. Raises MoveRefusedError.
@@ -134,7 +134,7 @@ class Table:
         return self._event("said", turn=turn, text=said)
 
     def act(self, player: str, turn: int, select: str, deselect: str, now: float) -> Event | None:
-        """A person's action. Raises MoveRefusedError."""
+        """Accept a person's action. Raises MoveRefusedError."""
         if self.role(player) != "listener":
             raise MoveRefusedError("type", "the speaker does not select")
         if len(set(select + deselect)) != len(select + deselect):
@@ -152,7 +152,7 @@ class Table:
         return self._event("acted", turn=turn, action=action, seconds=round(now - self.since, 3))
 
     def acted(self, reply: Any, now: float) -> Event:
-        """A policy's action, as `deployments.game.engine.listener.Reply`."""
+        """Return the event of a policy's action, a `deployments.game.engine.listener.Reply`."""
         return self._event(
             "acted",
             turn=self.turn,
@@ -164,7 +164,7 @@ class Table:
         )
 
     def leave(self, player: str) -> Event | None:
-        """The player ends the game. Raises MoveRefusedError."""
+        """End the game for a player. Raises MoveRefusedError."""
         role = self.role(player)
         return None if self.awaited is None else self.ended("left", role)
 
@@ -179,7 +179,7 @@ class Table:
         return self._event("ended", reason=reason, by=by)
 
     def finished(self) -> Event | None:
-        """The ending by the rules, if they end the game."""
+        """Return the ending by the rules; None if the game continues."""
         if self.ending is not None or not self.game.over:
             return None
         return self.ended("won" if self.game.success else "out_of_turns")
@@ -187,7 +187,7 @@ class Table:
     # --- events --------------------------------------------------------------------------------------------------
 
     def apply(self, event: Event, now: float) -> None:
-        """What the journal holds has happened. Raises RuleError or ActionError where it cannot follow on this table."""
+        """Apply an event of the journal. Raises RuleError or ActionError if it cannot have happened at this table."""
         if event["kind"] == "said":
             self.game.say(event["text"])
         elif event["kind"] == "acted":
@@ -203,14 +203,14 @@ class Table:
     # --- what a seat sees ------------------------------------------------------------------------------------------
 
     def seconds_left(self, now: float) -> float | None:
-        """Seconds left on the mover's clock; None if no clock runs, as while a policy thinks."""
+        """Return the seconds left on the mover's clock; None if no clock runs, as while a policy thinks."""
         role = self.awaited
         if role is None or role not in self.seats:
             return None
         return (self.clocks.writing if role == "speaker" else self.clocks.acting) - (now - self.since)
 
     def view(self, player: str, now: float, partner_here: bool) -> protocol.State:
-        """What a seat sees; a listener's view contains nothing about the targets."""
+        """Return what a seat sees; a listener's view contains nothing about the targets."""
         role, awaited = self.role(player), self.awaited
         left = self.seconds_left(now)
         return protocol.State(
@@ -281,6 +281,6 @@ class Table:
 
 
 def clean(text: str) -> str:
-    """An utterance in one line of what can be seen, in normal form: what is stored is what the other one reads."""
+    """Return an utterance in normal form, as one line of visible characters: the partner reads what is stored."""
     assigned = "".join(char for char in text if unicodedata.category(char) != "Cn")
     return " ".join(normalised(assigned).split())

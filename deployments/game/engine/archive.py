@@ -1,6 +1,6 @@
 """Put games that are over into the store, each once: its log line for the next round, and its whole record.
 
-The log line (`interactions/`) has the turns that were acted on, as the schema of the log wants them. The record
+The log line (`interactions/`) has the turns that were acted on, in the schema of the log. The record
 (`games/round=R/variant=V/GAME.json`) has everything: an utterance without an action, how the game ended and through
 whom, both players' pseudonyms, and who acted in each turn. Objects are named by their game, so that a game which is
 stored again, after a server was killed in between, changes nothing.
@@ -27,8 +27,9 @@ HUMAN = PolicyIdentity(name="human", version="unknown")
 
 
 def interaction_log(table: Table, users: Mapping[str, str]) -> InteractionLog | None:
-    """The log of a game that is over; None where nothing was acted on. One that the server stopped has no outcome: an
-    outage is neither won nor lost by a policy.
+    """Return the log line of a game that is over; None if nothing was acted on.
+
+    A game that the server stopped has no outcome: an outage is neither won nor lost by a policy.
 
     Args:
         users: pseudonyms by role. The log has one user, the speaker.
@@ -61,7 +62,7 @@ def interaction_log(table: Table, users: Mapping[str, str]) -> InteractionLog | 
 
 
 def record(table: Table, users: Mapping[str, str]) -> bytes:
-    """Everything about a game that is over, as JSON."""
+    """Return everything about a game that is over, as JSON."""
     assert table.ending is not None, "the game is not over"
     identities = [*table.acted_by, *([None] * len(table.game.turns))]
     return json.dumps(
@@ -93,7 +94,7 @@ def record(table: Table, users: Mapping[str, str]) -> bytes:
 
 
 def store(place: Store, table: Table, users: Mapping[str, str]) -> None:
-    """Put a game that is over into the store, where it is not there yet. Raises StoreError."""
+    """Put a game that is over into the store, unless it is there already. Raises StoreError."""
     partition = Partition(table.round, table.policy)
     name = f"game-{table.id}"
     log = interaction_log(table, users)
@@ -111,8 +112,9 @@ def _policy(table: Table) -> PolicyIdentity:
 
 
 class Archiver:
-    """Puts games into the store one after the other, and retries while the store is unreachable. One that cannot be
-    stored is set aside until the next start, and holds up no other.
+    """A queue of games to store, one after the other, with retries while the store is unreachable.
+
+    A game that cannot be stored is set aside until the next start, and holds up no other.
 
     Args:
         failed: called at each failure.
@@ -125,24 +127,24 @@ class Archiver:
         self.set_aside: set[str] = set()
 
     def put(self, table: Table, users: Mapping[str, str]) -> None:
-        """A game that is over."""
+        """Queue a game that is over."""
         self.unstored[table.id] = table, users
         self._waiting.put_nowait(table.id)
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Store games until it is cancelled."""
         pause = 1.0
         while True:
             game = await self._waiting.get()
             if await self._put(game):
                 pause = 1.0
             else:
-                self._waiting.put_nowait(game)  # behind the others, as it may be this one alone
+                self._waiting.put_nowait(game)  # after the others, as it may be the only one that fails
                 await asyncio.sleep(pause)
                 pause = min(30.0, 2 * pause)
 
     async def close(self) -> None:
-        """One more try for what waits; the rest does at the next start, by the journal."""
+        """Try once more to store what waits; the journal brings the rest back at the next start."""
         for game in list(self.unstored):
             if not await self._put(game):
                 return

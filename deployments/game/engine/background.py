@@ -1,4 +1,4 @@
-"""Work in the background: once, or for as long as the server runs. Failures are logged."""
+"""Run work in the background, once or for as long as the server runs, and log its failures."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ Work = Coroutine[Any, Any, None]
 
 
 class Background:
-    """Tasks of the running loop.
+    """Background tasks of the running event loop.
 
     Args:
-        failed: called with the name of what was to run on and has failed.
-        settled: seconds without a failure until what was begun again counts as running.
-        pause: seconds before it is begun again, the first time; twice as long each time, up to half a minute.
+        failed: called with the name of work that should keep running and has failed.
+        settled: seconds without a failure after which restarted work counts as running.
+        pause: seconds before the first restart; twice as long each time, up to half a minute.
     """
 
     def __init__(self, failed: Callable[[str], None], *, settled: float = 10.0, pause: float = 1.0) -> None:
         self._failed, self._settled, self._pause = failed, settled, pause
         self.down: set[str] = set()
-        """What has failed and does not run again yet."""
+        """Names of work that has failed and does not run again yet."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def once(self, work: Work) -> None:
-        """Until it is done, or `close`."""
+        """Run work until it is done, or `close`."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
     def keep(self, name: str, work: Callable[[], Work]) -> None:
-        """Until `close`, begun again where it fails."""
+        """Keep work running until `close`: restart it when it fails."""
         self.once(self._kept(name, work))
 
     async def close(self) -> None:

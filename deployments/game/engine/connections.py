@@ -1,4 +1,4 @@
-"""Sockets: one for each player, the newest. What waits for a slow one is bounded: of states, only the last counts."""
+"""Send to a player's socket. Few messages wait for a slow client: of states, only the last counts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from deployments.game.domain.protocol import Elsewhere, State
 
 ELSEWHERE, POLICY, TOO_LARGE = 4001, 1008, 1009  # close codes
-_MOST = 64  # messages that may wait
+_MOST = 64  # messages that may wait for a client
 _PATIENCE = 20.0  # seconds, for a client to take a message
 
 
 class Connection:
-    """Sends in the background. A client that takes nothing any more is closed."""
+    """A socket that sends in the background, and is closed if its client stops reading."""
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
@@ -27,7 +27,7 @@ class Connection:
         self._task = asyncio.create_task(self._run())
 
     def send(self, message: BaseModel) -> None:
-        """Never waits. A state replaces one that was not sent yet."""
+        """Queue a message. A state replaces one that was not sent yet."""
         if isinstance(message, State):
             self._state = message
         else:
@@ -37,13 +37,13 @@ class Connection:
         self._wake.set()
 
     def close(self, code: int) -> None:
-        """After what waits was sent."""
+        """Close the socket once all messages are sent."""
         if self._close is None:
             self._close = code
         self._wake.set()
 
     def elsewhere(self) -> None:
-        """The player has come by another socket."""
+        """Tell the client that another socket has taken its place, and close this one."""
         self._state = None
         self.send(Elsewhere())
         self.close(ELSEWHERE)
@@ -53,7 +53,7 @@ class Connection:
         return self._close is not None
 
     async def gone(self) -> None:
-        """The client has closed it: nothing is sent any more."""
+        """Stop sending, as the client has closed the socket."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -77,5 +77,5 @@ class Connection:
             self._close = self._close or POLICY  # the reader finds out by itself
 
     async def finished(self) -> None:
-        """What waited is sent, and the socket closed."""
+        """Wait until all messages are sent and the socket is closed."""
         await asyncio.gather(self._task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Who may begin which game: with a policy of their choice, with another person, or as their study has it."""
+"""Admit players to games: with a policy of their choice, with another person, or as their study assigns them."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ UNSAVED = "nobody else came in time; thank you for waiting. This cannot be saved
 
 
 class Door:
-    """Lets people in, and into the lobby."""
+    """The way into a game or the lobby."""
 
     def __init__(self, rooms: Rooms, rng: random.Random) -> None:
         self._rooms, self._rng = rooms, rng
         self._new_context = contexts.Fresh(rooms.workspace.open())
         self._entering: set[str] = set()
-        self._owed: deque[str] = deque()  # pseudonyms of who waited in vain, which the journal did not take yet
+        self._owed: deque[str] = deque()  # pseudonyms of released players, whose wait is not in the journal yet
         self._rounds = Rounds(rooms.workspace, rooms.settings.round)
 
     def arrive(self, cookie: str | None, arrival: Arrive) -> tuple[Player, str | None]:
-        """The player, and the cookie to set where there is a new one. Raises RequestDeniedError."""
+        """Return the player who arrives, and the cookie to set if they need a new one. Raises RequestDeniedError."""
         study = self._rooms.study
         if arrival.study is not None and (study is None or study.file.name != arrival.study):
             raise RequestDeniedError(404, "study", "there is no such study here")
@@ -46,7 +46,7 @@ class Door:
         return self._rooms.players.arrive(cookie, arrival.participant, arrival.study)
 
     def me(self, player: Player) -> Me:
-        """What the player may know of themselves."""
+        """Return what players may know of themselves."""
         running, study = self._rooms.running(player), self._rooms.study if player.study else None
         cap = study.file.games_per_player if study else None
         view = None
@@ -66,7 +66,7 @@ class Door:
         )
 
     async def enter(self, player: Player, wish: NewGame) -> Table | None:
-        """The game; None for the lobby. Raises RequestDeniedError and NotWrittenError."""
+        """Begin a game, or the wait in the lobby: None. Raises RequestDeniedError and NotWrittenError."""
         if player.key in self._entering:
             raise RequestDeniedError(409, "", "a game is being prepared")
         if (running := self._rooms.running(player)) is not None and not running.practice:
@@ -106,7 +106,7 @@ class Door:
     async def _people(self, player: Player) -> Table | None:
         if player.key in self._rooms.lobby:
             return None
-        # Before anybody's wait ends: store or registry may be away.
+        # Before anybody's wait ends: store or registry may be unreachable.
         context, round = await self._fresh(), await self._rounds.next(HH)
         waiting = self._rooms.lobby.partner(self._here)
         if waiting is None:
@@ -134,7 +134,7 @@ class Door:
         return await self._drawn(study, player)
 
     def _has_place(self, study: Study, player: Player) -> bool:
-        """Whether a game is left, or somebody waits for one: said before anybody goes through consent and quiz."""
+        """Return whether the player can get a game, which they are told before they go through consent and quiz."""
         waits = any(self._fits(other, player) for other in self._rooms.lobby)
         return waits or not study.assignment.full(player.seen)
 
@@ -184,13 +184,13 @@ class Door:
         return slot is not None and slot.context not in player.seen and self._here(other)
 
     def _here(self, waiting: Waiting) -> bool:
-        """Has a socket, or had one a moment ago, and is not on the way into another game."""
+        """Return whether somebody has a socket, or had one a moment ago, and is not about to enter another game."""
         if waiting.player in self._entering:
             return False
         return waiting.player in self._rooms.connections or self._rooms.clock() - waiting.seen < 5.0
 
     def _out(self, player: str) -> None:
-        """Of the lobby, for another game."""
+        """Take a player who gets another game out of the lobby."""
         if (waiting := self._rooms.lobby.leave(player)) is not None:
             self._give_back(waiting.slot)
 
@@ -205,18 +205,18 @@ class Door:
     # --- the lobby's time ------------------------------------------------------------------------------------------
 
     async def prepare(self) -> None:
-        """What the first game would wait for otherwise. Not needed by a study, whose contexts are there."""
+        """Prepare what the first game would wait for otherwise. A study has its contexts already."""
         if self._rooms.study is None:
             await asyncio.to_thread(self._new_context.prepare)
 
     async def watch(self) -> None:
-        """Tell those who wait how long, and let them go in time."""
+        """Tell players in the lobby how long they wait, and release them in time."""
         told = 0.0
         try:
             while True:
                 await asyncio.sleep(self._rooms.settings.tick)
                 now = self._rooms.clock()
-                # All are out before one is told: meanwhile others come and go.
+                # Take all out before one is told, as others come and go meanwhile.
                 for waiting, honourably in list(self._rooms.lobby.look(self._rooms.connections.__contains__, now)):
                     self._give_back(waiting.slot)
                     if honourably:
@@ -238,7 +238,7 @@ class Door:
             connection.send(Released(reason=UNSAVED if self._owed else RELEASED))
 
     async def _pay(self) -> None:
-        """Waits in vain, for the journal. What its disk does not take is owed, and tried again."""
+        """Write unsuccessful waits to the journal; those that it cannot write stay for the next call."""
         study = self._rooms.study
         while study is not None and self._owed:
             user = self._owed.popleft()

@@ -1,5 +1,7 @@
-"""Provide a first policy on a clean clone: the base model, with an adapter that changes nothing, acts at once; the seed
-policy (appendix B.2) is trained during the game and gets the games that begin once it is registered.
+"""Provide a first policy on a clean clone.
+
+The base model, with an adapter that changes nothing, acts at once; the seed policy (appendix B.2) is trained during the
+game and gets the games that begin once it is registered.
 
 `python -m deployments.game.engine.first_policy RUN` trains it until its standard input closes. What is being trained
 when the game ends is resumed at the next start, or in the next round.
@@ -33,14 +35,14 @@ def provide(workspace: Workspace, run: str) -> None:
         return
     log.info("the base model acts, while the seed policy is trained beside the game")
     command = ["nice", "-n", "19", sys.executable, "-m", "deployments.game.engine.first_policy", run]
-    ours, _ = os.pipe()  # never written to: the other end closes when this process ends, and be it killed
+    ours, _ = os.pipe()  # never written to: the other end closes when this process ends, even if it is killed
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.Popen(command, stdin=ours, env=environment, start_new_session=True)
     os.close(ours)
 
 
 def register_base(workspace: Workspace) -> None:
-    """The embedded model as it is, as the first version of the seed policy."""
+    """Register the embedded model, untrained, as the first version of the seed policy."""
     from pydantic import TypeAdapter
 
     from respect_core.model.base import adapter_hash, attach_lora, load_base, save_adapter
@@ -58,7 +60,7 @@ def register_base(workspace: Workspace) -> None:
 
 
 def train(run: str) -> None:
-    """The seed policy of profile tiny, on simulated games between people."""
+    """Train the seed policy of profile tiny, on simulated games between people."""
     workspace = run_workspace(run)
     from flows.seed import seed_policy
 

@@ -1,4 +1,4 @@
-"""Pictures of contexts, as bytes; those that were asked for last stay in memory."""
+"""Read pictures of contexts as bytes, and keep those requested last in memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from respect_core.store.images import image_key
 
 
 class Images:
-    """Read in threads of their own, so that a store that is slow to answer holds up no game.
+    """Pictures, which are read in threads of their own, so that a slow store holds up no game.
 
     Args:
         most: pictures in memory, some kilobytes each.
-        absent: seconds that a picture which the store lacks is not asked for again.
-        threads: that may wait for the store.
+        absent: seconds after which a picture that the store lacked is looked for again.
+        threads: how many may wait for the store.
     """
 
     def __init__(self, store: Store, *, most: int = 4096, absent: float = 5.0, threads: int = 4) -> None:
@@ -30,11 +30,11 @@ class Images:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
 
     def show(self, names: Iterable[str]) -> None:
-        """Pictures of a context that somebody sees: no others are looked for."""
+        """Allow the pictures of a context that somebody sees; no others are read."""
         self._shown.update(names)
 
     async def png(self, name: str) -> bytes | None:
-        """None where nobody sees such a picture, or the store lacks it. Raises StoreError."""
+        """Return a picture; None if nobody sees it, or the store lacks it. Raises StoreError."""
         if name not in self._shown or time.monotonic() - self._missed.get(name, -self._absent) < self._absent:
             return None
         if name in self._known:
@@ -52,11 +52,11 @@ class Images:
         return found
 
     def close(self) -> None:
-        """End; a store that does not answer is not waited for."""
+        """Stop reading, without waiting for a store that does not answer."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, name: str) -> asyncio.Future[bytes]:
-        """One reading for all who ask at the same time."""
+        """Read a picture once for all who ask at the same time."""
         reading = self._reading.get(name)
         if reading is None:
             loop = asyncio.get_running_loop()

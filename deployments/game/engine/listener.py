@@ -1,4 +1,4 @@
-"""Listeners to a person's utterances: policies in this process, or on a policy server elsewhere."""
+"""Let policies answer people's utterances, in this process or on a policy server elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class UnavailableError(ExpectedError):
 
 @dataclass(frozen=True)
 class Reply:
-    """What a policy does, and who it was."""
+    """A policy's action, and the version that acted."""
 
     action: str
     probability: float
@@ -42,15 +42,15 @@ class Listener(Protocol):
     def start(self) -> None: ...
     async def close(self) -> None: ...
     def ready(self) -> Mapping[str, str]:
-        """Versions that get new games, by the variants that can act."""
+        """Return the versions that get new games, by variant; a variant that cannot act is absent."""
         ...
 
     async def act(self, table: Table) -> Reply:
-        """Raises UnavailableError."""
+        """Return the policy's action. Raises UnavailableError."""
         ...
 
     async def fits(self, table: Table, said: str) -> bool:
-        """Return whether a policy takes this many tokens, were this said now; true where none can be asked."""
+        """Return whether an utterance is short enough for the policy; true if none can be asked."""
         ...
 
     async def end(self, table: Table) -> None: ...
@@ -58,7 +58,7 @@ class Listener(Protocol):
 
 
 def request(table: Table, said: str | None = None) -> ActRequest:
-    """All that the policy may see of a table; or would see, if this were said now."""
+    """Return all that the policy may see of a table, or would see if `said` were the next utterance."""
     before, last = table.game.turns, said
     if last is None:
         *before, turn = before
@@ -77,7 +77,7 @@ def _reply(reply: ActReply) -> Reply:
 
 
 class InProcess:
-    """`deployments.serving` in this process."""
+    """Policies in this process, by `deployments.serving`."""
 
     def __init__(self, server: PolicyServer) -> None:
         self.server = server
@@ -112,7 +112,7 @@ class InProcess:
         self._tables.pop(table.id, None)
 
     async def _began_with(self, variant: str, game: str, version: str) -> str:
-        """After a restart of this process, the version that the journal names."""
+        """Return the version of a game; after a restart of this process, the journal names it."""
         acted_by = self._tables[game].acted_by
         return acted_by[0][0] if acted_by else version
 
@@ -121,11 +121,11 @@ class InProcess:
 
 
 class Remote:
-    """A policy server at a URL (docs/serving.md).
+    """Policies on a policy server at a URL (docs/serving.md).
 
     Args:
-        wanted: policies of a study; the log says which of them are not served there.
-        every: seconds between looks at what is ready.
+        wanted: policies of a study; a warning names those that are not served there.
+        every: seconds between two checks of what is ready.
     """
 
     def __init__(self, url: str, *, wanted: Collection[str] = (), every: float = 3.0) -> None:
@@ -189,7 +189,7 @@ class Remote:
         self._say(f"of the study's policies the policy server does not serve {lacking}: {remedy}" if lacking else "")
 
     def _say(self, what: str) -> None:
-        """Once, not at every look."""
+        """Log a warning once, not at every check."""
         if what and what != self._said:
             log.warning(what)
         self._said = what

@@ -1,4 +1,4 @@
-"""What Prometheus reads of the game at /metrics, before the policy server's own."""
+"""Count and time what the game does, for Prometheus at /metrics; the policy server has metrics of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
 class Metrics:
-    """Names begin with `respect_game_`."""
+    """The game's metrics, whose names begin with `respect_game_`."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -27,7 +27,7 @@ class Metrics:
         self.state = Gauge("respect_game_now", "Games, sockets and people who wait.", ["of"], registry=self._registry)
 
     def text(self, **now: int) -> bytes:
-        """The metrics, with the present values given."""
+        """Return the metrics as text, with these present values of `respect_game_now`."""
         for name, number in now.items():
             self.state.labels(name).set(number)
         return generate_latest(self._registry)

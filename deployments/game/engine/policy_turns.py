@@ -1,4 +1,4 @@
-"""A policy's turn in a game: asked until it answers, or until patience ends."""
+"""Play a policy's turn in a game: ask it until it answers, or until patience ends."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def _answer(rooms: Rooms, table: Table) -> None:
 
 
 async def _reply(rooms: Rooms, table: Table) -> Reply | None:
-    """None where there is none."""
+    """Return the policy's action; None if there is none in time."""
     if table.practice:
         return Perfect().act(table)
     patience = rooms.clock() + rooms.settings.patience
@@ -65,7 +65,7 @@ async def _reply(rooms: Rooms, table: Table) -> Reply | None:
 
 
 async def _acted(rooms: Rooms, table: Table, reply: Reply) -> bool:
-    """Whether it is done, or needs no doing any more; False where the journal did not take it."""
+    """Return whether the action is recorded, or no longer needed; False if the journal could not write it."""
     async with rooms.lock(table):
         if table.awaited == "listener":
             try:

@@ -13,12 +13,12 @@ from respect_core.scenarios.multiref.game import RuleError
 
 log = logging.getLogger(__name__)
 LARGE = 16 << 20
-"""Bytes of journal since it was last made smaller."""
+"""Bytes of journal, since the last time, at which it is made smaller."""
 _PLAYERS = {"player", "consented", "quiz_passed", "practised"}
 
 
 def recover(rooms: Rooms) -> None:
-    """Before the rooms start. Games that are over and not stored yet are handed to the archiver, and stored ones go.
+    """Restore the rooms before they start. Games that are over go to the archiver, unless they are stored already.
 
     Raises:
         KeyChangedError: ids became pseudonyms under another RESPECT_USER_KEY.

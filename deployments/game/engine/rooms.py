@@ -1,6 +1,6 @@
-"""Running games: people at their tables, policies that answer, clocks, and the way into journal and store.
+"""Run games: people at their tables, policies that answer, clocks, and the way into journal and store.
 
-A move is checked, written to the journal, applied, acknowledged and shown, in this order; of a table one at a time.
+A move is checked, written to the journal, applied, acknowledged and shown, in this order; a table has one at a time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Rooms:
-    """All that is played here.
+    """The games and players of this server.
 
     Args:
         clock: seconds that only go forward.
@@ -65,17 +65,17 @@ class Rooms:
             self.images.show(context.images)
         self.archiver = Archiver(workspace.open(), journal, lambda: self.metrics.failures.labels("store").inc())
         self.damaged: set[str] = set()  # games that the journal lacks a line of
-        self._stuck: set[str] = set()  # games at which no clock can be looked
+        self._stuck: set[str] = set()  # games whose clocks fail
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by game, while somebody holds one
         self.background = Background(lambda name: self.metrics.failures.labels(name).inc())
 
     # --- start and end ---------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Resume what the journal says was running; then play."""
+        """Resume the games that the journal says were running, and start the clocks."""
         self.listener.start()
         for table in list(self.tables.values()):
-            table.since = self.clock()  # nobody's clock runs while the server is away
+            table.since = self.clock()  # nobody's clock runs while the server is down
             if table.id in self.damaged:
                 await self.end(table, lambda table=table: table.ended("stopped"))  # type: ignore[misc]  # a default binds it
             elif table.ending is None:
@@ -94,7 +94,7 @@ class Rooms:
     # --- who is here -----------------------------------------------------------------------------------------------
 
     def connect(self, player: Player, connection: Connection) -> None:
-        """The newest socket of a player is theirs; it is shown where they are."""
+        """Make this a player's socket in place of an older one, and send where they are."""
         before = self.connections.get(player.key)
         self.connections[player.key] = connection
         if before is not None:
@@ -112,7 +112,7 @@ class Rooms:
                 self._show(table)
 
     def running(self, player: Player) -> Table | None:
-        """The game that the player is in."""
+        """Return the game that the player is in; None if none is running."""
         table = self.tables.get(player.table or "")
         return table if table is not None and table.ending is None else None
 
@@ -120,18 +120,18 @@ class Rooms:
         return player.key in self.connections or player.key in self.lobby or self.running(player) is not None
 
     def lacking(self) -> list[str]:
-        """Policies that should act and cannot yet: those of the study, else 'any'."""
+        """Return the policies that should act and cannot yet: those of the study, or 'any'."""
         acting = set(self.listener.ready())
         if self.study is None:
             return [] if acting else ["any"]
         return sorted(set(self.study.file.policies) - {HH} - acting)
 
     def occupied(self, *, practice: bool) -> int:
-        """Tables at which a game runs."""
+        """Return the number of tables with a running game."""
         return sum(table.ending is None and table.practice == practice for table in self.tables.values())
 
     async def note(self, player: Player, kind: str) -> None:
-        """'consented', 'quiz_passed' or 'practised', for good. Raises NotWrittenError."""
+        """Record that a player has 'consented', 'quiz_passed' or 'practised'. Raises NotWrittenError."""
         await self._know(player)
         await self.journal.write(event := {"kind": kind, "player": player.key})
         self.players.apply(event)
@@ -152,7 +152,7 @@ class Rooms:
         slot: Slot | None = None,
         practice: bool = False,
     ) -> Table:
-        """A new game. Raises NotWrittenError."""
+        """Begin a game. Raises NotWrittenError."""
         event: Event = {
             "kind": "began",
             "game": secrets.token_hex(12),
@@ -175,7 +175,7 @@ class Rooms:
         return table
 
     def seat(self, event: Event, practice: bool = False) -> Table:
-        """The table of a game that began, in the journal or just now."""
+        """Make the table of a game that began, in the journal or just now."""
         table = Table(
             id=event["game"],
             context=contexts.from_json(event["context"]),
@@ -205,7 +205,7 @@ class Rooms:
     # --- moves -----------------------------------------------------------------------------------------------------
 
     async def say(self, player: Player, game: str, turn: int, text: str) -> None:
-        """Raises MoveRefusedError and NotWrittenError."""
+        """Make a speaker's move. Raises MoveRefusedError and NotWrittenError."""
         table, said, fits = self.tables.get(game), clean(text), True
         readable = 0 < len(said) <= LONGEST_UTTERANCE  # else the table refuses it
         if readable and table is not None and not table.practice and table.awaited == "speaker":
@@ -213,17 +213,17 @@ class Rooms:
         await self._move(player, game, turn, "say", lambda table: table.say(player.key, turn, text, fits=fits))
 
     async def act(self, player: Player, game: str, turn: int, select: str, deselect: str) -> None:
-        """Raises MoveRefusedError and NotWrittenError."""
+        """Make a listener's move. Raises MoveRefusedError and NotWrittenError."""
         await self._move(
             player, game, turn, "act", lambda table: table.act(player.key, turn, select, deselect, self.clock())
         )
 
     async def leave(self, player: Player, game: str) -> None:
-        """Raises MoveRefusedError and NotWrittenError."""
+        """End a game for a player. Raises MoveRefusedError and NotWrittenError."""
         await self._move(player, game, None, "leave", lambda table: table.leave(player.key))
 
     async def stay(self, player: Player) -> None:
-        """Raises MoveRefusedError."""
+        """Restart the time of a player's wait in the lobby. Raises MoveRefusedError."""
         if not self.lobby.stay(player.key, self.clock()):
             raise MoveRefusedError("type", "you are not in the lobby")
         self.connections[player.key].send(self.lobby.message(player.key, self.clock()))  # type: ignore[arg-type]  # there
@@ -250,7 +250,7 @@ class Rooms:
         self.metrics.seconds.labels(name).observe(time.perf_counter() - began)
 
     async def happens(self, table: Table, event: Event) -> None:
-        """On disk first, then here. The caller holds the table's lock. Raises NotWrittenError."""
+        """Write an event to the journal, then apply it. The caller holds the table's lock. Raises NotWrittenError."""
         if not table.practice:
             await self.journal.write(event)
         table.apply(event, self.clock())
@@ -306,19 +306,19 @@ class Rooms:
             self.study.ended(Result(table.id, table.policy, self.users(table), ending.reason, ending.by))
 
     def users(self, table: Table) -> dict[str, str]:
-        """Pseudonyms by role."""
+        """Return the players' pseudonyms by role."""
         seated = {role: self.players.by_key(key) for role, key in table.seats.items()}
         return {role: player.user for role, player in seated.items() if player is not None}
 
     def drop(self, game: str) -> None:
-        """A table that nobody can come back to."""
+        """Remove a table that nobody can come back to."""
         table = self.tables.pop(game, None)
         for key in table.seats.values() if table is not None else ():
             if (player := self.players.by_key(key)) is not None and player.table == game:
                 player.table = None
 
     def _forget(self, game: str | None) -> None:
-        """A game that is over; a practice that its player leaves for another is, too."""
+        """Remove a game that is over, or a practice that its player leaves for another game."""
         table = self.tables.get(game or "")
         if table is not None and (table.practice or table.ending is not None):
             del self.tables[table.id]
@@ -344,7 +344,7 @@ class Rooms:
             self._forget(table.id)
 
     def _show(self, table: Table) -> None:
-        """To everybody at the table who is here."""
+        """Send its state to everybody at the table who is connected."""
         now = self.clock()
         for role, key in table.seats.items():
             connection, player = self.connections.get(key), self.players.by_key(key)

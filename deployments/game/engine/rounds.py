@@ -1,4 +1,4 @@
-"""The round of games outside a study: the one after the newest that a policy learned from; 0 before any."""
+"""Find the round of games outside a study: the one after the newest that a policy learned from; 0 before any."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tasks.support.workspace import Workspace
 
 log = logging.getLogger(__name__)
 _HOLDS = 30.0
-"""Seconds until the registry is asked again."""
+"""Seconds for which an answer of the registry holds."""
 _AGAIN = 3.0
-"""The same, while it is unreachable and no round is known: nobody waits for the same timeout twice."""
+"""The same for no answer, while no round is known: nobody waits for the same timeout twice."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class _Answer:
 
 
 class Rounds:
-    """Asks the registry. While it is unreachable, its last answer holds.
+    """Rounds by policy, from the registry. While it is unreachable, its last answer holds.
 
     Args:
-        fixed: the round, where the operator sets it.
+        fixed: the round, if the operator sets it.
     """
 
     def __init__(self, workspace: Workspace, fixed: int | None) -> None:

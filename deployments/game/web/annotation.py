@@ -1,9 +1,9 @@
 """Let annotators judge sampled games turn by turn, in two phases, without targets (appendix A.2). Each has a token.
 
-Phase 1 shows context, state and utterance, and asks for the intended action. That answer is kept at once, and only
-then phase 2 shows the action that was taken and the follow-up, and asks whether the speaker is satisfied: nobody can
-look first. Answers of both phases go to the `annotations` table (`measuring.human_eval`), phase 1 by itself to
-``answers_begun/``, from which an annotator resumes after a break.
+Phase 1 shows context, state and utterance, and asks for the intended action. Once that answer is stored, phase 2 shows
+the action that was taken and the follow-up, and asks whether the speaker is satisfied: nobody can look first. Answers
+of both phases go to the `annotations` table (`measuring.human_eval`), phase 1 by itself to ``answers_begun/``, from
+which an annotator resumes after a break.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from respect_core.store.base import MissingKeyError, Store
 COOKIE = "respect_annotator"
 BEGUN = "answers_begun"
 _HOLDS = 3600.0
-"""Seconds for which a game that was shown to an annotator is not given to another in its place."""
+"""Seconds for which a game that an annotator has seen is not given to another in their place."""
 router = APIRouter(prefix="/api/annotate", responses=PROBLEMS)
 
 
 class Shown(BaseModel):
-    """An earlier turn of the game: all of it was seen."""
+    """An earlier turn of the game, with its action."""
 
     utterance: str
     action: str
 
 
 class Task(BaseModel):
-    """What an annotator sees of a turn. `action` and `follow_up` are null in phase 1, whatever they are."""
+    """A turn as an annotator sees it. `action` and `follow_up` are null in phase 1, whatever they are."""
 
     interaction: str
     turn: int = Field(description="from 0")
@@ -58,7 +58,7 @@ class Task(BaseModel):
 
 
 class Next(BaseModel):
-    """`task` is null where nothing is left."""
+    """The next turn to annotate. `task` is null if nothing is left."""
 
     task: Task | None
     done: int = Field(description="turns that this annotator has answered")
@@ -76,22 +76,23 @@ class Given(BaseModel):
 
 
 class Desk:
-    """What annotators are given and answer, over a store. `show` is told of the pictures that they see."""
+    """Tasks for annotators and their answers, in a store. `show` is called with the pictures that they see."""
 
     def __init__(self, store: Store, show: Callable[[Sequence[str]], None] = lambda _: None) -> None:
         self._store, self._show = store, show
-        self._lock = threading.Lock()  # the table is made by one at a time
+        self._lock = threading.Lock()  # serialises changes to the table
         self._held: dict[str, tuple[float, annotation_tasks.AnsweredTurn]] = {}  # until when, which game, by annotator
 
     def next(self, annotator: str) -> Next:
-        """The turn that is next for an annotator. Raises StoreError and TableError."""
+        """Return the turn that an annotator gets next. Raises StoreError and TableError."""
         with self._lock:
             return self._next(annotator)
 
     def answer(self, annotator: str, given: Given) -> Next:
-        """Keep an answer; a turn that ends with it gives the next one.
+        """Store an answer and return what is next: the turn's other phase, or another turn.
 
-        Raises RequestDeniedError, StoreError and TableError.
+        Raises:
+            RequestDeniedError, StoreError, TableError: as these say.
         """
         with self._lock:
             found = self._turn(annotator)
@@ -134,7 +135,7 @@ class Desk:
         return Next(task=None if found is None else self._shown(annotator, *found), done=done)
 
     def _turn(self, annotator: str) -> tuple[AnnotationTask, TaskTurn] | None:
-        """A game that somebody has in hand counts as begun, so that two do not begin the same one."""
+        """Find the next turn. A game that somebody is at counts as begun, so that two do not begin the same one."""
         now = time.monotonic()
         held = {game for until, game in self._held.values() if until > now}
         answered = human_eval.answered_turns(self._store) | held
@@ -164,7 +165,7 @@ class Desk:
         )
 
     def _begin(self, annotator: str, task: AnnotationTask, turn: TaskTurn, given: Given) -> str:
-        """Keep the answer of phase 1, the first one for good. Raises RequestDeniedError."""
+        """Store the answer of phase 1 and return it; the first one stands. Raises RequestDeniedError."""
         if given.intended is None:
             raise RequestDeniedError(422, "intended", "say first what you would select")
         try:
@@ -188,7 +189,7 @@ def _begun(annotator: str, task: AnnotationTask, turn: TaskTurn) -> str:
 
 
 def _annotator(request: Request) -> str:
-    """The annotator's pseudonym. Raises RequestDeniedError."""
+    """Return the annotator's pseudonym. Raises RequestDeniedError."""
     known = _tokens(request)
     token = tokens.held(request, COOKIE, known)
     if token is None:
@@ -229,11 +230,11 @@ async def login(request: Request, response: Response, given: tokens.Login) -> di
 
 @router.get("/next")
 async def following(annotator: TheAnnotator, desk: TheDesk) -> Next:
-    """The turn to annotate, in its phase."""
+    """Return the turn to annotate, in its phase."""
     return await asyncio.to_thread(desk.next, annotator)
 
 
 @router.post("/answer")
 async def answer(annotator: TheAnnotator, desk: TheDesk, given: Given) -> Next:
-    """An answer to it; what is next."""
+    """Take an answer to it, and return what is next."""
     return await asyncio.to_thread(desk.answer, annotator, given)

@@ -1,4 +1,4 @@
-"""/api: arriving, consent, quiz, practice, and the wish for a game. No answer repeats what was sent."""
+"""Answer /api: arrival, consent, quiz, practice, and requests for a game. No answer repeats what was sent."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def rooms_of(request: Request) -> Rooms:
 
 
 def player_of(request: Request, respect_player: Annotated[str | None, Cookie(max_length=200)] = None) -> Player:
-    """Whose cookie it is. Raises RequestDeniedError."""
+    """Return the player whose cookie it is. Raises RequestDeniedError."""
     player = rooms_of(request).players.of(respect_player)
     if player is None:
         raise RequestDeniedError(401, "", "arrive first")
@@ -61,7 +61,7 @@ TheDoor = Annotated[Door, Depends(door_of)]
 
 @router.post("/arrive")
 async def arrive(request: Request, response: Response, rooms: TheRooms, door: TheDoor, arrival: Arrive) -> Arrived:
-    """A player comes, or comes back."""
+    """Admit a player who comes, or comes back."""
     arrivals: Buckets = request.app.state.arrivals
     cookie = request.cookies.get(COOKIE)
     known = rooms.players.stays(cookie, arrival.participant, arrival.study)
@@ -77,26 +77,26 @@ async def arrive(request: Request, response: Response, rooms: TheRooms, door: Th
 
 @router.get("/me")
 async def me(door: TheDoor, player: ThePlayer) -> Me:
-    """How far the player is."""
+    """Return how far the player is."""
     return door.me(player)
 
 
 @router.post("/consent")
 async def consent(rooms: TheRooms, door: TheDoor, player: ThePlayer, _: Consent) -> Me:
-    """The player agrees to take part."""
+    """Record that the player agrees to take part."""
     await rooms.note(player, "consented")
     return door.me(player)
 
 
 @router.get("/quiz")
 async def questions() -> list[QuizQuestion]:
-    """Without the answers."""
+    """Return the questions, without the answers."""
     return quiz.questions()
 
 
 @router.post("/quiz")
 async def answer(rooms: TheRooms, player: ThePlayer, given: QuizAnswers) -> QuizResult:
-    """Passed where every answer is right."""
+    """Check the player's answers: the quiz is passed if all are right."""
     wrong = quiz.wrong(given.answers)
     if not wrong:
         await rooms.note(player, "quiz_passed")
@@ -105,21 +105,21 @@ async def answer(rooms: TheRooms, player: ThePlayer, given: QuizAnswers) -> Quiz
 
 @router.post("/practised")
 async def practised(rooms: TheRooms, door: TheDoor, player: ThePlayer, _: Practised) -> Me:
-    """The practice round is done."""
+    """Record that the practice round is done."""
     await rooms.note(player, "practised")
     return door.me(player)
 
 
 @router.post("/games", response_model=GameStarted | InLobby)
 async def new_game(door: TheDoor, player: ThePlayer, wish: NewGame) -> GameStarted | InLobby:
-    """A game, or a place in the lobby."""
+    """Begin a game, or the wait for one in the lobby."""
     table = await door.enter(player, wish)
     return InLobby() if table is None else GameStarted(game=table.id)
 
 
 @router.get("/images/{name}.png", response_class=Response, responses={200: {"content": {"image/png": {}}}})
 async def image(request: Request, name: str) -> Response:
-    """A picture of a context that is or was played."""
+    """Return a picture of a context that is or was played."""
     found = await rooms_of(request).images.png(name)
     if found is None:
         return JSONResponse(Problem(field="name", reason="there is no such picture").model_dump(), 404)

@@ -1,4 +1,4 @@
-"""The application: pages, /api, the socket, /health and /metrics, behind one guard."""
+"""Assemble the application: pages, /api, the socket, /health and /metrics, behind one guard."""
 
 from __future__ import annotations
 
@@ -68,21 +68,21 @@ def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
 
     @app.get("/health")
     async def health(response: Response) -> dict[str, Any]:
-        """200 where all that should run does; else 503, and what has failed."""
+        """Answer 200 if all that should run does; else 503, with what has failed."""
         down = sorted(rooms.background.down | (set() if rooms.journal.alive else {"journal"}))
         response.status_code = 503 if down else 200
         return {"status": "failing", "down": down} if down else {"status": "ok"}
 
     @app.get("/ready")
     async def ready(response: Response) -> dict[str, Any]:
-        """200 where people get their games: a policy can act, or each that the study asks for; else 503."""
+        """Answer 200 if people get their games, since a policy can act, or each that the study asks for; else 503."""
         lacking = rooms.lacking()
         response.status_code = 503 if lacking else 200
         return {"ready": not lacking, "lacking": lacking}
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
-        """For Prometheus; the policy server's in this process too."""
+        """Return the metrics for Prometheus, with those of a policy server in this process."""
         own = rooms.metrics.text(
             games=sum(table.ending is None for table in rooms.tables.values()),
             sockets=len(rooms.connections),
@@ -103,14 +103,14 @@ async def _denied(request: Request, error: Any) -> JSONResponse:
 
 
 async def _invalid(request: Request, error: Any) -> JSONResponse:
-    """The first complaint, without the input, nor the name of a field that there is not."""
+    """Return the first complaint, without the input or the name of an unknown field."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"] if part not in ("body", "path", "query", "cookie")]
     if first["type"] == "json_invalid":
         return JSONResponse(Problem(reason="not JSON").model_dump(), 422)
     if first["type"] == "extra_forbidden":
         return JSONResponse(Problem(reason="there is a field too many").model_dump(), 422)
-    known = ".".join(path[:1])  # what lies deeper is named by who sent it
+    known = ".".join(path[:1])  # deeper names are the sender's
     return JSONResponse(Problem(field=known, reason=str(first["msg"])).model_dump(), 422)
 
 

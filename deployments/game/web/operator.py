@@ -1,4 +1,4 @@
-"""The operator's side of a study: how far it is, stop and start, payments. Behind a token."""
+"""Let the operator, who has a token, watch a study, stop and start it, and read the payments."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from deployments.game.web.api import PROBLEMS
 
 COOKIE = "respect_operator"
 COLUMNS = ("user", "game", "policy", "role", "ended", "pay", "bonus", "currency")
-"""Of the payments; `user` is the pseudonym of the participant's id (`respect_core.log.pseudonyms.pseudonym`)."""
+"""Columns of payments; `user` is the pseudonym of the participant's id (`respect_core.log.pseudonyms.pseudonym`)."""
 router = APIRouter(prefix="/api/operator", responses=PROBLEMS)
 
 
 def _operator(request: Request) -> None:
-    """Raises RequestDeniedError without the operator's token."""
+    """Raise RequestDeniedError without the operator's token."""
     token = _token(request)
     if tokens.held(request, COOKIE, [token]) is None:
         raise RequestDeniedError(401, "token", "sign in with the operator's token")
@@ -53,14 +53,14 @@ async def login(request: Request, response: Response, given: tokens.Login) -> di
 
 @router.post("/logout")
 async def logout(response: Response) -> dict[str, bool]:
-    """Sign it out: its cookie is deleted. A copy of it opens the page until its day is over."""
+    """Sign it out by deleting its cookie. A copy of the cookie opens the page until its day is over."""
     response.delete_cookie(COOKIE)
     return {"signed_in": False}
 
 
 @router.get("/state")
 async def state(rooms: TheRooms) -> dict[str, Any]:
-    """Games by policy, success so far with its interval, and who is here."""
+    """Return games by policy, success so far with its interval, and how many players are here."""
     return await standing(rooms)
 
 
@@ -73,14 +73,14 @@ async def stop(rooms: TheRooms) -> dict[str, Any]:
 
 @router.post("/start")
 async def start(rooms: TheRooms) -> dict[str, Any]:
-    """The study takes people again."""
+    """Let games of the study begin again."""
     await set_open(rooms, True)
     return await standing(rooms)
 
 
 @router.get("/payments.csv", response_class=Response, responses={200: {"content": {"text/csv": {}}}})
 async def payments(rooms: TheRooms) -> Response:
-    """A row for each person of each game, and for each wait in vain."""
+    """Return a row for each person of each game, and for each unsuccessful wait."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
@@ -90,7 +90,7 @@ async def payments(rooms: TheRooms) -> Response:
 
 
 async def standing(rooms: Rooms) -> dict[str, Any]:
-    """Of the study, or of free play; nothing of who plays."""
+    """Describe the study, or free play, without anything about who plays."""
     free: dict[str, Any] = {
         "name": None,
         "round": rooms.settings.round,

@@ -1,5 +1,7 @@
-"""The pages: HTML, a style sheet and JavaScript modules, as they stand in `pages/`. Nothing is built, nothing fetched
-from elsewhere, and no script or style stands in the HTML, so that the strictest Content-Security-Policy holds.
+"""Serve the pages: HTML, a style sheet and JavaScript modules, as they are in `pages/`.
+
+Nothing is built or fetched from elsewhere, and the HTML contains no script or style, so that the strictest
+Content-Security-Policy holds.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ PAGES = {
 }
 """File by path. The operator's and the annotators' pages hold nothing until a token is given."""
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_FRESH = {"Cache-Control": "no-cache"}  # asked for again at each load: a new release shows at once
+_FRESH = {"Cache-Control": "no-cache"}  # checked at each load: a new release shows at once
 _STATIC = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in _TYPES}
 _HTML = {path: (FOLDER / name).read_bytes() for path, name in PAGES.items()}
 
@@ -31,7 +33,7 @@ router = APIRouter(include_in_schema=False)
 
 
 async def page(request: Request) -> Response:
-    """One of `PAGES`."""
+    """Return the page at the requested path, one of `PAGES`."""
     return Response(_HTML[request.scope["path"]], media_type="text/html", headers=_FRESH)
 
 
@@ -41,7 +43,7 @@ for _path in PAGES:
 
 @router.get("/static/{name}")
 async def static(name: str) -> Response:
-    """A file of the pages."""
+    """Return a file that the pages use."""
     if name not in _STATIC:
         return JSONResponse(Problem(field="name", reason="there is no such file").model_dump(), 404)
     return Response(_STATIC[name], media_type=_TYPES[Path(name).suffix], headers=_FRESH)

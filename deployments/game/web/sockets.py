@@ -1,4 +1,4 @@
-"""The socket of a player: who may open it, what is read from it, and what is done with it."""
+"""Serve a player's socket: decide who may open it, read messages, and do what they ask."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def _read(socket: WebSocket, rooms: Rooms, player: Player, connection: Con
 
 
 async def _done(rooms: Rooms, player: Player, connection: Connection, text: str | None) -> Refused | None:
-    """Do what a message asks, or return why not."""
+    """Do what a message asks; return a refusal if it cannot be done."""
     if text is None:
         return Refused(field="", reason="send text")
     try:
@@ -96,7 +96,7 @@ _FIELDS = {"type", "game", "turn", "text", "select", "deselect", "at"}
 
 
 def _invalid(error: ValidationError) -> Refused:
-    """The first complaint, without anything that was sent: not even the name of a field that there is not."""
+    """Return the first complaint, without anything that was sent, such as the name of an unknown field."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     if first["type"] == "json_invalid":
         return Refused(field="", reason="not JSON")
