@@ -54,7 +54,7 @@ class Caps:
 
 
 def household(host: str) -> str:
-    """The client that an address stands for: for IPv6 its /64; IPv4 written as IPv6 counts as IPv4."""
+    """Return the client that an address stands for: for IPv6 its /64; IPv4 written as IPv6 counts as IPv4."""
     try:
         found = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -103,7 +103,7 @@ class Gate:
         self._told = float("-inf")
 
     def enter(self, transport: asyncio.BaseTransport) -> bool:
-        """Whether there is room for a connection, which then counts until `leave`."""
+        """Count a connection until `leave`; return False if there is no room for it."""
         host = str((transport.get_extra_info("peername") or ("unknown",))[0])
         key = household(host)
         if len(self._open) >= self.total or (self._of[key] >= self.each and not self._trusts(host)):
@@ -148,7 +148,7 @@ def _trusted(proxies: str) -> Callable[[str], bool]:
 
 
 def _protocols(gate: Gate) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
-    """uvicorn's two protocols with this gate in front."""
+    """Put this gate in front of the two protocols of uvicorn."""
     return type("Http", (_Http,), {"gate": gate}), type("Ws", (_Ws,), {"gate": gate})
 
 

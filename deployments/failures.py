@@ -6,5 +6,5 @@ import traceback
 
 
 def place_of(error: BaseException) -> str:
-    """An error's type, and its traceback without the message."""
+    """Return an error's type, and its traceback without the message."""
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"

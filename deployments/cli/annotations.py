@@ -1,4 +1,4 @@
-"""Commands for what people measure: annotations, and the released dataset of the study."""
+"""Offer commands for human evaluation: annotations, and the released dataset of the study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`respect import`: import games from elsewhere into the store, and undo that."""
+"""Offer `respect import`: import games from elsewhere into the store, and undo that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `respect` command. Heavy imports wait until a command needs them, so that --help answers at once."""
+"""Define the `respect` command. Heavy imports wait until a command needs them, so that --help answers at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands for what is deployed: promote, rollback, the ledger, and what a version learned from."""
+"""Offer commands for deployed versions: promote, roll back, list the ledger, and trace what a version learned from."""
 
 from __future__ import annotations
 

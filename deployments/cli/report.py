@@ -1,4 +1,4 @@
-"""`respect report`: the paper's tables and figures of a run, and a page that reads like a short paper."""
+"""Offer `respect report`: the paper's tables and figures of a run, and a page that reads like a short paper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`respect search`: train one variant of one round with each configuration of a named grid."""
+"""Offer `respect search`: train one variant of one round with each configuration of a named grid."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Page:
 
 
 def pages(only: str | None, prefect_port: int, mlflow_port: int) -> list[Page]:
-    """The pages to start.
+    """Return the pages to start.
 
     Raises:
         ValueError: `only` names neither.

@@ -1,4 +1,4 @@
-"""`respect serve`: the policy server on the loopback, until Ctrl-C or SIGTERM."""
+"""Run `respect serve`: the policy server, until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP interface, over anything that acts: the server in this process, or one that does the same elsewhere.
+"""Offer the HTTP interface over anything that acts: the server in this process, or one that does the same elsewhere.
 
 No reply and no log line repeats what a user wrote.
 """
@@ -40,7 +40,7 @@ class AnsweredError(ExpectedError):
 
 
 class Actor(Protocol):
-    """What the interface calls."""
+    """The server behind the interface."""
 
     metrics: Metrics
 
@@ -54,7 +54,7 @@ class Actor(Protocol):
 
 
 def create_app(actor: Actor) -> FastAPI:
-    """The application; `actor` starts and closes with it."""
+    """Build the application; `actor` starts and closes with it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,7 +69,7 @@ def create_app(actor: Actor) -> FastAPI:
 
     @app.post("/act", response_model=ActReply, responses=_PROBLEMS)
     async def act(request: ActRequest) -> Response:
-        """The policy's action in a game."""
+        """Return the policy's action in a game."""
         status, answer = await answered(actor.act, request)
         actor.metrics.responses.labels(str(status)).inc()
         headers = {"Retry-After": "1"} if status == 503 else None
@@ -77,30 +77,30 @@ def create_app(actor: Actor) -> FastAPI:
 
     @app.post("/check", response_model=Fits, responses=_PROBLEMS)
     async def check(request: ActRequest) -> Response:
-        """Whether a policy could act on this: 422 names what is wrong or too long. Nothing is drawn or logged."""
+        """Check whether a policy could act on this: 422 names what is wrong or too long. Nothing is drawn or logged."""
         status, answer = await answered(actor.check, request)
         return JSONResponse(answer.model_dump(), status)
 
     @app.delete("/games/{variant}/{game}", status_code=204)
     def end(variant: Annotated[str, Path(max_length=40)], game: Name) -> None:
-        """The game is over: its version is not kept for it any more."""
+        """End a game: its version need not be kept for it any more."""
         actor.end(variant, game)
 
     @app.get("/health")
     def health() -> dict[str, str]:
-        """The process answers."""
+        """Answer while the process runs."""
         return {"status": "ok"}
 
     @app.get("/ready", responses={503: {"model": Readiness}})
     def ready(response: Response) -> Readiness:
-        """200 where every variant has a version to act, else 503."""
+        """Answer 200 if every variant has a version to act, else 503."""
         found = actor.readiness()
         response.status_code = 200 if found.ready else 503
         return found
 
     @app.get("/metrics")
     def metrics() -> Response:
-        """For Prometheus."""
+        """Return the metrics for Prometheus."""
         return Response(actor.prometheus(), media_type=CONTENT_TYPE_LATEST)
 
     return app
@@ -109,7 +109,7 @@ def create_app(actor: Actor) -> FastAPI:
 async def answered(
     act: Callable[[ActRequest], Awaitable[ActReply | Fits]], request: ActRequest
 ) -> tuple[int, ActReply | Fits | Problem]:
-    """The result of `Actor.act` or `Actor.check`, as status code and body."""
+    """Return the result of `Actor.act` or `Actor.check`, as status code and body."""
     try:
         return 200, await act(request)
     except AnsweredError as error:
@@ -130,7 +130,7 @@ async def answered(
 
 
 async def _invalid(request: Request, error: Any) -> JSONResponse:
-    """The first complaint, without the input."""
+    """Return the first complaint, without the input."""
     first = error.errors()[0]
     path = [part for part in first["loc"] if part not in ("body", "path")]
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")

@@ -150,7 +150,7 @@ class Follower:
                 return
 
     def _loaded(self, version: ModelVersion) -> Served:
-        """The version, ready to act; a refused one is not fetched again at every check."""
+        """Load a version, ready to act; a refused one is not fetched again at every check."""
         key = f"{version.name}/{version.version}", version.tags["adapter_hash"]
         refused = self._refused_versions.get(key)
         if refused and time.monotonic() - refused[0] < RETRY:

@@ -12,7 +12,7 @@ from deployments.serving.schema import Readiness, VariantState
 
 
 def together(states: Sequence[Readiness]) -> Readiness:
-    """What is true of all servers. If they have seen different versions, the one with the lowest number counts."""
+    """Return what is true of all servers. If they have seen different versions, the lowest number counts."""
 
     def state(variant: str) -> VariantState:
         each = [state.variants[variant] for state in states]
@@ -35,7 +35,7 @@ def together(states: Sequence[Readiness]) -> Readiness:
 
 
 def _number(version: str | None) -> int:
-    """The number of a version; no version sorts first."""
+    """Return the number of a version; no version sorts first."""
     return int(version.rpartition("/")[2]) if version else -1
 
 
@@ -57,7 +57,7 @@ def gather(texts: Iterable[tuple[str, str]], without: set[str]) -> list[Metric]:
 
 
 def exposition(metrics: Iterable[Metric]) -> bytes:
-    """Metrics as text for Prometheus."""
+    """Return metrics as text for Prometheus."""
     return generate_latest(_Collected(metrics))
 
 

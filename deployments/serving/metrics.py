@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics."""
+"""Count and time what the policy server does, for Prometheus at /metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from respect_core.acting.roster import Roster
 
 
 class Metrics:
-    """Events are counted as they happen; states are read on request. Names begin with `respect_`."""
+    """Metrics: events are counted as they happen, states are read on request. Names begin with `respect_`."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -34,7 +34,7 @@ class Metrics:
         self.log_failures = Counter("log_failures", "Lines that went neither to disk nor to the store", **made)
 
     def text(self, roster: Roster[Served], follower: Follower, waiting: int) -> bytes:
-        """The metrics in the exposition format."""
+        """Return the metrics in the exposition format."""
         self._waiting.set(waiting)
         self._following.set(follower.following)
         since = follower.seconds_since_contact

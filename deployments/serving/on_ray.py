@@ -73,7 +73,7 @@ class Games:
         self._roster: Roster[str] = Roster(idle=settings.idle * _LONGER, most=settings.games)
 
     def begin(self, variant: str, game: str, version: str) -> str:
-        """The version of a game; if the game is new, this one."""
+        """Return the version of a game; if the game is new, this one."""
         return self._roster.begin(variant, game, version)
 
     def end(self, variant: str, game: str) -> None:
@@ -95,7 +95,7 @@ class Policies:
         self._server.close()
 
     async def act(self, request: ActRequest) -> tuple[int, ActReply | Fits | Problem]:
-        """The whole answer, even of an error: Ray would log its message, which may contain what a user wrote."""
+        """Return the whole answer, even of an error: Ray would log its message, which may contain what a user wrote."""
         return await answered(self._server.act, request)
 
     async def check(self, request: ActRequest) -> tuple[int, ActReply | Fits | Problem]:
@@ -109,7 +109,7 @@ class Policies:
         return self._server.readiness()
 
     def prometheus(self) -> tuple[str, str]:
-        """The replica's name and its metrics."""
+        """Return the replica's name and its metrics."""
         return serve.get_replica_context().replica_tag, self._server.prometheus().decode()
 
     async def _began_with(self, variant: str, game: str, version: str) -> str:
@@ -158,14 +158,14 @@ class Replicas:
                 handle.end.remote(variant, game).result(timeout_s=_PATIENCE)
 
     def readiness(self) -> Readiness:
-        """What is true of all replicas."""
+        """Return what is true of all replicas."""
         answers = self._ask_all("readiness")
         states = [answer for answer in answers if isinstance(answer, Readiness)]
         found = together(states)
         return found if len(states) == len(answers) else found.model_copy(update={"ready": False})
 
     def prometheus(self) -> bytes:
-        """The metrics of all replicas, each under its name, and the count of this front's replies."""
+        """Return the metrics of all replicas, each under its name, and the count of this front's replies."""
         own = {metric.name: metric for metric in self.metrics.responses.collect()}
         texts = [answer for answer in self._ask_all("prometheus") if not isinstance(answer, Exception)]
         return exposition([*gather(texts, set(own)), *own.values()])
@@ -174,18 +174,18 @@ class Replicas:
         return self._policies.options(session_id=f"{variant}/{game}")
 
     def _ask_all(self, method: str) -> list[Any]:
-        """The answer of each replica, or the error of one that was lost."""
+        """Return the answer of each replica, or the error of one that was lost."""
         asked = self._policies.broadcast(method)
         return list(asked.results(timeout_s=_PATIENCE, return_exceptions=True))
 
 
 def front() -> FastAPI:
-    """The HTTP interface in a replica of the front. A text scenario's route is added to `create_app`, as elsewhere."""
+    """Build the HTTP interface in a replica of the front. Add a text scenario's route to `create_app`."""
     return create_app(Replicas())
 
 
 def application(workspace: Workspace, settings: Settings, replicas: int) -> serve.Application:
-    """The three deployments. Each replica of policies has a device, or a core if the cluster has no devices."""
+    """Define the three deployments. Each replica of policies has a device, or a core if the cluster has no devices."""
     share = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
     deployment: Any = serve.deployment  # its types do not know that it takes a class
     free = {"ray_actor_options": {"num_cpus": 0}, "max_ongoing_requests": settings.queue}
@@ -206,8 +206,10 @@ def application(workspace: Workspace, settings: Settings, replicas: int) -> serv
 
 @contextmanager
 def served(workspace: Workspace, settings: Settings, *, replicas: int, host: str, port: int) -> Iterator[str]:
-    """Serve on the cluster at RAY_ADDRESS, or on this machine's, and yield the address. At the end, pending requests
-    are answered, logs go to the store, and Ray Serve ends too if it was started for this and has nothing else.
+    """Serve on the cluster at RAY_ADDRESS, or on this machine's, and yield the address.
+
+    At the end, pending requests are answered, logs go to the store, and Ray Serve ends too if it was started for this
+    and has nothing else.
 
     Args:
         host: address to listen on; if Ray Serve is already running, its own is kept.
@@ -246,7 +248,7 @@ def run(workspace: Workspace, settings: Settings, *, replicas: int, host: str, p
 
 
 def _free(host: str, port: int) -> int:
-    """The port, or any free one for 0. Checked first, because Ray Serve would keep to a port that is taken."""
+    """Return the port, or any free one for 0. Check it first, because Ray Serve would keep to a port that is taken."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Ray Serve, just after another server
         try:

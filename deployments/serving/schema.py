@@ -1,4 +1,4 @@
-"""Requests and replies of the policy server, as JSON."""
+"""Define requests and replies of the policy server, as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_TURNS = 256
 
 
 def _normal(text: str) -> str:
-    """The text in normal form, which may be longer. Raises ValueError."""
+    """Return the text in normal form, which may be longer. Raises ValueError."""
     said = normalised(text)
     if len(said) > LONGEST_UTTERANCE:
         raise ValueError(f"has {len(said)} characters in its normal form, at most {LONGEST_UTTERANCE}; shorten it")
@@ -77,7 +77,7 @@ class ActRequest(_Message):
 
 
 class ActReply(_Message):
-    """What the policy does, and who it was."""
+    """The policy's action, and the version that acted."""
 
     action: str = Field(description="canonical and legal in the state")
     legal: bool = Field(description="false where something else was written and `action` was made of it")
@@ -94,13 +94,13 @@ class ActReply(_Message):
 
 
 class Fits(_Message):
-    """A policy can act on a request."""
+    """The answer that a policy can act on a request."""
 
     fits: Literal[True] = True
 
 
 class VariantState(_Message):
-    """What new games of a variant get."""
+    """The version that new games of a variant get."""
 
     version: str | None = Field(description="null where nothing is loaded")
     adapter_hash: str | None
@@ -108,7 +108,7 @@ class VariantState(_Message):
 
 
 class Readiness(_Message):
-    """Whether every variant has a version to act, and how fresh the knowledge of what is deployed is."""
+    """The state of all variants, and how old the server's knowledge of what is deployed is."""
 
     ready: bool
     following: bool = Field(description="false while the registry or the store is away: what is loaded goes on")
@@ -118,7 +118,7 @@ class Readiness(_Message):
 
 
 class Problem(_Message):
-    """Why there is no action. A field is named as in 'turns[2].action'."""
+    """The reason why there is no action. A field is named as in 'turns[2].action'."""
 
     field: str = ""
     reason: str

@@ -1,4 +1,4 @@
-"""The policy server in this process: what the HTTP interface calls, without HTTP."""
+"""Serve policies in this process: what the HTTP interface calls, without HTTP."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class NotLoggedError(ExpectedError):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve. Times in seconds."""
+    """Settings of the policy server. Times in seconds."""
 
     variants: tuple[str, ...] = ACTING
     seed: int = 0  # of draws, if a request gives none
@@ -142,7 +142,7 @@ class PolicyServer:
         return reply
 
     async def check(self, request: ActRequest) -> Fits:
-        """Whether a policy could act: nothing is drawn or logged. Raises TooLongError."""
+        """Check whether a policy could act: nothing is drawn or logged. Raises TooLongError."""
         self.measure(request)
         return Fits()
 
@@ -157,7 +157,7 @@ class PolicyServer:
             raise TooLongError(field, f"{excess.reason}; shorten it")
 
     async def _version(self, variant: str, game: str) -> Served:
-        """The version that acts in the game."""
+        """Return the version that acts in the game."""
         try:
             if self.began_with is None or self.roster.runs(variant, game):
                 return self.roster.version(variant, game)
@@ -179,7 +179,7 @@ class PolicyServer:
         self.roster.end(variant, game)
 
     def readiness(self) -> Readiness:
-        """Whether there is a version for every variant, and what acts."""
+        """Return whether there is a version for every variant, and which versions act."""
         deployed, refused = self.roster.deployed(), dict(self.follower.refused)
 
         def state(variant: str) -> VariantState:
@@ -200,7 +200,7 @@ class PolicyServer:
         )
 
     def prometheus(self) -> bytes:
-        """The metrics' text."""
+        """Return the metrics as text."""
         return self.metrics.text(self.roster, self.follower, self._batcher.waiting)
 
     def _log(self, request: ActRequest, reply: ActReply) -> None:

@@ -42,7 +42,7 @@ class Served:
 
 
 class LastGood:
-    """What acted last for each variant, remembered on this machine across restarts. Its files stay in the cache."""
+    """The last version that acted for each variant, remembered across restarts. Its files stay in the cache."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._folder = workspace.scratch / "serving"
@@ -54,7 +54,7 @@ class LastGood:
             write_whole(self._file(variant), json.dumps({"version": served.name, "adapter_hash": served.adapter_hash}))
 
     def version(self, variant: str) -> ModelVersion | None:
-        """The version, with what loading it needs from the registry; None if nothing is known to have acted."""
+        """Return the version, with what loading it needs from the registry; None if none is known to have acted."""
         try:
             known = json.loads(self._file(variant).read_bytes())
             name, _, number = known["version"].rpartition("/")
@@ -74,7 +74,7 @@ class StoredImages(Mapping[str, Image.Image]):
         self._known: dict[str, Image.Image] = {}
 
     def missing(self, images: Iterable[str]) -> list[str]:
-        """The images that must be read first."""
+        """Return the images that must be read first."""
         return [image for image in images if image not in self._known]
 
     def require(self, images: Iterable[str]) -> None:
@@ -92,7 +92,7 @@ class StoredImages(Mapping[str, Image.Image]):
 
 
 class Loader:
-    """Load versions. A version in use is loaded once, for all variants that it serves.
+    """A loader of versions. A version in use is loaded once, for all variants that it serves.
 
     Args:
         temperature: sampling temperature.
@@ -112,7 +112,7 @@ class Loader:
         self._lock = Lock()
 
     def load(self, version: ModelVersion) -> Served:
-        """The version, ready to act. Several threads may call this; they are served one at a time.
+        """Load a version, ready to act. Several threads may call this; they are served one at a time.
 
         Raises:
             VersionRejectedError: its files are not the registered ones, do not load, or are for another base model.
@@ -154,7 +154,7 @@ class Loader:
         return served
 
     def _base_of(self, profile: Profile, name: str) -> tuple[Base, VisionFeatures]:
-        """The server's base model, which is that of the first version."""
+        """Return the server's base model, which is that of the first version."""
         if self._base is None:
             base = load_base(profile.base, scenario(profile.scenario), image_size=profile.image_size)
             vision = self._workspace.scratch / "vision"
