@@ -28,7 +28,7 @@ def sample_command(
     triple: Annotated[
         float, typer.Option(min=0, max=1, help="Share of games that three annotators see, for their agreement.")
     ] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of the draw: the same seed draws the same games.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw: the same seed draws the same games.")] = 0,
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Also write the tasks here, one JSON object a line.")
     ] = None,
@@ -83,7 +83,7 @@ def import_released_command(
 
 @released_app.command("export-released")
 def export_released_command(
-    directory: Annotated[Path, typer.Argument(file_okay=False, help="Where the Parquet files go.")],
+    directory: Annotated[Path, typer.Argument(file_okay=False, help="Folder for the Parquet files.")],
     run: Run = "main",
 ) -> None:
     """Write a run's tables in the schema of the released dataset, with a folder for each configuration."""

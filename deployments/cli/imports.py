@@ -82,7 +82,9 @@ def list_imports(run: Run = "main") -> None:
 
 @import_app.command("undo")
 def undo_import(
-    name: Annotated[str, typer.Argument(help="Of the import, or how it begins: `respect import list` has the names.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of the import, or how it begins: `respect import list` has the names.")
+    ],
     run: Run = "main",
 ) -> None:
     """Undo an import: its games leave the log, the tables and the game sets. Pictures and annotations stay."""

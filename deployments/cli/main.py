@@ -135,7 +135,7 @@ def study_command(
     named = split(variants)
     learning = [name for name in named if name != CONTROL]
     if not learning:
-        raise typer.BadParameter(f"{CONTROL} is deployed beside variants that learn: name one, e.g. b-fft,{CONTROL}")
+        raise typer.BadParameter(f"{CONTROL} is deployed alongside variants that learn: name one, e.g. b-fft,{CONTROL}")
     control = CONTROL in named or variants == ["all"]
     parameters, workspace = (
         build(StudyParameters, given, variants=learning, control=control),
@@ -175,7 +175,7 @@ def study_summary(
 @options(EvaluateParameters, without=["game_set"])
 def evaluate_command(
     game_set: Annotated[
-        str, typer.Argument(help="A set kept with `respect import games --game-set NAME`; its right turns count.")
+        str, typer.Argument(help="A set added by `respect import games --game-set NAME`; its right turns count.")
     ],
     run: Run = "main",
     **given: Any,

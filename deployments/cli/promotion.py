@@ -37,7 +37,7 @@ def promote_command(variant: VariantName, run: Run = "main", **given: Any) -> No
 @promotion_app.command("rollback")
 @options(RollbackParameters, without=["variant"])
 def rollback_command(variant: VariantName, run: Run = "main", **given: Any) -> None:
-    """Put back what was deployed before the newest promotion that stands. Another rollback goes one further back."""
+    """Put back what was deployed before the newest promotion in force. Another rollback goes one further back."""
     parameters, workspace = build(RollbackParameters, given, variant=variant), run_workspace(run)
     from flows.promote import rollback as flow
 

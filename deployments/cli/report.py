@@ -33,15 +33,16 @@ def report_command(
     similarity: Annotated[
         str | None,
         typer.Option(
-            help="Of images, for equation 3: a CSV or Parquet file (image_a, image_b, similarity), or 'vision' for the "
-            "frozen vision tower of the run's base model. Without it table 5 has none."
+            help="Similarity of images, for equation 3: a CSV or Parquet file (image_a, image_b, similarity), or "
+            "'vision' for the frozen vision tower of the run's base model. Without it table 5 has none."
         ),
     ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="Beside the paper's values, with a verdict per cell; published.csv.")
+        bool, typer.Option("--published", help="Compare with the paper's values: a verdict per cell, in published.csv.")
     ] = False,
     games: Annotated[
-        bool, typer.Option(help="Draw games turn by turn, with what users wrote: leave out where it must not be seen.")
+        bool,
+        typer.Option(help="Draw games turn by turn, with what users wrote: --no-games where these must not be seen."),
     ] = True,
 ) -> None:
     """Write tables 2 to 9, figures 4 to 7, 14 and 15, and one HTML page, from the rounds and policies that exist."""

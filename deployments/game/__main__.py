@@ -22,14 +22,15 @@ app = Commands(add_completion=False)
 def play(
     run: Run = "main",
     study: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="A study's file (docs/game.md); none: play freely.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A study's file (docs/game.md). Default: free play."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; put TLS in front of anything but this machine.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
     policies: Annotated[
-        str | None, typer.Option(help="URL of a policy server (`respect serve`); by default policies act in here.")
+        str | None, typer.Option(help="URL of a policy server (`respect serve`); by default they act in this process.")
     ] = None,
     variants: Annotated[str, typer.Option(help="Comma-separated variants that act here, outside a study.")] = "b-fft",
     round: Annotated[
@@ -38,14 +39,16 @@ def play(
     proxy: Annotated[
         str, typer.Option(help="Addresses of TLS proxies whose X-Forwarded-For and -Proto are believed.")
     ] = "127.0.0.1",
-    origin: Annotated[list[str] | None, typer.Option(help="Allowed besides the page's own; may be repeated.")] = None,
+    origin: Annotated[
+        list[str] | None, typer.Option(help="Origin allowed besides the page's own; may be repeated.")
+    ] = None,
     secure: Annotated[bool, typer.Option(help="Behind TLS: cookies travel over TLS only.")] = False,
-    faster: Annotated[float, typer.Option(min=0.01, help="Clocks so many times faster, for tests.")] = 1.0,
+    faster: Annotated[float, typer.Option(min=0.01, help="Speed up all clocks by this factor, for tests.")] = 1.0,
     prepare: Annotated[bool, typer.Option(help="Without any registered policy: register the base, train the seed.")] = (
         True
     ),
 ) -> None:
-    """People play in a browser; their games are in the next `respect round` (docs/game.md)."""
+    """Let people play in a browser; their games are in the next `respect round` (docs/game.md)."""
     workspace = run_workspace(run, new=True)
     import uvicorn
 

@@ -26,17 +26,19 @@ app = Commands(add_completion=False)
 def serve(
     run: Run = "main",
     variants: Annotated[str, typer.Option(help="Comma-separated variants and 'control', or 'all'.")] = "all",
-    host: Annotated[str, typer.Option(help="Address to listen on. There is no login: keep it where you trust all.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. There is no login: keep it where you trust everybody.")
+    ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
-    seed: Annotated[int, typer.Option(min=0, help="Of draws, where a request gives none.")] = 0,
-    temperature: Annotated[float, typer.Option(min=0, help="Of sampling; 0 takes the most probable action.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of draws, for requests that give none.")] = 0,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Sampling temperature; 0 takes the most probable action.")
+    ] = 1.0,
     most: Annotated[int, typer.Option(min=1, help="Turns in one pass.")] = 64,
     wait_ms: Annotated[float, typer.Option(min=0, help="How long a pass waits for more turns.")] = 4.0,
     cache_mb: Annotated[int, typer.Option(min=0, help="Memory for keys and values of games, for each version.")] = 1024,
     idle: Annotated[float, typer.Option(min=1, help="Seconds until a game without turns counts as over.")] = 1800.0,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at what is deployed.")] = 3.0,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between checks of what is deployed.")] = 3.0,
     on: Annotated[Place, typer.Option(help="This process, or replicas on a Ray cluster.")] = Place.HERE,
     replicas: Annotated[int, typer.Option(min=1, help="On Ray: servers, each with a device or core.")] = 1,
 ) -> None:

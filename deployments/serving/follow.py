@@ -112,7 +112,7 @@ class Follower:
             self._refuse(variant, str(error))
         except Exception as error:
             if is_transient(error):
-                log.warning("%s: registry or store is away (%s)", variant, type(error).__name__)
+                log.warning("%s: registry or store unreachable (%s)", variant, type(error).__name__)
                 return False
             # Addresses may contain a password.
             self._refuse(variant, str(error).replace(self._workspace.tracking_uri, "the registry"))
@@ -143,7 +143,7 @@ class Follower:
             entries = len(ledger.entries(self._workspace.open(), registry.model_name(each)))
             if entries < (known := self._entries.get(each, 0)):
                 raise VersionRejectedError(
-                    f"the ledger had {known} entries and has {entries}; restore the store, or start the server anew"
+                    f"the ledger had {known} entries and has {entries}; restore the store, or restart the server"
                 )
             self._entries[each] = entries
             if entries:  # or else the seed policy's ledger says what acts

@@ -29,7 +29,7 @@ class Metrics:
         )
         self._games = Gauge("running_games", "Games by the version that acts in them", ["version"], **made)
         self._refused = Gauge("refused", "1 where what is deployed is not served", ["variant"], **made)
-        self._following = Gauge("following", "0 while the registry or the store is away", **made)
+        self._following = Gauge("following", "0 while registry or store are unreachable", **made)
         self._contact = Gauge("contact_age_seconds", "Since registry and store last answered; NaN before", **made)
         self.log_failures = Counter("log_failures", "Lines that went neither to disk nor to the store", **made)
 

@@ -104,14 +104,14 @@ class VariantState(_Message):
 
     version: str | None = Field(description="null where nothing is loaded")
     adapter_hash: str | None
-    refused: str | None = Field(description="why what is deployed by now is not served; the one above goes on")
+    refused: str | None = Field(description="why what is deployed now is not served; the version above continues")
 
 
 class Readiness(_Message):
     """The state of all variants, and how old the server's knowledge of what is deployed is."""
 
     ready: bool
-    following: bool = Field(description="false while the registry or the store is away: what is loaded goes on")
+    following: bool = Field(description="false while registry or store are unreachable: what is loaded continues")
     seconds_since_contact: float | None = Field(description="since registry and store last answered; null before that")
     variants: dict[str, VariantState]
     running_games: dict[str, int] = Field(description="by version")

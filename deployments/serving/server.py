@@ -168,9 +168,11 @@ class PolicyServer:
             name = await self.began_with(variant, game, new.name)
             served = new if name == new.name else await asyncio.to_thread(self._loader.named, name)
         except Exception as error:  # whatever the connection or the registry raises when unreachable
-            log.error("%s: not known or not loaded what a game began with (%s)", variant, type(error).__name__)
+            log.error(
+                "%s: the version that a game began with is unknown or does not load (%s)", variant, type(error).__name__
+            )
             raise NotReadyError(
-                f"{variant}: the version that this game began with is not to be had at the moment"
+                f"{variant}: the version that this game began with is unavailable at the moment"
             ) from None
         return self.roster.begin(variant, game, served)
 

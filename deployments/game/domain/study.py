@@ -46,12 +46,13 @@ class StudyFile(BaseModel):
     )
     contexts: Drawn | Path = Field(description="{games, seed}, or a file beside this one")
     games_per_context: Annotated[int, Field(ge=1)] | None = Field(
-        default=1, description="of a policy of share 1 in each context; null for no end"
+        default=1, description="of a policy of share 1 in each context; null for no limit"
     )
     games_per_player: Annotated[int, Field(ge=1)] | None = 10
     lobby_seconds: Annotated[float, Field(gt=0)] = 120.0
     waits_per_player: Annotated[int, Field(ge=1)] | None = Field(
-        default=3, description="in vain, each of which is paid; after them a player waits no more; null for no end"
+        default=3,
+        description="waits without a partner that a player may have, each of which is paid; null for no limit",
     )
     anonymous: bool = Field(default=False, description="whether people may come without a participant's id")
     payment: Payment = Payment()

@@ -272,7 +272,7 @@ class Table:
         if self.awaited is None:
             raise MoveRefusedError("game", "the game is over")
         if self.awaited != role:
-            raise MoveRefusedError("turn", "it is the other's turn")
+            raise MoveRefusedError("turn", "it is your partner's turn")
         if turn != self.turn:
             raise MoveRefusedError("turn", "another turn is under way")
 

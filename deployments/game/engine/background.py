@@ -50,7 +50,7 @@ class Background:
             try:
                 await work()
             except Exception as error:
-                log.error("%s, begun again: %s", name, place_of(error))
+                log.error("%s failed and is restarted: %s", name, place_of(error))
                 self._failed(name)
             finally:
                 settles.cancel()

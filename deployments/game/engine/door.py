@@ -20,8 +20,8 @@ from deployments.game.engine.rooms import Rooms
 from deployments.game.engine.rounds import Rounds
 from respect_core.variants import HH
 
-RELEASED = "nobody else came in time; thank you for waiting, the wait counts"
-UNSAVED = "nobody else came in time; thank you for waiting. This cannot be saved at the moment, and is tried again"
+RELEASED = "Nobody else came in time; the wait counts."
+UNSAVED = "Nobody else came in time. Your wait cannot be saved at the moment; the server keeps trying."
 
 
 class Door:
@@ -42,7 +42,7 @@ class Door:
         known = self._rooms.players.of(cookie)
         named = arrival.participant is not None or (known is not None and known.study == arrival.study)
         if study is not None and arrival.study is not None and not named and not study.file.anonymous:
-            raise RequestDeniedError(403, "participant", "come by the link that you were given")
+            raise RequestDeniedError(403, "participant", "use the link that you were given")
         return self._rooms.players.arrive(cookie, arrival.participant, arrival.study)
 
     def me(self, player: Player) -> Me:
@@ -74,7 +74,7 @@ class Door:
         limits = self._rooms.settings.limits
         most = limits.practices if wish.practice else limits.tables
         if self._rooms.occupied(practice=wish.practice) >= most:
-            raise RequestDeniedError(503, "", "every table is taken; try again in a moment")
+            raise RequestDeniedError(503, "", "all tables are taken; try again in a moment")
         self._entering.add(player.key)
         try:
             if wish.practice:
@@ -120,7 +120,7 @@ class Door:
         if study is None or player.study != study.file.name or wish.mode != "study":
             raise RequestDeniedError(403, "mode", "only the games of the study are played here, and practice")
         if not player.consented or not player.quiz_passed:
-            raise RequestDeniedError(403, "", "first the consent and the quiz")
+            raise RequestDeniedError(403, "", "agree to take part and pass the quiz first")
         if not study.open:
             raise RequestDeniedError(403, "study", "the study is not open at the moment")
         if study.file.games_per_player is not None and player.begun >= study.file.games_per_player:
@@ -149,7 +149,7 @@ class Door:
                 raise RequestDeniedError(503, "", "the policy is being prepared; try again in a moment") from None
             if waited and HH in study.file.policies:
                 raise RequestDeniedError(
-                    403, "", "nobody came as often as you could wait; thank you for your time"
+                    403, "", "nobody came, and you have no waits left; thank you for your time"
                 ) from None
             raise RequestDeniedError(403, "", "every game of the study is taken; thank you") from None
         if slot.policy == HH:

@@ -186,7 +186,9 @@ class Remote:
     def _say_what_lacks(self, served: Collection[str]) -> None:
         lacking = ", ".join(name for name in self._wanted if name not in served)
         remedy = "nobody gets a game with it; name it in `respect serve --variants`"
-        self._say(f"of the study's policies the policy server does not serve {lacking}: {remedy}" if lacking else "")
+        self._say(
+            f"the study needs policies that the policy server does not serve, {lacking}: {remedy}" if lacking else ""
+        )
 
     def _say(self, what: str) -> None:
         """Log a warning once, not at every check."""

@@ -20,9 +20,12 @@ class Metrics:
             buckets=_SECONDS,
         )
         self.ended = Counter("respect_game_ended", "Games that are over.", ["reason"], registry=self._registry)
-        self.refused = Counter("respect_game_refused", "Messages not done.", ["field"], registry=self._registry)
+        self.refused = Counter("respect_game_refused", "Messages refused.", ["field"], registry=self._registry)
         self.failures = Counter(
-            "respect_game_failures", "Of the journal's disk, the store, or a policy.", ["what"], registry=self._registry
+            "respect_game_failures",
+            "Failures of the journal's disk, the store, or a policy.",
+            ["what"],
+            registry=self._registry,
         )
         self.state = Gauge("respect_game_now", "Games, sockets and people who wait.", ["of"], registry=self._registry)
 

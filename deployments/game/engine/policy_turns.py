@@ -31,7 +31,7 @@ async def _answer(rooms: Rooms, table: Table) -> None:
     reply = await _reply(rooms, table)
     if reply is not None and table.acted_by and table.acted_by[0][1] != reply.adapter_hash:
         # One game is one policy's in the log. The one that began it is gone, e.g. with a restart.
-        log.warning("game %s is stopped: %s would go on for another version", table.id, reply.version)
+        log.warning("game %s is stopped: %s would continue for another version", table.id, reply.version)
         reply = None
     if reply is None:
         await rooms.end(table, lambda: table.ended("stopped"))

@@ -44,9 +44,9 @@ def recover(rooms: Rooms) -> None:
         else:
             unknown.add(event["game"])
     for game in unknown:
-        log.error("game %s: the journal lacks its beginning; what was played in it is passed over", game)
+        log.error("game %s: the journal lacks its beginning; its moves are skipped", game)
     for game in damaged:
-        log.error("game %s: the journal lacks a line of it; it is stopped with what there is", game)
+        log.error("game %s: the journal lacks one of its moves; the game is stopped", game)
     rooms.damaged = damaged
 
 
@@ -61,7 +61,7 @@ def _compact(journal: Journal) -> None:
     try:
         journal.rewrite(kept)
     except OSError as error:
-        log.warning("the journal stays as large as it is: %s", error.strerror)
+        log.warning("the journal cannot be made smaller: %s", error.strerror)
 
 
 def _study(rooms: Rooms, event: Event) -> None:

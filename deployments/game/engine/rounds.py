@@ -72,11 +72,13 @@ class Rounds:
             if not isinstance(error, MlflowException) and not is_transient(error):
                 raise
             if not self._away:  # its message may hold an address with a password
-                log.warning("the registry is away (%s); games go on in the rounds known", type(error).__name__)
+                log.warning(
+                    "the registry is unreachable (%s); games continue in the rounds known", type(error).__name__
+                )
             self._away = True
             return None
         if self._away:
-            log.info("the registry is back")
+            log.info("the registry is reachable again")
         self._away = False
         return found
 

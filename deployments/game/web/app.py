@@ -109,7 +109,7 @@ async def _invalid(request: Request, error: Any) -> JSONResponse:
     if first["type"] == "json_invalid":
         return JSONResponse(Problem(reason="not JSON").model_dump(), 422)
     if first["type"] == "extra_forbidden":
-        return JSONResponse(Problem(reason="there is a field too many").model_dump(), 422)
+        return JSONResponse(Problem(reason="there is an unknown field").model_dump(), 422)
     known = ".".join(path[:1])  # deeper names are the sender's
     return JSONResponse(Problem(field=known, reason=str(first["msg"])).model_dump(), 422)
 

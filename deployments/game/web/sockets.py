@@ -102,7 +102,7 @@ def _invalid(error: ValidationError) -> Refused:
         return Refused(field="", reason="not JSON")
     named = [part for part in first["loc"] if part in _FIELDS]
     if first["type"] == "extra_forbidden":
-        return Refused(field="", reason="there is a field too many")
+        return Refused(field="", reason="there is an unknown field")
     if first["type"].startswith("union_tag"):
         return Refused(field="type", reason="there is no such message")
     return Refused(field=str(named[-1]) if named else "", reason=str(first["msg"]))

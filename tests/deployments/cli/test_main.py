@@ -68,7 +68,7 @@ def test_a_study_of_control_alone_is_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main.app, ["study", "--variants", "control"])
     assert result.exit_code == 2
-    assert "beside variants that learn" in " ".join(result.output.replace("│", " ").split())
+    assert "alongside variants that learn" in " ".join(result.output.replace("│", " ").split())
     assert not list(tmp_path.iterdir())
 
 

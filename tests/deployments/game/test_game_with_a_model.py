@@ -136,7 +136,7 @@ def test_policies_of_a_study_that_a_policy_server_lacks_are_said(
 
     with policies_served(place) as policies:
         asyncio.run(look(url := str(policies.client.base_url)))
-    assert "the policy server does not serve control:" in caplog.text
+    assert "the policy server does not serve, control:" in caplog.text
     caplog.clear()
     asyncio.run(look(url))
     assert "the policy server does not answer" in caplog.text

@@ -68,9 +68,9 @@ def test_games_begin_in_the_rounds_that_are_known(
         games = asyncio.run(play(running.port))
         assert [running.rooms.tables[game].round for game in games] == [5, 5, 5]
     assert [record.message for record in caplog.records if "registry is" in record.message] == [
-        "the registry is away (MlflowException); games go on in the rounds known",
-        "the registry is back",
-        "the registry is away (MlflowException); games go on in the rounds known",
+        "the registry is unreachable (MlflowException); games continue in the rounds known",
+        "the registry is reachable again",
+        "the registry is unreachable (MlflowException); games continue in the rounds known",
     ]
 
 

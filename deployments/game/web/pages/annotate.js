@@ -1,5 +1,5 @@
-// Annotation in two phases: first the action one would take, then, with the action taken and the follow-up in view,
-// whether the speaker is satisfied.
+// Annotation in two phases: the action that the annotator would take, and then, with the action taken and the follow-up
+// in view, whether the speaker is satisfied.
 
 import { get, post } from "./api.js";
 import { Board } from "./board.js";
@@ -46,7 +46,7 @@ function draw() {
   const fresh = first ? "" : read(task.action).select + read(task.action).deselect;
   board.render(state(), task.context.filter((_, place) => fresh.includes(LETTERS[place])), first);
   const planned = parts(board.action(state())).join(", ");
-  say($("done"), planned ? planned[0].toUpperCase() + planned.slice(1) : "Nothing is to be changed");
+  say($("done"), planned ? planned[0].toUpperCase() + planned.slice(1) : "Change nothing");
 }
 
 function render({ task: next, done }) {

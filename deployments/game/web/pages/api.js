@@ -1,6 +1,6 @@
-// Requests to /api, and where a player stands on the way to a game.
+// Requests to /api, and what comes before a player's game.
 
-/** The server refused: `reason` is for the player. */
+/** A refusal by the server; its message is for the player. */
 export class Refused extends Error {
   constructor(status, body) {
     super(body.reason || `The server answered with ${status}.`);
@@ -28,7 +28,7 @@ async function request(method, path, body) {
   return answer;
 }
 
-/** Where the player stands. Who is known to the server stays who they are; a new browser arrives. */
+/** The player's state. A known browser keeps its player; a new browser gets a new one. */
 export async function me() {
   return (await post("/api/arrive", { participant: null, study: null })).player_state;
 }

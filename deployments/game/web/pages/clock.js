@@ -1,4 +1,4 @@
-// The mover's clock: seconds that count down between two words of the server.
+// The mover's clock: it counts down by itself between two messages from the server.
 
 const SOON = [10, 5]; // seconds at which a mover is told
 

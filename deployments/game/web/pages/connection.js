@@ -1,6 +1,6 @@
-// The socket: connects again by itself, notices a dead line, and says where it stands.
+// The socket: it reconnects by itself, notices a dead connection, and reports its state.
 
-const PATIENCE = 8000; // milliseconds without an answer until the line counts as dead
+const PATIENCE = 8000; // milliseconds without an answer until the connection counts as dead
 const PING_EVERY = 10000;
 const LONGEST_PAUSE = 5000;
 const TAKEN_OVER = 4001; // close codes
@@ -9,7 +9,7 @@ const TOO_MUCH = [1008, 1009];
 export class Connection {
   /**
    * `on.message(object)`; `on.change(where)` with "open", "lost", "elsewhere" or "refused".
-   * A line that was lost is tried again until `close`.
+   * A lost connection is tried again until `stop`.
    */
   constructor(on) {
     this.on = on;
@@ -52,12 +52,12 @@ export class Connection {
     };
   }
 
-  /** Sends where the line is up; what matters is sent again by its owner once it is. */
+  /** Sends if connected. The caller sends what matters again after reconnecting. */
   send(message) {
     if (this.live) this.socket.send(JSON.stringify(message));
   }
 
-  /** Asks for a sign of life, and gives the line up where none came. */
+  /** Sends a ping, and drops the connection if nothing comes back. */
   check() {
     if (this.stopped) return;
     if (!this.live) return this.again();

@@ -1,4 +1,4 @@
-// Consent, then on to where the player was going.
+// Records consent, then goes to the page that the player asked for.
 
 import { before, me, play, post } from "./api.js";
 import { $, notice } from "./dom.js";

@@ -2,7 +2,7 @@
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element with attributes (true sets an empty one, false and null none) and children; strings become text. */
+/** Makes an element with attributes (true sets an empty one, false and null none) and children; strings become text. */
 export function element(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
 }
@@ -29,7 +29,7 @@ export function say(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }
 
-/** A message in the page's alert; "" takes it away. */
+/** Shows a message in the page's alert; "" hides it. */
 export function notice(text) {
   const target = $("notice");
   say(target, text);

@@ -1,4 +1,4 @@
-// What a player wrote or chose and the server has not acknowledged: it outlives a reload of the tab.
+// Stores what a player wrote or chose until the server acknowledges it, across reloads of the tab.
 
 const PREFIX = "multiref:";
 
@@ -19,9 +19,9 @@ function write(key, value) {
   }
 }
 
-/** Text or pictures that are not sent; of the given game and turn only. */
+/** Text or clicks that are not sent, of one game and turn. */
 export const draft = slot("draft");
-/** The message that was sent and is not acknowledged. */
+/** The message that was sent and is not acknowledged yet. */
 export const sent = slot("sent");
 
 function slot(key) {

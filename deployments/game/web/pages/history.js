@@ -33,7 +33,7 @@ export function renderHistory(list, state, unsent = null) {
   const speaker = state.role === "speaker" ? "You" : "Speaker";
   const items = state.turns.map((turn) => element("li", {}, said(speaker, turn.utterance), did(state, turn) ?? waiting(state)));
   if (unsent) items.push(element("li", { class: "sending" }, said(speaker, unsent.text), element("span", { class: "small" }, unsent.note)));
-  if (!items.length) items.push(element("li", { class: "muted" }, state.role === "speaker" ? "Nothing was said yet. You begin." : "Nothing was said yet. The speaker begins."));
+  if (!items.length) items.push(element("li", { class: "muted" }, state.role === "speaker" ? "Nothing has been said yet. You begin." : "Nothing has been said yet. The speaker begins."));
   list.replaceChildren(...items);
   list.scrollTop = list.scrollHeight;
 }

@@ -1,4 +1,4 @@
-// The rules, and a practice round whose listener does what is meant.
+// The rules, and a practice round whose listener understands everything.
 
 import { before, me, play } from "./api.js";
 import { $, notice, say, show } from "./dom.js";

@@ -1,4 +1,4 @@
-// The game's page. The server's `state` is all there is: it is drawn, and nothing else is kept but what is not sent.
+// The game's page draws the server's `state`. Nothing else is stored but what has not been sent.
 
 import { before, me, play, post } from "./api.js";
 import { Board } from "./board.js";
@@ -10,15 +10,15 @@ import { renderHistory } from "./history.js";
 import { actionText, ending, imageName, mine, turnsLeft, turnSeconds, whoseMove } from "./words.js";
 
 const VIEWS = ["elsewhere", "lobby", "none", "table"];
-const ANNOUNCEMENTS = 6; // kept in the log that screen readers read
-const SILENCE = 800; // milliseconds after connecting without a word: ask where we are
+const ANNOUNCEMENTS = 6; // in the log that screen readers read
+const SILENCE = 800; // milliseconds without a message after connecting, until the page asks for the state
 
 const NEARLY = 20; // seconds before the end of a wait
 
 let state = null;
 let line; // the connection
 let reconnected = false;
-let waited = null; // the lobby's last word, and when it came
+let waited = null; // the last message from the lobby, and when it came
 
 const board = new Board($("board"), () => {
   draft.set(state.game, state.turn, [...board.plan].sort());
@@ -89,7 +89,7 @@ const handlers = {
   },
 };
 
-/** What the server has is no longer ours to send. */
+/** Forgets what was sent once the server has it. */
 function settle() {
   const turn = state.turns[state.turn];
   const done = state.role === "speaker" ? turn : turn?.acted;
@@ -109,7 +109,7 @@ const move = (kept) => ({
   ...(typeof kept === "string" ? { type: "say", text: kept } : { type: "act", ...kept }),
 });
 
-/** Text and clicks of before a reload. */
+/** Restores text and clicks after a reload. */
 function restore(last) {
   if (last && last.turn === state.turn && last.phase === state.phase) return;
   say($("refused"), "");
@@ -280,7 +280,7 @@ async function lookAround() {
 
 function change(where) {
   if (where === "elsewhere") return view("elsewhere", true);
-  if (where === "refused") return notice("The server closed the connection, as too much or something wrong was sent. Load the page again.");
+  if (where === "refused") return notice("The server closed the connection: it received too many messages, or invalid ones. Load the page again.");
   reconnected = true;
   connectionText(where);
   if (where === "open") {

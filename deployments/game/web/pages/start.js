@@ -65,7 +65,7 @@ function study() {
   );
   say($("games"), `Games played: ${state.games_done}.` + (left === null ? "" : ` You may play ${left} more.`));
   if (finished) say($("games"), `You have played all your games (${state.games_done}). Thank you for taking part.`);
-  say($("next"), next ? "Go on" : "Start a game");
+  say($("next"), next ? "Continue" : "Start a game");
   $("next").disabled = !open || full || finished;
 }
 

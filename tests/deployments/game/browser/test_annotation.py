@@ -102,7 +102,7 @@ def test_a_game_is_annotated_turn_by_turn(serve: Serve, people: People, shot: Sh
     page.get_by_label("Yes, even though the listener selected or deselected something wrong").check()
     page.get_by_role("button", name="Next turn").click()
     heading(page, "What does the speaker ask for?")
-    page.get_by_role("button", name="Nothing is to be changed").click()
+    page.get_by_role("button", name="Change nothing").click()
     heading(page, "Nothing is left to annotate")
 
     for reply in replies:

@@ -43,7 +43,7 @@ def _join(page: Page, running: Running, participant: str) -> None:
 
 def _qualify(page: Page, shot: Shot | None = None) -> None:
     """Consent, a practice round, and the quiz: first with a wrong answer."""
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
     consent(page)
     heading(page, "How the game works")
     if shot:
@@ -125,7 +125,7 @@ def test_a_full_study_says_so_before_consent_and_quiz(serve: Serve, people: Peop
     page = people()
     _join(page, running, "WORKER-9")
     expect(page.get_by_text("Every game of this study is taken")).to_be_visible()
-    expect(page.get_by_role("button", name="Go on")).to_be_disabled()
+    expect(page.get_by_role("button", name="Continue")).to_be_disabled()
 
 
 def test_nobody_comes_and_the_wait_ends_honourably(serve: Serve, people: People, tmp_path: Path) -> None:
