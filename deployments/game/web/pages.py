@@ -1,7 +1,7 @@
-"""Serve the pages: HTML, a style sheet and JavaScript modules, as they are in `pages/`.
+"""Serve the pages: HTML over one layout, a style sheet and JavaScript modules, from `pages/`.
 
-Nothing is built or fetched from elsewhere, and the HTML contains no script or style, so that the strictest
-Content-Security-Policy holds.
+Nothing is fetched from elsewhere, and the HTML contains no script or style, so that the strictest
+Content-Security-Policy holds. A page `x.html` has its script in `x.js`.
 """
 
 from __future__ import annotations
@@ -10,24 +10,20 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from jinja2 import Environment, FileSystemLoader
 
 from deployments.game.domain.protocol import Problem
 
 FOLDER = Path(__file__).parent / "pages"
-PAGES = {
-    "/": "index.html",
-    "/consent": "consent.html",
-    "/instructions": "instructions.html",
-    "/quiz": "quiz.html",
-    "/play": "play.html",
-    "/operator": "operator.html",
-    "/annotate": "annotate.html",
+PAGES = {"/": "start"} | {
+    f"/{name}": name for name in ("consent", "instructions", "quiz", "play", "operator", "annotate")
 }
-"""File by path. The operator's and the annotators' pages hold nothing until a token is given."""
+"""Name by path. The operator's and the annotators' pages hold nothing until a token is given."""
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _FRESH = {"Cache-Control": "no-cache"}  # checked at each load: a new release shows at once
 _STATIC = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in _TYPES}
-_HTML = {path: (FOLDER / name).read_bytes() for path, name in PAGES.items()}
+_TEMPLATES = Environment(loader=FileSystemLoader(FOLDER), autoescape=True)
+_HTML = {path: _TEMPLATES.get_template(f"{name}.html").render(script=name) for path, name in PAGES.items()}
 
 router = APIRouter(include_in_schema=False)
 
