@@ -88,7 +88,7 @@ def rollback(workspace: Workspace, parameters: RollbackParameters) -> PromotionR
 
 
 def _end(result: PromotionRef) -> Any:
-    """The result as a completed state whose message says how it ended; Prefect hands callers the result itself."""
+    """Return the result as a completed state, whose message says how it ended; Prefect gives callers the result."""
     return Completed(message=str(result), data=result)
 
 

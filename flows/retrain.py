@@ -58,7 +58,7 @@ class Hyperparameters(BaseModel):
     )
 
     def of(self, profile: Profile, variant: Variant) -> Profile:
-        """The profile with these settings for the variant's objective."""
+        """Return the profile with these settings for the variant's objective."""
         changes: dict[str, Any] = {name: value for name, value in self.model_dump().items() if value is not None}
         if self.max_steps is not None:
             changes["checkpoint_every"] = max(1, self.max_steps // 4)

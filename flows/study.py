@@ -118,7 +118,7 @@ def _policies(
 def _measuring(
     workspace: Workspace, parameters: StudyParameters, profile: Profile, number: int, seed: RegisteredRef
 ) -> list[PrefectFuture[Any]]:
-    """The seed policy's games in the first and last round that nobody learns from, all on contexts of round 0."""
+    """Return the seed policy's games in the first and last round that nobody learns from, on contexts of round 0."""
     if number == 0:
         policy, skip = seed, parameters.games
     elif parameters.control and number == parameters.rounds:

@@ -144,6 +144,6 @@ def train_on_pool(
 
 
 def as_json(profile: Profile) -> dict[str, object]:
-    """The profile as a parameter of a deployment, so that the worker does what was decided here."""
+    """Return the profile as a parameter of a deployment, so that the worker does what was decided here."""
     fields: dict[str, object] = TypeAdapter(Profile).dump_python(profile, mode="json")
     return fields

@@ -69,7 +69,7 @@ def known(store: Store, round: int, variant: str) -> list[str]:
 
 
 def _games(store: Store, spec: Movable) -> dict[str, Partition]:
-    """The games that the work reads, in order, and the partition of each."""
+    """Return the games that the work reads, in order, and the partition of each."""
     table = "training_sets" if isinstance(spec, TrainSpec) else "turns"
     partitions = spec.partitions if isinstance(spec, DecodeSpec) else [Partition(spec.round, spec.variant)]
     chosen = spec.chosen()
@@ -82,7 +82,7 @@ def _ids(store: Store, table: str, partition: Partition) -> list[str]:
 
 
 def _named(directory: Path, games: dict[str, Partition]) -> Problem | None:
-    """The problem that the worker itself names, if its game may be left out: a validation game may not."""
+    """Return the problem that the worker itself names, if its game may be left out: a validation game may not."""
     if not (directory / CULPRIT).exists():
         return None
     said = json.loads((directory / CULPRIT).read_text())
@@ -94,7 +94,7 @@ def _named(directory: Path, games: dict[str, Partition]) -> Problem | None:
 def _suspect(
     run: Run, spec: Movable, directory: Path, error: WorkerFailedError, games: dict[str, Partition], at_once: bool
 ) -> Problem | None:
-    """The game that kills a worker, if this failure is worth the search."""
+    """Return the game that kills a worker, if this failure is worth the search."""
     times = _count(directory, spec, error.code)
     if error.code in (REFUSED, *_ENDED_BY_OTHERS) or not (at_once or error.code == NO_ROOM or times == ALIKE):
         return None
@@ -126,7 +126,7 @@ def find(suspects: Sequence[str], games: Sequence[str], fails: Callable[[Sequenc
 
 
 def _fails(run: Run, spec: Movable, directory: Path, games: Sequence[str]) -> bool:
-    """Whether a worker fails on these games alone."""
+    """Return whether a worker fails on these games alone."""
     tried = spec.model_copy(update={"only": list(games), **({"directory": directory} if _placed(spec) else {})})
     try:
         run(tried, directory, lambda done, total, note: None, again=True)
@@ -142,7 +142,7 @@ def _placed(spec: Movable) -> bool:
 
 
 def _count(directory: Path, spec: Movable, code: int) -> int:
-    """How many times in a row the specification has ended this way, including this time."""
+    """Return how many times in a row the specification has ended this way, including this time."""
     file, end = directory / FAILURES, {"specification": spec.key(), "code": code}
     before = json.loads(file.read_text()) if file.exists() else {}
     times = before["times"] + 1 if before.items() >= end.items() else 1
@@ -151,7 +151,7 @@ def _count(directory: Path, spec: Movable, code: int) -> int:
 
 
 def _in_hand(spec: Movable, directory: Path, games: dict[str, Partition]) -> list[str]:
-    """The games that the worker was processing, as far as it recorded them."""
+    """Return the games that the worker was processing, as far as it recorded them."""
     if isinstance(spec, TrainSpec):
         return _of_the_next_step(spec)
     about = directory / ABOUT

@@ -125,7 +125,7 @@ class Job:
 
     @classmethod
     def of(cls, spec: Movable, own: str = "") -> Job:
-        """The job of a specification; with `own`, one that belongs only to the driver of that name."""
+        """Return the job of a specification; with `own`, one that belongs only to the driver of that name."""
         return cls(spec, f"jobs/{spec.kind}/{spec.key()}{f'/{own}' if own else ''}")
 
     def submit(self, store: Store, processes: int) -> Any:
@@ -274,7 +274,7 @@ class _Copy:
 
 
 def _stamp(file: Path) -> tuple[int, int]:
-    """A value that changes when the file does."""
+    """Return a value that changes when the file does."""
     stat = file.stat()
     return stat.st_mtime_ns, stat.st_size
 

@@ -43,7 +43,7 @@ class Run(Protocol):
 
 
 def require_ray() -> None:
-    """Raises RayMissingError."""
+    """Raise RayMissingError if Ray is not installed."""
     if find_spec("ray") is None:
         raise RayMissingError(
             "Ray is not installed; add this project's extra: pip install -c constraints.txt -e '.[ray]'"
@@ -57,7 +57,7 @@ def require(place: Place) -> None:
 
 
 def runner(place: Place) -> Run:
-    """The function that a task calls with a specification. A run on a pool is already on its worker's machine.
+    """Return the function that a task calls with a specification. A run on a pool is already on its worker's machine.
 
     Raises:
         RayMissingError: the place is Ray, which is not installed.

@@ -104,7 +104,7 @@ def _slots() -> _Slots:
 
 @cache
 def parallel_workers() -> int:
-    """How many workers the machine can run: its number of CUDA devices, or of cores."""
+    """Return how many workers the machine can run: its number of CUDA devices, or of cores."""
     import torch
 
     return torch.cuda.device_count() or len(os.sched_getaffinity(0))
@@ -125,7 +125,7 @@ def _share(all_cores: bool, processes: int) -> Iterator[dict[str, str]]:
 
 
 def processes_of_training() -> int:
-    """How many processes train together: what accelerate's configuration in RESPECT_ACCELERATE says, else one.
+    """Return how many processes train together: what accelerate's configuration in RESPECT_ACCELERATE says, else one.
 
     Raises:
         ValueError: there is no such file.
@@ -141,7 +141,7 @@ def processes_of_training() -> int:
 
 
 def _command(processes: int) -> list[str]:
-    """The beginning of a worker's command line."""
+    """Return the beginning of a worker's command line."""
     launch = ["-m", "accelerate.commands.launch", "--config_file", os.environ[ACCELERATE]] if processes > 1 else []
     return [sys.executable, *launch, "-m", "tasks.compute.worker"]
 

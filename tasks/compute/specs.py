@@ -30,7 +30,7 @@ ABOUT = "about.json"
 
 
 def worker_code(profile: Profile) -> str:
-    """The version of all code that determines what a worker of this profile returns."""
+    """Return the version of all code that determines what a worker of this profile returns."""
     ports = scenario(profile.scenario), judge(profile.scenario)
     return code_version("tasks.compute.worker", *(type(port).__module__ for port in ports))
 
@@ -47,7 +47,7 @@ class Work(BaseModel):
     only: list[str] | None = Field(default=None, description="ids of games to be tried alone: nothing is kept of it")
 
     def chosen(self) -> Callable[[str], bool]:
-        """A function that says whether the work includes the game with an id."""
+        """Return a function that says whether the work includes the game with an id."""
         without, only = frozenset(self.without), None if self.only is None else frozenset(self.only)
         return lambda game: game not in without and (only is None or game in only)
 
@@ -57,7 +57,7 @@ class Work(BaseModel):
         return None
 
     def moved(self, workspace: Workspace, directory: Path, given: Path | None) -> Self:
-        """The same work with its files elsewhere."""
+        """Return the same work with its files elsewhere."""
         places = {"workspace": workspace, "directory": directory, "init_adapter": given, "adapter": given}
         return self.model_copy(update={name: places[name] for name in places if name in type(self).model_fields})
 

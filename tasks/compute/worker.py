@@ -219,7 +219,7 @@ def _played(spec: PlaySpec, store: Store) -> list[InteractionLog]:
 
 
 def _number(seed: int | str) -> int:
-    """The number for a seed, which may be a name."""
+    """Return the number for a seed, which may be a name."""
     return seed if isinstance(seed, int) else int(hashlib.sha256(seed.encode()).hexdigest()[:12], 16)
 
 
@@ -262,7 +262,7 @@ def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
 
 
 def _base(spec: PolicyWork) -> Base:
-    """The base model, which must be the one that the specification was made with.
+    """Return the base model, which must be the one that the specification was made with.
 
     Raises:
         ValueError: this machine has another base model of that name.

@@ -106,7 +106,7 @@ def undo_import(workspace: Workspace, name: str) -> tuple[ImportRecord, list[Par
 
 
 def list_imports(workspace: Workspace) -> list[ImportRecord]:
-    """The imports of a run, the oldest first."""
+    """Return the imports of a run, the oldest first."""
     return imports.known(workspace.open())
 
 

@@ -17,7 +17,7 @@ from tasks.support.workspace import Workspace
 
 
 def candidate(workspace: Workspace, variant: str, number: int | None = None) -> ModelVersion:
-    """The variant's version of that number, by default the candidate.
+    """Return the variant's version of that number, by default the candidate.
 
     Raises:
         ValueError: there is no such version.
@@ -29,7 +29,7 @@ def candidate(workspace: Workspace, variant: str, number: int | None = None) -> 
 
 
 def deployed(workspace: Workspace, variant: str) -> ModelVersion:
-    """The immutable version of a variant that users meet, its hash in the tag `adapter_hash`.
+    """Return the immutable version of a variant that users meet, its hash in the tag `adapter_hash`.
 
     The ledger says which it is, and the alias is settled to that first. Before any promotion it is the seed policy that
     the seed's own ledger names. No other registered version reaches users.
@@ -72,15 +72,17 @@ def pin_seed(workspace: Workspace, seed: ModelVersion, reason: str = "registered
 
 
 def is_pinned(workspace: Workspace, seed: ModelVersion) -> bool:
-    """Whether this seed policy acts, or acted, where nothing was promoted."""
+    """Return whether this seed policy acts, or acted, where nothing was promoted."""
     _seed(workspace)
     pinned = {(each.to_version, each.adapter_hash) for each in ledger.entries(workspace.open(), seed.name)}
     return (f"{seed.name}/{seed.version}", seed.tags["adapter_hash"]) in pinned
 
 
 def _seed(workspace: Workspace) -> ledger.Entry | None:
-    """The last entry of the seed's ledger, or None if there is no seed policy. In a store of an earlier release, which
-    has no such ledger, the ledger begins with the newest registered seed policy."""
+    """Return the last entry of the seed's ledger, or None if there is no seed policy.
+
+    In a store of an earlier release, which has no such ledger, it begins with the newest registered seed policy.
+    """
     store, model = workspace.open(), registry.model_name(SEED)
     if not store.keys(f"promotions/{model}/") and (newest := registry.latest(workspace, SEED)) is not None:
         pin_seed(workspace, newest, "the newest when it was first asked for")

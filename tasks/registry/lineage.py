@@ -59,7 +59,7 @@ def _d0(store: Store) -> tuple[Input, dict[str, str]] | None:
 
 
 def tree(workspace: Workspace, version: str) -> Tree:
-    """A tree from a version to its deployments, its parents and everything that it was made from.
+    """Return a tree from a version to its deployments, its parents and everything that it was made from.
 
     Raises:
         ValueError: not a registered version, or its lineage was not recorded.
@@ -116,7 +116,7 @@ def _source(data: Tree, source: Source) -> None:
 
 
 def table(title: str, found: Sequence[Learned]) -> Table:
-    """A table of the versions that learned from something, and how."""
+    """Return a table of the versions that learned from something, and how."""
     shown = Table("version", "turns", "labels", "how", title=title)
     for each in found:
         labels = [label for _, _, label, _ in each.turns]

@@ -24,40 +24,40 @@ VARIANT_RUNS = "metrics.val_exact_match >= 0"
 
 
 def served(workspace: Workspace) -> bool:
-    """Whether MLflow is a running server, which has pages; a database has none."""
+    """Return whether MLflow is a running server, which has pages; a database has none."""
     return workspace.tracking_uri.startswith("http")
 
 
 def where(workspace: Workspace) -> str:
-    """What a reader must do before the addresses work; empty if a server is running anyway."""
+    """Return what a reader must do before the addresses work; empty if a server is running anyway."""
     command = f"respect ui --run {workspace.root.name} --only mlflow"
     return "" if served(workspace) else f"They are there while `{command}` runs."
 
 
 def run(workspace: Workspace, run_id: str) -> str:
-    """A run's page."""
+    """Return a run's page."""
     return _page(workspace, f"experiments/{registry.experiment_id(workspace)}/runs/{run_id}")
 
 
 def side_by_side(workspace: Workspace, runs: Sequence[str]) -> str:
-    """The page that compares runs: parameters, metrics, and plots over them."""
+    """Return the page that compares runs: parameters, metrics, and plots over them."""
     ids = {"runs": [*runs], "experiments": [registry.experiment_id(workspace)]}
     asked = {name: json.dumps(value, separators=(",", ":")) for name, value in ids.items()}
     return _page(workspace, "compare-runs", asked)
 
 
 def of_round(workspace: Workspace, round: int) -> str:
-    """The experiment's charts of one round's variants only, unfolded, the best exact match first."""
+    """Return the experiment's charts of one round's variants only, unfolded, the best exact match first."""
     return _filtered(workspace, f"{VARIANT_RUNS} and tags.round = '{round}'", "metrics.`val_exact_match`")
 
 
 def over_rounds(workspace: Workspace, variant: str) -> str:
-    """The experiment's charts of one variant, one run per round."""
+    """Return the experiment's charts of one variant, one run per round."""
     return _filtered(workspace, f"{VARIANT_RUNS} and tags.variant = '{variant}'", "tags.`round`")
 
 
 def links(workspace: Workspace, round: int, runs: Mapping[str, str]) -> dict[str, Any]:
-    """The pages of a round, for its summary.
+    """Return the pages of a round, for its summary.
 
     Args:
         runs: run ids by variant.
@@ -71,7 +71,7 @@ def links(workspace: Workspace, round: int, runs: Mapping[str, str]) -> dict[str
 
 
 def sentence(round: int, pages: Mapping[str, Any], *, inside: bool = False) -> str:
-    """The pages in Markdown.
+    """Return the pages in Markdown.
 
     Args:
         pages: what `links` returned.

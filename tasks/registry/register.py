@@ -159,7 +159,7 @@ def register_seed(
 def find_seed(
     workspace: Workspace, profile: Profile, training_set: TrainingSetRef, validation: str
 ) -> RegisteredRef | None:
-    """The registered seed policy of the same data, base and settings, if there is one.
+    """Return the registered seed policy of the same data, base and settings, if there is one.
 
     A seed policy counts if another game set chose it, or if `validation` did and has not been replaced since. One that
     the seed's ledger does not name does not count: somebody else registered it, or an attempt that ended right then.
@@ -186,18 +186,18 @@ def recipe(profile: Profile, training_set: TrainingSetRef) -> str:
 
 
 def _base(profile: Profile) -> dict[str, str]:
-    """The base model's content hash as a tag; a model of the hub has only its name, which is in the recipe."""
+    """Return the base model's content hash as a tag; a model of the hub has only its name, which is in the recipe."""
     found = base_sha256(profile.base)
     return {"base_sha256": found} if found else {}
 
 
 def _chosen_by(workspace: Workspace, validation: str) -> dict[str, str]:
-    """The game set that chooses a checkpoint, by name and content, as tags."""
+    """Return the game set that chooses a checkpoint, by name and content, as tags."""
     return {"validation": validation, "validation_sha256": curated.stored(workspace.open(), validation).sha256}
 
 
 def _agrees(workspace: Workspace, version: ModelVersion, wanted: Mapping[str, str]) -> bool:
-    """Whether a version has these tags.
+    """Return whether a version has these tags.
 
     One that was registered before versions had content tags counts as made from what is there now, and is given those
     tags, so that later changes are noticed.
@@ -278,7 +278,7 @@ def _curves(history: list[dict[str, Any]]) -> list[tuple[str, float, int]]:
 
 @contextmanager
 def _bundle(workspace: Workspace, profile: Profile, selected: SelectedRef) -> Iterator[Path]:
-    """A directory with the adapter, its processor and its profile, as plain peft and transformers load them.
+    """Yield a directory with the adapter, its processor and its profile, as plain peft and transformers load them.
 
     Each registration has its own: a round and a retraining by hand may register the same variant at the same time.
     """

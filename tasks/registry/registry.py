@@ -79,7 +79,7 @@ def client(workspace: Workspace) -> MlflowClient:
 
 
 def experiment_id(workspace: Workspace) -> str:
-    """The study's experiment, made if absent."""
+    """Return the study's experiment, made if absent."""
     mlflow = client(workspace)
     found = mlflow.get_experiment_by_name(workspace.experiment)
     if found is not None:
@@ -113,14 +113,14 @@ def reopen(workspace: Workspace, run_id: str) -> None:
 
 
 def child_run(workspace: Workspace, parent: str, name: str) -> str:
-    """The id of the child run of that name, made if absent."""
+    """Return the id of the child run of that name, made if absent."""
     wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and attributes.run_name = '{name}'"
     found = client(workspace).search_runs([experiment_id(workspace)], wanted)
     return str(found[0].info.run_id) if found else start_run(workspace, name, parent)
 
 
 def attempts(workspace: Workspace, name: str, parent: str | None = None) -> list[Run]:
-    """Runs of that name below that parent, the newest first."""
+    """Return the runs of that name below that parent, the newest first."""
     found = client(workspace).search_runs([experiment_id(workspace)], f"attributes.run_name = '{name}'")
     return [run for run in found if run.data.tags.get(MLFLOW_PARENT_RUN_ID) == parent]
 
@@ -131,8 +131,10 @@ def left_open(workspace: Workspace, name: str, parent: str | None = None) -> lis
 
 
 def end_killed(workspace: Workspace, run_id: str) -> None:
-    """End an abandoned open run, and the open runs below it, as killed; discard what it logged of a model that did not
-    become a version."""
+    """End an abandoned open run, and the open runs below it, as killed.
+
+    What it logged of a model that did not become a version is discarded.
+    """
     mlflow = client(workspace)
     end_killed_below(workspace, run_id)
     if not mlflow.search_model_versions(f"run_id = '{run_id}'"):
@@ -155,7 +157,7 @@ def end_killed_below(workspace: Workspace, run_id: str) -> None:
 
 
 def logged_steps(workspace: Workspace, run_id: str, metric: str) -> set[int]:
-    """Steps at which a metric has been logged."""
+    """Return the steps at which a metric has been logged."""
     return {point.step for point in client(workspace).get_metric_history(run_id, metric)}
 
 
@@ -169,7 +171,7 @@ def end_run(workspace: Workspace, run_id: str, status: Status = "FINISHED") -> N
 
 
 def status_after(error: BaseException) -> Status:
-    """The status of a run that an error ended: killed if somebody interrupted it, else failed."""
+    """Return the status of a run that an error ended: killed if somebody interrupted it, else failed."""
     return "KILLED" if interrupts(error) else "FAILED"
 
 
@@ -273,19 +275,19 @@ def versions(workspace: Workspace, variant: str) -> list[ModelVersion]:
 
 
 def of_rounds(workspace: Workspace, variant: str) -> list[ModelVersion]:
-    """The versions of a variant that rounds registered: all except those retrained by hand."""
+    """Return the versions of a variant that rounds registered: all except those retrained by hand."""
     return [version for version in versions(workspace, variant) if RETRAINED not in version.tags]
 
 
 def latest(workspace: Workspace, variant: str, before_round: int | None = None) -> ModelVersion | None:
-    """The newest version of a variant, only among those trained on rounds before `before_round` if given."""
+    """Return the newest version of a variant, only among those trained on rounds before `before_round` if given."""
     of_variant = of_rounds(workspace, variant)
     eligible = [v for v in of_variant if before_round is None or int(v.tags["round"]) < before_round]
     return max(eligible, key=lambda v: (int(v.tags["round"]), int(v.version)), default=None)
 
 
 def previous(workspace: Workspace, variant: str, round: int) -> ModelVersion | None:
-    """What the variant's training in `round` continues from: its version of an earlier round, else the seed.
+    """Return what the variant's training in `round` continues from: its version of an earlier round, else the seed.
 
     B-FFT+ branches off B-FFT's (appendix D).
     """
@@ -300,19 +302,19 @@ def aliases(workspace: Workspace, model: str) -> dict[str, str]:
 
 
 def by_adapter_hash(workspace: Workspace, name: str, adapter_hash: str) -> ModelVersion | None:
-    """The registered version whose adapter has this hash, which identifies by content the policy that acted."""
+    """Return the registered version whose adapter has this hash, which identifies by content the policy that acted."""
     versions = client(workspace).search_model_versions(f"name='{name}'")
     return next((v for v in versions if v.tags.get("adapter_hash") == adapter_hash), None)
 
 
 def holds(workspace: Workspace, version: RegisteredRef) -> bool:
-    """Whether that version is registered with that adapter."""
+    """Return whether that version is registered with that adapter."""
     found = client(workspace).search_model_versions(f"name='{version.model}'")
     return (version.version, version.adapter_hash) in {(str(v.version), v.tags.get("adapter_hash")) for v in found}
 
 
 def named(workspace: Workspace, reference: str) -> ModelVersion:
-    """The version that 'respect.b-fft/3' names.
+    """Return the version that 'respect.b-fft/3' names.
 
     Raises:
         ValueError: the reference is not of that form, or names no registered version.
@@ -327,7 +329,7 @@ def named(workspace: Workspace, reference: str) -> ModelVersion:
 
 
 def download(workspace: Workspace, version: ModelVersion) -> Path:
-    """The version's files on this machine, fetched once, as versions never change."""
+    """Return the version's files on this machine, fetched once, as versions never change."""
     target = workspace.scratch / "registry" / version.name / str(version.version)
     if not target.exists():
         # Fetch next to the target and move it there whole: a partial copy is never taken for the model.
@@ -341,8 +343,9 @@ def download(workspace: Workspace, version: ModelVersion) -> Path:
 
 
 def adapter(workspace: Workspace, version: ModelVersion, *, fresh: bool = False) -> Path:
-    """The version's files on this machine, whose adapter is checked to be the registered one. A local copy that was
-    changed, or lost files, is fetched again.
+    """Return the version's files on this machine, after checking that their adapter is the registered one.
+
+    A local copy that was changed, or lost files, is fetched again.
 
     Args:
         fresh: check the registry's own files too, even if the copy is good.
@@ -381,14 +384,14 @@ def _require(files: Path, version: ModelVersion) -> None:
 
 @contextmanager
 def fetched(workspace: Workspace, version: ModelVersion) -> Iterator[Path]:
-    """The version's files fresh from the registry, deleted at the end unless they were moved."""
+    """Yield the version's files fresh from the registry, deleted at the end unless they were moved."""
     source, uri = version.source, workspace.tracking
     with passing(workspace.scratch / "registry" / version.name, "fetching-") as scratch:
         yield Path(download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri))
 
 
 def read_json(workspace: Workspace, run_id: str, name: str) -> Any | None:
-    """What `log_json` stored with a run, or None if nothing."""
+    """Return what `log_json` stored with a run, or None if nothing."""
     mlflow = client(workspace)
     if name not in {each.path for each in mlflow.list_artifacts(run_id)}:
         return None

@@ -32,14 +32,14 @@ _STAGES = (
 
 
 def key(kind: str, round: int, variant: str, made_from: Mapping[str, Any]) -> str:
-    """The key of the result for these inputs; the code's version is one of them."""
+    """Return the key of the result for these inputs; the code's version is one of them."""
     inputs = json.dumps({**made_from, "code": code_version(*_STAGES)}, sort_keys=True)
     digest = hashlib.sha256(inputs.encode()).hexdigest()[:32]
     return f"{Partition(round, variant).folder(f'results/{kind}')}{digest}.json"
 
 
 def find(workspace: Workspace, key: str, kind: type[Result]) -> Result | None:
-    """The record, if the work is finished and the version it names, if any, is registered."""
+    """Return the record, if the work is finished and the version it names, if any, is registered."""
     try:
         found = kind.model_validate_json(workspace.open().read(key))
     except MissingKeyError:

@@ -35,7 +35,7 @@ from tasks.support.workspace import Workspace
 
 
 def policies(workspace: Workspace, game_set: str, round: int | None) -> tuple[int, list[RegisteredRef]]:
-    """The seed policy and the variants registered after a round, the newest round by default.
+    """Return the seed policy and the variants registered after a round, the newest round by default.
 
     Raises:
         ValueError: no such game set, no seed policy, no variant of that round, or a policy that learned from the games,

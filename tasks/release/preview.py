@@ -53,7 +53,7 @@ def _preview(workspace: Workspace, profile: Profile, variant: Variant, learned: 
 
 
 def _validated(workspace: Workspace, version: ModelVersion) -> Evidence | None:
-    """What a version did on the games that chose it, as recorded at its registration; None if it was not recorded."""
+    """Return what a version did on the games that chose it, as recorded at its registration; None if it was not."""
     found: dict[str, Any] | None = registry.read_json(workspace, str(version.run_id), registry.VALIDATED)
     if found is None:
         return None
@@ -67,7 +67,7 @@ def _same_games(one: ModelVersion, other: ModelVersion) -> bool:
 
 
 def _interval(policy: Evidence) -> list[float]:
-    """The 95% interval of exact match, resampling whole games."""
+    """Return the 95% interval of exact match, resampling whole games."""
     sums: dict[str, int] = {}
     turns: dict[str, int] = {}
     for (game, _), right in sorted(policy.right.items()):

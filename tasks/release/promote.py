@@ -56,7 +56,7 @@ class Contest(BaseModel):
     history: list[Entry]
 
     def hash(self) -> str:
-        """A hash that identifies the contest, so that an answer counts only for this one."""
+        """Return a hash that identifies the contest, so that an answer counts only for this one."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:32]
 
 
@@ -80,7 +80,7 @@ class PromotionRef(BaseModel):
 
 @task(name="contenders", **PATIENT, cache_policy=NO_CACHE)
 def contenders(workspace: Workspace, variant: Variant, number: int | None, game_set: str) -> Contest:
-    """The candidate and the deployed version of a variant, the alias settled first.
+    """Return the candidate and the deployed version of a variant, the alias settled first.
 
     Raises:
         ValueError: no candidate, no such version or game set, no deployed version, or games that the candidate learned
@@ -194,7 +194,7 @@ def commit(workspace: Workspace, variant: Variant, entry: Entry) -> None:
 
 @task(name="prepare rollback", **PATIENT, cache_policy=NO_CACHE)
 def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason: str) -> Entry:
-    """The entry that puts back what was deployed before the newest promotion that stands.
+    """Return the entry that puts back what was deployed before the newest promotion that stands.
 
     Raises:
         LedgerError: there is no such promotion.
@@ -208,7 +208,7 @@ def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason:
 
 
 def promotion_entry(contest: Contest, verdict: Verdict, gate: GateConfig, actor: str, reason: str) -> Entry:
-    """The entry that replaces the version that the candidate was compared with, with the evidence."""
+    """Return the entry that replaces the version that the candidate was compared with, with the evidence."""
     candidate = contest.candidate
     evidence: dict[str, Any] = {
         "verdict": _decision(verdict),
@@ -231,7 +231,7 @@ def promotion_entry(contest: Contest, verdict: Verdict, gate: GateConfig, actor:
 
 
 def unchanged(contest: Contest, decision: Decision, verdict: Verdict | None = None) -> PromotionRef:
-    """The result if nothing was entered in the ledger."""
+    """Return the result if nothing was entered in the ledger."""
     return PromotionRef(
         decision=decision,
         model=contest.candidate.model,
@@ -243,7 +243,7 @@ def unchanged(contest: Contest, decision: Decision, verdict: Verdict | None = No
 
 
 def changed(entry: Entry) -> PromotionRef:
-    """The result of an entry in the ledger."""
+    """Return the result of an entry in the ledger."""
     return PromotionRef(
         decision="promoted" if entry.action is ledger.Action.PROMOTE else "rolled back",
         model=entry.model,
@@ -256,7 +256,7 @@ def changed(entry: Entry) -> PromotionRef:
 
 
 def ledger_table(entries: Sequence[Entry]) -> Table:
-    """A table of entries for the terminal, in order; the full evidence is in the entries themselves."""
+    """Return a table of entries for the terminal, in order; the full evidence is in the entries themselves."""
     shown = Table("model", "entry", "time", "what", "from", "to", "by", "why", "exact match", title="Promotions")
     for each in entries:
         figures = each.evidence.get("figures", {})

@@ -78,7 +78,7 @@ def decoder_config(profile: Profile) -> DecoderConfig:
 
 
 def decoder_identity(config: DecoderConfig) -> dict[str, str]:
-    """What a feedback table depends on besides the turns; kept in its manifest."""
+    """Return what a feedback table depends on besides the turns, for its manifest."""
     return {
         "decoder_model": config.name,
         "text_rules": utterances.RULES,

@@ -41,7 +41,7 @@ class NewInteractions(BaseModel):
 
 @task(name="find next round", **PATIENT, cache_policy=NO_CACHE)
 def find_next_round(workspace: Workspace, variants: Sequence[Variant]) -> int | None:
-    """The first round that has interactions and lacks a registered version of one of the variants, or None."""
+    """Return the first round that has interactions and lacks a registered version of one of the variants, or None."""
     logged = manifests.partitions_with(workspace.open(), LOGS, ".jsonl")
     return first_unfinished({part.round for part in logged}, finished_rounds(workspace, variants))
 
@@ -61,7 +61,7 @@ def count_new(workspace: Workspace, round: int, variants: Sequence[Variant], wan
 
 
 def finished_rounds(workspace: Workspace, variants: Sequence[Variant]) -> set[int]:
-    """Rounds that registered a version of each of the variants."""
+    """Return the rounds that registered a version of each of the variants."""
     registered = [{int(v.tags["round"]) for v in registry.of_rounds(workspace, variant)} for variant in variants]
     return set.intersection(*registered) if registered else set()
 
@@ -71,6 +71,6 @@ def first_unfinished(logged: Iterable[int], finished: Iterable[int]) -> int | No
 
 
 def round_of_play(workspace: Workspace, variants: Iterable[str]) -> int:
-    """The round that games outside a study belong to: the one after the newest that these variants learned from."""
+    """Return the round of games outside a study: the one after the newest that these variants learned from."""
     newest = [registry.latest(workspace, variant) for variant in variants]
     return max((int(version.tags["round"]) + 1 for version in newest if version is not None), default=0)

@@ -111,7 +111,7 @@ def _fill(
 
 
 def _acted(store: Store, partition: Partition) -> tuple[str, str | None]:
-    """The one policy that acted in a partition.
+    """Return the one policy that acted in a partition.
 
     Raises:
         ValueError: several did.

@@ -35,7 +35,7 @@ PromptName = Literal["the decoder's own", "zero-shot", "few-shot", "few-shot wit
 
 
 def configure(decoder: DecoderName, prompt: PromptName, positive: float | None) -> DecoderConfig:
-    """A named decoder with another prompt or another threshold for positives, in nats."""
+    """Return a named decoder with another prompt or another threshold for positives, in nats."""
     config = feedback.named(decoder)
     if prompt == "zero-shot":
         config = replace(config, binary=prompts.zero_shot("binary"), ternary=prompts.zero_shot("ternary"))
@@ -52,7 +52,7 @@ def configure(decoder: DecoderName, prompt: PromptName, positive: float | None) 
 
 
 def beside(workspace: Workspace, name: str) -> Store:
-    """The store whose `feedback` table holds the labels of that name."""
+    """Return the store whose `feedback` table holds the labels of that name."""
     return open_store(f"{workspace.store_uri}/redecoded/{name}")
 
 

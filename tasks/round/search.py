@@ -58,7 +58,7 @@ def open_search(
 
 
 def finished_points(workspace: Workspace, search_run: str) -> dict[str, SearchedRef]:
-    """The finished points of a search, by recipe."""
+    """Return the finished points of a search, by recipe."""
     wanted = f"tags.`mlflow.parentRunId` = '{search_run}' and attributes.status = 'FINISHED'"
     runs = registry.client(workspace).search_runs([registry.experiment_id(workspace)], wanted, max_results=50_000)
     return {

@@ -24,7 +24,7 @@ from tasks.support.workspace import Workspace
 
 @task(name="initial adapter", task_run_name="initial adapter {variant}", **PATIENT, cache_policy=NO_CACHE)
 def initial_adapter(workspace: Workspace, profile: Profile, variant: Variant, round: int) -> Path | None:
-    """The previous round's adapter or the seed's, if the profile continues from it; else None."""
+    """Return the previous round's adapter or the seed's, if the profile continues from it; else None."""
     if not profile.settings(variant, round).from_previous_adapter:
         return None
     version = registry.previous(workspace, variant, round)

@@ -38,8 +38,9 @@ def passing(folder: Path, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def alone(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock file that no other process of this machine holds, waiting if necessary. A process that ends releases
-    it, however it ends. A signal to the main thread ends the wait.
+    """Hold a lock file that no other process of this machine holds, waiting if necessary.
+
+    A process that ends releases it, however it ends. A signal to the main thread ends the wait.
 
     Args:
         waiting: called before waiting, if it is necessary to wait.

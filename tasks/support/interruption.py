@@ -18,7 +18,7 @@ _workers: list[subprocess.Popen[str]] = []
 
 
 def interrupts(error: BaseException | None) -> bool:
-    """Whether an error means that somebody stopped the work, not that the work failed."""
+    """Return whether an error means that somebody stopped the work, not that the work failed."""
     if error is None or not isinstance(error, Exception):
         return error is not None
     from prefect.exceptions import CancelledRun  # workers also call this, and do not import Prefect

@@ -1,4 +1,6 @@
-"""Progress of long stages: bars on a terminal if the command line asked for them, artifacts in Prefect if a worker did
+"""Show the progress of long stages.
+
+There are bars on a terminal if the command line asked for them, artifacts in Prefect if a worker did
 (RESPECT_PROGRESS=artifacts), otherwise nothing.
 
 Tasks run in threads of one process, so they all share one display.
@@ -88,7 +90,7 @@ class Artifact:
 
 
 def about(seconds: float | None) -> str:
-    """A note on the time left, e.g. ', about 12 min left'; empty if it is not known."""
+    """Return a note on the time left, e.g. ', about 12 min left'; empty if it is not known."""
     if seconds is None:
         return ""
     minutes = round(seconds / 60)

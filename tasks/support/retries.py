@@ -39,7 +39,7 @@ def wait_if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> 
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether an error may go away by itself: an unreachable store or server, a full disk, a killed process."""
+    """Return whether an error may go away by itself: an unreachable store or server, a full disk, a killed process."""
     status = getattr(error, "get_http_status_code", None)  # MLflow's errors, some of which are final
     if status is not None and 400 <= status() < 500:
         return status() in (408, 429)

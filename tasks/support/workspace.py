@@ -14,7 +14,7 @@ from respect_core.store.open import open_store
 
 
 def without_password(uri: str) -> str:
-    """The URI of a database or server without its password, safe to show and store."""
+    """Return the URI of a database or server without its password, safe to show and store."""
     return re.sub(r"([?&]\w*passw\w*=)[^&]*", r"\1", re.sub(r"^(\w[\w+.-]*://[^:@/]*):.*@", r"\1@", uri))
 
 
@@ -65,7 +65,7 @@ def checked_name(name: str) -> str:
 
 
 def workspace(root: Path, experiment: str = "respect") -> Workspace:
-    """The workspace rooted at `root`, made if absent."""
+    """Return the workspace rooted at `root`, made if absent."""
     root = root.resolve()
     root.mkdir(parents=True, exist_ok=True)
     return Workspace(
@@ -77,7 +77,7 @@ def workspace(root: Path, experiment: str = "respect") -> Workspace:
 
 
 def from_environment(part: str | None = None) -> Workspace:
-    """The workspace of a run on a work pool, whose inputs and results are where other machines can see them.
+    """Return the workspace of a run on a work pool, whose inputs and results are where other machines can see them.
 
     RESPECT_STORE and MLFLOW_TRACKING_URI name the shared places, RESPECT_ROOT a folder of this machine for scratch.
 
