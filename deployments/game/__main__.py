@@ -119,7 +119,7 @@ def listener(workspace: Workspace, url: str | None, study: Study | None, variant
     if unknown := sorted(set(acting) - set(DEPLOYABLE)):
         raise ValueError(f"no variant {', '.join(unknown)}; there are: {', '.join(DEPLOYABLE)}")
     if url is not None:
-        return Remote(url, wanted=acting if study else ())
+        return Remote(url, required=acting if study else ())
     return InProcess(PolicyServer(workspace, Settings(variants=acting)))
 
 

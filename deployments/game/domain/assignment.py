@@ -67,11 +67,12 @@ class Assignment:
             StudyFullError: nothing is left.
         """
         rng = random.Random(f"assignment-{self._seed}-{self._draws}")
-        left: dict[int, list[str]] = {}  # contexts by how many games they have
+        by_games: dict[int, list[str]] = {}  # contexts by how many games they have
         for context, games in self._games.items():
             if context not in seen:
-                left.setdefault(games, []).append(context)
-        slot = next((found for games in sorted(left) if (found := self._among(left[games], without, rng))), None)
+                by_games.setdefault(games, []).append(context)
+        slots = (self._draw_among(by_games[games], without, rng) for games in sorted(by_games))
+        slot = next(filter(None, slots), None)
         if slot is None:
             raise StudyFullError("no game is left")
         self._draws += 1
@@ -80,13 +81,13 @@ class Assignment:
 
     def full(self, seen: Collection[str] = ()) -> bool:
         """Return whether nothing is left for somebody who has played these contexts, even if all policies can act."""
-        return not any(self._open(counts, ()) for context, counts in self._counts.items() if context not in seen)
+        return not any(self._fewest(counts, ()) for context, counts in self._counts.items() if context not in seen)
 
-    def _among(self, contexts: list[str], without: Collection[str], rng: random.Random) -> Slot | None:
+    def _draw_among(self, contexts: list[str], without: Collection[str], rng: random.Random) -> Slot | None:
         """Draw a slot evenly from those of these contexts with a policy left; None if there is none."""
         rng.shuffle(contexts)
         for context in contexts:
-            if policies := self._open(self._counts[context], without):
+            if policies := self._fewest(self._counts[context], without):
                 return Slot(context, rng.choice(policies))
         return None
 
@@ -108,11 +109,11 @@ class Assignment:
         """Return the number of games by context and policy."""
         return {context: dict(counts) for context, counts in self._counts.items()}
 
-    def wanted(self, policy: str) -> int | None:
+    def quota(self, policy: str) -> int | None:
         """Return how many games a policy gets in the whole study; None for no limit."""
         return None if self._limit is None else self._limit * self._shares[policy] * len(self._counts)
 
-    def _open(self, counts: Mapping[str, int], without: Collection[str]) -> list[str]:
+    def _fewest(self, counts: Mapping[str, int], without: Collection[str]) -> list[str]:
         """Return the policies with the fewest games for their share in a context, among those that may get one."""
         done = {policy: counts[policy] / share for policy, share in self._shares.items() if policy not in without}
         if self._limit is not None:

@@ -12,7 +12,7 @@ from respect_core.store.base import Store
 from respect_core.store.images import known_images
 
 
-class Drawn(BaseModel):
+class ContextRecipe(BaseModel):
     """A number of contexts of the procedural tangrams' main split, drawn from a seed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -21,14 +21,14 @@ class Drawn(BaseModel):
     seed: str
 
 
-def of_study(store: Store, source: Drawn | Path) -> list[GameContext]:
+def of_study(store: Store, source: ContextRecipe | Path) -> list[GameContext]:
     """Return the contexts of a study, with their images in the store.
 
     Raises:
         ValueError: the file does not hold contexts (a JSON list of objects with id, images, speaker_order, targets), or
             names images that the store lacks.
     """
-    if isinstance(source, Drawn):
+    if isinstance(source, ContextRecipe):
         from respect_core.scenarios.multiref import world
 
         contexts = world.play_contexts(source.games, f"people-{source.seed}")
@@ -40,18 +40,18 @@ def of_study(store: Store, source: Drawn | Path) -> list[GameContext]:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"{source}: {where}: {first['msg']}; write id, images, speaker_order, targets") from None
-    known = known_images(store)
-    if lacking := sorted({image for context in contexts for image in context.images} - known):
-        raise ValueError(f"{source}: the store has no images {', '.join(lacking[:5])}; put them under images/ first")
+    stored = known_images(store)
+    if missing := sorted({image for context in contexts for image in context.images} - stored):
+        raise ValueError(f"{source}: the store has no images {', '.join(missing[:5])}; put them under images/ first")
     return contexts
 
 
-class Fresh:
+class FreshContexts:
     """A source of contexts that nobody has played, with their images in the store. Several threads may call it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._drawn: set[str] = set()  # images that are in the store
+        self._stored: set[str] = set()  # images that are in the store
 
     def prepare(self) -> None:
         """Make the tangrams, which takes seconds, before anybody waits for them."""
@@ -62,8 +62,8 @@ class Fresh:
         from respect_core.scenarios.multiref import world
 
         (context,) = world.play_contexts(1, f"people-{name}")
-        if not self._drawn.issuperset(context.images):
-            self._drawn |= world.ensure_images(self._store, [context])
+        if not self._stored.issuperset(context.images):
+            self._stored |= world.ensure_images(self._store, [context])
         return context
 
 

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from deployments.game.domain.assignment import Slot
 from deployments.game.domain.protocol import Lobby as Message
 
-_AWAY = 15.0
+_GONE_SECONDS = 15.0
 """Seconds without a socket until somebody who waits counts as gone; reloading a page takes fewer."""
 
 
 @dataclass
-class Waiting:
+class LobbyEntry:
     """A waiting player. `slot`: the game that their study assigned to them, if they are in one."""
 
     player: str
     slot: Slot | None
     since: float
     until: float
-    seen: float  # when their socket was last there
+    last_seen: float  # when their socket was last there
 
 
 class Lobby:
@@ -35,19 +35,19 @@ class Lobby:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._waiting: dict[str, Waiting] = {}
+        self._waiting: dict[str, LobbyEntry] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def __iter__(self) -> Iterator[Waiting]:
+    def __iter__(self) -> Iterator[LobbyEntry]:
         return iter(self._waiting.values())
 
     def __contains__(self, player: str) -> bool:
         return player in self._waiting
 
     def join(self, player: str, slot: Slot | None, now: float) -> None:
-        self._waiting[player] = Waiting(player, slot, now, now + self._seconds, now)
+        self._waiting[player] = LobbyEntry(player, slot, now, now + self._seconds, now)
 
     def stay(self, player: str, now: float) -> bool:
         """Restart the time of a player's wait; return False for somebody who does not wait."""
@@ -56,17 +56,17 @@ class Lobby:
             waiting.until = now + self._seconds
         return waiting is not None
 
-    def leave(self, player: str) -> Waiting | None:
+    def leave(self, player: str) -> LobbyEntry | None:
         return self._waiting.pop(player, None)
 
-    def put_back(self, waiting: Waiting) -> None:
+    def put_back(self, waiting: LobbyEntry) -> None:
         """Let somebody whose game did not begin after all continue to wait, before those who came later."""
-        self._waiting = {each.player: each for each in sorted([*self._waiting.values(), waiting], key=_since)}
+        self._waiting = {entry.player: entry for entry in sorted([*self._waiting.values(), waiting], key=_since)}
 
-    def partner(self, fits: Callable[[Waiting], bool]) -> Waiting | None:
+    def partner(self, fits: Callable[[LobbyEntry], bool]) -> LobbyEntry | None:
         """Take whoever has waited longest, of those who fit, out of the lobby."""
-        found = next((each for each in self._waiting.values() if fits(each)), None)
-        return self.leave(found.player) if found else None
+        longest = next((entry for entry in self._waiting.values() if fits(entry)), None)
+        return self.leave(longest.player) if longest else None
 
     def message(self, player: str, now: float) -> Message | None:
         """Return what a waiting player is told; None for somebody who does not wait."""
@@ -76,15 +76,15 @@ class Lobby:
         left = max(0.0, waiting.until - now)
         return Message(waiting_seconds=round(now - waiting.since, 1), times_out_in=round(left, 1))
 
-    def look(self, here: Callable[[str], bool], now: float) -> Iterator[tuple[Waiting, bool]]:
+    def expire(self, is_here: Callable[[str], bool], now: float) -> Iterator[tuple[LobbyEntry, bool]]:
         """Take out those whose wait ends; yield each with whether they stayed until the end of it."""
         for waiting in list(self._waiting.values()):
-            if here(waiting.player):
-                waiting.seen = now
-            if now - waiting.seen > _AWAY or now >= waiting.until:
+            if is_here(waiting.player):
+                waiting.last_seen = now
+            if now - waiting.last_seen > _GONE_SECONDS or now >= waiting.until:
                 del self._waiting[waiting.player]
-                yield waiting, now - waiting.seen <= _AWAY
+                yield waiting, now - waiting.last_seen <= _GONE_SECONDS
 
 
-def _since(waiting: Waiting) -> float:
+def _since(waiting: LobbyEntry) -> float:
     return waiting.since

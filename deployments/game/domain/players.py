@@ -23,15 +23,15 @@ class Player:
     key: str
     user: str
     study: str | None
-    outer: bool = False  # came with an id, which became a pseudonym
+    has_participant_id: bool = False  # came with an id, which became a pseudonym
     tokens: set[str] = field(default_factory=set)  # sha256 of cookies
     stored_tokens: set[str] = field(default_factory=set)
     consented: bool = False
     quiz_passed: bool = False
     practised: bool = False
-    begun: int = 0  # games, without those that the server stopped
-    done: int = 0  # of these, games that are over
-    seen: set[str] = field(default_factory=set)  # contexts of the study
+    games_begun: int = 0  # games, without those that the server stopped
+    games_done: int = 0  # of these, games that are over
+    seen_contexts: set[str] = field(default_factory=set)  # contexts of the study
     table: str | None = None  # of the game that runs, or that was the last
 
 
@@ -40,48 +40,49 @@ class Players:
 
     Args:
         newcomers: how many players who have done nothing yet are remembered.
-        here: tells who must not be forgotten, e.g. because they wait for a partner.
+        is_here: tells who must not be forgotten, e.g. because they wait for a partner.
     """
 
-    def __init__(self, newcomers: int, here: Callable[[Player], bool] = lambda _: False) -> None:
-        self._newcomers, self._here = newcomers, here
+    def __init__(self, newcomers: int, is_here: Callable[[Player], bool] = lambda _: False) -> None:
+        self._most_newcomers, self._is_here = newcomers, is_here
         self._by_key: dict[str, Player] = {}
         self._by_token: dict[str, Player] = {}
-        self._fresh: OrderedDict[str, Player] = OrderedDict()  # by key
+        self._newcomers: OrderedDict[str, Player] = OrderedDict()  # by key
 
     def __len__(self) -> int:
         return len(self._by_key)
 
     def of(self, cookie: str | None) -> Player | None:
         """Return the player with this cookie; None if there is none."""
-        return self._by_token.get(_hashed(cookie)) if cookie else None
+        return self._by_token.get(_hash(cookie)) if cookie else None
 
-    def stays(self, cookie: str | None, participant: str | None, study: str | None) -> Player | None:
+    def returning(self, cookie: str | None, participant: str | None, study: str | None) -> Player | None:
         """Return the cookie's player if they are who arrives; None if another player does."""
-        known = self.of(cookie)
-        if known is None:
+        player = self.of(cookie)
+        if player is None:
             return None
-        same = study in (None, known.study) if participant is None else _key(pseudonym(participant), study) == known.key
-        return known if same else None
+        if participant is None:
+            return player if study in (None, player.study) else None
+        return player if _key(pseudonym(participant), study) == player.key else None
 
     def arrive(self, cookie: str | None, participant: str | None, study: str | None) -> tuple[Player, str | None]:
         """Return the player who arrives, and the cookie to set if they need a new one."""
-        if (known := self.stays(cookie, participant, study)) is not None:
-            return known, None
-        fresh = secrets.token_urlsafe(32)
-        user = pseudonym(participant if participant else fresh)
+        if (player := self.returning(cookie, participant, study)) is not None:
+            return player, None
+        new_cookie = secrets.token_urlsafe(32)
+        user = pseudonym(participant if participant else new_cookie)
         key = _key(user, study)
         player = self._by_key.get(key) or Player(key, user, study)
-        player.outer = player.outer or bool(participant)
-        self._add(player, _hashed(fresh))
-        return player, fresh
+        player.has_participant_id = player.has_participant_id or bool(participant)
+        self._add(player, _hash(new_cookie))
+        return player, new_cookie
 
     def events(self, player: Player) -> list[Event]:
         """Return the events that tell who a player is, as far as the journal lacks them; it needs them first."""
-        who = {"kind": "player", "player": player.key, "user": player.user, "study": player.study}
-        if player.outer:
-            who["key"] = key_fingerprint()
-        return [who | {"token": token} for token in sorted(player.tokens - player.stored_tokens)]
+        identity = {"kind": "player", "player": player.key, "user": player.user, "study": player.study}
+        if player.has_participant_id:
+            identity["key"] = key_fingerprint()
+        return [identity | {"token": token} for token in sorted(player.tokens - player.stored_tokens)]
 
     def apply(self, event: Event) -> None:
         """Apply an event of the journal. Raises KeyChangedError if ids became pseudonyms under another key."""
@@ -91,7 +92,7 @@ class Players:
         if event["kind"] == "player":
             player = player or Player(event["player"], event["user"], event["study"])
             self._add(player, event["token"])
-            self._fresh.pop(player.key, None)
+            self._newcomers.pop(player.key, None)
             player.stored_tokens.add(event["token"])
         elif player is not None:
             setattr(player, event["kind"], True)  # consented, quiz_passed, practised
@@ -102,21 +103,21 @@ class Players:
     def _add(self, player: Player, token: str) -> None:
         if player.key not in self._by_key:
             self._by_key[player.key] = player
-            self._fresh[player.key] = player
+            self._newcomers[player.key] = player
         player.tokens.add(token)
         self._by_token[token] = player
-        for _ in range(len(self._fresh) - self._newcomers):
-            gone = next((each for each in self._fresh.values() if each is not player and not self._here(each)), None)
-            if gone is None:
+        for _ in range(len(self._newcomers) - self._most_newcomers):
+            absent = (other for other in self._newcomers.values() if other is not player and not self._is_here(other))
+            if (forgotten := next(absent, None)) is None:
                 return
-            del self._fresh[gone.key], self._by_key[gone.key]
-            for each in gone.tokens:
-                del self._by_token[each]
+            del self._newcomers[forgotten.key], self._by_key[forgotten.key]
+            for forgotten_token in forgotten.tokens:
+                del self._by_token[forgotten_token]
 
 
 def _key(user: str, study: str | None) -> str:
     return f"{study or ''}/{user}"
 
 
-def _hashed(cookie: str) -> str:
+def _hash(cookie: str) -> str:
     return hashlib.sha256(cookie.encode("utf-8", "surrogatepass")).hexdigest()

@@ -84,9 +84,9 @@ _QUESTIONS = (
 
 def questions() -> list[QuizQuestion]:
     """Return the questions, without the answers."""
-    return [QuizQuestion(id=each.id, text=each.text, options=list(each.options)) for each in _QUESTIONS]
+    return [QuizQuestion(id=item.id, text=item.text, options=list(item.options)) for item in _QUESTIONS]
 
 
 def wrong(answers: Mapping[str, str | int]) -> list[str]:
     """Return the ids of questions that are not answered correctly. An answer is an option's text, or its index."""
-    return [each.id for each in _QUESTIONS if answers.get(each.id) not in (each.options[each.right], each.right)]
+    return [item.id for item in _QUESTIONS if answers.get(item.id) not in (item.options[item.right], item.right)]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from deployments.game.domain.assignment import Assignment, Slot
-from deployments.game.domain.contexts import Drawn
+from deployments.game.domain.contexts import ContextRecipe
 from deployments.game.domain.table import Reason
 from respect_core.measuring.metrics import Estimate, ratio
 from respect_core.scenarios.multiref.contexts import GameContext
@@ -44,7 +44,7 @@ class StudyFile(BaseModel):
     policies: dict[str, Annotated[int, Field(ge=1)]] = Field(
         min_length=1, description="shares: variants, 'control' (the seed policy again) and 'hh' (people with people)"
     )
-    contexts: Drawn | Path = Field(description="{games, seed}, or a file beside this one")
+    contexts: ContextRecipe | Path = Field(description="{games, seed}, or a file beside this one")
     games_per_context: Annotated[int, Field(ge=1)] | None = Field(
         default=1, description="of a policy of share 1 in each context; null for no limit"
     )
@@ -58,10 +58,10 @@ class StudyFile(BaseModel):
     payment: Payment = Payment()
 
     @model_validator(mode="after")
-    def _known(self) -> StudyFile:
-        known = [*DEPLOYABLE, HH]
-        if unknown := sorted(set(self.policies) - set(known)):
-            raise ValueError(f"policies: {', '.join(unknown)}; there are: {', '.join(known)}")
+    def _check_policies(self) -> StudyFile:
+        allowed = [*DEPLOYABLE, HH]
+        if unknown := sorted(set(self.policies) - set(allowed)):
+            raise ValueError(f"policies: {', '.join(unknown)}; there are: {', '.join(allowed)}")
         return self
 
 
@@ -109,7 +109,7 @@ class Study:
         self.draws += 1
         return slot
 
-    def began(self, game: str, slot: Slot) -> None:
+    def note_start(self, game: str, slot: Slot) -> None:
         """Note the game of a slot, which is counted already."""
         self.running[game] = slot
 
@@ -121,7 +121,7 @@ class Study:
             self.draws = max(self.draws, draws)
             self.assignment.resume(self.draws)
 
-    def ended(self, result: Result) -> None:
+    def record(self, result: Result) -> None:
         """Record a game that is over; one that was broken off is assigned again."""
         slot = self.running.pop(result.game, None)
         if slot is not None and result.reason not in FINISHED:
@@ -140,10 +140,10 @@ class Study:
                 {
                     "policy": policy,
                     "running": running[policy],
-                    "done": len(self._of(policy, finished=True)),
-                    "broken_off": len(self._of(policy, finished=False)),
-                    "wanted": self.assignment.wanted(policy),
-                    "success": None if (found := success[policy]) is None else asdict(found),
+                    "done": len(self._results_of(policy, finished=True)),
+                    "broken_off": len(self._results_of(policy, finished=False)),
+                    "wanted": self.assignment.quota(policy),
+                    "success": None if (estimate := success[policy]) is None else asdict(estimate),
                 }
                 for policy in self.file.policies
             ],
@@ -174,16 +174,16 @@ class Study:
             rows += [waited | {"pay": pay.released, "bonus": 0.0, "currency": pay.currency}] * times
         return rows
 
-    def _of(self, policy: str, *, finished: bool) -> list[Result]:
-        return [each for each in self.results if each.policy == policy and (each.reason in FINISHED) == finished]
+    def _results_of(self, policy: str, *, finished: bool) -> list[Result]:
+        return [game for game in self.results if game.policy == policy and (game.reason in FINISHED) == finished]
 
     async def _success_of(self, policy: str) -> Estimate | None:
         """Estimate success, again if games were added; in a thread, as ten thousand resamples would hold up games."""
-        won = [each.reason == "won" for each in self._of(policy, finished=True)]
+        won = [game.reason == "won" for game in self._results_of(policy, finished=True)]
         if not won:
             return None
-        known = self._success.get(policy)
-        if known is None or known[0] != len(won):
+        cached = self._success.get(policy)
+        if cached is None or cached[0] != len(won):
             estimate = await asyncio.to_thread(ratio, won, [1] * len(won))
-            known = self._success[policy] = len(won), estimate
-        return known[1]
+            cached = self._success[policy] = len(won), estimate
+        return cached[1]

@@ -45,9 +45,9 @@ class Clocks:
     acting: float = 45.0
     grace: float = 2.0
 
-    def faster(self, times: float) -> Clocks:
+    def faster(self, factor: float) -> Clocks:
         """Speed up all clocks by this factor, for tests."""
-        return Clocks(self.writing / times, self.acting / times, self.grace / times)
+        return Clocks(self.writing / factor, self.acting / factor, self.grace / factor)
 
 
 @dataclass(frozen=True)
@@ -121,17 +121,17 @@ class Table:
         """
         if self.role(player) != "speaker":
             raise MoveRefusedError("type", "the listener does not write")
-        said = clean(text)
+        utterance = clean(text)
         if turn < len(self.game.turns):
-            if self.game.turns[turn].utterance != said:
+            if self.game.turns[turn].utterance != utterance:
                 raise MoveRefusedError("text", "something else was said in this turn")
             return None
         self._expect("speaker", turn)
-        if not said:
+        if not utterance:
             raise MoveRefusedError("text", "write a few words")
-        if not fits or len(said) > LONGEST_UTTERANCE:
+        if not fits or len(utterance) > LONGEST_UTTERANCE:
             raise MoveRefusedError("text", SHORTER)
-        return self._event("said", turn=turn, text=said)
+        return self._event("said", turn=turn, text=utterance)
 
     def act(self, player: str, turn: int, select: str, deselect: str, now: float) -> Event | None:
         """Accept a person's action. Raises MoveRefusedError."""
@@ -151,7 +151,7 @@ class Table:
             raise MoveRefusedError("select", "select what is not selected, and deselect what is") from None
         return self._event("acted", turn=turn, action=action, seconds=round(now - self.since, 3))
 
-    def acted(self, reply: Any, now: float) -> Event:
+    def policy_action(self, reply: Any, now: float) -> Event:
         """Return the event of a policy's action, a `deployments.game.engine.listener.Reply`."""
         return self._event(
             "acted",
@@ -166,23 +166,23 @@ class Table:
     def leave(self, player: str) -> Event | None:
         """End the game for a player. Raises MoveRefusedError."""
         role = self.role(player)
-        return None if self.awaited is None else self.ended("left", role)
+        return None if self.awaited is None else self.end("left", role)
 
     def late(self, now: float) -> Event | None:
         """End the game if the clock of the player to move has run out: they have idled (appendix A.3)."""
         left = self.seconds_left(now)
         if left is None or left > -self.clocks.grace:
             return None
-        return self.ended("idle", self.awaited)
+        return self.end("idle", self.awaited)
 
-    def ended(self, reason: Reason, by: Role | None = None) -> Event:
+    def end(self, reason: Reason, by: Role | None = None) -> Event:
         return self._event("ended", reason=reason, by=by)
 
-    def finished(self) -> Event | None:
+    def rule_ending(self) -> Event | None:
         """Return the ending by the rules; None if the game continues."""
         if self.ending is not None or not self.game.over:
             return None
-        return self.ended("won" if self.game.success else "out_of_turns")
+        return self.end("won" if self.game.success else "out_of_turns")
 
     # --- events --------------------------------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class Table:
             turns_left=0 if awaited is None else protocol.LISTENER_TURNS - self.turn,
             seconds_left=None if left is None else round(max(0.0, left), 2),
             images=self._speaker_images() if role == "speaker" else self._listener_images(),
-            turns=[self._seen(number) for number in range(len(self.game.turns))],
+            turns=[self._seen_turn(number) for number in range(len(self.game.turns))],
             partner_here=partner_here,
             over=self._over(role),
         )
@@ -257,7 +257,7 @@ class Table:
             for image, letter in zip(self.context.images, LETTERS, strict=False)
         ]
 
-    def _seen(self, number: int) -> protocol.SeenTurn:
+    def _seen_turn(self, number: int) -> protocol.SeenTurn:
         turn = self.game.turns[number]
         action = Action() if turn.action is None else actions.parse(turn.action)
         images = dict(zip(LETTERS, self.context.images, strict=False))

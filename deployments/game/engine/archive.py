@@ -35,8 +35,8 @@ def interaction_log(table: Table, users: Mapping[str, str]) -> InteractionLog | 
         users: pseudonyms by role. The log has one user, the speaker.
     """
     assert table.ending is not None, "the game is not over"
-    played = [turn for turn in table.game.turns if turn.action is not None]
-    if not played:
+    acted_turns = [turn for turn in table.game.turns if turn.action is not None]
+    if not acted_turns:
         return None
     return InteractionLog(
         interaction_id=f"{table.policy}-r{table.round}-{table.id}",
@@ -51,9 +51,9 @@ def interaction_log(table: Table, users: Mapping[str, str]) -> InteractionLog | 
                 utterance=turn.utterance,
                 action=str(turn.action),
                 probability=turn.probability,
-                seconds=max(0.0, took),
+                seconds=max(0.0, seconds),
             )
-            for turn, took in zip(played, table.seconds, strict=True)
+            for turn, seconds in zip(acted_turns, table.seconds, strict=True)
         ],
         outcome=None
         if table.ending.reason == "stopped"
@@ -117,29 +117,29 @@ class Archiver:
     A game that cannot be stored is set aside until the next start, and holds up no other.
 
     Args:
-        failed: called at each failure.
+        on_failure: called at each failure.
     """
 
-    def __init__(self, place: Store, journal: Journal, failed: Callable[[], None]) -> None:
-        self._store, self._journal, self._failed = place, journal, failed
-        self._waiting: asyncio.Queue[str] = asyncio.Queue()
+    def __init__(self, place: Store, journal: Journal, on_failure: Callable[[], None]) -> None:
+        self._store, self._journal, self._on_failure = place, journal, on_failure
+        self._queue: asyncio.Queue[str] = asyncio.Queue()
         self.unstored: dict[str, tuple[Table, Mapping[str, str]]] = {}
         self.set_aside: set[str] = set()
 
     def put(self, table: Table, users: Mapping[str, str]) -> None:
         """Queue a game that is over."""
         self.unstored[table.id] = table, users
-        self._waiting.put_nowait(table.id)
+        self._queue.put_nowait(table.id)
 
     async def run(self) -> None:
         """Store games until it is cancelled."""
         pause = 1.0
         while True:
-            game = await self._waiting.get()
+            game = await self._queue.get()
             if await self._put(game):
                 pause = 1.0
             else:
-                self._waiting.put_nowait(game)  # after the others, as it may be the only one that fails
+                self._queue.put_nowait(game)  # after the others, as it may be the only one that fails
                 await asyncio.sleep(pause)
                 pause = min(30.0, 2 * pause)
 
@@ -156,11 +156,11 @@ class Archiver:
             await asyncio.to_thread(store, self._store, *self.unstored[game])
             await self._journal.write({"kind": "stored", "game": game})
         except (StoreError, NotWrittenError) as error:
-            self._failed()
+            self._on_failure()
             log.warning("%d games wait to be stored: %s", len(self.unstored), error)
             return False
         except Exception as error:
-            self._failed()
+            self._on_failure()
             self.set_aside.add(game)
             log.error("game %s cannot be stored, and is set aside until the next start: %s", game, place_of(error))
         del self.unstored[game]

@@ -17,13 +17,13 @@ class Background:
     """Background tasks of the running event loop.
 
     Args:
-        failed: called with the name of work that should keep running and has failed.
+        on_failure: called with the name of work that should keep running and has failed.
         settled: seconds without a failure after which restarted work counts as running.
         pause: seconds before the first restart; twice as long each time, up to half a minute.
     """
 
-    def __init__(self, failed: Callable[[str], None], *, settled: float = 10.0, pause: float = 1.0) -> None:
-        self._failed, self._settled, self._pause = failed, settled, pause
+    def __init__(self, on_failure: Callable[[str], None], *, settled: float = 10.0, pause: float = 1.0) -> None:
+        self._on_failure, self._settled, self._pause = on_failure, settled, pause
         self.down: set[str] = set()
         """Names of work that has failed and does not run again yet."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -32,33 +32,33 @@ class Background:
         """Run work until it is done, or `close`."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._log_failure)
 
     def keep(self, name: str, work: Callable[[], Work]) -> None:
         """Keep work running until `close`: restart it when it fails."""
-        self.once(self._kept(name, work))
+        self.once(self._keep_running(name, work))
 
     async def close(self) -> None:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _kept(self, name: str, work: Callable[[], Work]) -> None:
+    async def _keep_running(self, name: str, work: Callable[[], Work]) -> None:
         pause = self._pause
         while True:
-            settles = asyncio.get_running_loop().call_later(self._settled, self.down.discard, name)
+            settle_timer = asyncio.get_running_loop().call_later(self._settled, self.down.discard, name)
             try:
                 await work()
             except Exception as error:
                 log.error("%s failed and is restarted: %s", name, place_of(error))
-                self._failed(name)
+                self._on_failure(name)
             finally:
-                settles.cancel()
+                settle_timer.cancel()
             pause = min(30.0, 2 * pause) if name in self.down else self._pause
             self.down.add(name)
             await asyncio.sleep(pause)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _log_failure(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s", place_of(error))

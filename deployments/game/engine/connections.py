@@ -11,8 +11,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from deployments.game.domain.protocol import Elsewhere, State
 
 ELSEWHERE, POLICY, TOO_LARGE = 4001, 1008, 1009  # close codes
-_MOST = 64  # messages that may wait for a client
-_PATIENCE = 20.0  # seconds, for a client to take a message
+_MOST_WAITING = 64  # messages that may wait for a client
+_SEND_SECONDS = 20.0  # for a client to take a message
 
 
 class Connection:
@@ -23,7 +23,7 @@ class Connection:
         self._waiting: deque[BaseModel] = deque()
         self._state: State | None = None
         self._wake = asyncio.Event()
-        self._close: int | None = None
+        self._close_code: int | None = None
         self._task = asyncio.create_task(self._run())
 
     def send(self, message: BaseModel) -> None:
@@ -32,17 +32,17 @@ class Connection:
             self._state = message
         else:
             self._waiting.append(message)
-            if len(self._waiting) > _MOST:
+            if len(self._waiting) > _MOST_WAITING:
                 self.close(POLICY)
         self._wake.set()
 
     def close(self, code: int) -> None:
         """Close the socket once all messages are sent."""
-        if self._close is None:
-            self._close = code
+        if self._close_code is None:
+            self._close_code = code
         self._wake.set()
 
-    def elsewhere(self) -> None:
+    def hand_over(self) -> None:
         """Tell the client that another socket has taken its place, and close this one."""
         self._state = None
         self.send(Elsewhere())
@@ -50,9 +50,9 @@ class Connection:
 
     @property
     def closing(self) -> bool:
-        return self._close is not None
+        return self._close_code is not None
 
-    async def gone(self) -> None:
+    async def cancel(self) -> None:
         """Stop sending, as the client has closed the socket."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -68,14 +68,14 @@ class Connection:
                     if isinstance(message, State):
                         self._state = None
                     assert message is not None
-                    async with asyncio.timeout(_PATIENCE):  # `wait_for` may swallow the cancellation by `gone`
+                    async with asyncio.timeout(_SEND_SECONDS):  # `wait_for` may swallow `cancel`
                         await self._socket.send_text(message.model_dump_json())
-                if self._close is not None:
-                    await self._socket.close(self._close)
+                if self._close_code is not None:
+                    await self._socket.close(self._close_code)
                     return
         except (WebSocketDisconnect, RuntimeError, OSError, TimeoutError):
-            self._close = self._close or POLICY  # the reader finds out by itself
+            self._close_code = self._close_code or POLICY  # the reader finds out by itself
 
-    async def finished(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until all messages are sent and the socket is closed."""
         await asyncio.gather(self._task, return_exceptions=True)

@@ -23,33 +23,33 @@ class Images:
 
     def __init__(self, store: Store, *, most: int = 4096, absent: float = 5.0, threads: int = 4) -> None:
         self._store, self._most, self._absent = store, most, absent
-        self._shown: set[str] = set()
-        self._known: OrderedDict[str, bytes] = OrderedDict()
-        self._missed: dict[str, float] = {}  # when
+        self._allowed: set[str] = set()
+        self._cache: OrderedDict[str, bytes] = OrderedDict()
+        self._missing_since: dict[str, float] = {}
         self._reading: dict[str, asyncio.Future[bytes]] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
 
     def show(self, names: Iterable[str]) -> None:
         """Allow the pictures of a context that somebody sees; no others are read."""
-        self._shown.update(names)
+        self._allowed.update(names)
 
     async def png(self, name: str) -> bytes | None:
         """Return a picture; None if nobody sees it, or the store lacks it. Raises StoreError."""
-        if name not in self._shown or time.monotonic() - self._missed.get(name, -self._absent) < self._absent:
+        if name not in self._allowed or time.monotonic() - self._missing_since.get(name, -self._absent) < self._absent:
             return None
-        if name in self._known:
-            self._known.move_to_end(name)
-            return self._known[name]
+        if name in self._cache:
+            self._cache.move_to_end(name)
+            return self._cache[name]
         try:
-            found = await asyncio.shield(self._read(name))
+            picture = await asyncio.shield(self._read(name))
         except MissingKeyError:  # it may come
-            self._missed[name] = time.monotonic()
+            self._missing_since[name] = time.monotonic()
             return None
-        self._missed.pop(name, None)
-        self._known[name] = found
-        if len(self._known) > self._most:
-            self._known.popitem(last=False)
-        return found
+        self._missing_since.pop(name, None)
+        self._cache[name] = picture
+        if len(self._cache) > self._most:
+            self._cache.popitem(last=False)
+        return picture
 
     def close(self) -> None:
         """Stop reading, without waiting for a store that does not answer."""

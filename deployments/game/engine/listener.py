@@ -11,7 +11,7 @@ from typing import Protocol
 import httpx
 
 from deployments.game.domain.table import Table
-from deployments.serving.schema import ActReply, ActRequest, Played, Readiness
+from deployments.serving.schema import ActReply, ActRequest, PastTurn, Readiness
 from deployments.serving.server import NotLoggedError, NotReadyError, PolicyServer, TooLongError
 from respect_core.acting.batcher import OverloadedError
 from respect_core.errors import ExpectedError
@@ -49,7 +49,7 @@ class Listener(Protocol):
         """Return the policy's action. Raises UnavailableError."""
         ...
 
-    async def fits(self, table: Table, said: str) -> bool:
+    async def fits(self, table: Table, utterance: str) -> bool:
         """Return whether an utterance is short enough for the policy; true if none can be asked."""
         ...
 
@@ -57,9 +57,9 @@ class Listener(Protocol):
     def prometheus(self) -> bytes: ...
 
 
-def request(table: Table, said: str | None = None) -> ActRequest:
-    """Return all that the policy may see of a table, or would see if `said` were the next utterance."""
-    before, last = table.game.turns, said
+def request(table: Table, utterance: str | None = None) -> ActRequest:
+    """Return all that the policy may see of a table, or would see if `utterance` came next."""
+    before, last = table.game.turns, utterance
     if last is None:
         *before, turn = before
         last = turn.utterance
@@ -67,7 +67,7 @@ def request(table: Table, said: str | None = None) -> ActRequest:
         variant=table.policy,
         game=table.id,
         context=list(table.context.images),
-        turns=[Played(utterance=turn.utterance, action=turn.action or "") for turn in before],
+        turns=[PastTurn(utterance=turn.utterance, action=turn.action or "") for turn in before],
         utterance=last,
     )
 
@@ -100,9 +100,9 @@ class InProcess:
         except (NotReadyError, NotLoggedError, OverloadedError, StoreError) as error:
             raise UnavailableError(str(error)) from error
 
-    async def fits(self, table: Table, said: str) -> bool:
+    async def fits(self, table: Table, utterance: str) -> bool:
         try:
-            self.server.measure(request(table, said))
+            self.server.measure(request(table, utterance))
         except TooLongError:
             return False
         return True
@@ -111,7 +111,7 @@ class InProcess:
         self.server.end(table.policy, table.id)
         self._tables.pop(table.id, None)
 
-    async def _began_with(self, variant: str, game: str, version: str) -> str:
+    async def _began_with(self, _variant: str, game: str, version: str) -> str:
         """Return the version of a game; after a restart of this process, the journal names it."""
         acted_by = self._tables[game].acted_by
         return acted_by[0][0] if acted_by else version
@@ -124,24 +124,24 @@ class Remote:
     """Policies on a policy server at a URL (docs/serving.md).
 
     Args:
-        wanted: policies of a study; a warning names those that are not served there.
+        required: policies of a study; a warning names those that are not served there.
         every: seconds between two checks of what is ready.
     """
 
-    def __init__(self, url: str, *, wanted: Collection[str] = (), every: float = 3.0) -> None:
+    def __init__(self, url: str, *, required: Collection[str] = (), every: float = 3.0) -> None:
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=64)
         self._client = httpx.AsyncClient(base_url=url, timeout=30.0, limits=limits)
-        self._wanted, self._every = wanted, every
+        self._required, self._every = required, every
         self._ready: dict[str, str] = {}
-        self._said = ""
-        self._looking: asyncio.Task[None] | None = None
+        self._last_warning = ""
+        self._poller: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._looking = asyncio.get_running_loop().create_task(self._look())
+        self._poller = asyncio.get_running_loop().create_task(self._poll())
 
     async def close(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._poller is not None:
+            self._poller.cancel()
         await self._client.aclose()
 
     def ready(self) -> Mapping[str, str]:
@@ -156,9 +156,9 @@ class Remote:
             raise UnavailableError(f"the policy server answers {answer.status_code}")
         return _reply(ActReply.model_validate_json(answer.content))
 
-    async def fits(self, table: Table, said: str) -> bool:
+    async def fits(self, table: Table, utterance: str) -> bool:
         try:
-            answer = await self._client.post("/check", json=request(table, said).model_dump())
+            answer = await self._client.post("/check", json=request(table, utterance).model_dump())
         except httpx.HTTPError:
             return True
         return answer.status_code != 422
@@ -172,32 +172,32 @@ class Remote:
     def prometheus(self) -> bytes:
         return b""
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         while True:
             try:
-                found = Readiness.model_validate_json((await self._client.get("/ready")).content)
-                self._ready = {name: state.version for name, state in found.variants.items() if state.version}
-                self._say_what_lacks(found.variants)
+                readiness = Readiness.model_validate_json((await self._client.get("/ready")).content)
+                self._ready = {name: state.version for name, state in readiness.variants.items() if state.version}
+                self._warn_of_missing(readiness.variants)
             except (httpx.HTTPError, ValueError):
                 self._ready = {}
-                self._say("the policy server does not answer: until it does, nobody gets a game with a policy")
+                self._warn_once("the policy server does not answer: until it does, nobody gets a game with a policy")
             await asyncio.sleep(self._every)
 
-    def _say_what_lacks(self, served: Collection[str]) -> None:
-        lacking = ", ".join(name for name in self._wanted if name not in served)
+    def _warn_of_missing(self, served: Collection[str]) -> None:
+        missing = ", ".join(name for name in self._required if name not in served)
         remedy = "nobody gets a game with it; name it in `respect serve --variants`"
-        self._say(
-            f"the study needs policies that the policy server does not serve, {lacking}: {remedy}" if lacking else ""
+        self._warn_once(
+            f"the study needs policies that the policy server does not serve, {missing}: {remedy}" if missing else ""
         )
 
-    def _say(self, what: str) -> None:
+    def _warn_once(self, warning: str) -> None:
         """Log a warning once, not at every check."""
-        if what and what != self._said:
-            log.warning(what)
-        self._said = what
+        if warning and warning != self._last_warning:
+            log.warning(warning)
+        self._last_warning = warning
 
 
-class Perfect:
+class PerfectListener:
     """The practice round's listener: reads nothing, but knows the targets, and selects one per turn. Never logged."""
 
     def act(self, table: Table) -> Reply:

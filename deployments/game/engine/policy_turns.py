@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from deployments.failures import place_of
 from deployments.game.domain.table import Table
 from deployments.game.durability.journal import NotWrittenError
-from deployments.game.engine.listener import Perfect, Reply, UnavailableError
+from deployments.game.engine.listener import PerfectListener, Reply, UnavailableError
 
 if TYPE_CHECKING:
     from deployments.game.engine.rooms import Rooms
@@ -24,7 +24,7 @@ async def answer(rooms: Rooms, table: Table) -> None:
         await _answer(rooms, table)
     except Exception as error:
         log.error("game %s, in a policy's turn: %s", table.id, place_of(error))
-        await rooms.end(table, lambda: table.ended("stopped"))
+        await rooms.end(table, lambda: table.end("stopped"))
 
 
 async def _answer(rooms: Rooms, table: Table) -> None:
@@ -34,10 +34,10 @@ async def _answer(rooms: Rooms, table: Table) -> None:
         log.warning("game %s is stopped: %s would continue for another version", table.id, reply.version)
         reply = None
     if reply is None:
-        await rooms.end(table, lambda: table.ended("stopped"))
+        await rooms.end(table, lambda: table.end("stopped"))
         return
     began = time.perf_counter()
-    while not await _acted(rooms, table, reply):
+    while not await _record(rooms, table, reply):
         rooms.metrics.failures.labels("journal").inc()
         await asyncio.sleep(1.0)
     if table.ending is not None:  # the speaker left meanwhile
@@ -49,11 +49,11 @@ async def _answer(rooms: Rooms, table: Table) -> None:
 async def _reply(rooms: Rooms, table: Table) -> Reply | None:
     """Return the policy's action; None if there is none in time."""
     if table.practice:
-        return Perfect().act(table)
-    patience = rooms.clock() + rooms.settings.patience
-    while table.awaited == "listener" and (left := patience - rooms.clock()) > 0:
+        return PerfectListener().act(table)
+    deadline = rooms.clock() + rooms.settings.patience
+    while table.awaited == "listener" and (seconds_left := deadline - rooms.clock()) > 0:
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(seconds_left):
                 return await rooms.listener.act(table)
         except (UnavailableError, TimeoutError):
             rooms.metrics.failures.labels("policy").inc()
@@ -64,12 +64,12 @@ async def _reply(rooms: Rooms, table: Table) -> Reply | None:
     return None
 
 
-async def _acted(rooms: Rooms, table: Table, reply: Reply) -> bool:
+async def _record(rooms: Rooms, table: Table, reply: Reply) -> bool:
     """Return whether the action is recorded, or no longer needed; False if the journal could not write it."""
     async with rooms.lock(table):
         if table.awaited == "listener":
             try:
-                await rooms.happens(table, table.acted(reply, rooms.clock()))
+                await rooms.record(table, table.policy_action(reply, rooms.clock()))
             except NotWrittenError:
                 return False
     return True

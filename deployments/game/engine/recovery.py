@@ -57,9 +57,10 @@ def _compact(journal: Journal) -> None:
     stored = {event["game"] for event in journal.events() if event["kind"] == "stored"}
     if journal.damaged:  # somebody may want to look at the files
         return
-    kept = (each for each in journal.events() if each["kind"] not in ("said", "acted") or each["game"] not in stored)
+    moves = ("said", "acted")
+    events = (event for event in journal.events() if event["kind"] not in moves or event["game"] not in stored)
     try:
-        journal.rewrite(kept)
+        journal.rewrite(events)
     except OSError as error:
         log.warning("the journal cannot be made smaller: %s", error.strerror)
 

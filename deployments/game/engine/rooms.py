@@ -77,7 +77,7 @@ class Rooms:
         for table in list(self.tables.values()):
             table.since = self.clock()  # nobody's clock runs while the server is down
             if table.id in self.damaged:
-                await self.end(table, lambda table=table: table.ended("stopped"))  # type: ignore[misc]  # a default binds it
+                await self.end(table, lambda table=table: table.end("stopped"))  # type: ignore[misc]  # a default binds it
             elif table.ending is None:
                 await self.advance(table)
         self.background.keep("clocks", self._look_at_clocks)
@@ -95,10 +95,10 @@ class Rooms:
 
     def connect(self, player: Player, connection: Connection) -> None:
         """Make this a player's socket in place of an older one, and send where they are."""
-        before = self.connections.get(player.key)
+        previous = self.connections.get(player.key)
         self.connections[player.key] = connection
-        if before is not None:
-            before.elsewhere()
+        if previous is not None:
+            previous.hand_over()
         if (table := self.tables.get(player.table or "")) is not None:
             self._show(table)
         elif (message := self.lobby.message(player.key, self.clock())) is not None:
@@ -119,7 +119,7 @@ class Rooms:
     def _is_here(self, player: Player) -> bool:
         return player.key in self.connections or player.key in self.lobby or self.running(player) is not None
 
-    def lacking(self) -> list[str]:
+    def missing_policies(self) -> list[str]:
         """Return the policies that should act and cannot yet: those of the study, or 'any'."""
         acting = set(self.listener.ready())
         if self.study is None:
@@ -132,11 +132,11 @@ class Rooms:
 
     async def note(self, player: Player, kind: str) -> None:
         """Record that a player has 'consented', 'quiz_passed' or 'practised'. Raises NotWrittenError."""
-        await self._know(player)
+        await self._record_identity(player)
         await self.journal.write(event := {"kind": kind, "player": player.key})
         self.players.apply(event)
 
-    async def _know(self, player: Player) -> None:
+    async def _record_identity(self, player: Player) -> None:
         for event in self.players.events(player):
             await self.journal.write(event)
             self.players.apply(event)
@@ -166,11 +166,11 @@ class Rooms:
         }
         if not practice:
             for player in seats.values():
-                await self._know(player)
+                await self._record_identity(player)
             await self.journal.write(event)
         table = self.seat(event, practice)
         if slot and self.study:
-            self.study.began(table.id, slot)
+            self.study.note_start(table.id, slot)
         self._show(table)
         return table
 
@@ -197,19 +197,19 @@ class Rooms:
             self._forget(player.table)
             player.table = table.id
             if not practice:
-                player.begun += 1
+                player.games_begun += 1
                 if table.study is not None:
-                    player.seen.add(table.context.id)
+                    player.seen_contexts.add(table.context.id)
         return table
 
     # --- moves -----------------------------------------------------------------------------------------------------
 
     async def say(self, player: Player, game: str, turn: int, text: str) -> None:
         """Make a speaker's move. Raises MoveRefusedError and NotWrittenError."""
-        table, said, fits = self.tables.get(game), clean(text), True
-        readable = 0 < len(said) <= LONGEST_UTTERANCE  # else the table refuses it
+        table, utterance, fits = self.tables.get(game), clean(text), True
+        readable = 0 < len(utterance) <= LONGEST_UTTERANCE  # else the table refuses it
         if readable and table is not None and not table.practice and table.awaited == "speaker":
-            fits = await self.listener.fits(table, said)
+            fits = await self.listener.fits(table, utterance)
         await self._move(player, game, turn, "say", lambda table: table.say(player.key, turn, text, fits=fits))
 
     async def act(self, player: Player, game: str, turn: int, select: str, deselect: str) -> None:
@@ -239,7 +239,7 @@ class Rooms:
             event = move(table)
             if event is not None:
                 try:
-                    await self.happens(table, event)
+                    await self.record(table, event)
                 except NotWrittenError:
                     table.since = self.clock()  # the player is not to blame
                     raise
@@ -249,7 +249,7 @@ class Rooms:
             await self.advance(table)
         self.metrics.seconds.labels(name).observe(time.perf_counter() - began)
 
-    async def happens(self, table: Table, event: Event) -> None:
+    async def record(self, table: Table, event: Event) -> None:
         """Write an event to the journal, then apply it. The caller holds the table's lock. Raises NotWrittenError."""
         if not table.practice:
             await self.journal.write(event)
@@ -257,8 +257,8 @@ class Rooms:
 
     async def advance(self, table: Table) -> None:
         """Act on a change: end the game if the rules say so, ask the policy if it is its turn, and show everybody."""
-        if table.finished() is not None:
-            await self.end(table, table.finished)
+        if table.rule_ending() is not None:
+            await self.end(table, table.rule_ending)
             return
         self._show(table)
         if table.ending is not None:
@@ -272,7 +272,7 @@ class Rooms:
             if table.ending is not None or (happened := event()) is None:
                 return
             try:
-                await self.happens(table, happened)
+                await self.record(table, happened)
             except NotWrittenError:
                 self.metrics.failures.labels("journal").inc()
                 return  # the next look at the clocks tries again
@@ -298,12 +298,12 @@ class Rooms:
             if (player := self.players.by_key(key)) is None:
                 continue
             if table.ending.reason == "stopped":
-                player.begun -= 1
+                player.games_begun -= 1
             else:
-                player.done += 1
+                player.games_done += 1
         if self.study and table.study == self.study.file.name:
             ending = table.ending
-            self.study.ended(Result(table.id, table.policy, self.users(table), ending.reason, ending.by))
+            self.study.record(Result(table.id, table.policy, self.users(table), ending.reason, ending.by))
 
     def users(self, table: Table) -> dict[str, str]:
         """Return the players' pseudonyms by role."""
@@ -338,8 +338,8 @@ class Rooms:
                         log.error("game %s, at its clock: %s", table.id, place_of(error))
 
     async def _look_at(self, table: Table, now: float) -> None:
-        if table.late(now) is not None or (table.finished() is not None and not self.lock(table).locked()):
-            await self.end(table, lambda: table.finished() or table.late(self.clock()))
+        if table.late(now) is not None or (table.rule_ending() is not None and not self.lock(table).locked()):
+            await self.end(table, lambda: table.rule_ending() or table.late(self.clock()))
         elif table.ending is not None and now - table.since > self.settings.linger:
             self._forget(table.id)
 

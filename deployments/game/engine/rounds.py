@@ -16,9 +16,9 @@ from tasks.support.retries import is_transient
 from tasks.support.workspace import Workspace
 
 log = logging.getLogger(__name__)
-_HOLDS = 30.0
+_VALID_SECONDS = 30.0
 """Seconds for which an answer of the registry holds."""
-_AGAIN = 3.0
+_RETRY_SECONDS = 3.0
 """The same for no answer, while no round is known: nobody waits for the same timeout twice."""
 
 
@@ -38,7 +38,7 @@ class Rounds:
     def __init__(self, workspace: Workspace, fixed: int | None) -> None:
         self._workspace, self._fixed = workspace, fixed
         self._answers: dict[str, _Answer] = {}  # by policy
-        self._away = False
+        self._unreachable = False
         self._asking = asyncio.Lock()  # a registry that hangs must hold only one thread
 
     async def next(self, policy: str) -> int:
@@ -50,14 +50,14 @@ class Rounds:
         if self._fixed is not None:
             return self._fixed
         last = self._answers.get(policy)
-        if self._away and self._asking.locked() and last is not None and last.round is not None:
+        if self._unreachable and self._asking.locked() and last is not None and last.round is not None:
             return last.round  # one caller asks, the others continue
         async with self._asking:
             last = self._answers.get(policy)
-            if last is None or time.monotonic() - last.at > (_AGAIN if last.round is None else _HOLDS):
-                found = await self._ask(policy)
-                known = last.round if found is None and last is not None else found
-                last = self._answers[policy] = _Answer(time.monotonic(), known)
+            if last is None or time.monotonic() - last.at > (_RETRY_SECONDS if last.round is None else _VALID_SECONDS):
+                newest = await self._ask(policy)
+                number = last.round if newest is None and last is not None else newest
+                last = self._answers[policy] = _Answer(time.monotonic(), number)
         if last.round is None:
             raise RequestDeniedError(
                 503, "", "the registry of policies does not answer; no game can begin at the moment"
@@ -67,20 +67,20 @@ class Rounds:
     async def _ask(self, policy: str) -> int | None:
         """Ask the registry; None while it is unreachable."""
         try:
-            found = await asyncio.to_thread(self._newest, policy)
+            newest = await asyncio.to_thread(self._newest, policy)
         except Exception as error:
             if not isinstance(error, MlflowException) and not is_transient(error):
                 raise
-            if not self._away:  # its message may hold an address with a password
+            if not self._unreachable:  # its message may hold an address with a password
                 log.warning(
                     "the registry is unreachable (%s); games continue in the rounds known", type(error).__name__
                 )
-            self._away = True
+            self._unreachable = True
             return None
-        if self._away:
+        if self._unreachable:
             log.info("the registry is reachable again")
-        self._away = False
-        return found
+        self._unreachable = False
+        return newest
 
     def _newest(self, policy: str) -> int:
         return round_of_play(self._workspace, [policy] if policy in set(Variant) else list(SYSTEMS))

@@ -29,12 +29,12 @@ from respect_core.store.base import MissingKeyError, Store
 
 COOKIE = "respect_annotator"
 BEGUN = "answers_begun"
-_HOLDS = 3600.0
+_HELD_SECONDS = 3600.0
 """Seconds for which a game that an annotator has seen is not given to another in their place."""
 router = APIRouter(prefix="/api/annotate", responses=PROBLEMS)
 
 
-class Shown(BaseModel):
+class EarlierTurn(BaseModel):
     """An earlier turn of the game, with its action."""
 
     utterance: str
@@ -50,7 +50,7 @@ class Task(BaseModel):
     phase: Literal["intended", "satisfaction"]
     context: list[str] = Field(description="image ids in the listener's order: letters A to J")
     selected: str = Field(description="letters selected before the turn")
-    earlier: list[Shown]
+    earlier: list[EarlierTurn]
     utterance: str
     intended: str | None = Field(default=None, description="the annotator's own answer of phase 1")
     action: str | None = Field(default=None, description="phase 2: what the listener did")
@@ -64,7 +64,7 @@ class Next(BaseModel):
     done: int = Field(description="turns that this annotator has answered")
 
 
-class Given(BaseModel):
+class AnswerRequest(BaseModel):
     """An answer: `intended` in phase 1, `satisfaction` in phase 2."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -75,7 +75,7 @@ class Given(BaseModel):
     satisfaction: human_eval.Satisfaction | None = None
 
 
-class Desk:
+class AnnotationQueue:
     """Tasks for annotators and their answers, in a store. `show` is called with the pictures that they see."""
 
     def __init__(self, store: Store, show: Callable[[Sequence[str]], None] = lambda _: None) -> None:
@@ -88,27 +88,28 @@ class Desk:
         with self._lock:
             return self._next(annotator)
 
-    def answer(self, annotator: str, given: Given) -> Next:
+    def answer(self, annotator: str, submitted: AnswerRequest) -> Next:
         """Store an answer and return what is next: the turn's other phase, or another turn.
 
         Raises:
             RequestDeniedError, StoreError, TableError: as these say.
         """
         with self._lock:
-            found = self._turn(annotator)
-            if found is None or (found[0].interaction_id, found[1].turn) != (given.interaction, given.turn):
+            current = self._turn(annotator)
+            place = submitted.interaction, submitted.turn
+            if current is None or (current[0].interaction_id, current[1].turn) != place:
                 raise RequestDeniedError(
                     409, "turn", "this turn is answered already, or not yours; load the page again"
                 )
-            task, turn = found
+            task, turn = current
             intended = self._intended(annotator, task, turn)
             if intended is None:
-                intended = self._begin(annotator, task, turn, given)
+                intended = self._begin(annotator, task, turn, submitted)
                 if turn.follow_up is not None:
                     return self._next(annotator)
-            elif turn.follow_up is not None and given.satisfaction is None:
+            elif turn.follow_up is not None and submitted.satisfaction is None:
                 raise RequestDeniedError(422, "satisfaction", "choose one of the answers")
-            satisfaction = given.satisfaction if turn.follow_up is not None else None
+            satisfaction = submitted.satisfaction if turn.follow_up is not None else None
             try:
                 human_eval.append_answers(
                     self._store,
@@ -130,24 +131,24 @@ class Desk:
 
     def _next(self, annotator: str) -> Next:
         answered = human_eval.answered_turns(self._store)
-        done = sum(each[-1] == annotator for each in answered)
-        found = self._turn(annotator)
-        return Next(task=None if found is None else self._shown(annotator, *found), done=done)
+        done = sum(who == annotator for *_, who in answered)
+        current = self._turn(annotator)
+        return Next(task=None if current is None else self._task(annotator, *current), done=done)
 
     def _turn(self, annotator: str) -> tuple[AnnotationTask, TaskTurn] | None:
         """Find the next turn. A game that somebody is at counts as begun, so that two do not begin the same one."""
         now = time.monotonic()
-        held = {game for until, game in self._held.values() if until > now}
-        answered = human_eval.answered_turns(self._store) | held
-        found = annotation_tasks.next_turn(annotation_tasks.read_tasks(self._store), answered, annotator)
-        if found is None:
+        held_games = {game for until, game in self._held.values() if until > now}
+        answered = human_eval.answered_turns(self._store) | held_games
+        current = annotation_tasks.next_turn(annotation_tasks.read_tasks(self._store), answered, annotator)
+        if current is None:
             self._held.pop(annotator, None)
         else:
-            game = (*found[0].partition, found[0].interaction_id, -1, annotator)
-            self._held[annotator] = now + _HOLDS, game
-        return found
+            game = (*current[0].partition, current[0].interaction_id, -1, annotator)
+            self._held[annotator] = now + _HELD_SECONDS, game
+        return current
 
-    def _shown(self, annotator: str, task: AnnotationTask, turn: TaskTurn) -> Task:
+    def _task(self, annotator: str, task: AnnotationTask, turn: TaskTurn) -> Task:
         intended = self._intended(annotator, task, turn)
         self._show(task.context)
         return Task(
@@ -157,84 +158,84 @@ class Desk:
             phase="intended" if intended is None else "satisfaction",
             context=task.context,
             selected=turn.state,
-            earlier=[Shown(utterance=each.utterance, action=each.action) for each in task.turns[: turn.turn]],
+            earlier=[EarlierTurn(utterance=past.utterance, action=past.action) for past in task.turns[: turn.turn]],
             utterance=turn.utterance,
             intended=intended,
             action=None if intended is None else turn.action,
             follow_up=None if intended is None else turn.follow_up,
         )
 
-    def _begin(self, annotator: str, task: AnnotationTask, turn: TaskTurn, given: Given) -> str:
+    def _begin(self, annotator: str, task: AnnotationTask, turn: TaskTurn, submitted: AnswerRequest) -> str:
         """Store the answer of phase 1 and return it; the first one stands. Raises RequestDeniedError."""
-        if given.intended is None:
+        if submitted.intended is None:
             raise RequestDeniedError(422, "intended", "say first what you would select")
         try:
-            action = actions.parse(given.intended)
+            action = actions.parse(submitted.intended)
             actions.check_legal(action, turn.state, len(task.context))
         except actions.ActionError:
             raise RequestDeniedError(422, "intended", "select what is not selected, and deselect what is") from None
-        self._store.put_if_absent(_begun(annotator, task, turn), str(action).encode())
+        self._store.put_if_absent(_begun_key(annotator, task, turn), str(action).encode())
         return self._intended(annotator, task, turn) or str(action)
 
     def _intended(self, annotator: str, task: AnnotationTask, turn: TaskTurn) -> str | None:
         try:
-            return self._store.read(_begun(annotator, task, turn)).decode()
+            return self._store.read(_begun_key(annotator, task, turn)).decode()
         except MissingKeyError:
             return None
 
 
-def _begun(annotator: str, task: AnnotationTask, turn: TaskTurn) -> str:
+def _begun_key(annotator: str, task: AnnotationTask, turn: TaskTurn) -> str:
     name = hashlib.sha256(f"{task.interaction_id}\n{turn.turn}\n{annotator}".encode()).hexdigest()[:32]
     return f"{task.partition.folder(BEGUN)}{name}.txt"
 
 
 def _annotator(request: Request) -> str:
     """Return the annotator's pseudonym. Raises RequestDeniedError."""
-    known = _tokens(request)
-    token = tokens.held(request, COOKIE, known)
+    annotators = _tokens(request)
+    token = tokens.held(request, COOKIE, annotators)
     if token is None:
         raise RequestDeniedError(401, "token", "sign in with your token")
-    return pseudonym(known[token])
+    return pseudonym(annotators[token])
 
 
 def _tokens(request: Request) -> dict[str, str]:
-    known = dict(request.app.state.settings.annotator_tokens)
-    if not known:
+    annotators = dict(request.app.state.settings.annotator_tokens)
+    if not annotators:
         raise RequestDeniedError(
             403, "token", "this page is closed: start the server with RESPECT_ANNOTATOR_TOKENS set"
         )
-    return known
+    return annotators
 
 
-def _desk(request: Request) -> Desk:
+def _queue(request: Request) -> AnnotationQueue:
     state: Any = request.app.state
-    if not hasattr(state, "desk"):
-        state.desk = Desk(state.rooms.workspace.open(), state.rooms.images.show)
-    desk: Desk = state.desk
-    return desk
+    if not hasattr(state, "queue"):
+        state.queue = AnnotationQueue(state.rooms.workspace.open(), state.rooms.images.show)
+    queue: AnnotationQueue = state.queue
+    return queue
 
 
 TheAnnotator = Annotated[str, Depends(_annotator)]
-TheDesk = Annotated[Desk, Depends(_desk)]
+TheQueue = Annotated[AnnotationQueue, Depends(_queue)]
 
 
 @router.post("/login")
-async def login(request: Request, response: Response, given: tokens.Login) -> dict[str, bool]:
+async def login(request: Request, response: Response, submitted: tokens.Login) -> dict[str, bool]:
     """Sign a browser in, for a day."""
-    found = [token for token in _tokens(request) if tokens.same(given.token, token)]
-    if not found:
+    matching = [token for token in _tokens(request) if tokens.same(submitted.token, token)]
+    if not matching:
         raise RequestDeniedError(401, "token", "this is no annotator's token")
-    tokens.remember(request, response, COOKIE, found[0])
+    tokens.remember(request, response, COOKIE, matching[0])
     return {"signed_in": True}
 
 
 @router.get("/next")
-async def following(annotator: TheAnnotator, desk: TheDesk) -> Next:
+async def next_turn(annotator: TheAnnotator, queue: TheQueue) -> Next:
     """Return the turn to annotate, in its phase."""
-    return await asyncio.to_thread(desk.next, annotator)
+    return await asyncio.to_thread(queue.next, annotator)
 
 
 @router.post("/answer")
-async def answer(annotator: TheAnnotator, desk: TheDesk, given: Given) -> Next:
+async def answer(annotator: TheAnnotator, queue: TheQueue, submitted: AnswerRequest) -> Next:
     """Take an answer to it, and return what is next."""
-    return await asyncio.to_thread(desk.answer, annotator, given)
+    return await asyncio.to_thread(queue.answer, annotator, submitted)

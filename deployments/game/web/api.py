@@ -24,7 +24,7 @@ from deployments.game.domain.protocol import (
     QuizQuestion,
     QuizResult,
 )
-from deployments.game.engine.door import Door
+from deployments.game.engine.admission import Admission
 from deployments.game.engine.rooms import Rooms
 from deployments.game.web.limits import Buckets, address
 from deployments.game.web.sockets import COOKIE
@@ -49,43 +49,45 @@ def player_of(request: Request, respect_player: Annotated[str | None, Cookie(max
     return player
 
 
-def door_of(request: Request) -> Door:
-    door: Door = request.app.state.door
-    return door
+def admission_of(request: Request) -> Admission:
+    admission: Admission = request.app.state.admission
+    return admission
 
 
 ThePlayer = Annotated[Player, Depends(player_of)]
 TheRooms = Annotated[Rooms, Depends(rooms_of)]
-TheDoor = Annotated[Door, Depends(door_of)]
+TheAdmission = Annotated[Admission, Depends(admission_of)]
 
 
 @router.post("/arrive")
-async def arrive(request: Request, response: Response, rooms: TheRooms, door: TheDoor, arrival: Arrive) -> Arrived:
+async def arrive(
+    request: Request, response: Response, rooms: TheRooms, admission: TheAdmission, arrival: Arrive
+) -> Arrived:
     """Admit a player who comes, or comes back."""
     arrivals: Buckets = request.app.state.arrivals
     cookie = request.cookies.get(COOKIE)
-    known = rooms.players.stays(cookie, arrival.participant, arrival.study)
-    if known is None and not arrivals.take(address(request)):
+    returning = rooms.players.returning(cookie, arrival.participant, arrival.study)
+    if returning is None and not arrivals.take(address(request)):
         raise RequestDeniedError(429, "", "too many people arrive from your address; try again in a moment")
-    player, fresh = door.arrive(cookie, arrival)
-    if fresh is not None:
+    player, new_cookie = admission.arrive(cookie, arrival)
+    if new_cookie is not None:
         response.set_cookie(
-            COOKIE, fresh, max_age=_YEAR, httponly=True, samesite="strict", secure=rooms.settings.secure
+            COOKIE, new_cookie, max_age=_YEAR, httponly=True, samesite="strict", secure=rooms.settings.secure
         )
-    return Arrived(player_state=door.me(player))
+    return Arrived(player_state=admission.me(player))
 
 
 @router.get("/me")
-async def me(door: TheDoor, player: ThePlayer) -> Me:
+async def me(admission: TheAdmission, player: ThePlayer) -> Me:
     """Return how far the player is."""
-    return door.me(player)
+    return admission.me(player)
 
 
 @router.post("/consent")
-async def consent(rooms: TheRooms, door: TheDoor, player: ThePlayer, _: Consent) -> Me:
+async def consent(rooms: TheRooms, admission: TheAdmission, player: ThePlayer, _: Consent) -> Me:
     """Record that the player agrees to take part."""
     await rooms.note(player, "consented")
-    return door.me(player)
+    return admission.me(player)
 
 
 @router.get("/quiz")
@@ -95,32 +97,32 @@ async def questions() -> list[QuizQuestion]:
 
 
 @router.post("/quiz")
-async def answer(rooms: TheRooms, player: ThePlayer, given: QuizAnswers) -> QuizResult:
+async def answer(rooms: TheRooms, player: ThePlayer, submitted: QuizAnswers) -> QuizResult:
     """Check the player's answers: the quiz is passed if all are right."""
-    wrong = quiz.wrong(given.answers)
+    wrong = quiz.wrong(submitted.answers)
     if not wrong:
         await rooms.note(player, "quiz_passed")
     return QuizResult(passed=not wrong, wrong=wrong)
 
 
 @router.post("/practised")
-async def practised(rooms: TheRooms, door: TheDoor, player: ThePlayer, _: Practised) -> Me:
+async def practised(rooms: TheRooms, admission: TheAdmission, player: ThePlayer, _: Practised) -> Me:
     """Record that the practice round is done."""
     await rooms.note(player, "practised")
-    return door.me(player)
+    return admission.me(player)
 
 
 @router.post("/games", response_model=GameStarted | InLobby)
-async def new_game(door: TheDoor, player: ThePlayer, wish: NewGame) -> GameStarted | InLobby:
+async def new_game(admission: TheAdmission, player: ThePlayer, game_request: NewGame) -> GameStarted | InLobby:
     """Begin a game, or the wait for one in the lobby."""
-    table = await door.enter(player, wish)
+    table = await admission.enter(player, game_request)
     return InLobby() if table is None else GameStarted(game=table.id)
 
 
 @router.get("/images/{name}.png", response_class=Response, responses={200: {"content": {"image/png": {}}}})
 async def image(request: Request, name: str) -> Response:
     """Return a picture of a context that is or was played."""
-    found = await rooms_of(request).images.png(name)
-    if found is None:
+    picture = await rooms_of(request).images.png(name)
+    if picture is None:
         return JSONResponse(Problem(field="name", reason="there is no such picture").model_dump(), 404)
-    return Response(found, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})
+    return Response(picture, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})

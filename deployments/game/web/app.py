@@ -19,7 +19,7 @@ from deployments.game.domain.denied import RequestDeniedError
 from deployments.game.domain.protocol import Problem
 from deployments.game.durability.journal import NotWrittenError
 from deployments.game.engine import recovery
-from deployments.game.engine.door import Door
+from deployments.game.engine.admission import Admission
 from deployments.game.engine.rooms import Rooms
 from deployments.game.web import annotation, api, operator, pages, sockets
 from deployments.game.web.limits import Buckets, Guard, address
@@ -38,22 +38,22 @@ def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
         KeyChangedError: ids of the journal became pseudonyms under another RESPECT_USER_KEY.
     """
     limits = rooms.settings.limits
-    door = Door(rooms, random.Random(seed) if seed is not None else random.SystemRandom())
+    admission = Admission(rooms, random.Random(seed) if seed is not None else random.SystemRandom())
 
     recovery.recover(rooms)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await rooms.start()
-        rooms.background.keep("lobby", door.watch)
-        rooms.background.once(door.prepare())
+        rooms.background.keep("lobby", admission.watch)
+        rooms.background.once(admission.prepare())
         gc.collect()
         gc.freeze()  # else each full collection walks through all libraries and holds up every game meanwhile
         yield
         await rooms.close()
 
     app = FastAPI(title="RESPECT game", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.rooms, app.state.door, app.state.settings = rooms, door, rooms.settings
+    app.state.rooms, app.state.admission, app.state.settings = rooms, admission, rooms.settings
     app.state.arrivals = Buckets(*limits.arrivals, limits.addresses, rooms.clock)
     requests = Buckets(*limits.requests, limits.addresses, rooms.clock)
     app.add_middleware(Guard, requests=requests, origins=rooms.settings.origins)
@@ -76,9 +76,9 @@ def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
     @app.get("/ready")
     async def ready(response: Response) -> dict[str, Any]:
         """Answer 200 if people get their games, since a policy can act, or each that the study asks for; else 503."""
-        lacking = rooms.lacking()
-        response.status_code = 503 if lacking else 200
-        return {"ready": not lacking, "lacking": lacking}
+        missing = rooms.missing_policies()
+        response.status_code = 503 if missing else 200
+        return {"ready": not missing, "lacking": missing}
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -96,13 +96,13 @@ def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
     return app
 
 
-async def _denied(request: Request, error: Any) -> JSONResponse:
+async def _denied(_: Request, error: Any) -> JSONResponse:
     problem = Problem(field=error.field, reason=error.reason, game=error.game)
     headers = {"Retry-After": "2"} if error.status in (429, 503) else None
     return JSONResponse(problem.model_dump(), error.status, headers)
 
 
-async def _invalid(request: Request, error: Any) -> JSONResponse:
+async def _invalid(_: Request, error: Any) -> JSONResponse:
     """Return the first complaint, without the input or the name of an unknown field."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"] if part not in ("body", "path", "query", "cookie")]
@@ -110,15 +110,15 @@ async def _invalid(request: Request, error: Any) -> JSONResponse:
         return JSONResponse(Problem(reason="not JSON").model_dump(), 422)
     if first["type"] == "extra_forbidden":
         return JSONResponse(Problem(reason="there is an unknown field").model_dump(), 422)
-    known = ".".join(path[:1])  # deeper names are the sender's
-    return JSONResponse(Problem(field=known, reason=str(first["msg"])).model_dump(), 422)
+    field = ".".join(path[:1])  # deeper names are the sender's
+    return JSONResponse(Problem(field=field, reason=str(first["msg"])).model_dump(), 422)
 
 
-async def _refused(request: Request, error: Any) -> JSONResponse:
+async def _refused(_: Request, error: Any) -> JSONResponse:
     return JSONResponse(Problem(reason=str(error.detail)).model_dump(), error.status_code, error.headers)
 
 
-async def _away(request: Request, error: Any) -> JSONResponse:
+async def _away(_: Request, error: Any) -> JSONResponse:
     log.error("%s: %s", type(error).__name__, error)
     return JSONResponse(Problem(reason=sockets.NOT_SAVED).model_dump(), 503, {"Retry-After": "2"})
 

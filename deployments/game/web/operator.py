@@ -42,10 +42,10 @@ TheRooms = Annotated[Rooms, Depends(_rooms)]
 
 
 @router.post("/login")
-async def login(request: Request, response: Response, given: tokens.Login) -> dict[str, bool]:
+async def login(request: Request, response: Response, credentials: tokens.Login) -> dict[str, bool]:
     """Sign a browser in, for a day."""
     token = _token(request)
-    if not tokens.same(given.token, token):
+    if not tokens.same(credentials.token, token):
         raise RequestDeniedError(401, "token", "this is not the operator's token")
     tokens.remember(request, response, COOKIE, token)
     return {"signed_in": True}
@@ -109,9 +109,9 @@ async def standing(rooms: Rooms) -> dict[str, Any]:
     }
 
 
-async def set_open(rooms: Rooms, open: bool) -> None:
+async def set_open(rooms: Rooms, is_open: bool) -> None:
     """Open or close the study to people; running games continue. Raises NotWrittenError and RequestDeniedError."""
     if rooms.study is None:
         raise RequestDeniedError(409, "study", "no study is loaded; start with --study")
-    await rooms.journal.write({"kind": "study", "study": rooms.study.file.name, "open": open})
-    rooms.study.open = open
+    await rooms.journal.write({"kind": "study", "study": rooms.study.file.name, "open": is_open})
+    rooms.study.open = is_open

@@ -36,7 +36,7 @@ async def serve(socket: WebSocket, rooms: Rooms, *, admitted: bool) -> None:
         pass
     finally:
         rooms.disconnect(player, connection)
-        await connection.gone()
+        await connection.cancel()
 
 
 async def _read(socket: WebSocket, rooms: Rooms, player: Player, connection: Connection) -> None:
@@ -54,17 +54,17 @@ async def _read(socket: WebSocket, rooms: Rooms, player: Player, connection: Con
         if text is not None and len(text.encode("utf-8", "replace")) > LARGEST_MESSAGE:
             connection.close(TOO_LARGE)
             continue
-        refused = await _done(rooms, player, connection, text)
+        refused = await _handle(rooms, player, connection, text)
         wrong = wrong + 1 if refused is not None else 0
         if refused is not None:
             rooms.metrics.refused.labels(refused.field).inc()
             connection.send(refused)
         if wrong >= limits.refusals:
             connection.close(POLICY)
-    await connection.finished()
+    await connection.wait_closed()
 
 
-async def _done(rooms: Rooms, player: Player, connection: Connection, text: str | None) -> Refused | None:
+async def _handle(rooms: Rooms, player: Player, connection: Connection, text: str | None) -> Refused | None:
     """Do what a message asks; return a refusal if it cannot be done."""
     if text is None:
         return Refused(field="", reason="send text")
@@ -74,8 +74,8 @@ async def _done(rooms: Rooms, player: Player, connection: Connection, text: str 
         return _invalid(error)
     try:
         match message:
-            case protocol.Say(game=game, turn=turn, text=said):
-                await rooms.say(player, game, turn, said)
+            case protocol.Say(game=game, turn=turn, text=utterance):
+                await rooms.say(player, game, turn, utterance)
             case protocol.Act(game=game, turn=turn, select=select, deselect=deselect):
                 await rooms.act(player, game, turn, select, deselect)
             case protocol.Leave(game=game):
@@ -100,9 +100,9 @@ def _invalid(error: ValidationError) -> Refused:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     if first["type"] == "json_invalid":
         return Refused(field="", reason="not JSON")
-    named = [part for part in first["loc"] if part in _FIELDS]
+    fields = [part for part in first["loc"] if part in _FIELDS]
     if first["type"] == "extra_forbidden":
         return Refused(field="", reason="there is an unknown field")
     if first["type"].startswith("union_tag"):
         return Refused(field="type", reason="there is no such message")
-    return Refused(field=str(named[-1]) if named else "", reason=str(first["msg"]))
+    return Refused(field=str(fields[-1]) if fields else "", reason=str(first["msg"]))

@@ -29,7 +29,7 @@ from deployments.game.engine.settings import Limits, Settings
 from deployments.game.web.app import create_app
 from deployments.serving.server import PolicyServer
 from deployments.serving.server import Settings as Serving
-from deployments.serving.versions import Served
+from deployments.serving.versions import ServedVersion
 from respect_core.acting.listener import Act
 from respect_core.interaction import Interaction
 from respect_core.scenarios.multiref import actions
@@ -53,10 +53,10 @@ class Obedient:
         return Act(str(actions.Action(select=next(x for x in actions.LETTERS if x not in turn.state))), 0.25)
 
 
-def version(variant: str, number: int = 1) -> Served:
+def version(variant: str, number: int = 1) -> ServedVersion:
     """A version of a variant, with a hash of its own."""
     name = f"respect.{variant}/{number}"
-    return Served(name, hashlib.sha256(name.encode()).hexdigest(), Obedient())  # type: ignore[arg-type]  # acts as a policy does
+    return ServedVersion(name, hashlib.sha256(name.encode()).hexdigest(), Obedient())  # type: ignore[arg-type]  # acts as a policy does
 
 
 def policy_server(place: Workspace, variants: Sequence[str] = VARIANTS) -> PolicyServer:

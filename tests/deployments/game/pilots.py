@@ -8,7 +8,7 @@ from typing import Any
 from game_servers import Player
 
 from deployments.game.domain import contexts
-from deployments.game.domain.contexts import Drawn
+from deployments.game.domain.contexts import ContextRecipe
 from deployments.game.domain.study import Payment, Study, StudyFile
 from tasks.support.workspace import workspace
 
@@ -19,11 +19,11 @@ def study_of(folder: Path, policies: dict[str, int], games: int = 4, **fields: A
         name="pilot",
         round=3,
         policies=policies,
-        contexts=Drawn(games=games, seed="pilot"),
+        contexts=ContextRecipe(games=games, seed="pilot"),
         payment=Payment(bonus=0.25),
         **fields,
     )
-    return Study(file, contexts.of_study(workspace(folder).open(), Drawn(games=games, seed="pilot")))
+    return Study(file, contexts.of_study(workspace(folder).open(), ContextRecipe(games=games, seed="pilot")))
 
 
 async def participant(port: int, number: int) -> Player:

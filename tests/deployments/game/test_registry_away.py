@@ -26,8 +26,8 @@ def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowSe
         made = MlflowServer(tmp_path, free.getsockname()[1])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(rounds, "_HOLDS", 0.1)
-    monkeypatch.setattr(rounds, "_AGAIN", 0.1)
+    monkeypatch.setattr(rounds, "_VALID_SECONDS", 0.1)
+    monkeypatch.setattr(rounds, "_RETRY_SECONDS", 0.1)
     yield made
     made.kill()
 

@@ -19,8 +19,11 @@ PATIENCE = 60_000  # milliseconds: the machine may be busy
 
 @pytest.fixture
 def people(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """New people, each with a browser of their own. What their pages complain of fails the test at its end: scripts
-    that break, and whatever the Content-Security-Policy refuses."""
+    """New people, each with a browser of their own.
+
+    What their pages complain of fails the test at its end: scripts that break, and whatever the
+    Content-Security-Policy refuses.
+    """
     complaints: list[str] = []
     contexts: list[BrowserContext] = []
 

@@ -10,7 +10,7 @@ from game_servers import Running
 from playing import heading, url
 from playwright.sync_api import Page, Response, expect
 
-from deployments.game.domain.contexts import Drawn, of_study
+from deployments.game.domain.contexts import ContextRecipe, of_study
 from respect_core.log.pseudonyms import pseudonym
 from respect_core.log.records import InteractionLog, LoggedTurn, Outcome, PolicyIdentity, outcome_row, turn_rows
 from respect_core.measuring import annotation_tasks, human_eval
@@ -33,7 +33,7 @@ Shot = Callable[[Page, str], None]
 
 def _tasks(store: Store, games: int) -> None:
     """Games of round 0 in the turns table, sampled."""
-    (context,) = of_study(store, Drawn(games=1, seed="annotated"))
+    (context,) = of_study(store, ContextRecipe(games=1, seed="annotated"))
     logs = [
         InteractionLog(
             interaction_id=f"b-fft-r0-{number}",

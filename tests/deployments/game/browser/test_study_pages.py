@@ -12,7 +12,7 @@ from playing import consent, heading, say, table, url
 from playwright.sync_api import Page, expect
 
 from deployments.game.domain import quiz
-from deployments.game.domain.contexts import Drawn, of_study
+from deployments.game.domain.contexts import ContextRecipe, of_study
 from deployments.game.domain.study import Study, StudyFile
 from deployments.game.domain.table import Clocks
 from respect_core.log.pseudonyms import pseudonym
@@ -29,9 +29,10 @@ Shot = Callable[[Page, str], None]
 
 def _study(folder: Path, **fields: object) -> Study:
     file = StudyFile.model_validate(
-        {"name": "pilot", "round": 1, "policies": {"b-fft": 1}, "contexts": Drawn(games=2, seed="pages")} | fields
+        {"name": "pilot", "round": 1, "policies": {"b-fft": 1}, "contexts": ContextRecipe(games=2, seed="pages")}
+        | fields
     )
-    assert isinstance(file.contexts, Drawn)
+    assert isinstance(file.contexts, ContextRecipe)
     return Study(file, of_study(workspace(folder).open(), file.contexts))
 
 

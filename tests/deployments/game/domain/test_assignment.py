@@ -88,7 +88,7 @@ def test_each_policy_plays_each_context_once_and_then_it_is_full() -> None:
     assert sorted((slot.context, slot.policy) for slot in slots) == sorted(
         [(context, policy) for context in "ab" for policy in ("b-fft", "control", "control")]
     )
-    assert assignment.wanted("control") == 4
+    assert assignment.quota("control") == 4
     with pytest.raises(StudyFullError):
         assignment.draw()
     assignment.release(Slot("a", "b-fft"))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.game.domain.table import Clocks, MoveRefusedError, Table, clean
-from deployments.game.engine.listener import Perfect
+from deployments.game.engine.listener import PerfectListener
 from respect_core.scenarios.multiref.contexts import GameContext
 
 IMAGES = tuple(f"i{number}" for number in range(10))
@@ -95,14 +95,14 @@ def test_won_out_of_turns_and_left() -> None:
     table = _table()
     for turn in range(3):
         _do(table, table.say("ann", turn, "next"))
-        _do(table, table.acted(Perfect().act(table), 1.0))
-    assert table.finished() == {"kind": "ended", "game": "g", "reason": "won", "by": None}
+        _do(table, table.policy_action(PerfectListener().act(table), 1.0))
+    assert table.rule_ending() == {"kind": "ended", "game": "g", "reason": "won", "by": None}
     table = _table(listener="bob")
     for turn in range(10):
-        assert table.finished() is None and table.view("bob", 1.0, True).turns_left == 10 - turn
+        assert table.rule_ending() is None and table.view("bob", 1.0, True).turns_left == 10 - turn
         _do(table, table.say("ann", turn, "next"))
         _do(table, table.act("bob", turn, "B" if turn % 2 == 0 else "", "B" if turn % 2 else "", 1.0))
-    _do(table, table.finished())
+    _do(table, table.rule_ending())
     assert table.view("ann", 1.0, True).over.reason == "out_of_turns"  # type: ignore[union-attr]
     table = _table(listener="bob")
     _do(table, table.leave("bob"))
@@ -139,7 +139,7 @@ def test_whatever_is_tried_the_events_give_the_same_table_and_listeners_learn_no
         except MoveRefusedError:
             continue
         for happened in (event, None):
-            happened = happened or table.finished()
+            happened = happened or table.rule_ending()
             if happened is not None:
                 table.apply(happened, now)
                 again.apply(json.loads(json.dumps(happened)), now)

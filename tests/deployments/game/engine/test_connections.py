@@ -28,7 +28,7 @@ async def _gone_once_a_message_was_taken(steps: int) -> None:
     for _ in range(steps):
         await asyncio.sleep(0)
     async with asyncio.timeout(5):
-        await connection.gone()
+        await connection.cancel()
 
 
 def test_a_client_that_leaves_as_it_takes_a_message_holds_nothing_up() -> None:
