@@ -56,24 +56,24 @@ class Caps:
 def household(host: str) -> str:
     """Return the client that an address stands for: for IPv6 its /64; IPv4 written as IPv6 counts as IPv4."""
     try:
-        found = ipaddress.ip_address(host.partition("%")[0])
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return host
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.ip_network((found, 64), strict=False).network_address)
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False).network_address)
 
 
 def raise_descriptors() -> int:
     """Let this process have as many file descriptors as its hard limit allows; return how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    limit = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft == resource.RLIM_INFINITY or soft >= limit:
         return _DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit
 
 
 def options(caps: Caps | None = None, *, proxies: str = "") -> dict[str, Any]:
@@ -96,18 +96,18 @@ class Gate:
     def __init__(self, caps: Caps, descriptors: int, proxies: str = "") -> None:
         self.caps = caps
         self.total = max(16, min(caps.total, descriptors - _OWN))
-        self.each = max(8, int(self.total * caps.share))
-        self._trusts = _trusted(proxies)
+        self.per_address = max(8, int(self.total * caps.share))
+        self._trusts = _proxy_test(proxies)
         self._open: dict[asyncio.BaseTransport, str] = {}
         self._of: Counter[str] = Counter()
-        self._told = float("-inf")
+        self._warned_at = float("-inf")
 
     def enter(self, transport: asyncio.BaseTransport) -> bool:
         """Count a connection until `leave`; return False if there is no room for it."""
         host = str((transport.get_extra_info("peername") or ("unknown",))[0])
         key = household(host)
-        if len(self._open) >= self.total or (self._of[key] >= self.each and not self._trusts(host)):
-            self._tell(f"{len(self._open)} connections, {self._of[key]} of them from the address that was refused")
+        if len(self._open) >= self.total or (self._of[key] >= self.per_address and not self._trusts(host)):
+            self._warn(f"{len(self._open)} connections, {self._of[key]} of them from the address that was refused")
             return False
         self._open[transport] = key
         self._of[key] += 1
@@ -120,29 +120,29 @@ class Gate:
             if not self._of[key]:
                 del self._of[key]
 
-    def _tell(self, standing: str) -> None:
+    def _warn(self, standing: str) -> None:
         """Log a refusal, at most once a minute."""
-        if time.monotonic() - self._told >= 60:
-            self._told = time.monotonic()
+        if time.monotonic() - self._warned_at >= 60:
+            self._warned_at = time.monotonic()
             log.warning("connections are refused: %s", standing)
 
 
-def _trusted(proxies: str) -> Callable[[str], bool]:
+def _proxy_test(proxies: str) -> Callable[[str], bool]:
     networks = []
-    for each in filter(None, (each.strip() for each in proxies.split(","))):
-        if each == "*":
+    for entry in filter(None, (entry.strip() for entry in proxies.split(","))):
+        if entry == "*":
             return lambda _: True
         try:
-            networks.append(ipaddress.ip_network(each, strict=False))
+            networks.append(ipaddress.ip_network(entry, strict=False))
         except ValueError:  # a name or a Unix socket: uvicorn compares it as written
             continue
 
     def trusts(host: str) -> bool:
         try:
-            found = ipaddress.ip_address(host)
+            address = ipaddress.ip_address(host)
         except ValueError:
             return False
-        return any(found in network for network in networks)
+        return any(address in network for network in networks)
 
     return trusts
 
@@ -216,15 +216,15 @@ class _Ws(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def handle_ping(self) -> None:
-        if self._admitted():
+        if self._admit():
             super().handle_ping()
 
     def handle_pong(self, event: Any) -> None:
-        if self._admitted():
+        if self._admit():
             super().handle_pong(event)
 
     def handle_cont(self, event: Any) -> None:
-        if self._admitted():
+        if self._admit():
             super().handle_cont(event)
 
     def send_receive_event_to_app(self) -> None:
@@ -239,7 +239,7 @@ class _Ws(WebSocketsSansIOProtocol):
                 return
         super().send_receive_event_to_app()
 
-    def _admitted(self) -> bool:
+    def _admit(self) -> bool:
         if self.transport.is_closing():
             return False
         if self._bucket.take(time.monotonic()):

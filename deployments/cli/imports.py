@@ -73,10 +73,10 @@ def list_imports(run: Run = "main") -> None:
 
     table = Table("name", "file", "round", "variant", "games", "game sets", "when")
     with clear_errors():
-        for each in task(workspace):
-            held = ", ".join(f"{name} ({len(ids)})" for name, ids in each.held.items())
-            row = (each.name[:12], each.file, each.partition.round, each.partition.variant, each.games, held)
-            table.add_row(*(escape(str(cell)) for cell in (*row, each.imported_at)))
+        for record in task(workspace):
+            sets = ", ".join(f"{name} ({len(ids)})" for name, ids in record.held.items())
+            row = (record.name[:12], record.file, record.partition.round, record.partition.variant, record.games, sets)
+            table.add_row(*(escape(str(cell)) for cell in (*row, record.imported_at)))
     console.print(table)
 
 
@@ -95,9 +95,9 @@ def undo_import(
         record, trained = task(workspace, name)
     round, variant = record.partition
     console.print(f"undone: {record.games:,} games of {escape(record.file)}, round {round}, variant {variant}")
-    for each in trained:
+    for training in trained:
         console.print(
-            f"[yellow]What {each.variant} learned in round {each.round} stays: it was made from these games among "
-            "others. Run that round again to learn without them.[/]",
+            f"[yellow]What {training.variant} learned in round {training.round} stays: it was made from these games "
+            "among others. Run that round again to learn without them.[/]",
             soft_wrap=True,
         )

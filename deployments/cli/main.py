@@ -49,15 +49,15 @@ app.add_typer(report_app)
 app.add_typer(search_app)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"respect {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def prepare(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001  # its callback uses it
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
@@ -67,9 +67,9 @@ def prepare(
 
 @app.command()
 @options(DemoParameters)
-def demo(run: Run = "demo", **given: Any) -> None:
+def demo(run: Run = "demo", **values: Any) -> None:
     """Run one whole round with simulated speakers, from the seed policy's games to registered candidates."""
-    parameters, workspace = build(DemoParameters, given), run_workspace(run, new=True)
+    parameters, workspace = build(DemoParameters, values), run_workspace(run, new=True)
     from flows.demo import demo as flow
     from tasks.reports import report
 
@@ -89,9 +89,9 @@ def demo(run: Run = "demo", **given: Any) -> None:
 
 @app.command("round")
 @options(RoundParameters, without=["study_seed"])
-def round_command(run: Run = "main", on: On = "here", **given: Any) -> None:
+def round_command(run: Run = "main", on: On = "here", **values: Any) -> None:
     """Run one round on the logs in the store: export, decode, subsample, train, select and register."""
-    parameters, workspace = build(RoundParameters, given), run_workspace(run)
+    parameters, workspace = build(RoundParameters, values), run_workspace(run)
     from flows.round import round as flow
     from tasks.compute.places import Place, require
     from tasks.reports import report
@@ -106,15 +106,15 @@ def round_command(run: Run = "main", on: On = "here", **given: Any) -> None:
 
 @app.command("simulate")
 @options(SimulateParameters)
-def simulate_command(run: Run = "main", **given: Any) -> None:
+def simulate_command(run: Run = "main", **values: Any) -> None:
     """Let simulated users play with what is deployed; their games go into the next round."""
-    parameters, workspace = build(SimulateParameters, given), run_workspace(run, new=True)
+    parameters, workspace = build(SimulateParameters, values), run_workspace(run, new=True)
     from flows.simulate import simulate as flow
 
     with running():
         number, played = flow(workspace, parameters)
-    for each in played:
-        console.print(f"{each.variant}: {each.success:.0%} of {each.games} games won, {each.turns_per_game:.1f} turns")
+    for cell in played:
+        console.print(f"{cell.variant}: {cell.success:.0%} of {cell.games} games won, {cell.turns_per_game:.1f} turns")
     console.print(f"next: respect round --round {number} --run {run}", highlight=False)
 
 
@@ -129,7 +129,7 @@ def study_command(
             "'all' means six variants and control. May be repeated.",
         ),
     ] = ["b-fft,control"],  # noqa: B006  # Typer reads it
-    **given: Any,
+    **values: Any,
 ) -> None:
     """Run the paper's experiment with simulated speakers, round after round. Run again, it resumes."""
     named = split(variants)
@@ -138,7 +138,7 @@ def study_command(
         raise typer.BadParameter(f"{CONTROL} is deployed alongside variants that learn: name one, e.g. b-fft,{CONTROL}")
     control = CONTROL in named or variants == ["all"]
     parameters, workspace = (
-        build(StudyParameters, given, variants=learning, control=control),
+        build(StudyParameters, values, variants=learning, control=control),
         run_workspace(run, new=True),
     )
     from flows.study import study as flow
@@ -178,10 +178,10 @@ def evaluate_command(
         str, typer.Argument(help="A set added by `respect import games --game-set NAME`; its right turns count.")
     ],
     run: Run = "main",
-    **given: Any,
+    **values: Any,
 ) -> None:
     """Compare the seed policy and a round's variants with each other and chance, on games that nobody trained on."""
-    parameters, workspace = build(EvaluateParameters, given, game_set=game_set), run_workspace(run)
+    parameters, workspace = build(EvaluateParameters, values, game_set=game_set), run_workspace(run)
     from flows.evaluate import evaluate as flow
     from tasks.release import evaluate
 
@@ -201,8 +201,8 @@ def relocate_command(
     warn_of_public_key()
     with clear_errors():
         old = relocate(folder)
-    said = f"{folder} is a run of its own now: no record says {old} any more" if old else f"{folder} says where it is"
-    console.print(said, highlight=False, soft_wrap=True, markup=False)
+    change = f"is a run of its own now: no record says {old} any more" if old else "says where it is"
+    console.print(f"{folder} {change}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()

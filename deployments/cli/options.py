@@ -32,18 +32,18 @@ def options(model: type[Parameters], *, without: Collection[str] = ()) -> Callab
     def decorate(command: Command) -> Command:
         signature, hints = inspect.signature(command), typing.get_type_hints(command, include_extras=True)
         own = [
-            each.replace(annotation=hints[name])
-            for name, each in signature.parameters.items()
-            if each.kind is not inspect.Parameter.VAR_KEYWORD
+            parameter.replace(annotation=hints[name])
+            for name, parameter in signature.parameters.items()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        made = [_option(name, field) for name, field in model.model_fields.items() if name not in without]
+        generated = [_option(name, field) for name, field in model.model_fields.items() if name not in without]
 
         every = sorted(
-            (each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *made)),
-            key=lambda each: each.default is not inspect.Parameter.empty,
+            (parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *generated)),
+            key=lambda parameter: parameter.default is not inspect.Parameter.empty,
         )
         command.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]  # what Typer reads
-        command.__annotations__ = {each.name: each.annotation for each in every}
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in every}
         return command
 
     return decorate
@@ -51,9 +51,9 @@ def options(model: type[Parameters], *, without: Collection[str] = ()) -> Callab
 
 def build(model: type[Model], values: Mapping[str, Any], **more: Any) -> Model:
     """Make the model from options; those left empty have their defaults. Raises typer.BadParameter."""
-    given = {name: value for name, value in {**values, **more}.items() if value is not None}
+    chosen = {name: value for name, value in {**values, **more}.items() if value is not None}
     try:
-        return model(**given)
+        return model(**chosen)
     except ValidationError as error:
         first = error.errors()[0]
         option = f"--{str(first['loc'][0]).replace('_', '-')}" if first["loc"] else None
@@ -61,8 +61,8 @@ def build(model: type[Model], values: Mapping[str, Any], **more: Any) -> Model:
 
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
-    least = next((each.ge for each in field.metadata if isinstance(each, Ge)), None)
-    most = next((each.le for each in field.metadata if isinstance(each, Le)), None)
+    least = next((constraint.ge for constraint in field.metadata if isinstance(constraint, Ge)), None)
+    most = next((constraint.le for constraint in field.metadata if isinstance(constraint, Le)), None)
     help_ = (field.description or "").replace("Empty:", "Default:")
     kind: Any = field.annotation
     default = inspect.Parameter.empty if field.is_required() else field.default

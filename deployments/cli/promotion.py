@@ -18,9 +18,9 @@ VariantName = Annotated[Variant, typer.Argument(help="The variant, e.g. b-fft.")
 
 @promotion_app.command("promote")
 @options(PromoteParameters, without=["variant"])
-def promote_command(variant: VariantName, run: Run = "main", **given: Any) -> None:
+def promote_command(variant: VariantName, run: Run = "main", **values: Any) -> None:
     """Deploy a variant's candidate if it passes the gate. Ends with code 3 if it does not."""
-    parameters, workspace = build(PromoteParameters, given, variant=variant), run_workspace(run)
+    parameters, workspace = build(PromoteParameters, values, variant=variant), run_workspace(run)
     from flows.promote import promote as flow
 
     if parameters.approve:
@@ -36,9 +36,9 @@ def promote_command(variant: VariantName, run: Run = "main", **given: Any) -> No
 
 @promotion_app.command("rollback")
 @options(RollbackParameters, without=["variant"])
-def rollback_command(variant: VariantName, run: Run = "main", **given: Any) -> None:
+def rollback_command(variant: VariantName, run: Run = "main", **values: Any) -> None:
     """Put back what was deployed before the newest promotion in force. Another rollback goes one further back."""
-    parameters, workspace = build(RollbackParameters, given, variant=variant), run_workspace(run)
+    parameters, workspace = build(RollbackParameters, values, variant=variant), run_workspace(run)
     from flows.promote import rollback as flow
 
     with running():
@@ -75,7 +75,7 @@ def lineage_command(
     run: Run = "main",
 ) -> None:
     """Show what a version was made from, down to the log; or every version that learned from a turn or a user."""
-    if sum(each is not None for each in (version, turn, user)) != 1:
+    if sum(criterion is not None for criterion in (version, turn, user)) != 1:
         raise typer.BadParameter("give a version, or --turn, or --user")
     interaction_id, _, number = (turn or "/0").rpartition("/")
     if turn and not (interaction_id and number.isdecimal()):
@@ -88,7 +88,7 @@ def lineage_command(
         if version:
             console.print(lineage.tree(workspace, version), highlight=False, soft_wrap=True)
         elif turn:
-            found = learned_from(workspace.open(), interaction_id=interaction_id, turn=int(number))
-            console.print(lineage.table(f"Learned from turn {number} of {interaction_id}", found))
+            versions = learned_from(workspace.open(), interaction_id=interaction_id, turn=int(number))
+            console.print(lineage.table(f"Learned from turn {number} of {interaction_id}", versions))
         else:
             console.print(lineage.table(f"Learned from user {user}", learned_from(workspace.open(), user=user)))

@@ -78,12 +78,12 @@ def report_command(
 
 
 def _image_similarity(
-    workspace: Workspace, given: str | None, annotated: Sequence[Partition]
+    workspace: Workspace, source: str | None, annotated: Sequence[Partition]
 ) -> ImageSimilarity | None:
     from respect_core.scenarios.multiref.similarity import from_features, from_table
 
-    if given != VISION:
-        return from_table(Path(given)) if given else None
+    if source != VISION:
+        return from_table(Path(source)) if source else None
     # This loads a model into memory, which nothing else in a report needs.
     from respect_core.measuring.human_eval import read_annotated
     from respect_core.model.base import load_base
@@ -109,19 +109,19 @@ def _show_verdicts(evidence: Evidence, folder: Path) -> None:
     from respect_core.reporting.verdicts import measured
     from tasks.support.files import write_whole
 
-    found = verdicts(measured(evidence, grids(evidence.cells)))
-    write_whole(folder / "published.csv", comma_separated(found))
-    compared = [each for each in found if each.measured is not None]
+    figures = verdicts(measured(evidence, grids(evidence.cells)))
+    write_whole(folder / "published.csv", comma_separated(figures))
+    compared = [figure for figure in figures if figure.measured is not None]
     table = Table("cell", "published", "measured", "95% interval", "verdict", title="The paper's values, and these")
-    for each in compared:
-        interval = "" if each.low is None else f"{each.low:.2f} to {each.high:.2f}"
-        cell = " ".join(filter(None, (str(each.table), each.row, each.column)))
-        verdict = "[green]agrees[/]" if each.agrees else f"[red]differs[/]: {each.why}"
-        table.add_row(cell, f"{each.published:g}", f"{each.measured:.6g}", interval, verdict)
+    for figure in compared:
+        interval = "" if figure.low is None else f"{figure.low:.2f} to {figure.high:.2f}"
+        cell = " ".join(filter(None, (str(figure.table), figure.row, figure.column)))
+        verdict = "[green]agrees[/]" if figure.agrees else f"[red]differs[/]: {figure.why}"
+        table.add_row(cell, f"{figure.published:g}", f"{figure.measured:.6g}", interval, verdict)
     console.print(table)
-    agree = sum(bool(each.agrees) for each in compared)
+    agree = sum(bool(figure.agrees) for figure in compared)
     console.print(
-        f"{agree} of {len(compared)} measured cells agree with the published ones; {len(found) - len(compared)} "
+        f"{agree} of {len(compared)} measured cells agree with the published ones; {len(figures) - len(compared)} "
         f"published cells are not measured here: {folder / 'published.csv'}",
         highlight=False,
         soft_wrap=True,

@@ -20,10 +20,10 @@ def search_command(
     variant: Annotated[Variant, typer.Option(help="The variant to train.")],
     run: Run = "main",
     on: On = "here",
-    **given: Any,
+    **values: Any,
 ) -> None:
     """Search training settings: train, validate, compare in MLflow. Nothing is registered; run again, it resumes."""
-    parameters, workspace = build(SearchParameters, given, variants=[variant]), run_workspace(run)
+    parameters, workspace = build(SearchParameters, values, variants=[variant]), run_workspace(run)
     from flows.search import search as flow
     from tasks.compute.places import Place, require
     from tasks.round import search

@@ -46,7 +46,7 @@ def serve(workspace: Workspace, only: str | None, prefect_port: int, mlflow_port
     Raises:
         ValueError: `only` names neither.
     """
-    wanted = pages(only, prefect_port, mlflow_port)
+    chosen = pages(only, prefect_port, mlflow_port)
     for ending in (signal.SIGTERM, signal.SIGINT):  # a script's background processes ignore SIGINT
         signal.signal(ending, _interrupt)  # or else the servers would outlive this command
     log = workspace.scratch / "ui.log"
@@ -60,11 +60,11 @@ def serve(workspace: Workspace, only: str | None, prefect_port: int, mlflow_port
         **servers.mlflow_login(password),
     }
     with log.open("w") as output:
-        started = [subprocess.Popen(page.command, stdout=output, stderr=output, env=environment) for page in wanted]
+        started = [subprocess.Popen(page.command, stdout=output, stderr=output, env=environment) for page in chosen]
         try:
-            names = " and ".join(page.name for page in wanted)
+            names = " and ".join(page.name for page in chosen)
             console.print(f"starting {names}, which takes up to a minute", highlight=False)
-            waiting = list(wanted)
+            waiting = list(chosen)
             while all(server.poll() is None for server in started):
                 for page in [page for page in waiting if servers.answers(page.ready, password)]:
                     console.print(f"{page.name:8} {page.address}", highlight=False)

@@ -70,7 +70,7 @@ def create_app(actor: Actor) -> FastAPI:
     @app.post("/act", response_model=ActReply, responses=_PROBLEMS)
     async def act(request: ActRequest) -> Response:
         """Return the policy's action in a game."""
-        status, answer = await answered(actor.act, request)
+        status, answer = await respond(actor.act, request)
         actor.metrics.responses.labels(str(status)).inc()
         headers = {"Retry-After": "1"} if status == 503 else None
         return JSONResponse(answer.model_dump(), status, headers)
@@ -78,7 +78,7 @@ def create_app(actor: Actor) -> FastAPI:
     @app.post("/check", response_model=Fits, responses=_PROBLEMS)
     async def check(request: ActRequest) -> Response:
         """Check whether a policy could act on this: 422 names what is wrong or too long. Nothing is drawn or logged."""
-        status, answer = await answered(actor.check, request)
+        status, answer = await respond(actor.check, request)
         return JSONResponse(answer.model_dump(), status)
 
     @app.delete("/games/{variant}/{game}", status_code=204)
@@ -94,9 +94,9 @@ def create_app(actor: Actor) -> FastAPI:
     @app.get("/ready", responses={503: {"model": Readiness}})
     def ready(response: Response) -> Readiness:
         """Answer 200 if every variant has a version to act, else 503."""
-        found = actor.readiness()
-        response.status_code = 200 if found.ready else 503
-        return found
+        state = actor.readiness()
+        response.status_code = 200 if state.ready else 503
+        return state
 
     @app.get("/metrics")
     def metrics() -> Response:
@@ -106,7 +106,7 @@ def create_app(actor: Actor) -> FastAPI:
     return app
 
 
-async def answered(
+async def respond(
     act: Callable[[ActRequest], Awaitable[ActReply | Fits]], request: ActRequest
 ) -> tuple[int, ActReply | Fits | Problem]:
     """Return the result of `Actor.act` or `Actor.check`, as status code and body."""
@@ -129,7 +129,7 @@ async def answered(
         return 500, Problem(reason=f"internal error ({type(error).__name__}); the server's log has more")
 
 
-async def _invalid(request: Request, error: Any) -> JSONResponse:
+async def _invalid(_: Request, error: Any) -> JSONResponse:
     """Return the first complaint, without the input."""
     first = error.errors()[0]
     path = [part for part in first["loc"] if part not in ("body", "path")]
@@ -142,7 +142,7 @@ async def _invalid(request: Request, error: Any) -> JSONResponse:
     return JSONResponse(Problem(field=field, reason=reason).model_dump(), 422)
 
 
-async def _refused(request: Request, error: Any) -> JSONResponse:
+async def _refused(_: Request, error: Any) -> JSONResponse:
     return JSONResponse(Problem(reason=str(error.detail)).model_dump(), error.status_code, error.headers)
 
 
@@ -155,7 +155,7 @@ class SmallBodies:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         size = 0
 
-        async def counted() -> Message:
+        async def receive_limited() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
@@ -163,4 +163,4 @@ class SmallBodies:
                 raise HTTPException(413, f"the body has more than {LARGEST_BODY} bytes")
             return message
 
-        await self._app(scope, counted, send)
+        await self._app(scope, receive_limited, send)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from mlflow.entities.model_registry import ModelVersion
 
-from deployments.serving.versions import LastGood, Served, VersionRejectedError
+from deployments.serving.versions import LastGood, ServedVersion, VersionRejectedError
 from respect_core.acting.roster import Roster
 from respect_core.release import ledger
 from respect_core.variants import SEED
@@ -46,14 +46,14 @@ class Follower:
         self,
         workspace: Workspace,
         variants: Sequence[str],
-        roster: Roster[Served],
-        load: Callable[[ModelVersion], Served],
+        roster: Roster[ServedVersion],
+        load: Callable[[ModelVersion], ServedVersion],
         *,
         every: float = 3.0,
     ) -> None:
         self._workspace, self.variants, self._roster, self._load, self.every = workspace, variants, roster, load, every
         self.refused: dict[str, str] = {}  # by variant
-        self.looked = threading.Event()  # at every variant, whatever the answer
+        self.checked = threading.Event()  # at every variant, whatever the answer
         self._refused_versions: dict[tuple[str, str], tuple[float, str]] = {}
         self._last_good = LastGood(workspace)
         self._entries: dict[str, int] = {}  # of the ledger, by variant
@@ -83,7 +83,7 @@ class Follower:
         since = self.seconds_since_contact
         return since is not None and not self._away and (self._loading or since < 3 * self.every + 1)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Check every variant once."""
         for variant in self.variants:
             answered = self._follow(variant)
@@ -93,21 +93,21 @@ class Follower:
                 self._away.discard(variant)
             else:
                 self._away.add(variant)
-        self.looked.set()
+        self.checked.set()
         self._retire()
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self.look()
+            self.check()
             self._stop.wait(self.every)
 
     def _follow(self, variant: str) -> bool:
         """Check one variant; return whether registry and store answered."""
         try:
-            self._look_at_ledger(variant)
+            self._check_ledger(variant)
             version = deployment.deployed(self._workspace, variant)
             self._contact = time.monotonic()
-            served = self._loaded(version)
+            served = self._load_version(version)
         except VersionRejectedError as error:
             self._refuse(variant, str(error))
         except Exception as error:
@@ -130,26 +130,26 @@ class Follower:
         if version is None:
             return
         try:
-            served = self._loaded(version)
+            served = self._load_version(version)
         except Exception as error:  # no files here, and the registry is unreachable or has none
             log.warning("%s: what acted last cannot act again (%s)", variant, type(error).__name__)
         else:
             self._roster.deploy(variant, served)
             log.warning("%s: new games get what acted last: %s, adapter %s", variant, served.name, served.adapter_hash)
 
-    def _look_at_ledger(self, variant: str) -> None:
+    def _check_ledger(self, variant: str) -> None:
         """Read the ledger, which only grows: fewer entries mean an unreachable store or another one, not a rollback."""
-        for each in (variant, SEED):
-            entries = len(ledger.entries(self._workspace.open(), registry.model_name(each)))
-            if entries < (known := self._entries.get(each, 0)):
+        for name in (variant, SEED):
+            entries = len(ledger.entries(self._workspace.open(), registry.model_name(name)))
+            if entries < (previous := self._entries.get(name, 0)):
                 raise VersionRejectedError(
-                    f"the ledger had {known} entries and has {entries}; restore the store, or restart the server"
+                    f"the ledger had {previous} entries and has {entries}; restore the store, or restart the server"
                 )
-            self._entries[each] = entries
+            self._entries[name] = entries
             if entries:  # or else the seed policy's ledger says what acts
                 return
 
-    def _loaded(self, version: ModelVersion) -> Served:
+    def _load_version(self, version: ModelVersion) -> ServedVersion:
         """Load a version, ready to act; a refused one is not fetched again at every check."""
         key = f"{version.name}/{version.version}", version.tags["adapter_hash"]
         refused = self._refused_versions.get(key)
@@ -172,7 +172,7 @@ class Follower:
     def _retire(self) -> None:
         """Drop versions that neither a variant nor a running game needs; their memory is freed at once."""
         in_use = {version.name for version in (*self._roster.running(), *self._roster.deployed().values())}
-        if gone := self._in_use - in_use:
-            log.info("freed: %s", ", ".join(sorted(gone)))
+        if retired := self._in_use - in_use:
+            log.info("freed: %s", ", ".join(sorted(retired)))
             gc.collect()
         self._in_use = in_use

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from deployments.serving.follow import Follower
-from deployments.serving.versions import Served
+from deployments.serving.versions import ServedVersion
 from respect_core.acting.roster import Roster
 
 
@@ -17,23 +17,23 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        made: dict[str, Any] = {"registry": self._registry, "namespace": "respect"}
-        self.acts = Counter("acts", "Turns answered", ["variant", "version"], **made)
-        self.responses = Counter("responses", "Replies to /act by status code", ["code"], **made)
+        options: dict[str, Any] = {"registry": self._registry, "namespace": "respect"}
+        self.acts = Counter("acts", "Turns answered", ["variant", "version"], **options)
+        self.responses = Counter("responses", "Replies to /act by status code", ["code"], **options)
         buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
-        self.seconds = Histogram("act_seconds", "From a request's arrival to its action", buckets=buckets, **made)
-        self.passes = Histogram("pass_turns", "Turns in one pass", buckets=[1, 2, 4, 8, 16, 32, 64], **made)
-        self._waiting = Gauge("waiting_requests", "Requests that wait for a pass", **made)
+        self.seconds = Histogram("act_seconds", "From a request's arrival to its action", buckets=buckets, **options)
+        self.passes = Histogram("pass_turns", "Turns in one pass", buckets=[1, 2, 4, 8, 16, 32, 64], **options)
+        self._waiting = Gauge("waiting_requests", "Requests that wait for a pass", **options)
         self._deployed = Gauge(
-            "deployed_info", "1 for what new games get", ["variant", "version", "adapter_hash"], **made
+            "deployed_info", "1 for what new games get", ["variant", "version", "adapter_hash"], **options
         )
-        self._games = Gauge("running_games", "Games by the version that acts in them", ["version"], **made)
-        self._refused = Gauge("refused", "1 where what is deployed is not served", ["variant"], **made)
-        self._following = Gauge("following", "0 while registry or store are unreachable", **made)
-        self._contact = Gauge("contact_age_seconds", "Since registry and store last answered; NaN before", **made)
-        self.log_failures = Counter("log_failures", "Lines that went neither to disk nor to the store", **made)
+        self._games = Gauge("running_games", "Games by the version that acts in them", ["version"], **options)
+        self._refused = Gauge("refused", "1 where what is deployed is not served", ["variant"], **options)
+        self._following = Gauge("following", "0 while registry or store are unreachable", **options)
+        self._contact = Gauge("contact_age_seconds", "Since registry and store last answered; NaN before", **options)
+        self.log_failures = Counter("log_failures", "Lines that went neither to disk nor to the store", **options)
 
-    def text(self, roster: Roster[Served], follower: Follower, waiting: int) -> bytes:
+    def text(self, roster: Roster[ServedVersion], follower: Follower, waiting: int) -> bytes:
         """Return the metrics in the exposition format."""
         self._waiting.set(waiting)
         self._following.set(follower.following)
@@ -42,7 +42,7 @@ class Metrics:
         _replace(self._games, {(version.name,): float(games) for version, games in roster.running().items()})
         _replace(self._refused, {(variant,): float(variant in follower.refused) for variant in follower.variants})
         deployed = roster.deployed().items()
-        _replace(self._deployed, {(variant, each.name, each.adapter_hash): 1.0 for variant, each in deployed})
+        _replace(self._deployed, {(variant, served.name, served.adapter_hash): 1.0 for variant, served in deployed})
         return generate_latest(self._registry)
 
 

@@ -30,9 +30,9 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from deployments.serving.api import AnsweredError, answered, create_app
+from deployments.serving.api import AnsweredError, create_app, respond
 from deployments.serving.follow import quick_registry
-from deployments.serving.gathered import exposition, gather, together
+from deployments.serving.gathered import combine, exposition, gather
 from deployments.serving.metrics import Metrics
 from deployments.serving.schema import ActReply, ActRequest, Fits, Problem, Readiness
 from deployments.serving.server import NotReadyError, PolicyServer, Settings
@@ -89,18 +89,18 @@ class Policies:
         self._games = games
         self._server = PolicyServer(workspace.model_copy(update={"root": root}), settings, self._began_with)
         self._server.start()
-        self._server.follower.looked.wait()  # a replacement for a lost replica loads what is deployed first
+        self._server.follower.checked.wait()  # a replacement for a lost replica loads what is deployed first
 
     def __del__(self) -> None:  # Ray Serve's way to end a replica
         self._server.close()
 
     async def act(self, request: ActRequest) -> tuple[int, ActReply | Fits | Problem]:
         """Return the whole answer, even of an error: Ray would log its message, which may contain what a user wrote."""
-        return await answered(self._server.act, request)
+        return await respond(self._server.act, request)
 
     async def check(self, request: ActRequest) -> tuple[int, ActReply | Fits | Problem]:
         """Check a request; the answer is as in `act`."""
-        return await answered(self._server.check, request)
+        return await respond(self._server.check, request)
 
     def end(self, variant: str, game: str) -> None:
         self._server.end(variant, game)
@@ -131,15 +131,15 @@ class Replicas:
 
     async def act(self, request: ActRequest) -> ActReply:
         """Do what `PolicyServer.act` does, but raise refusals as the replica words them."""
-        reply: ActReply = await self._asked(request, "act")
+        reply: ActReply = await self._ask(request, "act")
         return reply
 
     async def check(self, request: ActRequest) -> Fits:
         """Do what `PolicyServer.check` does."""
-        fits: Fits = await self._asked(request, "check")
+        fits: Fits = await self._ask(request, "check")
         return fits
 
-    async def _asked(self, request: ActRequest, method: str) -> Any:
+    async def _ask(self, request: ActRequest, method: str) -> Any:
         try:
             handle = self._of(request.variant, request.game)
             status, answer = await getattr(handle, method).remote(request)
@@ -161,8 +161,8 @@ class Replicas:
         """Return what is true of all replicas."""
         answers = self._ask_all("readiness")
         states = [answer for answer in answers if isinstance(answer, Readiness)]
-        found = together(states)
-        return found if len(states) == len(answers) else found.model_copy(update={"ready": False})
+        readiness = combine(states)
+        return readiness if len(states) == len(answers) else readiness.model_copy(update={"ready": False})
 
     def prometheus(self) -> bytes:
         """Return the metrics of all replicas, each under its name, and the count of this front's replies."""
@@ -175,8 +175,8 @@ class Replicas:
 
     def _ask_all(self, method: str) -> list[Any]:
         """Return the answer of each replica, or the error of one that was lost."""
-        asked = self._policies.broadcast(method)
-        return list(asked.results(timeout_s=_PATIENCE, return_exceptions=True))
+        responses = self._policies.broadcast(method)
+        return list(responses.results(timeout_s=_PATIENCE, return_exceptions=True))
 
 
 def front() -> FastAPI:
@@ -200,12 +200,12 @@ def application(workspace: Workspace, settings: Settings, replicas: int) -> serv
         request_router_config=_BY_SESSION,
         graceful_shutdown_timeout_s=30.0,
     ).bind(workspace, settings, games)
-    made: serve.Application = deployment(serve.ingress(front)(), name="Front", **free).bind(policies, games)
-    return made
+    ingress: serve.Application = deployment(serve.ingress(front)(), name="Front", **free).bind(policies, games)
+    return ingress
 
 
 @contextmanager
-def served(workspace: Workspace, settings: Settings, *, replicas: int, host: str, port: int) -> Iterator[str]:
+def serving(workspace: Workspace, settings: Settings, *, replicas: int, host: str, port: int) -> Iterator[str]:
     """Serve on the cluster at RAY_ADDRESS, or on this machine's, and yield the address.
 
     At the end, pending requests are answered, logs go to the store, and Ray Serve ends too if it was started for this
@@ -220,9 +220,9 @@ def served(workspace: Workspace, settings: Settings, *, replicas: int, host: str
         PortTakenError: the server cannot listen there.
     """
     connect()
-    came = _get_global_client(raise_if_no_controller_running=False) is None
+    started_serve = _get_global_client(raise_if_no_controller_running=False) is None
     quiet = LoggingConfig(enable_access_log=False)
-    options = {"host": host, "port": _free(host, port) if came else port}
+    options = {"host": host, "port": _free(host, port) if started_serve else port}
     try:
         serve.start(http_options=options, logging_config=quiet)
         serve.run(application(workspace, settings, replicas), name=APPLICATION, route_prefix="/", logging_config=quiet)
@@ -230,18 +230,18 @@ def served(workspace: Workspace, settings: Settings, *, replicas: int, host: str
         yield client.root_url  # nothing public says it
     finally:
         serve.delete(APPLICATION)
-        if came and not serve.status().applications:
+        if started_serve and not serve.status().applications:
             serve.shutdown()
 
 
 def run(workspace: Workspace, settings: Settings, *, replicas: int, host: str, port: int) -> None:
-    """Run `served` until Ctrl-C or SIGTERM, which may come while it starts."""
+    """Run `serving` until Ctrl-C or SIGTERM, which may come while it starts."""
     connect()  # sets a handler of its own for SIGTERM, which ends the process at once
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, signal.default_int_handler)
     with (
         suppress(KeyboardInterrupt),
-        served(workspace, settings, replicas=replicas, host=host, port=port) as address,
+        serving(workspace, settings, replicas=replicas, host=host, port=port) as address,
     ):
         log.info("%s replicas on Ray answer at %s", replicas, address)
         threading.Event().wait()

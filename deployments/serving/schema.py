@@ -19,12 +19,12 @@ MOST_TURNS = 256
 
 def _normal(text: str) -> str:
     """Return the text in normal form, which may be longer. Raises ValueError."""
-    said = normalised(text)
-    if len(said) > LONGEST_UTTERANCE:
-        raise ValueError(f"has {len(said)} characters in its normal form, at most {LONGEST_UTTERANCE}; shorten it")
-    if not said.strip():
+    normal = normalised(text)
+    if len(normal) > LONGEST_UTTERANCE:
+        raise ValueError(f"has {len(normal)} characters in its normal form, at most {LONGEST_UTTERANCE}; shorten it")
+    if not normal.strip():
         raise ValueError("has nothing that can be seen; write a few words")
-    return said
+    return normal
 
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
@@ -35,7 +35,7 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Played(_Message):
+class PastTurn(_Message):
     """A turn that is over."""
 
     utterance: Utterance
@@ -49,7 +49,7 @@ class ActRequest(_Message):
     variant: Annotated[str, StringConstraints(min_length=1, max_length=40)] = Field(description="e.g. 'b-fft'")
     game: Name = Field(description="its id, the same in each of its turns; never a user's id, as it is logged")
     context: list[Name] = Field(max_length=MOST_IMAGES, description="image ids in the listener's order")
-    turns: list[Played] = Field(default=[], max_length=MOST_TURNS - 1, description="the turns so far")
+    turns: list[PastTurn] = Field(default=[], max_length=MOST_TURNS - 1, description="the turns so far")
     utterance: Utterance = Field(description="what the speaker says now")
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = Field(
         default=None, description="of the draw, together with game and turn; the server's by default"
@@ -59,10 +59,10 @@ class ActRequest(_Message):
     def _consistent(self) -> ActRequest:
         if len(set(self.context)) != len(self.context):
             raise ValueError("context names an image twice")
-        self.played()
+        self.to_turns()
         return self
 
-    def played(self) -> tuple[Turn, ...]:
+    def to_turns(self) -> tuple[Turn, ...]:
         """Return the turns with the state before each; the last has no action yet.
 
         Raises:

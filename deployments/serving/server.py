@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from deployments.serving.follow import Follower
 from deployments.serving.metrics import Metrics
 from deployments.serving.schema import ActReply, ActRequest, Fits, Readiness, VariantState
-from deployments.serving.versions import Loader, Served
+from deployments.serving.versions import Loader, ServedVersion
 from respect_core.acting.batcher import Batcher
 from respect_core.acting.listener import Act
 from respect_core.acting.roster import Roster, seeded
@@ -80,13 +80,13 @@ class PolicyServer:
     ) -> None:
         self.settings, self.began_with = settings, began_with
         self.metrics = Metrics()
-        self.roster: Roster[Served] = Roster(idle=settings.idle, most=settings.games)
+        self.roster: Roster[ServedVersion] = Roster(idle=settings.idle, most=settings.games)
         self._loader = Loader(
             workspace, temperature=settings.temperature, cache_bytes=settings.cache_bytes, most=settings.most
         )
         self.follower = Follower(workspace, settings.variants, self.roster, self._loader.load, every=settings.every)
         self._turns = TurnLog(workspace.open(), workspace.scratch / "served")
-        self._batcher: Batcher[tuple[Served, Interaction], Act] = Batcher(
+        self._batcher: Batcher[tuple[ServedVersion, Interaction], Act] = Batcher(
             _act, most=settings.most, wait=settings.wait, queue=settings.queue, observe=self.metrics.passes.observe
         )
         self._stop = threading.Event()
@@ -123,7 +123,7 @@ class PolicyServer:
             await asyncio.to_thread(self._loader.images.require, request.context)
         served = await self._version(request.variant, request.game)
         seed = self.settings.seed if request.seed is None else request.seed
-        interaction = seeded(request.game, seed, request.context, request.played())
+        interaction = seeded(request.game, seed, request.context, request.to_turns())
         act = await asyncio.wrap_future(self._batcher.submit((served, interaction)))
         reply = ActReply(
             action=act.action,
@@ -150,13 +150,13 @@ class PolicyServer:
         """Raise TooLongError if it is too long for the policies, which is not known before one is loaded."""
         if self._loader.ruler is None:
             return
-        said = [turn.utterance for turn in request.played()]
-        excess = self._loader.ruler.excess(said, len(request.context))
+        utterances = [turn.utterance for turn in request.to_turns()]
+        excess = self._loader.ruler.excess(utterances, len(request.context))
         if excess is not None:
             field = "utterance" if excess.turn == len(request.turns) else f"turns[{excess.turn}].utterance"
             raise TooLongError(field, f"{excess.reason}; shorten it")
 
-    async def _version(self, variant: str, game: str) -> Served:
+    async def _version(self, variant: str, game: str) -> ServedVersion:
         """Return the version that acts in the game."""
         try:
             if self.began_with is None or self.roster.runs(variant, game):
@@ -166,7 +166,7 @@ class PolicyServer:
             raise NotReadyError(f"{variant}: no version is loaded; GET /ready says why") from None
         try:
             name = await self.began_with(variant, game, new.name)
-            served = new if name == new.name else await asyncio.to_thread(self._loader.named, name)
+            served = new if name == new.name else await asyncio.to_thread(self._loader.load_named, name)
         except Exception as error:  # whatever the connection or the registry raises when unreachable
             log.error(
                 "%s: the version that a game began with is unknown or does not load (%s)", variant, type(error).__name__
@@ -231,12 +231,12 @@ class PolicyServer:
                 return
 
 
-def _act(asked: Sequence[tuple[Served, Interaction]]) -> list[Act]:
+def _act(requests: Sequence[tuple[ServedVersion, Interaction]]) -> list[Act]:
     """Run one pass per version."""
-    places: dict[Served, list[int]] = {}
-    for place, (served, _) in enumerate(asked):
+    places: dict[ServedVersion, list[int]] = {}
+    for place, (served, _) in enumerate(requests):
         places.setdefault(served, []).append(place)
     acts: dict[int, Act] = {}
     for served, of_version in places.items():
-        acts.update(zip(of_version, served.policy.act([asked[place][1] for place in of_version]), strict=True))
-    return [acts[place] for place in range(len(asked))]
+        acts.update(zip(of_version, served.policy.act([requests[place][1] for place in of_version]), strict=True))
+    return [acts[place] for place in range(len(requests))]

@@ -33,7 +33,7 @@ class VersionRejectedError(ExpectedError, ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Served:
+class ServedVersion:
     """An immutable version, ready to act."""
 
     name: str  # 'respect.b-fft/3'
@@ -47,7 +47,7 @@ class LastGood:
     def __init__(self, workspace: Workspace) -> None:
         self._folder = workspace.scratch / "serving"
 
-    def keep(self, variant: str, served: Served) -> None:
+    def keep(self, variant: str, served: ServedVersion) -> None:
         """Remember a version; a full disk is no reason to stop."""
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -56,9 +56,9 @@ class LastGood:
     def version(self, variant: str) -> ModelVersion | None:
         """Return the version, with what loading it needs from the registry; None if none is known to have acted."""
         try:
-            known = json.loads(self._file(variant).read_bytes())
-            name, _, number = known["version"].rpartition("/")
-            return ModelVersion(name, number, 0, tags=[ModelVersionTag("adapter_hash", known["adapter_hash"])])
+            record = json.loads(self._file(variant).read_bytes())
+            name, _, number = record["version"].rpartition("/")
+            return ModelVersion(name, number, 0, tags=[ModelVersionTag("adapter_hash", record["adapter_hash"])])
         except (OSError, ValueError, KeyError):
             return None
 
@@ -71,24 +71,24 @@ class StoredImages(Mapping[str, Image.Image]):
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._known: dict[str, Image.Image] = {}
+        self._images: dict[str, Image.Image] = {}
 
     def missing(self, images: Iterable[str]) -> list[str]:
         """Return the images that must be read first."""
-        return [image for image in images if image not in self._known]
+        return [image for image in images if image not in self._images]
 
     def require(self, images: Iterable[str]) -> None:
         """Read images. Raises MissingKeyError for one that the store lacks, and StoreError as `load_images` does."""
-        self._known |= load_images(self._store, self.missing(images))
+        self._images |= load_images(self._store, self.missing(images))
 
     def __getitem__(self, image: str) -> Image.Image:
-        return self._known[image]
+        return self._images[image]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
+        return iter(self._images)
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._images)
 
 
 class Loader:
@@ -108,10 +108,10 @@ class Loader:
         self.images = StoredImages(workspace.open())
         self.ruler: Ruler | None = None  # in tokens of the base model, once it is loaded
         self._base: tuple[Base, VisionFeatures] | None = None
-        self._in_use: WeakValueDictionary[str, Served] = WeakValueDictionary()
+        self._in_use: WeakValueDictionary[str, ServedVersion] = WeakValueDictionary()
         self._lock = Lock()
 
-    def load(self, version: ModelVersion) -> Served:
+    def load(self, version: ModelVersion) -> ServedVersion:
         """Load a version, ready to act. Several threads may call this; they are served one at a time.
 
         Raises:
@@ -120,15 +120,15 @@ class Loader:
         with self._lock:
             return self._load(version)
 
-    def named(self, name: str) -> Served:
+    def load_named(self, name: str) -> ServedVersion:
         """Load a version by a name such as 'respect.b-fft/3', which is not looked up if the version is in use."""
         return self._in_use.get(name) or self.load(registry.named(self._workspace, name))
 
-    def _load(self, version: ModelVersion) -> Served:
+    def _load(self, version: ModelVersion) -> ServedVersion:
         name, registered = f"{version.name}/{version.version}", str(version.tags["adapter_hash"])
-        known = self._in_use.get(name)
-        if known is not None and known.adapter_hash == registered:
-            return known
+        loaded = self._in_use.get(name)
+        if loaded is not None and loaded.adapter_hash == registered:
+            return loaded
         try:
             files = registry.adapter(self._workspace, version)
         except registry.AdapterMismatchError as error:
@@ -150,7 +150,7 @@ class Loader:
             raise VersionRejectedError(
                 f"{name} does not load ({type(error).__name__}); register it again, or roll back"
             ) from error
-        served = self._in_use[name] = Served(name, registered, policy)
+        served = self._in_use[name] = ServedVersion(name, registered, policy)
         return served
 
     def _base_of(self, profile: Profile, name: str) -> tuple[Base, VisionFeatures]:

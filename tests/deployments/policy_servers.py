@@ -202,7 +202,7 @@ def by_hand(place: Workspace, version: str, games: Sequence[PlayedGame]) -> list
         acts = []
         for request, reply in zip(game.requests, game.replies, strict=True):
             asked = ActRequest(**request)
-            (act,) = policy.act([seeded(asked.game, reply["seed"], asked.context, asked.played())])
+            (act,) = policy.act([seeded(asked.game, reply["seed"], asked.context, asked.to_turns())])
             acts.append((act.action, act.probability))
         result.append(acts)
     return result

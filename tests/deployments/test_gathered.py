@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from deployments.serving.gathered import exposition, gather, together
+from deployments.serving.gathered import combine, exposition, gather
 from deployments.serving.schema import Readiness, VariantState
 
 
@@ -20,7 +20,7 @@ def _state(version: str | None, *, contact: float | None = 1.0, refused: str = "
 
 
 def test_what_is_said_is_true_of_each() -> None:
-    found = together([_state("respect.b-fft/10", contact=3.0), _state("respect.b-fft/9", refused="it does not load")])
+    found = combine([_state("respect.b-fft/10", contact=3.0), _state("respect.b-fft/9", refused="it does not load")])
     assert (found.ready, found.following, found.seconds_since_contact) == (True, True, 3.0)
     state = found.variants["b-fft"]
     assert (state.version, state.adapter_hash, state.refused) == (
@@ -29,12 +29,12 @@ def test_what_is_said_is_true_of_each() -> None:
         "it does not load",
     )
     assert found.running_games == {"respect.b-fft/10": 2, "respect.b-fft/9": 2}
-    assert together([_state("a/1"), _state("a/1", games=5)]).running_games == {"a/1": 7}
+    assert combine([_state("a/1"), _state("a/1", games=5)]).running_games == {"a/1": 7}
 
-    found = together([_state("respect.b-fft/1"), _state(None, contact=None)])
+    found = combine([_state("respect.b-fft/1"), _state(None, contact=None)])
     assert (found.ready, found.following, found.seconds_since_contact) == (False, False, None)
     assert found.variants["b-fft"].version is None
-    assert not together([]).ready
+    assert not combine([]).ready
 
 
 def test_metrics_of_servers_stay_apart() -> None:
