@@ -46,7 +46,7 @@ def sources(*roots: str) -> dict[str, Path]:
         if name not in modules and (path := _source(name)) is not None:
             modules[name] = path
             tops = {*_PRODUCT, *(root.partition(".")[0] for root in roots)}
-            waiting += [each for each in _imports(path) if each.partition(".")[0] in tops]
+            waiting += [imported for imported in _imports(path) if imported.partition(".")[0] in tops]
     return modules
 
 

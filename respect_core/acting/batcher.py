@@ -41,7 +41,7 @@ class Batcher(Generic[Item, Result]):
         most: int = 64,
         wait: float = 0.004,
         queue: int = 1024,
-        observe: Callable[[int], None] = lambda size: None,
+        observe: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._work, self._most, self._wait, self._observe = work, most, wait, observe
         self._queue: Queue[tuple[Item, Future[Result]] | None] = Queue(queue)

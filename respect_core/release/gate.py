@@ -115,9 +115,9 @@ def judge(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Verdic
         _illegal(candidate, config),
         *_training_data(candidate, config),
     ]
-    promote = all(each.passed for each in findings)
-    reasons = tuple(each.sentence for each in findings if promote or not each.passed)
-    return Verdict(promote, reasons, {name: value for each in findings for name, value in each.figures.items()})
+    promote = all(finding.passed for finding in findings)
+    reasons = tuple(finding.sentence for finding in findings if promote or not finding.passed)
+    return Verdict(promote, reasons, {name: value for finding in findings for name, value in finding.figures.items()})
 
 
 def difference(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Estimate:
@@ -140,7 +140,7 @@ def _exact_match(candidate: Evidence, deployed: Evidence, config: GateConfig) ->
         sentence = f"{games} validation games are too few to compare policies; the gate asks for {config.min_games}"
         yield _Finding(False, sentence, {"validation_games": games})
         return
-    ours, theirs = (sum(each.right.values()) / turns for each in (candidate, deployed))
+    ours, theirs = (sum(evidence.right.values()) / turns for evidence in (candidate, deployed))
     change = difference(candidate, deployed, config)
     passed = change.high >= -config.margin
     sentence = (

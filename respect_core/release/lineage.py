@@ -135,13 +135,13 @@ def describe(
             f"{'gone' if manifest is None else 'no longer the same'}, so what it learned from cannot be told; "
             "run its round again"
         )
-    inputs = [each for part in manifest.parts for each in part.inputs]
+    inputs = [origin for part in manifest.parts for origin in part.inputs]
     lineage = Lineage(
         version=version,
         variant=partition.variant,
         round=partition.round,
         training_set=table_input(store, "training_sets", *partition),
-        sources=(*(_source(store, each) for each in inputs), *([Source(input=d0[0])] if d0 else [])),
+        sources=(*(_source(store, origin) for origin in inputs), *([Source(input=d0[0])] if d0 else [])),
         counts=manifest.counts,
         code_version=code_version(),
         **described,
@@ -164,7 +164,7 @@ def _source(store: Store, origin: Input) -> Source:
     if hashlib.sha256(data).hexdigest() != origin.sha256:
         return Source(input=origin)
     parts = Manifest.model_validate_json(data).parts
-    logs = tuple(each for part in parts for each in part.inputs) if _TURNS.fullmatch(origin.key) else ()
+    logs = tuple(log for part in parts for log in part.inputs) if _TURNS.fullmatch(origin.key) else ()
     decoder: dict[str, str] = next((part.metadata["decoder"] for part in parts if "decoder" in part.metadata), {})
     return Source(input=origin, decoder=decoder, logs=logs)
 
@@ -176,7 +176,7 @@ def _rows(store: Store, partition: Partition, inputs: list[Input], d0_users: Map
     table = pa.Table.from_batches(batches, LEARNED_SCHEMA.remove(LEARNED_SCHEMA.get_field_index("user")))
     games = set(table["interaction_id"].unique().to_pylist())
     users = dict(d0_users)
-    for match in (_TURNS.fullmatch(each.key) for each in inputs):
+    for match in (_TURNS.fullmatch(origin.key) for origin in inputs):
         if match:
             where = [int(match["round"])], [match["variant"]], ["interaction_id", "user"]
             for batch in iter_batches(store, "turns", *where):
@@ -257,7 +257,7 @@ def learned_from(
     touched = {version for version, turns in direct.items() if turns}
     learned = []
     for version in direct:
-        nearest = next((each for each in weights(store, version) if each in touched), None)
+        nearest = next((ancestor for ancestor in weights(store, version) if ancestor in touched), None)
         if nearest is not None:
             learned.append(Learned(version, direct[version], through=None if nearest == version else nearest))
     return learned

@@ -129,7 +129,7 @@ def _fails(run: Run, spec: Movable, directory: Path, games: Sequence[str]) -> bo
     """Return whether a worker fails on these games alone."""
     tried = spec.model_copy(update={"only": list(games), **({"directory": directory} if _placed(spec) else {})})
     try:
-        run(tried, directory, lambda done, total, note: None, again=True)
+        run(tried, directory, lambda *_: None, again=True)
     except WorkerFailedError as error:
         if error.code in _ENDED_BY_OTHERS:
             raise

@@ -65,7 +65,7 @@ def run(
     directory: Path,
     progress: ProgressCallback,
     *,
-    all_cores: bool = False,
+    all_cores: bool = False,  # noqa: ARG001  # the arguments of process.run
     again: bool = False,
     spread: bool = False,
 ) -> Path:

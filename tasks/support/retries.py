@@ -19,7 +19,7 @@ DELAYS: list[float] = [2, 8, 20, 40, 60]
 _LASTING = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, NotImplementedError)
 
 
-def wait_if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+def wait_if_transient(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Return whether a failed task is worth another try, after waiting until it is time for that.
 
     The wait is here and not in Prefect, where nothing could end it early (see tasks.support.interruption).

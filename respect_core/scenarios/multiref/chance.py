@@ -14,7 +14,7 @@ from math import comb
 from respect_core.scenarios.multiref import actions
 
 
-def single_click(action: str, state: str, n_images: int) -> float:
+def single_click(action: str, _state: str, n_images: int) -> float:
     """Return the probability that one click on a random image is the action."""
     parsed = actions.parse(action)
     return 1 / n_images if len(parsed.select + parsed.deselect) == 1 else 0.0

@@ -104,12 +104,12 @@ def import_games(
     partition = Partition(round, variant)
     logs: list[InteractionLog] = []
     with new_lines(store, partition.folder(SET_ASIDE)) as problems:
-        for each in read_games(path, round, variant, policy):
-            problem = each if isinstance(each, Problem) else undrawn(each, drawings, path.name, tangrams)
+        for entry in read_games(path, round, variant, policy):
+            problem = entry if isinstance(entry, Problem) else undrawn(entry, drawings, path.name, tangrams)
             if problem:
                 problems.add(problem.to_json())
-            elif isinstance(each, InteractionLog):
-                logs.append(each)
+            elif isinstance(entry, InteractionLog):
+                logs.append(entry)
         check(logs)
         set_aside = problems.put(partition.folder(SET_ASIDE) + "import-") if problems.count else None
     images = sorted({image for log in logs for image in log.context})
@@ -135,7 +135,7 @@ def _log(game: Any, round: int, variant: str, policy: PolicyIdentity) -> Interac
     """Convert one game to a log record. Raises RecordError."""
     if not isinstance(game, dict):
         raise RecordError("", f"a {type(game).__name__}, not a dict", _CORRECT)
-    context = _images(game, "context_listener", _strings(_field(game, "context_listener"), "context_listener"))
+    context = _images("context_listener", _strings(_field(game, "context_listener"), "context_listener"))
     letters = dict(zip(context, actions.LETTERS, strict=False))
     utterances = _strings(_field(game, "chat"), "chat")
     clicks = _field(game, "clicks")
@@ -148,7 +148,7 @@ def _log(game: Any, round: int, variant: str, policy: PolicyIdentity) -> Interac
     turns, state = [], ""
     for number, (utterance, clicked) in enumerate(zip(utterances, clicks, strict=True)):
         field = f"clicks[{number}]"
-        after = _state(_images(game, field, _strings(clicked, field)), letters, field)
+        after = _state(_images(field, _strings(clicked, field)), letters, field)
         action = str(actions.between(state, after))
         text = spoken(utterance, f"chat[{number}]", _CORRECT)
         if not text.strip():
@@ -166,7 +166,7 @@ def _log(game: Any, round: int, variant: str, policy: PolicyIdentity) -> Interac
             context=context,
             turns=[LoggedTurn.model_validate(turn) for turn in turns],
             outcome=Outcome(
-                targets=_images(game, "targets", _strings(_field(game, "targets"), "targets")), success=_ENDS[end]
+                targets=_images("targets", _strings(_field(game, "targets"), "targets")), success=_ENDS[end]
             ),
         )
     except ValidationError as error:
@@ -188,12 +188,12 @@ def _string(game: Mapping[str, Any], name: str) -> str:
 
 
 def _strings(value: Any, field: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise RecordError(field, f"{brief(value)} is not a list of strings", _CORRECT)
     return value
 
 
-def _images(game: Mapping[str, Any], field: str, files: Iterable[str]) -> list[str]:
+def _images(field: str, files: Iterable[str]) -> list[str]:
     """Return image ids: file names without suffix."""
     names = [file.removesuffix(".png").removesuffix(".svg") for file in files]
     for name in names:

@@ -43,7 +43,7 @@ def read_svg(path: Path) -> Tangram:
         root: ElementTree.Element = ElementTree.fromstring(data, parser)
     except ElementTree.ParseError as error:
         raise DrawingError(f"{path}: not well-formed SVG ({error}); export it again") from None
-    polygons = {each.get("id"): each for each in root.iter() if each.tag.rpartition("}")[2] == "polygon"}
+    polygons = {element.get("id"): element for element in root.iter() if element.tag.rpartition("}")[2] == "polygon"}
     expected = [str(number) for number in range(1, len(TANS) + 1)]
     if sorted(polygons, key=str) != expected:
         raise DrawingError(f"{path}: polygons {sorted(polygons, key=str)}; a tangram has seven, with ids 1 to 7")
@@ -66,7 +66,7 @@ class _Plain(ElementTree.TreeBuilder):
 def _frame(path: Path, root: ElementTree.Element) -> tuple[np.ndarray, np.ndarray]:
     """Return corner and size of the viewBox, [2] each, in the drawing's units."""
     try:
-        x, y, width, height = (float(each) for each in re.split(r"[\s,]+", root.get("viewBox", "").strip()))
+        x, y, width, height = (float(number) for number in re.split(r"[\s,]+", root.get("viewBox", "").strip()))
     except ValueError:
         raise DrawingError(f"{path}: viewBox {root.get('viewBox')!r} is not four numbers; export it again") from None
     if not (0 < width < np.inf and 0 < height < np.inf):
@@ -78,7 +78,7 @@ def _outline(path: Path, number: str, polygon: ElementTree.Element) -> np.ndarra
     """Return the corners [3 or 4, 2] in the drawing's units, transform applied."""
     where = f"{path}: polygon {number}"
     try:
-        numbers = [float(each) for each in re.split(r"[\s,]+", polygon.get("points", "").strip())]
+        numbers = [float(number) for number in re.split(r"[\s,]+", polygon.get("points", "").strip())]
         points = np.array(numbers).reshape(-1, 2)
     except ValueError:
         raise DrawingError(f"{where}: points {polygon.get('points')!r} are not pairs of numbers") from None
@@ -90,5 +90,5 @@ def _outline(path: Path, number: str, polygon: ElementTree.Element) -> np.ndarra
     match = _MATRIX.fullmatch(transform)
     if match is None:
         raise DrawingError(f"{where}: transform {transform!r}; only matrix(a, b, c, d, e, f) is read")
-    a, b, c, d, e, f = (float(each) for each in match.groups())
+    a, b, c, d, e, f = (float(number) for number in match.groups())
     return points @ np.array([[a, b], [c, d]]) + np.array([e, f])

@@ -32,7 +32,7 @@ class _Dtype:
 
     __slots__ = ("code", "order")
 
-    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
+    def __init__(self, code: str, _align: bool = False, _copy: bool = False) -> None:
         if not isinstance(code, str) or not _NUMBER.fullmatch(code):
             raise pickle.UnpicklingError(f"a NumPy scalar of type {brief(code)}, where only numbers are admitted")
         self.code, self.order = code, "="

@@ -170,7 +170,8 @@ def _misfit(
     if before != state:
         return RecordError("currently_selected", f"{before!r}, where the game's clicks lead to {state!r}", CORRECT)
     fitting = Action(
-        "".join(each for each in deselected if each in state), "".join(each for each in selected if each not in state)
+        "".join(letter for letter in deselected if letter in state),
+        "".join(letter for letter in selected if letter not in state),
     )
     if fitting != action:
         return RecordError("selected", f"{str(fitting)!r}, where the game's clicks make {str(action)!r}", CORRECT)

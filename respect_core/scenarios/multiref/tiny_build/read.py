@@ -181,8 +181,8 @@ def _parameter_groups(model: Idefics2ForConditionalGeneration, phase: Phase) -> 
     text = model.model.text_model
     if phase.layers is not None:
         attentions = [layer.self_attn for layer in text.layers[: phase.layers]]
-        looks = [p for one in attentions for p in (one.q_proj.weight, one.k_proj.weight)]
-        carries = [p for one in attentions for p in (one.v_proj.weight, one.o_proj.weight)]
+        looks = [p for attention in attentions for p in (attention.q_proj.weight, attention.k_proj.weight)]
+        carries = [p for attention in attentions for p in (attention.v_proj.weight, attention.o_proj.weight)]
         return [{"params": looks, "lr": phase.rate}, {"params": carries, "lr": phase.rate * 0.1}]
     drilled = [p for layer in text.layers[: LOOK_AT_LETTER + 1] for p in layer.parameters()]
     above = [p for layer in text.layers[LOOK_AT_LETTER + 1 :] for p in layer.parameters()]
