@@ -1,7 +1,7 @@
-"""Serving, turns per second: 32 games at once over HTTP, in shared passes with kept keys and values, against the same
-server that answers each turn by itself and keeps nothing.
+"""Measure serving in turns per second: 32 games at once over HTTP, in shared passes with kept keys and values.
 
-Both sides draw with the same seed, so that they must play the same games to the last action, sampling included.
+The peer is the same server, which answers each turn by itself and keeps nothing. Both sides draw with the same seed, so
+that they must play the same games to the last action, sampling included.
 """
 
 from __future__ import annotations

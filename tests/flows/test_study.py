@@ -57,8 +57,10 @@ def smallest_study() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory, prefect_server: None, smallest_study: None) -> Played:
-    """Interrupted when round 0 had been played and learned from, but not recorded; its play's result is lost too, as
-    if the worker had died between logging its games and saying so."""
+    """Interrupted when round 0 had been played and learned from, but not recorded.
+
+    The result of its play is lost too, as if the worker had died between logging its games and saying so.
+    """
     place = workspace(tmp_path_factory.mktemp("study"))
     with pytest.MonkeyPatch.context() as patch:
         first = record_workers(patch)
