@@ -1,4 +1,4 @@
-"""Look for words that the glossary says to avoid, in names and docstrings: `python -m tests.english`.
+"""Look for words that the glossary says to avoid, in names, docstrings and comments: `python -m tests.english`.
 
 The glossary is the table in CONTRIBUTING.md; its last column is the list. A package that has yet to be cleaned is in
 EXEMPT: its places are counted, not failed. The list only shrinks, since a package with no place left must leave it.
@@ -7,8 +7,10 @@ EXEMPT: its places are counted, not failed. The list only shrinks, since a packa
 from __future__ import annotations
 
 import ast
+import io
 import re
 import sys
+import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +19,6 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("respect_core", "tasks", "flows", "deployments")
 EXEMPT: frozenset[str] = frozenset()
 """Packages that may still use words to avoid. Add none; `python -m tests.english --exempt` lists their places."""
-_DEFINITIONS = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Place(NamedTuple):
@@ -36,25 +37,44 @@ def glossary(text: str) -> dict[str, str]:
 
 
 def places(path: str, source: str, avoid: dict[str, str]) -> Iterator[Place]:
-    """Yield each word to avoid in the names that a module defines and in its docstrings."""
+    """Yield each word to avoid in the names that a module has or defines, its docstrings and its comments."""
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, sorted(avoid, key=len, reverse=True)))})\b")
-    for line, text in texts(ast.parse(source)):
+    for line, text in [(1, words(Path(path).stem)), *texts(ast.parse(source)), *comments(source)]:
         for match in pattern.finditer(text):
             yield Place(path, line, match[0], avoid[match[0]])
 
 
 def texts(module: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield docstrings and defined names as words in lower case, each with its line."""
+    """Yield docstrings, those of variables too, and defined names as words in lower case, each with its line."""
     for node in ast.walk(module):
-        if isinstance(node, _DEFINITIONS | ast.Module):
-            if docstring := ast.get_docstring(node):
-                yield node.body[0].lineno, " ".join(docstring.lower().split())
-            if not isinstance(node, ast.Module):
-                yield node.lineno, words(node.name)
-        elif isinstance(node, ast.arg):
-            yield node.lineno, words(node.arg)
-        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            yield node.lineno, words(node.id if isinstance(node, ast.Name) else node.attr)
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(docstring))):
+                yield node.lineno, " ".join(docstring.lower().split())
+            case (
+                ast.ClassDef(name=str(name))
+                | ast.FunctionDef(name=str(name))
+                | ast.AsyncFunctionDef(name=str(name))
+                | ast.arg(arg=str(name))
+                | ast.Name(id=str(name), ctx=ast.Store())
+                | ast.Attribute(attr=str(name), ctx=ast.Store())
+                | ast.alias(asname=str(name))
+                | ast.ExceptHandler(name=str(name))
+                | ast.MatchAs(name=str(name))
+                | ast.MatchStar(name=str(name))
+            ):
+                yield node.lineno, words(name)
+
+
+def comments(source: str) -> Iterator[tuple[int, str]]:
+    """Yield comments in lower case, those on consecutive lines together, each with its first line."""
+    first, text, previous = 0, "", -1
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            if token.start[0] != previous + 1:
+                yield first, text
+                first, text = token.start[0], ""
+            text, previous = f"{text} {token.string.lower().lstrip('# ')}", token.start[0]
+    yield first, text
 
 
 def words(name: str) -> str:

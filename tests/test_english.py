@@ -12,7 +12,7 @@ def _words(source: str) -> list[str]:
     return [place.word for place in english.places("respect_core/log/a.py", source, AVOID)]
 
 
-def test_docstrings_and_names_are_read_and_code_and_comments_are_not() -> None:
+def test_docstrings_comments_and_names_are_read_and_code_is_not() -> None:
     assert _words('"""It goes\non."""') == ["goes on"]
     assert _words("def so_many(agent): ...") == ["so many", "agent"]
     assert _words("class SoMany:\n    agent = 1\n    def __init__(self): self.agent = 2") == [
@@ -20,7 +20,15 @@ def test_docstrings_and_names_are_read_and_code_and_comments_are_not() -> None:
         "agent",
         "agent",
     ]
-    assert _words("print('so many')  # so many") == []
+    assert _words('MOST = 3\n"""So many."""') == ["so many"]
+    assert _words("try: ...\nexcept ValueError as agent: ...\nimport bot as agent") == ["agent", "agent"]
+    assert _words("match 1:\n    case [1, *agent]: ...\n    case agent: ...") == ["agent", "agent"]
+    assert _words("# It goes\n# on.\nagents = 1  # so many") == ["goes on", "so many"]
+    assert _words("print('so many', agent, agent.name)") == []
+
+
+def test_a_module_has_a_name_too() -> None:
+    assert [place.word for place in english.places("respect_core/log/seed_agent.py", "", AVOID)] == ["agent"]
 
 
 def test_words_are_whole() -> None:
