@@ -129,7 +129,7 @@ async def respond(
         return 500, Problem(reason=f"internal error ({type(error).__name__}); the server's log has more")
 
 
-async def _invalid(_: Request, error: Any) -> JSONResponse:
+async def _invalid(_request: Request, error: Any) -> JSONResponse:
     """Return the first complaint, without the input."""
     first = error.errors()[0]
     path = [part for part in first["loc"] if part not in ("body", "path")]
@@ -142,7 +142,7 @@ async def _invalid(_: Request, error: Any) -> JSONResponse:
     return JSONResponse(Problem(field=field, reason=reason).model_dump(), 422)
 
 
-async def _refused(_: Request, error: Any) -> JSONResponse:
+async def _refused(_request: Request, error: Any) -> JSONResponse:
     return JSONResponse(Problem(reason=str(error.detail)).model_dump(), error.status_code, error.headers)
 
 

@@ -52,4 +52,4 @@ def fitting(work: Callable[[int], T], size: int, unit: str) -> tuple[T, int]:
         # Not in the handler: the error's traceback holds the tensors of the pass that failed.
         size //= 2
         torch.cuda.empty_cache()
-        _log.warning("the device is out of memory (%s); going on with %d %s at once", reason, size, unit)
+        _log.warning("the device is out of memory (%s); continuing with %d %s at once", reason, size, unit)

@@ -97,7 +97,7 @@ def _parents(root: Tree, store: Store, known: Lineage) -> None:
     branch, child = root, known
     while child.parent is not None:
         parent = lineage.read(store, child.parent)
-        how = "goes on from the weights of" if child.continued else "comes after"
+        how = "continues the weights of" if child.continued else "comes after"
         what = f"round {parent.round}, data {parent.data_hash[:12]}" if parent else "whose lineage was not recorded"
         branch = branch.add(f"{how} [bold]{child.parent}[/], {what}")
         if parent is None:
@@ -125,6 +125,6 @@ def table(title: str, found: Sequence[Learned]) -> Table:
             for value, name in ((1, "+"), (-1, "-"), (None, "context"))
             if value in labels
         )
-        how = f"goes on from {each.through}" if each.through else ", ".join(sorted({row[3] for row in each.turns}))
+        how = f"continues {each.through}" if each.through else ", ".join(sorted({row[3] for row in each.turns}))
         shown.add_row(each.version, str(len(each.turns)), counted, how)
     return shown

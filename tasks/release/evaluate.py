@@ -159,7 +159,7 @@ def require_unseen(workspace: Workspace, version: str, game_set: str) -> None:
         if lineage.read(store, each) is None:
             keep_lineage(workspace, registry.named(workspace, each))
         if seen := games & lineage.games(store, each):
-            who = version if each == version else f"{version} goes on from {each}, which"
+            who = version if each == version else f"{version} continues {each}, which"
             raise ValueError(
                 f"{who} learned from {len(seen)} games of {game_set!r}, such as {min(seen)}: name another set, one "
                 "that was kept aside when its games were imported, before the round"

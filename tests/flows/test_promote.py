@@ -501,7 +501,7 @@ def test_lineage_leads_to_the_log_and_back(place: Workspace, monkeypatch: pytest
     (log,) = store.keys("interactions/round=0/variant=seed/")
     source = registry.named(place, ONE)
     for expected in (
-        "goes on from the weights of respect.seed/1",
+        "continues the weights of respect.seed/1",
         "training_sets/round=0/variant=b-fft/_manifest.json",
         source.tags["data_hash"],
         "feedback/round=0/variant=seed/_manifest.json",

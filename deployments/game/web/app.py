@@ -96,13 +96,13 @@ def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
     return app
 
 
-async def _denied(_: Request, error: Any) -> JSONResponse:
+async def _denied(_request: Request, error: Any) -> JSONResponse:
     problem = Problem(field=error.field, reason=error.reason, game=error.game)
     headers = {"Retry-After": "2"} if error.status in (429, 503) else None
     return JSONResponse(problem.model_dump(), error.status, headers)
 
 
-async def _invalid(_: Request, error: Any) -> JSONResponse:
+async def _invalid(_request: Request, error: Any) -> JSONResponse:
     """Return the first complaint, without the input or the name of an unknown field."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"] if part not in ("body", "path", "query", "cookie")]
@@ -114,11 +114,11 @@ async def _invalid(_: Request, error: Any) -> JSONResponse:
     return JSONResponse(Problem(field=field, reason=str(first["msg"])).model_dump(), 422)
 
 
-async def _refused(_: Request, error: Any) -> JSONResponse:
+async def _refused(_request: Request, error: Any) -> JSONResponse:
     return JSONResponse(Problem(reason=str(error.detail)).model_dump(), error.status_code, error.headers)
 
 
-async def _away(_: Request, error: Any) -> JSONResponse:
+async def _away(_request: Request, error: Any) -> JSONResponse:
     log.error("%s: %s", type(error).__name__, error)
     return JSONResponse(Problem(reason=sockets.NOT_SAVED).model_dump(), 503, {"Retry-After": "2"})
 

@@ -257,7 +257,7 @@ def test_out_of_memory_halves_the_tokens_of_a_pass(
     limit = max(sizes) - 1
     found = {(r["interaction_id"], r["turn"], r["decoder"]): r["score"] for r in _scores(store, small, "small")}
     assert small.scorer.token_budget < decoder.config.token_budget
-    assert "going on with 192 tokens at once" in caplog.text
+    assert "continuing with 192 tokens at once" in caplog.text
     assert found == pytest.approx(expected, abs=1e-4)
 
 

@@ -175,7 +175,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(
         halved = run("halved")
     used = [record.micro_batch for record in halved.history]
     assert used[-1] == most and used == sorted(used, reverse=True)
-    assert "out of memory (CUDA out of memory. Tried to allocate 2 GiB.); going on with 4 games at once" in caplog.text
+    assert "memory (CUDA out of memory. Tried to allocate 2 GiB.); continuing with 4 games at once" in caplog.text
     for one, other in zip(whole.history, halved.history, strict=True):
         assert one.loss == pytest.approx(other.loss, abs=1e-6)
         assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-6)

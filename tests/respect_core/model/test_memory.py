@@ -22,7 +22,7 @@ def _numpy(size: int) -> object:
 @pytest.mark.parametrize("work", [_torch, _numpy])
 def test_memory_that_the_system_refuses_halves_the_work(work: object, caplog: pytest.LogCaptureFixture) -> None:
     assert fitting(work, 8, "games") == (2, 2)  # type: ignore[arg-type]  # either of the two above
-    assert "going on with 4 games" in caplog.text and "going on with 2 games" in caplog.text
+    assert "continuing with 4 games" in caplog.text and "continuing with 2 games" in caplog.text
 
 
 def test_what_never_fits_raises_what_the_system_said() -> None:
