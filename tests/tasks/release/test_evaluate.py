@@ -86,9 +86,7 @@ def test_games_that_a_version_learned_from_are_refused_whatever_became_of_its_tr
 
 def test_games_that_its_weights_go_on_from_are_refused_too_and_others_are_not(place: Workspace) -> None:
     curated.write(place.open(), "people", [game("new"), game("g5")])
-    with pytest.raises(
-        ValueError, match=r"b-fft/2 continues respect\.b-fft/1, which learned from 1 games of 'people'"
-    ):
+    with pytest.raises(ValueError, match=r"b-fft/2 continues respect\.b-fft/1, which learned from 1 games of 'people'"):
         require_unseen(place, "respect.b-fft/2", "people")
     require_unseen(place, "respect.b-fft/3", "people")  # of the same variant, but from the beginning
     curated.write(place.open(), "people", [game("g6")])

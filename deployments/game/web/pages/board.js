@@ -6,16 +6,16 @@ import { imageLabel } from "./words.js";
 const COLUMNS = 5;
 const BADGES = { right: "✓", wrong: "✗" };
 
-const classes = (target, wanted) => {
-  for (const [name, on] of Object.entries(wanted)) target.classList.toggle(name, Boolean(on));
+const classes = (target, states) => {
+  for (const [name, on] of Object.entries(states)) target.classList.toggle(name, Boolean(on));
 };
 
 const picture = (id) => element("img", { src: `/api/images/${id}.png`, alt: "", width: 224, height: 224, draggable: "false" });
 
 function badge(tile, text) {
-  const found = tile.querySelector(".badge");
-  if (!text) found?.remove();
-  else if (found) found.textContent = text;
+  const existing = tile.querySelector(".badge");
+  if (!text) existing?.remove();
+  else if (existing) existing.textContent = text;
   else tile.append(element("span", { class: "badge", "aria-hidden": "true" }, text));
 }
 
@@ -57,15 +57,15 @@ export class Board {
   update(state, image, tile, fresh, open) {
     const { letter, selected, target, mark } = image;
     const pending = this.plan.has(letter);
-    const shown = pending ? !selected : selected;
+    const looksSelected = pending ? !selected : selected;
     const planned = pending ? (selected ? "to be deselected" : "to be selected") : null;
     classes(tile, {
-      target, pending, selected: shown && !mark, right: mark === "right", wrong: mark === "wrong", fresh: fresh.includes(image.image),
+      target, pending, selected: looksSelected && !mark, right: mark === "right", wrong: mark === "wrong", fresh: fresh.includes(image.image),
     });
     badge(tile, mark ? BADGES[mark] : pending ? (selected ? "−" : "+") : letter && selected ? "✓" : null);
     tile.setAttribute("aria-label", imageLabel(state, image, planned));
     if (letter) {
-      tile.setAttribute("aria-pressed", String(shown));
+      tile.setAttribute("aria-pressed", String(looksSelected));
       tile.setAttribute("aria-disabled", String(!open));
     }
     this.open = open;

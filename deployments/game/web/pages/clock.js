@@ -22,8 +22,8 @@ export class Clock {
   tick() {
     if (this.ends === null) return;
     const left = Math.max(0, (this.ends - performance.now()) / 1000);
-    const shown = String(Math.ceil(left));
-    if (this.seconds.textContent !== `${shown} s`) this.seconds.textContent = `${shown} s`;
+    const text = String(Math.ceil(left));
+    if (this.seconds.textContent !== `${text} s`) this.seconds.textContent = `${text} s`;
     this.bar.value = Math.min(left, this.bar.max);
     this.box.classList.toggle("short", left <= SOON[0]);
     const due = SOON.find((mark) => left <= mark && left > mark - 1 && !this.told.includes(mark));

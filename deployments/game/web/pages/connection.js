@@ -62,9 +62,9 @@ export class Connection {
     if (this.stopped) return;
     if (!this.live) return this.again();
     const socket = this.socket;
-    const asked = Date.now();
-    this.send({ type: "ping", at: asked / 1000 });
-    setTimeout(() => socket === this.socket && this.heard < asked && this.lose(socket), PATIENCE);
+    const sentAt = Date.now();
+    this.send({ type: "ping", at: sentAt / 1000 });
+    setTimeout(() => socket === this.socket && this.heard < sentAt && this.lose(socket), PATIENCE);
   }
 
   again() {

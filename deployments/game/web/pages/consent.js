@@ -3,20 +3,20 @@
 import { before, me, play, post } from "./api.js";
 import { $, notice } from "./dom.js";
 
-const asked = new URLSearchParams(location.search);
+const query = new URLSearchParams(location.search);
 
 $("consent").addEventListener("submit", async (event) => {
   event.preventDefault();
   notice("");
   try {
-    const known = await me();
-    if (!known.consented) await post("/api/consent", { agrees: true });
+    const player = await me();
+    if (!player.consented) await post("/api/consent", { agrees: true });
     const state = await me();
     const next = before(state);
-    const then = asked.get("then");
+    const then = query.get("then");
     if (next) location.assign(next);
     else if (["policy", "people"].includes(then) && !state.study) {
-      await play(then, then === "policy" ? { variant: asked.get("variant") || null } : {});
+      await play(then, then === "policy" ? { variant: query.get("variant") || null } : {});
     } else location.assign("/");
   } catch (error) {
     notice(error.message);

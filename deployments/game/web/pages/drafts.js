@@ -27,8 +27,8 @@ export const sent = slot("sent");
 function slot(key) {
   return {
     get(game, turn) {
-      const kept = read(key);
-      return kept && kept.game === game && kept.turn === turn ? kept.value : null;
+      const stored = read(key);
+      return stored && stored.game === game && stored.turn === turn ? stored.value : null;
     },
     set(game, turn, value) {
       write(key, { game, turn, value });

@@ -32,7 +32,7 @@ function announce(text) {
 }
 
 function view(name, focus = false) {
-  for (const each of VIEWS) show($(each), each === name);
+  for (const id of VIEWS) show($(id), id === name);
   if (name !== "table") {
     clock.set(null);
     show($("leave"), false);
@@ -67,11 +67,11 @@ const handlers = {
     announce("Sent");
   },
   refused({ field, reason }) {
-    const kept = state && sent.get(state.game, state.turn);
+    const pending = state && sent.get(state.game, state.turn);
     sent.clear();
-    if (kept && typeof kept === "string" && !$("text").value) {
-      $("text").value = kept;
-      draft.set(state.game, state.turn, kept);
+    if (pending && typeof pending === "string" && !$("text").value) {
+      $("text").value = pending;
+      draft.set(state.game, state.turn, pending);
     }
     if (state) draw();
     const text = `Not done: ${reason}.`;
@@ -99,23 +99,23 @@ function settle() {
 }
 
 function resend() {
-  const kept = sent.get(state.game, state.turn);
-  if (kept !== null && mine(state)) line.send(move(kept));
+  const pending = sent.get(state.game, state.turn);
+  if (pending !== null && mine(state)) line.send(move(pending));
 }
 
-const move = (kept) => ({
+const move = (pending) => ({
   game: state.game,
   turn: state.turn,
-  ...(typeof kept === "string" ? { type: "say", text: kept } : { type: "act", ...kept }),
+  ...(typeof pending === "string" ? { type: "say", text: pending } : { type: "act", ...pending }),
 });
 
 /** Restores text and clicks after a reload. */
 function restore(last) {
   if (last && last.turn === state.turn && last.phase === state.phase) return;
   say($("refused"), "");
-  const kept = mine(state) && sent.get(state.game, state.turn) === null ? draft.get(state.game, state.turn) : null;
-  if (state.role === "speaker") $("text").value = typeof kept === "string" ? kept : "";
-  else board.plan = new Set(Array.isArray(kept) ? kept : []);
+  const pending = mine(state) && sent.get(state.game, state.turn) === null ? draft.get(state.game, state.turn) : null;
+  if (state.role === "speaker") $("text").value = typeof pending === "string" ? pending : "";
+  else board.plan = new Set(Array.isArray(pending) ? pending : []);
 }
 
 // --- drawing -----------------------------------------------------------------------------------------------------
@@ -212,9 +212,9 @@ function focus(last) {
 
 // --- the player's part -------------------------------------------------------------------------------------------
 
-function give(kept) {
-  sent.set(state.game, state.turn, kept);
-  line.send(move(kept));
+function give(pending) {
+  sent.set(state.game, state.turn, pending);
+  line.send(move(pending));
   draw();
 }
 
@@ -284,8 +284,8 @@ function change(where) {
   reconnected = true;
   connectionText(where);
   if (where === "open") {
-    const known = state?.seq;
-    setTimeout(() => state?.seq === known && $("lobby").hidden && lookAround(), SILENCE);
+    const seq = state?.seq;
+    setTimeout(() => state?.seq === seq && $("lobby").hidden && lookAround(), SILENCE);
   }
   return undefined;
 }

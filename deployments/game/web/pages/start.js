@@ -10,13 +10,13 @@ const STEPS = [
 ];
 const LOOK_AGAIN = 2000; // milliseconds
 
-const asked = new URLSearchParams(location.search);
+const query = new URLSearchParams(location.search);
 let state;
 
 async function load() {
-  if (asked.has("study")) {
-    $("study-name").value = asked.get("study");
-    $("participant").value = asked.get("participant") ?? "";
+  if (query.has("study")) {
+    $("study-name").value = query.get("study");
+    $("participant").value = query.get("participant") ?? "";
     $("joining").open = true;
     history.replaceState(null, "", "/"); // a participant's id does not stay in the address
   }
@@ -26,11 +26,11 @@ async function load() {
 function render(now) {
   state = now;
   show($("running"), Boolean(state.game || state.in_lobby));
-  show($("free"), !state.study && !asked.has("study"));
+  show($("free"), !state.study && !query.has("study"));
   show($("study"), Boolean(state.study));
   show($("joining"), !state.study);
   if (state.study) study();
-  else if (!asked.has("study")) policies();
+  else if (!query.has("study")) policies();
 }
 
 function policies() {
@@ -88,8 +88,8 @@ on("people", "submit", () => begin("people"));
 on("next", "click", () => begin("study"));
 on("join", "submit", async () => {
   notice("");
-  const asked = { study: $("study-name").value.trim(), participant: $("participant").value.trim() };
-  render((await post("/api/arrive", asked)).player_state);
+  const arrival = { study: $("study-name").value.trim(), participant: $("participant").value.trim() };
+  render((await post("/api/arrive", arrival)).player_state);
   $("study-title").scrollIntoView();
 });
 addEventListener("pageshow", (event) => event.persisted && load());

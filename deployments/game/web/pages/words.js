@@ -63,8 +63,8 @@ const ENDINGS = {
 
 export function ending({ over, turns, practice }) {
   const count = turns.length === 1 ? "one turn" : `${turns.length} turns`;
-  const known = ENDINGS[over.reason]?.[over.by];
-  if (known) return { title: known[0], text: known[1] };
+  const words = ENDINGS[over.reason]?.[over.by];
+  if (words) return { title: words[0], text: words[1] };
   if (over.reason === "won") {
     return { title: "You won!", text: `All targets and nothing else, in ${count}.` + (practice ? " That is how it works." : "") };
   }
