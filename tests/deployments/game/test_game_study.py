@@ -145,7 +145,7 @@ def test_people_meet_in_the_lobby_and_who_waits_in_vain_is_released_and_paid(tmp
             assert {first.state["role"], second.state["role"]} == {"speaker", "listener"}
             assert await third.start("study") == {"lobby": True}
             await third.hear("lobby")
-            assert "thank you" in (await third.hear("released"))["reason"]
+            assert "the wait counts" in (await third.hear("released"))["reason"]
             assert not (await third.http.get("/api/me")).json()["in_lobby"]
             await first.send(type="leave", game=first.state["game"])
             await second.state_where(phase="over")
@@ -223,7 +223,7 @@ def test_a_disk_that_is_full_when_waits_end_keeps_what_is_owed_and_the_lobby_ope
             journal._sync = sync
             await asyncio.to_thread(until, lambda: study.released.total() == 2)
             await first.start("study")
-            assert "thank you" in (await first.hear("released"))["reason"]
+            assert "the wait counts" in (await first.hear("released"))["reason"]
             for each in (first, second):
                 await each.close()
 
