@@ -162,7 +162,7 @@ def _log(game: Any, round: int, variant: str, policy: PolicyIdentity) -> Interac
             variant=variant,
             policy=policy,
             user=pseudonym(_string(game, "speaker")),
-            started_at=_started(game),
+            started_at=_start_time(game),
             context=context,
             turns=[LoggedTurn.model_validate(turn) for turn in turns],
             outcome=Outcome(
@@ -222,7 +222,7 @@ def _seconds(game: Mapping[str, Any], number: int) -> float | None:
     return float(value)
 
 
-def _started(game: Mapping[str, Any]) -> str:
+def _start_time(game: Mapping[str, Any]) -> str:
     value = _string(game, "created_at")
     try:
         return datetime.fromisoformat(value).isoformat()

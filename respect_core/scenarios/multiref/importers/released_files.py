@@ -111,7 +111,7 @@ class HubDataset:
         except ReleasedError:
             raise
         except Exception as error:  # the library's and the network's, of many kinds
-            raise ReleasedError(_not_loaded(self.name, error)) from error
+            raise ReleasedError(_load_failure(self.name, error)) from error
 
 
 def find(source: str) -> ReleasedFiles | HubDataset:
@@ -132,7 +132,7 @@ def find(source: str) -> ReleasedFiles | HubDataset:
         except ReleasedError:
             raise
         except Exception as error:  # the library's and the network's, of many kinds
-            raise ReleasedError(_not_loaded(source, error)) from error
+            raise ReleasedError(_load_failure(source, error)) from error
     else:
         raise ReleasedError(
             f"{source}: no such folder; give the folder of the dataset's Parquet files, or its name on the hub"
@@ -207,7 +207,7 @@ def _datasets() -> Any:
     return datasets
 
 
-def _not_loaded(name: str, error: Exception) -> str:
+def _load_failure(name: str, error: Exception) -> str:
     first = str(error).partition("\n")[0]
     return (
         f"{name}: the hub did not give it ({type(error).__name__}: {first}); "
