@@ -63,13 +63,13 @@ def place(tmp_path: Path) -> Workspace:
 @contextmanager
 def on_ray(place: Workspace, replicas: int, **settings: Any) -> Iterator[Running]:
     """The server on Ray, with a client; as `policy_servers.serving`."""
-    from deployments.serving.on_ray import served
+    from deployments.serving.on_ray import serving as serving_on_ray
     from deployments.serving.server import Settings
 
     given = Settings(**{"variants": ("b-fft",), "every": 0.2, "flush": 0.5} | settings)
     limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
     with (
-        served(place, given, replicas=replicas, host="127.0.0.1", port=0) as address,
+        serving_on_ray(place, given, replicas=replicas, host="127.0.0.1", port=0) as address,
         httpx.Client(base_url=address, timeout=PATIENCE, limits=limits) as client,
     ):
         running = Running(None, client)  # type: ignore[arg-type]  # the servers are in other processes
