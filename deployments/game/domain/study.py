@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -99,14 +99,7 @@ class Study:
         self.running: dict[str, Slot] = {}  # by game
         self.results: list[Result] = []
         self.released: Counter[str] = Counter()  # by pseudonym
-        self.draws = 0
         self._success: dict[str, tuple[int, Estimate]] = {}
-
-    def draw(self, seen: Collection[str], without: Collection[str]) -> Slot:
-        """Raises Full."""
-        slot = self.assignment.draw(seen, without)
-        self.draws += 1
-        return slot
 
     def began(self, game: str, slot: Slot) -> None:
         """The slot, which is counted already, has its game."""
@@ -117,8 +110,7 @@ class Study:
         if slot.context in self.contexts and slot.policy in self.file.policies:
             self.assignment.take(slot)
             self.running[game] = slot
-            self.draws = max(self.draws, draws)
-            self.assignment.resume(self.draws)
+            self.assignment.draws = max(self.assignment.draws, draws)
 
     def ended(self, result: Result) -> None:
         """Record a game that is over; one that was broken off is given to somebody else."""

@@ -143,7 +143,7 @@ class Door:
         waits = study.released[player.user] + self._owed.count(player.user)
         waited = study.file.waits_per_player is not None and waits >= study.file.waits_per_player
         try:
-            slot = study.draw(player.seen, away | {HH} if waited else away)
+            slot = study.assignment.draw(player.seen, away | {HH} if waited else away)
         except StudyFullError:
             if away:
                 raise RequestDeniedError(503, "", "the policy is being prepared; try again in a moment") from None
