@@ -104,8 +104,8 @@ def options(caps: Caps | None = None, *, proxies: str = "") -> dict[str, Any]:
     Args:
         proxies: comma-separated addresses and networks of proxies, which cap addresses themselves; '*' for all.
     """
-    http, ws = _protocols(Gate(caps or Caps(), raise_descriptors(), proxies))
-    return {"http": http, "ws": ws, "backlog": _BACKLOG}
+    gate = {"gate": Gate(caps or Caps(), raise_descriptors(), proxies)}
+    return {"http": type("Http", (_Http,), gate), "ws": type("Ws", (_Ws,), gate), "backlog": _BACKLOG}
 
 
 class Gate:
@@ -167,11 +167,6 @@ def _trusted(proxies: str) -> Callable[[str], bool]:
         return any(found in network for network in networks)
 
     return trusts
-
-
-def _protocols(gate: Gate) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
-    """uvicorn's two protocols with this gate in front."""
-    return type("Http", (_Http,), {"gate": gate}), type("Ws", (_Ws,), {"gate": gate})
 
 
 class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of two classes, by what is installed
