@@ -3,7 +3,7 @@
 uvicorn waits for the rest of a request as long as a client likes, and accepts connections until the process has no file
 descriptors left for its own journal and store. Here a request must be complete within `seconds`; connections are capped
 per address and in total, and so is the rate of a socket's control frames. A client that exceeds a limit is cut off
-without an answer.
+without an answer; `SmallBodies`, which an application puts in front of itself, answers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -41,6 +43,26 @@ class Bucket:
             return False
         self._tokens -= 1
         return True
+
+
+class SmallBodies:
+    """Middleware: 413 once a body has more than `largest` bytes, whatever its header says."""
+
+    def __init__(self, app: ASGIApp, largest: int) -> None:
+        self._app, self._largest = app, largest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._largest:
+                raise HTTPException(413, f"the body has more than {self._largest} bytes", {"Connection": "close"})
+            return message
+
+        await self._app(scope, counted, send)
 
 
 @dataclass(frozen=True)
@@ -82,8 +104,8 @@ def options(caps: Caps | None = None, *, proxies: str = "") -> dict[str, Any]:
     Args:
         proxies: comma-separated addresses and networks of proxies, which cap addresses themselves; '*' for all.
     """
-    http, ws = _protocols(Gate(caps or Caps(), raise_descriptors(), proxies))
-    return {"http": http, "ws": ws, "backlog": _BACKLOG}
+    gate = {"gate": Gate(caps or Caps(), raise_descriptors(), proxies)}
+    return {"http": type("Http", (_Http,), gate), "ws": type("Ws", (_Ws,), gate), "backlog": _BACKLOG}
 
 
 class Gate:
@@ -145,11 +167,6 @@ def _proxy_test(proxies: str) -> Callable[[str], bool]:
         return any(address in network for network in networks)
 
     return trusts
-
-
-def _protocols(gate: Gate) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
-    """Put this gate in front of the two protocols of uvicorn."""
-    return type("Http", (_Http,), {"gate": gate}), type("Ws", (_Ws,), {"gate": gate})
 
 
 class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of two classes, by what is installed

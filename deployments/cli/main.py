@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated, Any
 
@@ -14,6 +13,8 @@ from deployments.cli.options import On, build, options
 from deployments.cli.promotion import promotion_app
 from deployments.cli.report import report_app
 from deployments.cli.search import search_app
+from deployments.game.__main__ import app as play_app
+from deployments.serving.__main__ import app as serve_app
 from flows.parameters import (
     DemoParameters,
     EvaluateParameters,
@@ -47,6 +48,8 @@ app.add_typer(annotate_app, name="annotate")
 app.add_typer(promotion_app)
 app.add_typer(report_app)
 app.add_typer(search_app)
+app.add_typer(serve_app)
+app.add_typer(play_app)
 
 
 def _print_version(requested: bool) -> None:
@@ -57,12 +60,14 @@ def _print_version(requested: bool) -> None:
 
 @app.callback()
 def prepare(
+    context: typer.Context,
     version: Annotated[  # noqa: ARG001  # its callback uses it
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Prepare every command."""
-    end_on_sigterm()  # servers replace this program, and handle the signal themselves
+    if context.invoked_subcommand not in ("serve", "play"):  # servers handle the signal themselves
+        end_on_sigterm()
 
 
 @app.command()
@@ -218,19 +223,6 @@ def ui(
 
     with clear_errors():
         serve(workspace, only, prefect_port, mlflow_port, console)
-
-
-@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def serve(context: typer.Context) -> None:
-    """Answer users with what is deployed; `respect serve --help` lists its options."""
-    # Serving is a layer above the flows: another program replaces this one.
-    os.execv(sys.executable, [sys.executable, "-m", "deployments.serving", *context.args])
-
-
-@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def play(context: typer.Context) -> None:
-    """Play in the browser with what is deployed, or run a study; `respect play --help` lists its options."""
-    os.execv(sys.executable, [sys.executable, "-m", "deployments.game", *context.args])
 
 
 if __name__ == "__main__":

@@ -90,7 +90,6 @@ def _program(stack: Stack, name: str, command: list[str], environment: Mapping[s
     return _section(
         f"program:{name}",
         command=" ".join(f'"{part}"' for part in command),
-        directory=REPOSITORY,
         environment=",".join(f'{key}="{value}"' for key, value in environment.items()),
         autostart=autostart,
         autorestart="true",
@@ -98,9 +97,8 @@ def _program(stack: Stack, name: str, command: list[str], environment: Mapping[s
         startretries=100,  # a worker survives a server that is unreachable for a while
         stopwaitsecs=30,
         stopasgroup="true",
-        killasgroup="true",
         redirect_stderr="true",
-        stdout_logfile=stack.logs / f"{name}.log",
+        stdout_logfile=f"{stack.logs}/{name}.log".replace("%", "%%"),  # supervisor expands it twice
         stdout_logfile_maxbytes="20MB",
         stdout_logfile_backups=3,
     )

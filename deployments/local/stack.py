@@ -21,6 +21,7 @@ import typer
 from deployments.local import programs, seaweedfs
 from deployments.local.settings import ARTIFACTS, BUCKET, FOREIGN, REPOSITORY, Stack, from_environment
 from flows.support import environment, servers
+from flows.support.terminal import clear_errors
 from respect_core.errors import ExpectedError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -36,12 +37,8 @@ class StackError(ExpectedError):
 @app.command()
 def up() -> None:
     """Start everything, wait until it answers, and deploy deployments/prefect.yaml."""
-    stack = from_environment()
-    try:
-        start(stack)
-    except (StackError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+    with clear_errors():
+        start(stack := from_environment())
     typer.echo(
         f"Prefect  {stack.prefect}\nMLflow   {stack.mlflow}\nS3       {stack.s3} ({stack.credentials})\n"
         f"{servers.how_to_log_in(servers.password(stack.password))}\n"
@@ -52,12 +49,8 @@ def up() -> None:
 @app.command()
 def down() -> None:
     """Stop everything; state stays."""
-    stack = from_environment()
-    try:
-        stop(stack)
-    except StackError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+    with clear_errors():
+        stop(from_environment())
 
 
 @app.command()
@@ -94,7 +87,8 @@ def start(stack: Stack) -> None:
         config = programs.configuration(stack, programs.cuda_devices(), _cores())
         _config(stack).write_text(config)
         subprocess.run([programs.program("supervisord"), "-c", str(_config(stack))], check=True)
-        _wait_for_supervisord(stack)
+        if not _becomes(lambda: _running(stack), START_SECONDS):  # first it goes into the background
+            raise StackError(f"supervisord did not start within {START_SECONDS:.0f} s; see {stack.logs}")
     _wait(stack, "s3", lambda: _s3_answers(stack))
     password, version = servers.password(stack.password), f"{stack.prefect}/api/admin/version"
     _wait(stack, "prefect", lambda: servers.answers(version, password))
@@ -118,11 +112,8 @@ def stop(stack: Stack) -> None:
     if not _running(stack):
         return
     _control(stack, "shutdown")
-    deadline = time.monotonic() + 120
-    while _running(stack):
-        if time.monotonic() > deadline:
-            raise StackError(f"supervisord did not end; see {stack.logs / 'supervisord.log'}")
-        time.sleep(0.3)
+    if not _becomes(lambda: not _running(stack), 120):
+        raise StackError(f"supervisord did not end; see {stack.logs / 'supervisord.log'}")
 
 
 def _server_environment(stack: Stack) -> dict[str, str]:
@@ -158,26 +149,26 @@ def _require_free(stack: Stack) -> None:
                 ) from None
 
 
-def _wait_for_supervisord(stack: Stack) -> None:
-    """Wait until supervisord, which goes into the background first, has written its process id."""
-    deadline = time.monotonic() + START_SECONDS
-    while not _running(stack):
-        if time.monotonic() > deadline:
-            raise StackError(f"supervisord did not start within {START_SECONDS:.0f} s; see {stack.logs}")
-        time.sleep(0.1)
-
-
 def _wait(stack: Stack, name: str, answers: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not answers():
-        if not _running(stack):
-            raise StackError(f"the stack was stopped before {name} answered; see {stack.logs}")
+    """Wait until a server answers. Raises StackError."""
+    in_time = _becomes(lambda: answers() or not _running(stack), START_SECONDS)
+    if not _running(stack):
+        raise StackError(f"the stack was stopped before {name} answered; see {stack.logs}")
+    if not in_time:
+        raise StackError(
+            f"{name} did not answer within {START_SECONDS:.0f} s (RESPECT_START_SECONDS); what did start runs on "
+            f"until `make down`. The end of its log:\n{_tail(stack, name)}"
+        )
+
+
+def _becomes(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until a condition holds; return whether it does within this time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
         if time.monotonic() > deadline:
-            raise StackError(
-                f"{name} did not answer within {START_SECONDS:.0f} s (RESPECT_START_SECONDS); what did start runs on "
-                f"until `make down`. The end of its log:\n{_tail(stack, name)}"
-            )
-        time.sleep(0.5)
+            return False
+        time.sleep(0.3)
+    return True
 
 
 def _tail(stack: Stack, name: str) -> str:

@@ -15,8 +15,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.clients import SmallBodies
 from deployments.failures import place_of
 from deployments.serving.metrics import Metrics
 from deployments.serving.schema import ActReply, ActRequest, Fits, Name, Problem, Readiness
@@ -63,7 +63,7 @@ def create_app(actor: Actor) -> FastAPI:
         actor.close()
 
     app = FastAPI(title="RESPECT policy server", lifespan=lifespan)
-    app.add_middleware(SmallBodies)
+    app.add_middleware(SmallBodies, largest=LARGEST_BODY)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
 
@@ -144,23 +144,3 @@ async def _invalid(_request: Request, error: Any) -> JSONResponse:
 
 async def _refused(_request: Request, error: Any) -> JSONResponse:
     return JSONResponse(Problem(reason=str(error.detail)).model_dump(), error.status_code, error.headers)
-
-
-class SmallBodies:
-    """Middleware: 413 once a body has more than LARGEST_BODY bytes, whatever its header says."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size = 0
-
-        async def receive_limited() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > LARGEST_BODY:
-                raise HTTPException(413, f"the body has more than {LARGEST_BODY} bytes")
-            return message
-
-        await self._app(scope, receive_limited, send)

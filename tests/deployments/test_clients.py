@@ -19,8 +19,7 @@ from fastapi import FastAPI, Request, WebSocket
 from websockets.frames import Frame, Opcode
 
 from deployments import clients
-from deployments.clients import Caps, Gate, household
-from deployments.serving.api import SmallBodies
+from deployments.clients import Caps, Gate, SmallBodies, household
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = Caps(seconds=0.5)
@@ -28,7 +27,7 @@ QUICK = Caps(seconds=0.5)
 
 def _app() -> FastAPI:
     app = FastAPI()
-    app.add_middleware(SmallBodies)
+    app.add_middleware(SmallBodies, largest=128 * 1024)
 
     @app.post("/count")
     async def count(request: Request) -> int:

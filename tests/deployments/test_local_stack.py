@@ -7,15 +7,16 @@ import json
 import os
 import re
 import shlex
+import socket
 import stat
 import subprocess
-from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from prefect import Flow
+from supervisor.options import ServerOptions
 
 from deployments.local import programs, seaweedfs, settings
 from deployments.local.settings import GPU, LIGHT, REPOSITORY, Stack
@@ -67,12 +68,22 @@ def test_a_worker_for_each_device_that_it_alone_sees() -> None:
 
 
 def test_supervisord_starts_servers_by_itself_and_workers_when_told(tmp_path: Path) -> None:
-    parser = ConfigParser(interpolation=None)
-    parser.read_string(programs.configuration(Stack(tmp_path / "50%"), devices=0, cores=2))
-    assert parser["unix_http_server"]["chmod"] == "0600" and "50%%" in parser["unix_http_server"]["file"]
-    starts = {name: parser[f"program:{name}"]["autostart"] for name in ("s3", "prefect", "mlflow", "light", "gpu")}
-    assert starts == {"s3": "true", "prefect": "true", "mlflow": "true", "light": "false", "gpu": "false"}
-    assert "inet_http_server" not in parser and parser["supervisord"]["umask"] == "077"
+    """As supervisord itself reads its configuration, in a folder whose name it could take for a variable."""
+    stack = Stack(tmp_path / "50%")
+    stack.prepare()
+    config = tmp_path / "supervisord.conf"
+    config.write_text(programs.configuration(stack, devices=0, cores=2))
+    options = ServerOptions()
+    options.realize(["-c", str(config)])
+    (listens,) = options.server_configs
+    assert (listens["family"], listens["chmod"]) == (socket.AF_UNIX, 0o600), "nobody else gets in"
+    assert options.umask == 0o077 and options.directory == str(REPOSITORY)
+    processes = {each.name: each for group in options.process_group_configs for each in group.process_configs}
+    starts = {name: each.autostart for name, each in processes.items()}
+    assert starts == {"s3": True, "prefect": True, "mlflow": True, "light": False, "gpu": False}
+    for name, each in processes.items():
+        assert each.stdout_logfile == str(stack.logs / f"{name}.log") and each.redirect_stderr
+        assert each.stopasgroup and each.killasgroup, "children end too"
 
 
 def test_every_server_listens_on_the_loopback_alone(tmp_path: Path) -> None:

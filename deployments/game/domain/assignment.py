@@ -51,7 +51,7 @@ class Assignment:
         self._shares, self._seed, self._limit = dict(shares), seed, limit
         self._counts = {context: dict.fromkeys(shares, 0) for context in contexts}
         self._games = dict.fromkeys(contexts, 0)
-        self._draws = 0
+        self.draws = 0  # so far; set after a restart
 
     def draw(self, seen: Collection[str] = (), without: Collection[str] = ()) -> Slot:
         """Draw the next arrival's game.
@@ -66,7 +66,7 @@ class Assignment:
         Raises:
             StudyFullError: nothing is left.
         """
-        rng = random.Random(f"assignment-{self._seed}-{self._draws}")
+        rng = random.Random(f"assignment-{self._seed}-{self.draws}")
         by_games: dict[int, list[str]] = {}  # contexts by how many games they have
         for context, games in self._games.items():
             if context not in seen:
@@ -75,7 +75,7 @@ class Assignment:
         slot = next(filter(None, slots), None)
         if slot is None:
             raise StudyFullError("no game is left")
-        self._draws += 1
+        self.draws += 1
         self.take(slot)
         return slot
 
@@ -100,10 +100,6 @@ class Assignment:
         """Give a game that was not played to its end to somebody else."""
         self._counts[slot.context][slot.policy] -= 1
         self._games[slot.context] -= 1
-
-    def resume(self, draws: int) -> None:
-        """Skip this many draws, e.g. after a restart."""
-        self._draws = draws
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of games by context and policy."""

@@ -180,9 +180,6 @@ class Pong(_Out):
     at: float
 
 
-ToClient = State | Acknowledged | Lobby | Released | Elsewhere | Refused | Pong
-
-
 # --- /api -----------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -100,14 +100,7 @@ class Study:
         self.running: dict[str, Slot] = {}  # by game
         self.results: list[Result] = []
         self.released: Counter[str] = Counter()  # by pseudonym
-        self.draws = 0
         self._success: dict[str, tuple[int, Estimate]] = {}
-
-    def draw(self, seen: Collection[str], without: Collection[str]) -> Slot:
-        """Draw a game for a player. Raises StudyFullError."""
-        slot = self.assignment.draw(seen, without)
-        self.draws += 1
-        return slot
 
     def note_start(self, game: str, slot: Slot) -> None:
         """Note the game of a slot, which is counted already."""
@@ -118,8 +111,7 @@ class Study:
         if slot.context in self.contexts and slot.policy in self.file.policies:
             self.assignment.take(slot)
             self.running[game] = slot
-            self.draws = max(self.draws, draws)
-            self.assignment.resume(self.draws)
+            self.assignment.draws = max(self.assignment.draws, draws)
 
     def record(self, result: Result) -> None:
         """Record a game that is over; one that was broken off is assigned again."""

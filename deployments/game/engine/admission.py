@@ -144,7 +144,7 @@ class Admission:
         waits = study.released[player.user] + self._unsaved_waits.count(player.user)
         may_not_wait = study.file.waits_per_player is not None and waits >= study.file.waits_per_player
         try:
-            slot = study.draw(player.seen_contexts, unavailable | {HH} if may_not_wait else unavailable)
+            slot = study.assignment.draw(player.seen_contexts, unavailable | {HH} if may_not_wait else unavailable)
         except StudyFullError:
             if unavailable:
                 raise RequestDeniedError(503, "", "the policy is being prepared; try again in a moment") from None

@@ -161,7 +161,7 @@ class Rooms:
             "seats": {role: player.key for role, player in seats.items()},
             "context": contexts.to_json(context),
             "study": self.study.file.name if slot and self.study else None,
-            "draws": self.study.draws if slot and self.study else 0,
+            "draws": self.study.assignment.draws if slot and self.study else 0,
             "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
         if not practice:

@@ -15,14 +15,15 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from deployments.clients import SmallBodies
 from deployments.game.domain.denied import RequestDeniedError
-from deployments.game.domain.protocol import Problem
+from deployments.game.domain.protocol import LARGEST_BODY, Problem
 from deployments.game.durability.journal import NotWrittenError
 from deployments.game.engine import recovery
 from deployments.game.engine.admission import Admission
 from deployments.game.engine.rooms import Rooms
 from deployments.game.web import annotation, api, operator, pages, sockets
-from deployments.game.web.limits import Buckets, Guard, address
+from deployments.game.web.limits import Buckets, Guard, address, complaint
 from respect_core.store.base import StoreError
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
     app.state.rooms, app.state.admission, app.state.settings = rooms, admission, rooms.settings
     app.state.arrivals = Buckets(*limits.arrivals, limits.addresses, rooms.clock)
     requests = Buckets(*limits.requests, limits.addresses, rooms.clock)
+    app.add_middleware(SmallBodies, largest=LARGEST_BODY)
     app.add_middleware(Guard, requests=requests, origins=rooms.settings.origins)
     for error, handler in _HANDLERS.items():
         app.add_exception_handler(error, handler)
@@ -103,15 +105,8 @@ async def _denied(_request: Request, error: Any) -> JSONResponse:
 
 
 async def _invalid(_request: Request, error: Any) -> JSONResponse:
-    """Return the first complaint, without the input or the name of an unknown field."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if part not in ("body", "path", "query", "cookie")]
-    if first["type"] == "json_invalid":
-        return JSONResponse(Problem(reason="not JSON").model_dump(), 422)
-    if first["type"] == "extra_forbidden":
-        return JSONResponse(Problem(reason="there is an unknown field").model_dump(), 422)
-    field = ".".join(path[:1])  # deeper names are the sender's
-    return JSONResponse(Problem(field=field, reason=str(first["msg"])).model_dump(), 422)
+    field, reason = complaint(error)
+    return JSONResponse(Problem(field=field, reason=reason).model_dump(), 422)
 
 
 async def _refused(_request: Request, error: Any) -> JSONResponse:

@@ -1,20 +1,21 @@
-"""Protect from hostile or broken clients: token buckets, sizes, types and origins of requests, headers."""
+"""Protect from hostile or broken clients: token buckets, types and origins of requests, headers, complaints."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.clients import Bucket, household
 from deployments.failures import place_of
-from deployments.game.domain.protocol import LARGEST_BODY, Problem
+from deployments.game.domain.protocol import Problem
 
 log = logging.getLogger(__name__)
 _HEADERS = {
@@ -29,6 +30,8 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
+# What a complaint's path begins with, before the field: the part of a request, or the type of a message.
+_PREFIXES = {"body", "path", "query", "cookie", "say", "act", "leave", "wait", "ping"}
 
 
 class Buckets:
@@ -61,7 +64,7 @@ def own_origin(connection: HTTPConnection, allowed: tuple[str, ...], *, required
 
 
 class Guard:
-    """Middleware of HTTP requests: 413, 415, 403 and 429 before anything reads them, and headers on every answer.
+    """Middleware of HTTP requests: 415, 403 and 429 before anything reads them, and headers on every answer.
 
     Args:
         requests: a token for each request of an address.
@@ -88,33 +91,30 @@ class Guard:
             await send(message)
 
         refused = self._refused(scope)
-        if refused is not None:
-            await _answer(headed, *refused)
-            return
-        body = await _body(receive) if scope["method"] not in ("GET", "HEAD") else b""
-        if body is None:
-            await _answer(headed, 413, f"a body has {LARGEST_BODY} bytes at most")
-            return
         try:
-            await self._app(scope, _again(body, receive), headed)
+            await (refused or self._app)(scope, receive, headed)
         except Exception as error:
             log.error("%s", place_of(error))
             if not started:
-                await _answer(headed, 500, "internal error; the server's log has more")
+                await _problem(500, "internal error; the server's log has more")(scope, receive, headed)
 
-    def _refused(self, scope: Scope) -> tuple[int, str] | None:
+    def _refused(self, scope: Scope) -> JSONResponse | None:
         connection, headers = HTTPConnection(scope), Headers(scope=scope)
         if not self._requests.take(address(connection)):
-            return 429, "too many requests; try again in a moment"
+            return _problem(429, "too many requests; try again in a moment", {"Retry-After": "1"})
         if scope["method"] in ("GET", "HEAD"):
             return None
         if not own_origin(connection, self._origins, required=False):
-            return 403, "this was sent from another page"
+            return _problem(403, "this was sent from another page")
         if scope["path"].startswith("/api/"):
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
-                return 415, "send application/json"
+                return _problem(415, "send application/json")
         return None
+
+
+def _problem(status: int, reason: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(Problem(reason=reason).model_dump(), status, headers)
 
 
 def address(connection: HTTPConnection) -> str:
@@ -122,42 +122,14 @@ def address(connection: HTTPConnection) -> str:
     return household(connection.client.host) if connection.client else "unknown"
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """The body; None if it is larger than LARGEST_BODY."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":  # the client went away
-            return b"".join(parts)
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > LARGEST_BODY:
-            return None
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
-def _again(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
-    """A `receive` for a body that has already been read."""
-    given = False
-
-    async def received() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return received
-
-
-async def _answer(send: Send, status: int, reason: str) -> None:
-    body = json.dumps(Problem(reason=reason).model_dump()).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == 429:
-        headers.append((b"retry-after", b"1"))
-    if status == 413:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def complaint(error: Any) -> tuple[str, str]:
+    """Return field and reason of the first complaint, without anything that was sent, be it the name of a field."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return "", "not JSON"
+    if first["type"] == "extra_forbidden":
+        return "", "there is a field too many"
+    if first["type"].startswith("union_tag"):
+        return "type", "there is no such message"
+    names = [str(part) for part in first["loc"] if part not in _PREFIXES]
+    return names[0] if names else "", str(first["msg"])  # what lies deeper is named by who sent it

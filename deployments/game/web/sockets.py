@@ -15,7 +15,7 @@ from deployments.game.domain.table import MoveRefusedError
 from deployments.game.durability.journal import NotWrittenError
 from deployments.game.engine.connections import POLICY, TOO_LARGE, Connection
 from deployments.game.engine.rooms import Rooms
-from deployments.game.web.limits import own_origin
+from deployments.game.web.limits import complaint, own_origin
 
 COOKIE = "respect_player"
 NOT_SAVED = "this cannot be saved at the moment; send it again"
@@ -71,7 +71,8 @@ async def _handle(rooms: Rooms, player: Player, connection: Connection, text: st
     try:
         message = FROM_CLIENT.validate_json(text)
     except ValidationError as error:
-        return _invalid(error)
+        field, reason = complaint(error)
+        return Refused(field=field, reason=reason)
     try:
         match message:
             case protocol.Say(game=game, turn=turn, text=utterance):
@@ -90,19 +91,3 @@ async def _handle(rooms: Rooms, player: Player, connection: Connection, text: st
         rooms.metrics.failures.labels("journal").inc()
         return Refused(field="", reason=NOT_SAVED)
     return None
-
-
-_FIELDS = {"type", "game", "turn", "text", "select", "deselect", "at"}
-
-
-def _invalid(error: ValidationError) -> Refused:
-    """Return the first complaint, without anything that was sent, such as the name of an unknown field."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    if first["type"] == "json_invalid":
-        return Refused(field="", reason="not JSON")
-    fields = [part for part in first["loc"] if part in _FIELDS]
-    if first["type"] == "extra_forbidden":
-        return Refused(field="", reason="there is an unknown field")
-    if first["type"].startswith("union_tag"):
-        return Refused(field="type", reason="there is no such message")
-    return Refused(field=str(fields[-1]) if fields else "", reason=str(first["msg"]))

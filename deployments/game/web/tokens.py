@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import time
 from collections.abc import Iterable
 from typing import Annotated
 
 from fastapi import Request, Response
+from itsdangerous import TimestampSigner
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 
@@ -29,35 +29,24 @@ def same(given: str | None, known: str) -> bool:
     return given is not None and hmac.compare_digest(given.encode(), known.encode())
 
 
-def session(token: str, cookie: str, issued: float) -> str:
-    """The cookie's content for a token: it opens the page, and the token cannot be read from it."""
-    at = str(int(issued))
-    return f"{at}.{_signed(token, cookie, at)}"
-
-
 def held(request: Request, cookie: str, tokens: Iterable[str]) -> str | None:
     """Which of the tokens a request carries, in `Authorization: Bearer` or by its cookie; None for neither."""
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     given = bearer.strip() if scheme.lower() == "bearer" else None
-    kept, lasts = request.cookies.get(cookie), request.app.state.settings.signed_in
-    found = [token for token in tokens if same(given, token) or _holds(kept, token, cookie, lasts)]
+    # Ages are in whole seconds, rounded either way.
+    kept, oldest = request.cookies.get(cookie, ""), int(request.app.state.settings.signed_in) - 1
+    found = [token for token in tokens if same(given, token) or _signer(token, cookie).validate(kept, oldest)]
     return found[0] if found else None
 
 
 def remember(request: Request, response: Response, cookie: str, token: str) -> None:
     """Set the cookie, for as long as the settings say."""
     settings = request.app.state.settings
-    value = session(token, cookie, time.time())
+    value = _signer(token, cookie).sign(cookie).decode()
     response.set_cookie(
         cookie, value, max_age=int(settings.signed_in), httponly=True, samesite="strict", secure=settings.secure
     )
 
 
-def _holds(kept: str | None, token: str, cookie: str, lasts: float) -> bool:
-    at, _, signature = (kept or "").partition(".")
-    # Setting a clock back does not prolong a session.
-    return same(signature, _signed(token, cookie, at)) and abs(time.time() - int(at)) < lasts
-
-
-def _signed(token: str, cookie: str, at: str) -> str:
-    return hmac.new(token.encode(), f"{cookie} {at}".encode(), hashlib.sha256).hexdigest()
+def _signer(token: str, cookie: str) -> TimestampSigner:
+    return TimestampSigner(token, salt=cookie, key_derivation="hmac", digest_method=hashlib.sha256)

@@ -19,6 +19,7 @@ import pytest
 import uvicorn
 import websockets
 from game_servers import LOOSE, Player, Running, player, policy_server, port_of, rooms, serving, until
+from itsdangerous.encoding import base64_decode, base64_encode, bytes_to_int, int_to_bytes
 
 from deployments.game.engine.listener import Remote
 from deployments.game.engine.settings import Limits
@@ -287,8 +288,16 @@ def test_a_stolen_cookie_of_a_desk_ends_with_its_time(tmp_path: Path, page: str,
             return httpx.get(origin + path, headers={"Cookie": kept}, timeout=60).status_code
 
         name, _, value = cookie.partition("=")
-        issued, _, signature = value.partition(".")
-        forged = [f"{int(issued) + 9}.{signature}", f"{issued}.{'0' * 64}", signature, f".{signature}", "x.y", "."]
+        of, issued, signature = value.split(".")
+        later = base64_encode(int_to_bytes(bytes_to_int(base64_decode(issued)) + 9)).decode()
+        forged = [
+            f"{of}.{later}.{signature}",
+            f"{of}.{issued}.{'0' * 43}",
+            f"{issued}.{signature}",
+            signature,
+            "..",
+            "x.y",
+        ]
         assert [code(f"{name}={each}") for each in forged] == [401] * len(forged)
         assert code(cookie) == 200 or time.time() - began > 2.0
         time.sleep(max(0.0, began + 3.1 - time.time()))

@@ -122,7 +122,7 @@ def test_a_full_study_says_so_before_consent_and_quiz(serve: Serve, people: Peop
     study = _study(tmp_path / "run0")
     running = serve(study, clocks=SLOW)
     for _ in study.contexts:
-        study.draw((), ())
+        study.assignment.draw()
     page = people()
     _join(page, running, "WORKER-9")
     expect(page.get_by_text("Every game of this study is taken")).to_be_visible()

@@ -100,7 +100,7 @@ def test_it_goes_on_after_a_restart_as_if_there_had_been_none() -> None:
     slots = [whole.draw() for _ in range(500)]
     for _ in range(300):
         after.take(before.draw())
-    after.resume(300)
+    after.draws = 300
     assert [after.draw() for _ in range(200)] == slots[300:]
 
 
