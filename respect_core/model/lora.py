@@ -17,6 +17,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import chain
 from typing import Any
 
 import peft
@@ -30,24 +31,8 @@ _generator: ContextVar[torch.Generator | None] = ContextVar("generator", default
 
 
 def view(model: nn.Module) -> Any:
-    """Copy the module tree and share every weight: adapters on the copy leave the original as it is.
-
-    This takes a fifth of the time of a deep copy, which also copies settings; here they are shared.
-    """
-    copies: dict[int, nn.Module] = {}
-
-    def copy_module(module: nn.Module) -> nn.Module:
-        if id(module) not in copies:
-            twin = copies[id(module)] = object.__new__(type(module))
-            state = {
-                key: copy.copy(value) if isinstance(value, dict | list | set) else value
-                for key, value in vars(module).items()
-            }
-            vars(twin).update(state)
-            vars(twin)["_modules"] = {name: child and copy_module(child) for name, child in module._modules.items()}
-        return copies[id(module)]
-
-    return copy_module(model)
+    """Copy the module tree and share every weight: adapters on the copy leave the original as it is."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())})
 
 
 class LeanLinear(Linear):
