@@ -39,7 +39,7 @@ class Estimate:
 
 
 def bootstrap(
-    rows: ArrayLike, statistic: Statistic, *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
+    rows: ArrayLike, statistic: Statistic, *, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> list[Estimate | None]:
     """Return M figures of the sums of rows [N, C], each with its interval; None for one that is not defined.
 
@@ -49,37 +49,24 @@ def bootstrap(
         ValueError: no rows.
     """
     table = _table(rows)
-    return estimates(statistic(table.sum(0)), statistic(resampled(table, resamples, seed)), level)
+    return estimates(statistic(table.sum(0)), statistic(resampled(table, resamples, 0)), level)
 
 
 def difference(
-    first: ArrayLike,
-    second: ArrayLike,
-    statistic: Statistic,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    first: ArrayLike, second: ArrayLike, statistic: Statistic, *, resamples: int = RESAMPLES
 ) -> list[Estimate | None]:
     """Return the figures of `second` minus those of `first`, two independent samples.
 
     Raises:
         ValueError: no rows in one of them.
     """
-    one, other, rng = _table(first), _table(second), np.random.default_rng(seed)
+    one, other, rng = _table(first), _table(second), np.random.default_rng(0)
     values = statistic(other.sum(0)) - statistic(one.sum(0))
-    return estimates(
-        values, -statistic(resampled(one, resamples, rng)) + statistic(resampled(other, resamples, rng)), level
-    )
+    return estimates(values, -statistic(resampled(one, resamples, rng)) + statistic(resampled(other, resamples, rng)))
 
 
 def ratio(
-    numerators: Sequence[float],
-    denominators: Sequence[float],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    numerators: Sequence[float], denominators: Sequence[float], *, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> Estimate:
     """Return sum over sum, with an interval that resamples the pairs, e.g. exact matches and turns of each game.
 
@@ -87,7 +74,7 @@ def ratio(
         ValueError: the denominators add up to 0.
     """
     rows = np.stack([np.asarray(numerators, float), np.asarray(denominators, float)], axis=1)
-    estimate = bootstrap(rows, quotients, resamples=resamples, seed=seed, level=level)[0] if len(rows) else None
+    estimate = bootstrap(rows, quotients, resamples=resamples, level=level)[0] if len(rows) else None
     if estimate is None:
         raise ValueError("nothing to divide by: no turns")
     return estimate

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from respect_core import tiny
 
@@ -31,6 +33,11 @@ def code_version(*roots: str) -> str:
     except PackageNotFoundError:
         release = "0"  # run from a source tree that is not installed
     return f"{release}+{digest.hexdigest()[:12]}"
+
+
+def json_hash(value: Any) -> str:
+    """Return the sha256 of a value that JSON can represent; the order of a dictionary's keys does not count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def sources(*roots: str) -> dict[str, Path]:
@@ -83,11 +90,11 @@ def base_sha256(base: str) -> str | None:
     return _hash_unless_changed(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
 
 
-def files_hash(files: list[Path]) -> str:
-    """Return the sha256 of the files' names and contents, in this order."""
+def files_hash(files: list[Path], folder: Path | None = None) -> str:
+    """Return the sha256 of the files' names, or of their paths in a folder, and of their contents, in this order."""
     digest = hashlib.sha256()
     for path in files:
-        digest.update(path.name.encode() + b"\0")
+        digest.update((path.relative_to(folder).as_posix() if folder else path.name).encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -66,9 +66,9 @@ def serve(
             every=every,
         )
         if on is Place.RAY:
-            from tasks.compute.places import require_ray
+            from tasks.compute import places
 
-            require_ray()
+            places.require(places.Place.RAY)
             from deployments.serving import on_ray
 
             return on_ray.run(workspace, settings, replicas=replicas, host=host, port=port)

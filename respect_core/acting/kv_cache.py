@@ -40,10 +40,8 @@ class PrefixCache:
         if entry is None:
             return 0
         limit = min(len(entry.input_ids), len(row.input_ids) - 1)
-        if entry.input_ids[:limit] == row.input_ids[:limit]:
-            return limit
-        # The row does not continue the cached prompt, e.g. because it is of an earlier turn: run all of it.
-        return 0
+        # A row of an earlier turn, for one, does not continue the cached prompt.
+        return limit if entry.input_ids[:limit] == row.input_ids[:limit] else 0
 
     def load(self, rows: Sequence[Encoded]) -> tuple[DynamicCache, list[int]]:
         """Return keys and values for a batch, padded on the left, and how many tokens each row has there."""

@@ -18,12 +18,12 @@ two prompts by colour, and the authors' code agrees (src/reward_decoder.py).
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from respect_core.versions import json_hash
 
 Kind = Literal["binary", "ternary"]
 Family = Literal["zero_shot", "few_shot"]
@@ -97,7 +97,7 @@ class Prompt:
         """Return the sha256 of template, label words, examples, and whether openings count, as 64 hex digits."""
         probe = self.text(Exchange("<a0>", "<u1>", "<a1>", "<u2>")), self.text(Exchange(None, "<u1>", "<a1>", "<u2>"))
         content = [self.family, self.kind, *probe, sorted(self.words.items()), self.openings]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return json_hash(content)
 
     def _few_shot(self, exchange: Exchange) -> str:
         blocks = [f"{self._block(each.exchange)} {self.words[each.label][0]}\n\n" for each in self.examples]

@@ -11,8 +11,6 @@ Memory holds one shard.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -30,7 +28,7 @@ from respect_core.store.base import Store
 from respect_core.store.manifests import Partition
 from respect_core.utterances import Vocabulary
 from respect_core.variants import DecoderKind
-from respect_core.versions import code_version
+from respect_core.versions import code_version, json_hash
 
 SHARDS = "feedback_shards"
 TURNS = 2048
@@ -132,14 +130,13 @@ def decode_shards(
     turns_per_shard: int = TURNS,
     progress: Progress | None = None,
     chosen: Chosen = lambda _: True,
-    begin: Begin = lambda _: None,
 ) -> Decoded:
     """Store the shards with these numbers, counted from 0, for `decode_partition` to find; write no table."""
     result, done = Decoded(), 0
     folder, last = partition.folder(SHARDS), max(numbers, default=-1)
     for number, turns in enumerate(islice(shards(_rows(store, partition, chosen), turns_per_shard), last + 1)):
         if number in numbers:
-            result += _shard(store, f"{folder}{_hash(decoder, turns)}.parquet", decoder, turns, None, begin)
+            result += _shard(store, f"{folder}{_hash(decoder, turns)}.parquet", decoder, turns)
             done += 1
             if progress is not None:
                 progress(done, len(numbers))
@@ -187,7 +184,12 @@ def _within(progress: Progress | None, before: int, turns: int, total: int) -> P
 
 
 def _shard(
-    store: Store, key: str, decoder: FeedbackDecoder, turns: list[Row], progress: Progress | None, begin: Begin
+    store: Store,
+    key: str,
+    decoder: FeedbackDecoder,
+    turns: list[Row],
+    progress: Progress | None = None,
+    begin: Begin = lambda _: None,
 ) -> Decoded:
     """Ensure that a shard is stored: decode it unless it is."""
     if store.exists(key):
@@ -226,5 +228,4 @@ def _rows(store: Store, partition: Partition, chosen: Chosen, columns: Sequence[
 def _hash(decoder: FeedbackDecoder, turns: list[Row]) -> str:
     """Hash everything that a shard's rows depend on. The model's folder is left out: it differs between machines."""
     config = {name: value for name, value in asdict(decoder.config).items() if name != "model"}
-    inputs = [code_version("respect_core.feedback.shards"), decoder.local.revision, config, turns]
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
+    return json_hash([code_version("respect_core.feedback.shards"), decoder.local.revision, config, turns])[:32]

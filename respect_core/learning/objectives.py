@@ -170,11 +170,10 @@ def entropy_term(entropy_NS: Tensor, mask_NS: Tensor, weight: float | Tensor) ->
     return -weight * span_mean(entropy_NS, mask_NS)
 
 
-def batch_loss(loss_N: Tensor, *, turns: int, weight_N: Tensor | None = None) -> Tensor:
+def batch_loss(loss_N: Tensor, *, turns: int) -> Tensor:
     """Compute a micro-batch's share of its batch's mean over turns; a scalar.
 
     Args:
         turns: number of turns with a loss in the whole batch, so that the shares of its micro-batches sum to its mean.
-        weight_N: per-turn weights; 1 by default.
     """
-    return (loss_N if weight_N is None else loss_N * weight_N).sum() / turns
+    return loss_N.sum() / turns

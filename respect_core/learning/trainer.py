@@ -25,13 +25,11 @@ import torch
 
 from respect_core.learning.checkpoints import Checkpoint, History, ResumeFile, StepRecord, capture, restore, trainable
 from respect_core.learning.distributed import ALONE, Processes
-from respect_core.learning.gradients import Gradients, TrainingError, find_references
+from respect_core.learning.gradients import Gradients, find_references
 from respect_core.model.base import Base, attach_lora, grow_adapter, save_adapter
 from respect_core.model.vision import VisionFeatures
 from respect_core.training_data.sampling import Batch, Example, plan_epoch, require_probability
 from respect_core.variants import LoraConfig, Objective, TrainingConfig
-
-__all__ = ["Checkpoint", "StepRecord", "TrainingError", "TrainingResult", "train"]
 
 Progress = Callable[[StepRecord, int], None]
 """Called after each step with its record and the total number of steps."""
@@ -180,17 +178,13 @@ def _save_checkpoint(
     """Save the model's adapter as a checkpoint after the steps so far, with its validation figures."""
     adapter = out_dir / f"step-{len(history.steps):06}"
     save_adapter(model, adapter)
-    history.add_checkpoint(adapter.name, _validate(validate, model, device))
-
-
-def _validate(validate: Validate | None, model: Any, device: torch.device) -> dict[str, float]:
-    if validate is None:
-        return {}
-    with _fork_generators(device):
-        model.eval()
-        figures = dict(validate(model))
-        model.train()
-    return figures
+    figures: Mapping[str, float] = {}
+    if validate is not None:
+        with _fork_generators(device):
+            model.eval()
+            figures = validate(model)
+            model.train()
+    history.add_checkpoint(adapter.name, figures)
 
 
 def make_optimizer(model: Any, config: TrainingConfig) -> torch.optim.Optimizer:

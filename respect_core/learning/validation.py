@@ -100,11 +100,11 @@ def exact_match(
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint and its validation result."""
+    """A checkpoint and its sampled match."""
 
     seed: int
     step: int
-    result: ValidationResult
+    sampled_match: float
 
 
 def choose(candidates: Iterable[Candidate]) -> Candidate:
@@ -115,4 +115,4 @@ def choose(candidates: Iterable[Candidate]) -> Candidate:
     Raises:
         ValueError: no candidates.
     """
-    return min(candidates, key=lambda one: (-one.result.sampled_match, one.step, one.seed))
+    return min(candidates, key=lambda one: (-one.sampled_match, one.step, one.seed))

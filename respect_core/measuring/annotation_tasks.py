@@ -123,10 +123,10 @@ def put_tasks(store: Store, tasks: Sequence[AnnotationTask]) -> str:
     return key
 
 
-def read_tasks(store: Store, rounds: Collection[int] | None = None) -> list[AnnotationTask]:
-    """Read the stored tasks, of these rounds or of all. Raises TableError at a line that is no task."""
+def read_tasks(store: Store) -> list[AnnotationTask]:
+    """Read the stored tasks. Raises TableError at a line that is no task."""
     tasks = []
-    for partition in partitions_with(store, TASKS, "tasks.jsonl", rounds):
+    for partition in partitions_with(store, TASKS, "tasks.jsonl"):
         key = f"{partition.folder(TASKS)}tasks.jsonl"
         try:
             lines = store.read(key).splitlines()

@@ -15,7 +15,7 @@ from math import comb
 import numpy as np
 
 from respect_core.measuring.metrics import COLUMNS, Counts, rates
-from respect_core.stats import LEVEL, RESAMPLES, Estimate, Floats, bootstrap
+from respect_core.stats import RESAMPLES, Estimate, Floats, bootstrap
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,7 @@ class Paired:
     p: float  # exact sign test of wins against losses, two-sided (McNemar's)
 
 
-def paired(
-    first: Counts | Floats,
-    second: Counts | Floats,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> Paired:
+def paired(first: Counts | Floats, second: Counts | Floats, *, resamples: int = RESAMPLES) -> Paired:
     """Compute the differences between two policies, with intervals that resample contexts, each with both's games.
 
     Args:
@@ -57,7 +50,7 @@ def paired(
         return np.asarray(rates(sums[..., :width], contexts) - rates(sums[..., width:], contexts))
 
     pairs = np.concatenate([first, second], axis=1)
-    success, turns, clicks = bootstrap(pairs, statistic, resamples=resamples, seed=seed, level=level)
+    success, turns, clicks = bootstrap(pairs, statistic, resamples=resamples)
     assert success is not None and turns is not None  # there are contexts
     difference = first[:, 0] - second[:, 0]
     wins, losses = int((difference > 0).sum()), int((difference < 0).sum())

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from respect_core.stats import LEVEL, RESAMPLES, Estimate, Floats, bootstrap, by_game, quotients
+from respect_core.stats import RESAMPLES, Estimate, Floats, bootstrap, by_game, quotients
 
 LABELS = (-1, 0, 1)  # figure 6's order: negative, neutral, positive
 PREDICTED = {"binary": (-1, 1), "ternary": LABELS}
@@ -75,8 +75,6 @@ def confusion(
     games: Sequence[str] | None = None,
     *,
     resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
 ) -> Confusion:
     """Compute the confusion matrix of a decoder over turns, in any order.
 
@@ -112,7 +110,7 @@ def confusion(
         )
         return quotients(np.stack(pairs, axis=-1))
 
-    accuracy, *of_positives = bootstrap(rows, statistic, resamples=resamples, seed=seed, level=level)
+    accuracy, *of_positives = bootstrap(rows, statistic, resamples=resamples)
     assert accuracy is not None  # there are turns
     shares = cells.mean(0).reshape(shape)
     return Confusion(decoder, len(cells), columns, tuple(map(tuple, shares.tolist())), accuracy, *of_positives)
@@ -125,8 +123,6 @@ def calibration(
     *,
     bins: int = 10,
     resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
 ) -> Calibration:
     """Compute the calibration of a decoder's scores, in bins of equal width.
 
@@ -162,7 +158,7 @@ def calibration(
         ece = np.abs(probabilities - positives).sum(-1) / sums[..., -1]
         return np.concatenate([shares, np.stack([ece, sums[..., -2] / sums[..., -1]], axis=-1)], axis=-1)
 
-    *shares, ece, brier = bootstrap(rows, statistic, resamples=resamples, seed=seed, level=level)
+    *shares, ece, brier = bootstrap(rows, statistic, resamples=resamples)
     assert ece is not None and brier is not None  # there are turns
     sums = table.sum(0)
     with_turns = tuple(

@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from respect_core.measuring.language import tokens
-from respect_core.stats import LEVEL, RESAMPLES, Estimate, Floats, bootstrap, difference, quotients
+from respect_core.stats import RESAMPLES, Estimate, Floats, bootstrap, difference, quotients
 
 PERMUTATIONS = 200
 LABELS = (1, 0, -1)
@@ -61,12 +61,7 @@ class FeedbackDrift:
 
 
 def language_drift(
-    rounds: Mapping[int, Sequence[Sequence[str]]],
-    *,
-    resamples: int = RESAMPLES,
-    permutations: int = PERMUTATIONS,
-    seed: int = 0,
-    level: float = LEVEL,
+    rounds: Mapping[int, Sequence[Sequence[str]]], *, resamples: int = RESAMPLES, permutations: int = PERMUTATIONS
 ) -> list[LanguageDrift]:
     """Measure the drift from each round to the next, from the utterances of each game by round.
 
@@ -85,12 +80,12 @@ def language_drift(
             if not words.sum():
                 raise ValueError(f"round {number} has no tokens to compare")
         divergence = float(_divergence(first, second))
-        permutations_PN = np.random.default_rng(seed).permuted(np.tile(is_earlier, (permutations, 1)), axis=1)
+        permutations_PN = np.random.default_rng(0).permuted(np.tile(is_earlier, (permutations, 1)), axis=1)
         in_first_PN = permutations_PN.astype(float)
         chance = _divergence(in_first_PN @ table, (1 - in_first_PN) @ table)
         lengths = np.stack([table.sum(1), [len(game) for game in games]], axis=1)
         tables = lengths[is_earlier], lengths[~is_earlier]
-        change = difference(*tables, quotients, resamples=resamples, seed=seed, level=level)[0]
+        change = difference(*tables, quotients, resamples=resamples)[0]
         assert change is not None  # both rounds have utterances
         drifts.append(
             LanguageDrift(
@@ -106,25 +101,17 @@ def language_drift(
     return drifts
 
 
-def feedback_shares(
-    games: Sequence[Sequence[int]], *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
-) -> FeedbackShares:
+def feedback_shares(games: Sequence[Sequence[int]], *, resamples: int = RESAMPLES) -> FeedbackShares:
     """Compute the shares of the decoded labels +1, 0 and -1, from the labels of each game.
 
     Raises:
         ValueError: no labels.
     """
-    figures = bootstrap(_labels(games), quotients, resamples=resamples, seed=seed, level=level)
+    figures = bootstrap(_labels(games), quotients, resamples=resamples)
     return FeedbackShares(sum(map(len, games)), *_three(figures))
 
 
-def feedback_drift(
-    rounds: Mapping[int, Sequence[Sequence[int]]],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> list[FeedbackDrift]:
+def feedback_drift(rounds: Mapping[int, Sequence[Sequence[int]]]) -> list[FeedbackDrift]:
     """Compute the change of the shares from each round to the next, from the labels of each game by round.
 
     Raises:
@@ -133,7 +120,7 @@ def feedback_drift(
     drifts = []
     for earlier, later in pairwise(sorted(rounds)):
         tables = _labels(rounds[earlier]), _labels(rounds[later])
-        figures = difference(*tables, quotients, resamples=resamples, seed=seed, level=level)
+        figures = difference(*tables, quotients)
         drifts.append(FeedbackDrift(earlier, later, *_three(figures)))
     return drifts
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -145,11 +145,9 @@ def append_rows(store: Store, partition: Partition, rows: Sequence[Mapping[str, 
     _store_rows(store, partition, [dict(row) for row in rows])
 
 
-def build_annotations(
-    store: Store, rounds: Iterable[int] | None = None, variants: Iterable[str] | None = None
-) -> list[Partition]:
+def build_annotations(store: Store) -> list[Partition]:
     """Update the table from all stored answers; return the partitions that have any."""
-    partitions = partitions_with(store, ANSWERS, ".jsonl", rounds, variants)
+    partitions = partitions_with(store, ANSWERS, ".jsonl")
     for partition in partitions:
         _build(store, partition)
     return partitions

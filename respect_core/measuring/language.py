@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from respect_core.stats import LEVEL, RESAMPLES, Estimate, ratio
+from respect_core.stats import RESAMPLES, Estimate, ratio
 
 RESET = (
     "reset",
@@ -46,9 +46,7 @@ class Language:
     try_agains: int  # occurrences of TRY_AGAIN
 
 
-def language(
-    games: Iterable[Sequence[str]], *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
-) -> Language:
+def language(games: Iterable[Sequence[str]], *, resamples: int = RESAMPLES) -> Language:
     """Measure vocabulary, utterance length, resets and "try again"s, from the utterances of each game.
 
     Raises:
@@ -63,7 +61,7 @@ def language(
     return Language(
         utterances=len(all_utterances),
         vocabulary=len({token for utterances in words for utterance in utterances for token in utterance}),
-        utterance_length=ratio(lengths, list(map(len, corpus)), resamples=resamples, seed=seed, level=level),
+        utterance_length=ratio(lengths, list(map(len, corpus)), resamples=resamples),
         resets=occurrences(all_utterances, RESET),
         try_agains=occurrences(all_utterances, TRY_AGAIN),
     )

@@ -84,7 +84,7 @@ def read_counts(store: Store, round: int, variant: str) -> Counts:
     return counts(turns.to_pylist(), outcomes.to_pylist())
 
 
-def figures(studies: Sequence[Counts], *, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95) -> Figures:
+def figures(studies: Sequence[Counts], *, resamples: int = RESAMPLES, seed: int = 0) -> Figures:
     """Compute success rate, turns per game and click accuracy with intervals.
 
     Args:
@@ -103,7 +103,7 @@ def figures(studies: Sequence[Counts], *, resamples: int = RESAMPLES, seed: int 
     source = seed if len(studies) == 1 else np.random.default_rng(seed)
     values = np.mean([rates(games.sum(0), len(games)) for games in studies], axis=0)
     resampled_values = np.mean([rates(resampled(games, resamples, source), len(games)) for games in studies], axis=0)
-    success, turns, clicks = estimates(values, resampled_values, level)
+    success, turns, clicks = estimates(values, resampled_values)
     assert success is not None and turns is not None  # every study has games
     return Figures(sum(map(len, studies)), success, turns, clicks)
 

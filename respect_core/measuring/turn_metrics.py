@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from respect_core.measuring.judge import ImageSimilarity, judge
-from respect_core.stats import LEVEL, RESAMPLES, Estimate, bootstrap, by_game, quotients
+from respect_core.stats import RESAMPLES, Estimate, bootstrap, by_game, quotients
 
 YES, PARTIAL, INCORRECT, NO = "yes", "partial", "incorrect", "no"
 """Satisfaction, a to d of appendix A.2: yes; yes, though clicks were missing; yes, though some were wrong; no."""
@@ -84,12 +84,7 @@ def first_annotations(rows: Sequence[AnnotatedTurn]) -> list[AnnotatedTurn]:
 
 
 def turn_figures(
-    rows: Sequence[AnnotatedTurn],
-    f: ImageSimilarity | None = None,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    rows: Sequence[AnnotatedTurn], f: ImageSimilarity | None = None, *, resamples: int = RESAMPLES
 ) -> TurnFigures:
     """Compute exact match, similarity and positive feedback over the turns, from the first annotation of each.
 
@@ -106,13 +101,11 @@ def turn_figures(
     turns = first_annotations(rows)
     columns = np.array([_columns(row, f) for row in turns]).reshape(len(turns), 8)
     games = by_game([row.interaction_id for row in turns], columns)
-    figures = bootstrap(games, quotients, resamples=resamples, seed=seed, level=level)
+    figures = bootstrap(games, quotients, resamples=resamples)
     return TurnFigures(len(turns), *figures)
 
 
-def agreement(
-    rows: Sequence[AnnotatedTurn], *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
-) -> Agreement:
+def agreement(rows: Sequence[AnnotatedTurn], *, resamples: int = RESAMPLES) -> Agreement:
     """Compute the agreement on turns that three annotators or more answered (appendix A.2).
 
     A turn counts for a share if all its annotators answered that question.
@@ -139,7 +132,7 @@ def agreement(
         for answers in shared.values()
     ]
     games = by_game([game for game, _ in shared], columns)
-    correctness, action, satisfaction = bootstrap(games, quotients, resamples=resamples, seed=seed, level=level)
+    correctness, action, satisfaction = bootstrap(games, quotients, resamples=resamples)
     return Agreement(len(shared), correctness, action, satisfaction)
 
 

@@ -9,7 +9,6 @@ Deviations from the paper, numbered as they are cited elsewhere:
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -209,9 +208,5 @@ def adapter_hash(adapter: Path, like: str = _WHOLE) -> str:
         raise FileNotFoundError(f"no adapter in {adapter}: no adapter_* files")
     if not like.startswith(_WHOLE):
         return files_hash(weights)
-    digest = hashlib.sha256()
-    for path in sorted(path for path in adapter.rglob("*") if path.is_file() and path != adapter / "README.md"):
-        digest.update(path.relative_to(adapter).as_posix().encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return _WHOLE + digest.hexdigest()
+    files = (path for path in adapter.rglob("*") if path.is_file() and path != adapter / "README.md")
+    return _WHOLE + files_hash(sorted(files), adapter)

@@ -48,7 +48,7 @@ class Chat:
         limit = tokenizer.model_max_length  # includes the base's (`base.load_base`); huge where it is not set
         self.positions: int | None = limit if limit < _NO_LIMIT else None
         self._read = Reader(tokenizer)
-        self._rendered: dict[tuple[str, str], str] = {}
+        self._render_text = lru_cache(100_000)(lambda role, text: self.render([_say(role, text)]))
         self.generation_prompt = self.render(_PROBE, generate=True).removeprefix(self.render(_PROBE))
         # Most templates render message by message; then each message is rendered once, whatever its neighbours.
         self._additive = "".join(self.render([message]) for message in _PROBE) == self.render(_PROBE)
@@ -84,12 +84,7 @@ class Chat:
         parts = message["content"]
         if len(parts) != 1 or parts[0]["type"] != "text":
             return self.render([message])
-        key = (message["role"], parts[0]["text"])
-        if key not in self._rendered:
-            if len(self._rendered) >= 100_000:
-                self._rendered.clear()
-            self._rendered[key] = self.render([message])
-        return self._rendered[key]
+        return self._render_text(message["role"], parts[0]["text"])
 
     def _clean(self, message: Message) -> Message:
         """Neutralise special tokens (such as an image's) and role names in a user's message, so that it stays text."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -39,19 +38,18 @@ def map_parallel(
     if parallel_passes(device) == 1 or single or not together:
         yield from map(run, items)
         return
-    one_thread = partial(torch.set_num_threads, 1)
-    with _restore_threads(threads), ThreadPoolExecutor(threads, initializer=one_thread) as pool:
-        running: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                running.append(pool.submit(run, item))
-                if len(running) > threads:
-                    yield running.popleft().result()
-            while running:
+    pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
+    running: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            running.append(pool.submit(run, item))
+            if len(running) > threads:
                 yield running.popleft().result()
-        finally:
-            for future in running:
-                future.cancel()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # which is in part a setting of the process
 
 
 def split_across_cores(items: Sequence[Item], most: int, device: torch.device) -> Iterator[Sequence[Item]]:
@@ -83,12 +81,3 @@ def balanced_batch_size(count: int, most: int, device: torch.device, processes: 
 def parallel_passes(device: torch.device) -> int:
     """Return how many passes run in parallel."""
     return torch.get_num_threads() if device.type == "cpu" else 1
-
-
-@contextmanager
-def _restore_threads(threads: int) -> Iterator[None]:
-    """Restore the number of threads of an operation at the end: in part it is a setting of the process."""
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

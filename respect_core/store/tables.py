@@ -149,14 +149,13 @@ def part_batches(
     partition: Partition,
     part: Part,
     columns: Sequence[str] | None = None,
-    batch_size: int = ROW_GROUP,
 ) -> Iterator[pa.RecordBatch]:
     """Read the rows of one part. Raises TableError as `iter_batches` does, and ChangedError where it is missing."""
     try:
         source = store.open(partition.folder(name) + part.path)
     except MissingKeyError as error:
         raise ChangedError(str(error)) from None
-    return _read_part(store, name, partition, part, source, columns, batch_size)
+    return _read_part(store, name, partition, part, source, columns, ROW_GROUP)
 
 
 def _read_part(
@@ -212,7 +211,6 @@ def commit(
     name: str,
     partition: Partition,
     parts: Sequence[Part],
-    metadata: Mapping[str, Any] | None = None,
     *,
     replaces: Manifest | str | None = ANY,
 ) -> Manifest:
@@ -231,7 +229,6 @@ def commit(
         variant=partition.variant,
         code_version=code_version(),
         parts=tuple(parts),
-        metadata=dict(metadata or {}),
     )
     folder, data = partition.folder(name), manifest.to_bytes()
     while True:

@@ -127,7 +127,8 @@ def find(suspects: Sequence[str], games: Sequence[str], fails: Callable[[Sequenc
 
 def _fails(run: Run, spec: Movable, directory: Path, games: Sequence[str]) -> bool:
     """Return whether a worker fails on these games alone."""
-    tried = spec.model_copy(update={"only": list(games), **({"directory": directory} if _placed(spec) else {})})
+    place = {"directory": directory} if "directory" in type(spec).model_fields else {}
+    tried = spec.model_copy(update={"only": list(games), **place})
     try:
         run(tried, directory, lambda *_: None, again=True)
     except WorkerFailedError as error:
@@ -135,10 +136,6 @@ def _fails(run: Run, spec: Movable, directory: Path, games: Sequence[str]) -> bo
             raise
         return True
     return False
-
-
-def _placed(spec: Movable) -> bool:
-    return "directory" in type(spec).model_fields
 
 
 def _count(directory: Path, spec: Movable, code: int) -> int:

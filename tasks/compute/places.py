@@ -42,18 +42,12 @@ class Run(Protocol):
     ) -> Path: ...
 
 
-def require_ray() -> None:
-    """Raise RayMissingError if Ray is not installed."""
-    if find_spec("ray") is None:
+def require(place: Place) -> None:
+    """Check a place before a flow does anything. Raises RayMissingError if it is Ray, which is not installed."""
+    if place is Place.RAY and find_spec("ray") is None:
         raise RayMissingError(
             "Ray is not installed; add this project's extra: pip install -c constraints.txt -e '.[ray]'"
         )
-
-
-def require(place: Place) -> None:
-    """Check a place before a flow does anything. Raises RayMissingError if it is Ray, which is not installed."""
-    if place is Place.RAY:
-        require_ray()
 
 
 def runner(place: Place) -> Run:

@@ -11,9 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Condition, Lock
@@ -60,11 +59,8 @@ class WorkerCutOffError(WorkerFailedError):
     """The process was killed, or its store or disk failed: this says nothing about its input."""
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A share of the machine: one device, or one core."""
-
-    environment: dict[str, str]
+Slot = Mapping[str, str]
+"""The environment of a worker that has a share of the machine: one device, or one core."""
 
 
 class _Slots:
@@ -97,9 +93,9 @@ def _slots() -> _Slots:
     if torch.cuda.is_available():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # a worker may have only some of the machine's devices
         devices = visible.split(",") if visible else map(str, range(parallel_workers()))
-        return _Slots([Slot({"CUDA_VISIBLE_DEVICES": device}) for device in devices])
+        return _Slots([{"CUDA_VISIBLE_DEVICES": device} for device in devices])
     # One thread each: on small models, two processes with one thread are faster than one process with two.
-    return _Slots([Slot({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"})] * parallel_workers())
+    return _Slots([{"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}] * parallel_workers())
 
 
 @cache
@@ -119,9 +115,9 @@ def _share(all_cores: bool, processes: int) -> Iterator[dict[str, str]]:
     with _making:
         slots_there = _slots()
     with slots_there.taken(parallel_workers() if whole else processes) as slots:
-        names = {} if whole else slots[0].environment
+        names = {} if whole else slots[0]
         joined = {"CUDA_VISIBLE_DEVICES"} & names.keys()
-        yield names | {name: ",".join(slot.environment[name] for slot in slots) for name in joined}
+        yield {**names, **{name: ",".join(slot[name] for slot in slots) for name in joined}}
 
 
 def processes_of_training() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from pydantic import TypeAdapter
 from respect_core.profiles import Profile
 from respect_core.training_data import curated
 from respect_core.variants import SEED
-from respect_core.versions import base_sha256
+from respect_core.versions import base_sha256, json_hash
 from tasks.registry import deployed, registry
 from tasks.registry.lineage import keep_lineage, prepare_lineage
 from tasks.support.files import passing
@@ -182,7 +181,7 @@ def recipe(profile: Profile, training_set: TrainingSetRef) -> str:
         "training": asdict(profile.settings(training_set.variant, training_set.round)),
         "seeds": profile.seeds,
     }
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    return json_hash(made_from)
 
 
 def _base(profile: Profile) -> dict[str, str]:

@@ -48,9 +48,6 @@ RETRAINED = "retrained"
 VALIDATED = "validation.json"
 """Artifact of a variant's run: what the chosen checkpoint did on each validation turn."""
 
-ADAPTER = "adapter"
-"""Folder of the adapter, with its processor, inside a logged model."""
-
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended; MLflow's words."""
 
@@ -102,7 +99,7 @@ def start_run(
     """Start a run, open until `end_run`; return its id."""
     lineage = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
     run = client(workspace).create_run(
-        experiment_id(workspace), run_name=name, tags={**lineage, **{k: str(v) for k, v in (tags or {}).items()}}
+        experiment_id(workspace), run_name=name, tags={**lineage, **{k: str(v) for k, v in tags.items()}}
     )
     return str(run.info.run_id)
 

@@ -6,8 +6,6 @@ A record may outlive the registry that it points into: then the work counts as n
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -16,7 +14,7 @@ from pydantic import BaseModel
 
 from respect_core.store.base import MissingKeyError, Store
 from respect_core.store.manifests import Partition
-from respect_core.versions import code_version
+from respect_core.versions import code_version, json_hash
 from tasks.registry import registry
 from tasks.support.references import LearnedRef, RegisteredRef
 from tasks.support.workspace import Workspace
@@ -33,8 +31,7 @@ _STAGES = (
 
 def key(kind: str, round: int, variant: str, made_from: Mapping[str, Any]) -> str:
     """Return the key of the result for these inputs; the code's version is one of them."""
-    inputs = json.dumps({**made_from, "code": code_version(*_STAGES)}, sort_keys=True)
-    digest = hashlib.sha256(inputs.encode()).hexdigest()[:32]
+    digest = json_hash({**made_from, "code": code_version(*_STAGES)})[:32]
     return f"{Partition(round, variant).folder(f'results/{kind}')}{digest}.json"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from math import sqrt
@@ -17,7 +16,7 @@ from rich.table import Table
 
 from respect_core.profiles import Profile
 from respect_core.training_data import curated
-from respect_core.versions import base_sha256
+from respect_core.versions import base_sha256, json_hash
 from tasks.registry import registry
 from tasks.registry.register import log_training, recipe
 from tasks.support.files import write_whole
@@ -44,7 +43,7 @@ def open_search(
         "data": training_set.data_hash,
         "validation": curated.stored(workspace.open(), validation).sha256,
     }
-    key = hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:32]
+    key = json_hash(common)[:32]
     found = registry.client(workspace).search_runs([registry.experiment_id(workspace)], f"tags.{_SEARCH} = '{key}'")
     if found:
         run_id = str(found[0].info.run_id)

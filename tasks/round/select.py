@@ -15,7 +15,7 @@ from tasks.support.references import SelectedRef, TrainedRef
 def select_checkpoint(variant: str, trained: Sequence[TrainedRef]) -> SelectedRef:
     """Choose among the checkpoints of all seeds; ties go to the earlier step, then to the lower seed."""
     # torch takes seconds to import; flows that only send work elsewhere do not need it
-    from respect_core.learning.validation import Candidate, ValidationResult, choose
+    from respect_core.learning.validation import Candidate, choose
     from respect_core.model.base import adapter_hash
 
     checkpoints = {
@@ -23,30 +23,19 @@ def select_checkpoint(variant: str, trained: Sequence[TrainedRef]) -> SelectedRe
         for each in trained
         for checkpoint in json.loads((each.directory / "result.json").read_text())["checkpoints"]
     }
-    chosen = choose(
-        Candidate(
-            seed,
-            step,
-            ValidationResult(
-                figures["exact_match"],
-                figures["sampled_match"],
-                int(figures["n_turns"]),
-                int(figures["illegal_actions"]),
-                {},
-            ),
-        )
-        for (seed, step), figures in checkpoints.items()
-    )
+    candidates = (Candidate(*key, figures["sampled_match"]) for key, figures in checkpoints.items())
+    chosen = choose(candidates)
+    figures = checkpoints[chosen.seed, chosen.step]
     (directory,) = {each.directory for each in trained if each.seed == chosen.seed}
-    adapter = directory / checkpoints[chosen.seed, chosen.step]["adapter"]
+    adapter = directory / figures["adapter"]
     return SelectedRef(
         variant=variant,
         seed=chosen.seed,
         step=chosen.step,
-        exact_match=chosen.result.exact_match,
-        sampled_match=chosen.result.sampled_match,
-        validation_turns=chosen.result.n_turns,
-        illegal_actions=chosen.result.illegal_actions or 0,
+        exact_match=figures["exact_match"],
+        sampled_match=figures["sampled_match"],
+        validation_turns=int(figures["n_turns"]),
+        illegal_actions=int(figures["illegal_actions"]),
         adapter=adapter,
         adapter_hash=adapter_hash(adapter),
         trained=list(trained),

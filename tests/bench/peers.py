@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft.tuners.lora.layer import Linear
 from PIL import Image
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
@@ -26,6 +27,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from respect_core.learning import objectives
 from respect_core.model.base import Base, attach_lora, inner
 from respect_core.model.chat import chat
+from respect_core.model.lora import LeanLinear
 from respect_core.scenarios.multiref import prompt
 from respect_core.scenarios.multiref.tiny_build.skeleton import PIXELS
 from respect_core.training_data.sampling import Example
@@ -42,7 +44,8 @@ def stock_lora(base: Base, lora: LoraConfig) -> Any:
     """The adapters of `attach_lora`, computed by PEFT's own layers."""
     model = attach_lora(base, lora, seed=0)
     for module in model.modules():
-        getattr(module, "lora_variant", {}).clear()
+        if isinstance(module, LeanLinear):
+            module.__class__ = Linear
     return model
 
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from toy import CONFIGS, base, features, toy, validate
 
 from respect_core.learning import batch_loss, gradients
-from respect_core.learning.checkpoints import HISTORY, ResumeFile
-from respect_core.learning.trainer import StepRecord, TrainingResult, train
+from respect_core.learning.checkpoints import HISTORY, ResumeFile, StepRecord
+from respect_core.learning.trainer import TrainingResult, train
 from respect_core.model.base import adapter_hash, attach_lora, save_adapter
 from respect_core.variants import LoraConfig, Objective
 

@@ -17,7 +17,8 @@ from toy import CONFIGS, base, features, toy, validate
 
 from respect_core.interaction import Interaction, Turn
 from respect_core.learning import batch_loss, checkpoints, trainer
-from respect_core.learning.trainer import TrainingError, TrainingResult, train
+from respect_core.learning.gradients import TrainingError
+from respect_core.learning.trainer import TrainingResult, train
 from respect_core.model.base import adapter_hash, attach_lora, load_adapter, save_adapter
 from respect_core.model.packing import Key, collate, encode, score
 from respect_core.scenarios.multiref import actions

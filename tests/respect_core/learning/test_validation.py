@@ -10,7 +10,7 @@ import torch
 
 from respect_core.acting.policy import Policy
 from respect_core.interaction import waiting
-from respect_core.learning.validation import Candidate, ValidationResult, choose, exact_match
+from respect_core.learning.validation import Candidate, choose, exact_match
 from respect_core.model import packing
 from respect_core.model.base import attach_lora, save_adapter
 from respect_core.scenarios.multiref.scenario import SCENARIO
@@ -103,12 +103,8 @@ def test_training_mode_is_restored() -> None:
     assert model.training
 
 
-def candidate(seed: int, step: int, match: float) -> Candidate:
-    return Candidate(seed, step, ValidationResult(1 - match, match, 100, None, {}))
-
-
 def test_the_best_checkpoint_is_chosen_and_ties_go_to_the_earlier_then_the_lower_seed() -> None:
-    candidates = [candidate(0, 30, 0.4), candidate(1, 20, 0.5), candidate(2, 10, 0.5), candidate(0, 10, 0.5)]
+    candidates = [Candidate(0, 30, 0.4), Candidate(1, 20, 0.5), Candidate(2, 10, 0.5), Candidate(0, 10, 0.5)]
     assert choose(candidates) == candidates[3]
     assert choose(candidates[:3]) == candidates[2]
     assert choose(candidates[:2]) == candidates[1]

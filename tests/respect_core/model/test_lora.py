@@ -10,9 +10,10 @@ from typing import Any
 import models
 import pytest
 import torch
+from peft.tuners.lora.layer import Linear
 from torch import Tensor
 
-from respect_core.model.lora import keep_mask, merged
+from respect_core.model.lora import LeanLinear, keep_mask, merged
 from respect_core.model.packing import collate, encode, score
 from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.variants import LoraConfig, word_lora
@@ -39,7 +40,8 @@ def _lean(placement: Placement) -> Any:
 def _stock(placement: Placement) -> Any:
     model = _lean(placement)
     for module in model.modules():
-        getattr(module, "lora_variant", {}).clear()
+        if isinstance(module, LeanLinear):
+            module.__class__ = Linear
     return model
 
 

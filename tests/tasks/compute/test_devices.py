@@ -18,4 +18,4 @@ def test_devices_are_those_that_this_process_may_use(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with process._slots.__wrapped__().taken(2) as slots:
-        assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == given
+        assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == given

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tasks.compute import process
-from tasks.compute.places import Place, RayMissingError, require_ray, runner
+from tasks.compute.places import Place, RayMissingError, require, runner
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_ray_the_remedy_is_said(no_ray: None) -> None:
     with pytest.raises(RayMissingError, match=r"pip install .*\[ray\]"):
-        require_ray()
+        require(Place.RAY)
 
 
 def test_work_for_ray_is_refused_without_it_and_only_that(no_ray: None) -> None:

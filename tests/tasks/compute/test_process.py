@@ -104,12 +104,12 @@ def test_a_worker_whose_store_is_away_is_cut_off(tmp_path: Path, monkeypatch: py
 
 def test_whoever_waits_for_the_whole_machine_is_not_overtaken() -> None:
     """Three shares; the first of three users is at work when somebody asks for all, and then a fourth for one."""
-    slots = process._Slots([process.Slot({"number": str(number)}) for number in range(3)])
+    slots = process._Slots([{"number": str(number)} for number in range(3)])
     order: list[str] = []
 
     def work(name: str, count: int) -> None:
         with slots.taken(count) as taken:
-            assert len({slot.environment["number"] for slot in taken}) == count
+            assert len({slot["number"] for slot in taken}) == count
             order.append(name)
 
     with slots.taken(1):

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
 from sqlalchemy.exc import OperationalError
 
-from respect_core.learning.trainer import TrainingError
+from respect_core.learning.gradients import TrainingError
 from respect_core.model.local import ModelNotFoundError
 from respect_core.store.base import StoreError
 from respect_core.store.manifests import TableError
