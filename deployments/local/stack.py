@@ -22,11 +22,9 @@ from deployments.local import programs, seaweedfs
 from deployments.local.settings import ARTIFACTS, BUCKET, FOREIGN, REPOSITORY, Stack, from_environment
 from flows.support import environment, servers
 from respect_core.errors import ExpectedError
+from respect_core.settings import settings
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
-
-START_SECONDS = float(os.environ.get("RESPECT_START_SECONDS", "300"))
-"""How long `up` waits for a server to answer; busy machines need more."""
 
 
 class StackError(ExpectedError):
@@ -134,14 +132,13 @@ def _server_environment(stack: Stack) -> dict[str, str]:
         "RESPECT_PREFECT_PORT": str(stack.prefect_port),
         "RESPECT_MLFLOW_PORT": str(stack.mlflow_port),
         "RESPECT_S3_PORT": str(stack.s3_port),
-        "RESPECT_PROGRESS": "artifacts",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "MLFLOW_S3_ENDPOINT_URL": stack.s3,
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GIT_PYTHON_REFRESH": "quiet",
         **servers.prefect_settings(stack.prefect_port),
-        **servers.mlflow_settings(os.environ.get("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{stack.folder}/mlflow.db")),
+        **servers.mlflow_settings(settings().mlflow_database or f"sqlite:///{stack.folder}/mlflow.db"),
     }
 
 
@@ -160,21 +157,23 @@ def _require_free(stack: Stack) -> None:
 
 def _wait_for_supervisord(stack: Stack) -> None:
     """Wait until supervisord, which goes into the background first, has written its process id."""
-    deadline = time.monotonic() + START_SECONDS
+    seconds = settings().start_seconds
+    deadline = time.monotonic() + seconds
     while not _running(stack):
         if time.monotonic() > deadline:
-            raise StackError(f"supervisord did not start within {START_SECONDS:.0f} s; see {stack.logs}")
+            raise StackError(f"supervisord did not start within {seconds:.0f} s; see {stack.logs}")
         time.sleep(0.1)
 
 
 def _wait(stack: Stack, name: str, answers: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    seconds = settings().start_seconds
+    deadline = time.monotonic() + seconds
     while not answers():
         if not _running(stack):
             raise StackError(f"the stack was stopped before {name} answered; see {stack.logs}")
         if time.monotonic() > deadline:
             raise StackError(
-                f"{name} did not answer within {START_SECONDS:.0f} s (RESPECT_START_SECONDS); what did start runs on "
+                f"{name} did not answer within {seconds:.0f} s (RESPECT_START_SECONDS); what did start runs on "
                 f"until `make down`. The end of its log:\n{_tail(stack, name)}"
             )
         time.sleep(0.5)
@@ -199,7 +198,7 @@ def _s3_answers(stack: Stack) -> bool:
     except OSError:
         return False
     try:
-        open_store(os.environ["RESPECT_STORE"]).exists("ready")
+        open_store(stack.environment()["RESPECT_STORE"]).exists("ready")
     except StoreError:
         return False
     return True
