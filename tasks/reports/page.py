@@ -6,7 +6,6 @@ from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_link_artifact
-from prefect.cache_policies import NO_CACHE
 
 from respect_core.measuring.evidence import gather
 from respect_core.measuring.human_eval import build_annotations
@@ -17,7 +16,7 @@ from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
 
-@task(name="write report", task_run_name="report up to round {up_to}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="write report", task_run_name="report up to round {up_to}", **PATIENT)
 def publish_report(workspace: Workspace, run_id: str, up_to: int, key: str) -> Path:
     """Write the report of everything up to a round; return its page. Doing it again changes nothing.
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from rich.console import Console
 from rich.table import Table
 
@@ -82,7 +81,7 @@ def summarise(
     }
 
 
-@task(name="report", task_run_name="report round {summary[round]}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="report", task_run_name="report round {summary[round]}", **PATIENT)
 def report_round(workspace: Workspace, run_id: str, summary: dict[str, Any], path: Path | None) -> None:
     """Write the summary whole to `path`, if given, and attach the round's table and figures to Prefect and MLflow."""
     if path is not None:
