@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +13,8 @@ from deployments.cli.options import On, build, options
 from deployments.cli.promotion import promotion_app
 from deployments.cli.report import report_app
 from deployments.cli.search import search_app
+from deployments.game.__main__ import play
+from deployments.serving.__main__ import serve
 from flows.parameters import (
     DemoParameters,
     EvaluateParameters,
@@ -56,13 +57,15 @@ def _print_version(asked: bool) -> None:
 
 
 @app.callback()
-def prepare(
+def main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Prepare every command."""
-    end_on_sigterm()  # servers replace this program, and handle the signal themselves
+    if context.invoked_subcommand not in ("serve", "play"):  # servers handle the signal themselves
+        end_on_sigterm()
 
 
 @app.command()
@@ -142,9 +145,10 @@ def study_command(
         run_workspace(run, new=True),
     )
     from flows.study import study as flow
-    from tasks.reports import report, study_report
 
     with running():
+        from tasks.reports import report, study_report
+
         summary = flow(workspace, parameters)
     study_report.show(summary, console)
     report.show_over_rounds(workspace, parameters.variants, console)
@@ -163,25 +167,20 @@ def study_summary(
 ) -> None:
     """Summarise several studies by their means: summary.json, tables 2 to 4 and figure 4."""
     folders, out = [run_folder(name) for name in studies], run_folder(run, new=True)
-    from tasks.reports import study_report
 
     with clear_errors():
+        from tasks.reports import study_report
+
         summary = study_report.combine(folders, out)
     study_report.show(summary, console)
     console.print(f"\nsummary.json, tables 2 to 4 and figure 4 are in {out}", highlight=False, soft_wrap=True)
 
 
 @app.command("evaluate")
-@options(EvaluateParameters, without=["game_set"])
-def evaluate_command(
-    game_set: Annotated[
-        str, typer.Argument(help="A set kept with `respect import games --game-set NAME`; its right turns count.")
-    ],
-    run: Run = "main",
-    **given: Any,
-) -> None:
+@options(EvaluateParameters, argument="game_set")
+def evaluate_command(run: Run = "main", **given: Any) -> None:
     """Compare the seed policy and a round's variants with each other and chance, on games that nobody trained on."""
-    parameters, workspace = build(EvaluateParameters, given, game_set=game_set), run_workspace(run)
+    parameters, workspace = build(EvaluateParameters, given), run_workspace(run)
     from flows.evaluate import evaluate as flow
     from tasks.release import evaluate
 
@@ -208,7 +207,7 @@ def relocate_command(
 @app.command()
 def ui(
     run: Run = "demo",
-    only: Annotated[str | None, typer.Option(help="'prefect' or 'mlflow'; both by default.")] = None,
+    only: Annotated[Literal["prefect", "mlflow"] | None, typer.Option(help="One of them; both by default.")] = None,
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect UI on 127.0.0.1.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI on 127.0.0.1.")] = 5000,
 ) -> None:
@@ -220,17 +219,8 @@ def ui(
         serve(workspace, only, prefect_port, mlflow_port, console)
 
 
-@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def serve(context: typer.Context) -> None:
-    """Answer users with what is deployed; `respect serve --help` lists its options."""
-    # Serving is a layer above the flows: another program replaces this one.
-    os.execv(sys.executable, [sys.executable, "-m", "deployments.serving", *context.args])
-
-
-@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def play(context: typer.Context) -> None:
-    """Play in the browser with what is deployed, or run a study; `respect play --help` lists its options."""
-    os.execv(sys.executable, [sys.executable, "-m", "deployments.game", *context.args])
+app.command()(serve)
+app.command()(play)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ import typer
 from typer.testing import CliRunner
 
 from deployments.cli import main
-from deployments.game import __main__ as game
-from deployments.serving import __main__ as serving
 from flows.parameters import RoundParameters
 from flows.round import VariantsFailedError
 from flows.support.terminal import clear_errors
@@ -29,7 +27,7 @@ NO_RUN = [
 """Commands that need a run that is there."""
 COMMANDS = [
     *(["demo"], ["round"], ["study"], ["study-summary"], ["evaluate"], ["import", "games"], ["ui"]),
-    *(["search"], ["import", "list"], ["import", "undo"], ["relocate"]),
+    *(["search"], ["import", "list"], ["import", "undo"], ["relocate"], ["serve"], ["play"]),
     *(["promote"], ["rollback"], ["ledger"], ["lineage"]),
     *(["import", "released"], ["export-released"], ["annotate", "sample"], ["annotate", "import"]),
 ]
@@ -126,8 +124,7 @@ def test_a_name_that_leads_elsewhere_is_refused(
     ],
 )
 def test_an_option_given_twice_is_an_error(command: list[str], option: str) -> None:
-    program, arguments = {"serve": serving.app, "play": game.app}.get(command[0]), command[1:]
-    result = CliRunner().invoke(*((main.app, command) if program is None else (program, arguments)))
+    result = CliRunner().invoke(main.app, command)
     assert result.exit_code == 2
     assert f"{option} is given 2 times and takes one value" in " ".join(result.output.replace("│", " ").split())
 
