@@ -45,9 +45,7 @@ class Run(Protocol):
 def require_ray() -> None:
     """Raises RayMissingError."""
     if find_spec("ray") is None:
-        raise RayMissingError(
-            "Ray is not installed; add this project's extra: pip install -c constraints.txt -e '.[ray]'"
-        )
+        raise RayMissingError('Ray is not installed: pip install "respect[ray]"')
 
 
 def require(place: Place) -> None:

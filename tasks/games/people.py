@@ -20,7 +20,7 @@ def prepare_game_sets(workspace: Workspace, profile: Profile, validation: str) -
     """
     store = workspace.open()
     absent = [name for name in (curated.D0, validation) if not curated.exists(store, name)]
-    if profile.simulated_people:
+    if absent and profile.simulated_people:
         from respect_core.scenarios.multiref import world
 
         makers = {curated.D0: world.make_d0, curated.VALIDATION: world.make_validation}

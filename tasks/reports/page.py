@@ -9,7 +9,6 @@ from prefect.artifacts import create_link_artifact
 
 from respect_core.measuring.evidence import gather
 from respect_core.measuring.human_eval import build_annotations
-from respect_core.reporting.report import PAGE, write
 from tasks.registry import registry
 from tasks.reports import run_facts, study_pairs
 from tasks.support.retries import PATIENT
@@ -24,6 +23,8 @@ def publish_report(workspace: Workspace, run_id: str, up_to: int, key: str) -> P
         run_id: the MLflow run that it is attached to, in the folder `report`.
         key: key of the Prefect artifact that links to it.
     """
+    from respect_core.reporting.report import PAGE, write  # of an extra, which rounds do not need
+
     store, out = workspace.open(), workspace.root / "report"
     build_annotations(store)
     systems = run_facts.systems(workspace.root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from rich.console import Console
 from rich.table import Table
 
+from respect_core.errors import MissingExtraError
 from respect_core.reporting import candidates
 from tasks.registry import mlflow_pages, registry
 from tasks.reports.figures import confusion_figure, success_figure
@@ -88,11 +90,12 @@ def report_round(workspace: Workspace, run_id: str, summary: dict[str, Any], pat
         write_whole(path, json.dumps(summary, indent=2) + "\n")
     registry.log_json(workspace, run_id, "summary.json", summary)
     mlflow = registry.client(workspace)
-    for kind, figures in summary["decoder"].items():
-        if figures["confusion"]:
-            mlflow.log_figure(run_id, confusion_figure(kind, figures["confusion"]), f"decoder-{kind}.png")
-    if any(each["success_after"] is not None for each in summary["variants"].values()):
-        mlflow.log_figure(run_id, success_figure(summary["variants"]), "success.png")
+    with suppress(MissingExtraError):  # a round does not need them
+        for kind, figures in summary["decoder"].items():
+            if figures["confusion"]:
+                mlflow.log_figure(run_id, confusion_figure(kind, figures["confusion"]), f"decoder-{kind}.png")
+        if any(each["success_after"] is not None for each in summary["variants"].values()):
+            mlflow.log_figure(run_id, success_figure(summary["variants"]), "success.png")
     create_table_artifact(
         key=f"round-{summary['round']}",
         table=[{"variant": name, **values} for name, values in summary["variants"].items()],
