@@ -213,7 +213,9 @@ class SimulateParameters(Parameters):
 class EvaluateParameters(Parameters):
     """Registered policies on games that people played elsewhere."""
 
-    game_set: str = Field(description="Game set whose right turns count; a round keeps its games out of training.")
+    game_set: str = Field(
+        description="Game set whose right turns count, kept with `respect import games --game-set NAME`."
+    )
     round: int | None = Field(default=None, ge=0, description="Round whose variants are compared. Empty: the newest.")
     profile: ProfileName = "tiny"
 

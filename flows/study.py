@@ -29,7 +29,6 @@ from tasks.games.play import measure_in_study, play_in_study, play_people
 from tasks.reports import study_record as record
 from tasks.reports.page import publish_report
 from tasks.reports.study_record import Started, StudyRound
-from tasks.reports.study_report import report_study
 from tasks.round.export import export_interactions
 from tasks.support import progress
 from tasks.support.references import RegisteredRef
@@ -56,6 +55,8 @@ def study(workspace: Workspace, parameters: StudyParameters) -> dict[str, Any]:
 
 def _rounds(workspace: Workspace, parameters: StudyParameters, started: Started) -> dict[str, Any]:
     """Run the unfinished rounds of a study; return its summary."""
+    from tasks.reports.study_report import report_study  # of an extra, which other flows do not need
+
     finished = record.finished_rounds(record.folder(workspace))
     with progress.bar("study", parameters.rounds + 1) as bar:
         for number in range(len(finished), parameters.rounds + 1):

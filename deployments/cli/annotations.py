@@ -53,10 +53,10 @@ def import_command(
 ) -> None:
     """Import annotators' answers. Importing a file again changes nothing."""
     workspace = run_workspace(run)
-    from tasks.games.annotating import import_answers
+    from respect_core.measuring.human_eval import import_answers
 
     with clear_errors():
-        report = import_answers(workspace, file)
+        report = import_answers(workspace.open(), file)
     console.print(f"{report.answers:,} answers")
     _set_aside(report.set_aside, report.problems, "answers")
 
@@ -74,10 +74,10 @@ def import_released_command(
 ) -> None:
     """Import the study's released dataset: games with p, annotations, decoded feedback, and their tables."""
     workspace = run_workspace(run, new=True)
-    from tasks.games.importing import import_released
+    from respect_core.scenarios.multiref.importers.released import import_released
 
     with clear_errors():
-        report = import_released(workspace, source, tangrams)
+        report = import_released(workspace.open(), source, tangrams)
     _show(report)
 
 
@@ -88,10 +88,10 @@ def export_released_command(
 ) -> None:
     """Write a run's tables in the schema of the released dataset, with a folder for each configuration."""
     workspace = run_workspace(run)
-    from tasks.games.importing import export_released
+    from respect_core.scenarios.multiref.importers.released_schema import export_released
 
     with clear_errors():
-        exported = export_released(workspace, directory)
+        exported = export_released(workspace.open(), directory)
     for name, rows in exported.rows.items():
         console.print(f"{rows:>8,} rows of {name}")
     if exported.without_outcome:

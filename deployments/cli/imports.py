@@ -69,14 +69,14 @@ def import_games(
 def list_imports(run: Run = "main") -> None:
     """List what was imported, the oldest first."""
     workspace = run_workspace(run)
-    from tasks.games.importing import list_imports as task
+    from respect_core.log.imports import known
 
     table = Table("name", "file", "round", "variant", "games", "game sets", "when")
     with clear_errors():
-        for record in task(workspace):
-            sets = ", ".join(f"{name} ({len(ids)})" for name, ids in record.held.items())
-            row = (record.name[:12], record.file, record.partition.round, record.partition.variant, record.games, sets)
-            table.add_row(*(escape(str(cell)) for cell in (*row, record.imported_at)))
+        for each in known(workspace.open()):
+            held = ", ".join(f"{name} ({len(ids)})" for name, ids in each.held.items())
+            row = (each.name[:12], each.file, each.partition.round, each.partition.variant, each.games, held)
+            table.add_row(*(escape(str(cell)) for cell in (*row, each.imported_at)))
     console.print(table)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,8 +13,8 @@ from deployments.cli.options import On, build, options
 from deployments.cli.promotion import promotion_app
 from deployments.cli.report import report_app
 from deployments.cli.search import search_app
-from deployments.game.__main__ import app as play_app
-from deployments.serving.__main__ import app as serve_app
+from deployments.game.__main__ import play
+from deployments.serving.__main__ import serve
 from flows.parameters import (
     DemoParameters,
     EvaluateParameters,
@@ -48,8 +48,6 @@ app.add_typer(annotate_app, name="annotate")
 app.add_typer(promotion_app)
 app.add_typer(report_app)
 app.add_typer(search_app)
-app.add_typer(serve_app)
-app.add_typer(play_app)
 
 
 def _print_version(requested: bool) -> None:
@@ -59,7 +57,7 @@ def _print_version(requested: bool) -> None:
 
 
 @app.callback()
-def prepare(
+def main(
     context: typer.Context,
     version: Annotated[  # noqa: ARG001  # its callback uses it
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
@@ -147,9 +145,10 @@ def study_command(
         run_workspace(run, new=True),
     )
     from flows.study import study as flow
-    from tasks.reports import report, study_report
 
     with running():
+        from tasks.reports import report, study_report
+
         summary = flow(workspace, parameters)
     study_report.show(summary, console)
     report.show_over_rounds(workspace, parameters.variants, console)
@@ -168,25 +167,20 @@ def study_summary(
 ) -> None:
     """Summarise several studies by their means: summary.json, tables 2 to 4 and figure 4."""
     folders, out = [run_folder(name) for name in studies], run_folder(run, new=True)
-    from tasks.reports import study_report
 
     with clear_errors():
+        from tasks.reports import study_report
+
         summary = study_report.combine(folders, out)
     study_report.show(summary, console)
     console.print(f"\nsummary.json, tables 2 to 4 and figure 4 are in {out}", highlight=False, soft_wrap=True)
 
 
 @app.command("evaluate")
-@options(EvaluateParameters, without=["game_set"])
-def evaluate_command(
-    game_set: Annotated[
-        str, typer.Argument(help="A set added by `respect import games --game-set NAME`; its right turns count.")
-    ],
-    run: Run = "main",
-    **values: Any,
-) -> None:
+@options(EvaluateParameters, argument="game_set")
+def evaluate_command(run: Run = "main", **given: Any) -> None:
     """Compare the seed policy and a round's variants with each other and chance, on games that nobody trained on."""
-    parameters, workspace = build(EvaluateParameters, values, game_set=game_set), run_workspace(run)
+    parameters, workspace = build(EvaluateParameters, given), run_workspace(run)
     from flows.evaluate import evaluate as flow
     from tasks.release import evaluate
 
@@ -213,7 +207,7 @@ def relocate_command(
 @app.command()
 def ui(
     run: Run = "demo",
-    only: Annotated[str | None, typer.Option(help="'prefect' or 'mlflow'; both by default.")] = None,
+    only: Annotated[Literal["prefect", "mlflow"] | None, typer.Option(help="One of them; both by default.")] = None,
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect UI on 127.0.0.1.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI on 127.0.0.1.")] = 5000,
 ) -> None:
@@ -223,6 +217,10 @@ def ui(
 
     with clear_errors():
         serve(workspace, only, prefect_port, mlflow_port, console)
+
+
+app.command()(serve)
+app.command()(play)
 
 
 if __name__ == "__main__":

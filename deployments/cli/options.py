@@ -22,10 +22,13 @@ On = Annotated[
 ]
 
 
-def options(model: type[Parameters], *, without: Collection[str] = ()) -> Callable[[Command], Command]:
+def options(
+    model: type[Parameters], *, argument: str | None = None, without: Collection[str] = ()
+) -> Callable[[Command], Command]:
     """Give a command an option for each field of a model; it receives the values as keyword arguments.
 
     Args:
+        argument: the field whose value is given without a name.
         without: fields that the command declares itself, or does not have.
     """
 
@@ -36,8 +39,11 @@ def options(model: type[Parameters], *, without: Collection[str] = ()) -> Callab
             for name, parameter in signature.parameters.items()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        generated = [_option(name, field) for name, field in model.model_fields.items() if name not in without]
-
+        generated = [
+            _option(name, field, typer.Argument if name == argument else typer.Option)
+            for name, field in model.model_fields.items()
+            if name not in without
+        ]
         every = sorted(
             (parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *generated)),
             key=lambda parameter: parameter.default is not inspect.Parameter.empty,
@@ -60,7 +66,7 @@ def build(model: type[Model], values: Mapping[str, Any], **more: Any) -> Model:
         raise typer.BadParameter(str(first["msg"]).removeprefix("Value error, "), param_hint=option) from None
 
 
-def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+def _option(name: str, field: FieldInfo, make: Callable[..., Any]) -> inspect.Parameter:
     least = next((constraint.ge for constraint in field.metadata if isinstance(constraint, Ge)), None)
     most = next((constraint.le for constraint in field.metadata if isinstance(constraint, Le)), None)
     help_ = (field.description or "").replace("Empty:", "Default:")
@@ -71,5 +77,5 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         help_ += " May be repeated."
     elif field.default_factory is not None:  # made from the other fields
         kind, default = kind | None, None
-    annotation = Annotated[kind, typer.Option(help=help_, min=least, max=most)]
+    annotation = Annotated[kind, make(help=help_, min=least, max=most)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -13,14 +13,12 @@ from respect_core.variants import Variant
 
 promotion_app = Commands()
 
-VariantName = Annotated[Variant, typer.Argument(help="The variant, e.g. b-fft.")]
-
 
 @promotion_app.command("promote")
-@options(PromoteParameters, without=["variant"])
-def promote_command(variant: VariantName, run: Run = "main", **values: Any) -> None:
+@options(PromoteParameters, argument="variant")
+def promote_command(run: Run = "main", **given: Any) -> None:
     """Deploy a variant's candidate if it passes the gate. Ends with code 3 if it does not."""
-    parameters, workspace = build(PromoteParameters, values, variant=variant), run_workspace(run)
+    parameters, workspace = build(PromoteParameters, given), run_workspace(run)
     from flows.promote import promote as flow
 
     if parameters.approve:
@@ -35,10 +33,10 @@ def promote_command(variant: VariantName, run: Run = "main", **values: Any) -> N
 
 
 @promotion_app.command("rollback")
-@options(RollbackParameters, without=["variant"])
-def rollback_command(variant: VariantName, run: Run = "main", **values: Any) -> None:
+@options(RollbackParameters, argument="variant")
+def rollback_command(run: Run = "main", **given: Any) -> None:
     """Put back what was deployed before the newest promotion in force. Another rollback goes one further back."""
-    parameters, workspace = build(RollbackParameters, values, variant=variant), run_workspace(run)
+    parameters, workspace = build(RollbackParameters, given), run_workspace(run)
     from flows.promote import rollback as flow
 
     with running():

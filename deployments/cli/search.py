@@ -8,7 +8,7 @@ import typer
 
 from deployments.cli.options import On, build, options
 from flows.parameters import SearchParameters
-from flows.support.terminal import Commands, Run, clear_errors, console, run_workspace
+from flows.support.terminal import Commands, Run, clear_errors, console, run_workspace, running
 from respect_core.variants import Variant
 
 search_app = Commands()
@@ -27,10 +27,10 @@ def search_command(
     from flows.search import search as flow
     from tasks.compute.places import Place, require
     from tasks.round import search
-    from tasks.support import progress
 
-    with clear_errors(), progress.shown():
+    with clear_errors():
         require(Place(on))  # before Prefect starts
+    with running():
         summary = flow(workspace, parameters, on=Place(on))
     search.show(summary, console)
     console.print(

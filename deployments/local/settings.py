@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shlex
 from configparser import ConfigParser
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from deployments.local import seaweedfs
 from flows.support import servers
+from respect_core.settings import settings
 
 REPOSITORY = Path(__file__).parents[2]
 BUCKET = "respect"
@@ -126,16 +126,7 @@ class Stack:
 
 
 def from_environment() -> Stack:
-    """The stack, as set by RESPECT_STACK, RESPECT_PREFECT_PORT, RESPECT_MLFLOW_PORT and RESPECT_S3_PORT.
-
-    Raises:
-        ValueError: a port is not a number.
-    """
-    ports = {}
-    for field in ("prefect_port", "mlflow_port", "s3_port"):
-        name = f"RESPECT_{field.upper()}"
-        if text := os.environ.get(name):
-            if not text.isdecimal() or not 0 < int(text) < 65536:
-                raise ValueError(f"{name}={text!r} is no port; use a number from 1 to 65535")
-            ports[field] = int(text)
-    return Stack(Path(os.environ.get("RESPECT_STACK", REPOSITORY / "runs" / "stack")).resolve(), **ports)
+    """The stack, as set by RESPECT_STACK, RESPECT_PREFECT_PORT, RESPECT_MLFLOW_PORT and RESPECT_S3_PORT."""
+    variables = settings()
+    folder = variables.stack or REPOSITORY / "runs" / "stack"
+    return Stack(folder.resolve(), variables.prefect_port, variables.mlflow_port, variables.s3_port)

@@ -23,11 +23,9 @@ from deployments.local.settings import ARTIFACTS, BUCKET, FOREIGN, REPOSITORY, S
 from flows.support import environment, servers
 from flows.support.terminal import clear_errors
 from respect_core.errors import ExpectedError
+from respect_core.settings import settings
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
-
-START_SECONDS = float(os.environ.get("RESPECT_START_SECONDS", "300"))
-"""How long `up` waits for a server to answer; busy machines need more."""
 
 
 class StackError(ExpectedError):
@@ -87,8 +85,9 @@ def start(stack: Stack) -> None:
         config = programs.configuration(stack, programs.cuda_devices(), _cores())
         _config(stack).write_text(config)
         subprocess.run([programs.program("supervisord"), "-c", str(_config(stack))], check=True)
-        if not _becomes(lambda: _running(stack), START_SECONDS):  # first it goes into the background
-            raise StackError(f"supervisord did not start within {START_SECONDS:.0f} s; see {stack.logs}")
+        seconds = settings().start_seconds
+        if not _becomes(lambda: _running(stack), seconds):  # first it goes into the background
+            raise StackError(f"supervisord did not start within {seconds:.0f} s; see {stack.logs}")
     _wait(stack, "s3", lambda: _s3_answers(stack))
     password, version = servers.password(stack.password), f"{stack.prefect}/api/admin/version"
     _wait(stack, "prefect", lambda: servers.answers(version, password))
@@ -125,14 +124,13 @@ def _server_environment(stack: Stack) -> dict[str, str]:
         "RESPECT_PREFECT_PORT": str(stack.prefect_port),
         "RESPECT_MLFLOW_PORT": str(stack.mlflow_port),
         "RESPECT_S3_PORT": str(stack.s3_port),
-        "RESPECT_PROGRESS": "artifacts",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "MLFLOW_S3_ENDPOINT_URL": stack.s3,
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GIT_PYTHON_REFRESH": "quiet",
         **servers.prefect_settings(stack.prefect_port),
-        **servers.mlflow_settings(os.environ.get("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{stack.folder}/mlflow.db")),
+        **servers.mlflow_settings(settings().mlflow_database or f"sqlite:///{stack.folder}/mlflow.db"),
     }
 
 
@@ -151,12 +149,13 @@ def _require_free(stack: Stack) -> None:
 
 def _wait(stack: Stack, name: str, answers: Callable[[], bool]) -> None:
     """Wait until a server answers. Raises StackError."""
-    in_time = _becomes(lambda: answers() or not _running(stack), START_SECONDS)
+    seconds = settings().start_seconds
+    in_time = _becomes(lambda: answers() or not _running(stack), seconds)
     if not _running(stack):
         raise StackError(f"the stack was stopped before {name} answered; see {stack.logs}")
     if not in_time:
         raise StackError(
-            f"{name} did not answer within {START_SECONDS:.0f} s (RESPECT_START_SECONDS); what did start runs on "
+            f"{name} did not answer within {seconds:.0f} s (RESPECT_START_SECONDS); what did start runs on "
             f"until `make down`. The end of its log:\n{_tail(stack, name)}"
         )
 
@@ -190,7 +189,7 @@ def _s3_answers(stack: Stack) -> bool:
     except OSError:
         return False
     try:
-        open_store(os.environ["RESPECT_STORE"]).exists("ready")
+        open_store(stack.environment()["RESPECT_STORE"]).exists("ready")
     except StoreError:
         return False
     return True

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import logging
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from flows.support.terminal import Commands, Run, clear_errors, run_workspace
+from respect_core.errors import extra
 from respect_core.variants import ACTING, DEPLOYABLE
-
-
-class Place(StrEnum):
-    """Where policies act."""
-
-    HERE = "here"
-    RAY = "ray"
-
 
 app = Commands(add_completion=False)
 
@@ -39,17 +31,18 @@ def serve(
     cache_mb: Annotated[int, typer.Option(min=0, help="Memory for keys and values of games, for each version.")] = 1024,
     idle: Annotated[float, typer.Option(min=1, help="Seconds until a game without turns counts as over.")] = 1800.0,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between checks of what is deployed.")] = 3.0,
-    on: Annotated[Place, typer.Option(help="This process, or replicas on a Ray cluster.")] = Place.HERE,
+    on: Annotated[Literal["here", "ray"], typer.Option(help="This process, or replicas on a Ray cluster.")] = "here",
     replicas: Annotated[int, typer.Option(min=1, help="On Ray: servers, each with a device or core.")] = 1,
 ) -> None:
     """Answer users with what is deployed (docs/serving.md)."""
     workspace = run_workspace(run)
-    import uvicorn
+    with clear_errors(), extra("serve"):
+        import uvicorn
 
-    from deployments import clients
-    from deployments.serving.api import create_app
-    from deployments.serving.follow import quick_registry
-    from deployments.serving.server import PolicyServer, Settings
+        from deployments import clients
+        from deployments.serving.api import create_app
+        from deployments.serving.follow import quick_registry
+        from deployments.serving.server import PolicyServer, Settings
 
     quick_registry()
 
@@ -65,7 +58,7 @@ def serve(
             idle=idle,
             every=every,
         )
-        if on is Place.RAY:
+        if on == "ray":
             from tasks.compute import places
 
             places.require(places.Place.RAY)

@@ -11,13 +11,11 @@ moves to another replica, because one was lost or added, keeps the version that 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -39,6 +37,7 @@ from deployments.serving.server import NotReadyError, PolicyServer, Settings
 from respect_core.acting.batcher import OverloadedError
 from respect_core.acting.roster import Roster
 from respect_core.errors import ExpectedError
+from respect_core.settings import settings as variables
 from tasks.compute.on_ray import connect
 from tasks.support.workspace import Workspace
 
@@ -85,7 +84,7 @@ class Policies:
 
     def __init__(self, workspace: Workspace, settings: Settings, games: DeploymentHandle) -> None:
         quick_registry()
-        root = Path(os.environ.get("RESPECT_ROOT", workspace.root)).resolve()  # where this node keeps scratch
+        root = (variables().root or workspace.root).resolve()  # where this node keeps scratch
         self._games = games
         self._server = PolicyServer(workspace.model_copy(update={"root": root}), settings, self._began_with)
         self._server.start()

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import httpx
 from mlflow.exceptions import MlflowException
 from prefect import runtime, task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
@@ -97,7 +96,7 @@ def on_pool(
     raise AssertionError("count() does not end")
 
 
-@task(name="leave result", **PATIENT, cache_policy=NO_CACHE)
+@task(name="leave result", **PATIENT)
 def leave(workspace: Workspace, key: str, result: BaseModel) -> None:
     """Store a result where `on_pool` finds it. The last step of work on a pool, which is then never done again."""
     results.put(workspace.open(), key, result)

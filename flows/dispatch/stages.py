@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from prefect import tags, task
-from prefect.cache_policies import NO_CACHE
 from pydantic import TypeAdapter
 
 from flows.dispatch.pools import on_pool
@@ -107,12 +106,7 @@ def learn(
     return end
 
 
-@task(
-    name="train on the pool",
-    task_run_name="train {training_set.variant} on the pool",
-    **PATIENT,
-    cache_policy=NO_CACHE,
-)
+@task(name="train on the pool", task_run_name="train {training_set.variant} on the pool", **PATIENT)
 def train_on_pool(
     workspace: Workspace,
     profile: Profile,

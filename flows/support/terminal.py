@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +61,9 @@ def run_workspace(run: str, *, new: bool = False) -> Workspace:
         typer.Exit: the name is invalid, or there is no such run (the message lists those that exist), or its folder
             was moved or copied and `respect relocate` has not been run yet.
     """
-    folder = run_folder(run, new=new or "RESPECT_STORE" in os.environ)
+    from respect_core.settings import settings  # not for --help
+
+    folder = run_folder(run, new=new or settings().store is not None)
     environment.prepare(folder)
     from tasks.support.moved import require_in_place
     from tasks.support.workspace import workspace

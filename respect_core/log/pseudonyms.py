@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
+
+from respect_core.settings import settings
 
 _PUBLIC_KEY = "respect"
 
@@ -24,9 +25,10 @@ def key_fingerprint() -> str:
 
 
 def _key() -> bytes:
-    return os.environ.get("RESPECT_USER_KEY", _PUBLIC_KEY).encode()
+    key = settings().user_key
+    return (key.get_secret_value() if key else _PUBLIC_KEY).encode()
 
 
 def pseudonyms_are_secret() -> bool:
     """Tell whether RESPECT_USER_KEY is set, and not to the public default."""
-    return os.environ.get("RESPECT_USER_KEY", "") not in ("", _PUBLIC_KEY)
+    return _key() != _PUBLIC_KEY.encode()

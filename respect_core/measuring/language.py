@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
+from respect_core.errors import extra
 from respect_core.stats import RESAMPLES, Estimate, ratio
 
 RESET = (
@@ -89,7 +90,8 @@ def occurrences(utterances: Iterable[str], phrases: Sequence[str]) -> int:
 @cache
 def _nltk() -> tuple[Callable[[str], list[str]], Callable[[str], list[str]]]:
     """Return NLTK's sentence and word tokenizers, without data; importing it takes a second."""
-    from nltk.tokenize.destructive import NLTKWordTokenizer
-    from nltk.tokenize.punkt import PunktSentenceTokenizer
+    with extra("report"):
+        from nltk.tokenize.destructive import NLTKWordTokenizer
+        from nltk.tokenize.punkt import PunktSentenceTokenizer
 
     return PunktSentenceTokenizer().tokenize, NLTKWordTokenizer().tokenize

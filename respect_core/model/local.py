@@ -8,7 +8,6 @@ a second.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import uuid
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from respect_core.errors import ExpectedError
+from respect_core.settings import settings
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import, and naming a model does not need them
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,7 +62,7 @@ def smollm2_folder() -> Path:
 
 def cache_root() -> Path:
     """Return RESPECT_CACHE, or ~/.cache/respect."""
-    return Path(os.environ.get("RESPECT_CACHE") or Path.home() / ".cache" / "respect")
+    return settings().cache.expanduser()
 
 
 def load(

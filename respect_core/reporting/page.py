@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
-
+from respect_core.errors import extra
 from respect_core.measuring.evidence import Evidence, main_policy, rounds_of
 from respect_core.measuring.metrics import Estimate
 from respect_core.reporting import candidates
@@ -24,6 +22,12 @@ from respect_core.reporting.figures.style import inline_svg
 from respect_core.reporting.page_tables import Plain, agreement, changed, comparisons, costs, decoders, drifts, users
 from respect_core.reporting.tables import TABLES, Grid, Value
 from respect_core.variants import CONTROL, Variant
+
+with extra("report"):
+    from jinja2 import Environment, StrictUndefined
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from respect_core.measuring.evidence import Evidence
 from respect_core.reporting import case_studies, tables
@@ -27,6 +25,9 @@ from respect_core.reporting.page import PageFigure, alt_text, page
 from respect_core.reporting.tables import Grid
 from respect_core.store.base import Store
 from respect_core.versions import code_version
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PAGE = "index.html"
 NUMBERS = "report.json"

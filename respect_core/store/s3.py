@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from botocore.exceptions import (
     NoCredentialsError,
 )
 
+from respect_core.settings import settings
 from respect_core.store.base import Entry, MissingKeyError, Store, StoreError, check_key, missing
 
 _IN_MEMORY = 8 << 20  # bytes; larger objects are spooled to a temporary file while they are read
@@ -56,8 +56,8 @@ class S3Store(Store):
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         self.scratch = Path(tempfile.gettempdir())
         self._prefix = prefix + "/" if prefix else ""
-        endpoint = os.environ.get("RESPECT_S3_ENDPOINT") or None
         try:
+            endpoint = settings().s3_endpoint
             session = _session()
             self._client = session.client(
                 "s3",
@@ -66,7 +66,7 @@ class S3Store(Store):
                 config=Config(
                     connect_timeout=5,
                     read_timeout=60,
-                    retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "5"))},
+                    retries={"mode": "standard", "total_max_attempts": settings().s3_attempts},
                     # Servers other than Amazon's know neither bucket host names nor the newer default checksums.
                     s3={"addressing_style": "path" if endpoint else "auto"},
                     request_checksum_calculation="when_required",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,6 +31,7 @@ from ray.exceptions import RayTaskError
 from respect_core.errors import ExpectedError
 from respect_core.feedback import shards
 from respect_core.model.base import adapter_hash
+from respect_core.settings import settings
 from respect_core.store.base import Store, StoreError
 from respect_core.store.open import open_store
 from respect_core.versions import code_version
@@ -108,7 +108,7 @@ def connect() -> None:
         if ray.is_initialized():
             return
         try:
-            ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(address=settings().ray_address, log_to_driver=False, logging_level=logging.WARNING)
         except ConnectionError as error:
             raise NoClusterError(
                 f"no Ray cluster ({error}); start one with `ray start --head --disable-usage-stats`, or set "
@@ -216,7 +216,7 @@ def work(store_uri: str, folder: str, given: str | None, code: str) -> None:
     if store.exists(f"{folder}/{_RESULT}"):
         return  # the node was lost after the last file, before it reported
     spec: Movable = TypeAdapter(Movable).validate_json(store.read(f"{folder}/{_SPEC}"))
-    root = Path(os.environ.get("RESPECT_ROOT", spec.workspace.root)).resolve()
+    root = (settings().root or spec.workspace.root).resolve()
     (root / "work").mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=root / "work", prefix="job-") as scratch:
         place, adapter = Path(scratch, "job"), Path(scratch, "given") if given else None

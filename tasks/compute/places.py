@@ -45,9 +45,7 @@ class Run(Protocol):
 def require(place: Place) -> None:
     """Check a place before a flow does anything. Raises RayMissingError if it is Ray, which is not installed."""
     if place is Place.RAY and find_spec("ray") is None:
-        raise RayMissingError(
-            "Ray is not installed; add this project's extra: pip install -c constraints.txt -e '.[ray]'"
-        )
+        raise RayMissingError('Ray is not installed: pip install "respect[ray]"')
 
 
 def runner(place: Place) -> Run:

@@ -20,6 +20,7 @@ from threading import Condition, Lock
 from pydantic import BaseModel
 
 from respect_core.errors import ExpectedError
+from respect_core.settings import settings
 from tasks.support.interruption import killed_when_stopping
 
 ProgressCallback = Callable[[int, int, str], None]
@@ -30,9 +31,6 @@ REFUSED = os.EX_DATAERR
 """Exit code of a worker whose next try would end the same way."""
 EXIT_CODE = "exit-code"
 """File in which a failed worker leaves its exit code: a launcher of several workers has an exit code of its own."""
-ACCELERATE = "RESPECT_ACCELERATE"
-"""Variable that names a configuration of accelerate, which says how many processes a training runs in."""
-
 NO_ROOM = os.EX_OSERR
 """Exit code of a worker that the system refused memory, even for the smallest piece of its work."""
 CULPRIT = "culprit.json"
@@ -126,19 +124,20 @@ def processes_of_training() -> int:
     Raises:
         ValueError: there is no such file.
     """
-    config = os.environ.get(ACCELERATE)
+    config = settings().accelerate
     if not config:
         return 1
-    if not Path(config).is_file():
-        raise ValueError(f"{ACCELERATE}={config}: no such file; name one such as deployments/accelerate/ddp.yaml")
+    if not config.is_file():
+        raise ValueError(f"RESPECT_ACCELERATE={config}: no such file; name one such as deployments/accelerate/ddp.yaml")
     from accelerate.commands.config.config_args import load_config_from_file
 
-    return int(load_config_from_file(config).num_processes)
+    return int(load_config_from_file(str(config)).num_processes)
 
 
 def _command(processes: int) -> list[str]:
     """Return the beginning of a worker's command line."""
-    launch = ["-m", "accelerate.commands.launch", "--config_file", os.environ[ACCELERATE]] if processes > 1 else []
+    config = str(settings().accelerate)
+    launch = ["-m", "accelerate.commands.launch", "--config_file", config] if processes > 1 else []
     return [sys.executable, *launch, "-m", "tasks.compute.worker"]
 
 
@@ -178,7 +177,7 @@ def run(
     processes = processes_of_training() if spread else 1
     if processes > parallel_workers():
         raise ValueError(
-            f"{ACCELERATE} asks for {processes} processes, and there are {parallel_workers()} devices or cores; "
+            f"RESPECT_ACCELERATE asks for {processes} processes, and there are {parallel_workers()} devices or cores; "
             "lower num_processes in it"
         )
     left = directory / EXIT_CODE

@@ -1,12 +1,11 @@
-"""Take games to annotate out of the store, and put annotators' answers into it (appendix A.2)."""
+"""Take games to annotate out of the store (appendix A.2)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from respect_core.measuring import annotation_tasks, human_eval
+from respect_core.measuring import annotation_tasks
 from respect_core.measuring.annotation_tasks import AnnotationTask
-from respect_core.measuring.human_eval import AnswersReport
 from tasks.support.files import write_whole
 from tasks.support.workspace import Workspace
 
@@ -24,8 +23,3 @@ def sample(
     if out is not None:
         write_whole(out, annotation_tasks.to_lines(tasks).decode())
     return tasks
-
-
-def import_answers(workspace: Workspace, file: Path) -> AnswersReport:
-    """Append a file of answers to those in the store. Raises as `human_eval.import_answers` does."""
-    return human_eval.import_answers(workspace.open(), file)

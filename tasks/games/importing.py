@@ -1,4 +1,4 @@
-"""Import games into the store, with a share kept for validation, and the released dataset."""
+"""Import games into the store, with a share kept for validation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,6 @@ from respect_core.log.imports import ImportRecord
 from respect_core.log.records import InteractionLog, PolicyIdentity
 from respect_core.scenarios.multiref.importers.games import UNKNOWN_POLICY, ImportReport
 from respect_core.scenarios.multiref.importers.games import import_games as import_into
-from respect_core.scenarios.multiref.importers.released import ReleasedReport
-from respect_core.scenarios.multiref.importers.released import import_released as import_released_into
-from respect_core.scenarios.multiref.importers.released_schema import ExportedRows
-from respect_core.scenarios.multiref.importers.released_schema import export_released as export_released_from
 from respect_core.store.manifests import Partition
 from respect_core.training_data import curated
 from respect_core.variants import ACTING, HH, SEED
@@ -103,21 +99,6 @@ def undo_import(workspace: Workspace, name: str) -> tuple[ImportRecord, list[Par
         curated.remove(store, game_set, set(ids) - imports.places(store, ids).keys())
     imports.forget(store, record)
     return record, trained
-
-
-def list_imports(workspace: Workspace) -> list[ImportRecord]:
-    """Return the imports of a run, the oldest first."""
-    return imports.known(workspace.open())
-
-
-def import_released(workspace: Workspace, source: str, tangrams: Path | None = None) -> ReleasedReport:
-    """Import the released dataset, from a folder or the hub. Raises as `importers.released.import_released` does."""
-    return import_released_into(workspace.open(), source, tangrams)
-
-
-def export_released(workspace: Workspace, directory: Path) -> ExportedRows:
-    """Write the store's tables in the released schema. Raises as `released.export_released` does."""
-    return export_released_from(workspace.open(), directory)
 
 
 def _in_share(interaction_id: str, share: float) -> bool:

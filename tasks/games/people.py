@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from respect_core.profiles import Profile
 from respect_core.training_data import curated
@@ -12,7 +11,7 @@ from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
 
-@task(name="prepare game sets", **PATIENT, cache_policy=NO_CACHE)
+@task(name="prepare game sets", **PATIENT)
 def prepare_game_sets(workspace: Workspace, profile: Profile, validation: str) -> None:
     """Make sure that D0 and the validation set are in the store.
 
@@ -21,7 +20,7 @@ def prepare_game_sets(workspace: Workspace, profile: Profile, validation: str) -
     """
     store = workspace.open()
     absent = [name for name in (curated.D0, validation) if not curated.exists(store, name)]
-    if profile.simulated_people:
+    if absent and profile.simulated_people:
         from respect_core.scenarios.multiref import world
 
         makers = {curated.D0: world.make_d0, curated.VALIDATION: world.make_validation}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from respect_core.log.log import append_logs
 from respect_core.log.records import PolicyIdentity
@@ -24,7 +23,7 @@ _FIXED_SET = 20_000
 """Seed of the contexts that every policy replays; no round plays on it."""
 
 
-@task(name="play", task_run_name="play round {round} {policy.variant}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="play", task_run_name="play round {round} {policy.variant}", **PATIENT)
 def play_games(
     workspace: Workspace, profile: Profile, policy: RegisteredRef, round: int, games: int, seed: int
 ) -> PlayedRef:
@@ -32,7 +31,7 @@ def play_games(
     return _play(workspace, profile, policy, round, games, contexts_seed=seed, seed=seed, log=True)
 
 
-@task(name="deploy", task_run_name="play round {round} {policy.variant}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="deploy", task_run_name="play round {round} {policy.variant}", **PATIENT)
 def play_in_study(
     workspace: Workspace, profile: Profile, policy: RegisteredRef, round: int, games: int, study_seed: int
 ) -> PlayedRef:
@@ -44,7 +43,7 @@ def play_in_study(
     return _play(workspace, profile, policy, round, games, contexts_seed=contexts, seed=own, log=True)
 
 
-@task(name="measure", task_run_name="measure round {round} {policy.variant}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="measure", task_run_name="measure round {round} {policy.variant}", **PATIENT)
 def measure_in_study(
     workspace: Workspace,
     profile: Profile,
@@ -69,7 +68,7 @@ def measure_in_study(
     return _play(workspace, profile, policy, round, games, contexts_seed=contexts, seed=own, skip=skip, log=False)
 
 
-@task(name="simulate", task_run_name="simulate round {round} {variant}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="simulate", task_run_name="simulate round {round} {variant}", **PATIENT)
 def play_deployed(workspace: Workspace, profile: Profile, variant: str, round: int, games: int) -> PlayedRef:
     """Let simulated users play with a variant's deployed version. All variants of a round play the same contexts.
 
@@ -80,7 +79,7 @@ def play_deployed(workspace: Workspace, profile: Profile, variant: str, round: i
     return _play(workspace, profile, policy, round, games, contexts_seed=contexts, seed=own, log=True)
 
 
-@task(name="people play", task_run_name="play round {round} hh", **PATIENT, cache_policy=NO_CACHE)
+@task(name="people play", task_run_name="play round {round} hh", **PATIENT)
 def play_people(workspace: Workspace, round: int, games: int, study_seed: int) -> None:
     """Append human-human games (HH) to the log, on the contexts that the policies of the round play."""
     from respect_core.scenarios.multiref import world
@@ -90,7 +89,7 @@ def play_people(workspace: Workspace, round: int, games: int, study_seed: int) -
     append_logs(store, logs, f"people-{study_seed}-{games}")
 
 
-@task(name="replay", task_run_name="replay {policy.variant}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="replay", task_run_name="replay {policy.variant}", **PATIENT)
 def replay_fixed_games(
     workspace: Workspace, profile: Profile, policy: RegisteredRef, round: int, games: int
 ) -> PlayedRef | None:

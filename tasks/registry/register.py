@@ -13,7 +13,6 @@ from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import TypeAdapter
 
 from respect_core.profiles import Profile
@@ -31,7 +30,7 @@ _CONTENTS = ("base_sha256", "validation_sha256")
 """Tags that versions of earlier releases lack."""
 
 
-@task(name="open round", **PATIENT, cache_policy=NO_CACHE)
+@task(name="open round", **PATIENT)
 def open_round(
     workspace: Workspace, round: int, profile: Profile, exported: ExportedRef, study_run: str | None = None
 ) -> str:
@@ -58,7 +57,7 @@ def open_round(
     return run_id
 
 
-@task(name="close round", **PATIENT, cache_policy=NO_CACHE)
+@task(name="close round", **PATIENT)
 def close_round(
     workspace: Workspace, run_id: str, failed: Mapping[str, str], status: registry.Status = "FINISHED"
 ) -> None:
@@ -67,7 +66,7 @@ def close_round(
     registry.end_run(workspace, run_id, status)
 
 
-@task(name="register", task_run_name="register {selected.variant}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="register", task_run_name="register {selected.variant}", **PATIENT)
 def register_variant(
     workspace: Workspace,
     parent: str | None,

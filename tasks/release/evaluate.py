@@ -10,7 +10,6 @@ from typing import Any
 from mlflow.entities.model_registry import ModelVersion
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from rich.console import Console
 from rich.table import Table
 
@@ -60,7 +59,7 @@ def policies(workspace: Workspace, game_set: str, round: int | None) -> tuple[in
     return number, [reference(variant, version) for variant, version in chosen.items()]
 
 
-@task(name="evaluate", task_run_name="evaluate {policy.variant} on {game_set}", cache_policy=NO_CACHE)
+@task(name="evaluate", task_run_name="evaluate {policy.variant} on {game_set}", persist_result=False)
 def evaluate_policy(workspace: Workspace, profile: Profile, policy: RegisteredRef, game_set: str) -> EvaluatedRef:
     """Measure the exact match of one policy, turn by turn, in a process of its own."""
     version = registry.named(workspace, f"{policy.model}/{policy.version}")
@@ -79,7 +78,7 @@ def evaluate_policy(workspace: Workspace, profile: Profile, policy: RegisteredRe
         return EvaluatedRef(policy=policy, **json.loads(process.run(spec, directory, bar.update).read_text()))
 
 
-@task(name="report evaluation", cache_policy=NO_CACHE)
+@task(name="report evaluation", persist_result=False)
 def report_evaluation(
     workspace: Workspace, game_set: str, round: int, evaluated: Sequence[EvaluatedRef]
 ) -> dict[str, Any]:

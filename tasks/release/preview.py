@@ -8,7 +8,6 @@ from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from respect_core.measuring.metrics import ratio
 from respect_core.profiles import Profile
@@ -22,7 +21,7 @@ from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
 
-@task(name="preview gate", **PATIENT, cache_policy=NO_CACHE)
+@task(name="preview gate", **PATIENT)
 def preview_gate(workspace: Workspace, profile: Profile, learned: Mapping[str, LearnedRef]) -> dict[str, PreviewRef]:
     """Return the gate's verdict on each candidate against what is deployed now, as far as it is known without play.
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from rich.markup import escape
 from rich.table import Table
@@ -78,7 +77,7 @@ class PromotionRef(BaseModel):
         return f"{self.decision}, {self.version} is deployed{why}"
 
 
-@task(name="contenders", **PATIENT, cache_policy=NO_CACHE)
+@task(name="contenders", **PATIENT)
 def contenders(workspace: Workspace, variant: Variant, number: int | None, game_set: str) -> Contest:
     """Return the candidate and the deployed version of a variant, the alias settled first.
 
@@ -104,7 +103,7 @@ def contenders(workspace: Workspace, variant: Variant, number: int | None, game_
     )
 
 
-@task(name="examine", task_run_name="examine {policy.model}/{policy.version}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="examine", task_run_name="examine {policy.model}/{policy.version}", **PATIENT)
 def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Evidence:
     """Check a registered version's files, then let it act on the contest's games in a process of its own.
 
@@ -137,7 +136,7 @@ def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Ev
     )
 
 
-@task(name="look up users", **PATIENT, cache_policy=NO_CACHE)
+@task(name="look up users", **PATIENT)
 def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
     """Add the users that the version learned from to the evidence; without a lineage it is not fit for use."""
     try:
@@ -147,7 +146,7 @@ def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
     return replace(evidence, learned=lineage.feedback_by_user(workspace.open(), evidence.policy))
 
 
-@task(name="report gate", **PATIENT, cache_policy=NO_CACHE)
+@task(name="report gate", **PATIENT)
 def report_gate(workspace: Workspace, contest: Contest, verdict: Verdict) -> None:
     """Report the verdict as a table in Prefect and as tags of the candidate's version in MLflow."""
     model, number = contest.candidate.model, contest.candidate.version
@@ -162,7 +161,7 @@ def report_gate(workspace: Workspace, contest: Contest, verdict: Verdict) -> Non
         mlflow.set_model_version_tag(model, number, name, value[:5000])
 
 
-@task(name="require the same", **PATIENT, cache_policy=NO_CACHE)
+@task(name="require the same", **PATIENT)
 def require_same(workspace: Workspace, contest: Contest) -> None:
     """Raise if the candidate's files or the games are no longer those that the verdict is about.
 
@@ -181,7 +180,7 @@ def require_same(workspace: Workspace, contest: Contest) -> None:
     _require_same_games(workspace, contest)
 
 
-@task(name="commit", **PATIENT, cache_policy=NO_CACHE)
+@task(name="commit", **PATIENT)
 def commit(workspace: Workspace, variant: Variant, entry: Entry) -> None:
     """Write the entry, which decides, and let the alias follow.
 
@@ -192,7 +191,7 @@ def commit(workspace: Workspace, variant: Variant, entry: Entry) -> None:
     deployment.settle(workspace, variant)
 
 
-@task(name="prepare rollback", **PATIENT, cache_policy=NO_CACHE)
+@task(name="prepare rollback", **PATIENT)
 def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason: str) -> Entry:
     """Return the entry that puts back what was deployed before the newest promotion that stands.
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from respect_core.errors import extra
+
 if TYPE_CHECKING:  # most importers of this module draw nothing, and need not wait for matplotlib
     from matplotlib.figure import Figure
 
@@ -20,9 +22,10 @@ def confusion_figure(decoder: str, confusion: Mapping[str, Mapping[str, int]]) -
         decoder: for the title.
         confusion: actual -> decoded -> turns.
     """
-    from matplotlib.figure import Figure
+    with extra("report"):
+        from matplotlib.figure import Figure
 
-    from respect_core.reporting.figures.confusions import TARGETS, draw_confusion
+        from respect_core.reporting.figures.confusions import TARGETS, draw_confusion
 
     counts = np.array([[confusion[actual][decoded] for decoded in _NAMES] for actual in _NAMES], dtype=float)
     figure = Figure(figsize=(4, 3.6), layout="constrained")
@@ -35,7 +38,8 @@ def confusion_figure(decoder: str, confusion: Mapping[str, Mapping[str, int]]) -
 
 def success_figure(variants: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Plot the success of the seed policy and of each variant on the same games."""
-    from matplotlib.figure import Figure
+    with extra("report"):
+        from matplotlib.figure import Figure
 
     played = {name: values for name, values in variants.items() if values["success_after"] is not None}
     before = next(iter(played.values()))["success_before"]

@@ -6,18 +6,16 @@ from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_link_artifact
-from prefect.cache_policies import NO_CACHE
 
 from respect_core.measuring.evidence import gather
 from respect_core.measuring.human_eval import build_annotations
-from respect_core.reporting.report import PAGE, write
 from tasks.registry import registry
 from tasks.reports import run_facts, study_pairs
 from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
 
-@task(name="write report", task_run_name="report up to round {up_to}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="write report", task_run_name="report up to round {up_to}", **PATIENT)
 def publish_report(workspace: Workspace, run_id: str, up_to: int, key: str) -> Path:
     """Write the report of everything up to a round; return its page. Doing it again changes nothing.
 
@@ -25,6 +23,8 @@ def publish_report(workspace: Workspace, run_id: str, up_to: int, key: str) -> P
         run_id: the MLflow run that it is attached to, in the folder `report`.
         key: key of the Prefect artifact that links to it.
     """
+    from respect_core.reporting.report import PAGE, write  # of an extra, which rounds do not need
+
     store, out = workspace.open(), workspace.root / "report"
     build_annotations(store)
     systems = run_facts.systems(workspace.root)

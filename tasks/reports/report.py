@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from rich.console import Console
 from rich.table import Table
 
+from respect_core.errors import MissingExtraError
 from respect_core.reporting import candidates
 from tasks.registry import mlflow_pages, registry
 from tasks.reports.figures import confusion_figure, success_figure
@@ -82,18 +83,19 @@ def summarise(
     }
 
 
-@task(name="report", task_run_name="report round {summary[round]}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="report", task_run_name="report round {summary[round]}", **PATIENT)
 def report_round(workspace: Workspace, run_id: str, summary: dict[str, Any], path: Path | None) -> None:
     """Write the summary whole to `path`, if given, and attach the round's table and figures to Prefect and MLflow."""
     if path is not None:
         write_whole(path, json.dumps(summary, indent=2) + "\n")
     registry.log_json(workspace, run_id, "summary.json", summary)
     mlflow = registry.client(workspace)
-    for kind, figures in summary["decoder"].items():
-        if figures["confusion"]:
-            mlflow.log_figure(run_id, confusion_figure(kind, figures["confusion"]), f"decoder-{kind}.png")
-    if any(each["success_after"] is not None for each in summary["variants"].values()):
-        mlflow.log_figure(run_id, success_figure(summary["variants"]), "success.png")
+    with suppress(MissingExtraError):  # a round does not need them
+        for kind, figures in summary["decoder"].items():
+            if figures["confusion"]:
+                mlflow.log_figure(run_id, confusion_figure(kind, figures["confusion"]), f"decoder-{kind}.png")
+        if any(each["success_after"] is not None for each in summary["variants"].values()):
+            mlflow.log_figure(run_id, success_figure(summary["variants"]), "success.png")
     create_table_artifact(
         key=f"round-{summary['round']}",
         table=[{"variant": name, **values} for name, values in summary["variants"].items()],

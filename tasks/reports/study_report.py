@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +34,7 @@ Studies = Sequence[Sequence[StudyRound]]
 """The finished rounds of each study."""
 
 
-@task(name="report study", **PATIENT, cache_policy=NO_CACHE)
+@task(name="report study", **PATIENT)
 def report_study(
     workspace: Workspace, started: Started, finished: Sequence[StudyRound], *, ended: bool = False
 ) -> dict[str, Any]:

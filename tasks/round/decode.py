@@ -11,7 +11,6 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from respect_core import utterances
 from respect_core.feedback import decoder, shards
@@ -36,7 +35,7 @@ from tasks.support.workspace import Workspace
 _AUDITED = ["interaction_id", "turn", "decoder", "label", "score", "low_margin", "marked", "cut", "thresholds"]
 
 
-@task(name="decode", task_run_name="decode round {round}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="decode", task_run_name="decode round {round}", **PATIENT)
 def decode_feedback(
     workspace: Workspace,
     profile: Profile,

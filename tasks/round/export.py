@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 
 from respect_core.log import export, set_aside
 from respect_core.profiles import Profile
@@ -17,7 +16,7 @@ from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
 
-@task(name="export", task_run_name="export round {round}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="export", task_run_name="export round {round}", **PATIENT)
 def export_interactions(workspace: Workspace, round: int, profile: Profile | None = None) -> ExportedRef:
     """Export what is new in a round, and what came late to earlier rounds: a variant learns from all of them.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
 from respect_core.log.log import LOGS
@@ -39,14 +38,14 @@ class NewInteractions(BaseModel):
         )
 
 
-@task(name="find next round", **PATIENT, cache_policy=NO_CACHE)
+@task(name="find next round", **PATIENT)
 def find_next_round(workspace: Workspace, variants: Sequence[Variant]) -> int | None:
     """Return the first round that has interactions and lacks a registered version of one of the variants, or None."""
     logged = manifests.partitions_with(workspace.open(), LOGS, ".jsonl")
     return first_unfinished({part.round for part in logged}, finished_rounds(workspace, variants))
 
 
-@task(name="count new interactions", **PATIENT, cache_policy=NO_CACHE)
+@task(name="count new interactions", **PATIENT)
 def count_new(workspace: Workspace, round: int, variants: Sequence[Variant], wanted: int) -> NewInteractions:
     """Count a round's exported interactions, by the variant that learns from them."""
     store = workspace.open()

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 
 from respect_core.interaction import TurnKey
 from respect_core.log import set_aside
@@ -28,7 +27,7 @@ from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
 
-@task(name="propensities", task_run_name="propensities up to round {round}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="propensities", task_run_name="propensities up to round {round}", **PATIENT)
 def fill_propensities(
     workspace: Workspace,
     profile: Profile,

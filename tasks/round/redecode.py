@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 
 from respect_core.feedback import decoder as feedback
 from respect_core.feedback import prompts
@@ -56,7 +55,7 @@ def beside(workspace: Workspace, name: str) -> Store:
     return open_store(f"{workspace.store_uri}/redecoded/{name}")
 
 
-@task(name="redecode", task_run_name="redecode round {round}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="redecode", task_run_name="redecode round {round}", **PATIENT)
 def redecode_round(
     workspace: Workspace, config: DecoderConfig, round: int, name: str, turns_per_shard: int = TURNS
 ) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +27,7 @@ _SEARCH, _POINT = "search", "recipe"
 """Tags: a search's run has a hash of what all its points share; a point's run has what it was made from."""
 
 
-@task(name="open search", **PATIENT, cache_policy=NO_CACHE)
+@task(name="open search", **PATIENT)
 def open_search(
     workspace: Workspace, profile: Profile, training_set: TrainingSetRef, grid: str, validation: str
 ) -> str:
@@ -74,7 +73,7 @@ def finished_points(workspace: Workspace, search_run: str) -> dict[str, Searched
     }
 
 
-@task(name="record point", task_run_name="record {name}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="record point", task_run_name="record {name}", **PATIENT)
 def record_point(
     workspace: Workspace,
     search_run: str,
@@ -100,7 +99,7 @@ def record_point(
     )
 
 
-@task(name="report search", **PATIENT, cache_policy=NO_CACHE)
+@task(name="report search", **PATIENT)
 def report_search(
     workspace: Workspace,
     search_run: str,

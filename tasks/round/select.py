@@ -6,12 +6,11 @@ import json
 from collections.abc import Sequence
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.support.references import SelectedRef, TrainedRef
 
 
-@task(name="select", task_run_name="select {variant}", cache_policy=NO_CACHE)
+@task(name="select", task_run_name="select {variant}", persist_result=False)
 def select_checkpoint(variant: str, trained: Sequence[TrainedRef]) -> SelectedRef:
     """Choose among the checkpoints of all seeds; ties go to the earlier step, then to the lower seed."""
     # torch takes seconds to import; flows that only send work elsewhere do not need it

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 
 from respect_core.interaction import TurnKey
 from respect_core.log import set_aside
@@ -30,7 +29,7 @@ from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
 
-@task(name="subsample", task_run_name="subsample {variant}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="subsample", task_run_name="subsample {variant}", **PATIENT)
 def subsample_variant(
     workspace: Workspace,
     profile: Profile,
@@ -63,7 +62,7 @@ def subsample_variant(
     return _write(store, batches, Partition(round, variant), config, p, profile.propensity, inputs)
 
 
-@task(name="subsample", task_run_name="training set of the seed policy", **PATIENT, cache_policy=NO_CACHE)
+@task(name="subsample", task_run_name="training set of the seed policy", **PATIENT)
 def seed_training_set(workspace: Workspace, profile: Profile) -> TrainingSetRef:
     """Write the seed policy's training set: D0 and its deselection augmentation (appendix B.2)."""
     store = workspace.open()

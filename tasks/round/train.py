@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from respect_core.profiles import Profile
 from respect_core.training_data import curated
@@ -22,7 +21,7 @@ from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
 
-@task(name="initial adapter", task_run_name="initial adapter {variant}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="initial adapter", task_run_name="initial adapter {variant}", **PATIENT)
 def initial_adapter(workspace: Workspace, profile: Profile, variant: Variant, round: int) -> Path | None:
     """Return the previous round's adapter or the seed's, if the profile continues from it; else None."""
     if not profile.settings(variant, round).from_previous_adapter:
@@ -33,7 +32,7 @@ def initial_adapter(workspace: Workspace, profile: Profile, variant: Variant, ro
     return registry.download(workspace, version)
 
 
-@task(name="train", task_run_name="train {training_set.variant} seed {seed}", **PATIENT, cache_policy=NO_CACHE)
+@task(name="train", task_run_name="train {training_set.variant} seed {seed}", **PATIENT)
 def train_variant(
     workspace: Workspace,
     profile: Profile,

@@ -1,24 +1,16 @@
-"""Show the progress of long stages.
-
-There are bars on a terminal if the command line asked for them, artifacts in Prefect if a worker did
-(RESPECT_PROGRESS=artifacts), otherwise nothing.
+"""Show the progress of long stages: as bars on a terminal if the command line asked for them, else in the run's log.
 
 Tasks run in threads of one process, so they all share one display.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from uuid import UUID
+from contextlib import contextmanager, suppress
 
-import httpx
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.context import TaskRunContext
-from prefect.exceptions import PrefectException
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -37,56 +29,27 @@ _display: Progress | None = None
 class Bar:
     """One stage's bar. `update` takes absolute positions, so that callbacks need no state."""
 
+    SECONDS = 15.0
+    """Between two lines of the log."""
+
     def __init__(self, description: str, total: int | None) -> None:
         self._description = description
         self._task = _display.add_task(description, total=total) if _display else None
-        self._artifact = Artifact(description) if Artifact.wanted() else None
+        self._logged = time.monotonic()
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        description = f"{self._description} {note}".rstrip()
         if _display is not None and self._task is not None:
-            description = f"{self._description} {note}".rstrip()
-            if total is None:
-                _display.update(self._task, completed=done, description=description)
-            else:
-                _display.update(self._task, completed=done, total=total, description=description)
-        if self._artifact is not None and total:
-            self._artifact.update(100 * done / total)
+            _display.update(self._task, completed=done, total=total, description=description)
+        elif total and time.monotonic() - self._logged > self.SECONDS:
+            self._logged = time.monotonic()
+            with suppress(MissingContextError):  # called outside of a run
+                get_run_logger().info("%s: %.0f%%", description, 100 * done / total)
 
     def finish(self) -> None:
         if _display is not None and self._task is not None:
-            total = _display.tasks[_display.task_ids.index(self._task)].total
-            _display.update(self._task, completed=total or 1, total=total or 1)
-        if self._artifact is not None:
-            self._artifact.update(100.0)
-
-
-class Artifact:
-    """Show a stage's progress in the Prefect UI, at most once in EVERY_SECONDS; an unreachable server is no error."""
-
-    EVERY_SECONDS = 5.0
-
-    def __init__(self, description: str) -> None:
-        self._key = re.sub(r"[^a-z0-9]+", "-", description.lower()).strip("-")
-        self._description = description
-        self._id: UUID | None = None
-        self._written = 0.0
-
-    @staticmethod
-    def wanted() -> bool:
-        return os.environ.get("RESPECT_PROGRESS") == "artifacts" and TaskRunContext.get() is not None
-
-    def update(self, percent: float) -> None:
-        """Write the progress, unless it was written a moment ago; completion is always written."""
-        if percent < 100 and time.monotonic() - self._written < self.EVERY_SECONDS:
-            return
-        self._written = time.monotonic()
-        try:
-            if self._id is None:
-                self._id = create_progress_artifact(percent, key=self._key, description=self._description)  # type: ignore[assignment]  # not awaited: called outside an event loop
-            else:
-                update_progress_artifact(self._id, percent)
-        except (httpx.HTTPError, PrefectException):
-            pass  # the next write may succeed
+            total = _display.tasks[_display.task_ids.index(self._task)].total or 1
+            _display.update(self._task, completed=total, total=total)
 
 
 def about(seconds: float | None) -> str:

@@ -49,7 +49,8 @@ def is_transient(error: BaseException) -> bool:
 class _Retries(TypedDict):
     retries: int
     retry_condition_fn: Callable[[Task[..., Any], TaskRun, State[Any]], bool]
+    persist_result: bool
 
 
-PATIENT: _Retries = {"retries": len(DELAYS), "retry_condition_fn": wait_if_transient}
-"""Options of a task that survives a minute without store or MLflow."""
+PATIENT: _Retries = {"retries": len(DELAYS), "retry_condition_fn": wait_if_transient, "persist_result": False}
+"""Options of a task that survives a minute without store or MLflow, and whose results only the store keeps."""

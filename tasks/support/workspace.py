@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from respect_core.settings import settings
 from respect_core.store.base import Store
 from respect_core.store.open import open_store
 
@@ -40,8 +40,8 @@ class Workspace(BaseModel):
     @property
     def tracking(self) -> str:
         """The `tracking_uri` for MLflow's clients and server, with the password if MLFLOW_TRACKING_URI has one."""
-        named = os.environ.get("MLFLOW_TRACKING_URI", "")
-        return named if without_password(named) == self.tracking_uri else self.tracking_uri
+        named = settings().tracking_uri
+        return named if named and without_password(named) == self.tracking_uri else self.tracking_uri
 
     def open(self) -> Store:
         return open_store(self.store_uri)
@@ -70,8 +70,8 @@ def workspace(root: Path, experiment: str = "respect") -> Workspace:
     root.mkdir(parents=True, exist_ok=True)
     return Workspace(
         root=root,
-        store_uri=os.environ.get("RESPECT_STORE", str(root / "store")),
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}"),
+        store_uri=settings().store or str(root / "store"),
+        tracking_uri=settings().tracking_uri or f"sqlite:///{root / 'mlflow.db'}",
         experiment=experiment,
     )
 
@@ -87,14 +87,15 @@ def from_environment(part: str | None = None) -> Workspace:
     Raises:
         ValueError: one of the variables is not set.
     """
-    names = ("RESPECT_STORE", "MLFLOW_TRACKING_URI", "RESPECT_ROOT")
-    if lacking := [name for name in names if not os.environ.get(name)]:
+    store, tracking, root = settings().store, settings().tracking_uri, settings().root
+    if store is None or tracking is None or root is None:
+        places = {"RESPECT_STORE": store, "MLFLOW_TRACKING_URI": tracking, "RESPECT_ROOT": root}
+        lacking = ", ".join(name for name, place in places.items() if place is None)
         raise ValueError(
-            f"{', '.join(lacking)} not set on this worker: set them in its environment, or in the work pool's job "
+            f"{lacking} not set on this worker: set them in its environment, or in the work pool's job "
             "template; docs/operations.md says to what"
         )
-    store, tracking, root = (os.environ[name] for name in names)
-    shared = Workspace(root=Path(root).resolve(), store_uri=store, tracking_uri=tracking)
+    shared = Workspace(root=root.resolve(), store_uri=store, tracking_uri=tracking)
     if part is not None:
         shared = shared.model_copy(
             update={"root": shared.root / part, "store_uri": f"{store}/{part}", "experiment": f"respect/{part}"}

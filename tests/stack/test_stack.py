@@ -99,7 +99,6 @@ def test_the_round_has_its_artifacts(running: RunningStack, learned: str) -> Non
     keys = {each["key"] for each in found}
     assert {"round-0", "decoder-round-0", "mlflow-round-0", "b-kto-round-0", "mlflow-b-kto-round-0"} <= keys
     assert {"compare-round-0", "compare-b-kto"} <= keys
-    assert any(each["type"] == "progress" and each["data"] == 100 for each in found)
 
 
 @pytest.fixture(scope="module")

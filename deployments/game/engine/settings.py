@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deployments.game.domain.table import Clocks
+from respect_core.settings import settings
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def tokens_from_environment() -> tuple[str | None, dict[str, str]]:
     Raises:
         ValueError: a token is shorter than 16 characters, or two annotators share one.
     """
-    operator = os.environ.get("RESPECT_OPERATOR_TOKEN") or None
+    operator = settings().operator_token.get_secret_value() or None
     annotators: dict[str, str] = {}
-    for part in filter(None, os.environ.get("RESPECT_ANNOTATOR_TOKENS", "").split(",")):
+    for part in filter(None, settings().annotator_tokens.get_secret_value().split(",")):
         name, _, token = part.strip().partition(":")
         if not name or token in annotators:
             raise ValueError("RESPECT_ANNOTATOR_TOKENS: write 'name:token,name:token', a token of its own for each")

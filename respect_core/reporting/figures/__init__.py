@@ -4,3 +4,8 @@
 - `confusions.py`: figure 6
 - `style.py`: colours, panels, files, and SVG for a page
 """
+
+from respect_core.errors import extra
+
+with extra("report"):
+    import matplotlib  # noqa: F401

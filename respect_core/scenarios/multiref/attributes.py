@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import shapely
 
+from respect_core.errors import extra
 from respect_core.scenarios.multiref.tangrams import Tangram
+
+with extra("game"):
+    import shapely
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import shapely
 from PIL import Image, ImageDraw
+
+from respect_core.errors import extra
+
+with extra("game"):
+    import shapely
 
 Point = tuple[float, float]
 Polygon = tuple[Point, ...]

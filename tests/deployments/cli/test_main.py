@@ -27,7 +27,7 @@ NO_RUN = [
 """Commands that need a run that is there."""
 COMMANDS = [
     *(["demo"], ["round"], ["study"], ["study-summary"], ["evaluate"], ["import", "games"], ["ui"]),
-    *(["search"], ["import", "list"], ["import", "undo"], ["relocate"]),
+    *(["search"], ["import", "list"], ["import", "undo"], ["relocate"], ["serve"], ["play"]),
     *(["promote"], ["rollback"], ["ledger"], ["lineage"]),
     *(["import", "released"], ["export-released"], ["annotate", "sample"], ["annotate", "import"]),
     *(["serve"], ["play"]),

@@ -16,7 +16,9 @@ import psutil
 import pytest
 import strangers
 from paths import REPOSITORY
+from typer.testing import CliRunner
 
+from deployments.cli import main
 from deployments.cli.ui import pages
 from flows.support import servers
 
@@ -24,8 +26,9 @@ from flows.support import servers
 def test_one_page_or_both() -> None:
     assert [page.address for page in pages(None, 1, 2)] == ["http://127.0.0.1:1", "http://127.0.0.1:2"]
     assert [page.name for page in pages("mlflow", 1, 2)] == ["mlflow"]
-    with pytest.raises(ValueError, match="name 'prefect' or 'mlflow'"):
-        pages("grafana", 1, 2)
+    refused = CliRunner().invoke(main.app, ["ui", "--only", "grafana"])
+    assert refused.exit_code == 2
+    assert "'prefect', 'mlflow'" in " ".join(refused.output.replace("│", " ").split())
 
 
 _LIGHT = """

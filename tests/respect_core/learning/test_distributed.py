@@ -61,7 +61,7 @@ def test_two_processes_give_what_one_gives(
     process.run(one, one.directory, _nothing, all_cores=True)
 
     two = one.moved(one.workspace, tmp_path / "two", None)
-    monkeypatch.setenv(process.ACCELERATE, str(CONFIG))
+    monkeypatch.setenv("RESPECT_ACCELERATE", str(CONFIG))
     told: list[int] = []
     process.run(two, two.directory, lambda done, total, note: told.append(done), spread=True)
 
@@ -125,10 +125,10 @@ def test_what_processes_agree_on(tmp_path: Path) -> None:
 def test_more_processes_than_cores_are_refused(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = tmp_path / "many.yaml"
     many.write_text(CONFIG.read_text().replace("num_processes: 2", "num_processes: 4096"))
-    monkeypatch.setenv(process.ACCELERATE, str(many))
+    monkeypatch.setenv("RESPECT_ACCELERATE", str(many))
     spec = _spec(people, tmp_path / "one", Objective.FFT)
     with pytest.raises(ValueError, match=r"4096 processes.*lower num_processes"):
         process.run(spec, spec.directory, _nothing, spread=True)
-    monkeypatch.setenv(process.ACCELERATE, "nowhere.yaml")
+    monkeypatch.setenv("RESPECT_ACCELERATE", "nowhere.yaml")
     with pytest.raises(ValueError, match=r"nowhere\.yaml: no such file"):
         process.run(spec, spec.directory, _nothing, spread=True)

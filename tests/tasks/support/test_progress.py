@@ -1,42 +1,43 @@
-"""Progress of a stage as an artifact of its task run."""
+"""Progress of a stage in the log of its run."""
 
 from __future__ import annotations
+
+import logging
 
 import pytest
 
 from tasks.support import progress
 
 
-@pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
-    """What would go to the server."""
-    found: list[tuple[str, float]] = []
-    monkeypatch.setattr(
-        progress, "create_progress_artifact", lambda percent, key, description: found.append((key, percent)) or "id"
-    )
-    monkeypatch.setattr(
-        progress, "update_progress_artifact", lambda artifact, percent: found.append((artifact, percent))
-    )
-    return found
-
-
 def _stage() -> None:
-    with progress.bar("decode round 3, b-fft") as bar:
-        for done in range(1, 5):
-            bar.update(done, 4)
+    with progress.bar("decode round 3") as bar:
+        for done in range(5):
+            bar.update(done, 4, "b-fft")
 
 
-def test_outside_of_a_task_nothing_is_written(written: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RESPECT_PROGRESS", "artifacts")
-    _stage()
-    assert not written
+def test_outside_of_a_run_nothing_is_written(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress.Bar, "SECONDS", -1.0)
+    with caplog.at_level(logging.INFO):
+        _stage()
+    assert not caplog.messages
 
 
-def test_few_artifacts_are_written_and_the_last_says_100(
-    written: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("seconds", "lines"), [(-1.0, ["0%", "25%", "50%", "75%", "100%"]), (60.0, [])])
+def test_a_run_logs_its_progress_now_and_then(
+    seconds: float, lines: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress.Artifact, "wanted", staticmethod(lambda: True))
-    _stage()
-    assert written[0] == ("decode-round-3-b-fft", 25.0)
-    assert written[-1] == ("id", 100.0)
-    assert len(written) == 3  # the first, 100 by the stage itself, and its end: no more often than EVERY_SECONDS
+    monkeypatch.setattr(progress, "get_run_logger", lambda: logging.getLogger("run"))
+    monkeypatch.setattr(progress.Bar, "SECONDS", seconds)
+    with caplog.at_level(logging.INFO):
+        _stage()
+    assert caplog.messages == [f"decode round 3 b-fft: {line}" for line in lines]
+
+
+def test_a_bar_on_the_terminal_is_not_logged_too(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "get_run_logger", lambda: logging.getLogger("run"))
+    monkeypatch.setattr(progress.Bar, "SECONDS", -1.0)
+    with caplog.at_level(logging.INFO), progress.shown():
+        _stage()
+    assert not caplog.messages

@@ -202,7 +202,7 @@ def _datasets() -> Any:
     except ImportError:
         raise ReleasedError(
             "the hub is read through the package datasets, which is not installed; "
-            "pip install -c constraints.txt datasets, or give a folder of Parquet files"
+            'pip install "respect[hub]", or give a folder of Parquet files'
         ) from None
     return datasets
 
