@@ -17,12 +17,10 @@ import pyarrow as pa
 from respect_core.log.lengths import spoken
 from respect_core.log.log import RecordError, parse_record
 from respect_core.log.records import InteractionLog, outcome_row, turn_rows
-from respect_core.scenario import ScenarioError, scenario
+from respect_core.scenario import scenario
 from respect_core.schemas import OUTCOMES_SCHEMA, TURNS_SCHEMA, Columns
 from respect_core.store.base import Store
-from respect_core.store.manifests import (
-    Partition,
-)
+from respect_core.store.manifests import Partition
 
 LINE_LIMIT = 4 << 20  # bytes; a longer line is set aside without being read into memory
 
@@ -106,13 +104,7 @@ def _columns(block: bytes, partition: Partition, seen: Seen) -> Columns | None:
         record = json.loads(block[: block.find(b"\n") + 1] or block)
         name = record.get("scenario", InteractionLog.model_fields["scenario"].default)
         return scenario(name).read_columns(block, partition, seen.ids, seen.images)
-    except (
-        ValueError,
-        AttributeError,
-        TypeError,
-        RecursionError,
-        ScenarioError,
-    ):  # the reader of single records reports it
+    except (ValueError, AttributeError, TypeError, RecursionError):  # the reader of single records reports it
         return None
 
 

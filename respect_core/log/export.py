@@ -46,7 +46,8 @@ from respect_core.store.manifests import (
     partitions_with,
     read_manifest,
 )
-from respect_core.store.tables import PartWriter, commit, new_part, part_batches, put_part, sweep
+from respect_core.store.parts import PartWriter, new_part, put_part
+from respect_core.store.tables import commit, part_batches, sweep
 
 TURNS, OUTCOMES = "turns", "outcomes"
 TRIES = 5  # attempts to export while other processes commit first

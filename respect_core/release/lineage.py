@@ -26,8 +26,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from respect_core.errors import ExpectedError
 from respect_core.store.base import MissingKeyError, Store
-from respect_core.store.manifests import Input, Manifest, Partition
-from respect_core.store.tables import iter_batches, read_manifest, table_input
+from respect_core.store.manifests import Input, Manifest, Partition, read_manifest, table_input
+from respect_core.store.tables import iter_batches
 from respect_core.versions import code_version
 
 LEARNED_SCHEMA = pa.schema(

@@ -20,12 +20,7 @@ from respect_core.schemas import (
     TURNS_SCHEMA,
 )
 from respect_core.store.base import Store
-from respect_core.store.manifests import (
-    Input,
-    Part,
-    Partition,
-    TableError,
-)
+from respect_core.store.manifests import Input, Part, Partition, TableError
 
 SCHEMAS: dict[str, pa.Schema] = {
     schema.metadata[b"table"].decode(): schema

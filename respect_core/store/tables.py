@@ -20,9 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from respect_core.schemas import (
-    SCHEMA_VERSION,
-)
+from respect_core.schemas import SCHEMA_VERSION
 from respect_core.store.base import MissingKeyError, Store
 from respect_core.store.manifests import (
     MANIFEST,
@@ -34,33 +32,9 @@ from respect_core.store.manifests import (
     TableError,
     partitions,
     read_manifest,
-    table_input,
 )
-from respect_core.store.parts import PARTITIONED_BY, ROW_GROUP, SCHEMAS, PartWriter, new_part, put_part, schema_of
+from respect_core.store.parts import PARTITIONED_BY, ROW_GROUP, new_part, put_part, schema_of
 from respect_core.versions import code_version
-
-__all__ = [
-    "ANY",
-    "SCHEMAS",
-    "ChangedError",
-    "Input",
-    "Manifest",
-    "Part",
-    "PartWriter",
-    "Partition",
-    "TableError",
-    "commit",
-    "iter_batches",
-    "new_part",
-    "part_batches",
-    "partitions",
-    "put_part",
-    "read_manifest",
-    "read_table",
-    "sweep",
-    "table_input",
-    "write_partition",
-]
 
 LEFT_OVER = 24 * 3600.0  # seconds after which a file that is not committed counts as abandoned by its writer
 ANY = "whatever is there"

@@ -16,7 +16,7 @@ from respect_core.profiles import Profile
 from respect_core.release.lineage import data_hash
 from respect_core.scenario import scenario
 from respect_core.schemas import TURNS_SCHEMA
-from respect_core.store import manifests, tables
+from respect_core.store import manifests, parts, tables
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition
 from respect_core.training_data import curated, eligibility
@@ -105,7 +105,7 @@ def _write(
         filled_from: where `probability` is from; None for the seed policy, whose sources of p are not needed.
     """
     tally, lacking = Tally(), 0
-    with tables.new_part(store, "training_sets", partition) as writer:
+    with parts.new_part(store, "training_sets", partition) as writer:
         for batch in batches:
             lacking += batch.column("probability").null_count
             complete = eligibility.fill_probability(batch, probability) if probability else batch
@@ -114,7 +114,7 @@ def _write(
         if config.objective is Objective.RL:
             tally.require_probability()
         sources, counts = _sources(tally, lacking, filled_from), tally.counts(config)
-        part = tables.put_part(store, writer, inputs, counts, {"probabilities": sources})
+        part = parts.put_part(store, writer, inputs, counts, {"probabilities": sources})
     manifest = tables.commit(store, "training_sets", partition, [part])
     warnings = eligibility.warnings(counts, config)
     for warning in warnings:

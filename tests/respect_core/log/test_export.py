@@ -27,8 +27,9 @@ from respect_core.log.export import export
 from respect_core.log.log import append_logs
 from respect_core.log.records import InteractionLog, from_log
 from respect_core.store.base import Store, StoreError
+from respect_core.store.manifests import Manifest, TableError, read_manifest
 from respect_core.store.open import open_store
-from respect_core.store.tables import Manifest, TableError, read_manifest, read_table
+from respect_core.store.tables import read_table
 
 FOLDER = "interactions/round=5/variant=b-fft/"
 TABLES = ("turns/", "outcomes/", "set_aside/")

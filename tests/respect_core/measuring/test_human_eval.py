@@ -22,8 +22,9 @@ from respect_core.measuring.human_eval import (
     read_annotated,
 )
 from respect_core.store.base import Store
+from respect_core.store.manifests import Manifest, read_manifest
 from respect_core.store.open import open_store
-from respect_core.store.tables import Manifest, read_manifest, read_table
+from respect_core.store.tables import read_table
 
 
 @pytest.fixture

@@ -16,22 +16,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from respect_core.schemas import FEEDBACK_SCHEMA
-from respect_core.store import manifests, tables
+from respect_core.store import manifests, parts, tables
 from respect_core.store.base import Store, StoreError
-from respect_core.store.open import open_store
-from respect_core.store.tables import (
-    SCHEMAS,
+from respect_core.store.manifests import (
     ChangedError,
     Input,
+    Part,
     Partition,
     TableError,
-    iter_batches,
     partitions,
     read_manifest,
-    read_table,
     table_input,
-    write_partition,
 )
+from respect_core.store.open import open_store
+from respect_core.store.parts import SCHEMAS
+from respect_core.store.tables import iter_batches, read_table, write_partition
 
 
 def feedback(round: int = 5, variant: str = "b-fft", rows: int = 3, label: int = 1) -> pa.Table:
@@ -123,11 +122,11 @@ def test_killed_before_the_commit(store: Store, monkeypatch: pytest.MonkeyPatch)
     assert set(read_table(store, "feedback")["label"].to_pylist()) == {-1}
 
 
-def _part(store: Store, table: pa.Table) -> tables.Part:
+def _part(store: Store, table: pa.Table) -> Part:
     """A part that is stored, and still to be committed."""
-    with tables.new_part(store, "feedback", Partition(5, "b-fft")) as writer:
+    with parts.new_part(store, "feedback", Partition(5, "b-fft")) as writer:
         writer.add_batch(table)
-        return tables.put_part(store, writer)
+        return parts.put_part(store, writer)
 
 
 def _labels(store: Store) -> set[int]:

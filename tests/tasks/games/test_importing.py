@@ -14,7 +14,8 @@ from respect_core.log import imports
 from respect_core.log.export import export
 from respect_core.log.log import append_logs
 from respect_core.store.base import Store
-from respect_core.store.tables import Partition, read_table, write_partition
+from respect_core.store.manifests import Input, Partition
+from respect_core.store.tables import read_table, write_partition
 from respect_core.training_data import curated
 from respect_core.variants import ACTING, HH, SEED
 from tasks.games import importing
@@ -113,8 +114,6 @@ def test_what_else_is_in_the_round_stays_and_is_whole(place: Workspace, tmp_path
 
 
 def _input(store: Store, key: str) -> Any:
-    from respect_core.store.tables import Input
-
     return Input(key=key, size=len(store.read(key)), sha256="")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pyarrow as pa
 import pytest
 from game_servers import Running
 from playing import heading, url
@@ -18,7 +19,7 @@ from respect_core.measuring.evidence import gather
 from respect_core.scenarios.multiref import actions
 from respect_core.schemas import OUTCOMES_SCHEMA, TURNS_SCHEMA
 from respect_core.store.base import Store
-from respect_core.store.tables import pa, read_table, write_partition
+from respect_core.store.tables import read_table, write_partition
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
