@@ -16,13 +16,13 @@ from rich.table import Table
 
 from respect_core.log.records import InteractionLog
 from respect_core.measuring.metrics import Estimate, ratio
+from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.release import lineage
 from respect_core.scenarios.multiref.chance import LISTENERS
 from respect_core.store.base import Store
 from respect_core.training_data import curated
 from respect_core.variants import SEED, Variant
-from respect_core.versions import base_sha256
 from tasks.compute import process
 from tasks.compute.specs import EvaluateSpec, worker_code
 from tasks.registry import registry
