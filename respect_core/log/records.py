@@ -76,6 +76,12 @@ class InteractionLog(_Record):
     started_at: str = Field(description="ISO 8601")
     context: list[str] = Field(description="image ids, listener's order")
     turns: list[LoggedTurn] = Field(min_length=1)
+    closing: str | None = Field(
+        default=None,
+        min_length=1,
+        exclude_if=_is_none,
+        description="what the user wrote last, if nobody answered it: the follow-up of the last turn",
+    )
     outcome: Outcome | None = None
 
     @model_validator(mode="after")
@@ -123,7 +129,7 @@ def turn_rows(log: InteractionLog) -> list[dict[str, Any]]:
             "adapter_hash": log.policy.adapter_hash,
         }
         for number, (turn, state, follow_up) in enumerate(
-            zip(log.turns, log.states()[:-1], [*follow_ups, None], strict=True)
+            zip(log.turns, log.states()[:-1], [*follow_ups, log.closing], strict=True)
         )
     ]
 

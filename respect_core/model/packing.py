@@ -119,7 +119,7 @@ def encode(
     token, turn = 0, -1
     for message, piece in zip(messages, pieces, strict=True):
         turn += message["role"] == "user"
-        if message["role"] == "assistant":
+        if message["role"] == "assistant" and turn >= 0:  # what comes before the first utterance is context
             beginning = remaining - len(talk.generation_prompt)
             while ends[token] >= beginning:
                 token += 1

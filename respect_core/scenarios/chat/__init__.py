@@ -1,1 +1,1 @@
-"""Any conversation of users with an assistant, in text: RESPECT without a game."""
+"""Implement chat: any conversation between a person and an assistant, from logs in the formats that people have."""

@@ -7,7 +7,7 @@ text that looks like such a list is written as one too, so that reading is exact
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -67,24 +67,30 @@ def _with_calls(content: str, calls: Sequence[str]) -> str:
 # --- what comes before an utterance -----------------------------------------------------------------------------
 
 
-def state(system: str | None, tools: Sequence[str] = ()) -> str:
-    """Write a system prompt and the tools on offer, as JSON texts, as the state of a turn; empty without either."""
-    given: Mapping[str, Any] = {"system": system} if system else {}
-    given = {**given, "tools": list(tools)} if tools else given
+def state(system: str | None, tools: Sequence[str] = (), opening: Sequence[Part] = ()) -> str:
+    """Write what comes before an utterance as the state of its turn; empty where nothing does.
+
+    Args:
+        tools: on offer, as JSON texts.
+        opening: messages before the first utterance, such as a greeting.
+    """
+    given = {"system": system, "tools": list(tools), "opening": [[part.role, part.content] for part in opening]}
+    given = {name: value for name, value in given.items() if value}
     return json.dumps(given, ensure_ascii=False, separators=(",", ":")) if given else ""
 
 
-def system_message(state: str) -> list[Message]:
-    """Return the system message of a state, or none. Raises ScenarioError for another text than `state` writes."""
+def before(state: str) -> list[Message]:
+    """Return the messages of a state. Raises ScenarioError for another text than `state` writes."""
     if not state:
         return []
     try:
         given: dict[str, Any] = json.loads(state)
-        system, tools = given.get("system", ""), given.get("tools", [])
+        system, tools = given.get("system"), given.get("tools", [])
         text = "\n".join([*filter(None, [system]), *([_TOOLS, *tools] if tools else [])])
+        opening = [text_message(role, content) for role, content in given.get("opening", [])]
     except (TypeError, ValueError, AttributeError) as error:
-        raise ScenarioError(f"the state is not JSON with `system` and `tools`: {error}") from None
-    return [text_message("system", text)]
+        raise ScenarioError(f"the state is not JSON with system, tools and opening: {error}") from None
+    return [*([text_message("system", text)] if text else []), *opening]
 
 
 _TOOLS = "You may call these tools. Write a call on a line of its own: CALL, then JSON with `name` and `arguments`."

@@ -43,7 +43,7 @@ class ChatScenario(Scenario):
         states = [state or "" for state in logged] or [""] * len(actions)
         for number, state in enumerate(states):
             try:
-                reply.system_message(state)
+                reply.before(state)
             except ScenarioError as error:
                 raise ScenarioError(f"turns[{number}].state: {error}") from None
         return [*states, ""]
@@ -51,7 +51,7 @@ class ChatScenario(Scenario):
     def messages(self, interaction: Interaction) -> list[Message]:
         messages: list[Message] = []
         for turn in interaction.turns:
-            messages += [*reply.system_message(turn.state), reply.text_message("user", turn.utterance)]
+            messages += [*reply.before(turn.state), reply.text_message("user", turn.utterance)]
             if turn.action is not None:
                 messages += reply.messages(turn.action)
         return messages
