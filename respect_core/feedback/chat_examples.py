@@ -25,7 +25,9 @@ EXAMPLES = (
         NEGATIVE,
     ),
     Example(
-        Exchange(None, "explain photosynthesis", "Plants turn light into sugar ...", "What role does chlorophyll play?"),
+        Exchange(
+            None, "explain photosynthesis", "Plants turn light into sugar ...", "What role does chlorophyll play?"
+        ),
         POSITIVE,
     ),
     Example(
@@ -80,7 +82,9 @@ EXAMPLES = (
         POSITIVE,
     ),
     Example(
-        Exchange(None, "what time does it open?", "What would you like to know?", "I already told you, the opening time"),
+        Exchange(
+            None, "what time does it open?", "What would you like to know?", "I already told you, the opening time"
+        ),
         NEGATIVE,
     ),
     Example(Exchange(None, "is it far?", "It is a ten-minute walk.", "ok, that works for me"), POSITIVE),
@@ -93,5 +97,7 @@ EXAMPLES = (
         ),
         NEGATIVE,
     ),
-    Example(Exchange(None, "how do I boil an egg?", "Boil it for eight minutes.", "and how long for a soft one?"), POSITIVE),
+    Example(
+        Exchange(None, "how do I boil an egg?", "Boil it for eight minutes.", "and how long for a soft one?"), POSITIVE
+    ),
 )

@@ -35,8 +35,8 @@ class ValidationResult:
     """Exact match over `n_turns` turns.
 
     `sampled_match` is the mean probability of the logged action over the full vocabulary: the exact match of actions
-    drawn at temperature 1, in expectation. Of free text it is the mean of `scores` (deviation 4). `illegal_actions` counts greedy actions that are illegal in their state; it
-    is None if they were not counted.
+    drawn at temperature 1, in expectation. Of free text it is the mean of `scores` (deviation 4). `illegal_actions`
+    counts greedy actions that are illegal in their state; it is None if they were not counted.
     """
 
     exact_match: float

@@ -237,9 +237,10 @@ def propensity(spec: PropensitySpec) -> dict[str, Any]:
     games = [game for game in interactions(rows) if chosen(game.interaction_id)]
     base = _base(spec)
     policy = Policy(base, spec.adapter, _features(spec, base, _of(games)))
-    result: dict[str, list[float | None]] = {}
+    result: dict[str, Sequence[float | None]] = {}
     for start in range(0, len(games), spec.profile.play_batch):
         some = games[start : start + spec.profile.play_batch]
+        values: Sequence[Sequence[float | None]]
         values = policy.log_probabilities(some) if base.scenario.free_text else policy.probabilities(some)
         result.update(zip((game.interaction_id for game in some), values, strict=True))
         report(len(result), len(games))

@@ -110,9 +110,7 @@ def _write(
         for batch in batches:
             lacking += eligibility.propensity(batch).null_count
             free_text = config.free_text
-            complete = (
-                eligibility.fill_propensity(batch, probability, free_text=free_text) if probability else batch
-            )
+            complete = eligibility.fill_propensity(batch, probability, free_text=free_text) if probability else batch
             tally.add(complete)
             writer.add_batch(_of(partition, complete))
         if config.objective is Objective.RL:

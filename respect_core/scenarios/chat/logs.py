@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,7 +46,9 @@ class Writer:
         if fitting == 0:
             limit = self.ruler.budget.game
             raise RecordError(
-                "turns[0]", f"the first turn has more than {limit} tokens", "use a base that takes more, or leave it out"
+                "turns[0]",
+                f"the first turn has more than {limit} tokens",
+                "use a base that takes more, or leave it out",
             )
         if fitting < len(logged):
             log = self._log(conversation, logged[:fitting], logged[fitting].utterance)
@@ -115,8 +118,5 @@ def _parts(turn: ChatTurn) -> list[Part]:
 
 
 def _part(message: Message) -> Part:
-    role = "assistant" if message.role == "assistant" else "tool"
-    calls = tuple(f'{{"name": "{call.name}", "arguments": {call.arguments}}}' for call in message.tool_calls)
-    return Part(role, message.content, calls)
-
-
+    calls = tuple(f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}' for call in message.tool_calls)
+    return Part("assistant" if message.role == "assistant" else "tool", message.content, calls)
