@@ -46,7 +46,9 @@ def paths(root: Node, current: Collection[Node] = ()) -> Iterator[tuple[list[Nod
                 path.append(node)
             if not node.children:
                 break
-            ranked = sorted(enumerate(node.children), key=lambda each: (id(each[1]) in on_path, sizes[id(each[1])], each[0]))
+            ranked = sorted(
+                enumerate(node.children), key=lambda each: (id(each[1]) in on_path, sizes[id(each[1])], each[0])
+            )
             *others, best = [child for _, child in ranked]
             for other in others:
                 if sizes[id(other)][0] > (other.role == "user"):
@@ -55,7 +57,9 @@ def paths(root: Node, current: Collection[Node] = ()) -> Iterator[tuple[list[Nod
                     siblings[id(best)] = siblings.get(id(best), ()) + tuple(_siblings(path, other))
             node = best
         entries = [
-            replace(each.entry, siblings=each.entry.siblings + siblings.get(id(each), ())) for each in path if each.entry
+            replace(each.entry, siblings=each.entry.siblings + siblings.get(id(each), ()))
+            for each in path
+            if each.entry
         ]
         yield path, entries, shared
 

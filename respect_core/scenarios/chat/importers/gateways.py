@@ -35,7 +35,9 @@ def read_litellm(record: Record, place: Place) -> Iterator[Request]:
     if record.get("status") == "failure":
         raise RecordError("status", "a request that failed", "none: there is no answer")
     if record_at(metadata, "requester_metadata").get("task"):
-        raise RecordError("metadata.requester_metadata.task", "a background call, such as for a title or tags", "none: nobody read it")
+        raise RecordError(
+            "metadata.requester_metadata.task", "a background call, such as for a title or tags", "none: nobody read it"
+        )
     settings = record_at(record, "model_parameters")
     body = {**settings, "messages": parsed(record.get("messages")), "model": record.get("model")}
     yield exchange(
@@ -71,7 +73,9 @@ def read_helicone(record: Record, place: Place) -> Iterator[Request]:
     status = record.get("response_status")
     if isinstance(status, int) and status >= 400:
         raise RecordError("response_status", "a request that failed", "none: there is no answer")
-    session = next((v for k, v in record_at(record, "request_properties").items() if k.lower() == "helicone-session-id"), None)
+    session = next(
+        (v for k, v in record_at(record, "request_properties").items() if k.lower() == "helicone-session-id"), None
+    )
     yield exchange(
         body,
         parsed(record.get("response_body")),
@@ -99,8 +103,8 @@ def exchange(
     session: str | None,
     rating: int | None = None,
     cut: bool = False,
-    rated_by: tuple[str, ...] = (),
     trace: str | None = None,
+    fallback: bool = False,
 ) -> Request:
     """Read a request and its response, in the shapes of OpenAI's two chat APIs and of Anthropic's.
 
@@ -128,9 +132,8 @@ def exchange(
     ]
     user = user or text(first(body, "user", "safety_identifier"))
     id = id or text(record_at({"r": response}, "r").get("id"))
-    return Request(
-        messages, entries, place.source, id, user, session, tools_of(first(body, "tools", "functions")), rated_by, trace
-    )
+    tools = tools_of(first(body, "tools", "functions"))
+    return Request(messages, entries, place.source, id, user, session, tools, trace, fallback)
 
 
 def _input(said: Any, place: Place) -> list[Message]:
@@ -166,7 +169,11 @@ def _answers(response: Any, place: Place) -> list[tuple[Message, Record]]:
         if "output" in response:  # the Responses API: a list of items
             items = [_with_role(each) for each in response["output"] or []]
             said = [each for each in messages_of([i for i in items if "role" in i], place, "response.output")]
-            message = Message("assistant", "\n".join(each.content for each in said if each.content), tuple(c for each in said for c in each.tool_calls))
+            message = Message(
+                "assistant",
+                "\n".join(each.content for each in said if each.content),
+                tuple(c for each in said for c in each.tool_calls),
+            )
             return [(message, {"cut": response.get("status") == "cancelled"})]
         choices = response.get("choices") or ([{"message": response}] if "content" in response else [])
     answers = [
@@ -176,13 +183,17 @@ def _answers(response: Any, place: Place) -> list[tuple[Message, Record]]:
         for message in message_of(_message_in(choice), place, "response")[:1]
     ]
     if not answers:
-        raise RecordError("response", "the request has no answer", "log the body of the response; if it is streamed, once it ends")
+        raise RecordError(
+            "response", "the request has no answer", "log the body of the response; if it is streamed, once it ends"
+        )
     return answers
 
 
 def _message_in(choice: Record) -> Record:
     message = parsed(choice.get("message", choice.get("text", "")))
-    return {"role": "assistant", **message} if isinstance(message, Mapping) else {"role": "assistant", "content": message}
+    return (
+        {"role": "assistant", **message} if isinstance(message, Mapping) else {"role": "assistant", "content": message}
+    )
 
 
 def _assembled(chunks: Sequence[Any]) -> Record:

@@ -191,7 +191,9 @@ class _Parts:
         elif (words := first(part, "text", "content", "refusal", "parts")) is not None and "url" not in part:
             self.read(words)
         elif kind not in ("text", "input_text", "output_text"):
-            medium = next((each for each in ("image", "audio", "video") if each in kind + str(part.get("modality"))), "file")
+            medium = next(
+                (each for each in ("image", "audio", "video") if each in kind + str(part.get("modality"))), "file"
+            )
             self._texts.append(f"[{medium}]")
             reason = f"{'an' if medium[0] in 'ai' else 'a'} {medium} in a message"
             self._place.leave_out(self._field, reason, f"none: the text keeps the place of it as [{medium}]")
@@ -205,6 +207,9 @@ def accepts(*names: str) -> Callable[[Record], bool]:
 def is_list_of(value: Any, *names: str) -> bool:
     """Tell whether the first item of a list is an object with one of these fields."""
     value = parsed(value)
-    return isinstance(value, Iterable) and isinstance(value, list) and bool(value) and any(
-        isinstance(value[0], Mapping) and name in value[0] for name in names
+    return (
+        isinstance(value, Iterable)
+        and isinstance(value, list)
+        and bool(value)
+        and any(isinstance(value[0], Mapping) and name in value[0] for name in names)
     )
