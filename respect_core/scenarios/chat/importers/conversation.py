@@ -164,7 +164,7 @@ def _last(values: Iterable[Any]) -> Any:
 
 
 def conversation(thread: Thread) -> Conversation:
-    """Build a conversation; one without an id is named by a hash of its contents.
+    """Build a conversation. Its id is empty where the log names none.
 
     Raises:
         RecordError: no message of the user has an answer.
@@ -182,7 +182,7 @@ def conversation(thread: Thread) -> Conversation:
         start = stop
     if not any(message.role == "assistant" for turn in turns for message in turn.reply):
         raise RecordError("", "no message of a user with an answer", "leave it out, or log the answers too")
-    result = Conversation(
+    return Conversation(
         id=thread.id or "",
         user=thread.user,
         system=_GAP.join(filter(str.strip, system)) or None,
@@ -193,7 +193,6 @@ def conversation(thread: Thread) -> Conversation:
         source=thread.source,
         opening=opening,
     )
-    return result if thread.id else replace(result, id=fingerprint(result))
 
 
 def _leading_system(entries: Sequence[Entry]) -> int:

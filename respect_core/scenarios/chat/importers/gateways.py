@@ -103,8 +103,8 @@ def exchange(
     session: str | None,
     rating: int | None = None,
     cut: bool = False,
-    rated_by: tuple[str, ...] = (),
     trace: str | None = None,
+    fallback: bool = False,
 ) -> Request:
     """Read a request and its response, in the shapes of OpenAI's two chat APIs and of Anthropic's.
 
@@ -132,9 +132,8 @@ def exchange(
     ]
     user = user or text(first(body, "user", "safety_identifier"))
     id = id or text(record_at({"r": response}, "r").get("id"))
-    return Request(
-        messages, entries, place.source, id, user, session, tools_of(first(body, "tools", "functions")), rated_by, trace
-    )
+    tools = tools_of(first(body, "tools", "functions"))
+    return Request(messages, entries, place.source, id, user, session, tools, trace, fallback)
 
 
 def _input(said: Any, place: Place) -> list[Message]:

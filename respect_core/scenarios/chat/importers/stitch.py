@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b
+from typing import NamedTuple
 
 from respect_core.log.log import RecordError
 from respect_core.scenarios.chat.importers.branches import Node, paths
@@ -49,8 +50,8 @@ class Request:
     user: str | None = None
     session: str | None = None
     tools: tuple[str, ...] = ()
-    rated_by: tuple[str, ...] = ()  # names under which a rating may come later
-    trace: str | None = None  # whose user and session may come later
+    trace: str | None = None  # whose user, session and rating another record may hold
+    fallback: bool = False  # counts only where its trace has no other request
     format: str = ""
 
     @property
@@ -59,12 +60,26 @@ class Request:
         return self.answers[0].at
 
 
+class Rating(NamedTuple):
+    """The thumb that a user gave to a message, request or trace of this id."""
+
+    target: str
+    value: int
+
+
+class Owner(NamedTuple):
+    """Whose a trace is."""
+
+    trace: str
+    user: str | None
+    session: str | None
+
+
 class Stitcher:
-    """The requests of a log, and the ratings and sessions that other records give them."""
+    """The requests of a log, and whose traces they are."""
 
     def __init__(self) -> None:
-        self.ratings: dict[str, int] = {}
-        self.traces: dict[str, tuple[str | None, str | None]] = {}  # user and session of a trace
+        self.owners: dict[str, Owner] = {}
         self._requests: list[Request] = []
         self._ids: set[tuple[str, str]] = set()
         self._texts: dict[Message, Message] = {}
@@ -93,21 +108,29 @@ class Stitcher:
         ]
         self._requests.append(request)
 
-    def threads(self) -> Iterator[Thread | Request]:
-        """Yield the conversations, those that began first first, and the requests that repeat another's answer."""
-        for request in self._requests:
-            user, session = self.traces.get(request.trace or "", (None, None))
-            request.user, request.session = request.user or user, request.session or session
-            for name in request.rated_by:
-                if name in self.ratings:
-                    request.answers = [replace(request.answers[0], explicit=self.ratings[name]), *request.answers[1:]]
-                    break
+    def threads(self, ratings: Mapping[str, int]) -> Iterator[Thread | Request]:
+        """Yield the conversations of each user, and the requests that repeat another's answer.
+
+        Args:
+            ratings: thumbs by request, or by trace: those are of its last answer.
+        """
+        requests = sorted(self._requests, key=lambda each: each.at or "")
+        whole = {each.trace for each in requests if not each.fallback}
+        requests = [each for each in requests if not each.fallback or each.trace not in whole]
+        last = {each.trace: each for each in requests}
         groups: dict[tuple[str | None, str | None], list[Request]] = {}
-        for request in sorted(self._requests, key=lambda each: each.at or ""):
-            groups.setdefault((request.user, request.session), []).append(request)
-        for requests in groups.values():
+        for each in requests:
+            owner = self.owners.get(each.trace or "", Owner("", None, None))
+            each.user, each.session = each.user or owner.user, each.session or owner.session
+            rating = ratings.get(each.id or "")
+            if rating is None and last[each.trace] is each:
+                rating = ratings.get(each.trace or "")
+            if rating is not None:
+                each.answers = [replace(each.answers[0], explicit=rating), *each.answers[1:]]
+            groups.setdefault((each.user, each.session), []).append(each)
+        for group in groups.values():
             tree = _Tree()
-            for each in _with_history(requests):
+            for each in _with_history(group):
                 if not tree.add(each):
                     yield each
             yield from tree.threads()
@@ -196,7 +219,7 @@ class _Tree:
                 yield Thread(
                     [*system, *entries],
                     request.source,
-                    id=request.session or request.id,
+                    id=request.session or request.trace or request.id,
                     user=request.user,
                     tools=requests[-1].tools,
                     started_at=request.at,
