@@ -22,7 +22,21 @@ _ROLES: dict[Role, str] = {
     "tool": "tool function observation ipython function_response",
 }
 _ROLE: dict[str, Role] = {name: role for role, names in _ROLES.items() for name in names.split()}
-_SAMPLING = ["temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "max_output_tokens", "seed", "frequency_penalty", "presence_penalty", "repetition_penalty", "stop", "logit_bias"]
+_SAMPLING = [
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "stop",
+    "logit_bias",
+]
 _THOUGHTS = {"reasoning", "thinking", "redacted_thinking", "thoughts"}
 _RATINGS = {
     1: "1 true up good positive like liked thumbs_up thumbsup thumbs-up yes",
