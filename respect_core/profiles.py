@@ -123,15 +123,17 @@ def chat() -> Profile:
     Imported logs have no p. REINFORCE takes the seed policy's in its place, and KTO the adapter that it starts from.
     """
 
-    def short(config: TrainingConfig) -> TrainingConfig:
+    def short(config: TrainingConfig, steps: int = 20) -> TrainingConfig:
         return replace(
             config,
             learning_rate=2e-4,
-            max_steps=60,
-            checkpoint_every=20,
-            batch_turns=16,
+            max_steps=steps,
+            checkpoint_every=steps // 2,
+            warmup_steps=4,
+            batch_turns=8,
             epochs=100,
             micro_batch_interactions=2,
+            label_smoothing=0.0,  # over 49,152 tokens it would outweigh the replies
             free_text=True,
         )
 
@@ -143,7 +145,7 @@ def chat() -> Profile:
         scenario="chat",
         base="smollm2",
         feedback_decoder="smollm2_chat",
-        seed_training=short(seed_policy()),
+        seed_training=short(seed_policy(), 10),
         training={Objective.FFT: short(fft()), Objective.RL: short(rl()), Objective.KTO: kto_settings},
         lora=LoraConfig(rank=16, alpha=16, targets=r".*(down_proj|gate_proj|up_proj|k_proj|q_proj|v_proj|o_proj)$"),
         seeds=(0,),

@@ -1,8 +1,8 @@
 """Decide whether a candidate may replace the deployed policy: from evidence to a verdict, without side effects.
 
-The criterion, exact match in MULTIREF, is compared turn by turn on the same validation games. The turns of a game depend
-on each other, so the bootstrap resamples games: a candidate is refused when it loses more than the margin with the
-given confidence, and not because a few turns of a small set happened to come out differently.
+The criterion, exact match in MULTIREF, is compared turn by turn on the same validation games. The turns of a game
+depend on each other, so the bootstrap resamples games: a candidate is refused when it loses more than the margin with
+the given confidence, and not because a few turns of a small set happened to come out differently.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ class ChatScenario(Scenario):
     criterion = "probability per token"
     max_new_tokens = 512
     longest_utterance = 32_000
-    utterance_tokens = 2048
-    game_tokens = 2048
+    utterance_tokens = 1024
+    game_tokens = 1024
 
     def states(self, context: Sequence[str], actions: Sequence[str], logged: Sequence[str | None] = ()) -> list[str]:
         if context:
