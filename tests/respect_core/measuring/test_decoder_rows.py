@@ -42,13 +42,6 @@ ROWS = [
     *(("-1", "neutral"), ("0", "neutral")),
     *(("4", "positive"), ("1", "positive")),
 ]
-    ("-3", "negative"),
-    ("1", "negative"),
-    ("-1", "neutral"),
-    ("0", "neutral"),
-    ("4", "positive"),
-    ("1", "positive"),
-]
 
 
 @given(SCORES, SCORES)
