@@ -11,10 +11,12 @@ Records come in two types, kept apart on purpose:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+_TURN_COLUMNS = ("state", "utterance", "action", "probability", "logp")
 TurnKey = tuple[str, int]
 """The key of a turn: interaction id and number, counted from 0."""
 
@@ -23,13 +25,20 @@ TurnKey = tuple[str, int]
 class Turn:
     """One turn as the policy sees it.
 
-    `state` holds the letters selected before the turn. `action` is None until the policy has acted.
+    `state` is what the policy sees before the utterance: in MULTIREF the letters selected, in chat a system prompt.
+    `action` is None until the policy has acted. A turn has the probability of its action, its log, or neither.
     """
 
     state: str
     utterance: str
     action: str | None = None
     probability: float | None = None
+    logp: float | None = None  # of free text, in nats
+
+    @property
+    def propensity(self) -> float | None:
+        """The log-probability with which the deployed policy took the action, in nats."""
+        return self.logp if self.probability is None else math.log(self.probability)
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ def interactions(rows: Iterable[dict[str, Any]]) -> list[Interaction]:
             Interaction(
                 interaction_id,
                 tuple(turns[0]["context"]),
-                tuple(Turn(row["state"], row["utterance"], row["action"], row["probability"]) for row in turns),
+                tuple(Turn(*(row[name] for name in _TURN_COLUMNS)) for row in turns),
             )
         )
     return result

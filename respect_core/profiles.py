@@ -117,7 +117,44 @@ def tiny() -> Profile:
     )
 
 
-PROFILES = {"tiny": tiny, "idefics2-8b": idefics2_8b}
+def chat() -> Profile:
+    """Return the profile of one's own chat logs on two cores: SmolLM2-135M-Instruct learns, and decodes feedback.
+
+    Imported logs have no p. REINFORCE takes the seed policy's in its place, and KTO the adapter that it starts from.
+    """
+
+    def short(config: TrainingConfig, steps: int = 20) -> TrainingConfig:
+        return replace(
+            config,
+            learning_rate=2e-4,
+            max_steps=steps,
+            checkpoint_every=steps // 2,
+            warmup_steps=4,
+            batch_turns=8,
+            epochs=100,
+            micro_batch_interactions=2,
+            label_smoothing=0.0,  # over 49,152 tokens it would outweigh the replies
+            free_text=True,
+        )
+
+    kto_settings = replace(
+        short(kto()), optimizer="adamw", schedule="cosine", kto_reference="initial", kto_length_normalised=True
+    )
+    return Profile(
+        name="chat",
+        scenario="chat",
+        base="smollm2",
+        feedback_decoder="smollm2_chat",
+        seed_training=short(seed_policy(), 10),
+        training={Objective.FFT: short(fft()), Objective.RL: short(rl()), Objective.KTO: kto_settings},
+        lora=LoraConfig(rank=16, alpha=16, targets=r".*(down_proj|gate_proj|up_proj|k_proj|q_proj|v_proj|o_proj)$"),
+        seeds=(0,),
+        propensity=Propensity.SURROGATE,
+        play_batch=8,
+    )
+
+
+PROFILES = {"tiny": tiny, "idefics2-8b": idefics2_8b, "chat": chat}
 
 
 def profile(name: str) -> Profile:

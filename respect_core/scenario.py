@@ -52,16 +52,29 @@ class Scenario(ABC):
     name: str
     context_only: frozenset[str] = frozenset()
     """Actions that serve as context only: training skips them, since no policy samples them."""
+    free_text: bool = False
+    """Whether actions are any text: their probability is kept as its logarithm, and every action may differ."""
     max_new_tokens: int = 128
     """Most tokens of an action that is written without a constraint."""
+    criterion: str = "exact match"
+    """The name of a turn's score on curated turns, by which the gate compares policies (`validation`)."""
     most_turns: int = 64
     """Most turns of an interaction."""
+    longest_utterance: int = 500
+    """Most characters of an utterance in normal form."""
+    utterance_tokens: int = 128
+    """Most tokens of an utterance, where the base takes as many as an interaction may have."""
+    game_tokens: int = 2048
+    """Most tokens of an interaction."""
 
     # --- the log ---
 
     @abstractmethod
-    def states(self, context: Sequence[str], actions: Sequence[str]) -> list[str]:
+    def states(self, context: Sequence[str], actions: Sequence[str], logged: Sequence[str | None] = ()) -> list[str]:
         """Return the state before each action and after the last: one state more than actions.
+
+        Args:
+            logged: states that the log gives; a scenario whose states follow from the actions has none.
 
         Raises:
             ScenarioError: an action that is not canonical, or illegal in its state; the message begins with

@@ -35,6 +35,8 @@ TURNS_SCHEMA = pa.schema(
         pa.field("policy_name", pa.string(), nullable=False),
         pa.field("policy_version", pa.string(), nullable=False),
         pa.field("adapter_hash", pa.string()),
+        pa.field("logp", pa.float64()),  # log of p for free text, whose p is zero in any float; else null
+        pa.field("explicit", pa.int8()),  # the user's own thumb, +1 or -1; null without one
     ],
     metadata={"table": "turns", "schema_version": str(SCHEMA_VERSION)},
 )
@@ -84,6 +86,7 @@ TRAINING_SET_SCHEMA = pa.schema(
         pa.field("probability", pa.float64()),  # p of equation 2, and KTO's reference
         pa.field("label", pa.int8()),  # decoded feedback: +1, 0, -1; null where the turn is context only
         pa.field("source", pa.string(), nullable=False),  # round | rehearsal | undo | clear (appendix B.2)
+        pa.field("logp", pa.float64()),  # as in turns
     ],
     metadata={"table": "training_sets", "schema_version": str(SCHEMA_VERSION)},
 )

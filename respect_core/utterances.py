@@ -129,15 +129,15 @@ class Reader:
         whole, marks = normalised(text), set[Mark]()
         if _PROMPT.search(_latin_lookalike(whole)):
             marks.add(Mark.PROMPT)
-        for mark, neutral in ((Mark.ROLE, _without_roles), (Mark.SPECIAL_TOKEN, self._without_special_tokens)):
+        for mark, neutral in ((Mark.ROLE, _without_roles), (Mark.SPECIAL_TOKEN, self.without_special_tokens)):
             before, whole = whole, neutral(whole)
             if whole != before:
                 marks.add(mark)
         short = self._cut(whole)
         return Reading(short, frozenset(marks), cut=short != whole)
 
-    def _without_special_tokens(self, text: str) -> str:
-        """Remove special tokens, so that the tokenizer finds none, however it searches."""
+    def without_special_tokens(self, text: str) -> str:
+        """Return a text in which the tokenizer finds no special token, however it searches."""
         text = self._special.sub(" ", text)
         if _WORDS.fullmatch(text) or self._special_ids.isdisjoint(self._ids(text)):
             return text

@@ -12,8 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from respect_core import tiny
-
 _PRODUCT = ("respect_core", "tasks")
 """Packages whose code decides results."""
 
@@ -77,19 +75,6 @@ def _imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def base_sha256(base: str) -> str | None:
-    """Hash a base model's configuration, weights and processor without loading them; return None for a hub id.
-
-    Args:
-        base: "tiny" for the embedded model, a directory, or a hub id, which has only its name.
-    """
-    directory = tiny.path() if base == "tiny" else Path(base)
-    if not directory.is_dir():
-        return None
-    files = sorted(path for path in directory.iterdir() if path.is_file())
-    return _hash_unless_changed(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
-
-
 def files_hash(files: list[Path], folder: Path | None = None) -> str:
     """Return the sha256 of the files' names, or of their paths in a folder, and of their contents, in this order."""
     digest = hashlib.sha256()
@@ -100,7 +85,11 @@ def files_hash(files: list[Path], folder: Path | None = None) -> str:
     return digest.hexdigest()
 
 
+def hash_unless_changed(files: list[Path]) -> str:
+    """Hash files as `files_hash` does, once as long as their times and sizes stay the same: a model has gigabytes."""
+    return _hash_unless_changed(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+
+
 @lru_cache(maxsize=16)
 def _hash_unless_changed(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Hash files once, as long as their times and sizes stay the same: a model may have gigabytes."""
     return files_hash([path for path, *_ in files])

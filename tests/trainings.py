@@ -6,10 +6,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from respect_core.model.local import base_sha256
 from respect_core.profiles import tiny
 from respect_core.training_data import curated
 from respect_core.variants import SEED
-from respect_core.versions import base_sha256
 from tasks.compute.specs import TrainSpec
 from tasks.games.people import prepare_game_sets
 from tasks.round.subsample import seed_training_set

@@ -2,7 +2,6 @@
 
 `python -m tests.variables [--check]`
 """
-"""
 
 from __future__ import annotations
 

@@ -65,6 +65,44 @@ def import_games(
         )
 
 
+@import_app.command("chats")
+def import_chats(
+    paths: Annotated[list[Path], typer.Argument(exists=True, help="Files or folders of chat logs.")],
+    run: Run = "main",
+    profile: Annotated[str, typer.Option(help="Whose base model and decoder read them.")] = "chat",
+    format: Annotated[str | None, typer.Option(help="Of the files. Empty: found out, file by file.")] = None,
+    redact: Annotated[bool, typer.Option(help="Mask personal data before anything is stored.")] = True,
+    round: Annotated[int, typer.Option(min=0, help="Number of the round whose conversations these are.")] = 0,
+    variant: Annotated[
+        str, typer.Option(help="The policy that answered; 'seed' for any before the first round.")
+    ] = "seed",
+    d0_share: Annotated[float, typer.Option(min=0, max=0.5, help="Share of users for D0.")] = 0.1,
+    validation_share: Annotated[float, typer.Option(min=0, max=0.5, help="Share of users for validation.")] = 0.2,
+) -> None:
+    """Import conversations with an assistant, in any of 14 formats."""
+    workspace = run_workspace(run, new=True)
+    from respect_core.profiles import profile as named_profile
+    from tasks.games.chats import import_chats as task
+
+    with clear_errors():
+        imported = task(
+            workspace,
+            paths,
+            named_profile(profile),
+            format=format,
+            redact=redact,
+            round=round,
+            variant=variant,
+            d0_share=d0_share,
+            validation_share=validation_share,
+        )
+    console.print(escape(str(imported.understood)), highlight=False, soft_wrap=True)
+    held = ", ".join(f"{name} {count:,}" for name, count in imported.held.items()) or "none"
+    console.print(f"to learn from: {imported.learned_from:,}; held out: {held}", highlight=False)
+    if imported.problems:
+        console.print(f"[yellow]set aside, with reasons, in {imported.problems}[/]", soft_wrap=True)
+
+
 @import_app.command("list")
 def list_imports(run: Run = "main") -> None:
     """List what was imported, the oldest first."""

@@ -11,11 +11,11 @@ from prefect import tags, task
 from pydantic import TypeAdapter
 
 from flows.dispatch.pools import on_pool
+from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.store import manifests
 from respect_core.training_data import curated
 from respect_core.variants import SEED, Variant
-from respect_core.versions import base_sha256
 from tasks.compute.places import Place
 from tasks.registry import registry, results
 from tasks.registry.register import register_variant

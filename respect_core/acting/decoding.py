@@ -136,7 +136,8 @@ class Writer:
         These are the allowed tokens, or all but the image token (the model would look for an image to put there).
         """
         if allowed is None:
-            logits_BV[:, self.chat.image_id] = -torch.inf
+            if self.chat.image_id is not None:
+                logits_BV[:, self.chat.image_id] = -torch.inf
             chosen_B, logp_B = choose(logits_BV, uniform_B, temperature)
             return chosen_B.tolist(), logp_B.tolist()
         candidates_BA = padded([list(node) for node in allowed])
@@ -167,8 +168,8 @@ class Writer:
             attention_mask=mask_BT if P else None,
             position_ids=starts_B[:, None] + steps_T,
             past_key_values=past,
-            mm_encoder_outputs=None if P else self.features.encoder_outputs(self.model, [r.images for r in encoded]),
             use_cache=True,
+            **({} if P else self.features.arguments(self.model, [row.images for row in encoded])),
         ).last_hidden_state
         self.cache.store(encoded, past, starts)
         last_BH = hidden_BTH[torch.arange(len(new), device=device), lengths_B - 1]

@@ -25,6 +25,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from respect_core.feedback import prompts
+from respect_core.feedback.chat_examples import EXAMPLES
 from respect_core.feedback.prompts import NEGATIVE, NEUTRAL, POSITIVE, Exchange, Kind, Prompt
 from respect_core.model import local as local_models
 from respect_core.model.local import Dtype, LocalModel, ModelNotFoundError
@@ -88,7 +89,7 @@ class DecoderConfig:
 
 def named(name: str) -> DecoderConfig:
     """Return the decoder that a profile names: one of the functions below."""
-    config: DecoderConfig = {"idefics2_8b": idefics2_8b, "smollm2": smollm2}[name]()
+    config: DecoderConfig = {"idefics2_8b": idefics2_8b, "smollm2": smollm2, "smollm2_chat": smollm2_chat}[name]()
     return config
 
 
@@ -119,6 +120,19 @@ def smollm2() -> DecoderConfig:
         ternary_thresholds=Thresholds(positive=-0.82, neutral=-1.3),
         margin=0.1,
         local_files_only=True,
+    )
+
+
+def smollm2_chat() -> DecoderConfig:
+    """Return the decoder of conversations: SmolLM2-135M-Instruct on worked examples of users' replies to an assistant.
+
+    Raises:
+        ModelNotFoundError: the weights are not on this machine.
+    """
+    return replace(
+        smollm2(),
+        binary=prompts.few_shot("binary", examples=EXAMPLES),
+        ternary=prompts.few_shot("ternary", examples=EXAMPLES),
     )
 
 

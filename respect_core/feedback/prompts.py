@@ -189,14 +189,14 @@ _EXAMPLES = (
 )
 
 
-def few_shot(kind: Kind, context: bool = False) -> Prompt:
+def few_shot(kind: Kind, context: bool = False, examples: Sequence[Example] = _EXAMPLES) -> Prompt:
     """Return a prompt of worked examples for small models; both kinds have the same text, and so share one pass."""
     return Prompt(
         "few_shot",
         kind,
         {POSITIVE: ("positive", "good", "right"), NEGATIVE: ("negative", "bad", "wrong")},
         cue="The speaker's feedback was",
-        examples=_EXAMPLES,
+        examples=examples,
         context=context,
         openings=True,
     )

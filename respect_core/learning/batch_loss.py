@@ -90,9 +90,10 @@ def references(
         if game.kept:
             rows.append(encode_game(game, base, config))
         for turn in game.kept:
-            p = example.interaction.turns[turn].probability
+            p = example.interaction.turns[turn].propensity
             if p is not None and config.kto_reference == "logged":
-                logged[Key(example.interaction.interaction_id, turn)] = math.log(max(p, config.propensity_floor))
+                lowest = -math.inf if config.free_text else math.log(config.propensity_floor)
+                logged[Key(example.interaction.interaction_id, turn)] = max(p, lowest)
     was_training = model.training
     model.eval()
     features.ready(model, [image for row in rows for image in row.images])
@@ -168,12 +169,17 @@ def turn_losses(
         turns = [games[key.interaction_id].interaction.turns[key.turn] for key in keys]
         p_K = logp_KS.new_tensor([math.nan if turn.probability is None else turn.probability for turn in turns])
         reward_K = objectives.rewards(labels_K, config.negative_reward)
+        coefficient_K = None
+        if config.free_text:
+            log_p_K = logp_KS.new_tensor([math.nan if turn.propensity is None else turn.propensity for turn in turns])
+            coefficient_K = objectives.text_coefficient(logp_KS, mask_KS, reward_K, log_p_K, config.propensity_floor)
         objective_K = objectives.rl_loss(
             logp_KS,
             mask_KS,
             reward_K,
             p_K,
             floor=config.propensity_floor,
+            coefficient_N=coefficient_K,
             length_normalised=config.length_normalised,
             **smoothing,
         )

@@ -20,6 +20,9 @@ Deviations from the paper, and why:
    greedy actions are illegal before and after a round, with cross entropy on D0 or without (docs/log.md). Scoring only
    legal continuations cost games, so all of the vocabulary is scored.
 
+8. Of free text, such as a chat's replies, P and p are zero in any float, and with a floor under p every c would vanish.
+   `text_coefficient` takes the ratio per token, in log space, and bounds it by 1 / `floor`.
+
 Shape legend:
     N  turns (action spans)
     S  tokens of the longest action, end token included
@@ -27,6 +30,8 @@ Suffixes of tensor names give their shape: `logp_NS` is [N, S]. A mask is True a
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -89,6 +94,24 @@ def rl_coefficient(logp_N: Tensor, reward_N: Tensor, probability_N: Tensor, floo
     return torch.where(negative_N, ratio_N, torch.ones_like(ratio_N))
 
 
+def text_coefficient(
+    logp_NS: Tensor, mask_NS: Tensor, reward_N: Tensor, propensity_N: Tensor, floor: float = 0.01
+) -> Tensor:
+    """Compute c of equation 2 for free text, without gradient, [N] (deviation 8): the ratio's geometric mean per token.
+
+    Args:
+        propensity_N: log p; NaN where unknown and R >= 0.
+
+    Raises:
+        ValueError: a turn of negative reward has no log p (NaN).
+    """
+    negative_N = reward_N < 0
+    if bool((negative_N & propensity_N.isnan()).any()):
+        raise ValueError("a turn of negative reward has no logged probability; see sampling.require_probability")
+    ratio_N = log_ratio(logp_NS.detach(), mask_NS, propensity_N, length_normalised=True).clamp(max=-math.log(floor))
+    return torch.where(negative_N, ratio_N.exp(), torch.ones_like(ratio_N))
+
+
 def rl_loss(
     logp_NS: Tensor,
     mask_NS: Tensor,
@@ -96,6 +119,7 @@ def rl_loss(
     probability_N: Tensor,
     *,
     floor: float = 0.01,
+    coefficient_N: Tensor | None = None,
     length_normalised: bool = True,
     label_smoothing: float = 0.0,
     mean_logp_NS: Tensor | None = None,
@@ -108,8 +132,11 @@ def rl_loss(
     Args:
         reward_N: from `rewards`.
         probability_N: p with which the deployed policy took the action; NaN where unknown and R >= 0.
+        coefficient_N: c of equation 2; computed from p by default.
     """
-    c_N = rl_coefficient(span_total(logp_NS, mask_NS), reward_N, probability_N, floor)
+    c_N = coefficient_N
+    if c_N is None:
+        c_N = rl_coefficient(span_total(logp_NS, mask_NS), reward_N, probability_N, floor)
     likelihood_N = _pooled(smoothed(logp_NS, mean_logp_NS, label_smoothing), mask_NS, length_normalised)
     return -c_N * reward_N * likelihood_N
 

@@ -9,6 +9,9 @@ Deviations from the paper, numbered as they are cited elsewhere:
    illegal text counts against a policy. Greedy exact match ignores how confident a policy is, which decides sampled
    games: T-KTO won 52.0% of them and the seed policy 34.3%, with the same greedy exact match (docs/log.md).
 
+4. Free text, such as a chat's replies, has no one right action. There a turn's score is the probability per token of
+   the curated reply, its geometric mean, in place of both exact match and the probability of the whole action.
+
 Text that is no legal click in the state is illegal: `Deselect select`, a letter that is not selected, nothing at all.
 """
 
@@ -32,15 +35,15 @@ class ValidationResult:
     """Exact match over `n_turns` turns.
 
     `sampled_match` is the mean probability of the logged action over the full vocabulary: the exact match of actions
-    drawn at temperature 1, in expectation. `illegal_actions` counts greedy actions that are illegal in their state; it
-    is None if they were not counted.
+    drawn at temperature 1, in expectation. Of free text it is the mean of `scores` (deviation 4). `illegal_actions`
+    counts greedy actions that are illegal in their state; it is None if they were not counted.
     """
 
     exact_match: float
     sampled_match: float
     n_turns: int
     illegal_actions: int | None
-    correct: Mapping[tuple[str, int], bool]  # (interaction_id, turn)
+    scores: Mapping[tuple[str, int], float]  # by (interaction_id, turn): whether it is right, or deviation 4
 
 
 def exact_match(
@@ -68,7 +71,8 @@ def exact_match(
         missing = sorted(selection - present)[:5]
         raise ValueError(f"no action to validate for {missing or 'any turn'} in the interactions")
     correct: dict[tuple[str, int], bool] = {}
-    total = 0.0  # of probabilities
+    probability: dict[tuple[str, int], float] = {}  # of the whole action, or per token
+    free_text = policy.base.scenario.free_text
     with evaluating(policy.model):
         model = merged(policy.model)
         images = (image for name in sorted({name for name, _ in selection}) for image in games[name].context)
@@ -85,9 +89,10 @@ def exact_match(
         ):
             for key, matches in zip(batch.keys, (best_M == batch.targets).split(batch.lengths), strict=True):
                 correct[key.interaction_id, key.turn] = bool(matches.all())
-            total += sum(math.exp(logp_S.sum()) for logp_S in logp_M.split(batch.lengths))
+            for key, logp_S in zip(batch.keys, logp_M.split(batch.lengths), strict=True):
+                probability[key.interaction_id, key.turn] = math.exp(logp_S.mean() if free_text else logp_S.sum())
     illegal = None
-    if count_illegal:
+    if count_illegal and not free_text:
         misses = [waiting(games[name], turn) for (name, turn), match in sorted(correct.items()) if not match]
         actions = policy.write(misses, Manner(constrained=False, temperature=0.0))
         illegal = sum(
@@ -95,7 +100,9 @@ def exact_match(
             for action, game in zip(actions, misses, strict=True)
         )
     count = len(correct)
-    return ValidationResult(sum(correct.values()) / count, total / count, count, illegal, correct)
+    sampled_match = sum(probability.values()) / count
+    scores = probability if free_text else correct
+    return ValidationResult(sum(correct.values()) / count, sampled_match, count, illegal, scores)
 
 
 @dataclass(frozen=True)

@@ -140,8 +140,10 @@ def _record(line: bytes, partition: Partition, seen: Seen) -> InteractionLog | N
             raise RecordError(
                 name, f"{getattr(log, name)!r} in a log of {value!r}", "append it to the log it belongs to"
             )
+    longest = scenario(log.scenario).longest_utterance
     for number, turn in enumerate(log.turns):
-        spoken(turn.utterance, f"turns[{number}].utterance", "refuse utterances of this length where they are written")
+        remedy = "refuse utterances of this length where they are written"
+        spoken(turn.utterance, f"turns[{number}].utterance", remedy, longest)
     if log.interaction_id in seen.ids:
         raise RecordError(
             "interaction_id", f"{log.interaction_id!r} is taken by an earlier record", "give each game an id of its own"

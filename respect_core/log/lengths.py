@@ -20,7 +20,7 @@ from respect_core.model.chat import Chat, chat
 from respect_core.scenario import Scenario
 from respect_core.utterances import normalised
 
-LONGEST_UTTERANCE = 500  # characters
+LONGEST_UTTERANCE = Scenario.longest_utterance  # characters; of scenarios that set no other
 _CACHE_SIZE = 100_000  # utterances
 
 
@@ -32,13 +32,17 @@ class Budget:
     tokenizer, and the longest of 200 games 493.
     """
 
-    utterance: int = 128
-    game: int = 2048
+    utterance: int = Scenario.utterance_tokens
+    game: int = Scenario.game_tokens
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> Budget:
+        return cls(scenario.utterance_tokens, scenario.game_tokens)
 
     def within(self, positions: int | None) -> Budget:
         """Return this budget, reduced to the positions that a base takes."""
         game = min(self.game, positions or self.game)
-        return Budget(min(self.utterance, max(1, game // 16)), game)
+        return Budget(max(1, self.utterance * game // self.game), game)
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,13 @@ class Excess:
     reason: str
 
 
-def spoken(utterance: str, field: str, remedy: str) -> str:
-    """Return an utterance in normal form. Raises RecordError if that has more than LONGEST_UTTERANCE characters."""
-    if len(utterance) <= 10 * LONGEST_UTTERANCE:  # normalising takes time
+def spoken(utterance: str, field: str, remedy: str, longest: int = LONGEST_UTTERANCE) -> str:
+    """Return an utterance in normal form. Raises RecordError if that has more than `longest` characters."""
+    if len(utterance) <= 10 * longest:  # normalising takes time
         text = normalised(utterance)
-        if len(text) <= LONGEST_UTTERANCE:
+        if len(text) <= longest:
             return text
-    raise RecordError(field, f"an utterance of more than {LONGEST_UTTERANCE} characters in normal form", remedy)
+    raise RecordError(field, f"an utterance of more than {longest} characters in normal form", remedy)
 
 
 class Ruler:
@@ -70,7 +74,7 @@ class Ruler:
     def __init__(self, processor: Any, scenario: Scenario, budget: Budget | None = None) -> None:
         self._chat: Chat = chat(processor)
         self._scenario = scenario
-        self.budget = (budget or Budget()).within(self._chat.positions)
+        self.budget = (budget or Budget.of(scenario)).within(self._chat.positions)
         self._counts: dict[str, int] = {}
         self._heads: dict[int, int] = {}
         longest = scenario.longest_turn()
@@ -86,8 +90,9 @@ class Ruler:
             self._heads[images] = self._of((), images)
         total = self._heads[images]
         for turn, text in enumerate(utterances):
-            if (characters := len(normalised(text))) > LONGEST_UTTERANCE:
-                return Excess(turn, f"has {characters} characters, of which {LONGEST_UTTERANCE} are allowed")
+            longest = self._scenario.longest_utterance
+            if (characters := len(normalised(text))) > longest:
+                return Excess(turn, f"has {characters} characters, of which {longest} are allowed")
             tokens = self.tokens(text)
             if tokens > self.budget.utterance:
                 return Excess(turn, f"has {tokens} tokens, of which {self.budget.utterance} are allowed")
@@ -95,6 +100,13 @@ class Ruler:
             if total > self.budget.game:
                 return Excess(turn, f"brings the game to {total} tokens, of which {self.budget.game} are allowed")
         return None
+
+    def turns_within(self, interaction: Interaction) -> int:
+        """Return how many turns of an interaction with its replies fit the budget, counted from the first."""
+        for turns in range(len(interaction.turns), 0, -1):
+            if self._of(interaction.turns[:turns]) <= self.budget.game:
+                return turns
+        return 0
 
     def tokens(self, text: str) -> int:
         """Count the tokens of an utterance."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from respect_core.interaction import Interaction, interactions
 from respect_core.scenario import scenario
 from respect_core.schemas import SCHEMA_VERSION
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class _Record(BaseModel):
@@ -28,9 +32,22 @@ class LoggedTurn(_Record):
     """An utterance and the action that answered it."""
 
     utterance: str = Field(min_length=1)
+    state: str | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="what the policy saw before the utterance; None where it follows from the actions",
+    )
     action: str = Field(description="canonical action string, e.g. 'deselect E select F' or 'nothing'")
     probability: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None, description="probability of the action when it was taken, renormalised over legal actions"
+    )
+    logp: Annotated[float, Field(le=0)] | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="log-probability of a text in nats, whose `probability` would be zero in a float",
+    )
+    explicit: Literal[-1, 1] | None = Field(
+        default=None, exclude_if=_is_none, description="the user's own thumb, up or down"
     )
     seconds: Annotated[float, Field(ge=0)] | None = Field(default=None, description="from utterance to action")
 
@@ -59,6 +76,12 @@ class InteractionLog(_Record):
     started_at: str = Field(description="ISO 8601")
     context: list[str] = Field(description="image ids, listener's order")
     turns: list[LoggedTurn] = Field(min_length=1)
+    closing: str | None = Field(
+        default=None,
+        min_length=1,
+        exclude_if=_is_none,
+        description="what the user wrote last, if nobody answered it: the follow-up of the last turn",
+    )
     outcome: Outcome | None = None
 
     @model_validator(mode="after")
@@ -78,7 +101,9 @@ class InteractionLog(_Record):
 
     def states(self) -> list[str]:
         """Return the state before each turn and after the last: one state more than turns."""
-        return scenario(self.scenario).states(self.context, [turn.action for turn in self.turns])
+        return scenario(self.scenario).states(
+            self.context, [turn.action for turn in self.turns], [turn.state for turn in self.turns]
+        )
 
 
 def turn_rows(log: InteractionLog) -> list[dict[str, Any]]:
@@ -96,13 +121,15 @@ def turn_rows(log: InteractionLog) -> list[dict[str, Any]]:
             "utterance": turn.utterance,
             "action": turn.action,
             "probability": turn.probability,
+            "logp": turn.logp,
+            "explicit": turn.explicit,
             "follow_up": follow_up,
             "policy_name": log.policy.name,
             "policy_version": log.policy.version,
             "adapter_hash": log.policy.adapter_hash,
         }
         for number, (turn, state, follow_up) in enumerate(
-            zip(log.turns, log.states()[:-1], [*follow_ups, None], strict=True)
+            zip(log.turns, log.states()[:-1], [*follow_ups, log.closing], strict=True)
         )
     ]
 

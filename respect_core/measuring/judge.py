@@ -9,7 +9,7 @@ The defaults suit plain text: an action is right or wrong as a whole, and has on
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import TypeAlias
 
@@ -34,6 +34,13 @@ class Judge(ABC):
     def credit(self, action: str, context: Sequence[str], targets: Collection[str]) -> tuple[int, int]:
         """Return how many units of an action are accurate, and how many it has: clicks in appendix B.4."""
         return int(self.label(action, context, targets) == 1), 1
+
+    def chance(self, action: str, state: str, context: Sequence[str]) -> Mapping[str, float]:
+        """Return the probability of an action by chance, by the name of each way to guess; empty where there is none.
+
+        Each judge names the same ways for all actions.
+        """
+        return {}
 
     def canonical(self, action: str) -> str:
         """Return the spelling that all equal actions share."""

@@ -18,13 +18,14 @@ from typing import Any
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-from respect_core import tiny
+from respect_core.model import local
 from respect_core.model.lora import make_lean, view
+from respect_core.model.text import TextProcessor
 from respect_core.scenario import Scenario
 from respect_core.variants import LoraConfig
-from respect_core.versions import base_sha256, files_hash
+from respect_core.versions import files_hash
 
 _WHOLE = "2-"
 """The prefix of hashes over the whole folder of an adapter."""
@@ -67,7 +68,7 @@ def load_base(
     """Load a base model and its processor.
 
     Args:
-        base: "tiny" for the embedded model, a directory, or a hub id.
+        base: "tiny" or "smollm2" for the embedded models, a directory, or a hub id. Images are optional.
         scenario: whose prompts the model answers.
         device: where to put it; the accelerator if there is one.
         dtype: bf16 on CUDA, else fp32 (bf16 is several times slower on CPUs).
@@ -79,28 +80,41 @@ def load_base(
     """
     place = torch.device(device) if device is not None else default_device()
     precision = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
-    source = str(tiny.path()) if base == "tiny" else base
-    model = AutoModelForImageTextToText.from_pretrained(source, dtype=precision)
+    source = local.locate(base)
+    config = AutoConfig.from_pretrained(source)
+    kind: Any = AutoModelForImageTextToText if _takes_images(config) else AutoModelForCausalLM
+    model = kind.from_pretrained(source, dtype=precision)
     model.requires_grad_(False)
     model.eval().to(place)
-    processor = _limit_positions(AutoProcessor.from_pretrained(source), model.config)
-    image_processor = processor.image_processor
-    if hasattr(image_processor, "do_image_splitting"):
-        image_processor.do_image_splitting = False
-    if not (image_processor.size["height"] and image_processor.size["width"]):
-        image_processor.size = {"height": image_size, "width": image_size}
-    fingerprint = base_sha256(base) or f"{source}@{model.config._commit_hash}"
+    processor = _processor(source, config)
+    if (image_processor := getattr(processor, "image_processor", None)) is not None:
+        if hasattr(image_processor, "do_image_splitting"):
+            image_processor.do_image_splitting = False
+        if not (image_processor.size["height"] and image_processor.size["width"]):
+            image_processor.size = {"height": image_size, "width": image_size}
+    fingerprint = local.base_sha256(base) or f"{source}@{model.config._commit_hash}"
     return Base(base, model, processor, fingerprint, scenario)
 
 
 def load_processor(base: str) -> Any:
     """Load the processor of a base model, for texts alone. Raises OSError as `load_base` does."""
-    source = str(tiny.path()) if base == "tiny" else base
-    return _limit_positions(AutoProcessor.from_pretrained(source), AutoConfig.from_pretrained(source))
+    source = local.locate(base)
+    return _processor(source, AutoConfig.from_pretrained(source))
 
 
-def _limit_positions(processor: Any, config: Any) -> Any:
-    """Set the base's limit in its processor, which alone then tells how long a game may be (`chat.Chat.positions`)."""
+def _takes_images(config: Any) -> bool:
+    return type(config) in AutoModelForImageTextToText._model_mapping
+
+
+def _processor(source: str, config: Any) -> Any:
+    """Load a processor and set the base's limit in it, which alone then tells how long a game may be.
+
+    `chat.Chat.positions` reads the limit.
+    """
+    takes_images = _takes_images(config)
+    processor: Any = (
+        AutoProcessor.from_pretrained(source) if takes_images else TextProcessor(AutoTokenizer.from_pretrained(source))
+    )
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None:
         processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, positions)

@@ -27,6 +27,7 @@ _PROBE = [
     _say("system", "none is selected"),
     _say("user", "a bird"),
 ]
+_TEXT_PROBE = [_say("user", "a bird"), _say("assistant", "select A"), _say("user", "a bird")]
 
 
 class Chat:
@@ -44,15 +45,16 @@ class Chat:
         self.end_token = str(getattr(end, "content", end))
         self.end_id: int = tokenizer.convert_tokens_to_ids(self.end_token)
         self.pad_id: int = tokenizer.pad_token_id
-        self.image_id: int = processor.image_token_id
+        self.image_id: int | None = processor.image_token_id  # None: the base takes no images
         limit = tokenizer.model_max_length  # includes the base's (`base.load_base`); huge where it is not set
         self.positions: int | None = limit if limit < _NO_LIMIT else None
         self._read = Reader(tokenizer)
         self._render_text = lru_cache(100_000)(lambda role, text: self.render([_say(role, text)]))
-        self.generation_prompt = self.render(_PROBE, generate=True).removeprefix(self.render(_PROBE))
+        probe = _TEXT_PROBE if self.image_id is None else _PROBE
+        self.generation_prompt = self.render(probe, generate=True).removeprefix(self.render(probe))
         # Most templates render message by message; then each message is rendered once, whatever its neighbours.
-        self._additive = "".join(self.render([message]) for message in _PROBE) == self.render(_PROBE)
-        answer = self.pieces([*_PROBE, _say("assistant", _PLACEHOLDER)])[-1]
+        self._additive = "".join(self.render([message]) for message in probe) == self.render(probe)
+        answer = self.pieces([*probe, _say("assistant", _PLACEHOLDER)])[-1]
         before, placeholder, after = answer.partition(_PLACEHOLDER)
         if not (before.startswith(self.generation_prompt) and placeholder and self.end_token in after):
             raise ValueError(
@@ -64,8 +66,8 @@ class Chat:
         self._words: dict[str, tuple[int, ...]] = {}
         # Whether an action's tokens are those of its words, concatenated, as with nearly every tokenizer.
         self.words_stand_alone = True
-        probe = "deselect A B select C D"
-        self.words_stand_alone = self.action_tokens([probe]) == [self._tokens_after_prompt(probe)]
+        action = "deselect A B select C D"
+        self.words_stand_alone = self.action_tokens([action]) == [self._tokens_after_prompt(action)]
 
     def render(self, messages: Sequence[Message], *, generate: bool = False) -> str:
         """Return the text of a conversation; with `generate`, up to where the assistant's next action begins."""
@@ -87,10 +89,16 @@ class Chat:
         return self._render_text(message["role"], parts[0]["text"])
 
     def _clean(self, message: Message) -> Message:
-        """Neutralise special tokens (such as an image's) and role names in a user's message, so that it stays text."""
-        if message["role"] != "user":
+        """Neutralise special tokens (such as an image's) in a message, so that it stays text.
+
+        In what users and tools wrote, role names are neutralised too.
+        """
+        role, parts = message["role"], message["content"]
+        if role in ("user", "tool"):
+            return _say(role, " ".join(self._read(part["text"]).text for part in parts))
+        if any(part["type"] != "text" for part in parts):
             return message
-        return _say("user", " ".join(self._read(part["text"]).text for part in message["content"]))
+        return _say(role, self._read.without_special_tokens("".join(part["text"] for part in parts)))
 
     def count(self, text: str) -> int:
         """Count the tokens of a user's text alone, without its message's markup."""

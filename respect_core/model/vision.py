@@ -45,7 +45,7 @@ class VisionFeatures:
     def __init__(
         self, base: Base, images: Mapping[str, Image.Image], *, cache_dir: Path | None = None, batch_size: int = 64
     ) -> None:
-        if not hasattr(inner(base.model).model, "vision_model"):
+        if images and not hasattr(inner(base.model).model, "vision_model"):
             raise ValueError(f"base {base.name!r} has no `vision_model` and `connector`; Idefics2 models have both")
         self._base = base
         self._images = images
@@ -55,12 +55,10 @@ class VisionFeatures:
         self._pixels: dict[str, Tensor] = {}  # id -> [3, height, width], only where the tower is trained
         self._connected: dict[str, Tensor] = {}  # id -> [L, H], only where `connected` made this
 
-    def encoder_outputs(
-        self, model: Any, images: Sequence[Sequence[str]]
-    ) -> dict[str, BaseModelOutputWithPooling] | None:
-        """Return the argument `mm_encoder_outputs` of the model's forward, for a batch of image ids in prompt order.
+    def arguments(self, model: Any, images: Sequence[Sequence[str]]) -> dict[str, Any]:
+        """Return the arguments of the model's forward for a batch of image ids in prompt order; none without images.
 
-        None where there are no images. Differentiable with respect to the adapters of `model`, a view of the base.
+        Differentiable with respect to the adapters of `model`, a view of the base.
 
         Raises:
             KeyError: an unknown image id.
@@ -68,14 +66,15 @@ class VisionFeatures:
         """
         distinct = list(dict.fromkeys(image for row in images for image in row))
         if not distinct:
-            return None
+            return {}
         if self._connected:
             tokens_ULH = torch.stack([self._connected[image] for image in distinct])
         else:
             tokens_ULH = self._connect(model, distinct)
         place = {image: index for index, image in enumerate(distinct)}
         order = torch.tensor([place[image] for row in images for image in row], device=tokens_ULH.device)
-        return {"image": BaseModelOutputWithPooling(pooler_output=tokens_ULH[order].flatten(0, 1))}
+        encoded = BaseModelOutputWithPooling(pooler_output=tokens_ULH[order].flatten(0, 1))
+        return {"mm_encoder_outputs": {"image": encoded}}
 
     @torch.no_grad()
     def connected(self, model: Any, images: Iterable[str]) -> VisionFeatures:
@@ -84,6 +83,8 @@ class VisionFeatures:
         The connector runs here, once for each image, and no more after that.
         """
         distinct = list(dict.fromkeys(images))
+        if not distinct:
+            return self
         tokens: dict[str, Tensor] = {}
         batches = list(threads.split_across_cores(distinct, self._batch_size, self._base.device))
         self.ready(model, distinct)
@@ -97,7 +98,7 @@ class VisionFeatures:
 
     def ready(self, model: Any, images: Iterable[str]) -> None:
         """Prepare the tower outputs that `model` will use: none where it trains the tower."""
-        if not self._differs(inner(model).model.vision_model):
+        if (images := list(images)) and not self._differs(inner(model).model.vision_model):
             self.prepare(images)
 
     def _connect(self, model: Any, distinct: Sequence[str]) -> Tensor:

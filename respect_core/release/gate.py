@@ -1,8 +1,8 @@
 """Decide whether a candidate may replace the deployed policy: from evidence to a verdict, without side effects.
 
-Exact match is compared turn by turn on the same validation games. The turns of a game depend on each other, so the
-bootstrap resamples games: a candidate is refused when it loses more than the margin with the given confidence, and
-not because a few turns of a small set happened to come out differently.
+The criterion, exact match in MULTIREF, is compared turn by turn on the same validation games. The turns of a game
+depend on each other, so the bootstrap resamples games: a candidate is refused when it loses more than the margin with
+the given confidence, and not because a few turns of a small set happened to come out differently.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from respect_core.interaction import TurnKey
 from respect_core.measuring.metrics import Estimate, ratio
+from respect_core.scenario import Scenario, scenario
 
 Figures = dict[str, float | int | str]
 
@@ -20,14 +21,14 @@ Figures = dict[str, float | int | str]
 class GateConfig:
     """The gate's requirements. Shares lie between 0 and 1."""
 
-    margin: float = 0.0  # loss of exact match that is allowed even when it is certain
+    criterion: str = Scenario.criterion  # what is compared
+    margin: float = 0.0  # loss of the criterion that is allowed even when it is certain
     confidence: float = 0.95  # one-sided, that a loss is real
     resamples: int = 10_000  # of the validation games
     min_games: int = 10  # fewer validation games say nothing
     min_feedback_turns: int = 100  # with feedback that it learned from; with fewer, what it learned is chance
     illegal_cap: float = 0.01  # illegal greedy actions per validation turn: less than this
     user_share_cap: float = 0.2  # of the turns with feedback that it learned from, by any one user: at most this
-    seed: int = 0  # of the resampling
 
 
 def standard() -> GateConfig:
@@ -44,7 +45,12 @@ def tiny() -> GateConfig:
     return replace(standard(), illegal_cap=0.1)
 
 
-GATES: dict[str, Callable[[], GateConfig]] = {"tiny": tiny}
+def chat() -> GateConfig:
+    """Return the gate of conversations, whose curated replies have no exact match."""
+    return replace(standard(), criterion=scenario("chat").criterion)
+
+
+GATES: dict[str, Callable[[], GateConfig]] = {"tiny": tiny, "chat": chat}
 
 
 def gate(profile: str) -> GateConfig:
@@ -56,7 +62,8 @@ def gate(profile: str) -> GateConfig:
 class Evidence:
     """What the gate knows about one policy.
 
-    `right`: whether the greedy action was the validation turn's. `illegal_actions`: how many of the greedy actions on
+    `right`: each validation turn's score, between 0 and 1; of exact match, whether the greedy action was the turn's.
+    `illegal_actions`: how many of the greedy actions on
     these turns were illegal. `learned`: turns with feedback that it learned from, by user. `unusable`: why the adapter
     does not load or act, or that there is no record of what it learned from; empty where all is well. `adapter_hash`:
     hash of its weights; two policies with the same hash are one.
@@ -64,7 +71,7 @@ class Evidence:
 
     policy: str
     adapter_hash: str = ""
-    right: Mapping[TurnKey, bool] = field(default_factory=dict)
+    right: Mapping[TurnKey, float] = field(default_factory=dict)
     illegal_actions: int = 0
     learned: Mapping[str, int] = field(default_factory=dict)
     unusable: str = ""
@@ -111,7 +118,7 @@ def judge(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Verdic
         reason = f"{candidate.policy} has the weights of {deployed.policy}, which is deployed: it learned nothing since"
         return Verdict(False, (reason,), {})
     findings = [
-        *_exact_match(candidate, deployed, config),
+        *_compared(candidate, deployed, config),
         _illegal(candidate, config),
         *_training_data(candidate, config),
     ]
@@ -121,20 +128,20 @@ def judge(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Verdic
 
 
 def difference(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Estimate:
-    """Return the candidate's exact match minus that of the deployed policy, per turn.
+    """Return the candidate's criterion minus that of the deployed policy, per turn.
 
     Each end of its interval bounds the difference from one side with `config.confidence`.
     """
-    sums: dict[str, int] = {}
+    sums: dict[str, float] = {}
     turns: dict[str, int] = {}
     for (game, turn), right in sorted(candidate.right.items()):
         sums[game] = sums.get(game, 0) + right - deployed.right[game, turn]
         turns[game] = turns.get(game, 0) + 1
     level = 2 * config.confidence - 1  # two-sided: each tail holds 1 - confidence
-    return ratio(list(sums.values()), list(turns.values()), resamples=config.resamples, seed=config.seed, level=level)
+    return ratio(list(sums.values()), list(turns.values()), resamples=config.resamples, level=level)
 
 
-def _exact_match(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Iterator[_Finding]:
+def _compared(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Iterator[_Finding]:
     games, turns = len({game for game, _ in candidate.right}), len(candidate.right)
     if games < config.min_games:
         sentence = f"{games} validation games are too few to compare policies; the gate asks for {config.min_games}"
@@ -144,7 +151,7 @@ def _exact_match(candidate: Evidence, deployed: Evidence, config: GateConfig) ->
     change = difference(candidate, deployed, config)
     passed = change.high >= -config.margin
     sentence = (
-        f"exact match {ours:.1%} on {turns} turns of {games} games against {theirs:.1%} of {deployed.policy}: "
+        f"{config.criterion} {ours:.1%} on {turns} turns of {games} games against {theirs:.1%} of {deployed.policy}: "
         f"{change.value:+.1%}, with {config.confidence:.0%} confidence at most {change.high:+.1%}, "
         f"{'within' if passed else 'beyond'} the allowed loss of {config.margin:.1%}"
     )

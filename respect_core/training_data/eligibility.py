@@ -9,6 +9,7 @@ their tables. Memory does not grow with them (`respect_core.store.sorting`), exc
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -200,23 +201,31 @@ def _require_numbers(games: pa.Table) -> None:
 # --- propensity -------------------------------------------------------------------------------------------------
 
 
-def fill_probability(batch: pa.RecordBatch, probability: Mapping[TurnKey, float]) -> pa.RecordBatch:
-    """Fill in p from `probability` where it is null. Logged values stay.
+def fill_propensity(
+    batch: pa.RecordBatch, values_by_turn: Mapping[TurnKey, float], *, free_text: bool = False
+) -> pa.RecordBatch:
+    """Fill in p where it is null, as a probability or, of free text, as its logarithm. Logged values stay.
 
     Raises:
-        ValueError: a probability outside (0, 1].
+        ValueError: a probability outside (0, 1], or a logarithm above 0.
     """
-    columns = (batch.column(name).to_pylist() for name in ("interaction_id", "turn", "probability"))
+    name, low, high = ("logp", -math.inf, 0.0) if free_text else ("probability", 0.0, 1.0)
+    columns = (batch.column(each).to_pylist() for each in ("interaction_id", "turn", name))
     values = [
-        logged if logged is not None else probability.get((interaction_id, turn))
+        logged if logged is not None else values_by_turn.get((interaction_id, turn))
         for interaction_id, turn, logged in zip(*columns, strict=True)
     ]
-    wrong = next((place for place, p in enumerate(values) if p is not None and not 0 < p <= 1), None)
+    wrong = next((place for place, p in enumerate(values) if p is not None and not low < p <= high), None)
     if wrong is not None:
-        interaction_id, turn = (batch.column(name)[wrong] for name in ("interaction_id", "turn"))
-        raise ValueError(f"probability {values[wrong]} of turn {turn} of {interaction_id} is outside (0, 1]")
-    place = batch.schema.get_field_index("probability")
+        interaction_id, turn = (batch.column(each)[wrong] for each in ("interaction_id", "turn"))
+        raise ValueError(f"{name} {values[wrong]} of turn {turn} of {interaction_id} is outside ({low:g}, {high:g}]")
+    place = batch.schema.get_field_index(name)
     return batch.set_column(place, batch.schema.field(place), pa.array(values, pa.float64()))
+
+
+def propensity(batch: pa.RecordBatch) -> pa.Array:
+    """Return p or its logarithm, whichever a row has; null where it has neither."""
+    return pc.coalesce(batch.column("probability"), batch.column("logp"))
 
 
 # --- figures ----------------------------------------------------------------------------------------------------
@@ -242,7 +251,7 @@ class Tally:
     def add(self, batch: pa.RecordBatch) -> None:
         """Count a batch of whole games in TRAINING_SET_SCHEMA."""
         self.rows += batch.num_rows
-        label, p = batch.column("label"), batch.column("probability")
+        label, p = batch.column("label"), propensity(batch)
         self.without_p += p.null_count
         for row in _grouped(batch.select(["source", "label"]), ["source", "label"], [([], "count_all")]).to_pylist():
             self.labels[row["source"], row["label"]] += row["count_all"]

@@ -39,7 +39,7 @@ def training_row(row: Mapping[str, Any], *, label: int | None, source: str) -> R
     """Convert a row of the `turns` table to a row of a training set."""
     columns = (
         *("interaction_id", "round", "variant", "turn", "context"),
-        *("state", "utterance", "action", "probability"),
+        *("state", "utterance", "action", "probability", "logp"),
     )
     return {name: row[name] for name in columns} | {"label": label, "source": source}
 

@@ -104,7 +104,7 @@ def require_probability(data: Sequence[Example], objective: Objective) -> None:
         turn_name(example.interaction.interaction_id, number)
         for example in data
         for number, (turn, label) in enumerate(zip(example.interaction.turns, example.labels, strict=True))
-        if label == -1 and turn.probability is None
+        if label == -1 and turn.propensity is None
     ]
     refuse_without_probability(lacking, len(lacking))
 

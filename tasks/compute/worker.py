@@ -91,7 +91,7 @@ def train(spec: TrainSpec) -> dict[str, Any]:
             "sampled_match": result.sampled_match,
             "n_turns": result.n_turns,
             "illegal_actions": result.illegal_actions or 0,
-            "right": [(name, turn, match) for (name, turn), match in sorted(result.correct.items())],
+            "right": [(name, turn, score) for (name, turn), score in sorted(result.scores.items())],
         }
 
     def progress(step: StepRecord, total: int) -> None:
@@ -224,7 +224,10 @@ def _number(seed: int | str) -> int:
 
 
 def propensity(spec: PropensitySpec) -> dict[str, Any]:
-    """Compute the probability of every logged action, by interaction; None if constrained decoding cannot write it."""
+    """Compute the probability of every logged action, by interaction; of free text, its logarithm.
+
+    None if constrained decoding cannot write the action.
+    """
     from respect_core.acting.policy import Policy
     from respect_core.interaction import interactions
     from respect_core.store import tables
@@ -234,10 +237,12 @@ def propensity(spec: PropensitySpec) -> dict[str, Any]:
     games = [game for game in interactions(rows) if chosen(game.interaction_id)]
     base = _base(spec)
     policy = Policy(base, spec.adapter, _features(spec, base, _of(games)))
-    result: dict[str, list[float | None]] = {}
+    result: dict[str, Sequence[float | None]] = {}
     for start in range(0, len(games), spec.profile.play_batch):
         some = games[start : start + spec.profile.play_batch]
-        result.update(zip((game.interaction_id for game in some), policy.probabilities(some), strict=True))
+        values: Sequence[Sequence[float | None]]
+        values = policy.log_probabilities(some) if base.scenario.free_text else policy.probabilities(some)
+        result.update(zip((game.interaction_id for game in some), values, strict=True))
         report(len(result), len(games))
     return result
 
@@ -255,7 +260,7 @@ def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
     base = _base(spec)
     policy = Policy(base, spec.adapter, _features(spec, base, _of(games)))
     result = exact_match(policy, games, right)
-    turns = [(name, turn, match) for (name, turn), match in sorted(result.correct.items())]
+    turns = [(name, turn, score) for (name, turn), score in sorted(result.scores.items())]
     logp = policy.log_probabilities([game for game in games if game.interaction_id in {name for name, _ in right}])
     finite = all(math.isfinite(each) for game in logp for each in game)
     return {"turns": turns, "illegal_actions": result.illegal_actions or 0, "finite": finite}

@@ -6,9 +6,9 @@ from prefect import task
 
 from respect_core.log.log import append_logs
 from respect_core.log.records import PolicyIdentity
+from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.variants import HH
-from respect_core.versions import base_sha256
 from tasks.compute import process
 from tasks.compute.specs import PlayResult, PlaySpec, worker_code
 from tasks.registry import registry

@@ -15,10 +15,11 @@ from mlflow.entities.model_registry import ModelVersion
 from prefect import task
 from pydantic import TypeAdapter
 
+from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.training_data import curated
 from respect_core.variants import SEED
-from respect_core.versions import base_sha256, json_hash
+from respect_core.versions import json_hash
 from tasks.registry import deployed, registry
 from tasks.registry.lineage import keep_lineage, prepare_lineage
 from tasks.support.files import passing

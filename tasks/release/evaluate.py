@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from respect_core.log.records import InteractionLog
+from respect_core.measuring.judge import judge
 from respect_core.measuring.metrics import Estimate, ratio
+from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.release import lineage
-from respect_core.scenarios.multiref.chance import LISTENERS
 from respect_core.store.base import Store
 from respect_core.training_data import curated
 from respect_core.variants import SEED, Variant
-from respect_core.versions import base_sha256
 from tasks.compute import process
 from tasks.compute.specs import EvaluateSpec, worker_code
 from tasks.registry import registry
@@ -107,13 +107,12 @@ def compare(logs: Sequence[InteractionLog], evaluated: Sequence[EvaluatedRef]) -
     """Compute each policy's exact match, its difference from the first policy's, and chance, on the same turns."""
     games = {log.interaction_id: (log, log.states()) for log in logs}
     scored = [(name, turn) for name, turn, _ in evaluated[0].turns]
-    chances = {
-        listener: [
-            (name, probability(games[name][0].turns[turn].action, games[name][1][turn], len(games[name][0].context)))
-            for name, turn in scored
-        ]
-        for listener, probability in LISTENERS.items()
-    }
+    chances: dict[str, list[tuple[str, float]]] = {}
+    for name, turn in scored:
+        log, states = games[name]
+        by_listener = judge(log.scenario).chance(log.turns[turn].action, states[turn], log.context)
+        for listener, probability in by_listener.items():
+            chances.setdefault(listener, []).append((name, probability))
     first = {(name, turn): right for name, turn, right in evaluated[0].turns}
     values: dict[str, dict[str, Any]] = {}
     for each in evaluated:

@@ -66,8 +66,8 @@ def _same_games(one: ModelVersion, other: ModelVersion) -> bool:
 
 
 def _interval(policy: Evidence) -> list[float]:
-    """Return the 95% interval of exact match, resampling whole games."""
-    sums: dict[str, int] = {}
+    """Return the 95% interval of the criterion, resampling whole games."""
+    sums: dict[str, float] = {}
     turns: dict[str, int] = {}
     for (game, _), right in sorted(policy.right.items()):
         sums[game], turns[game] = sums.get(game, 0) + right, turns.get(game, 0) + 1

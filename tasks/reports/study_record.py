@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from respect_core.log.log import LOGS
 from respect_core.measuring.metrics import read_counts
+from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
-from respect_core.versions import base_sha256, code_version
+from respect_core.versions import code_version
 from tasks.registry import registry
 from tasks.registry.register import reference
 from tasks.support.files import write_whole

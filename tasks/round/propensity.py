@@ -6,17 +6,18 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+import pyarrow.compute as pc
 from prefect import get_run_logger, task
 
 from respect_core.interaction import TurnKey
 from respect_core.log import set_aside
+from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.store import manifests, tables
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition
 from respect_core.training_data.sources import learning_partitions
 from respect_core.variants import Objective, Propensity, Variant
-from respect_core.versions import base_sha256
 from tasks.compute import culprits
 from tasks.compute.places import Place, runner
 from tasks.compute.specs import PropensitySpec, worker_code
@@ -72,8 +73,8 @@ def read_probabilities(store: Store, references: Sequence[PropensityRef]) -> dic
 
 
 def _lacks_probability(store: Store, partition: Partition) -> bool:
-    column = tables.read_table(store, "turns", [partition.round], [partition.variant], ["probability"])
-    return bool(column["probability"].null_count)
+    columns = tables.read_table(store, "turns", [partition.round], [partition.variant], ["probability", "logp"])
+    return bool(pc.coalesce(columns["probability"], columns["logp"]).null_count)
 
 
 def _fill(

@@ -13,9 +13,10 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
+from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.training_data import curated
-from respect_core.versions import base_sha256, json_hash
+from respect_core.versions import json_hash
 from tasks.registry import registry
 from tasks.registry.register import log_training, recipe
 from tasks.support.files import write_whole

@@ -107,8 +107,9 @@ def _write(
     tally, lacking = Tally(), 0
     with parts.new_part(store, "training_sets", partition) as writer:
         for batch in batches:
-            lacking += batch.column("probability").null_count
-            complete = eligibility.fill_probability(batch, probability) if probability else batch
+            lacking += eligibility.propensity(batch).null_count
+            free_text = config.free_text
+            complete = eligibility.fill_propensity(batch, probability, free_text=free_text) if probability else batch
             tally.add(complete)
             writer.add_batch(_of(partition, complete))
         if config.objective is Objective.RL:

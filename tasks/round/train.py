@@ -7,10 +7,10 @@ from pathlib import Path
 
 from prefect import task
 
+from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.training_data import curated
 from respect_core.variants import SEED, Variant
-from respect_core.versions import base_sha256
 from tasks.compute import culprits
 from tasks.compute.places import Place, runner
 from tasks.compute.specs import TrainSpec, worker_code

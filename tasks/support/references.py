@@ -144,7 +144,7 @@ class EvaluatedRef(_Reference):
     """
 
     policy: RegisteredRef
-    turns: list[tuple[str, int, bool]]
+    turns: list[tuple[str, int, bool | float]]
     illegal_actions: int
     finite: bool = True
     seconds: float

@@ -151,7 +151,7 @@ def _check_equal(policy: Policy, played: Sequence[Interaction], peer: Generating
         for game in played
         for number, tokens in enumerate(talk.action_tokens([str(turn.action) for turn in game.turns]))
     }
-    right = dict(exact_match(policy, played, count_illegal=False).correct)
+    right = dict(exact_match(policy, played, count_illegal=False).scores)
     assert right == {key: tokens == wanted[key] for key, tokens in theirs.items()}, "verdicts differ"
     assert size != "tiny" or 0 < sum(right.values()) < len(right), f"{sum(right.values())} of {len(right)} are right"
     return f"all {len(right)} verdicts and first wrong tokens the same, {sum(right.values())} right"

@@ -16,7 +16,7 @@ class ThreeWords(Scenario):
     name = "three-words"
     most_turns = 8
 
-    def states(self, context: Sequence[str], actions: Sequence[str]) -> list[str]:
+    def states(self, context: Sequence[str], actions: Sequence[str], logged: Sequence[str | None] = ()) -> list[str]:
         for number, action in enumerate(actions):
             if action not in WORDS:
                 raise ScenarioError(f"turns[{number}].action: {action[:20]!r} is not one of {', '.join(WORDS)}")

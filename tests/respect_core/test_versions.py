@@ -11,9 +11,10 @@ from paths import REPOSITORY
 
 from respect_core import tiny
 from respect_core.model.base import load_base
+from respect_core.model.local import base_sha256
 from respect_core.profiles import tiny as tiny_profile
 from respect_core.scenarios.multiref.scenario import SCENARIO
-from respect_core.versions import base_sha256, code_version, sources
+from respect_core.versions import code_version, sources
 from tasks.compute.specs import worker_code
 
 

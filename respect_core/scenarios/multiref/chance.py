@@ -8,7 +8,6 @@ Each acts at random among the legal actions that it considers possible:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import comb
 
 from respect_core.scenarios.multiref import actions
@@ -27,7 +26,9 @@ def kind_and_number(action: str, state: str, n_images: int) -> float:
     return 1 / ways
 
 
-LISTENERS: dict[str, Callable[[str, str, int], float]] = {
-    "single click": single_click,
-    "kind and number": kind_and_number,
-}
+def chance(action: str, state: str, n_images: int) -> dict[str, float]:
+    """Return the probability of the action under each listener, by its name."""
+    return {
+        "single click": single_click(action, state, n_images),
+        "kind and number": kind_and_number(action, state, n_images),
+    }

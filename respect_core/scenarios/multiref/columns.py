@@ -200,6 +200,7 @@ def _turns_table(records: pa.RecordBatch, turns: _Turns, states: pa.Array) -> pa
     following = pa.array(np.arange(1, len(last) + 1), mask=last)
     columns = of_turn | {name: column.take(pa.array(turns.game)) for name, column in of_game.items()}
     columns |= {"turn": pa.array(turns.number), "state": states, "follow_up": of_turn["utterance"].take(following)}
+    columns |= {name: pa.nulls(len(last), TURNS_SCHEMA.field(name).type) for name in ("logp", "explicit")}
     return pa.table({name: columns[name] for name in TURNS_SCHEMA.names}).cast(TURNS_SCHEMA)
 
 

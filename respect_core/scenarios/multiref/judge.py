@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from respect_core.measuring.judge import ImageSimilarity, Judge
 from respect_core.scenarios.multiref import actions
+from respect_core.scenarios.multiref.chance import chance
 from respect_core.scenarios.multiref.similarity import similarity
 
 
@@ -39,6 +40,9 @@ class MultiRefJudge(Judge):
         parsed, target_letters = actions.parse(action), _letters(targets, context)
         accurate = len(target_letters.intersection(parsed.select)) + len(set(parsed.deselect) - target_letters)
         return accurate, len(parsed.select) + len(parsed.deselect)
+
+    def chance(self, action: str, state: str, context: Sequence[str]) -> dict[str, float]:
+        return chance(action, state, len(context))
 
     def canonical(self, action: str) -> str:
         return actions.canonical(action)

@@ -34,7 +34,11 @@ class MultiRef(Scenario):
     max_new_tokens = 10  # published code
     most_turns = MAX_TURNS // 2  # the listener's
 
-    def states(self, context: Sequence[str], actions_taken: Sequence[str]) -> list[str]:
+    def states(
+        self, context: Sequence[str], actions_taken: Sequence[str], logged: Sequence[str | None] = ()
+    ) -> list[str]:
+        if any(state is not None for state in logged):
+            raise ScenarioError("context: states follow from the actions; leave `state` out of the turns")
         if not SMALLEST_CONTEXT <= len(context) <= len(LETTERS):
             bounds = f"at least {SMALLEST_CONTEXT} and at most {len(LETTERS)}"
             raise ScenarioError(f"context: has {len(context)} images; give {bounds}")

@@ -49,9 +49,9 @@ def greedy_matches(model: Any, processor: Any) -> dict[tuple[str, int], bool]:
 def test_exact_match_is_what_greedy_generation_says(policy: Policy) -> None:
     policy.model.eval()
     result = exact_match(policy, GAMES)
-    assert result.correct == greedy_matches(policy.model, models.base().processor)
+    assert result.scores == greedy_matches(policy.model, models.base().processor)
     assert 0 < result.exact_match < 1 and result.n_turns == 12
-    assert result.exact_match == sum(result.correct.values()) / 12
+    assert result.exact_match == sum(result.scores.values()) / 12
 
 
 def test_an_adapter_validates_the_same_under_stock_code(policy: Policy, tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_an_adapter_validates_the_same_under_stock_code(policy: Policy, tmp_path
     models.base().processor.save_pretrained(tmp_path / "base")
     model, processor = models.reload(tmp_path / "base")
     model = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter"))
-    assert greedy_matches(model, processor) == result.correct
+    assert greedy_matches(model, processor) == result.scores
     loaded = exact_match(Policy(models.base(), tmp_path / "adapter", models.features()), GAMES)
-    assert loaded.correct == result.correct
+    assert loaded.scores == result.correct
 
 
 def test_sampled_match_is_the_mean_probability_of_the_right_actions(policy: Policy) -> None:
@@ -83,7 +83,7 @@ def test_only_the_turns_asked_for_count(policy: Policy) -> None:
     every = exact_match(policy, GAMES)
     wanted = {("game-60", 1), ("game-60", 2), ("game-63", 0)}
     some = exact_match(policy, GAMES, wanted)
-    assert some.correct == {turn: every.correct[turn] for turn in wanted} and some.n_turns == 3
+    assert some.scores == {turn: every.correct[turn] for turn in wanted} and some.n_turns == 3
     with pytest.raises(ValueError, match="game-60"):
         exact_match(policy, GAMES, {("game-60", 9)})
     with pytest.raises(ValueError, match="any turn"):

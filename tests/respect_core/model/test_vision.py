@@ -17,7 +17,7 @@ from respect_core.variants import LoraConfig, enhanced
 
 
 def connector_output(model: object, features: VisionFeatures, *rows: tuple[str, ...]) -> torch.Tensor:
-    return features.encoder_outputs(model, rows)["image"].pooler_output
+    return features.arguments(model, rows)["mm_encoder_outputs"]["image"].pooler_output
 
 
 def pixel_output(model: object, *rows: tuple[str, ...]) -> torch.Tensor:

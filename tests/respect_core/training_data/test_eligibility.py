@@ -175,15 +175,15 @@ def test_rl_without_p_names_turns_and_remedies() -> None:
     with pytest.raises(ValueError, match=r"g1 turn 1\. .*--propensity backfill.*--propensity surrogate"):
         _tallied(batch).require_probability()
     sampling.require_probability(sampling.examples(table), Objective.KTO)
-    filled = eligibility.fill_probability(batch, {("g1", 1): 0.25})
+    filled = eligibility.fill_propensity(batch, {("g1", 1): 0.25})
     sampling.require_probability(sampling.examples(pa.Table.from_batches([filled])), Objective.RL)
     _tallied(filled).require_probability()
     assert filled["probability"].to_pylist() == [None, 0.25, None]
     assert filled.schema.equals(table.schema)
-    kept = eligibility.fill_probability(filled, {("g1", 0): 1.0, ("g1", 1): 0.9})
+    kept = eligibility.fill_propensity(filled, {("g1", 0): 1.0, ("g1", 1): 0.9})
     assert kept["probability"].to_pylist() == [1.0, 0.25, None]
     with pytest.raises(ValueError, match=r"probability 0\.0 of turn 1 of g1 is outside"):
-        eligibility.fill_probability(batch, {("g1", 1): 0.0})
+        eligibility.fill_propensity(batch, {("g1", 1): 0.0})
 
 
 # --- what is odd -------------------------------------------------------------------------------------------------

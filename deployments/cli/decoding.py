@@ -1,0 +1,50 @@
+"""`respect evaluate-decoder`: measure a profile's feedback decoder on follow-ups that somebody labelled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from flows.support.terminal import Commands, clear_errors, console
+from respect_core.profiles import profile as named_profile
+
+decoding_app = Commands()
+
+
+@decoding_app.command("evaluate-decoder")
+def evaluate_decoder(
+    rows: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="JSON lines with prompt, answer, followup and label."),
+    ],
+    profile: Annotated[str, typer.Option(help="Whose decoder to measure.")] = "chat",
+    out: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+) -> None:
+    """Compare decoded follow-ups with labels: negative, neutral or positive."""
+    with clear_errors():
+        from respect_core.feedback.decoder import FeedbackDecoder, named
+        from respect_core.measuring import decoder_rows
+
+        labelled = decoder_rows.read(rows)
+        decoder = FeedbackDecoder(named(named_profile(profile).feedback_decoder))
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("decode", total=None)
+            figures = decoder_rows.evaluate(
+                decoder, labelled, lambda done, total: progress.update(task, completed=done, total=total)
+            )
+    table = Table("figure", "value", "95% interval", title=f"{decoder.config.name} on {figures.turns:,} follow-ups")
+    values = figures.to_json()
+    for name, value in values.items():
+        if name.endswith("_ci95"):
+            continue
+        low, high = values.get(f"{name}_ci95", (None, None))
+        shown = "undefined" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+        table.add_row(name.replace("_", " "), shown, "" if low is None else f"{low:.3f} to {high:.3f}")
+    console.print(table)
+    if out is not None:
+        out.write_text(json.dumps(values, indent=2) + "\n")

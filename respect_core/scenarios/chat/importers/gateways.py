@@ -1,0 +1,225 @@
+"""Read the records of gateways: a request, which repeats the whole history, and what was answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from respect_core.log.log import RecordError
+from respect_core.scenarios.chat.importers.conversation import Entry, Message
+from respect_core.scenarios.chat.importers.parsing import (
+    Record,
+    first,
+    message_of,
+    messages_of,
+    parsed,
+    record_at,
+    sampling,
+    text,
+    thumb,
+    tools_of,
+    when,
+)
+from respect_core.scenarios.chat.importers.stitch import Request
+from respect_core.scenarios.chat.importers.summary import Place
+
+_CHAT_CALLS = {"completion", "acompletion", "responses", "aresponses", "anthropic_messages", "text_completion", ""}
+_CANCELLED = -3  # Helicone's status of a request whose client went away
+
+
+def read_litellm(record: Record, place: Place) -> Iterator[Request]:
+    """Read a StandardLoggingPayload of LiteLLM."""
+    call, metadata = str(record.get("call_type") or ""), record_at(record, "metadata")
+    if call not in _CHAT_CALLS:
+        raise RecordError("call_type", "a call that is no chat", f"none: {call!r} has no conversation")
+    if record.get("status") == "failure":
+        raise RecordError("status", "a request that failed", "none: there is no answer")
+    if record_at(metadata, "requester_metadata").get("task"):
+        raise RecordError(
+            "metadata.requester_metadata.task", "a background call, such as for a title or tags", "none: nobody read it"
+        )
+    settings = record_at(record, "model_parameters")
+    body = {**settings, "messages": parsed(record.get("messages")), "model": record.get("model")}
+    yield exchange(
+        body,
+        parsed(record.get("response")),
+        place,
+        id=text(record.get("id")),
+        at=when(record.get("startTime")),
+        user=text(first(record, "end_user") or first(metadata, "user_api_key_end_user_id", "user_api_key_user_id")),
+        session=text(first(record_at(metadata, "requester_metadata"), "session_id", "chat_id")),
+    )
+
+
+def read_pair(record: Record, place: Place) -> Iterator[Request]:
+    """Read a request body beside its response body, as a proxy in front of any OpenAI-compatible server writes them."""
+    request, response = (parsed(first(record, name, f"{name}_body")) for name in ("request", "response"))
+    request, response = (each.get("body", each) if isinstance(each, Mapping) else each for each in (request, response))
+    yield exchange(
+        parsed(request) if isinstance(parsed(request), Mapping) else {},
+        parsed(response),
+        place,
+        id=text(first(record, "id", "request_id", "custom_id")),
+        at=when(first(record, "timestamp", "created_at", "started_at", "time", "at")),
+        user=text(first(record, "user", "user_id")),
+        session=text(first(record, "session_id", "conversation_id")),
+    )
+
+
+def read_helicone(record: Record, place: Place) -> Iterator[Request]:
+    """Read a request that Helicone exported with its bodies."""
+    if not (body := parsed(record.get("request_body"))) or not isinstance(body, Mapping):
+        raise RecordError("request_body", "the request has no body", "export with --include-body")
+    status = record.get("response_status")
+    if isinstance(status, int) and status >= 400:
+        raise RecordError("response_status", "a request that failed", "none: there is no answer")
+    session = next(
+        (v for k, v in record_at(record, "request_properties").items() if k.lower() == "helicone-session-id"), None
+    )
+    yield exchange(
+        body,
+        parsed(record.get("response_body")),
+        place,
+        id=text(record.get("request_id")),
+        at=when(record.get("request_created_at")),
+        user=text(record.get("request_user_id")),
+        session=text(session),
+        rating=thumb(record.get("feedback_rating")),
+        cut=status == _CANCELLED,
+    )
+
+
+# --- requests and responses -------------------------------------------------------------------------------------
+
+
+def exchange(
+    body: Record,
+    response: Any,
+    place: Place,
+    *,
+    id: str | None,
+    at: str | None,
+    user: str | None,
+    session: str | None,
+    rating: int | None = None,
+    cut: bool = False,
+    trace: str | None = None,
+    fallback: bool = False,
+) -> Request:
+    """Read a request and its response, in the shapes of OpenAI's two chat APIs and of Anthropic's.
+
+    Raises:
+        RecordError: there are no messages, or no answer.
+    """
+    said = first(body, "messages", "input", "prompt")
+    messages = [Message("user", said)] if isinstance(said, str) else _input(said, place)
+    if system := first(body, "system", "instructions"):
+        messages = [*message_of({"role": "system", "content": system}, place, "system"), *messages]
+    answers = _answers(response, place)
+    model = text(first(response, "model") if isinstance(response, Mapping) else None) or text(body.get("model"))
+    entries = [
+        Entry(
+            message,
+            at=at or when(record_at({"r": response}, "r").get("created")),
+            model=model,
+            explicit=None if number else rating,
+            logprob=_logprob(choice),
+            sampling=sampling(body),
+            token_ids=_token_ids(choice),
+            cut=cut or choice.get("cut") is True,
+        )
+        for number, (message, choice) in enumerate(answers)
+    ]
+    user = user or text(first(body, "user", "safety_identifier"))
+    id = id or text(record_at({"r": response}, "r").get("id"))
+    tools = tools_of(first(body, "tools", "functions"))
+    return Request(messages, entries, place.source, id, user, session, tools, trace, fallback)
+
+
+def _input(said: Any, place: Place) -> list[Message]:
+    """Read messages, or the items of the Responses API, whose calls and results of tools have no role."""
+    items = parsed(said)
+    if not isinstance(items, Sequence) or isinstance(items, str):
+        raise RecordError("messages", "the request has no messages", "log the body of the request with its messages")
+    return messages_of([_with_role(each) for each in items], place)
+
+
+def _with_role(item: Any) -> Any:
+    if isinstance(item, Mapping) and "role" not in item:
+        if item.get("type") == "function_call":
+            return {"role": "assistant", "content": [item]}
+        if item.get("type") == "function_call_output":
+            return {"role": "tool", "content": [item]}
+    return item
+
+
+def _answers(response: Any, place: Place) -> list[tuple[Message, Record]]:
+    """Read the messages that a response holds, each with its choice."""
+    if isinstance(response, str) and response.strip():
+        return [(Message("assistant", response), {})]
+    if isinstance(response, list) and response and isinstance(response[0], Mapping):
+        if str(response[0].get("object", "")).endswith(".chunk"):
+            response = _assembled(response)
+        elif "message" in response[0]:
+            response = {"choices": response}
+        else:
+            response = {"output": response}
+    choices: list[Any] = []
+    if isinstance(response, Mapping):
+        if "output" in response:  # the Responses API: a list of items
+            items = [_with_role(each) for each in response["output"] or []]
+            said = [each for each in messages_of([i for i in items if "role" in i], place, "response.output")]
+            message = Message(
+                "assistant",
+                "\n".join(each.content for each in said if each.content),
+                tuple(c for each in said for c in each.tool_calls),
+            )
+            return [(message, {"cut": response.get("status") == "cancelled"})]
+        choices = response.get("choices") or ([{"message": response}] if "content" in response else [])
+    answers = [
+        (message, choice)
+        for choice in choices
+        if isinstance(choice, Mapping)
+        for message in message_of(_message_in(choice), place, "response")[:1]
+    ]
+    if not answers:
+        raise RecordError(
+            "response", "the request has no answer", "log the body of the response; if it is streamed, once it ends"
+        )
+    return answers
+
+
+def _message_in(choice: Record) -> Record:
+    message = parsed(choice.get("message", choice.get("text", "")))
+    return (
+        {"role": "assistant", **message} if isinstance(message, Mapping) else {"role": "assistant", "content": message}
+    )
+
+
+def _assembled(chunks: Sequence[Any]) -> Record:
+    """Join the chunks of a streamed response; without a reason to finish, its client cut it."""
+    content, calls, logprobs, finished = list[str](), dict[int, dict[str, Any]](), list[Any](), False
+    for choice in (each for chunk in chunks for each in chunk.get("choices") or [] if not each.get("index")):
+        delta = record_at(choice, "delta")
+        content.append(delta.get("content") or "")
+        for call in delta.get("tool_calls") or []:
+            whole = calls.setdefault(call.get("index", 0), {"function": {"name": "", "arguments": ""}})
+            whole["id"] = whole.get("id") or call.get("id")
+            for name in ("name", "arguments"):
+                whole["function"][name] += record_at(call, "function").get(name) or ""
+        logprobs += record_at(choice, "logprobs").get("content") or []
+        finished = finished or choice.get("finish_reason") is not None
+    message = {"role": "assistant", "content": "".join(content), "tool_calls": list(calls.values())}
+    choice = {"message": message, "logprobs": {"content": logprobs}, "cut": not finished}
+    return {**chunks[0], "choices": [choice]}
+
+
+def _logprob(choice: Record) -> float | None:
+    tokens = record_at(choice, "logprobs").get("content")
+    values = [each.get("logprob") for each in tokens or [] if isinstance(each, Mapping)]
+    return float(sum(values)) if values and all(isinstance(each, int | float) for each in values) else None
+
+
+def _token_ids(choice: Record) -> tuple[int, ...] | None:
+    ids = choice.get("token_ids")
+    return tuple(ids) if isinstance(ids, list) and ids and all(isinstance(each, int) for each in ids) else None

@@ -1,0 +1,144 @@
+"""Import chat logs: one part for a round to learn from, one for D0, and one to choose checkpoints by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from respect_core.errors import ExpectedError
+from respect_core.log import imports, user_key
+from respect_core.log.imports import ImportRecord
+from respect_core.log.lengths import Ruler
+from respect_core.log.log import SET_ASIDE, Problem, RecordError, append_logs, new_lines
+from respect_core.log.records import InteractionLog, turn_rows
+from respect_core.profiles import Profile
+from respect_core.scenario import scenario
+from respect_core.scenarios.chat.importers import Conversation, Imported, read_conversations
+from respect_core.scenarios.chat.logs import Writer
+from respect_core.scenarios.chat.logs import curated as as_curated
+from respect_core.store.manifests import Partition
+from respect_core.training_data import curated
+from respect_core.variants import SEED, DecoderKind
+from tasks.support import progress
+from tasks.support.workspace import Workspace
+
+MOST_CURATED = 200
+"""Conversations that a game set gets at most: more would cost time at every checkpoint."""
+
+
+class NothingImportedError(ExpectedError):
+    """No conversation of an import can be used. The message says why."""
+
+
+@dataclass
+class ImportedChats:
+    """What an import of chat logs did."""
+
+    understood: Imported
+    learned_from: int = 0  # conversations in the log
+    held: dict[str, int] = field(default_factory=dict)  # conversations by game set
+    problems: str | None = None  # key of the records set aside
+
+
+def import_chats(
+    workspace: Workspace,
+    paths: Sequence[Path],
+    profile: Profile,
+    *,
+    format: str | None = None,
+    redact: bool = True,
+    round: int = 0,
+    variant: str = SEED,
+    d0_share: float = 0.1,
+    validation_share: float = 0.2,
+) -> ImportedChats:
+    """Import conversations: all of them, or nothing where one cannot be stored.
+
+    Users are divided by a hash of their pseudonym, so that all conversations of a user are on one side. From those of
+    the shares, conversations with a follow-up that is decoded as positive become D0 and the validation set: the replies
+    before such follow-ups count as right.
+
+    Args:
+        format: of the files; found out by default.
+        redact: mask personal data before anything is stored.
+        d0_share, validation_share: shares of users; 0 leaves that set as it is.
+
+    Raises:
+        NothingUsableError: no record of the files can be used.
+        ValueError: conversations are in the log of another round or variant, or the store's users have pseudonyms under
+            another RESPECT_USER_KEY (KeyChangedError).
+        StoreError: the store cannot be written.
+    """
+    from respect_core.model.base import load_processor
+
+    store, partition = workspace.open(), Partition(round, variant)
+    writer = Writer(round, variant, Ruler(load_processor(profile.base), scenario(profile.scenario)))
+    with new_lines(store, partition.folder(SET_ASIDE)) as problems:
+        understood = Imported(on_problem=lambda problem: problems.add(problem.to_json()))
+        logs: dict[str, InteractionLog] = {}
+        for conversation in read_conversations(paths, format, redact, understood):
+            log = _record(writer, conversation, understood)
+            if log is not None:
+                logs[log.interaction_id] = log
+        if not logs:
+            raise NothingImportedError(str(understood))
+        imports.require_new(store, list(logs.values()))
+        user_key.claim(store)
+        set_aside = problems.put(partition.folder(SET_ASIDE) + "import-") if problems.count else None
+    sets = {curated.D0: (0.0, d0_share), curated.VALIDATION: (d0_share, d0_share + validation_share)}
+    result, held = ImportedChats(understood, problems=set_aside), dict[str, list[str]]()
+    for name, (low, high) in sets.items():
+        chosen = [log for log in logs.values() if low <= _place(log.user) < high][:MOST_CURATED]
+        chosen = _with_right_turns(profile, chosen, name)
+        if chosen:  # before the rest is in the log, so that no round learns from them in between
+            held[name] = curated.add(store, name, chosen)
+            result.held[name] = len(chosen)
+        for log in chosen:
+            del logs[log.interaction_id]
+    result.learned_from = len(logs)
+    if logs:
+        key = append_logs(store, logs.values())
+        record = ImportRecord(
+            log=key,
+            file=", ".join(path.name for path in paths),
+            imported_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            games=len(logs),
+            problems=set_aside,
+            held=held,
+        )
+        imports.note(store, record)
+    return result
+
+
+def _record(writer: Writer, conversation: Conversation, understood: Imported) -> InteractionLog | None:
+    try:
+        return writer.record(conversation)
+    except RecordError as error:
+        understood.put_aside(Problem(*conversation.source, error.field, error.reason, error.remedy))
+        return None
+
+
+def _place(user: str) -> float:
+    """Return a user's place between 0 and 1, which decides the side that all their conversations are on."""
+    return int(hashlib.sha256(user.encode()).hexdigest()[:8], 16) / 16**8
+
+
+def _with_right_turns(profile: Profile, logs: Sequence[InteractionLog], name: str) -> list[InteractionLog]:
+    """Return those that have a reply whose follow-up is decoded as positive, or that the user gave a thumb up."""
+    from respect_core.feedback import decoder
+
+    rows = [row for log in logs for row in turn_rows(log)]
+    right: dict[str, list[int]] = {}
+    if any(row["follow_up"] for row in rows):
+        with progress.bar(f"decode follow-ups for {name}") as bar:
+            decoded = decoder.FeedbackDecoder(decoder.named(profile.feedback_decoder))
+            for row in decoded.decode(rows, (DecoderKind.TERNARY.value,), bar.update):
+                if row["label"] == 1 and row["marked"] is None:
+                    right.setdefault(row["interaction_id"], []).append(row["turn"])
+    for row in rows:
+        if row["explicit"] == 1 and row["turn"] not in right.get(row["interaction_id"], ()):
+            right.setdefault(row["interaction_id"], []).append(row["turn"])
+    return [as_curated(log, sorted(right[log.interaction_id])) for log in logs if log.interaction_id in right]
