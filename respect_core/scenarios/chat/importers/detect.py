@@ -70,12 +70,8 @@ def _is_otel(record: Record) -> bool:
 
 
 def _is_openassistant(record: Record) -> bool:
-    return (
-        "message_tree_id" in record
-        or "thread_id" in record
-        and "thread" in record
-        or "message_id" in record
-        and "text" in record
+    return any(
+        names <= record.keys() for names in ({"message_tree_id"}, {"thread_id", "thread"}, {"message_id", "text"})
     )
 
 

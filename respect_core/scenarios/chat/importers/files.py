@@ -43,7 +43,7 @@ def find(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         elif path.exists():
             files = [(path, path.name)]
         else:
-            matches = (Path(each) for each in sorted(glob.glob(str(path), recursive=True)))
+            matches = (Path(each) for each in sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207
             files = [(each, each.name) for each in matches if each.is_file()]
         if not files:
             raise ChatLogError(

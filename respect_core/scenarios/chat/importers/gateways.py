@@ -42,7 +42,7 @@ def read_litellm(record: Record, place: Place) -> Iterator[Request]:
     body = {**settings, "messages": parsed(record.get("messages")), "model": record.get("model")}
     yield exchange(
         body,
-        parsed(record.get("response")),
+        record.get("response"),
         place,
         id=text(record.get("id")),
         at=when(record.get("startTime")),
@@ -53,11 +53,12 @@ def read_litellm(record: Record, place: Place) -> Iterator[Request]:
 
 def read_pair(record: Record, place: Place) -> Iterator[Request]:
     """Read a request body beside its response body, as a proxy in front of any OpenAI-compatible server writes them."""
-    request, response = (parsed(first(record, name, f"{name}_body")) for name in ("request", "response"))
+    request, response = (first(record, name, f"{name}_body") for name in ("request", "response"))
     request, response = (each.get("body", each) if isinstance(each, Mapping) else each for each in (request, response))
+    body = parsed(request)
     yield exchange(
-        parsed(request) if isinstance(parsed(request), Mapping) else {},
-        parsed(response),
+        body if isinstance(body, Mapping) else {},
+        response,
         place,
         id=text(first(record, "id", "request_id", "custom_id")),
         at=when(first(record, "timestamp", "created_at", "started_at", "time", "at")),
@@ -78,7 +79,7 @@ def read_helicone(record: Record, place: Place) -> Iterator[Request]:
     )
     yield exchange(
         body,
-        parsed(record.get("response_body")),
+        record.get("response_body"),
         place,
         id=text(record.get("request_id")),
         at=when(record.get("request_created_at")),
@@ -116,11 +117,12 @@ def exchange(
     if system := first(body, "system", "instructions"):
         messages = [*message_of({"role": "system", "content": system}, place, "system"), *messages]
     answers = _answers(response, place)
-    model = text(first(response, "model") if isinstance(response, Mapping) else None) or text(body.get("model"))
+    whole = record_at({"response": parsed(response)}, "response")
+    model = text(whole.get("model")) or text(body.get("model"))
     entries = [
         Entry(
             message,
-            at=at or when(record_at({"r": response}, "r").get("created")),
+            at=at or when(whole.get("created")),
             model=model,
             explicit=None if number else rating,
             logprob=_logprob(choice),
@@ -131,7 +133,7 @@ def exchange(
         for number, (message, choice) in enumerate(answers)
     ]
     user = user or text(first(body, "user", "safety_identifier"))
-    id = id or text(record_at({"r": response}, "r").get("id"))
+    id = id or text(whole.get("id"))
     tools = tools_of(first(body, "tools", "functions"))
     return Request(messages, entries, place.source, id, user, session, tools, trace, fallback)
 
@@ -155,27 +157,14 @@ def _with_role(item: Any) -> Any:
 
 def _answers(response: Any, place: Place) -> list[tuple[Message, Record]]:
     """Read the messages that a response holds, each with its choice."""
-    if isinstance(response, str) and response.strip():
-        return [(Message("assistant", response), {})]
-    if isinstance(response, list) and response and isinstance(response[0], Mapping):
-        if str(response[0].get("object", "")).endswith(".chunk"):
-            response = _assembled(response)
-        elif "message" in response[0]:
-            response = {"choices": response}
-        else:
-            response = {"output": response}
-    choices: list[Any] = []
-    if isinstance(response, Mapping):
-        if "output" in response:  # the Responses API: a list of items
-            items = [_with_role(each) for each in response["output"] or []]
-            said = [each for each in messages_of([i for i in items if "role" in i], place, "response.output")]
-            message = Message(
-                "assistant",
-                "\n".join(each.content for each in said if each.content),
-                tuple(c for each in said for c in each.tool_calls),
-            )
-            return [(message, {"cut": response.get("status") == "cancelled"})]
-        choices = response.get("choices") or ([{"message": response}] if "content" in response else [])
+    whole = _whole(response)
+    if isinstance(whole.get("output"), list):  # the Responses API: one answer in several items
+        items = [each for each in map(_with_role, whole["output"]) if isinstance(each, Mapping) and "role" in each]
+        said = messages_of(items, place, "response.output")
+        content = "\n".join(each.content for each in said if each.content)
+        answer = Message("assistant", content, tuple(call for each in said for call in each.tool_calls))
+        return [(answer, {"cut": whole.get("status") == "cancelled"})]
+    choices = whole.get("choices") or ([{"message": whole}] if "content" in whole else [])
     answers = [
         (message, choice)
         for choice in choices
@@ -183,10 +172,26 @@ def _answers(response: Any, place: Place) -> list[tuple[Message, Record]]:
         for message in message_of(_message_in(choice), place, "response")[:1]
     ]
     if not answers:
-        raise RecordError(
-            "response", "the request has no answer", "log the body of the response; if it is streamed, once it ends"
-        )
+        raise RecordError("response", "the request has no answer", "log the response's body; of a stream, once it ends")
     return answers
+
+
+def _whole(response: Any) -> Record:
+    """Return a response as an object, be it logged as text, as chunks or as a list of messages."""
+    loaded = parsed(response)
+    if isinstance(loaded, list) and loaded and isinstance(loaded[0], Mapping):
+        if str(loaded[0].get("object", "")).endswith(".chunk"):
+            return _assembled(loaded)
+        if "message" in loaded[0]:
+            return {"choices": loaded}
+        return (
+            {"choices": [{"message": loaded[-1]}]}
+            if "content" in loaded[0] and "type" not in loaded[0]
+            else {"output": loaded}
+        )
+    if isinstance(loaded, Mapping) and loaded.keys() & {"choices", "output", "content"}:
+        return loaded
+    return {"content": response} if isinstance(response, str) and response.strip() else {}
 
 
 def _message_in(choice: Record) -> Record:

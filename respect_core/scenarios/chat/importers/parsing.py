@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,10 +22,8 @@ _ROLES: dict[Role, str] = {
     "tool": "tool function observation ipython function_response",
 }
 _ROLE: dict[str, Role] = {name: role for role, names in _ROLES.items() for name in names.split()}
-_SAMPLING = (
-    "temperature top_p top_k min_p max_tokens max_completion_tokens max_output_tokens seed frequency_penalty "
-    "presence_penalty repetition_penalty stop logit_bias"
-).split()
+_SAMPLING = """temperature top_p top_k min_p max_tokens max_completion_tokens max_output_tokens seed frequency_penalty
+    presence_penalty repetition_penalty stop logit_bias"""
 _THOUGHTS = {"reasoning", "thinking", "redacted_thinking", "thoughts"}
 _RATINGS = {
     1: "1 true up good positive like liked thumbs_up thumbsup thumbs-up yes",
@@ -95,7 +93,9 @@ def thumb(value: Any) -> int | None:
 
 def sampling(settings: Record, prefix: str = "") -> dict[str, Any] | None:
     """Return the settings that shape the distribution of a reply; None where none is logged."""
-    return {name: settings[prefix + name] for name in _SAMPLING if settings.get(prefix + name) is not None} or None
+    return {
+        name: settings[prefix + name] for name in _SAMPLING.split() if settings.get(prefix + name) is not None
+    } or None
 
 
 def tools_of(value: Any) -> tuple[str, ...]:
@@ -197,19 +197,3 @@ class _Parts:
             self._texts.append(f"[{medium}]")
             reason = f"{'an' if medium[0] in 'ai' else 'a'} {medium} in a message"
             self._place.leave_out(self._field, reason, f"none: the text keeps the place of it as [{medium}]")
-
-
-def accepts(*names: str) -> Callable[[Record], bool]:
-    """Return a test for records that have all of these fields."""
-    return lambda record: all(name in record for name in names)
-
-
-def is_list_of(value: Any, *names: str) -> bool:
-    """Tell whether the first item of a list is an object with one of these fields."""
-    value = parsed(value)
-    return (
-        isinstance(value, Iterable)
-        and isinstance(value, list)
-        and bool(value)
-        and any(isinstance(value[0], Mapping) and name in value[0] for name in names)
-    )

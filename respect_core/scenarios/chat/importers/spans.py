@@ -1,4 +1,4 @@
-"""Read spans of observability tools: Langfuse, OpenTelemetry's gen_ai conventions, MLflow; and the ratings beside them."""
+"""Read spans of Langfuse, OpenTelemetry's gen_ai conventions and MLflow, and the ratings beside them."""
 
 from __future__ import annotations
 
@@ -45,11 +45,9 @@ def _body(said: Any) -> dict[str, Any]:
 
 def _answer(said: Any) -> Any:
     """Return what was answered: a text, a message, or a response with choices."""
-    said = parsed(said)
-    if isinstance(said, Mapping) and not said.keys() & {"choices", "content", "role"}:
-        return parsed(first(said, *_ANSWERS.split()))
-    if isinstance(said, list) and said and isinstance(said[0], Mapping) and "role" in said[0]:
-        return said[-1]
+    loaded = parsed(said)
+    if isinstance(loaded, Mapping) and not loaded.keys() & {"choices", "content", "role"}:
+        return first(loaded, *_ANSWERS.split()) or said
     return said
 
 
@@ -162,7 +160,7 @@ def _read_span(span: Record, place: Place) -> Iterator[Item]:
     outputs = parsed(attributes.get("gen_ai.output.messages"))
     yield exchange(
         {
-            "messages": attributes["gen_ai.input.messages"],
+            "messages": parsed(attributes["gen_ai.input.messages"]),
             "system": parsed(attributes.get("gen_ai.system_instructions")),
             "tools": attributes.get("gen_ai.tool.definitions"),
             "model": first(attributes, "gen_ai.response.model", "gen_ai.request.model"),

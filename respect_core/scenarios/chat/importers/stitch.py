@@ -31,7 +31,8 @@ _TIME = re.compile(
 )
 # What chat interfaces ask a model behind the user's back, about a conversation that they quote.
 _BACKGROUND = re.compile(
-    r"\s*(?:#+ *task:?\s+)?(?:please )?(?:generate|write|create|suggest|provide|give|come up with|summari[sz]e|analy[sz]e)"
+    r"\s*(?:#+ *task:?\s+)?(?:please )?"
+    r"(?:generate|write|create|suggest|provide|give|come up with|summari[sz]e|analy[sz]e)"
     r"\b.{0,160}?(?:\btitles?\b|\btags\b|\bfollow-?up (?:questions|prompts)|\bsearch quer(?:y|ies)|\bemoji\b).{0,400}?"
     r"(?:\bchat[ _]history|\bconversation\b|\bthis chat\b|<chat_history>)"
     r"|\s*#+ *task:?\s+.{0,60}(?:\bautocompletion\b|\btitle\b|\btags\b)",
