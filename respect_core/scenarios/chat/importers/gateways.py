@@ -184,11 +184,8 @@ def _whole(response: Any) -> Record:
             return _assembled(loaded)
         if "message" in loaded[0]:
             return {"choices": loaded}
-        return (
-            {"choices": [{"message": loaded[-1]}]}
-            if "content" in loaded[0] and "type" not in loaded[0]
-            else {"output": loaded}
-        )
+        if loaded[0].keys() & {"type", "role"}:
+            return {"output": loaded} if "type" in loaded[0] else {"choices": [{"message": loaded[-1]}]}
     if isinstance(loaded, Mapping) and loaded.keys() & {"choices", "output", "content"}:
         return loaded
     return {"content": response} if isinstance(response, str) and response.strip() else {}

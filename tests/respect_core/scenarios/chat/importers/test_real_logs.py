@@ -16,7 +16,7 @@ from respect_core.scenarios.chat.importers import Imported, read_conversations
 def test_real_conversations_are_all_usable(
     shared: Path, name: str, format: str, conversations: int, turns: int, follow_ups: int
 ) -> None:
-    path = shared / "chat" / name
+    path = shared / "data" / "chat" / name
     if not path.is_file():
         pytest.skip(f"{path} is absent")
     summary = Imported()
