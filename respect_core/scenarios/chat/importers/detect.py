@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ def _items_have(field: str, *names: str) -> Callable[[Record], bool]:
     def test(record: Record) -> bool:
         items = parsed(record.get(field))
         return isinstance(items, list) and (
-            not items or (isinstance(items[0], Mapping) and any(n in items[0] for n in names))
+            not items or (isinstance(items[0], dict) and any(n in items[0] for n in names))
         )
 
     return test
@@ -126,9 +126,9 @@ def unwrapped(record: Any) -> list[Any]:
     """Return the records in a page of an API or an object that holds a list of them; else the record itself."""
     if isinstance(record, list) and _items_have("messages", "role", "from")({"messages": record}):
         return [{"messages": record}]
-    if isinstance(record, Mapping) and not any(format.fits(record) for format in FORMATS):
+    if isinstance(record, dict) and not any(format.fits(record) for format in FORMATS):
         for name in _LISTS:
             items = record.get(name)
-            if isinstance(items, list) and items and isinstance(items[0], Mapping):
+            if isinstance(items, list) and items and isinstance(items[0], dict):
                 return items
     return [record]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from respect_core.log.log import RecordError
@@ -54,10 +54,10 @@ def read_litellm(record: Record, place: Place) -> Iterator[Request]:
 def read_pair(record: Record, place: Place) -> Iterator[Request]:
     """Read a request body beside its response body, as a proxy in front of any OpenAI-compatible server writes them."""
     request, response = (first(record, name, f"{name}_body") for name in ("request", "response"))
-    request, response = (each.get("body", each) if isinstance(each, Mapping) else each for each in (request, response))
+    request, response = (each.get("body", each) if isinstance(each, dict) else each for each in (request, response))
     body = parsed(request)
     yield exchange(
-        body if isinstance(body, Mapping) else {},
+        body if isinstance(body, dict) else {},
         response,
         place,
         id=text(first(record, "id", "request_id", "custom_id")),
@@ -69,7 +69,7 @@ def read_pair(record: Record, place: Place) -> Iterator[Request]:
 
 def read_helicone(record: Record, place: Place) -> Iterator[Request]:
     """Read a request that Helicone exported with its bodies."""
-    if not (body := parsed(record.get("request_body"))) or not isinstance(body, Mapping):
+    if not (body := parsed(record.get("request_body"))) or not isinstance(body, dict):
         raise RecordError("request_body", "the request has no body", "export with --include-body")
     status = record.get("response_status")
     if isinstance(status, int) and status >= 400:
@@ -147,7 +147,7 @@ def _input(said: Any, place: Place) -> list[Message]:
 
 
 def _with_role(item: Any) -> Any:
-    if isinstance(item, Mapping) and "role" not in item:
+    if isinstance(item, dict) and "role" not in item:
         if item.get("type") == "function_call":
             return {"role": "assistant", "content": [item]}
         if item.get("type") == "function_call_output":
@@ -159,7 +159,7 @@ def _answers(response: Any, place: Place) -> list[tuple[Message, Record]]:
     """Read the messages that a response holds, each with its choice."""
     whole = _whole(response)
     if isinstance(whole.get("output"), list):  # the Responses API: one answer in several items
-        items = [each for each in map(_with_role, whole["output"]) if isinstance(each, Mapping) and "role" in each]
+        items = [each for each in map(_with_role, whole["output"]) if isinstance(each, dict) and "role" in each]
         said = messages_of(items, place, "response.output")
         content = "\n".join(each.content for each in said if each.content)
         answer = Message("assistant", content, tuple(call for each in said for call in each.tool_calls))
@@ -168,7 +168,7 @@ def _answers(response: Any, place: Place) -> list[tuple[Message, Record]]:
     answers = [
         (message, choice)
         for choice in choices
-        if isinstance(choice, Mapping)
+        if isinstance(choice, dict)
         for message in message_of(_message_in(choice), place, "response")[:1]
     ]
     if not answers:
@@ -179,23 +179,21 @@ def _answers(response: Any, place: Place) -> list[tuple[Message, Record]]:
 def _whole(response: Any) -> Record:
     """Return a response as an object, be it logged as text, as chunks or as a list of messages."""
     loaded = parsed(response)
-    if isinstance(loaded, list) and loaded and isinstance(loaded[0], Mapping):
+    if isinstance(loaded, list) and loaded and isinstance(loaded[0], dict):
         if str(loaded[0].get("object", "")).endswith(".chunk"):
             return _assembled(loaded)
         if "message" in loaded[0]:
             return {"choices": loaded}
         if loaded[0].keys() & {"type", "role"}:
             return {"output": loaded} if "type" in loaded[0] else {"choices": [{"message": loaded[-1]}]}
-    if isinstance(loaded, Mapping) and loaded.keys() & {"choices", "output", "content"}:
+    if isinstance(loaded, dict) and loaded.keys() & {"choices", "output", "content"}:
         return loaded
     return {"content": response} if isinstance(response, str) and response.strip() else {}
 
 
 def _message_in(choice: Record) -> Record:
     message = parsed(choice.get("message", choice.get("text", "")))
-    return (
-        {"role": "assistant", **message} if isinstance(message, Mapping) else {"role": "assistant", "content": message}
-    )
+    return {"role": "assistant", **message} if isinstance(message, dict) else {"role": "assistant", "content": message}
 
 
 def _assembled(chunks: Sequence[Any]) -> Record:
@@ -218,7 +216,7 @@ def _assembled(chunks: Sequence[Any]) -> Record:
 
 def _logprob(choice: Record) -> float | None:
     tokens = record_at(choice, "logprobs").get("content")
-    values = [each.get("logprob") for each in tokens or [] if isinstance(each, Mapping)]
+    values = [each.get("logprob") for each in tokens or [] if isinstance(each, dict)]
     return float(sum(values)) if values and all(isinstance(each, int | float) for each in values) else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -51,7 +51,7 @@ def read_wildchat(record: Record, place: Place) -> Iterator[Thread]:
     items = record.get("conversation")
     entries = _entries(items, place, "conversation")
     user = first(record, "hashed_ip") or next(
-        (each["hashed_ip"] for each in items or [] if isinstance(each, Mapping) and each.get("hashed_ip")), None
+        (each["hashed_ip"] for each in items or [] if isinstance(each, dict) and each.get("hashed_ip")), None
     )
     yield replace(_thread(record, place, entries), id=text(record.get("conversation_hash")), user=text(user))
 

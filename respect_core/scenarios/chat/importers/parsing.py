@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from respect_core.log.log import RecordError
 from respect_core.scenarios.chat.importers.conversation import Message, Role, ToolCall
 from respect_core.scenarios.chat.importers.summary import Place
 
-Record = Mapping[str, Any]
+Record = dict[str, Any]
 _ROLES: dict[Role, str] = {
     "user": "user human prompter customer",
     "assistant": "assistant gpt chatgpt bing bard model ai bot claude function_call",
@@ -41,7 +40,7 @@ def record_at(record: Record, *path: str) -> Record:
     """Return the object under a path; empty where there is none."""
     for name in path:
         value = record.get(name)
-        record = value if isinstance(value, Mapping) else {}
+        record = value if isinstance(value, dict) else {}
     return record
 
 
@@ -121,7 +120,7 @@ def messages_of(value: Any, place: Place, field: str = "messages") -> list[Messa
 
 def message_of(item: Any, place: Place, field: str) -> list[Message]:
     """Read one message; results of tools among its parts become messages of their own. Raises RecordError."""
-    if not isinstance(item, Mapping):
+    if not isinstance(item, dict):
         raise RecordError(field, "a message that is no object", "write it with role and content")
     name = item.get("role", item.get("from"))
     role = _ROLE.get(name.lower()) if isinstance(name, str) else None
@@ -149,9 +148,9 @@ def message_of(item: Any, place: Place, field: str) -> list[Message]:
 
 def _calls(value: Any) -> list[ToolCall]:
     calls = []
-    for each in [value] if isinstance(value, Mapping) else value if isinstance(value, list) else []:
-        function = each.get("function", each) if isinstance(each, Mapping) else {}
-        if isinstance(function, Mapping) and (name := text(function.get("name"))):
+    for each in [value] if isinstance(value, dict) else value if isinstance(value, list) else []:
+        function = each.get("function", each) if isinstance(each, dict) else {}
+        if isinstance(function, dict) and (name := text(function.get("name"))):
             arguments = next((function[key] for key in ("arguments", "args", "input") if function.get(key)), {})
             calls.append(ToolCall(name, dumped(arguments), text(first(each, "call_id", "id"))))
     return calls
@@ -172,7 +171,7 @@ class _Parts:
 
     def read(self, content: Any) -> None:
         for part in content if isinstance(content, list) else [content]:
-            if isinstance(part, Mapping):
+            if isinstance(part, dict):
                 self._read_part(part)
             elif part is not None:
                 self._texts.append(dumped(part))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -35,7 +35,7 @@ def _rating(target: Any, name: Any, value: Any, place: Place, field: str) -> Ite
 def _body(said: Any) -> dict[str, Any]:
     """Return what was asked as the body of a request."""
     said = parsed(said)
-    if isinstance(said, Mapping):
+    if isinstance(said, dict):
         body = dict(said)
         if "messages" not in body and "role" in body:
             return {"messages": [body]}
@@ -46,7 +46,7 @@ def _body(said: Any) -> dict[str, Any]:
 def _answer(said: Any) -> Any:
     """Return what was answered: a text, a message, or a response with choices."""
     loaded = parsed(said)
-    if isinstance(loaded, Mapping) and not loaded.keys() & {"choices", "content", "role"}:
+    if isinstance(loaded, dict) and not loaded.keys() & {"choices", "content", "role"}:
         return first(loaded, *_ANSWERS.split()) or said
     return said
 
@@ -55,7 +55,7 @@ def _each(read: Callable[[Any, Place], Iterator[Item]], items: Any, place: Place
     """Read the parts of a record, so that a bad one costs no other."""
     for item in items if isinstance(items, list) else []:
         try:
-            if isinstance(item, Mapping):
+            if isinstance(item, dict):
                 yield from read(item, place)
         except RecordError as error:
             yield error
@@ -86,7 +86,7 @@ def read_langfuse(record: Record, place: Place) -> Iterator[Item]:
         if first(record, "input") is None or first(record, "output") is None:
             return
     settings = parsed(first(record, "modelParameters", "model_parameters"))
-    body = _body(record.get("input")) | (settings if isinstance(settings, Mapping) else {})
+    body = _body(record.get("input")) | (settings if isinstance(settings, dict) else {})
     model = first(record, "model", "provided_model_name", "providedModelName")
     yield exchange(
         body if model is None else body | {"model": model},
@@ -128,7 +128,7 @@ def read_otel(record: Record, place: Place) -> Iterator[Item]:
 
 
 def _lists(record: Record, *names: str) -> list[Record]:
-    return [each for name in names for each in record.get(name) or [] if isinstance(each, Mapping)]
+    return [each for name in names for each in record.get(name) or [] if isinstance(each, dict)]
 
 
 def _read_span(span: Record, place: Place) -> Iterator[Item]:
@@ -178,13 +178,13 @@ def _read_span(span: Record, place: Place) -> Iterator[Item]:
 
 def _attributes(value: Any) -> dict[str, Any]:
     """Return attributes by name, which OTLP writes as a list of keys and typed values."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return dict(value)
-    return {str(each.get("key")): _value(each.get("value")) for each in value or [] if isinstance(each, Mapping)}
+    return {str(each.get("key")): _value(each.get("value")) for each in value or [] if isinstance(each, dict)}
 
 
 def _value(value: Any) -> Any:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return value
     if "kvlistValue" in value:
         return _attributes(record_at(value, "kvlistValue").get("values"))

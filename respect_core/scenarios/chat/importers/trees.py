@@ -106,7 +106,7 @@ def read_openwebui(record: Record, place: Place) -> Iterator[Tree | Rating]:
     chat = source if "history" in source else record_at(source, "chat")
     history = record_at(chat, "history")
     messages = history.get("messages")
-    if not isinstance(messages, Mapping):
+    if not isinstance(messages, dict):
         raise RecordError(
             "chat.history.messages", "the field is absent", "export the chats as JSON, with their history"
         )
@@ -117,7 +117,7 @@ def read_openwebui(record: Record, place: Place) -> Iterator[Tree | Rating]:
         messages={
             name: (text(each.get("parentId")), _openwebui(each, params, place, f"chat.history.messages[{name}]"))
             for name, each in messages.items()
-            if isinstance(each, Mapping)
+            if isinstance(each, dict)
         },
         current=text(history.get("currentId")),
         system=text(params.get("system") or chat.get("system")),
@@ -129,7 +129,7 @@ def read_openwebui(record: Record, place: Place) -> Iterator[Tree | Rating]:
 
 def _openwebui(item: Record, params: Record, place: Place, field: str) -> Entry | None:
     for file in item.get("files") or []:
-        kind = file.get("type", "file") if isinstance(file, Mapping) else "file"
+        kind = file.get("type", "file") if isinstance(file, dict) else "file"
         place.leave_out(field, f"a file of a message ({kind})", "none: the text of the message stays")
     message = message_of(item, place, field)[0]
     reply = message.role == "assistant"
@@ -154,9 +154,9 @@ def read_chatgpt(record: Record, place: Place) -> Iterator[Tree | Rating]:
             raise RecordError("rating", "a rating without thumb or message", "none: it says nothing about a reply")
         yield Rating(target, rating)
         return
-    if not isinstance(record["mapping"], Mapping):
+    if not isinstance(record["mapping"], dict):
         raise RecordError("mapping", "no object of messages", "take conversations.json as it was exported")
-    nodes = {name: each for name, each in record["mapping"].items() if isinstance(each, Mapping)}
+    nodes = {name: each for name, each in record["mapping"].items() if isinstance(each, dict)}
     yield Tree(
         id=text(record.get("conversation_id") or record.get("id")) or place.source.record,
         source=place.source,
@@ -207,7 +207,7 @@ def read_openassistant(record: Record, place: Place) -> Iterator[Tree]:
     first: Record | None = None
     while pending:
         parent, item = pending.pop()
-        name = text(item.get("message_id")) if isinstance(item, Mapping) else None
+        name = text(item.get("message_id")) if isinstance(item, dict) else None
         if name is None:
             raise RecordError("message_id", "the field is absent", "export the messages with their ids")
         first = first or item
@@ -221,7 +221,7 @@ def read_openassistant(record: Record, place: Place) -> Iterator[Tree]:
             )
         )
         messages[name] = (text(item.get("parent_id")) or parent, entry)
-        replies = [each for each in item.get("replies") or [] if isinstance(each, Mapping)]
+        replies = [each for each in item.get("replies") or [] if isinstance(each, dict)]
         # The stack takes the last first: those without a rank, the worst, ..., the best of all.
         replies.sort(key=lambda each: (each.get("rank") is None, each.get("rank") or 0))
         pending += [(name, each) for each in replies]
