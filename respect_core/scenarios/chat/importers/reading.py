@@ -46,7 +46,9 @@ def read_conversations(
         ChatLogError: a path has no log, the format is not known, or no record is usable (NothingUsableError).
     """
     imported = imported if imported is not None else Imported()
-    log = _Log(list(find(paths)), detect.named(format) if format else None, imported)
+    if format not in (None, *detect.NAMES):
+        raise ChatLogError(f"format {format!r} is not known; there are: {', '.join(detect.NAMES)}")
+    log = _Log(list(find(paths)), format, imported)
     redactor = Redactor(imported.masked) if redact else None
     fingerprints, ids = set[bytes](), Counter[str]()
     for thread in log.threads():
@@ -71,7 +73,7 @@ def read_conversations(
 class _Log:
     """The records of a log's files."""
 
-    def __init__(self, files: list[tuple[Path, str]], format: detect.Format | None, imported: Imported) -> None:
+    def __init__(self, files: list[tuple[Path, str]], format: str | None, imported: Imported) -> None:
         self._files, self._format, self._imported = files, format, imported
         self._stitcher, self._forest, self._repeats = Stitcher(), Forest(), Repeats()
         self._ratings: dict[str, int] = {}
@@ -132,13 +134,15 @@ class _Log:
                 raise value
             if not isinstance(value, dict):
                 raise RecordError("", "a record that is no object", "write each record as a JSON object")
-            format = self._format or detect.format_of(value)
+            format = detect.format_of(value, self._format)
             for item in format.read(value, place):
                 if isinstance(item, Thread | Request | Tree):
                     item.format = format.name
                 yield item
         except RecordError as error:
             yield error
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:  # whatever a stranger wrote
+            yield RecordError("", f"not the shape of its format ({type(error).__name__})", f"correct it: {error}")
 
     def _take(self, item: Request | Tree, imported: Imported) -> None:
         try:

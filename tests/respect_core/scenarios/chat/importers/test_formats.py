@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,36 @@ def test_any_conversation_comes_out_as_it_went_in(name: str, talk: Conversation)
         path = write(Path(folder) / "log.jsonl", writer.records(talk), writer.array)
         (result,) = read(path, redact=False)
     assert facts(result, writer.has) == facts(talk, writer.has)
+
+
+JUNK = (
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.lists(st.none()) | st.just({}) | st.just([{}])
+)
+
+
+def paths_in(value: Any) -> list[list[Any]]:
+    """Where each part of a JSON value is."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [[], *([key, *path] for key, each in items for path in paths_in(each))]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_a_damaged_record_is_set_aside_or_read(name: str, data: st.DataObject) -> None:
+    records = json.loads(json.dumps(WRITERS[name].records(fitted(TALK, WRITERS[name].has))))
+    path = data.draw(st.sampled_from([each for each in paths_in(records) if each]))
+    at: Any = records
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = data.draw(JUNK)
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    summary = Imported()
+    with tempfile.TemporaryDirectory() as folder:
+        results = read(write(Path(folder) / "log.jsonl", [*records, good]), imported=summary)
+    assert results and summary.records == len(records) + 1
+    json.dumps([asdict(each) for each in results]).encode()
+    assert str(summary)
 
 
 def test_formats_mix_in_a_folder(tmp_path: Path) -> None:

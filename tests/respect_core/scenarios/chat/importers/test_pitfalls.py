@@ -189,6 +189,23 @@ def test_an_id_that_two_conversations_share_becomes_two(log: Any) -> None:
     assert summary.languages == {"English": 2}
 
 
+def test_a_reply_that_was_not_preferred_is_a_sibling(log: Any) -> None:
+    record = {
+        "input": {"messages": said("a")},
+        "preferred_output": said("", "b")[1:],
+        "non_preferred_output": said("", "c")[1:],
+    }
+    (talk,), _ = log(record)
+    assert texts(talk) == ["a", "b"] and talk.turns[0].siblings == (Sibling("a", (Message("assistant", "c"),)),)
+    (talk,), _ = log({"prompt": "a", "chosen": "b", "rejected": "c"})
+    assert texts(talk) == ["a", "b"] and talk.turns[0].siblings == (Sibling("a", (Message("assistant", "c"),)),)
+
+
+def test_sharegpt_has_a_thumb_for_its_last_reply(log: Any) -> None:
+    (talk,), summary = log(chunk("x", "a", "b", "c", "d") | {"kto_tag": False, "system": "S"})
+    assert [turn.explicit for turn in talk.turns] == [None, -1] and talk.system == "S" and summary.rated == 1
+
+
 # --- messages ---------------------------------------------------------------------------------------------------
 
 
