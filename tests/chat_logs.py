@@ -68,7 +68,7 @@ def at(number: int) -> datetime:
 def messages(given: Conversation) -> list[Record]:
     said = [
         openai(message)
-        | ({"rating": turn.explicit, "model": turn.model} if turn and message.role == "assistant" else {})
+        | ({"rating": turn.explicit == 1, "model": turn.model} if turn and message.role == "assistant" else {})
         for message, turn in messages_of(given)
     ]
     return [{"messages": said, "tools": list(map(json.loads, given.tools)), "id": given.id, "user": given.user}]

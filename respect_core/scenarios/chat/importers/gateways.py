@@ -20,7 +20,7 @@ from respect_core.scenarios.chat.importers.parsing import (
     tools_of,
     when,
 )
-from respect_core.scenarios.chat.importers.stitch import Request
+from respect_core.scenarios.chat.importers.stitch import Request, background
 from respect_core.scenarios.chat.importers.summary import Place
 
 _CHAT_CALLS = {"completion", "acompletion", "responses", "aresponses", "anthropic_messages", "text_completion", ""}
@@ -35,9 +35,7 @@ def read_litellm(record: Record, place: Place) -> Iterator[Request]:
     if record.get("status") == "failure":
         raise RecordError("status", "a request that failed", "none: there is no answer")
     if record_at(metadata, "requester_metadata").get("task"):
-        raise RecordError(
-            "metadata.requester_metadata.task", "a background call, such as for a title or tags", "none: nobody read it"
-        )
+        raise background()
     settings = record_at(record, "model_parameters")
     body = {**settings, "messages": parsed(record.get("messages")), "model": record.get("model")}
     yield exchange(

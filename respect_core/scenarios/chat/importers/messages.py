@@ -96,7 +96,10 @@ def _entries(value: Any, place: Place, field: str) -> list[Entry]:
     for i, item in enumerate(value):
         for message in message_of(item, place, f"{field}[{i}]"):
             at = when(first(item, "timestamp", "created_at", "create_time"))
-            rated = thumb(first(item, "rating", "feedback", "thumb")) if message.role == "assistant" else None
+            ratings = [item.get(name) for name in ("rating", "feedback", "thumb") if message.role == "assistant"]
+            rated = next(
+                (thumb(each) for each in ratings if isinstance(each, bool | str)), None
+            )  # a number has a scale
             entries.append(Entry(message, at, text(item.get("model")), rated))
     return entries
 

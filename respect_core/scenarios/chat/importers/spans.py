@@ -23,10 +23,10 @@ _NO_CHAT = {"embeddings", "execute_tool", "create_agent", "invoke_agent", "retri
 
 def _rating(target: Any, name: Any, value: Any, place: Place, field: str) -> Iterator[Rating]:
     """Yield a rating if it is a user's thumb; any other score is left out."""
-    rating, target = thumb(value), text(target)
-    if target and rating is not None and _USERS.search(str(name)):
-        yield Rating(target, rating)
-    else:
+    rating, target, users = thumb(value), text(target), _USERS.search(str(name))
+    if target and users:
+        yield Rating(target, rating, str(name))
+    if rating is None or not users:
         place.leave_out(
             field, "a score that is no thumb of a user", f"none, or name it user_feedback ({name}: {value})"
         )

@@ -68,11 +68,11 @@ class Forest:
             for name, (parent, _) in tree.messages.items():
                 above = nodes.get(parent or "", root)
                 above.children.append(nodes[name])
-            current, name = list[Node](), tree.current
-            while name in nodes and nodes[name] not in current:
-                current.append(nodes[name])
+            current, name = dict[str, Node](), tree.current
+            while name in nodes and name not in current:
+                current[name] = nodes[name]
                 name = tree.messages[name][0]
-            for _, entries, shared in paths(root, current):
+            for _, entries, shared in paths(root, current.values()):
                 yield Thread(
                     entries,
                     tree.source,

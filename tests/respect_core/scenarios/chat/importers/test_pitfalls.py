@@ -338,6 +338,12 @@ def test_background_calls_are_set_aside(log: Any, prompt: str) -> None:
 
 def test_a_question_about_titles_is_no_background_call(log: Any) -> None:
     assert len(log(pair("Suggest a title for my novel about lamps", "Light"))[0]) == 1
+    assert len(log(pair("a", "b", "Write a title for our conversation", "Lamps"))[0][0].turns) == 2
+
+
+def test_background_calls_among_whole_conversations_are_set_aside(log: Any) -> None:
+    _, summary = log({"messages": said("Write a short title for this conversation", "c")}, {"messages": said("a", "b")})
+    assert summary.set_aside == {"a background call, such as for a title or tags": 1}
 
 
 # --- trees ------------------------------------------------------------------------------------------------------
@@ -428,6 +434,33 @@ def test_traces_observations_and_scores_of_separate_files_are_joined(tmp_path: P
     assert (talk.id, talk.user, texts(talk), talk.turns[0].explicit) == ("s", "ann", ["a", "b"], -1)
     assert summary.set_aside == {"a score of an evaluator": 1}
     assert summary.left_out == {"a score that is no thumb of a user": 1}
+
+
+@pytest.mark.parametrize(("values", "explicit"), [((1, 0), [1, -1]), ((1, 5), [None, None])])
+def test_a_score_with_more_values_than_a_thumb_is_none(log: Any, values: Any, explicit: Any) -> None:
+    names = {"traceId": "t", "type": "GENERATION"}
+    (talk,), _ = log(
+        names | {"id": "o1", "startTime": "2026-03-01T12:00:00Z", "input": said("a"), "output": "b"},
+        names | {"id": "o2", "startTime": "2026-03-01T12:01:00Z", "input": said("a", "b", "c"), "output": "d"},
+        *(
+            {
+                "id": f"s{i}",
+                "traceId": "t",
+                "observationId": f"o{i}",
+                "name": "user-rating",
+                "value": value,
+                "source": "API",
+            }
+            for i, value in enumerate(values, 1)
+        ),
+    )
+    assert [turn.explicit for turn in talk.turns] == explicit
+
+
+def test_a_number_beside_a_message_is_no_thumb(log: Any) -> None:
+    for rating, explicit in ((1, None), (True, 1), (False, -1), ("thumbs_down", -1)):
+        (talk,), _ = log({"messages": [*said("a"), said("", "b")[1] | {"rating": rating}]})
+        assert talk.turns[0].explicit == explicit
 
 
 # --- what is not understood -------------------------------------------------------------------------------------
