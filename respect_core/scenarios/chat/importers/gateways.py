@@ -44,7 +44,7 @@ def read_litellm(record: Record, place: Place) -> Iterator[Request]:
         place,
         id=text(record.get("id")),
         at=when(record.get("startTime")),
-        user=text(first(record, "end_user") or first(metadata, "user_api_key_end_user_id", "user_api_key_user_id")),
+        user=text(first(record, "end_user") or metadata.get("user_api_key_end_user_id")),
         session=text(first(record_at(metadata, "requester_metadata"), "session_id", "chat_id")),
     )
 
