@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from io import TextIOWrapper
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,7 +71,7 @@ def records(file: Path) -> Iterator[tuple[str, Any]]:
         if file.name.endswith(".parquet"):
             yield from _rows(file)
             return
-        with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as stream:
+        with cast(IO[bytes], gzip.open(file)) if file.name.endswith(".gz") else file.open("rb") as stream:
             kind = _kind(stream)
             if kind == "array":
                 yield from _array(stream)

@@ -215,7 +215,8 @@ def _assembled(chunks: Sequence[Any]) -> Record:
 def _logprob(choice: Record) -> float | None:
     tokens = record_at(choice, "logprobs").get("content")
     values = [each.get("logprob") for each in tokens or [] if isinstance(each, dict)]
-    return float(sum(values)) if values and all(isinstance(each, int | float) for each in values) else None
+    known = [each for each in values if isinstance(each, int | float)]
+    return float(sum(known)) if values and len(known) == len(values) else None
 
 
 def _token_ids(choice: Record) -> tuple[int, ...] | None:

@@ -151,7 +151,7 @@ def _calls(value: Any) -> list[ToolCall]:
     for each in [value] if isinstance(value, dict) else value if isinstance(value, list) else []:
         function = each.get("function", each) if isinstance(each, dict) else {}
         if isinstance(function, dict) and (name := text(function.get("name"))):
-            arguments = next((function[key] for key in ("arguments", "args", "input") if function.get(key)), {})
+            arguments: Any = next((function[key] for key in ("arguments", "args", "input") if function.get(key)), {})
             calls.append(ToolCall(name, dumped(arguments), text(first(each, "call_id", "id"))))
     return calls
 

@@ -63,13 +63,12 @@ class Forest:
     def threads(self, ratings: Mapping[str, int]) -> Iterator[Thread]:
         """Yield the conversations of all trees."""
         for tree in self._trees.values():
-            nodes = {name: Node(self._rated(entry, ratings.get(name))) for name, (_, entry) in tree.messages.items()}
+            nodes = {each: Node(self._rated(entry, ratings.get(each))) for each, (_, entry) in tree.messages.items()}
             root = Node(Entry(Message("system", tree.system)) if tree.system else None)
-            for name, (parent, _) in tree.messages.items():
-                above = nodes.get(parent or "", root)
-                above.children.append(nodes[name])
+            for each, (parent, _) in tree.messages.items():
+                nodes.get(parent or "", root).children.append(nodes[each])
             current, name = dict[str, Node](), tree.current
-            while name in nodes and name not in current:
+            while name is not None and name in nodes and name not in current:
                 current[name] = nodes[name]
                 name = tree.messages[name][0]
             for _, entries, shared in paths(root, current.values()):
@@ -203,7 +202,7 @@ def read_openassistant(record: Record, place: Place) -> Iterator[Tree]:
     root: Any = record.get("prompt", record)
     items = [root] if "thread" not in record else list(record["thread"] or [])
     messages: dict[str, tuple[str | None, Entry | None]] = {}
-    pending = [(None, each) for each in reversed(items)]
+    pending: list[tuple[str | None, Any]] = [(None, each) for each in reversed(items)]
     first: Record | None = None
     while pending:
         parent, item = pending.pop()
