@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from io import TextIOWrapper
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,7 +43,7 @@ def find(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         elif path.exists():
             files = [(path, path.name)]
         else:
-            matches = (Path(each) for each in sorted(glob.glob(str(path), recursive=True)))
+            matches = (Path(each) for each in sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207
             files = [(each, each.name) for each in matches if each.is_file()]
         if not files:
             raise ChatLogError(
@@ -71,7 +71,7 @@ def records(file: Path) -> Iterator[tuple[str, Any]]:
         if file.name.endswith(".parquet"):
             yield from _rows(file)
             return
-        with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as stream:
+        with cast(IO[bytes], gzip.open(file)) if file.name.endswith(".gz") else file.open("rb") as stream:
             kind = _kind(stream)
             if kind == "array":
                 yield from _array(stream)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from respect_core.log.log import RecordError
@@ -20,7 +20,7 @@ from respect_core.scenarios.chat.importers.parsing import (
     tools_of,
     when,
 )
-from respect_core.scenarios.chat.importers.stitch import Request
+from respect_core.scenarios.chat.importers.stitch import Request, background
 from respect_core.scenarios.chat.importers.summary import Place
 
 _CHAT_CALLS = {"completion", "acompletion", "responses", "aresponses", "anthropic_messages", "text_completion", ""}
@@ -35,29 +35,28 @@ def read_litellm(record: Record, place: Place) -> Iterator[Request]:
     if record.get("status") == "failure":
         raise RecordError("status", "a request that failed", "none: there is no answer")
     if record_at(metadata, "requester_metadata").get("task"):
-        raise RecordError(
-            "metadata.requester_metadata.task", "a background call, such as for a title or tags", "none: nobody read it"
-        )
+        raise background()
     settings = record_at(record, "model_parameters")
     body = {**settings, "messages": parsed(record.get("messages")), "model": record.get("model")}
     yield exchange(
         body,
-        parsed(record.get("response")),
+        record.get("response"),
         place,
         id=text(record.get("id")),
         at=when(record.get("startTime")),
-        user=text(first(record, "end_user") or first(metadata, "user_api_key_end_user_id", "user_api_key_user_id")),
+        user=text(first(record, "end_user") or metadata.get("user_api_key_end_user_id")),
         session=text(first(record_at(metadata, "requester_metadata"), "session_id", "chat_id")),
     )
 
 
 def read_pair(record: Record, place: Place) -> Iterator[Request]:
     """Read a request body beside its response body, as a proxy in front of any OpenAI-compatible server writes them."""
-    request, response = (parsed(first(record, name, f"{name}_body")) for name in ("request", "response"))
-    request, response = (each.get("body", each) if isinstance(each, Mapping) else each for each in (request, response))
+    request, response = (first(record, name, f"{name}_body") for name in ("request", "response"))
+    request, response = (each.get("body", each) if isinstance(each, dict) else each for each in (request, response))
+    body = parsed(request)
     yield exchange(
-        parsed(request) if isinstance(parsed(request), Mapping) else {},
-        parsed(response),
+        body if isinstance(body, dict) else {},
+        response,
         place,
         id=text(first(record, "id", "request_id", "custom_id")),
         at=when(first(record, "timestamp", "created_at", "started_at", "time", "at")),
@@ -68,7 +67,7 @@ def read_pair(record: Record, place: Place) -> Iterator[Request]:
 
 def read_helicone(record: Record, place: Place) -> Iterator[Request]:
     """Read a request that Helicone exported with its bodies."""
-    if not (body := parsed(record.get("request_body"))) or not isinstance(body, Mapping):
+    if not (body := parsed(record.get("request_body"))) or not isinstance(body, dict):
         raise RecordError("request_body", "the request has no body", "export with --include-body")
     status = record.get("response_status")
     if isinstance(status, int) and status >= 400:
@@ -78,7 +77,7 @@ def read_helicone(record: Record, place: Place) -> Iterator[Request]:
     )
     yield exchange(
         body,
-        parsed(record.get("response_body")),
+        record.get("response_body"),
         place,
         id=text(record.get("request_id")),
         at=when(record.get("request_created_at")),
@@ -116,11 +115,12 @@ def exchange(
     if system := first(body, "system", "instructions"):
         messages = [*message_of({"role": "system", "content": system}, place, "system"), *messages]
     answers = _answers(response, place)
-    model = text(first(response, "model") if isinstance(response, Mapping) else None) or text(body.get("model"))
+    whole = record_at({"response": parsed(response)}, "response")
+    model = text(whole.get("model")) or text(body.get("model"))
     entries = [
         Entry(
             message,
-            at=at or when(record_at({"r": response}, "r").get("created")),
+            at=at or when(whole.get("created")),
             model=model,
             explicit=None if number else rating,
             logprob=_logprob(choice),
@@ -131,7 +131,7 @@ def exchange(
         for number, (message, choice) in enumerate(answers)
     ]
     user = user or text(first(body, "user", "safety_identifier"))
-    id = id or text(record_at({"r": response}, "r").get("id"))
+    id = id or text(whole.get("id"))
     tools = tools_of(first(body, "tools", "functions"))
     return Request(messages, entries, place.source, id, user, session, tools, trace, fallback)
 
@@ -145,7 +145,7 @@ def _input(said: Any, place: Place) -> list[Message]:
 
 
 def _with_role(item: Any) -> Any:
-    if isinstance(item, Mapping) and "role" not in item:
+    if isinstance(item, dict) and "role" not in item:
         if item.get("type") == "function_call":
             return {"role": "assistant", "content": [item]}
         if item.get("type") == "function_call_output":
@@ -155,45 +155,43 @@ def _with_role(item: Any) -> Any:
 
 def _answers(response: Any, place: Place) -> list[tuple[Message, Record]]:
     """Read the messages that a response holds, each with its choice."""
-    if isinstance(response, str) and response.strip():
-        return [(Message("assistant", response), {})]
-    if isinstance(response, list) and response and isinstance(response[0], Mapping):
-        if str(response[0].get("object", "")).endswith(".chunk"):
-            response = _assembled(response)
-        elif "message" in response[0]:
-            response = {"choices": response}
-        else:
-            response = {"output": response}
-    choices: list[Any] = []
-    if isinstance(response, Mapping):
-        if "output" in response:  # the Responses API: a list of items
-            items = [_with_role(each) for each in response["output"] or []]
-            said = [each for each in messages_of([i for i in items if "role" in i], place, "response.output")]
-            message = Message(
-                "assistant",
-                "\n".join(each.content for each in said if each.content),
-                tuple(c for each in said for c in each.tool_calls),
-            )
-            return [(message, {"cut": response.get("status") == "cancelled"})]
-        choices = response.get("choices") or ([{"message": response}] if "content" in response else [])
+    whole = _whole(response)
+    if isinstance(whole.get("output"), list):  # the Responses API: one answer in several items
+        items = [each for each in map(_with_role, whole["output"]) if isinstance(each, dict) and "role" in each]
+        said = messages_of(items, place, "response.output")
+        content = "\n".join(each.content for each in said if each.content)
+        answer = Message("assistant", content, tuple(call for each in said for call in each.tool_calls))
+        return [(answer, {"cut": whole.get("status") == "cancelled"})]
+    choices = whole.get("choices") or ([{"message": whole}] if "content" in whole else [])
     answers = [
         (message, choice)
         for choice in choices
-        if isinstance(choice, Mapping)
+        if isinstance(choice, dict)
         for message in message_of(_message_in(choice), place, "response")[:1]
     ]
     if not answers:
-        raise RecordError(
-            "response", "the request has no answer", "log the body of the response; if it is streamed, once it ends"
-        )
+        raise RecordError("response", "the request has no answer", "log the response's body; of a stream, once it ends")
     return answers
+
+
+def _whole(response: Any) -> Record:
+    """Return a response as an object, be it logged as text, as chunks or as a list of messages."""
+    loaded = parsed(response)
+    if isinstance(loaded, list) and loaded and isinstance(loaded[0], dict):
+        if str(loaded[0].get("object", "")).endswith(".chunk"):
+            return _assembled(loaded)
+        if "message" in loaded[0]:
+            return {"choices": loaded}
+        if loaded[0].keys() & {"type", "role"}:
+            return {"output": loaded} if "type" in loaded[0] else {"choices": [{"message": loaded[-1]}]}
+    if isinstance(loaded, dict) and loaded.keys() & {"choices", "output", "content"}:
+        return loaded
+    return {"content": response} if isinstance(response, str) and response.strip() else {}
 
 
 def _message_in(choice: Record) -> Record:
     message = parsed(choice.get("message", choice.get("text", "")))
-    return (
-        {"role": "assistant", **message} if isinstance(message, Mapping) else {"role": "assistant", "content": message}
-    )
+    return {"role": "assistant", **message} if isinstance(message, dict) else {"role": "assistant", "content": message}
 
 
 def _assembled(chunks: Sequence[Any]) -> Record:
@@ -216,8 +214,9 @@ def _assembled(chunks: Sequence[Any]) -> Record:
 
 def _logprob(choice: Record) -> float | None:
     tokens = record_at(choice, "logprobs").get("content")
-    values = [each.get("logprob") for each in tokens or [] if isinstance(each, Mapping)]
-    return float(sum(values)) if values and all(isinstance(each, int | float) for each in values) else None
+    values = [each.get("logprob") for each in tokens or [] if isinstance(each, dict)]
+    known = [each for each in values if isinstance(each, int | float)]
+    return float(sum(known)) if values and len(known) == len(values) else None
 
 
 def _token_ids(choice: Record) -> tuple[int, ...] | None:

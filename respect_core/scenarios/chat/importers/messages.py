@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from respect_core.scenarios.chat.importers.parsing import (
     first,
     message_of,
     messages_of,
+    parsed,
     record_at,
     sampling,
     text,
@@ -25,40 +26,46 @@ from respect_core.scenarios.chat.importers.summary import Place
 
 
 def read_messages(record: Record, place: Place) -> Iterator[Thread]:
-    """Read a line of OpenAI's fine-tuning format, with or without preferences."""
-    if "preferred_output" in record:
-        source = record_at(record, "input")
-        entries = _entries(source.get("messages"), place, "input.messages")
-        chosen = messages_of(record["preferred_output"], place, "preferred_output")
-        rejected = messages_of(record.get("non_preferred_output") or [], place, "non_preferred_output")
-        entries += _preferred(entries, chosen, rejected)
-    else:
-        source, entries = record, _entries(record.get("messages"), place, "messages")
-    yield _thread(record, place, entries, tools_of(first(source, "tools", "functions")))
+    """Read a conversation of OpenAI's fine-tuning format, ShareGPT, WildChat or LMSYS-Chat-1M.
 
-
-def read_sharegpt(record: Record, place: Place) -> Iterator[Thread]:
-    """Read a record of ShareGPT's format; chunks of one conversation are joined later."""
-    entries = _entries(first(record, "conversations", "conversation"), place, "conversations")
+    Of WildChat's personal data the hashed address stands for the user. Chunks of ShareGPT are joined later.
+    """
+    field = next((each for each in ("messages", "conversations", "conversation") if each in record), "messages")
+    items = parsed(record.get(field))
+    entries = _entries(items, place, field)
     if system := text(record.get("system")):
         entries.insert(0, Entry(Message("system", system)))
     _rate_last(entries, record.get("kto_tag"))
-    yield _thread(record, place, entries, tools_of(record.get("tools")))
-
-
-def read_wildchat(record: Record, place: Place) -> Iterator[Thread]:
-    """Read a row of WildChat: of its personal data, the hashed address stands for the user."""
-    items = record.get("conversation")
-    entries = _entries(items, place, "conversation")
-    user = first(record, "hashed_ip") or next(
-        (each["hashed_ip"] for each in items or [] if isinstance(each, Mapping) and each.get("hashed_ip")), None
+    meta = {**record_at(record, "metadata"), **record}
+    settings, model = sampling(record), text(record.get("model"))
+    yield Thread(
+        [
+            replace(each, model=each.model or model, sampling=settings) if each.message.role == "assistant" else each
+            for each in entries
+        ],
+        place.source,
+        id=text(first(meta, "conversation_hash", "conversation_id", "session_id", "thread_id", "chat_id", "id")),
+        user=text(first(meta, "user", "user_id", "end_user", "hashed_ip") or _hashed_ip(items)),
+        tools=tools_of(first(record, "tools", "functions")),
+        started_at=when(first(meta, "started_at", "timestamp", "created_at", "created", "create_time")),
+        language=text(first(meta, "language", "lang")),
     )
-    yield replace(_thread(record, place, entries), id=text(record.get("conversation_hash")), user=text(user))
 
 
-def read_lmsys(record: Record, place: Place) -> Iterator[Thread]:
-    """Read a row of LMSYS-Chat-1M."""
-    yield _thread(record, place, _entries(record.get("conversation"), place, "conversation"))
+def _hashed_ip(items: list[Any]) -> Any:
+    return next((each["hashed_ip"] for each in items if each.get("hashed_ip")), None)
+
+
+def read_preference(record: Record, place: Place) -> Iterator[Thread]:
+    """Read a line of OpenAI's preference format: the reply that was not preferred is a sibling."""
+    source = record_at(record, "input")
+    entries = _entries(parsed(source.get("messages")), place, "input.messages")
+    chosen = messages_of(record["preferred_output"], place, "preferred_output")
+    rejected = tuple(messages_of(record.get("non_preferred_output") or [], place, "non_preferred_output"))
+    utterance = next((each.message.content for each in reversed(entries) if each.message.role == "user"), "")
+    siblings = (Sibling(utterance, rejected),) if rejected else ()
+    entries += [Entry(each, siblings=siblings if not i else ()) for i, each in enumerate(chosen)]
+    yield Thread(entries, place.source, id=text(record.get("id")), tools=tools_of(source.get("tools")))
 
 
 def read_kto(record: Record, place: Place) -> Iterator[Request]:
@@ -81,24 +88,6 @@ def read_kto(record: Record, place: Place) -> Iterator[Request]:
     )
 
 
-def _thread(record: Record, place: Place, entries: list[Entry], tools: tuple[str, ...] = ()) -> Thread:
-    meta = {**record_at(record, "metadata"), **record}
-    settings = sampling(record)
-    model = text(record.get("model"))
-    return Thread(
-        [
-            replace(each, model=each.model or model, sampling=settings) if each.message.role == "assistant" else each
-            for each in entries
-        ],
-        place.source,
-        id=text(first(meta, "id", "conversation_id", "session_id", "thread_id", "chat_id")),
-        user=text(first(meta, "user", "user_id", "end_user")),
-        tools=tools,
-        started_at=when(first(meta, "started_at", "timestamp", "created_at", "created", "create_time")),
-        language=text(first(meta, "language", "lang")),
-    )
-
-
 def _entries(value: Any, place: Place, field: str) -> list[Entry]:
     """Read messages with what stands beside each: its time, model and thumb. Raises RecordError."""
     if not isinstance(value, list):
@@ -107,7 +96,10 @@ def _entries(value: Any, place: Place, field: str) -> list[Entry]:
     for i, item in enumerate(value):
         for message in message_of(item, place, f"{field}[{i}]"):
             at = when(first(item, "timestamp", "created_at", "create_time"))
-            rated = thumb(first(item, "rating", "feedback", "thumb")) if message.role == "assistant" else None
+            ratings = [item.get(name) for name in ("rating", "feedback", "thumb") if message.role == "assistant"]
+            rated = next(
+                (thumb(each) for each in ratings if isinstance(each, bool | str)), None
+            )  # a number has a scale
             entries.append(Entry(message, at, text(item.get("model")), rated))
     return entries
 
@@ -115,12 +107,6 @@ def _entries(value: Any, place: Place, field: str) -> list[Entry]:
 def _texts(value: Any, role: Any, place: Place, field: str) -> list[Message]:
     """Read a text, or messages, as TRL takes either. Raises RecordError."""
     return [Message(role, value)] if isinstance(value, str) else messages_of(value, place, field)
-
-
-def _preferred(entries: list[Entry], chosen: list[Message], rejected: list[Message]) -> list[Entry]:
-    utterance = next((each.message.content for each in reversed(entries) if each.message.role == "user"), "")
-    siblings = (Sibling(utterance, tuple(rejected)),) if rejected else ()
-    return [Entry(each, siblings=siblings if not i else ()) for i, each in enumerate(chosen)]
 
 
 def _rate_last(entries: list[Entry], label: Any) -> None:

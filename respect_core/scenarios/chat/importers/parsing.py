@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from respect_core.log.log import RecordError
 from respect_core.scenarios.chat.importers.conversation import Message, Role, ToolCall
 from respect_core.scenarios.chat.importers.summary import Place
 
-Record = Mapping[str, Any]
+Record = dict[str, Any]
 _ROLES: dict[Role, str] = {
     "user": "user human prompter customer",
     "assistant": "assistant gpt chatgpt bing bard model ai bot claude function_call",
@@ -22,21 +21,8 @@ _ROLES: dict[Role, str] = {
     "tool": "tool function observation ipython function_response",
 }
 _ROLE: dict[str, Role] = {name: role for role, names in _ROLES.items() for name in names.split()}
-_SAMPLING = [
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "max_tokens",
-    "max_completion_tokens",
-    "max_output_tokens",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-    "stop",
-    "logit_bias",
-]
+_SAMPLING = """temperature top_p top_k min_p max_tokens max_completion_tokens max_output_tokens seed frequency_penalty
+    presence_penalty repetition_penalty stop logit_bias"""
 _THOUGHTS = {"reasoning", "thinking", "redacted_thinking", "thoughts"}
 _RATINGS = {
     1: "1 true up good positive like liked thumbs_up thumbsup thumbs-up yes",
@@ -54,7 +40,7 @@ def record_at(record: Record, *path: str) -> Record:
     """Return the object under a path; empty where there is none."""
     for name in path:
         value = record.get(name)
-        record = value if isinstance(value, Mapping) else {}
+        record = value if isinstance(value, dict) else {}
     return record
 
 
@@ -106,7 +92,9 @@ def thumb(value: Any) -> int | None:
 
 def sampling(settings: Record, prefix: str = "") -> dict[str, Any] | None:
     """Return the settings that shape the distribution of a reply; None where none is logged."""
-    return {name: settings[prefix + name] for name in _SAMPLING if settings.get(prefix + name) is not None} or None
+    return {
+        name: settings[prefix + name] for name in _SAMPLING.split() if settings.get(prefix + name) is not None
+    } or None
 
 
 def tools_of(value: Any) -> tuple[str, ...]:
@@ -132,7 +120,7 @@ def messages_of(value: Any, place: Place, field: str = "messages") -> list[Messa
 
 def message_of(item: Any, place: Place, field: str) -> list[Message]:
     """Read one message; results of tools among its parts become messages of their own. Raises RecordError."""
-    if not isinstance(item, Mapping):
+    if not isinstance(item, dict):
         raise RecordError(field, "a message that is no object", "write it with role and content")
     name = item.get("role", item.get("from"))
     role = _ROLE.get(name.lower()) if isinstance(name, str) else None
@@ -160,10 +148,10 @@ def message_of(item: Any, place: Place, field: str) -> list[Message]:
 
 def _calls(value: Any) -> list[ToolCall]:
     calls = []
-    for each in [value] if isinstance(value, Mapping) else value if isinstance(value, list) else []:
-        function = each.get("function", each) if isinstance(each, Mapping) else {}
-        if isinstance(function, Mapping) and (name := text(function.get("name"))):
-            arguments = next((function[key] for key in ("arguments", "args", "input") if function.get(key)), {})
+    for each in [value] if isinstance(value, dict) else value if isinstance(value, list) else []:
+        function = each.get("function", each) if isinstance(each, dict) else {}
+        if isinstance(function, dict) and (name := text(function.get("name"))):
+            arguments: Any = next((function[key] for key in ("arguments", "args", "input") if function.get(key)), {})
             calls.append(ToolCall(name, dumped(arguments), text(first(each, "call_id", "id"))))
     return calls
 
@@ -183,7 +171,7 @@ class _Parts:
 
     def read(self, content: Any) -> None:
         for part in content if isinstance(content, list) else [content]:
-            if isinstance(part, Mapping):
+            if isinstance(part, dict):
                 self._read_part(part)
             elif part is not None:
                 self._texts.append(dumped(part))
@@ -208,19 +196,3 @@ class _Parts:
             self._texts.append(f"[{medium}]")
             reason = f"{'an' if medium[0] in 'ai' else 'a'} {medium} in a message"
             self._place.leave_out(self._field, reason, f"none: the text keeps the place of it as [{medium}]")
-
-
-def accepts(*names: str) -> Callable[[Record], bool]:
-    """Return a test for records that have all of these fields."""
-    return lambda record: all(name in record for name in names)
-
-
-def is_list_of(value: Any, *names: str) -> bool:
-    """Tell whether the first item of a list is an object with one of these fields."""
-    value = parsed(value)
-    return (
-        isinstance(value, Iterable)
-        and isinstance(value, list)
-        and bool(value)
-        and any(isinstance(value[0], Mapping) and name in value[0] for name in names)
-    )

@@ -19,7 +19,15 @@ from respect_core.scenarios.chat.importers.conversation import Conversation, Sou
 from respect_core.scenarios.chat.importers.files import ChatLogError, find, records
 from respect_core.scenarios.chat.importers.redact import Redactor
 from respect_core.scenarios.chat.importers.repeats import Repeats
-from respect_core.scenarios.chat.importers.stitch import Owner, Rating, Request, Stitcher, duplicate
+from respect_core.scenarios.chat.importers.stitch import (
+    Owner,
+    Rating,
+    Request,
+    Stitcher,
+    background,
+    duplicate,
+    is_background,
+)
 from respect_core.scenarios.chat.importers.summary import Imported, Place
 from respect_core.scenarios.chat.importers.trees import Forest, Tree
 
@@ -46,12 +54,16 @@ def read_conversations(
         ChatLogError: a path has no log, the format is not known, or no record is usable (NothingUsableError).
     """
     imported = imported if imported is not None else Imported()
-    log = _Log(list(find(paths)), detect.named(format) if format else None, imported)
+    if format not in (None, *detect.NAMES):
+        raise ChatLogError(f"format {format!r} is not known; there are: {', '.join(detect.NAMES)}")
+    log = _Log(list(find(paths)), format, imported)
     redactor = Redactor(imported.masked) if redact else None
     fingerprints, ids = set[bytes](), Counter[str]()
     for thread in log.threads():
         try:
             result = conversation(thread)
+            if len(result.turns) == 1 and is_background(result.turns[0].utterance):
+                raise background()
             if (key := bytes.fromhex(fingerprint(result))[:12]) in fingerprints:
                 raise duplicate()
         except RecordError as error:
@@ -71,10 +83,11 @@ def read_conversations(
 class _Log:
     """The records of a log's files."""
 
-    def __init__(self, files: list[tuple[Path, str]], format: detect.Format | None, imported: Imported) -> None:
+    def __init__(self, files: list[tuple[Path, str]], format: str | None, imported: Imported) -> None:
         self._files, self._format, self._imported = files, format, imported
         self._stitcher, self._forest, self._repeats = Stitcher(), Forest(), Repeats()
-        self._ratings: dict[str, int] = {}
+        self._ratings: dict[str, Rating] = {}
+        self._scales: set[str] = set()  # names of scores that are no thumbs
 
     def threads(self) -> Iterator[Thread]:
         """Yield the conversations in all files, duplicates included."""
@@ -91,12 +104,17 @@ class _Log:
                     )
                 else:
                     yield from self._repeats.joined(thread)
-        for item in self._stitcher.threads(self._ratings):
+        thumbs = {
+            target: each.value
+            for target, each in self._ratings.items()
+            if each.value is not None and each.name not in self._scales
+        }
+        for item in self._stitcher.threads(thumbs):
             if isinstance(item, Request):
                 self._imported.put_aside(duplicate().at(*item.source))
             else:
                 yield item
-        yield from self._forest.threads(self._ratings)
+        yield from self._forest.threads(thumbs)
 
     def _gather(self, path: Path, name: str) -> bool:
         """Make the first pass over a file; tell whether the second finds conversations in it."""
@@ -106,7 +124,9 @@ class _Log:
                 whole = True
                 self._repeats.note(item)
             elif isinstance(item, Rating):
-                self._ratings[item.target] = item.value
+                self._ratings[item.target] = item
+                if item.value is None:
+                    self._scales.add(item.name)
             elif isinstance(item, Owner):
                 self._stitcher.owners[item.trace] = item
         return whole
@@ -132,13 +152,15 @@ class _Log:
                 raise value
             if not isinstance(value, dict):
                 raise RecordError("", "a record that is no object", "write each record as a JSON object")
-            format = self._format or detect.format_of(value)
+            format = detect.format_of(value, self._format)
             for item in format.read(value, place):
                 if isinstance(item, Thread | Request | Tree):
                     item.format = format.name
                 yield item
         except RecordError as error:
             yield error
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:  # whatever a stranger wrote
+            yield RecordError("", f"not the shape of its format ({type(error).__name__})", f"correct it: {error}")
 
     def _take(self, item: Request | Tree, imported: Imported) -> None:
         try:

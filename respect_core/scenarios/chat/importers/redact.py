@@ -30,11 +30,17 @@ _SECRET = re.compile(
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bAIza[\w-]{30,}|\bya29\.[\w-]{20,}|\bSG\.[\w-]{16,}\.[\w-]{16,}",
     re.DOTALL,
 )
+_SECRET_MARKS = (  # one of which each of them has: searching for these is faster
+    "PRIVATE KEY", "eyJ", "sk-", "pk-", "rk-", "sk_", "pk_", "rk_", "gh", "glpat-", "hf_", "npm_", "pypi-", "xox",
+    "dop_v1_", "shpat_", "r8_", "AKIA", "ASIA", "AIza", "ya29.", "SG.",
+)  # fmt: skip
+_NAMES = ("key", "token", "secret", "passw", "pwd", "bearer")
 _NAMED_SECRET = re.compile(  # a value with letters and digits that is said to be a secret
     r"(\b(?:api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|secret(?:[_-]?(?:access[_-])?key)?|token|password"
     r"|passwd|pwd|bearer)\b[\"']?\s*(?:[:=]|\bis\b|(?<=bearer)\s)\s*[\"']?)((?=[\w+/=-]*[A-Za-z])(?=[\w+/=-]*\d)[\w+/=-]{12,})",
     re.IGNORECASE,
 )
+_NUMBERS = re.compile(r"\d[\d .:()/\u2010-\u2015-]{5}|:[0-9A-Fa-f]{0,4}:")  # what all below have
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b")
 _CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-]|\.\d)")
 _CARD_STARTS = re.compile(r"4|5[1-5]|2[2-7]|3[47]|3[068]|35|6(?:011|4[4-9]|5|2)")
@@ -43,13 +49,13 @@ _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:\d{1,3}(?:\.\d{1,3}
 _VERSION_BEFORE = re.compile(
     r"(?:\bv(?:er)?\.?|version\W{0,3}|release\W{0,3}|build\W{0,3}|[=~<>!^@]=?)\s*$", re.IGNORECASE
 )
-_PHONE = re.compile(r"(?<![\w.,:/#$€£=+*-])(?:\+|\(?\d)[\d\s().\u2010-\u2015/-]{5,22}\d(?![\w%]|[.,:/=*+-]\d)")
+_PHONE = re.compile(r"(?<![\w.,:/#$€£=+*-])(?:\+\d|\(?\d)[\d\s().\u2010-\u2015/-]{5,22}\d(?![\w%]|[.,:/=*+-]\d)")
 _CALLED = re.compile(
     r"(?:phone|tel(?:ephone)?|mobile|cell|call|text|whatsapp|fax|number is)\W{0,3}(?:me |us )?(?:at |on )?\W{0,3}$",
     re.IGNORECASE,
 )
 _NORTH_AMERICAN = re.compile(r"(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}")
-_DATE = re.compile(r"\(?(?:(?:19|20)\d\d[-./ ]\d{1,2}[-./ ]\d{1,2}|\d{1,2}[-./ ]\d{1,2}[-./ ](?:19|20)\d\d)\b")
+_DATE = re.compile(r"\b(?:(?:19|20)\d\d[-./ ]\d{1,2}|\d{1,2}[-./ ](?:19|20)\d\d)\b")
 _REGIONS = ("GB", "DE", "FR", "IT", "ES", "NL", "BE", "CH", "AT", "PL", "SE", "AU", "JP", "CN", "KR", "BR", "ZA", "IL")
 """Regions whose national form, which begins with 0, is known without a country code."""
 
@@ -64,11 +70,14 @@ class Redactor:
         """Return a text with each personal datum replaced by its kind, such as [EMAIL]."""
         if "://" in text:
             text = _LOGIN.sub(partial(self._masked, "LOGIN", lambda _: True, end="@"), text)
-        text = _SECRET.sub(partial(self._masked, "SECRET", lambda _: True), text)
-        text = _NAMED_SECRET.sub(self._named_secret, text)
+        if any(mark in text for mark in _SECRET_MARKS):
+            text = _SECRET.sub(partial(self._masked, "SECRET", lambda _: True), text)
+        lower = text.lower()
+        if any(name in lower for name in _NAMES):
+            text = _NAMED_SECRET.sub(self._named_secret, text)
         if "@" in text:
             text = _EMAIL.sub(partial(self._masked, "EMAIL", lambda _: True), text)
-        if not any(map(str.isdigit, text)) and "::" not in text:
+        if not _NUMBERS.search(text):
             return text
         for kind, pattern, test in _CHECKED:
             text = pattern.sub(partial(self._masked, kind, test), text)
@@ -164,7 +173,7 @@ def _is_address(match: re.Match[str]) -> bool:
 def _is_phone(match: re.Match[str]) -> bool:
     text = match[0]
     digits = "".join(char for char in text if char.isdigit())
-    if not 7 <= len(digits) <= 15 or "\n" in text or _DATE.match(text):
+    if not 7 <= len(digits) <= 15 or "\n" in text or _DATE.search(text):
         return False
     if _CALLED.search(match.string[max(0, match.start() - 24) : match.start()]):
         return True

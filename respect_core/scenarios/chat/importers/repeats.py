@@ -48,7 +48,7 @@ class Repeats:
         }
 
     def is_history(self, thread: Thread) -> bool:
-        """Tell whether another record repeats this one and goes on."""
+        """Tell whether another record repeats this one and continues."""
         digests = _digests(thread)
         if not digests:
             return False

@@ -1,10 +1,10 @@
-"""Read spans of observability tools: Langfuse, OpenTelemetry's gen_ai conventions, MLflow; and the ratings beside them."""
+"""Read spans of Langfuse, OpenTelemetry's gen_ai conventions and MLflow, and the ratings beside them."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -23,10 +23,10 @@ _NO_CHAT = {"embeddings", "execute_tool", "create_agent", "invoke_agent", "retri
 
 def _rating(target: Any, name: Any, value: Any, place: Place, field: str) -> Iterator[Rating]:
     """Yield a rating if it is a user's thumb; any other score is left out."""
-    rating, target = thumb(value), text(target)
-    if target and rating is not None and _USERS.search(str(name)):
-        yield Rating(target, rating)
-    else:
+    rating, target, users = thumb(value), text(target), _USERS.search(str(name))
+    if target and users:
+        yield Rating(target, rating, str(name))
+    if rating is None or not users:
         place.leave_out(
             field, "a score that is no thumb of a user", f"none, or name it user_feedback ({name}: {value})"
         )
@@ -35,7 +35,7 @@ def _rating(target: Any, name: Any, value: Any, place: Place, field: str) -> Ite
 def _body(said: Any) -> dict[str, Any]:
     """Return what was asked as the body of a request."""
     said = parsed(said)
-    if isinstance(said, Mapping):
+    if isinstance(said, dict):
         body = dict(said)
         if "messages" not in body and "role" in body:
             return {"messages": [body]}
@@ -45,11 +45,9 @@ def _body(said: Any) -> dict[str, Any]:
 
 def _answer(said: Any) -> Any:
     """Return what was answered: a text, a message, or a response with choices."""
-    said = parsed(said)
-    if isinstance(said, Mapping) and not said.keys() & {"choices", "content", "role"}:
-        return parsed(first(said, *_ANSWERS.split()))
-    if isinstance(said, list) and said and isinstance(said[0], Mapping) and "role" in said[0]:
-        return said[-1]
+    loaded = parsed(said)
+    if isinstance(loaded, dict) and not loaded.keys() & {"choices", "content", "role"}:
+        return first(loaded, *_ANSWERS.split()) or said
     return said
 
 
@@ -57,7 +55,7 @@ def _each(read: Callable[[Any, Place], Iterator[Item]], items: Any, place: Place
     """Read the parts of a record, so that a bad one costs no other."""
     for item in items if isinstance(items, list) else []:
         try:
-            if isinstance(item, Mapping):
+            if isinstance(item, dict):
                 yield from read(item, place)
         except RecordError as error:
             yield error
@@ -88,7 +86,7 @@ def read_langfuse(record: Record, place: Place) -> Iterator[Item]:
         if first(record, "input") is None or first(record, "output") is None:
             return
     settings = parsed(first(record, "modelParameters", "model_parameters"))
-    body = _body(record.get("input")) | (settings if isinstance(settings, Mapping) else {})
+    body = _body(record.get("input")) | (settings if isinstance(settings, dict) else {})
     model = first(record, "model", "provided_model_name", "providedModelName")
     yield exchange(
         body if model is None else body | {"model": model},
@@ -130,7 +128,7 @@ def read_otel(record: Record, place: Place) -> Iterator[Item]:
 
 
 def _lists(record: Record, *names: str) -> list[Record]:
-    return [each for name in names for each in record.get(name) or [] if isinstance(each, Mapping)]
+    return [each for name in names for each in record.get(name) or [] if isinstance(each, dict)]
 
 
 def _read_span(span: Record, place: Place) -> Iterator[Item]:
@@ -162,7 +160,7 @@ def _read_span(span: Record, place: Place) -> Iterator[Item]:
     outputs = parsed(attributes.get("gen_ai.output.messages"))
     yield exchange(
         {
-            "messages": attributes["gen_ai.input.messages"],
+            "messages": parsed(attributes["gen_ai.input.messages"]),
             "system": parsed(attributes.get("gen_ai.system_instructions")),
             "tools": attributes.get("gen_ai.tool.definitions"),
             "model": first(attributes, "gen_ai.response.model", "gen_ai.request.model"),
@@ -180,13 +178,13 @@ def _read_span(span: Record, place: Place) -> Iterator[Item]:
 
 def _attributes(value: Any) -> dict[str, Any]:
     """Return attributes by name, which OTLP writes as a list of keys and typed values."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return dict(value)
-    return {str(each.get("key")): _value(each.get("value")) for each in value or [] if isinstance(each, Mapping)}
+    return {str(each.get("key")): _value(each.get("value")) for each in value or [] if isinstance(each, dict)}
 
 
 def _value(value: Any) -> Any:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return value
     if "kvlistValue" in value:
         return _attributes(record_at(value, "kvlistValue").get("values"))

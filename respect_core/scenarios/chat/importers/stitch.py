@@ -31,7 +31,8 @@ _TIME = re.compile(
 )
 # What chat interfaces ask a model behind the user's back, about a conversation that they quote.
 _BACKGROUND = re.compile(
-    r"\s*(?:#+ *task:?\s+)?(?:please )?(?:generate|write|create|suggest|provide|give|come up with|summari[sz]e|analy[sz]e)"
+    r"\s*(?:#+ *task:?\s+)?(?:please )?"
+    r"(?:generate|write|create|suggest|provide|give|come up with|summari[sz]e|analy[sz]e)"
     r"\b.{0,160}?(?:\btitles?\b|\btags\b|\bfollow-?up (?:questions|prompts)|\bsearch quer(?:y|ies)|\bemoji\b).{0,400}?"
     r"(?:\bchat[ _]history|\bconversation\b|\bthis chat\b|<chat_history>)"
     r"|\s*#+ *task:?\s+.{0,60}(?:\bautocompletion\b|\btitle\b|\btags\b)",
@@ -61,10 +62,11 @@ class Request:
 
 
 class Rating(NamedTuple):
-    """The thumb that a user gave to a message, request or trace of this id."""
+    """The thumb that a user gave to a message, request or trace of this id; None for a value on another scale."""
 
     target: str
-    value: int
+    value: int | None
+    name: str = ""  # of the score: where one of its values is no thumb, none of them is
 
 
 class Owner(NamedTuple):
@@ -96,8 +98,8 @@ class Stitcher:
             raise duplicate()
         if utterance is None:
             raise RecordError("messages", "no message of a user", "none: there is nothing to learn from")
-        if _BACKGROUND.match(utterance):
-            raise RecordError("messages", "a background call, such as for a title or tags", "none: nobody read it")
+        if is_background(utterance) and not any(each.role == "assistant" for each in request.messages):
+            raise background()
         if not answer.content.strip() and not answer.tool_calls:
             raise RecordError("response", "the answer is empty", "none: there is nothing to learn from")
         if request.id:
@@ -136,6 +138,16 @@ class Stitcher:
             yield from tree.threads()
 
 
+def is_background(utterance: str) -> bool:
+    """Tell whether an interface asked this behind the user's back."""
+    return _BACKGROUND.match(utterance) is not None
+
+
+def background() -> RecordError:
+    """Return the error of a call that no user made."""
+    return RecordError("", "a background call, such as for a title or tags", "none: nobody read the answer")
+
+
 def duplicate() -> RecordError:
     """Return the error of a record that is in the import already."""
     return RecordError("", "a duplicate, counted once", "none")
@@ -168,7 +180,8 @@ class _Tree:
         leading, rest = _split(request.messages)
         system = _TIME.sub("", " ".join(each.content for each in leading).lower())
         history = merged(map(Entry, rest))
-        keys = _keys(history, system)
+        ends = [_keys([*history, each], system) for each in request.answers]
+        keys = ends[0][:-1]
         known = next((i for i in range(len(keys), 0, -1) if keys[i - 1] in self._nodes), 0)
         # Who asks the same an hour later begins a new conversation; at once, it is a regeneration.
         again = len(keys) == 1 == known and _apart(self._asked.get(keys[0]), request.at)
@@ -180,7 +193,7 @@ class _Tree:
             self._asked[keys[0]] = request.at
         new = False
         for number, answer in enumerate(request.answers):
-            key = _keys([*history, answer], system)[-1]
+            key = ends[number][-1]
             child = None if again else self._nodes.get(key)
             if child is None:
                 child = self._nodes[key] = self._child(node, answer)

@@ -63,16 +63,15 @@ class Forest:
     def threads(self, ratings: Mapping[str, int]) -> Iterator[Thread]:
         """Yield the conversations of all trees."""
         for tree in self._trees.values():
-            nodes = {name: Node(self._rated(entry, ratings.get(name))) for name, (_, entry) in tree.messages.items()}
+            nodes = {each: Node(self._rated(entry, ratings.get(each))) for each, (_, entry) in tree.messages.items()}
             root = Node(Entry(Message("system", tree.system)) if tree.system else None)
-            for name, (parent, _) in tree.messages.items():
-                above = nodes.get(parent or "", root)
-                above.children.append(nodes[name])
-            current, name = list[Node](), tree.current
-            while name in nodes and nodes[name] not in current:
-                current.append(nodes[name])
+            for each, (parent, _) in tree.messages.items():
+                nodes.get(parent or "", root).children.append(nodes[each])
+            current, name = dict[str, Node](), tree.current
+            while name is not None and name in nodes and name not in current:
+                current[name] = nodes[name]
                 name = tree.messages[name][0]
-            for _, entries, shared in paths(root, current):
+            for _, entries, shared in paths(root, current.values()):
                 yield Thread(
                     entries,
                     tree.source,
@@ -106,7 +105,7 @@ def read_openwebui(record: Record, place: Place) -> Iterator[Tree | Rating]:
     chat = source if "history" in source else record_at(source, "chat")
     history = record_at(chat, "history")
     messages = history.get("messages")
-    if not isinstance(messages, Mapping):
+    if not isinstance(messages, dict):
         raise RecordError(
             "chat.history.messages", "the field is absent", "export the chats as JSON, with their history"
         )
@@ -117,7 +116,7 @@ def read_openwebui(record: Record, place: Place) -> Iterator[Tree | Rating]:
         messages={
             name: (text(each.get("parentId")), _openwebui(each, params, place, f"chat.history.messages[{name}]"))
             for name, each in messages.items()
-            if isinstance(each, Mapping)
+            if isinstance(each, dict)
         },
         current=text(history.get("currentId")),
         system=text(params.get("system") or chat.get("system")),
@@ -129,7 +128,7 @@ def read_openwebui(record: Record, place: Place) -> Iterator[Tree | Rating]:
 
 def _openwebui(item: Record, params: Record, place: Place, field: str) -> Entry | None:
     for file in item.get("files") or []:
-        kind = file.get("type", "file") if isinstance(file, Mapping) else "file"
+        kind = file.get("type", "file") if isinstance(file, dict) else "file"
         place.leave_out(field, f"a file of a message ({kind})", "none: the text of the message stays")
     message = message_of(item, place, field)[0]
     reply = message.role == "assistant"
@@ -154,9 +153,9 @@ def read_chatgpt(record: Record, place: Place) -> Iterator[Tree | Rating]:
             raise RecordError("rating", "a rating without thumb or message", "none: it says nothing about a reply")
         yield Rating(target, rating)
         return
-    if not isinstance(record["mapping"], Mapping):
+    if not isinstance(record["mapping"], dict):
         raise RecordError("mapping", "no object of messages", "take conversations.json as it was exported")
-    nodes = {name: each for name, each in record["mapping"].items() if isinstance(each, Mapping)}
+    nodes = {name: each for name, each in record["mapping"].items() if isinstance(each, dict)}
     yield Tree(
         id=text(record.get("conversation_id") or record.get("id")) or place.source.record,
         source=place.source,
@@ -203,11 +202,11 @@ def read_openassistant(record: Record, place: Place) -> Iterator[Tree]:
     root: Any = record.get("prompt", record)
     items = [root] if "thread" not in record else list(record["thread"] or [])
     messages: dict[str, tuple[str | None, Entry | None]] = {}
-    pending = [(None, each) for each in reversed(items)]
+    pending: list[tuple[str | None, Any]] = [(None, each) for each in reversed(items)]
     first: Record | None = None
     while pending:
         parent, item = pending.pop()
-        name = text(item.get("message_id")) if isinstance(item, Mapping) else None
+        name = text(item.get("message_id")) if isinstance(item, dict) else None
         if name is None:
             raise RecordError("message_id", "the field is absent", "export the messages with their ids")
         first = first or item
@@ -221,7 +220,7 @@ def read_openassistant(record: Record, place: Place) -> Iterator[Tree]:
             )
         )
         messages[name] = (text(item.get("parent_id")) or parent, entry)
-        replies = [each for each in item.get("replies") or [] if isinstance(each, Mapping)]
+        replies = [each for each in item.get("replies") or [] if isinstance(each, dict)]
         # The stack takes the last first: those without a rank, the worst, ..., the best of all.
         replies.sort(key=lambda each: (each.get("rank") is None, each.get("rank") or 0))
         pending += [(name, each) for each in replies]
