@@ -74,8 +74,8 @@ def difference(
 
 
 def ratio(
-    numerators: Sequence[float],
-    denominators: Sequence[float],
+    numerators: ArrayLike,
+    denominators: ArrayLike,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
