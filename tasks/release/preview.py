@@ -10,9 +10,9 @@ from mlflow.entities.model_registry import ModelVersion
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from respect_core.measuring.metrics import ratio
 from respect_core.profiles import Profile
 from respect_core.release.gate import Evidence, gate, judge
+from respect_core.stats import by_game, ratio
 from respect_core.variants import Variant
 from tasks.registry import deployed as deployment
 from tasks.registry import registry
@@ -68,9 +68,6 @@ def _same_games(one: ModelVersion, other: ModelVersion) -> bool:
 
 def _interval(policy: Evidence) -> list[float]:
     """The 95% interval of exact match, resampling whole games."""
-    sums: dict[str, int] = {}
-    turns: dict[str, int] = {}
-    for (game, _), right in sorted(policy.right.items()):
-        sums[game], turns[game] = sums.get(game, 0) + right, turns.get(game, 0) + 1
-    found = ratio(list(sums.values()), list(turns.values()))
-    return [found.low, found.high]
+    right, turns = by_game([game for game, _ in policy.right], [(right, 1) for right in policy.right.values()]).T
+    match = ratio(right, turns)
+    return [match.low, match.high]
