@@ -14,7 +14,7 @@ from respect_core.variants import Variant
 
 def measured(evidence: Evidence, grids: Sequence[Grid]) -> dict[Cell, Value | float]:
     """Return every number that the paper or its data may have published; rates between 0 and 1."""
-    numbers: dict[Cell, Value | float] = {**values(grids)}
+    numbers: dict[Cell, Value | float] = dict(values(grids).items())
     for policy, by_round in evidence.cells.items():
         for number, cell in by_round.items():
             if cell.figures:
