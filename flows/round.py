@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow, tags
+from prefect.exceptions import PrefectException
 
 from flows.dispatch.stages import decode, learn
 from flows.parameters import RoundParameters
@@ -138,5 +139,15 @@ def _learn(
         try:
             learned[variant] = end()
         except Exception as error:  # one failed variant must not take the others down
-            failed[variant] = str(error)
+            failed[variant] = why(error)
     return learned, failed
+
+
+def why(error: BaseException) -> str:
+    """Say why something failed, with the root cause; Prefect's own error, say of an input, only wraps the reason."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    chain = [each for each in chain if not isinstance(each, PrefectException)] or chain
+    first, root = (str(each) or type(each).__name__ for each in (chain[0], chain[-1]))
+    return first if root in first else f"{first} (cause: {root})"

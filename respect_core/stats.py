@@ -66,7 +66,7 @@ def difference(
 
 
 def ratio(
-    numerators: Sequence[float], denominators: Sequence[float], *, resamples: int = RESAMPLES, level: float = LEVEL
+    numerators: ArrayLike, denominators: ArrayLike, *, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> Estimate:
     """Return sum over sum, with an interval that resamples the pairs, e.g. exact matches and turns of each game.
 

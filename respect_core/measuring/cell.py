@@ -35,6 +35,7 @@ from respect_core.measuring.turn_metrics import (
     turn_figures,
 )
 from respect_core.measuring.users import UserShares, user_shares
+from respect_core.stats import Estimate
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition, read_manifest
 from respect_core.store.tables import iter_batches, read_table
@@ -103,6 +104,12 @@ class PolicyRound:
     turn_figures: TurnFigures | None = None
     agreement: Agreement | None = None
     users: UserShares | None = None
+
+    def figure(self, name: str) -> Estimate | int | None:
+        """Return a figure of `figures`, `language` or `turn_figures` by its name; None if there is none."""
+        parts = (self.figures, self.language, self.turn_figures)
+        value: Estimate | int | None = next((getattr(part, name) for part in parts if hasattr(part, name)), None)
+        return value
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from respect_core.log.log import SET_ASIDE, RecordError, from_validation, new_lines
 from respect_core.measuring.annotation_tasks import AnsweredTurn
 from respect_core.measuring.judge import judge
-from respect_core.measuring.turn_metrics import AnnotatedTurn
+from respect_core.measuring.turn_metrics import LABELS, AnnotatedTurn
 from respect_core.scenario import ScenarioError
 from respect_core.schemas import ANNOTATIONS_SCHEMA as ANNOTATIONS_SCHEMA
 from respect_core.store.base import Store
@@ -34,7 +34,6 @@ from respect_core.store.tables import read_table, write_partition
 
 ANNOTATIONS, ANSWERS = "annotations", "answers"
 Satisfaction = Literal["yes", "partial", "incorrect", "no"]
-SATISFACTION: tuple[Satisfaction, ...] = ("yes", "partial", "incorrect", "no")
 """Satisfied; satisfied, though the selection was incomplete; satisfied, though it was wrong; not satisfied
 (appendix A.2)."""
 Source = Literal["page", "file", "released"]
@@ -222,7 +221,7 @@ def _new_row(answer: Answer, turns: _Turns, table: Mapping[tuple[str, int, str],
     except ScenarioError as error:
         raise AnswerError("intended", str(error), "give an action that is legal in the turn's state") from None
     if (turn["follow_up"] is None) != (answer.satisfaction is None):
-        expected = "null: nothing follows the turn" if turn["follow_up"] is None else f"one of {list(SATISFACTION)}"
+        expected = "null: nothing follows the turn" if turn["follow_up"] is None else f"one of {list(LABELS)}"
         raise AnswerError("satisfaction", f"{answer.satisfaction!r}; expected {expected}", "correct it")
     row = {
         "interaction_id": answer.interaction_id,

@@ -20,23 +20,9 @@ from numpy.typing import NDArray
 
 from respect_core.log.records import InteractionLog, outcome_row, turn_rows
 from respect_core.measuring.judge import judge
-from respect_core.stats import RESAMPLES, Estimate, estimates, ratio, resampled
+from respect_core.stats import RESAMPLES, Estimate, estimates, resampled
 from respect_core.store.base import Store
 from respect_core.store.tables import read_table
-
-__all__ = [
-    "COLUMNS",
-    "RESAMPLES",
-    "Counts",
-    "Estimate",
-    "Figures",
-    "counts",
-    "counts_of_logs",
-    "figures",
-    "rates",
-    "ratio",
-    "read_counts",
-]
 
 COLUMNS = ("success", "turns", "right_clicks", "clicks")
 """Counts of a game: 1 if it was won, else 0; turns of the listener; accurate clicks; all clicks."""

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from respect_core.interaction import TurnKey
-from respect_core.measuring.metrics import Estimate, ratio
 from respect_core.scenario import Scenario, scenario
+from respect_core.stats import Estimate, by_game, ratio
 
 Figures = dict[str, float | int | str]
 
@@ -132,13 +132,10 @@ def difference(candidate: Evidence, deployed: Evidence, config: GateConfig) -> E
 
     Each end of its interval bounds the difference from one side with `config.confidence`.
     """
-    sums: dict[str, float] = {}
-    turns: dict[str, int] = {}
-    for (game, turn), right in sorted(candidate.right.items()):
-        sums[game] = sums.get(game, 0) + right - deployed.right[game, turn]
-        turns[game] = turns.get(game, 0) + 1
+    differences = [(right - deployed.right[turn], 1) for turn, right in candidate.right.items()]
+    sums, turns = by_game([game for game, _ in candidate.right], differences).T
     level = 2 * config.confidence - 1  # two-sided: each tail holds 1 - confidence
-    return ratio(list(sums.values()), list(turns.values()), resamples=config.resamples, level=level)
+    return ratio(sums, turns, resamples=config.resamples, level=level)
 
 
 def _compared(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Iterator[_Finding]:

@@ -53,6 +53,16 @@ class Step:
     action: str
     tiles: tuple[Tile, ...]
 
+    @property
+    def alt(self) -> str:
+        """The state in words."""
+        letters_by_mark = {
+            "targets": [tile.letter for tile in self.tiles if tile.target],
+            "selected": [tile.letter for tile in self.tiles if tile.selected],
+            "clicked": [tile.letter for tile in self.tiles if tile.clicked],
+        }
+        return "; ".join(f"{mark} {' '.join(letters) or 'none'}" for mark, letters in letters_by_mark.items())
+
 
 @dataclass(frozen=True)
 class CaseStudy:

@@ -1,11 +1,12 @@
 """Render the report as one self-contained HTML page that reads like a short paper.
 
 This module decides what the page says, page.html how it looks. The template engine escapes everything that comes from
-users or from a run; the only text that it does not escape is the figures' SVG, which is drawn here from numbers.
+users or from a run. Figures are images, so nothing in them can reach the page.
 """
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,28 +16,31 @@ from respect_core.errors import extra
 from respect_core.measuring.evidence import Evidence, main_policy, rounds_of
 from respect_core.measuring.metrics import Estimate
 from respect_core.reporting import candidates
-from respect_core.reporting.case_studies import CaseStudy, Step
+from respect_core.reporting.case_studies import CaseStudy
 from respect_core.reporting.changes import Changes
 from respect_core.reporting.figures.confusions import decoded_policy
-from respect_core.reporting.figures.style import inline_svg
-from respect_core.reporting.page_tables import Plain, agreement, changed, comparisons, costs, decoders, drifts, users
-from respect_core.reporting.tables import TABLES, Grid, Value
+from respect_core.reporting.page_tables import agreement, changed, comparisons, costs, decoders, drifts, users
+from respect_core.reporting.tables import Grid, Plain, Value
 from respect_core.variants import CONTROL, Variant
 
 with extra("report"):
     from jinja2 import Environment, StrictUndefined
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A figure, drawn for wide and for narrow screens."""
+    """A figure as SVG, and its text for readers who do not see it."""
 
-    wide: Figure
-    narrow: Figure
+    svg: bytes
     alt: str
+
+    @property
+    def source(self) -> str:
+        """The figure as a data URI."""
+        return f"data:image/svg+xml;base64,{b64encode(self.svg).decode()}"
 
 
 def page(
@@ -73,8 +77,8 @@ def page(
         findings=findings(evidence),
         learned=learned and _candidates(learned),
         facts=_facts(evidence, facts),
-        grids={grid.number: grid for grid in grids},
-        figures={number: _on_page(number, figure) for number, figure in figures.items()},
+        grids={grid.number: grid.plain() for grid in grids},
+        figures=figures,
         comparisons=comparisons(evidence.comparisons),
         agreement=agreement(evidence),
         confusion_caption=_confusion_caption(evidence),
@@ -85,10 +89,10 @@ def page(
         costs=costs(evidence),
         beside=Variant.B_FFT.value in evidence.cells,
         absent=_absent(evidence, figures, len(cases) - len(pictured)),
-        cases=[_case(case) for case in pictured],
+        cases=pictured,
         drawings=drawings,
         numbers={image: number for number, image in enumerate(drawings)},
-        changes={"sentences": _change_sentences(changes), "table": changes and changed(changes, grids)},
+        changes={"sentences": _change_sentences(changes, grids), "table": changes and changed(changes, grids)},
     )
 
 
@@ -157,15 +161,6 @@ def _line(grid: Grid, row: str, values: Sequence[Value | None]) -> str:
     return f"{grid.label(row)} from {before} in round {first} to {after} in round {last}"
 
 
-def _on_page(number: int, figure: PageFigure) -> dict[str, Any]:
-    return {
-        "pixels": round(96 * figure.wide.get_size_inches()[0]),
-        "wide": inline_svg(figure.wide, f"w{number}"),
-        "narrow": inline_svg(figure.narrow, f"n{number}"),
-        "alt": figure.alt,
-    }
-
-
 def _facts(evidence: Evidence, run: Mapping[str, str]) -> list[tuple[str, str]]:
     numbers = rounds_of(evidence.cells)
     facts = {
@@ -224,29 +219,7 @@ def _confusion_caption(evidence: Evidence) -> str:
     return f"What the decoders said about turns of {policy.upper()}, in shares of all turns. {readings}"
 
 
-def _case(case: CaseStudy) -> dict[str, Any]:
-    return {
-        "heading": case.heading,
-        "policy": case.policy,
-        "round": case.round,
-        "success": case.success,
-        "steps": [
-            {"utterance": step.utterance, "action": step.action, "tiles": step.tiles, "alt": _tiles(step)}
-            for step in case.steps
-        ],
-    }
-
-
-def _tiles(step: Step) -> str:
-    letters_by_mark = {
-        "targets": [tile.letter for tile in step.tiles if tile.target],
-        "selected": [tile.letter for tile in step.tiles if tile.selected],
-        "clicked": [tile.letter for tile in step.tiles if tile.clicked],
-    }
-    return "; ".join(f"{mark} {' '.join(letters) or 'none'}" for mark, letters in letters_by_mark.items())
-
-
-def _change_sentences(changes: Changes | None) -> list[str]:
+def _change_sentences(changes: Changes | None, grids: Sequence[Grid]) -> list[str]:
     if changes is None:
         return ["This is the first report in its folder: there is nothing to compare with."]
     if not (changes.beyond or changes.within or changes.new or changes.gone):
@@ -258,12 +231,7 @@ def _change_sentences(changes: Changes | None) -> list[str]:
         f"{len(changes.gone)} are gone."
     ]
     if changes.new:
-        tables: dict[int, set[str]] = {}
-        for table, row, column in changes.new:
-            tables.setdefault(table, set()).add(f"{row.upper() if table in _BY_POLICY else row} {column}")
-        table, cells = next(iter(sorted(tables.items())))
-        sentences.append(f"New in table {table}: {', '.join(sorted(cells))}.")
+        first = next(grid for grid in grids if grid.number == min(changes.new)[0])
+        cells = sorted(f"{first.label(row)} {column}" for table, row, column in changes.new if table == first.number)
+        sentences.append(f"New in table {first.number}: {', '.join(cells)}.")
     return sentences
-
-
-_BY_POLICY = {table.number for table in TABLES} | {6, 7, 8, 9}

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from respect_core.measuring.cell import PolicyRound
 from respect_core.measuring.evidence import Comparison, Evidence
 from respect_core.measuring.metrics import Estimate
+from respect_core.reporting.candidates import DASH
 from respect_core.reporting.changes import Changes
 from respect_core.reporting.figures.confusions import decoded_policy
-from respect_core.reporting.tables import Grid, Value
-
-DASH = "–"  # noqa: RUF001  # a dash, as in the paper's tables
-
-
-@dataclass(frozen=True)
-class Plain:
-    """A table of text; a row's first cell names it."""
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def markdown(self) -> str:
-        """Return the table in Markdown, under its caption."""
-        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
-        return "\n".join([f"{self.caption}\n", *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
+from respect_core.reporting.tables import Grid, Plain
 
 
 def comparisons(results: Sequence[Comparison]) -> Plain | None:
@@ -188,12 +172,6 @@ def changed(changes: Changes, grids: Sequence[Grid]) -> Plain | None:
     """Tabulate cells that moved beyond their intervals."""
     by_number = {grid.number: grid for grid in grids}
 
-    def text(table: int, value: Value | None) -> str:
-        grid = by_number[table]
-        if not isinstance(value, Estimate):
-            return DASH if value is None else str(value)
-        return f"{grid.text(value.value)} [{grid.text(value.low)}, {grid.text(value.high)}]"
-
     return _plain(
         "Cells that moved beyond the intervals; counts that changed.",
         ("table", "row", "column", "before", "after"),
@@ -202,8 +180,8 @@ def changed(changes: Changes, grids: Sequence[Grid]) -> Plain | None:
                 f"{table}: {by_number[table].title.split('(')[0].split(',')[0].strip().rstrip('.')}",
                 by_number[table].label(row),
                 column,
-                text(table, each.before),
-                text(table, each.now),
+                by_number[table].cell(each.before),
+                by_number[table].cell(each.now),
             )
             for each in changes.beyond
             for table, row, column in [each.key]

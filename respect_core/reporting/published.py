@@ -6,10 +6,10 @@ notebook published with the data where it prints more digits: success rates with
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
 
 from respect_core.stats import Estimate
 
@@ -267,35 +267,6 @@ def _verdict(
     return Verdict(table, row, column, value, number, low, high, agrees, why)
 
 
-def comma_separated(found: Iterable[Verdict]) -> str:
+def comma_separated(found: Sequence[Verdict]) -> str:
     """Format verdicts as CSV, one line each, under the names of their fields; None is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Verdict.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(each) for each in found)
-    return text.getvalue()
-
-
-def markdown(found: Iterable[Verdict]) -> str:
-    """Format a table per published table, each cell as 'published / measured' with a mark: = agrees, ≠ does not."""
-    by_table: dict[Table, list[Verdict]] = {}
-    for each in found:
-        by_table.setdefault(each.table, []).append(each)
-    blocks = []
-    for table, some in by_table.items():
-        columns = list(dict.fromkeys(each.column for each in some))
-        cells = {(each.row, each.column): _cell(each, PUBLISHED[table].digits) for each in some}
-        lines = [f"| {' | '.join(['', *columns])} |", f"|{'---|' * (len(columns) + 1)}"]
-        lines += [
-            f"| {' | '.join([row, *(cells.get((row, column), '-') for column in columns)])} |"
-            for row in dict.fromkeys(each.row for each in some)
-        ]
-        title = f"Table {table}" if isinstance(table, int) else table[:1].upper() + table[1:]
-        blocks.append(f"### {title}: {PUBLISHED[table].title}\n\n" + "\n".join(lines) + "\n")
-    return "\n".join(blocks)
-
-
-def _cell(each: Verdict, digits: int) -> str:
-    if each.measured is None:
-        return f"{each.published:.{digits}f} / -"
-    return f"{each.published:.{digits}f} / {each.measured:.{digits}f} {'=' if each.agrees else '≠'}"
+    return pd.DataFrame(found, dtype=object).to_csv(index=False)

@@ -12,7 +12,7 @@ Files are written atomically, report.json last.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,41 +65,30 @@ def write(
     for folder in ("tables", "figures"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     tables.write(grids, out / "tables")
-    figures = draw(evidence, grids)
-    for number, figure in figures.items():
-        style.save(figure.wide, out / "figures" / f"figure-{number}")
+    figures = {}
+    for number, (figure, alt) in draw(evidence, grids).items():
+        svg, _ = style.save(figure, out / "figures" / f"figure-{number}")
+        figures[number] = PageFigure(svg.read_bytes(), alt)
     html = page(evidence, grids, figures, cases, drawings, changes, made=when, facts=facts or {}, learned=learned)
-    _put(out / PAGE, html)
+    tables.put(out / PAGE, html)
     facts_of_report = {"name": evidence.name, "made": when, "code_version": code_version()}
-    _put(out / NUMBERS, json.dumps(to_json(facts_of_report, numbers, changes), indent=1, ensure_ascii=False) + "\n")
+    tables.put(
+        out / NUMBERS, json.dumps(to_json(facts_of_report, numbers, changes), indent=1, ensure_ascii=False) + "\n"
+    )
     return changes
 
 
-def draw(evidence: Evidence, grids: Sequence[Grid]) -> dict[int, PageFigure]:
-    """Draw the figures that have data, by number."""
+def draw(evidence: Evidence, grids: Sequence[Grid]) -> dict[int, tuple[Figure, str]]:
+    """Draw the figures that have data, by number, each with its alternative text."""
     cells, learned = evidence.cells, evidence.learned_from
     totals = "; ".join(f"{policy.upper()} {by[max(by)]} up to round {max(by)}" for policy, by in learned.items() if by)
     matrices = "Confusion matrices of the feedback decoders by round; the table below it has precision and recall."
-    sources: dict[int, tuple[Callable[[bool], Figure | None], str]] = {
-        4: (lambda narrow: curves.figure_4(cells, columns=1 if narrow else 3), alt_text("By round.", grids, (2, 3, 4))),
-        5: (lambda narrow: curves.figure_5(cells, columns=1 if narrow else 3), alt_text("By round.", grids, (5,))),
-        6: (lambda narrow: confusions.figure_6(cells, columns=2 if narrow else None), matrices),
-        7: (
-            lambda narrow: curves.figure_7(cells, columns=1 if narrow else 2),
-            alt_text("By round.", grids, (6, 7, 8, 9)),
-        ),
-        14: (lambda _: curves.figure_14(learned), f"Cumulative interactions: {totals}."),
-        15: (lambda _: curves.figure_15(cells), alt_text("Success with enhanced adapters.", grids, (2,))),
+    figures = {
+        4: (curves.figure_4(cells), alt_text("By round.", grids, (2, 3, 4))),
+        5: (curves.figure_5(cells), alt_text("By round.", grids, (5,))),
+        6: (confusions.figure_6(cells), matrices),
+        7: (curves.figure_7(cells), alt_text("By round.", grids, (6, 7, 8, 9))),
+        14: (curves.figure_14(learned), f"Cumulative interactions: {totals}."),
+        15: (curves.figure_15(cells), alt_text("Success with enhanced adapters.", grids, (2,))),
     }
-    figures = {}
-    for number, (figure, alt) in sources.items():
-        wide, narrow = figure(False), figure(True)
-        if wide is not None and narrow is not None:
-            figures[number] = PageFigure(wide, narrow, alt)
-    return figures
-
-
-def _put(file: Path, text: str) -> None:
-    unfinished = file.with_name(f"{file.name}.tmp")
-    unfinished.write_text(text)
-    unfinished.replace(file)
+    return {number: (figure, alt) for number, (figure, alt) in figures.items() if figure is not None}

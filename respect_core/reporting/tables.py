@@ -8,18 +8,15 @@ Deviations from the paper, numbered as they are cited elsewhere:
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from respect_core.measuring.cell import PolicyRound
+import pandas as pd
+
 from respect_core.measuring.evidence import Cells, rounds_of
 from respect_core.measuring.metrics import Estimate
-from respect_core.measuring.turn_metrics import TurnFigures
 from respect_core.variants import CONTROL, HH, Variant
 
 DASH = "-"
@@ -29,12 +26,11 @@ Value = Estimate | int
 
 @dataclass(frozen=True)
 class Table:
-    """The definition of one of the paper's tables. `read`: takes its figure from a policy's round."""
+    """The definition of one of the paper's tables. `name`: of the figure in a policy's round."""
 
     number: int
     name: str
     title: str
-    read: Callable[[PolicyRound], Value | None]
     unit: Literal["percent", "number"] = "number"
     better: Literal["higher", "lower"] | None = None
 
@@ -45,63 +41,42 @@ class Table:
 
 
 TABLES = (
-    Table(
-        2,
-        "success",
-        "Interaction task success rate in percent",
-        lambda cell: cell.figures.success if cell.figures else None,
-        "percent",
-        "higher",
-    ),
-    Table(
-        3,
-        "turns_per_game",
-        "Turns per interaction",
-        lambda cell: cell.figures.turns_per_game if cell.figures else None,
-        better="lower",
-    ),
-    Table(
-        4,
-        "click_accuracy",
-        "Click accuracy in percent",
-        lambda cell: cell.figures.click_accuracy if cell.figures else None,
-        "percent",
-        "higher",
-    ),
+    Table(2, "success", "Interaction task success rate in percent", "percent", "higher"),
+    Table(3, "turns_per_game", "Turns per interaction", better="lower"),
+    Table(4, "click_accuracy", "Click accuracy in percent", "percent", "higher"),
 )
 """Tables that need nothing but the games."""
 
 LANGUAGE_TABLES = (
-    Table(
-        6,
-        "vocabulary",
-        "Vocabulary size of speaker instructions",
-        lambda cell: cell.language.vocabulary if cell.language else None,
-    ),
-    Table(
-        7,
-        "utterance_length",
-        "Utterance length of speaker instructions in words",
-        lambda cell: cell.language.utterance_length if cell.language else None,
-    ),
-    Table(
-        8, "resets", "Reset words in speaker instructions", lambda cell: cell.language.resets if cell.language else None
-    ),
-    Table(
-        9,
-        "try_agains",
-        "Try-again words in speaker instructions",
-        lambda cell: cell.language.try_agains if cell.language else None,
-    ),
+    Table(6, "vocabulary", "Vocabulary size of speaker instructions"),
+    Table(7, "utterance_length", "Utterance length of speaker instructions in words"),
+    Table(8, "resets", "Reset words in speaker instructions"),
+    Table(9, "try_agains", "Try-again words in speaker instructions"),
 )
 
-TURN_ROWS: Mapping[str, Callable[[TurnFigures], Estimate | None]] = {
-    "Exact match": lambda figures: figures.exact_match,
-    "Pos Feedback": lambda figures: figures.positive_feedback,
-    "Sim": lambda figures: figures.similarity,
-    "Sim -FB": lambda figures: figures.similarity_negative,
+TURN_ROWS = {
+    "Exact match": "exact_match",
+    "Pos Feedback": "positive_feedback",
+    "Sim": "similarity",
+    "Sim -FB": "similarity_negative",
 }
-"""The rows of table 5."""
+"""The rows of table 5, and the figure in each."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A table of text; a row's first cell names it. A figure may be in bold, as in Markdown, and have an interval."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    name: str = ""
+
+    def markdown(self) -> str:
+        """Return the table in Markdown, under its caption."""
+        title = f"{self.name}: {self.caption}" if self.name else self.caption
+        lines = (self.columns, ["---"] * len(self.columns), *self.rows)
+        return f"{title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 @dataclass(frozen=True)
@@ -127,12 +102,27 @@ class Grid:
             return str(value)
         return f"{100 * value:.1f}" if self.percent else f"{value:.2f}"
 
+    def cell(self, value: Value | None, bold: bool = False) -> str:
+        """Format a value with its interval."""
+        if not isinstance(value, Estimate):
+            return DASH if value is None else str(value)
+        text = self.text(value.value)
+        return f"{f'**{text}**' if bold else text} [{self.text(value.low)}, {self.text(value.high)}]"
+
+    def plain(self) -> Plain:
+        """Format the table as text."""
+        rows = (
+            (self.label(name), *(self.cell(value, self.best.get(place) == name) for place, value in enumerate(row)))
+            for name, row in self.rows.items()
+        )
+        return Plain(self.title, ("round", *map(self.label, self.columns)), tuple(rows), f"Table {self.number}")
+
 
 def grid(table: Table, cells: Cells) -> Grid:
     """Fill in a table of policies by rounds."""
     numbers = rounds_of(cells)
     values = {
-        policy: tuple(table.read(by_round[number]) if number in by_round else None for number in numbers)
+        policy: tuple(by_round[number].figure(table.name) if number in by_round else None for number in numbers)
         for policy, by_round in cells.items()
     }
     better = f" ({table.better} is better)" if table.better else ""
@@ -156,18 +146,18 @@ def table_5(cells: Cells) -> Grid | None:
     B-FFT was not annotated.
     """
     annotated = {
-        policy: {number: cell.turn_figures for number, cell in by_round.items() if cell.turn_figures}
+        policy: {number: cell for number, cell in by_round.items() if cell.turn_figures}
         for policy, by_round in cells.items()
     }
     policy = annotated_policy(cells)
     if policy is None:
         return None
-    columns = {str(number): figures for number, figures in sorted(annotated[policy].items())}
+    columns = {str(number): annotated[policy][number] for number in sorted(annotated[policy])}
     for other in (CONTROL, HH):
         # Its last round. In round 0 CONTROL is the seed policy, which is in the policy's own column.
-        figures_by_round = annotated.get(other)
-        if other != policy and figures_by_round and ((last := max(figures_by_round)) > 0 or other == HH):
-            columns[other] = figures_by_round[last]
+        by_round = annotated.get(other)
+        if other != policy and by_round and ((last := max(by_round)) > 0 or other == HH):
+            columns[other] = by_round[last]
     return Grid(
         number=5,
         file="table-5-turns",
@@ -176,7 +166,7 @@ def table_5(cells: Cells) -> Grid | None:
         percent=True,
         of="metric",
         columns=tuple(columns),
-        rows={name: tuple(read(figures) for figures in columns.values()) for name, read in TURN_ROWS.items()},
+        rows={row: tuple(cell.figure(name) for cell in columns.values()) for row, name in TURN_ROWS.items()},
         best={},
     )
 
@@ -200,64 +190,32 @@ def grids(cells: Cells) -> list[Grid]:
     return [each for each in filled if any(value is not None for row in each.rows.values() for value in row)]
 
 
-def markdown(filled: Grid) -> str:
-    """Format the table in Markdown under its title; bold as in the paper."""
-    lines = [
-        f"Table {filled.number}: {filled.title}\n",
-        "| round | " + " | ".join(map(filled.label, filled.columns)) + " |",
-        "|---" * (len(filled.columns) + 1) + "|",
-    ]
-    for name, row in filled.rows.items():
-        cells = [_shown(filled, value, filled.best.get(column) == name) for column, value in enumerate(row)]
-        lines.append(f"| {filled.label(name)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def comma_separated(filled: Grid) -> str:
     """Format the table as CSV, not rounded; a column with intervals becomes three: value, low and high."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = range(len(filled.columns))
-    wide = [any(isinstance(row[column], Estimate) for row in filled.rows.values()) for column in columns]
-    header = [_headings(name, three) for name, three in zip(filled.columns, wide, strict=True)]
-    writer.writerow([filled.of, *chain.from_iterable(header)])
-    for name, row in filled.rows.items():
-        fields = [_fields(value, three) for value, three in zip(row, wide, strict=True)]
-        writer.writerow([name, *chain.from_iterable(fields)])
-    return text.getvalue()
+    frame = pd.DataFrame(index=pd.Index(filled.rows, name=filled.of))
+    for name, values in zip(filled.columns, zip(*filled.rows.values(), strict=True), strict=True):
+        if any(isinstance(value, Estimate) for value in values):
+            for part in ("value", "low", "high"):
+                frame[f"{name} {part}".removesuffix(" value")] = [getattr(value, part, None) for value in values]
+        else:
+            frame[name] = pd.array(values, "Int64")
+    return frame.to_csv(na_rep=DASH, float_format="%.6g")
 
 
 def write(filled: Sequence[Grid], folder: Path) -> list[Path]:
-    """Write a CSV and a Markdown file for each table, atomically, and return their paths."""
-    files = []
-    for each in filled:
-        for ending, text in (("csv", comma_separated(each)), ("md", markdown(each))):
-            file = folder / f"{each.file}.{ending}"
-            unfinished = file.with_name(f"{file.name}.tmp")
-            unfinished.write_text(text)
-            files.append(unfinished.replace(file))
-    return files
+    """Write a CSV and a Markdown file for each table, and return their paths."""
+    return [
+        put(folder / f"{each.file}.{ending}", text)
+        for each in filled
+        for ending, text in (("csv", comma_separated(each)), ("md", each.plain().markdown()))
+    ]
 
 
-def _shown(filled: Grid, value: Value | None, bold: bool) -> str:
-    if value is None:
-        return DASH
-    if not isinstance(value, Estimate):
-        return str(value)
-    text = filled.text(value.value)
-    return f"{f'**{text}**' if bold else text} [{filled.text(value.low)}, {filled.text(value.high)}]"
-
-
-def _headings(name: str, three: bool) -> list[str]:
-    return [name, f"{name} low", f"{name} high"] if three else [name]
-
-
-def _fields(value: Value | None, three: bool) -> list[str]:
-    if value is None:
-        return [DASH] * (3 if three else 1)
-    if isinstance(value, Estimate):
-        return [f"{each:.6g}" for each in (value.value, value.low, value.high)]
-    return [str(value)]
+def put(file: Path, text: str) -> Path:
+    """Write a file atomically, and return its path."""
+    unfinished = file.with_name(f"{file.name}.tmp")
+    unfinished.write_text(text)
+    return unfinished.replace(file)
 
 
 def _best(table: Table, values: Mapping[str, tuple[Value | None, ...]], numbers: Sequence[int]) -> dict[int, str]:

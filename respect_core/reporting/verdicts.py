@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from respect_core.measuring.decoder_metrics import LABELS
 from respect_core.measuring.evidence import Evidence
+from respect_core.reporting.changes import values
 from respect_core.reporting.published import Cell
 from respect_core.reporting.tables import Grid, Value
 from respect_core.variants import Variant
@@ -13,13 +14,7 @@ from respect_core.variants import Variant
 
 def measured(evidence: Evidence, grids: Sequence[Grid]) -> dict[Cell, Value | float]:
     """Return every number that the paper or its data may have published; rates between 0 and 1."""
-    numbers: dict[Cell, Value | float] = {
-        (grid.number, row, column): value
-        for grid in grids
-        for row, across in grid.rows.items()
-        for column, value in zip(grid.columns, across, strict=True)
-        if value is not None
-    }
+    numbers: dict[Cell, Value | float] = dict(values(grids).items())
     for policy, by_round in evidence.cells.items():
         for number, cell in by_round.items():
             if cell.figures:

@@ -110,12 +110,8 @@ def _point_deployed(workspace: Workspace, model: str, entry: ledger.Entry | None
     current = registry.aliases(workspace, model).get(registry.DEPLOYED)
     if wanted == current:
         return
-    if wanted is not None and _exists(workspace, model, wanted):
-        registry.client(workspace).set_registered_model_alias(model, registry.DEPLOYED, wanted)
+    mlflow = registry.client(workspace)
+    if wanted in {str(version.version) for version in mlflow.search_model_versions(f"name='{model}'")}:
+        mlflow.set_registered_model_alias(model, registry.DEPLOYED, wanted)
     elif current is not None:
-        registry.client(workspace).delete_registered_model_alias(model, registry.DEPLOYED)
-
-
-def _exists(workspace: Workspace, model: str, number: str) -> bool:
-    found = registry.client(workspace).search_model_versions(f"name='{model}'")
-    return any(str(version.version) == number for version in found)
+        mlflow.delete_registered_model_alias(model, registry.DEPLOYED)

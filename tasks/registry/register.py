@@ -50,7 +50,7 @@ def open_round(
             registry.reopen(workspace, run_id)
     for run in attempts:
         if run.info.status == "RUNNING" and run.info.run_id != run_id:
-            registry.end_killed(workspace, str(run.info.run_id))
+            registry.end_run(workspace, str(run.info.run_id), "KILLED")
     run_id = run_id or registry.start_run(workspace, name, study_run, tags)
     figures = ("games", "turns", "turns_with_followup", "set_aside")
     metrics = [(name, getattr(exported, name), round) for name in figures]
@@ -132,7 +132,7 @@ def _register(
         # Retrainings with other settings may run in parallel; a round trains a variant once.
         same = not retrained or run.data.tags.get("adapter_hash") == str(tags["adapter_hash"])
         if (registry.RETRAINED in run.data.tags) == retrained and same:
-            registry.end_killed(workspace, str(run.info.run_id))
+            registry.end_run(workspace, str(run.info.run_id), "KILLED")
     run_id = registry.start_run(workspace, name, parent, tags)
     with registry.ended(workspace, run_id):
         log_training(workspace, run_id, profile, training_set, selected)

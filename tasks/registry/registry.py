@@ -77,20 +77,17 @@ def client(workspace: Workspace) -> MlflowClient:
 
 def experiment_id(workspace: Workspace) -> str:
     """Return the study's experiment, made if absent."""
-    mlflow = client(workspace)
-    found = mlflow.get_experiment_by_name(workspace.experiment)
-    if found is not None:
-        return str(found.experiment_id)
-    # A tracking server decides where artifacts go; a plain database would put them in the caller's folder.
-    local = workspace.tracking_uri.startswith("sqlite:")
-    location = (workspace.root / "mlartifacts").as_uri() if local else None
-    try:
-        return str(mlflow.create_experiment(workspace.experiment, artifact_location=location))
-    except MlflowException:  # somebody else has made it since
-        made = mlflow.get_experiment_by_name(workspace.experiment)
-        if made is None:
-            raise
-        return str(made.experiment_id)
+    mlflow, name = client(workspace), workspace.experiment
+    if (experiment := mlflow.get_experiment_by_name(name)) is None:
+        # A tracking server decides where artifacts go; a plain database would put them in the caller's folder.
+        local = workspace.tracking_uri.startswith("sqlite:")
+        location = (workspace.root / "mlartifacts").as_uri() if local else None
+        try:
+            return str(mlflow.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            if (experiment := mlflow.get_experiment_by_name(name)) is None:  # else somebody else has made it since
+                raise
+    return str(experiment.experiment_id)
 
 
 def start_run(
@@ -98,9 +95,8 @@ def start_run(
 ) -> str:  # read only
     """Start a run, open until `end_run`; return its id."""
     lineage = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
-    run = client(workspace).create_run(
-        experiment_id(workspace), run_name=name, tags={**lineage, **{k: str(v) for k, v in tags.items()}}
-    )
+    texts = {key: str(value) for key, value in tags.items()}
+    run = client(workspace).create_run(experiment_id(workspace), run_name=name, tags=lineage | texts)
     return str(run.info.run_id)
 
 
@@ -111,9 +107,8 @@ def reopen(workspace: Workspace, run_id: str) -> None:
 
 def child_run(workspace: Workspace, parent: str, name: str) -> str:
     """Return the id of the child run of that name, made if absent."""
-    wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and attributes.run_name = '{name}'"
-    found = client(workspace).search_runs([experiment_id(workspace)], wanted)
-    return str(found[0].info.run_id) if found else start_run(workspace, name, parent)
+    runs = attempts(workspace, name, parent)
+    return str(runs[0].info.run_id) if runs else start_run(workspace, name, parent)
 
 
 def attempts(workspace: Workspace, name: str, parent: str | None = None) -> list[Run]:
@@ -127,19 +122,6 @@ def left_open(workspace: Workspace, name: str, parent: str | None = None) -> lis
     return [run for run in attempts(workspace, name, parent) if run.info.status == "RUNNING"]
 
 
-def end_killed(workspace: Workspace, run_id: str) -> None:
-    """End an abandoned open run, and the open runs below it, as killed.
-
-    What it logged of a model that did not become a version is discarded.
-    """
-    mlflow = client(workspace)
-    end_killed_below(workspace, run_id)
-    if not mlflow.search_model_versions(f"run_id = '{run_id}'"):
-        for model in mlflow.search_logged_models([experiment_id(workspace)], f"source_run_id = '{run_id}'"):
-            _discard(mlflow, model.model_id)
-    mlflow.set_terminated(run_id, "KILLED")
-
-
 def _discard(mlflow: MlflowClient, model: str) -> None:
     """Have a logged model's files deleted by the next `mlflow gc`."""
     mlflow.finalize_logged_model(model, LoggedModelStatus.FAILED)
@@ -150,7 +132,7 @@ def end_killed_below(workspace: Workspace, run_id: str) -> None:
     """End the open runs below a run as killed."""
     wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' and attributes.status = 'RUNNING'"
     for child in client(workspace).search_runs([experiment_id(workspace)], wanted):
-        end_killed(workspace, str(child.info.run_id))
+        end_run(workspace, str(child.info.run_id), "KILLED")
 
 
 def logged_steps(workspace: Workspace, run_id: str, metric: str) -> set[int]:
@@ -159,12 +141,13 @@ def logged_steps(workspace: Workspace, run_id: str, metric: str) -> set[int]:
 
 
 def end_run(workspace: Workspace, run_id: str, status: Status = "FINISHED") -> None:
-    """End a run, and the open runs below it."""
-    if status == "KILLED":
-        end_killed(workspace, run_id)
-    else:
-        end_killed_below(workspace, run_id)
-        client(workspace).set_terminated(run_id, status)
+    """End a run, and the open runs below it as killed; discard a killed run's model if it did not become a version."""
+    mlflow = client(workspace)
+    end_killed_below(workspace, run_id)
+    if status == "KILLED" and not mlflow.search_model_versions(f"run_id = '{run_id}'"):
+        for model in mlflow.search_logged_models([experiment_id(workspace)], f"source_run_id = '{run_id}'"):
+            _discard(mlflow, model.model_id)
+    mlflow.set_terminated(run_id, status)
 
 
 def status_after(error: BaseException) -> Status:
@@ -325,12 +308,18 @@ def named(workspace: Workspace, reference: str) -> ModelVersion:
         raise ValueError(f"{reference!r} is not a registered version, such as 'respect.b-fft/3': {error}") from None
 
 
-def download(workspace: Workspace, version: ModelVersion) -> Path:
-    """Return the version's files on this machine, fetched once, as versions never change."""
+def download(workspace: Workspace, version: ModelVersion, *, check: bool = False) -> Path:
+    """Return the version's files on this machine, fetched once, as versions never change.
+
+    Raises:
+        AdapterMismatchError: `check`, and the fetched files are not those that were registered.
+    """
     target = workspace.scratch / "registry" / version.name / str(version.version)
     if not target.exists():
         # Fetch next to the target and move it there whole: a partial copy is never taken for the model.
         with fetched(workspace, version) as files:
+            if check:
+                _require(files, version)
             try:
                 files.rename(target)
             except OSError:
@@ -358,12 +347,7 @@ def adapter(workspace: Workspace, version: ModelVersion, *, fresh: bool = False)
         _require(files, version)
     except AdapterMismatchError:
         shutil.rmtree(files)
-        files = download(workspace, version)
-        try:
-            _require(files, version)
-        except AdapterMismatchError:
-            shutil.rmtree(files)  # so that the next call looks at the registry again
-            raise
+        files = download(workspace, version, check=True)
     return files
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
+import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from prefect import task
 from prefect.artifacts import create_table_artifact
@@ -15,10 +16,10 @@ from rich.table import Table
 
 from respect_core.log.records import InteractionLog
 from respect_core.measuring.judge import judge
-from respect_core.measuring.metrics import Estimate, ratio
 from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.release import lineage
+from respect_core.stats import Estimate, ratio
 from respect_core.store.base import Store
 from respect_core.training_data import curated
 from respect_core.variants import SEED, Variant
@@ -89,7 +90,7 @@ def report_evaluation(
     write_whole(path, json.dumps(summary, indent=2) + "\n")
     name = f"evaluation on {game_set}"
     for run in registry.left_open(workspace, name):
-        registry.end_killed(workspace, str(run.info.run_id))
+        registry.end_run(workspace, str(run.info.run_id), "KILLED")
     run_id = registry.start_run(workspace, name, tags={"round": round, "game_set": game_set})
     rates = [(f"exact_match.{name}", values["exact_match"], round) for name, values in summary["policies"].items()]
     chances = [
@@ -180,12 +181,8 @@ def _ids(store: Store, game_set: str) -> set[str]:
 
 def _over_games(points: Sequence[tuple[str, float]]) -> Estimate:
     """Mean over turns, given as (game, value), with an interval that resamples games."""
-    sums: dict[str, float] = {}
-    turns: dict[str, int] = {}
-    for game, value in points:
-        sums[game] = sums.get(game, 0.0) + value
-        turns[game] = turns.get(game, 0) + 1
-    return ratio(list(sums.values()), list(turns.values()))
+    games = pd.DataFrame(points, columns=["game", "value"]).groupby("game", sort=False)["value"].agg(["sum", "count"])
+    return ratio(games["sum"], games["count"])
 
 
 def _written(estimate: Estimate) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 from mlflow.entities.model_registry import ModelVersion
 from prefect import task
 
-from respect_core.measuring.metrics import ratio
 from respect_core.profiles import Profile
 from respect_core.release.gate import Evidence, gate, judge
+from respect_core.stats import by_game, ratio
 from respect_core.variants import Variant
 from tasks.registry import deployed as deployment
 from tasks.registry import registry
@@ -67,9 +67,6 @@ def _same_games(one: ModelVersion, other: ModelVersion) -> bool:
 
 def _interval(policy: Evidence) -> list[float]:
     """Return the 95% interval of the criterion, resampling whole games."""
-    sums: dict[str, float] = {}
-    turns: dict[str, int] = {}
-    for (game, _), right in sorted(policy.right.items()):
-        sums[game], turns[game] = sums.get(game, 0) + right, turns.get(game, 0) + 1
-    found = ratio(list(sums.values()), list(turns.values()))
-    return [found.low, found.high]
+    right, turns = by_game([game for game, _ in policy.right], [(right, 1) for right in policy.right.values()]).T
+    match = ratio(right, turns)
+    return [match.low, match.high]

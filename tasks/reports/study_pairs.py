@@ -16,11 +16,9 @@ from respect_core.measuring.comparison import paired
 from respect_core.measuring.evidence import ORDER, Comparison, Evidence
 from respect_core.measuring.metrics import figures
 from respect_core.variants import CONTROL, SEED
-from tasks.reports.study_record import Deployed, StudyRound, finished_rounds
+from tasks.reports.study_record import StudyRound, finished_rounds
 
 ROUND_0 = "round 0"
-Games = tuple[list[int], list[int]]
-"""COLUMNS of two games of one context."""
 
 
 def comparisons(studies: Sequence[Sequence[StudyRound]]) -> Iterator[Comparison]:
@@ -29,9 +27,11 @@ def comparisons(studies: Sequence[Sequence[StudyRound]]) -> Iterator[Comparison]
         for policy in ORDER:
             before, other = (0, SEED) if policy == CONTROL else (number, CONTROL)
             pairs = [
-                pair
+                (game, theirs[context])
                 for finished in studies
-                for pair in _pairs(_games(finished, number, policy), _games(finished, before, other))
+                for theirs in [_games(finished, before, other)]
+                for context, game in _games(finished, number, policy).items()
+                if context in theirs
             ]
             if pairs:
                 first, second = (np.array(games) for games in zip(*pairs, strict=True))
@@ -61,11 +61,6 @@ def of_study(evidence: Evidence, root: Path, up_to: int | None = None) -> Eviden
 
 
 def _games(finished: Iterable[StudyRound], number: int, policy: str) -> dict[str, list[int]]:
-    deployed = next((each.policies.get(policy) for each in finished if each.round == number), None) or Deployed(
-        games=[]
-    )
-    return dict(zip(deployed.contexts, deployed.games, strict=False))
-
-
-def _pairs(first: dict[str, list[int]], second: dict[str, list[int]]) -> Iterator[Games]:
-    return ((game, second[context]) for context, game in first.items() if context in second)
+    """A policy's games of a round by context; empty if it did not play, or if its record has no contexts."""
+    played = [each.policies[policy] for each in finished if each.round == number and policy in each.policies]
+    return {context: game for each in played for context, game in zip(each.contexts, each.games, strict=False)}

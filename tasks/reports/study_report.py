@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from rich.console import Console
@@ -48,7 +49,7 @@ def report_study(
     _log_curves(workspace, started.mlflow_run, finished, measured)
     for file in files:
         registry.client(workspace).log_artifact(started.mlflow_run, str(file))
-    tables = [*(result_tables.markdown(grid(table, measured)) for table in TABLES), *_paired(compared)]
+    tables = [*(grid(table, measured).plain().markdown() for table in TABLES), *_paired(compared)]
     create_markdown_artifact("\n".join(tables), key="study", description="Tables 2 to 4 of the paper for this study")
     if ended:
         registry.end_run(workspace, started.mlflow_run)
@@ -125,7 +126,7 @@ def summarise(
             }
             for number in rounds_of(measured)
         ],
-        "seconds": _mean([_added(each.seconds for each in finished) for finished in studies]),
+        "seconds": _mean([pd.DataFrame([each.seconds for each in finished]).sum().to_dict() for finished in studies]),
         "resumed": any(each.resumed for each in rounds),
         "code_versions": list(dict.fromkeys(versions)),
     }
@@ -250,14 +251,6 @@ def _mean(values: Sequence[Any]) -> Any:
     if len(numbers) == len(values):
         return sum(numbers) / len(numbers)
     return first if all(each == first for each in values) else None
-
-
-def _added(values: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
-    total: dict[str, float] = defaultdict(float)
-    for each in values:
-        for name, seconds in each.items():
-            total[name] += seconds or 0.0
-    return dict(total)
 
 
 def _log_curves(workspace: Workspace, study_run: str, finished: Sequence[StudyRound], measured: Cells) -> None:

@@ -7,6 +7,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 import peft
 import pytest
 import torch
+from prefect.exceptions import PrefectException
 from small import small
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from flows.demo import demo
 from flows.parameters import DemoParameters, RoundParameters
-from flows.round import VariantsFailedError
+from flows.round import VariantsFailedError, why
 from flows.round import round as round_flow
 from respect_core import tiny
 from respect_core.interaction import waiting
@@ -31,6 +33,7 @@ from respect_core.measuring.labels import right_turns
 from respect_core.profiles import Profile
 from respect_core.scenarios.multiref import prompt
 from respect_core.scenarios.multiref.importers.games import UNKNOWN_POLICY
+from respect_core.store.base import StoreError
 from respect_core.store.images import load_images
 from respect_core.training_data import curated
 from respect_core.variants import Propensity, Variant
@@ -203,6 +206,23 @@ def test_a_variant_that_fails_leaves_the_others_standing(
     assert {name: one[name] for name in written["variants"]} == {
         name: values["version"] for name, values in written["variants"].items()
     }
+
+
+def _chained(*errors: Exception) -> Exception:
+    """The first error, caused by the second, caused by the third, ..."""
+    for error, cause in pairwise(errors):
+        error.__cause__ = cause
+    return errors[0]
+
+
+def test_a_variant_that_failed_is_told_with_its_root_cause() -> None:
+    prefect, disk = PrefectException("Failed to resolve inputs in parameter 'start'."), OSError("no space left")
+    away = StoreError("no such bucket; make it")
+    assert why(_chained(prefect, disk)) == "no space left"
+    assert why(_chained(prefect, away, disk)) == "no such bucket; make it (cause: no space left)"
+    assert why(_chained(StoreError("s3: no space left"), disk)) == "s3: no space left"  # said once
+    assert why(PrefectException("Run is in PENDING state")) == "Run is in PENDING state"
+    assert why(MemoryError()) == "MemoryError"
 
 
 def test_a_round_without_interactions_says_what_to_do(place: Workspace, summary: dict[str, Any]) -> None:

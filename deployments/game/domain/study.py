@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from deployments.game.domain.assignment import Assignment, Slot
 from deployments.game.domain.contexts import ContextRecipe
 from deployments.game.domain.table import Reason
-from respect_core.measuring.metrics import Estimate, ratio
 from respect_core.scenarios.multiref.contexts import GameContext
+from respect_core.stats import Estimate, ratio
 from respect_core.variants import DEPLOYABLE, HH
 
 FINISHED: tuple[Reason, ...] = ("won", "out_of_turns")

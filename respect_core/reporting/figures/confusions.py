@@ -22,7 +22,7 @@ TARGETS = ("wrong", "partly right", "right")
 _ACTUAL = {"annotations": ("not satisfied", "partly", "satisfied"), "targets": TARGETS}
 
 
-def figure_6(cells: Cells, *, columns: int | None = None) -> Figure | None:
+def figure_6(cells: Cells) -> Figure | None:
     """Draw a confusion matrix for every decoder and round of one policy; None where there is nothing to compare with.
 
     See `respect_core.measuring.evidence`, deviation 1, for what the rows are; the axis names it.
@@ -36,14 +36,14 @@ def figure_6(cells: Cells, *, columns: int | None = None) -> Figure | None:
         for number, cell in sorted(cells[policy].items())
         if (decoded := cell.decoded.get(decoder)) is not None and decoded.confusion is not None
     ]
-    across = columns or max(sum(each == decoder for each, _, _ in matrices) for decoder in ("binary", "ternary"))
+    across = max(sum(each == decoder for each, _, _ in matrices) for decoder in ("binary", "ternary"))
     with style():
         figure, axes = panels(len(matrices), across, size=(2.1, 2.1))
         for place, (each, (decoder, number, decoded)) in enumerate(zip(axes, matrices, strict=True)):
             assert decoded.confusion is not None and decoded.against is not None
             draw_confusion(each, _three_columns(decoded.confusion), _ACTUAL[decoded.against])
             each.set_title(f"{decoder}, round {number}", fontsize=10)
-            if place % min(across, len(matrices)):
+            if place % across:
                 each.set_yticklabels([])
     return figure
 

@@ -6,7 +6,7 @@ a dotted line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,46 +14,41 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from respect_core.measuring.cell import PolicyRound
 from respect_core.measuring.evidence import ENHANCED, Cells
-from respect_core.measuring.turn_metrics import TurnFigures
 from respect_core.reporting.figures.style import OTHER, STYLES, legend, panels, style
 from respect_core.reporting.tables import Value, annotated_policy
 from respect_core.scenarios.multiref.game import MAX_TURNS
 from respect_core.variants import CONTROL, HH, Variant
 
-Series = Mapping[str, Mapping[int, Value]]
-"""Policy -> round -> value."""
-
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: what it reads from a cell."""
+    """One plot. `name`: of the figure in a policy's round."""
 
     title: str
-    read: Callable[[PolicyRound], Value | None]
-    axis: Literal["share", "turns", "count"]
+    name: str
+    axis: Literal["share", "turns", "count"] = "share"
 
 
 FIGURE_4 = (
-    Panel("games won", lambda cell: cell.figures.success if cell.figures else None, "share"),
-    Panel("turns per game", lambda cell: cell.figures.turns_per_game if cell.figures else None, "turns"),
-    Panel("click accuracy", lambda cell: cell.figures.click_accuracy if cell.figures else None, "share"),
+    Panel("games won", "success"),
+    Panel("turns per game", "turns_per_game", "turns"),
+    Panel("click accuracy", "click_accuracy"),
 )
 FIGURE_7 = (
-    Panel("vocabulary, words", lambda cell: cell.language.vocabulary if cell.language else None, "count"),
-    Panel("utterance length, words", lambda cell: cell.language.utterance_length if cell.language else None, "count"),
-    Panel("reset words", lambda cell: cell.language.resets if cell.language else None, "count"),
-    Panel("try-again words", lambda cell: cell.language.try_agains if cell.language else None, "count"),
+    Panel("vocabulary, words", "vocabulary", "count"),
+    Panel("utterance length, words", "utterance_length", "count"),
+    Panel("reset words", "resets", "count"),
+    Panel("try-again words", "try_agains", "count"),
 )
 
 
-def figure_4(cells: Cells, *, title: str | None = None, columns: int = 3) -> Figure | None:
+def figure_4(cells: Cells, *, title: str | None = None) -> Figure | None:
     """Draw success, turns per game and click accuracy by round; None where no game has an outcome."""
-    return _draw(cells, FIGURE_4, title, columns)
+    return _draw(cells, FIGURE_4, 3, title)
 
 
-def figure_5(cells: Cells, *, columns: int = 3) -> Figure | None:
+def figure_5(cells: Cells) -> Figure | None:
     """Draw exact match, similarity and positive feedback against annotators; None without annotations.
 
     The middle panel also has the similarity of actions whose feedback was negative (NEG FB).
@@ -62,34 +57,22 @@ def figure_5(cells: Cells, *, columns: int = 3) -> Figure | None:
     if policy is None:
         return None
 
-    def of_turns(read: Callable[[TurnFigures], Value | None]) -> Callable[[PolicyRound], Value | None]:
-        return lambda cell: read(cell.turn_figures) if cell.turn_figures else None
-
     compared = {each: by_round for each, by_round in cells.items() if each in (policy, CONTROL, HH)}
-    middle = of_turns(lambda figures: figures.similarity)
-    negative = of_turns(lambda figures: figures.similarity_negative)
     with style():
-        figure, axes = panels(3, columns)
-        _panel(axes[0], compared, Panel("exact match", of_turns(lambda figures: figures.exact_match), "share"))
-        _panel(axes[1], compared, Panel("similarity to a*", middle, "share"))
-        _panel(
-            axes[1],
-            {policy: cells[policy]},
-            Panel("similarity to a*", negative, "share"),
-            ", NEG FB",
-            dashes=(0, (1, 1)),
-        )
-        _panel(
-            axes[2], compared, Panel("positive feedback", of_turns(lambda figures: figures.positive_feedback), "share")
-        )
+        figure, axes = panels(3, 3)
+        _panel(axes[0], compared, Panel("exact match", "exact_match"))
+        _panel(axes[1], compared, Panel("similarity to a*", "similarity"))
+        negative = Panel("similarity to a*", "similarity_negative")
+        _panel(axes[1], {policy: cells[policy]}, negative, ", NEG FB", dashes=(0, (1, 1)))
+        _panel(axes[2], compared, Panel("positive feedback", "positive_feedback"))
         axes[1].set_ylim(min(0.0, axes[1].dataLim.y0 - 0.05), 1.03)
-        legend(figure, axes, 4 if columns > 1 else 2)
+        legend(figure, axes, 4)
     return figure
 
 
-def figure_7(cells: Cells, *, columns: int = 2) -> Figure | None:
+def figure_7(cells: Cells) -> Figure | None:
     """Draw the speakers' language: vocabulary, utterance length, reset and try-again words; None if there is none."""
-    return _draw(cells, FIGURE_7, None, columns)
+    return _draw(cells, FIGURE_7, 2)
 
 
 def figure_14(learned_from: Mapping[str, Mapping[int, int]]) -> Figure | None:
@@ -110,11 +93,11 @@ def figure_15(cells: Cells) -> Figure | None:
     if ENHANCED not in cells:
         return None
     both = {policy: cells[policy] for policy in (Variant.B_FFT.value, ENHANCED) if policy in cells}
-    return _draw(both, FIGURE_4[:1], None, 1)
+    return _draw(both, FIGURE_4[:1], 1)
 
 
-def _draw(cells: Cells, plots: Sequence[Panel], title: str | None, columns: int) -> Figure | None:
-    values = (panel.read(cell) for panel in plots for by_round in cells.values() for cell in by_round.values())
+def _draw(cells: Cells, plots: Sequence[Panel], columns: int, title: str | None = None) -> Figure | None:
+    values = (cell.figure(panel.name) for panel in plots for by_round in cells.values() for cell in by_round.values())
     if all(value is None for value in values):
         return None
     with style():
@@ -131,7 +114,7 @@ def _panel(
     axes: Axes, cells: Cells, panel: Panel, suffix: str = "", dashes: tuple[int, tuple[int, int]] | None = None
 ) -> None:
     for policy, by_round in cells.items():
-        read = {number: panel.read(by_round[number]) for number in sorted(by_round)}
+        read = {number: by_round[number].figure(panel.name) for number in sorted(by_round)}
         values = {number: value for number, value in read.items() if value is not None}
         if values:
             _line(axes, policy, values, policy.upper() + suffix, dashes)

@@ -1,9 +1,7 @@
-"""Provide what all figures share: colours safe for colour-blind readers, panels, files, and inline SVG."""
+"""Provide what all figures share: colours safe for colour-blind readers, panels, a legend, and files."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +9,6 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from respect_core.measuring.evidence import ENHANCED
 from respect_core.variants import CONTROL, HH, SEED, Variant
@@ -32,8 +29,6 @@ STYLES = {
 OTHER = ("#777777", ".", "-")
 _PANEL = (3.2, 2.9)  # width and height in inches, in a row of several
 _ALONE = 4.2  # width of a panel that has the row to itself
-_DECIMALS = re.compile(r"(-?\d+\.\d{2})\d+")
-_IDS = re.compile(r'(\bid="|href="#|url\(#)')
 
 
 def style() -> AbstractContextManager[None]:
@@ -58,37 +53,13 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as SVG and PNG, atomically, and return their paths."""
     files = []
     with style():
-        _lay_out(figure)
+        figure.draw_without_rendering()  # lays it out once rather than for each file: that takes longer than drawing
+        figure.set_layout_engine("none")
         for ending, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
             unfinished = stem.with_name(f"{stem.name}.{ending}.tmp")
             figure.savefig(unfinished, format=ending, **options)
             files.append(unfinished.replace(stem.with_name(f"{stem.name}.{ending}")))
     return files
-
-
-def inline_svg(figure: Figure, name: str) -> str:
-    """Return the figure as an SVG element for a page: transparent, with black replaced by the page's text colour.
-
-    Args:
-        name: prefix of all its ids, which must differ from those of other figures on the page.
-    """
-    buffer = io.StringIO()
-    with style():
-        _lay_out(figure)
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'^<svg [^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", svg)
-    svg = _IDS.sub(rf"\g<1>{name}-", svg.replace("xlink:href", "href"))
-    svg = svg.replace("#000000", "currentColor").replace("#dddddd", "var(--line)")
-    return _DECIMALS.sub(r"\1", svg)
-
-
-def _lay_out(figure: Figure) -> None:
-    """Compute the layout once rather than for each file: it takes longer than drawing."""
-    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
 
 
 def legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:

@@ -11,7 +11,8 @@ from samples import IMAGES, game, with_images
 from respect_core.log.export import export
 from respect_core.log.log import append_logs
 from respect_core.log.records import Outcome, outcome_row, turn_rows
-from respect_core.measuring.metrics import counts, counts_of_logs, figures, ratio, read_counts
+from respect_core.measuring.metrics import counts, counts_of_logs, figures, read_counts
+from respect_core.stats import ratio
 from respect_core.store.base import Store
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,7 +18,7 @@ from respect_core.measuring.metrics import Estimate
 from respect_core.measuring.turn_metrics import TurnFigures
 from respect_core.reporting.figures.confusions import figure_6
 from respect_core.reporting.figures.curves import figure_4, figure_5, figure_7, figure_14, figure_15
-from respect_core.reporting.figures.style import inline_svg, save
+from respect_core.reporting.figures.style import save, style
 
 RESULTS: Cells = {
     policy: {number: PolicyRound(figures(success)) for number, success in by_round.items()}
@@ -32,7 +33,10 @@ RESULTS: Cells = {
 
 def _texts(figure: Figure | None) -> list[str]:
     assert figure is not None
-    tree = ElementTree.fromstring(inline_svg(figure, "t"))
+    svg = BytesIO()
+    with style():
+        figure.savefig(svg, format="svg")
+    tree = ElementTree.fromstring(svg.getvalue())
     return ["".join(each.itertext()) for each in tree.iter() if each.tag.endswith("text")]
 
 
@@ -47,9 +51,7 @@ def test_figure_4_has_every_policy_in_three_panels_and_repeats_bit_for_bit(tmp_p
     assert save(again, tmp_path / "again")[0].read_text() == text
     assert png.read_bytes().startswith(b"\x89PNG") and len(list(tmp_path.iterdir())) == 4
     assert [list(line.get_xdata()) for line in drawn.axes[0].lines[:2]] == [[0, 1, 2], [0, 1]]
-    narrow = figure_4(RESULTS, columns=1)
-    assert narrow is not None and len(narrow.axes) == len(drawn.axes) == 3
-    assert narrow.get_size_inches()[0] < drawn.get_size_inches()[0] / 2
+    assert len(drawn.axes) == 3
 
 
 def test_a_policy_that_never_clicks_is_drawn_as_far_as_it_goes() -> None:
@@ -93,12 +95,3 @@ def test_figures_14_and_15() -> None:
     assert figure_15(RESULTS) is None
     both = figure_15({**RESULTS, "b-fft+": {2: PolicyRound(figures(0.7))}})
     assert set(_texts(both)) >= {"B-FFT", "B-FFT+"} and "T-RL" not in _texts(both)
-
-
-def test_svg_for_a_page_takes_the_colours_of_the_page_and_keeps_to_itself() -> None:
-    drawn = figure_4(RESULTS)
-    assert drawn is not None
-    svg = inline_svg(drawn, "w4")
-    ids = {each.get("id") for each in ElementTree.fromstring(svg).iter() if each.get("id")}
-    assert ids and all(str(each).startswith("w4-") for each in ids)
-    assert "currentColor" in svg and "#000000" not in svg and "http" not in svg.replace("http://www.w3.org", "")

@@ -74,7 +74,7 @@ def test_the_page_needs_nothing_and_takes_nothing_from_users_as_it_is(played: St
     page = _Page(text)
     assert page.scripts == 0 and SCRIPT not in text and "&lt;script&gt;" in text and "<b>mine</b>" not in text
     assert "the boat &amp; the cup" in text
-    assert all(link.startswith("#") for link in page.links)  # within figures
+    assert page.links and all(link.startswith("data:image/svg+xml;base64,") for link in page.links)  # the figures
     assert len(page.ids) == len(set(page.ids)) and page.unlabelled == 0
     assert "@import" not in text and "url(http" not in text
 
@@ -84,7 +84,7 @@ def test_the_page_says_what_was_found_and_what_is_missing(played: Store, tmp_pat
     text = (tmp_path / "index.html").read_text()
     assert "From round 0 to round 1, the share of games that B-FFT won went from 25.0% [" in text
     assert "; the intervals overlap." in text and "The seed policy, deployed again in round 1, won 25.0% [" in text
-    assert text.index('id="figure-4"') < text.index('id="caption-2"')  # the curve first
+    assert text.index('id="figure-4"') < text.index('id="table-2"')  # the curve first
     assert "Table 5 and figure 5 are left out: nobody annotated these turns." in text
     assert "labels derived from the game&#39;s targets" in text
     assert "Figure 15 is left out" in text and "This is the first report in its folder" in text
@@ -115,7 +115,7 @@ def test_annotated_turns_bring_table_5_and_figure_5(played: Store, tmp_path: Pat
     annotations(played, 0, "seed", rows)
     write(gather(played, "mine", f=lambda a, b: float(a == b)), tmp_path, made=MADE)
     text = (tmp_path / "index.html").read_text()
-    assert 'id="figure-5"' in text and 'id="caption-5"' in text and "left out: nobody annotated" not in text
+    assert 'id="figure-5"' in text and 'id="table-5"' in text and "left out: nobody annotated" not in text
     assert "annotators&#39; judgements of whether the speaker was satisfied" in text
     assert (tmp_path / "tables" / "table-5-turns.md").read_text().count("50.0 [") >= 2
 

@@ -20,7 +20,6 @@ from respect_core.reporting.tables import (
     comma_separated,
     grid,
     grids,
-    markdown,
     table_5,
     write,
 )
@@ -39,17 +38,17 @@ RESULTS: Cells = {
 
 
 def test_tables_as_the_paper_prints_them() -> None:
-    lines = markdown(grid(TABLES[0], RESULTS)).splitlines()
+    lines = grid(TABLES[0], RESULTS).plain().markdown().splitlines()
     assert lines[0] == "Table 2: Interaction task success rate in percent (higher is better), with 95% intervals."
     assert lines[2:] == [
         "| round | 0 | 1 | 2 |",
-        "|---|---|---|---|",
+        "| --- | --- | --- | --- |",
         "| B-FFT | 30.0 [25.0, 35.0] | 50.0 [45.0, 55.0] | 62.5 [57.5, 67.5] |",  # alone in round 2: not bold
         "| T-RL | 30.0 [25.0, 35.0] | **55.0** [50.0, 60.0] | - |",
         "| CONTROL | 30.0 [25.0, 35.0] | - | 31.0 [26.0, 36.0] |",
         "| HH | - | - | 90.0 [85.0, 95.0] |",
     ]
-    assert "**7.25** [6.25, 8.25]" in markdown(grid(TABLES[1], RESULTS))  # fewest turns
+    assert "**7.25** [6.25, 8.25]" in grid(TABLES[1], RESULTS).plain().markdown()  # fewest turns
 
 
 def test_the_same_as_comma_separated_values() -> None:
@@ -64,7 +63,7 @@ def test_a_policy_that_never_clicks_has_a_dash() -> None:
         "b-fft": {0: _cell(0.3), 1: PolicyRound(replace(figures(0.0), click_accuracy=None))},
         "t-rl": RESULTS["t-rl"],
     }
-    assert markdown(grid(TABLES[2], silent)).splitlines()[4:] == [
+    assert grid(TABLES[2], silent).plain().markdown().splitlines()[4:] == [
         "| B-FFT | 30.0 [25.0, 35.0] | - |",
         "| T-RL | 30.0 [25.0, 35.0] | 55.0 [50.0, 60.0] |",
     ]
@@ -75,9 +74,9 @@ def test_language_has_counts_without_intervals() -> None:
     spoken = Language(900, 1458, Estimate(8.78, 8.5, 9.0), 19, 0)
     cells = {"b-fft": {0: PolicyRound(language=spoken), 1: PolicyRound()}}
     six, seven, _, nine = (grid(table, cells) for table in LANGUAGE_TABLES)
-    assert markdown(six).splitlines()[-1] == "| B-FFT | 1458 | - |"
-    assert "95%" not in markdown(six)
-    assert markdown(seven).splitlines()[-1] == "| B-FFT | 8.78 [8.50, 9.00] | - |"
+    assert six.plain().markdown().splitlines()[-1] == "| B-FFT | 1458 | - |"
+    assert "95%" not in six.plain().markdown()
+    assert seven.plain().markdown().splitlines()[-1] == "| B-FFT | 8.78 [8.50, 9.00] | - |"
     assert comma_separated(nine) == "policy,0,1\nb-fft,0,-\n"  # nothing said so is a number, not known is a dash
 
 
@@ -94,7 +93,7 @@ def test_table_5_has_control_and_people_beside_the_rounds() -> None:
     }
     five = table_5(cells)
     assert five is not None and five.columns == ("0", "2", "control", "hh")
-    lines = markdown(five).splitlines()
+    lines = five.plain().markdown().splitlines()
     assert lines[2] == "| round | 0 | 2 | CONTROL | HH |"
     assert lines[4] == (
         "| Exact match | 30.0 [20.0, 40.0] | 50.0 [40.0, 60.0] | 20.0 [10.0, 30.0] | 80.0 [70.0, 90.0] |"
@@ -108,7 +107,7 @@ def test_table_5_has_people_who_played_in_round_0() -> None:
     """Where CONTROL has nothing of its own: it is the seed policy, which is the column of round 0 already."""
     five = table_5({"b-fft": {0: turns(0.3), 1: turns(0.4)}, "control": {0: turns(0.3)}, "hh": {0: turns(0.8)}})
     assert five is not None and five.columns == ("0", "1", "hh")
-    assert "| Exact match | 30.0 [20.0, 40.0] | 40.0 [30.0, 50.0] | 80.0 [70.0, 90.0] |" in markdown(five)
+    assert "| Exact match | 30.0 [20.0, 40.0] | 40.0 [30.0, 50.0] | 80.0 [70.0, 90.0] |" in five.plain().markdown()
 
 
 def test_only_tables_that_say_something_are_written(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_what_a_killed_attempt_left_is_found_below_its_parent_and_ended_with_wha
 
     assert found("round 7", None) == {above, other}
     assert found("t-rl round 7", above) == {left} and found("t-rl round 7", None) == set()
-    registry.end_killed(place, left)
+    registry.end_run(place, left, "KILLED")
     assert found("t-rl round 7", above) == set()
     status = [registry.client(place).get_run(run).info.status for run in (above, left, seed, done, elsewhere)]
     assert status == ["RUNNING", "KILLED", "KILLED", "FINISHED", "RUNNING"]
@@ -155,7 +155,7 @@ def test_what_was_logged_of_a_model_that_became_no_version_is_left_to_the_collec
     left = [mlflow.create_logged_model(experiment, name="b-kto", source_run_id=killed) for _ in range(2)]
     mlflow.finalize_logged_model(left[1].model_id, "READY")  # killed between the files and the version
     for run in (killed, kept.run_id):
-        registry.end_killed(place, str(run))
+        registry.end_run(place, str(run), "KILLED")
     found = {model.model_id for model in mlflow.search_logged_models([experiment])}
     assert str(kept.source).split("/")[-2] in found and not found & {model.model_id for model in left}
     assert registry.download(place, kept).is_dir()
