@@ -42,6 +42,6 @@ def training(people: Path, root: Path, steps: int, checkpoint_every: int) -> Tra
         seed=0,
         validation="validation",
         validation_sha256=curated.stored(place.open(), "validation").sha256,
-        init_adapter=None,
+        adapter=None,
         directory=root / "work",
     )

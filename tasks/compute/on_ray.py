@@ -131,9 +131,9 @@ class Job:
     def submit(self, store: Store, processes: int) -> Any:
         """Put the specification and its adapter into the store, and hand the job to Ray; return its reference."""
         given = None
-        if self.spec.given is not None:
-            given = f"jobs/adapters/{adapter_hash(self.spec.given)}"
-            store.upload_tree(self.spec.given, given)
+        if self.spec.adapter is not None:
+            given = f"jobs/adapters/{adapter_hash(self.spec.adapter)}"
+            store.upload_tree(self.spec.adapter, given)
         # Nodes do not use MLflow, whose address may contain a password.
         workspace = self.spec.workspace.model_copy(update={"tracking_uri": ""})
         spec = self.spec.model_copy(update={"workspace": workspace})

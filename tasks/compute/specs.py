@@ -45,28 +45,24 @@ class Work(BaseModel):
     code_version: str
     without: list[str] = Field(default=[], description="ids of games set aside, which are not read")
     only: list[str] | None = Field(default=None, description="ids of games to be tried alone: nothing is kept of it")
+    adapter: Path | None = None
 
     def chosen(self) -> Callable[[str], bool]:
         """Return a function that says whether the work includes the game with an id."""
         without, only = frozenset(self.without), None if self.only is None else frozenset(self.only)
         return lambda game: game not in without and (only is None or game in only)
 
-    @property
-    def given(self) -> Path | None:
-        """The adapter that the work starts from."""
-        return None
-
-    def moved(self, workspace: Workspace, directory: Path, given: Path | None) -> Self:
+    def moved(self, workspace: Workspace, directory: Path, adapter: Path | None) -> Self:
         """Return the same work with its files elsewhere."""
-        places = {"workspace": workspace, "directory": directory, "init_adapter": given, "adapter": given}
+        places = {"workspace": workspace, "directory": directory, "adapter": adapter}
         return self.model_copy(update={name: places[name] for name in places if name in type(self).model_fields})
 
     def key(self) -> str:
         """Hash of what the result depends on: the same wherever the files lie."""
         from respect_core.model.base import adapter_hash
 
-        given = self.given and adapter_hash(self.given)
-        fields = self.model_dump_json(exclude={"workspace", "directory", "adapter", "init_adapter"})
+        given = self.adapter and adapter_hash(self.adapter)
+        fields = self.model_dump_json(exclude={"workspace", "directory", "adapter"})
         return hashlib.sha256(f"{given} {fields}".encode()).hexdigest()[:32]
 
 
@@ -74,6 +70,7 @@ class PolicyWork(Work):
     """Work with a policy, which also depends on the base model below its adapter."""
 
     base_sha256: str | None = Field(description="of the base model's files; none where it is a hub id")
+    adapter: Path | None = Field(description="the policy's, or the one that training starts from; none: the base alone")
 
 
 class TrainSpec(PolicyWork):
@@ -87,12 +84,7 @@ class TrainSpec(PolicyWork):
     seed: int
     validation: str = Field(description="name of the game set whose right turns serve")
     validation_sha256: str = Field(description="of the game set")
-    init_adapter: Path | None
     directory: Path
-
-    @property
-    def given(self) -> Path | None:
-        return self.init_adapter
 
 
 class DecodeSpec(Work):
@@ -110,7 +102,6 @@ class PlaySpec(PolicyWork):
     """Play games with simulated speakers."""
 
     kind: Literal["play"] = "play"
-    adapter: Path | None
     policy: PolicyIdentity
     round: int
     variant: str
@@ -142,22 +133,16 @@ class PropensitySpec(PolicyWork):
     """Probabilities of logged actions under a policy, renormalised over legal actions."""
 
     kind: Literal["propensity"] = "propensity"
-    adapter: Path
     adapter_hash: str
     round: int
     variant: str
     data_hash: str
-
-    @property
-    def given(self) -> Path:
-        return self.adapter
 
 
 class EvaluateSpec(PolicyWork):
     """Measure the exact match of a registered policy on the correct turns of a game set."""
 
     kind: Literal["evaluate"] = "evaluate"
-    adapter: Path
     adapter_hash: str
     game_set: str
     data_hash: str

@@ -109,7 +109,7 @@ def train(spec: TrainSpec) -> dict[str, Any]:
         spec.directory,
         features=features,
         processes=processes,
-        init_adapter=spec.init_adapter,
+        init_adapter=spec.adapter,
         resume=ResumeFile(spec.directory / RESUME, spec.key()),
         progress=progress,
     )
@@ -134,7 +134,7 @@ def _tried(spec: TrainSpec, base: Base, examples: Sequence[Example]) -> dict[str
     one = replace(spec.training, epochs=1, max_steps=1, batch_turns=sys.maxsize, checkpoint_every=None)
     features = _features(spec, base, _of(example.interaction for example in examples))
     with TemporaryDirectory() as folder:
-        options: dict[str, Any] = {"features": features, "init_adapter": spec.init_adapter}
+        options: dict[str, Any] = {"features": features, "init_adapter": spec.adapter}
         trainer.train(base, positive, None, one, spec.profile.lora, spec.seed, Path(folder), **options)
     return {}
 

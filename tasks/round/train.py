@@ -69,7 +69,7 @@ def train_variant(
         validation=validation,
         validation_sha256=curated.stored(workspace.open(), validation).sha256,
         without=culprits.known(workspace.open(), training_set.round, variant),
-        init_adapter=start,
+        adapter=start,
         directory=directory,
     )
     with progress.bar(f"train {variant} seed {seed}") as bar:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import models
+import peft
 import pytest
 import torch
 from peft.tuners.lora.layer import Linear
@@ -38,7 +39,10 @@ def _lean(placement: Placement) -> Any:
 
 
 def _stock(placement: Placement) -> Any:
-    model = _lean(placement)
+    return _made_stock(_lean(placement))
+
+
+def _made_stock(model: Any) -> Any:
     for module in model.modules():
         if isinstance(module, LeanLinear):
             module.__class__ = Linear
@@ -56,6 +60,19 @@ def test_lean_layers_equal_pefts(placement: Placement) -> None:
     for (name, one), (_, other) in zip(lean.named_parameters(), stock.named_parameters(), strict=True):
         if one.grad is not None:
             torch.testing.assert_close(one.grad, other.grad, atol=1e-3, rtol=1e-3, msg=name)
+
+
+def test_all_but_one_plain_adapter_is_pefts() -> None:
+    """No adapter, or one with DoRA that was added later."""
+    model = _lean(LoraConfig)
+    with model.disable_adapter():
+        torch.testing.assert_close(_logp(model), _logp(models.base().model))
+    dora = peft.LoraConfig(target_modules=LoraConfig().targets, use_dora=True, init_lora_weights=False)
+    model.add_adapter("dora", dora)
+    model.set_adapter("dora")
+    lean = _logp(model)
+    assert not torch.allclose(lean, _logp(models.base().model), atol=0.1)
+    torch.testing.assert_close(_logp(_made_stock(model)), lean)
 
 
 @PLACEMENTS

@@ -39,7 +39,7 @@ def _spec(root: Path) -> TrainSpec:
         seed=0,
         validation="no-such-set",
         validation_sha256="none",
-        init_adapter=None,
+        adapter=None,
         directory=root / "out",
     )
 
