@@ -84,9 +84,9 @@ TRAINING_SET_SCHEMA = pa.schema(
         pa.field("utterance", pa.string(), nullable=False),
         pa.field("action", pa.string(), nullable=False),
         pa.field("probability", pa.float64()),  # p of equation 2, and KTO's reference
+        pa.field("logp", pa.float64()),  # as in turns
         pa.field("label", pa.int8()),  # decoded feedback: +1, 0, -1; null where the turn is context only
         pa.field("source", pa.string(), nullable=False),  # round | rehearsal | undo | clear (appendix B.2)
-        pa.field("logp", pa.float64()),  # as in turns
     ],
     metadata={"table": "training_sets", "schema_version": str(SCHEMA_VERSION)},
 )
