@@ -40,12 +40,13 @@ class LeanLinear(Linear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the frozen layer's output [..., out] on `x` [..., in] with the adapter's part added."""
-        name = self.active_adapters[0] if len(self.active_adapters) == 1 else None
+        name: Any = self.active_adapters[0] if len(self.active_adapters) == 1 else None
         is_plain = name in self.lora_A and name not in self.lora_variant and not self.lora_bias[name]
         if args or kwargs or self.disable_adapters or self.merged or not is_plain:
             return super().forward(x, *args, **kwargs)
         result = self.base_layer(x)
-        a, b = self.lora_A[name].weight, self.lora_B[name].weight
+        a: Any = self.lora_A[name].weight
+        b: Any = self.lora_B[name].weight
         scaling, dropout = self.scaling[name], self.lora_dropout[name]
         x = x.to(a.dtype).flatten(0, -2)
         if self.training and isinstance(dropout, nn.Dropout):
