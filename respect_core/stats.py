@@ -39,7 +39,7 @@ class Estimate:
 
 
 def bootstrap(
-    rows: ArrayLike, statistic: Statistic, *, resamples: int = RESAMPLES, level: float = LEVEL
+    rows: ArrayLike, statistic: Statistic, *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> list[Estimate | None]:
     """Return M figures of the sums of rows [N, C], each with its interval; None for one that is not defined.
 
@@ -49,7 +49,7 @@ def bootstrap(
         ValueError: no rows.
     """
     table = _table(rows)
-    return estimates(statistic(table.sum(0)), statistic(resampled(table, resamples, 0)), level)
+    return estimates(statistic(table.sum(0)), statistic(resampled(table, resamples, seed)), level)
 
 
 def difference(
@@ -66,7 +66,12 @@ def difference(
 
 
 def ratio(
-    numerators: ArrayLike, denominators: ArrayLike, *, resamples: int = RESAMPLES, level: float = LEVEL
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
 ) -> Estimate:
     """Return sum over sum, with an interval that resamples the pairs, e.g. exact matches and turns of each game.
 
@@ -74,7 +79,7 @@ def ratio(
         ValueError: the denominators add up to 0.
     """
     rows = np.stack([np.asarray(numerators, float), np.asarray(denominators, float)], axis=1)
-    estimate = bootstrap(rows, quotients, resamples=resamples, level=level)[0] if len(rows) else None
+    estimate = bootstrap(rows, quotients, resamples=resamples, seed=seed, level=level)[0] if len(rows) else None
     if estimate is None:
         raise ValueError("nothing to divide by: no turns")
     return estimate

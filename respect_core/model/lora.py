@@ -40,14 +40,14 @@ class LeanLinear(Linear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the frozen layer's output [..., out] on `x` [..., in] with the adapter's part added."""
-        layer: Any = self  # PEFT's attributes have no exact types
-        name = layer.active_adapters[0] if len(layer.active_adapters) == 1 else None
-        is_plain = name in layer.lora_A and name not in layer.lora_variant and not layer.lora_bias[name]
-        if args or kwargs or layer.disable_adapters or layer.merged or not is_plain:
+        name: Any = self.active_adapters[0] if len(self.active_adapters) == 1 else None
+        is_plain = name in self.lora_A and name not in self.lora_variant and not self.lora_bias[name]
+        if args or kwargs or self.disable_adapters or self.merged or not is_plain:
             return super().forward(x, *args, **kwargs)
-        result = layer.base_layer(x)
-        a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-        scaling, dropout = layer.scaling[name], layer.lora_dropout[name]
+        result = self.base_layer(x)
+        a: Any = self.lora_A[name].weight
+        b: Any = self.lora_B[name].weight
+        scaling, dropout = self.scaling[name], self.lora_dropout[name]
         x = x.to(a.dtype).flatten(0, -2)
         if self.training and isinstance(dropout, nn.Dropout):
             mask, probability = keep_mask(x, dropout.p)

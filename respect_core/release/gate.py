@@ -29,6 +29,7 @@ class GateConfig:
     min_feedback_turns: int = 100  # with feedback that it learned from; with fewer, what it learned is chance
     illegal_cap: float = 0.01  # illegal greedy actions per validation turn: less than this
     user_share_cap: float = 0.2  # of the turns with feedback that it learned from, by any one user: at most this
+    seed: int = 0  # of the resampling
 
 
 def standard() -> GateConfig:
@@ -135,7 +136,7 @@ def difference(candidate: Evidence, deployed: Evidence, config: GateConfig) -> E
     differences = [(right - deployed.right[turn], 1) for turn, right in candidate.right.items()]
     sums, turns = by_game([game for game, _ in candidate.right], differences).T
     level = 2 * config.confidence - 1  # two-sided: each tail holds 1 - confidence
-    return ratio(sums, turns, resamples=config.resamples, level=level)
+    return ratio(sums, turns, resamples=config.resamples, seed=config.seed, level=level)
 
 
 def _compared(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Iterator[_Finding]:

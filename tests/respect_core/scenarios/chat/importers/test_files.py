@@ -28,8 +28,8 @@ LINES = "".join(json.dumps(each) + "\n" for each in RECORDS)
         ("a.json", LINES.encode()),
         ("a.json", json.dumps(RECORDS, ensure_ascii=False).encode()),
         ("a.json", b"\xef\xbb\xbf\n" + json.dumps(RECORDS, indent=2).encode()),
-        ("a.jsonl.gz", gzip.compress(LINES.encode())),
-        ("a.json.gz", gzip.compress(json.dumps(RECORDS).encode())),
+        ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
+        ("a.json.gz", gzip.compress(json.dumps(RECORDS).encode(), mtime=0)),
     ],
 )
 @pytest.mark.parametrize("block", [7, 1 << 20])
