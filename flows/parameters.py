@@ -83,7 +83,7 @@ class RoundParameters(Parameters):
     )
 
     def resolved_profile(self) -> Profile:
-        """The named profile with the settings made here."""
+        """Return the named profile with the settings made here."""
         profile = named_profile(self.profile)
         if self.seeds is not None:
             profile = replace(profile, seeds=tuple(range(self.seeds)))
@@ -117,7 +117,7 @@ class NextRoundParameters(Parameters):
     )
 
     def of_round(self, number: int) -> RoundParameters:
-        """The parameters of that round."""
+        """Return the parameters of that round."""
         return RoundParameters(round=number, **self.model_dump(exclude={"minimum", "number", "on"}))
 
 
@@ -154,12 +154,12 @@ class StudyParameters(Parameters):
         return self
 
     def learning(self, number: int) -> list[Variant]:
-        """The variants that learn from a round, and play in the next."""
+        """Return the variants that learn from a round, and play in the next."""
         branched = number >= variants.BRANCH_AFTER
         return [each for each in self.variants if branched or each is not Variant.B_FFT_PLUS]
 
     def of_round(self, number: int) -> RoundParameters:
-        """The parameters of one round's learning."""
+        """Return the parameters of one round's learning."""
         return RoundParameters(
             round=number,
             profile=self.profile,
@@ -178,7 +178,7 @@ class NamedStudyParameters(StudyParameters):
     )
 
     def study(self) -> StudyParameters:
-        """The parameters of the study itself."""
+        """Return the parameters of the study itself."""
         return StudyParameters(**self.model_dump(exclude={"name"}))
 
 
@@ -192,7 +192,7 @@ class DemoParameters(Parameters):
     profile: ProfileName = "tiny"
 
     def first_round(self) -> RoundParameters:
-        """The parameters of its only round."""
+        """Return the parameters of its only round."""
         return RoundParameters(round=0, **self.model_dump(exclude={"games"}))
 
 
@@ -233,7 +233,7 @@ class SearchParameters(RoundParameters):
     limit: int | None = Field(default=None, ge=1, description="Try at most this many of them, at random.")
 
     def named(self) -> dict[str, Any]:
-        """The fields that identify the search, for its files and its table."""
+        """Return the fields that identify the search, for its files and its table."""
         return {"grid": self.grid, "variant": str(self.variants[0]), "round": self.round, "profile": self.profile}
 
 
@@ -264,7 +264,7 @@ class PromoteParameters(Parameters):
     reason: str = Field(default="", description="Why, for the ledger.")
 
     def gate(self, profile: str) -> GateConfig:
-        """The gate of the candidate's profile with the settings made here."""
+        """Return the gate of the candidate's profile with the settings made here."""
         names = ("margin", "user_share_cap", "min_feedback_turns")
         return replace(gate(profile), **{name: value for name in names if (value := getattr(self, name)) is not None})
 

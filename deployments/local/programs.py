@@ -25,7 +25,7 @@ def cuda_devices() -> int:
 
 
 def server_commands(stack: Stack) -> dict[str, list[str]]:
-    """The command of each server."""
+    """Return the command of each server."""
     return {
         "s3": [sys.executable, "-m", "deployments.local.stack", "s3"],
         "prefect": servers.prefect_command(stack.prefect_port),
@@ -34,7 +34,7 @@ def server_commands(stack: Stack) -> dict[str, list[str]]:
 
 
 def worker_commands(devices: int, cores: int) -> dict[str, tuple[list[str], dict[str, str]]]:
-    """The command and environment of each worker: one per CUDA device, which only it sees, or one in all."""
+    """Return the command and environment of each worker: one per CUDA device, which only it sees, or one in all."""
 
     def worker(pool: str, name: str, limit: int) -> list[str]:
         options = ["--name", name, "--type", "process", "--limit", str(limit), "--no-create-pool-if-not-found"]
@@ -48,7 +48,7 @@ def worker_commands(devices: int, cores: int) -> dict[str, tuple[list[str], dict
 
 
 def configuration(stack: Stack, devices: int, cores: int) -> str:
-    """The text of supervisord.conf. Workers wait until told to start: the servers must answer first."""
+    """Return the text of supervisord.conf. Workers wait until told to start: the servers must answer first."""
     folder = stack.folder
     sections = [
         _section("unix_http_server", file=_socket(stack), chmod="0600"),
@@ -75,7 +75,7 @@ def configuration(stack: Stack, devices: int, cores: int) -> str:
 
 
 def program(name: str) -> str:
-    """The path of a program that came with the project's dependencies.
+    """Return the path of a program that came with the project's dependencies.
 
     Raises:
         ValueError: it is not installed.

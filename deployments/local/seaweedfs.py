@@ -38,7 +38,7 @@ def prepare(folder: Path) -> None:
 
 
 def command(weed: str, folder: Path, buckets: Sequence[str], ports: Sequence[int]) -> list[str]:
-    """The command that starts it, in that folder, with the S3 keys in the environment (AWS_ACCESS_KEY_ID, ...).
+    """Return the command that starts it, in that folder, with the S3 keys in the environment (AWS_ACCESS_KEY_ID, ...).
 
     Args:
         weed: path of the program.

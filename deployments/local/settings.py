@@ -79,7 +79,7 @@ class Stack:
         return self.folder / "s3"
 
     def environment(self) -> dict[str, str]:
-        """What a process needs to find the stack. It contains no secret: credentials are named by their file."""
+        """Return what a process needs to find the stack. It contains no secret: credentials are named by their file."""
         return {
             "PREFECT_API_URL": f"{self.prefect}/api",
             "PREFECT_HOME": str(self.folder / "prefect"),
@@ -92,7 +92,7 @@ class Stack:
         }
 
     def login(self) -> dict[str, str]:
-        """What a process needs, besides `environment`, to log in to Prefect and MLflow."""
+        """Return what a process needs, besides `environment`, to log in to Prefect and MLflow."""
         password = servers.password(self.password)
         return servers.prefect_login(password) | servers.mlflow_login(password)
 
@@ -119,14 +119,14 @@ class Stack:
         (self.folder / "env").write_text("".join(lines))
 
     def read_credentials(self) -> dict[str, str]:
-        """The S3 server's credentials, as variables of its environment."""
+        """Return the S3 server's credentials, as variables of its environment."""
         parser = ConfigParser()
         parser.read(self.credentials)
         return {name.upper(): value for name, value in parser["default"].items()}
 
 
 def from_environment() -> Stack:
-    """The stack, as set by RESPECT_STACK, RESPECT_PREFECT_PORT, RESPECT_MLFLOW_PORT and RESPECT_S3_PORT."""
+    """Return the stack, as set by RESPECT_STACK, RESPECT_PREFECT_PORT, RESPECT_MLFLOW_PORT and RESPECT_S3_PORT."""
     variables = settings()
     folder = variables.stack or REPOSITORY / "runs" / "stack"
     return Stack(folder.resolve(), variables.prefect_port, variables.mlflow_port, variables.s3_port)

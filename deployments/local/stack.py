@@ -116,7 +116,7 @@ def stop(stack: Stack) -> None:
 
 
 def _server_environment(stack: Stack) -> dict[str, str]:
-    """The environment of the stack's processes, besides its addresses; children of supervisord inherit it."""
+    """Return the environment of the stack's processes, besides its addresses; children of supervisord inherit it."""
     return {
         # Use this checkout's code, wherever the package was installed from.
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),

@@ -51,7 +51,7 @@ class Commands(typer.Typer):
 
 
 def run_workspace(run: str, *, new: bool = False) -> Workspace:
-    """The workspace of a run, with Prefect and MLflow set up for it.
+    """Return the workspace of a run, with Prefect and MLflow set up for it.
 
     Args:
         new: make the run if it is absent. Otherwise it must exist: a mistyped name is an error, unless RESPECT_STORE
@@ -75,7 +75,7 @@ def run_workspace(run: str, *, new: bool = False) -> Workspace:
 
 
 def run_folder(run: str, *, new: bool = False) -> Path:
-    """The folder of a run. Raises typer.Exit as `run_workspace` does."""
+    """Return the folder of a run. Raises typer.Exit as `run_workspace` does."""
     from tasks.support.workspace import checked_name
 
     with clear_errors():

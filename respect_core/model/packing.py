@@ -125,7 +125,7 @@ def encode(
                 token += 1
             stop = ids.index(talk.end_id, token) + 1
             span = Span(turn, False, tuple(range(token - 1, stop - 1)), tuple(ids[token:stop]))
-            if spans and spans[-1].turn == turn:  # the action goes on after what a tool answered
+            if spans and spans[-1].turn == turn:  # the action continues after what a tool answered
                 span = spans.pop().joined(span)
             spans.append(span)
             if ends[token - 1] != beginning:

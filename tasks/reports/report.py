@@ -188,7 +188,7 @@ _TABLES = {
 
 
 def _folded(cell: str) -> str:
-    """A figure above its interval."""
+    """Format a figure above its interval."""
     return cell.replace(" [", "\n[").replace(" too", "\ntoo")
 
 
@@ -226,7 +226,7 @@ def show_over_rounds(workspace: Workspace, variants: Sequence[str], console: Con
 
 
 def _noticed(decoder: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What an operator should know about the round's texts, which are the same for every decoder."""
+    """Return what an operator should know about the round's texts, which are the same for every decoder."""
     figures = next(iter(decoder.values()), {})
     said = {
         "marked": "turns imitate a prompt (column `marked` of the feedback table), and nobody learns from them",

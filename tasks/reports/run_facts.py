@@ -11,7 +11,7 @@ from respect_core.profiles import Profile
 
 
 def systems(root: Path) -> list[str]:
-    """The policies of the run's study, whether or not they have acted; empty if the run is not a study."""
+    """Return the policies of the run's study, whether or not they have acted; empty if the run is not a study."""
     started = _read(root / "study" / "study.json")
     return [str(each) for each in started.get("parameters", {}).get("variants", [])]
 
@@ -43,7 +43,7 @@ def learned(root: Path) -> dict[str, Any] | None:
 
 
 def profile(root: Path) -> Profile:
-    """The profile of the run's study or last round; the default if it has neither. Raises ValueError."""
+    """Return the profile of the run's study or last round; the default if it has neither. Raises ValueError."""
     in_study, summary = _read(root / "study" / "study.json").get("profile", {}), _read(root / "summary.json")
     return profiles.profile(in_study.get("name") or summary.get("profile") or profiles.tiny().name)
 

@@ -61,6 +61,6 @@ def of_study(evidence: Evidence, root: Path, up_to: int | None = None) -> Eviden
 
 
 def _games(finished: Iterable[StudyRound], number: int, policy: str) -> dict[str, list[int]]:
-    """A policy's games of a round by context; empty if it did not play, or if its record has no contexts."""
+    """Return a policy's games of a round by context; empty if it did not play, or if its record has no contexts."""
     played = [each.policies[policy] for each in finished if each.round == number and policy in each.policies]
     return {context: game for each in played for context, game in zip(each.contexts, each.games, strict=False)}

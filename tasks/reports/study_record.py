@@ -134,7 +134,7 @@ def stop(workspace: Workspace, started: Started, error: BaseException) -> None:
 
 
 def differences(one: Started, other: Started, ignoring: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
-    """Settings in which two studies differ: the name, and the value in each."""
+    """Return the settings in which two studies differ: the name, and the value in each."""
     first, second = one.settings(), other.settings()
     for name in dict.fromkeys([*first, *second]):
         if name not in ignoring and first.get(name) != second.get(name):
@@ -142,13 +142,13 @@ def differences(one: Started, other: Started, ignoring: Collection[str] = ()) ->
 
 
 def finished_rounds(folder: Path) -> list[StudyRound]:
-    """The finished rounds, in order."""
+    """Return the finished rounds, in order."""
     files = sorted(folder.glob("round-*.json"), key=lambda file: int(file.stem.removeprefix("round-")))
     return [StudyRound.model_validate_json(file.read_bytes()) for file in files]
 
 
 def started(folder: Path) -> Started:
-    """What a study was started with.
+    """Return what a study was started with.
 
     Raises:
         ValueError: no study in that folder.
@@ -216,7 +216,7 @@ def finish_round(
 
 
 def registered(workspace: Workspace, variant: str, version: str) -> RegisteredRef:
-    """The version, to be deployed under the name `variant`."""
+    """Return the version, to be deployed under the name `variant`."""
     return reference(variant, registry.named(workspace, version))
 
 

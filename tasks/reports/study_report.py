@@ -194,7 +194,7 @@ def _policy(measured: Figures, deployed: Sequence[Deployed]) -> dict[str, Any]:
 
 
 def _pair(compared: Comparison) -> dict[str, Any]:
-    """A difference on the same contexts with the same speakers, for the summary."""
+    """Return a difference on the same contexts with the same speakers, for the summary."""
     success, turns = compared.result.success, compared.result.turns_per_game
     return {
         "over": compared.other,
@@ -208,7 +208,7 @@ def _pair(compared: Comparison) -> dict[str, Any]:
 
 
 def _paired(compared: Sequence[Comparison]) -> list[str]:
-    """The table of pairs in Markdown; empty without pairs."""
+    """Return the table of pairs in Markdown; empty without pairs."""
     table = comparisons(compared)
     return [table.markdown()] if table else []
 
@@ -220,13 +220,13 @@ def _difference(pair: Mapping[str, Any] | None) -> str:
 
 
 def _deployed(studies: Studies, policy: str, number: int) -> list[Deployed]:
-    """A policy's deployment in each study; in round 0, the seed policy's counts for all."""
+    """Return a policy's deployment in each study; in round 0, the seed policy's counts for all."""
     rounds = [each for finished in studies for each in finished if each.round == number]
     return [found for each in rounds if (found := each.policies.get(policy) or each.policies.get(SEED))]
 
 
 def _learning(rounds: Sequence[StudyRound]) -> dict[str, Any]:
-    """Decoder, what each variant learned from, and seconds of one round; None where nothing was learned."""
+    """Return decoder, what each variant learned from, and seconds of one round; None where nothing was learned."""
     summaries = [each.learning for each in rounds if each.learning]
     variants = [summary["variants"] for summary in summaries]
     kept = ("train_turns", "positives", "negatives_used", "rehearsal_turns", "val_exact_match", "illegal_actions")

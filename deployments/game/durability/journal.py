@@ -74,7 +74,7 @@ class Journal:
         self._thread.start()
 
     async def write(self, event: Event) -> None:
-        """Raises NotWrittenError."""
+        """Write an event, and wait until it is durable. Raises NotWrittenError."""
         await asyncio.wrap_future(self.submit(event))
 
     def submit(self, event: Event) -> Future[None]:
@@ -90,7 +90,7 @@ class Journal:
         return self._thread.is_alive()
 
     def events(self) -> Iterator[Event]:
-        """What earlier servers wrote, in order. A damaged line is skipped and logged."""
+        """Yield what earlier servers wrote, in order. A damaged line is skipped and logged."""
         for path in self._files():
             if self._file is not None and path == Path(str(self._file.name)):
                 continue
@@ -212,7 +212,7 @@ class Journal:
         self._uncut = False
 
     def _refusal(self, error: Exception) -> str:
-        """The message for those who wait; it is logged once a minute."""
+        """Return the message for those who wait; it is logged once a minute."""
         if not isinstance(error, _Paused):
             now = time.monotonic()
             reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else type(error).__name__
@@ -246,7 +246,7 @@ def _read(line: bytes) -> Event | None:
 
 
 def _replaced_by(path: Path) -> int | None:
-    """The number of the last file in whose place this one is; None for a file of one server."""
+    """Return the number of the last file in whose place this one is; None for a file of one server."""
     with path.open("rb") as file:
         event = _read(file.readline().removesuffix(b"\n"))
     return int(event["through"]) if event is not None and event["kind"] == _REPLACES else None
@@ -265,7 +265,7 @@ def _new_file(path: Path) -> FileIO:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A new file's name is durable once its folder is."""
+    """Sync a folder: a new file's name is durable once its folder is."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
 """Plug in any conversation of users with an assistant as a scenario.
 
 An action is everything that the assistant wrote between two messages of the user. What tools answered in between is
-context, and has no loss. The state of a turn holds the system prompt and the tools, where they are given anew.
+context, and has no loss. The state of a turn holds the system prompt and the tools, where they are given.
 
 Deviations from the paper, numbered as they are cited elsewhere:
 1. Actions are free text: p is kept as its logarithm, and equation 2's ratio is taken per token (`objectives`,

@@ -140,7 +140,7 @@ def _array(stream: IO[bytes]) -> Iterator[tuple[str, Any]]:
         try:
             item, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
-            if not ended and len(text) - at <= LONGEST:  # the item may go on in the next block
+            if not ended and len(text) - at <= LONGEST:  # the item may continue in the next block
                 block = source.read(size)
                 text, at, size, ended = text[at:] + block, 0, 2 * size, not block
                 continue
