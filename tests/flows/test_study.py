@@ -204,7 +204,7 @@ def test_tables_and_figure_are_files_and_mlflow_has_the_curves(played: Played) -
     artifacts = {each.path for each in mlflow.list_artifacts(run_id)}
     assert artifacts >= {"summary.json", "figure-4.svg", "table-3-turns-per-game.csv", "report"}
     assert "report/index.html" in {each.path for each in mlflow.list_artifacts(run_id, "report")}
-    assert 'id="caption-2"' in (root / "report" / "index.html").read_text()
+    assert 'id="table-2"' in (root / "report" / "index.html").read_text()
     curve = mlflow.get_metric_history(registry.child_run(played.place, run_id, "b-fft"), "success")
     expected = [each["policies"]["b-fft"]["success"] for each in played.summary["rounds"]]
     assert [(point.step, point.value) for point in curve] == list(enumerate(expected))

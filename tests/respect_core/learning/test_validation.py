@@ -64,7 +64,7 @@ def test_an_adapter_validates_the_same_under_stock_code(policy: Policy, tmp_path
     model = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter"))
     assert greedy_matches(model, processor) == result.scores
     loaded = exact_match(Policy(models.base(), tmp_path / "adapter", models.features()), GAMES)
-    assert loaded.scores == result.correct
+    assert loaded.scores == result.scores
 
 
 def test_sampled_match_is_the_mean_probability_of_the_right_actions(policy: Policy) -> None:
@@ -83,7 +83,7 @@ def test_only_the_turns_asked_for_count(policy: Policy) -> None:
     every = exact_match(policy, GAMES)
     wanted = {("game-60", 1), ("game-60", 2), ("game-63", 0)}
     some = exact_match(policy, GAMES, wanted)
-    assert some.scores == {turn: every.correct[turn] for turn in wanted} and some.n_turns == 3
+    assert some.scores == {turn: every.scores[turn] for turn in wanted} and some.n_turns == 3
     with pytest.raises(ValueError, match="game-60"):
         exact_match(policy, GAMES, {("game-60", 9)})
     with pytest.raises(ValueError, match="any turn"):

@@ -53,6 +53,14 @@ def test_a_block_with_a_broken_record_is_refused(data: bytes) -> None:
     assert columns(GOOD + data) is None and columns(data.rstrip() + b"\n" + GOOD) is None
 
 
+def test_what_only_some_logs_have_is_read_record_by_record() -> None:
+    record = json.loads(GOOD)
+    for fields in ({"explicit": -1}, {"logp": -2.5}):
+        turns = [turn | fields for turn in record["turns"]]
+        assert columns(json.dumps(record | {"turns": turns}).encode() + b"\n") is None
+    assert columns(json.dumps(record | {"closing": "never mind"}).encode() + b"\n") is None
+
+
 def test_a_block_with_a_record_that_does_not_fit_is_refused() -> None:
     assert columns(GOOD, frozenset({"good"})) is None, "the id is taken"
     assert columns(GOOD + GOOD) is None, "the id is there twice"
@@ -87,6 +95,7 @@ def test_every_constraint_of_the_models_is_known() -> None:
             "started_at": text,
             "context": names,
             "turns": {"type": "array", "items": {"$ref": "#/$defs/LoggedTurn"}, "minItems": 1},
+            "closing": {"anyOf": [text | {"minLength": 1}, absent], "default": None},  # read one by one
             "outcome": {"anyOf": [{"$ref": "#/$defs/Outcome"}, absent], "default": None},
         },
         "PolicyIdentity": {
@@ -96,11 +105,14 @@ def test_every_constraint_of_the_models_is_known() -> None:
         },
         "LoggedTurn": {
             "utterance": text | {"minLength": 1},
+            "state": {"anyOf": [text, absent], "default": None},  # read one by one, as are logp and explicit
             "action": text,
             "probability": {
                 "anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, absent],
                 "default": None,
             },
+            "logp": {"anyOf": [{"type": "number", "maximum": 0}, absent], "default": None},
+            "explicit": {"anyOf": [{"enum": [-1, 1], "type": "integer"}, absent], "default": None},
             "seconds": {"anyOf": [{"type": "number", "minimum": 0}, absent], "default": None},
         },
         "Outcome": {"targets": names, "success": {"type": "boolean"}},
