@@ -87,7 +87,12 @@ def learn(
         training_set = subsample_variant.submit(workspace, profile, variant, round, validation, propensities)
         if on is Place.POOLS:
             trained = train_on_pool.submit(workspace, profile, training_set, validation, run_id, retrained)  # type: ignore[call-overload]  # Prefect resolves futures
-            return lambda: trained.result()
+
+            def end_on_pool() -> LearnedRef:
+                training_set.result()
+                return trained.result()
+
+            return end_on_pool
         start = initial_adapter.submit(workspace, profile, variant, round)
         seeds = [
             train_variant.submit(workspace, profile, training_set, seed, validation, start, on)  # type: ignore[call-overload]  # Prefect resolves futures
@@ -97,8 +102,8 @@ def learn(
 
     def end() -> LearnedRef:
         data = training_set.result()
-        for training in seeds:
-            training.result()  # a failed training says why; the tasks that wait for it do not know
+        for each in (start, *seeds):
+            each.result()  # a failed task says why; the tasks that wait for it do not know
         chosen = selected.result()
         version = register_variant(workspace, run_id, profile, data, chosen, validation, retrained)
         return LearnedRef(training_set=data, selected=chosen, registered=version)
