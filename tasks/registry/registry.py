@@ -131,10 +131,7 @@ def left_open(workspace: Workspace, name: str, parent: str | None = None) -> lis
 
 
 def end_killed(workspace: Workspace, run_id: str) -> None:
-    """End an abandoned open run, and the open runs below it, as killed.
-
-    What it logged of a model that did not become a version is discarded.
-    """
+    """End an abandoned open run, and those below it, as killed; discard what it logged of a model without a version."""
     mlflow = client(workspace)
     end_killed_below(workspace, run_id)
     if not mlflow.search_model_versions(f"run_id = '{run_id}'"):
@@ -343,9 +340,7 @@ def download(workspace: Workspace, version: ModelVersion) -> Path:
 
 
 def adapter(workspace: Workspace, version: ModelVersion, *, fresh: bool = False) -> Path:
-    """Return the version's files on this machine, after checking that their adapter is the registered one.
-
-    A local copy that was changed, or lost files, is fetched again.
+    """Return the version's files on this machine, fetched again unless their adapter is the registered one.
 
     Args:
         fresh: check the registry's own files too, even if the copy is good.
