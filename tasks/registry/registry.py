@@ -329,9 +329,7 @@ def download(workspace: Workspace, version: ModelVersion, *, check: bool = False
 
 
 def adapter(workspace: Workspace, version: ModelVersion, *, fresh: bool = False) -> Path:
-    """Return the version's files on this machine, after checking that their adapter is the registered one.
-
-    A local copy that was changed, or lost files, is fetched again.
+    """Return the version's files on this machine, fetched again unless their adapter is the registered one.
 
     Args:
         fresh: check the registry's own files too, even if the copy is good.
