@@ -3,23 +3,19 @@
 Deviation from the paper: an action that no policy can sample, such as a turn of MULTIREF without a click, is context
 only (`Scenario.context_only`).
 
-DuckDB joins turns with feedback and sorts them by game and turn, wherever they are in their tables, through files once
-they exceed its memory. Only `Tally` grows, by a few bytes per game.
+Turns and feedback are sorted together, by game and turn, so that a game's rows become adjacent wherever they are in
+their tables. Memory does not grow with them (`respect_core.store.sorting`), except for a few bytes per game in `Tally`.
 """
 
 from __future__ import annotations
 
-import errno
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,8 +23,8 @@ import pyarrow.compute as pc
 from respect_core.interaction import TurnKey
 from respect_core.scenario import Scenario
 from respect_core.schemas import FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA, TURNS_SCHEMA
-from respect_core.store.parts import ROW_GROUP
-from respect_core.training_data.rehearsal import FROM_TURNS, rehearsal
+from respect_core.store.sorting import RUN, sorted_groups
+from respect_core.training_data.rehearsal import rehearsal
 from respect_core.training_data.sampling import (
     NAMED,
     count_epoch,
@@ -38,11 +34,45 @@ from respect_core.training_data.sampling import (
 )
 from respect_core.variants import Objective, TrainingConfig, Variant
 
-_COLUMNS = ", ".join(FROM_TURNS)
-_MEMORY = "128MiB"
-"""What DuckDB holds in memory."""
+_FROM_TURNS = [name for name in TRAINING_SET_SCHEMA.names if name not in ("label", "source")]
+# A row of either table: `label` is null in rows of turns, and the columns that only turns have in rows of feedback.
+_ROW_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, TURNS_SCHEMA.field(name).type) for name in _FROM_TURNS),
+        pa.field("has_follow_up", pa.bool_()),
+        pa.field("label", pa.int8()),
+    ]
+)
+
 
 # --- rows -------------------------------------------------------------------------------------------------------
+
+
+def training_set(
+    turns: pa.Table,
+    feedback: pa.Table,
+    d0: pa.Table,
+    variant: Variant | None,
+    scenario: Scenario,
+    *,
+    deselection_ratio: float = 1 / 12,
+    d0_right: frozenset[TurnKey] | None = None,
+    seed: int = 0,
+) -> pa.Table:
+    """Return the training set of a variant as one table; see `training_batches`."""
+    require_schema(turns, TURNS_SCHEMA, "turns")
+    require_schema(feedback, FEEDBACK_SCHEMA, "feedback")
+    batches = training_batches(
+        turns.to_batches(),
+        feedback.to_batches(),
+        d0,
+        variant,
+        scenario,
+        deselection_ratio=deselection_ratio,
+        d0_right=d0_right,
+        seed=seed,
+    )
+    return pa.Table.from_batches(batches, TRAINING_SET_SCHEMA)
 
 
 def training_batches(
@@ -56,6 +86,7 @@ def training_batches(
     d0_right: frozenset[TurnKey] | None = None,
     seed: int = 0,
     scratch: Path | None = None,
+    run: int = RUN,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the training set of a variant: games with an eligible turn, then D0 with its augmentation.
 
@@ -69,7 +100,7 @@ def training_batches(
         d0: the turns of D0, rehearsed in every round; empty to leave it out. It is held in memory.
         variant: None for the seed policy, which learns from D0 alone.
         deselection_ratio, d0_right, seed: see `rehearsal`.
-        scratch: folder for DuckDB's files, the system's by default.
+        scratch, run: see `sorted_groups`.
 
     Returns:
         Batches of whole games in TRAINING_SET_SCHEMA, in order of interaction and turn; the same inputs give the same
@@ -78,13 +109,14 @@ def training_batches(
     Raises:
         ValueError: a table of another schema (so neither targets nor outcomes can come in), two labels for one turn,
             turns not numbered 0, 1, 2, ..., or a game in both `turns` and `d0`. Some of these only at the end.
-        OSError: no room for the files.
     """
     require_schema(d0, TURNS_SCHEMA, "D0")
     rehearsed = rehearsal(d0.to_pylist(), scenario, deselection_ratio=deselection_ratio, right=d0_right, seed=seed)
     d0_ids, both = pa.array({row["interaction_id"] for row in rehearsed}, pa.string()), set[str]()
     if variant is not None:
-        for games in _labelled_games(turns, feedback, variant, scenario, scratch):
+        rows = _rows(turns, feedback, variant)
+        for group in sorted_groups(rows, ["interaction_id", "turn", "label"], scratch, run):
+            games = _eligible_games(_label_turns(group, variant, scenario))
             _require_numbers(games)
             both |= set(games["interaction_id"].filter(pc.is_in(games["interaction_id"], d0_ids)).to_pylist())
             yield from games.combine_chunks().to_batches()
@@ -93,86 +125,71 @@ def training_batches(
     yield from pa.Table.from_pylist(rehearsed, schema=TRAINING_SET_SCHEMA).to_batches()
 
 
-_TURNS = f"""
-    SELECT {_COLUMNS}, follow_up IS NOT NULL AND NOT list_contains($context_only, action) AS learnable FROM rows
-"""
-_FEEDBACK = "SELECT interaction_id, turn, label FROM rows WHERE decoder = $decoder AND marked IS NULL"
-_LABELS = """
-    CREATE TABLE labels AS
-    SELECT interaction_id, turn, min(label) AS label, max(label) AS another FROM feedback GROUP BY ALL
-"""
-_CONFLICT = "SELECT turn, interaction_id FROM labels WHERE label <> another ORDER BY interaction_id, turn LIMIT 1"
-_LABELLED = f"""
-    CREATE TABLE labelled AS
-    SELECT {_COLUMNS}, CASE WHEN learnable AND list_contains($labels, label) THEN label END AS label, 'round' AS source
-    FROM turns LEFT JOIN labels USING (interaction_id, turn)
-"""
-_SORTED = "FROM labelled ORDER BY interaction_id, turn"
+def _rows(
+    turns: Iterable[pa.RecordBatch], feedback: Iterable[pa.RecordBatch], variant: Variant
+) -> Iterator[pa.RecordBatch]:
+    """Yield both tables in _ROW_SCHEMA; of feedback, the unmarked rows of the variant's decoder."""
+    for batch in turns:
+        require_schema(batch, TURNS_SCHEMA, "turns")
+        columns = {name: batch.column(name) for name in _FROM_TURNS}
+        yield _row_batch(columns | {"has_follow_up": pc.is_valid(batch.column("follow_up"))}, batch.num_rows)
+    for batch in feedback:
+        require_schema(batch, FEEDBACK_SCHEMA, "feedback")
+        mine = batch.filter(pc.equal(batch.column("decoder"), str(variant.decoder)))
+        mine = mine.filter(pc.is_null(mine.column("marked")))
+        yield _row_batch({name: mine.column(name) for name in ("interaction_id", "turn", "label")}, mine.num_rows)
 
 
-def _labelled_games(
-    turns: Iterable[pa.RecordBatch],
-    feedback: Iterable[pa.RecordBatch],
-    variant: Variant,
-    scenario: Scenario,
-    scratch: Path | None,
-) -> Iterator[pa.Table]:
-    """Yield the games with an eligible turn, in TRAINING_SET_SCHEMA and in order; eligible turns have their label."""
-    with _database(scratch) as database:
-        _insert(database, "turns", turns, TURNS_SCHEMA, _TURNS, {"context_only": sorted(scenario.context_only)})
-        _insert(database, "feedback", feedback, FEEDBACK_SCHEMA, _FEEDBACK, {"decoder": str(variant.decoder)})
-        database.execute(_LABELS)
-        if conflict := database.execute(_CONFLICT).fetchone():
-            raise ValueError("feedback has two {} labels for turn {} of {}".format(variant.decoder, *conflict))
-        labels = [1] if variant.objective is Objective.FFT else [1, -1]
-        database.execute(_LABELLED, {"labels": labels})
-        rest = TRAINING_SET_SCHEMA.empty_table()  # the rows of a game whose end is not read yet
-        for batch in database.execute(_SORTED).to_arrow_reader(ROW_GROUP):
-            rows = pa.concat_tables([rest, pa.Table.from_batches([batch]).cast(TRAINING_SET_SCHEMA)])
-            last = pc.index(rows["interaction_id"], rows["interaction_id"][-1]).as_py()
-            rest = rows.slice(last)
-            yield _eligible(rows.slice(0, last))
-        yield _eligible(rest)
+def _row_batch(columns: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
+    arrays = [columns[each.name] if each.name in columns else pa.nulls(rows, each.type) for each in _ROW_SCHEMA]
+    return pa.RecordBatch.from_arrays(arrays, schema=_ROW_SCHEMA)
 
 
-def _eligible(games: pa.Table) -> pa.Table:
-    """Return the games with a label."""
-    labelled = games["interaction_id"].filter(pc.is_valid(games["label"]))
-    return games.filter(pc.is_in(games["interaction_id"], labelled.unique()))
+def _label_turns(group: pa.Table, variant: Variant, scenario: Scenario) -> pa.Table:
+    """Return the rows of turns, each with its label if it is eligible.
+
+    Feedback comes right before its turn: rows are sorted by turn and label, and nulls sort last.
+    """
+    same_turn = _same_as_before(group)
+    label = group["label"].combine_chunks()
+    label_before = pa.concat_arrays([pa.nulls(min(1, len(label)), pa.int8()), label[:-1]])
+    conflict = pc.and_(same_turn, pc.not_equal(label, label_before))
+    if pc.any(conflict).as_py():
+        first = group.filter(conflict).slice(0, 1).to_pylist()[0]
+        raise ValueError(
+            f"feedback has two {variant.decoder} labels for turn {first['turn']} of {first['interaction_id']}"
+        )
+    context_only = pa.array(sorted(scenario.context_only), pa.string())
+    labels = pa.array([1] if variant.objective is Objective.FFT else [1, -1], pa.int8())
+    eligible = pc.and_(same_turn, pc.and_(group["has_follow_up"], pc.invert(pc.is_in(group["action"], context_only))))
+    eligible = pc.and_(eligible, pc.is_in(label_before, labels))
+    place = group.schema.get_field_index("label")
+    rows = group.set_column(place, "label", pc.if_else(eligible, label_before, pa.scalar(None, pa.int8())))
+    return rows.filter(pc.is_valid(group["action"]))
 
 
-@contextmanager
-def _database(scratch: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a database for this process alone, whose files are gone at the end."""
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="respect-") as folder:
-        try:
-            with duckdb.connect(config={"memory_limit": _MEMORY, "threads": 1, "temp_directory": folder}) as database:
-                yield database
-        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-            raise OSError(errno.ENOSPC, str(error), folder) from error
+def _same_as_before(group: pa.Table) -> pa.Array:
+    """Return whether each row is of the same turn as the row before it."""
+    return pc.and_(_repeats(group["interaction_id"]), _repeats(group["turn"]))
 
 
-def _insert(
-    database: duckdb.DuckDBPyConnection,
-    name: str,
-    batches: Iterable[pa.RecordBatch],
-    schema: pa.Schema,
-    query: str,
-    parameters: Mapping[str, Any],
-) -> None:
-    """Make a table of what a query selects from each batch, its `rows`."""
-    database.register("rows", schema.empty_table())
-    database.execute(f"CREATE TABLE {name} AS {query}", parameters)
-    for batch in batches:
-        require_schema(batch, schema, name)
-        database.register("rows", batch)
-        database.execute(f"INSERT INTO {name} {query}", parameters)
+def _repeats(column: pa.ChunkedArray) -> pa.Array:
+    """Return whether each value repeats the one before it."""
+    repeats = pc.equal(column.slice(1), column.slice(0, max(0, len(column) - 1)))
+    return pa.concat_arrays([pa.array([False] * min(1, len(column)), pa.bool_()), *repeats.chunks])
+
+
+def _eligible_games(turns: pa.Table) -> pa.Table:
+    """Return the turns of games with a label, in TRAINING_SET_SCHEMA."""
+    games = turns["interaction_id"].filter(pc.is_valid(turns["label"])).unique()
+    rows = turns.filter(pc.is_in(turns["interaction_id"], games))
+    source = pa.repeat("round", len(rows))
+    return rows.append_column("source", source).select(TRAINING_SET_SCHEMA.names).cast(TRAINING_SET_SCHEMA)
 
 
 def _require_numbers(games: pa.Table) -> None:
     """Raise ValueError unless the turns of each game are numbered 0, 1, 2, ..."""
-    ids = games["interaction_id"].combine_chunks()
-    starts_N = np.append(True, pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False))[: len(ids)]
+    starts_N = ~_repeats(games["interaction_id"]).to_numpy(zero_copy_only=False)
     first_N = np.flatnonzero(starts_N)[np.cumsum(starts_N) - 1]
     wrong_N = games["turn"].to_numpy() != np.arange(len(games)) - first_N
     if wrong_N.any():
