@@ -30,7 +30,7 @@ from respect_core.model.vision import VisionFeatures
 from respect_core.scenario import scenario
 from respect_core.scenarios.multiref import contexts, speakers, tangrams, world
 from respect_core.scenarios.multiref.play import play
-from respect_core.schemas import FEEDBACK_SCHEMA, TURNS_SCHEMA
+from respect_core.schemas import FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA, TURNS_SCHEMA
 from respect_core.training_data import eligibility, sampling
 from respect_core.variants import SEED, Variant
 
@@ -89,10 +89,10 @@ def learn(
 ) -> Path:
     """Train one variant (None: the seed policy) and return the adapter chosen on the validation set."""
     curated = pa.Table.from_pylist([row for each in d0 for row in turn_rows(each)], TURNS_SCHEMA)
-    rows = eligibility.training_set(
-        turns, feedback, curated, variant, RULES, d0_right=frozenset(right_turns(d0)), seed=0
+    batches = eligibility.training_batches(
+        turns.to_batches(), feedback.to_batches(), curated, variant, RULES, d0_right=frozenset(right_turns(d0)), seed=0
     )
-    examples = sampling.examples(rows)
+    examples = sampling.examples(pa.Table.from_batches(batches, TRAINING_SET_SCHEMA))
     config = PROFILE.settings(variant or SEED, 0)
     config = replace(config, max_steps=steps, checkpoint_every=max(1, steps // 3))
     games, right = [from_log(each) for each in held_out], right_turns(held_out)

@@ -24,7 +24,7 @@ from respect_core.interaction import TurnKey
 from respect_core.scenario import Scenario
 from respect_core.schemas import FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA, TURNS_SCHEMA
 from respect_core.store.sorting import RUN, sorted_groups
-from respect_core.training_data.rehearsal import rehearsal
+from respect_core.training_data.rehearsal import FROM_TURNS, rehearsal
 from respect_core.training_data.sampling import (
     NAMED,
     count_epoch,
@@ -34,11 +34,10 @@ from respect_core.training_data.sampling import (
 )
 from respect_core.variants import Objective, TrainingConfig, Variant
 
-_FROM_TURNS = [name for name in TRAINING_SET_SCHEMA.names if name not in ("label", "source")]
 # A row of either table: `label` is null in rows of turns, and the columns that only turns have in rows of feedback.
 _ROW_SCHEMA = pa.schema(
     [
-        *(pa.field(name, TURNS_SCHEMA.field(name).type) for name in _FROM_TURNS),
+        *(pa.field(name, TURNS_SCHEMA.field(name).type) for name in FROM_TURNS),
         pa.field("has_follow_up", pa.bool_()),
         pa.field("label", pa.int8()),
     ]
@@ -46,33 +45,6 @@ _ROW_SCHEMA = pa.schema(
 
 
 # --- rows -------------------------------------------------------------------------------------------------------
-
-
-def training_set(
-    turns: pa.Table,
-    feedback: pa.Table,
-    d0: pa.Table,
-    variant: Variant | None,
-    scenario: Scenario,
-    *,
-    deselection_ratio: float = 1 / 12,
-    d0_right: frozenset[TurnKey] | None = None,
-    seed: int = 0,
-) -> pa.Table:
-    """Return the training set of a variant as one table; see `training_batches`."""
-    require_schema(turns, TURNS_SCHEMA, "turns")
-    require_schema(feedback, FEEDBACK_SCHEMA, "feedback")
-    batches = training_batches(
-        turns.to_batches(),
-        feedback.to_batches(),
-        d0,
-        variant,
-        scenario,
-        deselection_ratio=deselection_ratio,
-        d0_right=d0_right,
-        seed=seed,
-    )
-    return pa.Table.from_batches(batches, TRAINING_SET_SCHEMA)
 
 
 def training_batches(
@@ -131,7 +103,7 @@ def _rows(
     """Yield both tables in _ROW_SCHEMA; of feedback, the unmarked rows of the variant's decoder."""
     for batch in turns:
         require_schema(batch, TURNS_SCHEMA, "turns")
-        columns = {name: batch.column(name) for name in _FROM_TURNS}
+        columns = {name: batch.column(name) for name in FROM_TURNS}
         yield _row_batch(columns | {"has_follow_up": pc.is_valid(batch.column("follow_up"))}, batch.num_rows)
     for batch in feedback:
         require_schema(batch, FEEDBACK_SCHEMA, "feedback")

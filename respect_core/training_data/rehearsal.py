@@ -6,6 +6,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from respect_core.scenario import Row, Scenario
+from respect_core.schemas import TRAINING_SET_SCHEMA
+
+FROM_TURNS = [name for name in TRAINING_SET_SCHEMA.names if name not in ("label", "source")]
+"""Columns that a training set has from the table of turns."""
 
 
 def rehearsal(
@@ -28,23 +32,11 @@ def rehearsal(
     Returns:
         Rows with the columns of TRAINING_SET_SCHEMA: label +1 on every turn to learn from, else None.
     """
-    rows = [
-        training_row(row, label=1 if _learnable(row, scenario, right) else None, source="rehearsal")
-        for row in sorted(d0, key=lambda row: (row["interaction_id"], row["turn"]))
-    ]
+    rows = []
+    for row in sorted(d0, key=lambda row: (row["interaction_id"], row["turn"])):
+        learnable = row["action"] not in scenario.context_only and (
+            right is None or (row["interaction_id"], row["turn"]) in right
+        )
+        columns = {name: row[name] for name in FROM_TURNS}
+        rows.append(columns | {"label": 1 if learnable else None, "source": "rehearsal"})
     return rows + scenario.augment(rows, deselection_ratio, seed)
-
-
-def training_row(row: Mapping[str, Any], *, label: int | None, source: str) -> Row:
-    """Convert a row of the `turns` table to a row of a training set."""
-    columns = (
-        *("interaction_id", "round", "variant", "turn", "context"),
-        *("state", "utterance", "action", "probability"),
-    )
-    return {name: row[name] for name in columns} | {"label": label, "source": source}
-
-
-def _learnable(row: Mapping[str, Any], scenario: Scenario, right: Collection[tuple[str, int]] | None) -> bool:
-    return row["action"] not in scenario.context_only and (
-        right is None or (row["interaction_id"], row["turn"]) in right
-    )

@@ -21,7 +21,7 @@ from respect_core.log.records import InteractionLog, from_log, turn_rows
 from respect_core.measuring.labels import right_turns
 from respect_core.profiles import Profile
 from respect_core.scenarios.multiref.scenario import SCENARIO
-from respect_core.schemas import FEEDBACK_SCHEMA, TURNS_SCHEMA
+from respect_core.schemas import FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA, TURNS_SCHEMA
 from respect_core.training_data import eligibility, sampling
 from respect_core.variants import Variant
 
@@ -54,15 +54,16 @@ def plain_round(files: Files, profile: Profile, variant: Variant, out: Path) -> 
     with _process() as pool:
         decoded = pool.submit(_decode, turns, profile).result()
     people = _read(files.d0)
-    table = eligibility.training_set(
-        turns,
-        decoded,
+    batches = eligibility.training_batches(
+        turns.to_batches(),
+        decoded.to_batches(),
         _turns(people),
         variant,
         SCENARIO,
         deselection_ratio=profile.deselection_ratio,
         d0_right=frozenset(right_turns(people)),
     )
+    table = pa.Table.from_batches(batches, TRAINING_SET_SCHEMA)
     found: dict[tuple[int, int], tuple[Path, dict[str, float]]] = {}
     seconds = 0.0
     with patch.dict(os.environ, OMP_NUM_THREADS="1"), _process() as pool:  # as `tasks.compute.process` does

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import IMAGES, played
 
-from respect_core.log.records import InteractionLog, turn_rows
+from respect_core.log.records import InteractionLog, outcome_row, turn_rows
 from respect_core.scenarios.multiref import actions, augmentation
 from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.schemas import FEEDBACK_SCHEMA, OUTCOMES_SCHEMA, TRAINING_SET_SCHEMA, TURNS_SCHEMA
@@ -34,6 +34,11 @@ def _feedback(labels: dict[tuple[str, int], int], decoder: str = "binary") -> pa
     return pa.Table.from_pylist(rows, schema=FEEDBACK_SCHEMA)
 
 
+def _training_set(turns: pa.Table, feedback: pa.Table, *others: Any, **options: Any) -> pa.Table:
+    batches = eligibility.training_batches(turns.to_batches(), feedback.to_batches(), *others, **options)
+    return pa.Table.from_batches(batches, TRAINING_SET_SCHEMA)
+
+
 GAME = played("g1", "select A", "select B C", "nothing", "deselect A select D", "select E")
 LABELS = {("g1", 0): 1, ("g1", 1): -1, ("g1", 2): 1, ("g1", 3): 0, ("g1", 4): 1}
 
@@ -42,7 +47,7 @@ LABELS = {("g1", 0): 1, ("g1", 1): -1, ("g1", 2): 1, ("g1", 3): 0, ("g1", 4): 1}
 
 
 def _labels(turns: pa.Table, feedback: pa.Table, variant: Variant) -> dict[tuple[str, int], int]:
-    rows = eligibility.training_set(turns, feedback, EMPTY_TURNS, variant, SCENARIO).to_pylist()
+    rows = _training_set(turns, feedback, EMPTY_TURNS, variant, SCENARIO).to_pylist()
     return {(row["interaction_id"], row["turn"]): row["label"] for row in rows if row["label"] is not None}
 
 
@@ -85,7 +90,7 @@ def test_training_set_keeps_whole_games_and_is_deterministic() -> None:
     other = played("g0", "select A", "select B")
     d0 = _turns(played("h1", "select A", "select B", "select C D", probability=None))
     tables = [
-        eligibility.training_set(turns, _feedback(LABELS), d0, Variant.B_RL, SCENARIO, deselection_ratio=2 / 3, seed=3)
+        _training_set(turns, _feedback(LABELS), d0, Variant.B_RL, SCENARIO, deselection_ratio=2 / 3, seed=3)
         for turns in (_turns(GAME, other), _turns(other, GAME))
     ]
     assert tables[0].equals(tables[1])
@@ -96,13 +101,13 @@ def test_training_set_keeps_whole_games_and_is_deterministic() -> None:
     assert [row["label"] for row in rows if row["source"] == "rehearsal"] == [1, 1, 1]
     assert {row["source"] for row in rows} == {"round", "rehearsal", "undo", "clear"}
     with pytest.raises(ValueError, match="in the turns table and in D0"):
-        eligibility.training_set(_turns(GAME), _feedback(LABELS), _turns(GAME), Variant.B_RL, SCENARIO)
+        _training_set(_turns(GAME), _feedback(LABELS), _turns(GAME), Variant.B_RL, SCENARIO)
 
 
 def test_seed_policy_learns_from_d0_alone() -> None:
-    table = eligibility.training_set(EMPTY_TURNS, EMPTY_FEEDBACK, _turns(GAME), None, SCENARIO, deselection_ratio=0)
+    table = _training_set(EMPTY_TURNS, EMPTY_FEEDBACK, _turns(GAME), None, SCENARIO, deselection_ratio=0)
     assert table["label"].to_pylist() == [1, 1, None, 1, 1]  # the last turn counts: people, not feedback, vouch for it
-    right = eligibility.training_set(
+    right = _training_set(
         EMPTY_TURNS, EMPTY_FEEDBACK, _turns(GAME), None, SCENARIO, deselection_ratio=0, d0_right=frozenset({("g1", 1)})
     )
     assert right["label"].to_pylist() == [None, 1, None, None, None]
@@ -110,15 +115,17 @@ def test_seed_policy_learns_from_d0_alone() -> None:
 
 def test_neither_targets_nor_outcomes_can_come_in() -> None:
     """The only inputs are turns, feedback and D0, and a table with a column more is refused."""
-    parameters = set(inspect.signature(eligibility.training_set).parameters)
-    assert parameters == {"turns", "feedback", "d0", "variant", "scenario", "deselection_ratio", "d0_right", "seed"}
+    parameters = set(inspect.signature(eligibility.training_batches).parameters)
+    settings = {"variant", "scenario", "deselection_ratio", "d0_right", "seed", "scratch", "run"}
+    assert parameters == {"turns", "feedback", "d0"} | settings
     assert not {"targets", "success"} & set(TRAINING_SET_SCHEMA.names)
     with_targets = _turns(GAME).append_column("targets", pa.array([IMAGES[:3]] * 5))
     for turns, d0 in ((with_targets, EMPTY_TURNS), (EMPTY_TURNS, with_targets)):
         with pytest.raises(ValueError, match="targets"):
-            eligibility.training_set(turns, EMPTY_FEEDBACK, d0, Variant.B_FFT, SCENARIO)
+            _training_set(turns, EMPTY_FEEDBACK, d0, Variant.B_FFT, SCENARIO)
     with pytest.raises(ValueError, match="no turns table"):
-        eligibility.training_set(OUTCOMES_SCHEMA.empty_table(), EMPTY_FEEDBACK, EMPTY_TURNS, Variant.B_FFT, SCENARIO)
+        outcomes = pa.Table.from_pylist([outcome_row(GAME)], OUTCOMES_SCHEMA)
+        _training_set(outcomes, EMPTY_FEEDBACK, EMPTY_TURNS, Variant.B_FFT, SCENARIO)
 
 
 def _replay(table: pa.Table) -> None:
@@ -133,7 +140,7 @@ def _replay(table: pa.Table) -> None:
 
 def test_deselection_augmentation() -> None:
     d0 = _turns(*(played(f"h{n:02}", "select A", "select B C", "deselect B select D", "select E") for n in range(30)))
-    table = eligibility.training_set(EMPTY_TURNS, EMPTY_FEEDBACK, d0, None, SCENARIO, seed=1)
+    table = _training_set(EMPTY_TURNS, EMPTY_FEEDBACK, d0, None, SCENARIO, seed=1)
     _replay(table)
     rows = table.to_pylist()
     added = [row for row in rows if row["source"] in ("undo", "clear") and row["label"] == 1]
@@ -151,7 +158,7 @@ def test_deselection_augmentation() -> None:
             before = [r for r in rows if r["interaction_id"] == row["interaction_id"]][-2]
             assert action.deselect == actions.parse(before["action"]).select
     assert len({row["utterance"] for row in added}) > 4
-    assert not eligibility.training_set(EMPTY_TURNS, EMPTY_FEEDBACK, d0, None, SCENARIO, seed=2).equals(table)
+    assert not _training_set(EMPTY_TURNS, EMPTY_FEEDBACK, d0, None, SCENARIO, seed=2).equals(table)
 
 
 # --- propensity -------------------------------------------------------------------------------------------------
@@ -166,9 +173,7 @@ def _tallied(*batches: pa.RecordBatch) -> eligibility.Tally:
 
 def test_rl_without_p_names_turns_and_remedies() -> None:
     turns = _turns(played("g1", "select A", "select B", "select C", probability=None))
-    table = eligibility.training_set(
-        turns, _feedback({("g1", 0): 1, ("g1", 1): -1}), EMPTY_TURNS, Variant.B_RL, SCENARIO
-    )
+    table = _training_set(turns, _feedback({("g1", 0): 1, ("g1", 1): -1}), EMPTY_TURNS, Variant.B_RL, SCENARIO)
     [batch] = table.to_batches()
     with pytest.raises(ValueError, match=r"g1 turn 1\. .*--propensity backfill.*--propensity surrogate"):
         sampling.require_probability(sampling.examples(table), Objective.RL)
@@ -203,7 +208,7 @@ def test_negatives_that_are_left_out_are_told(positives: int, negatives: int, sa
     turns = _turns(*(played(name, "select A", "select B") for name in names))
     labels = {(name, 0): 1 if number < positives else -1 for number, name in enumerate(names)}
     config = replace(kto(), batch_turns=10**6)  # one batch, so that nothing is lost between batches
-    table = eligibility.training_set(turns, _feedback(labels), EMPTY_TURNS, Variant.B_KTO, SCENARIO)
+    table = _training_set(turns, _feedback(labels), EMPTY_TURNS, Variant.B_KTO, SCENARIO)
     counts = _tallied(*table.to_batches()).counts(config)
     warnings = eligibility.warnings(counts, config)
     assert len(warnings) == bool(said) and said in "".join(warnings)
@@ -281,4 +286,4 @@ def _played(turns: int, random: Random) -> list[str]:
 def test_turns_that_are_not_all_there_are_refused() -> None:
     lacking = _turns(GAME).slice(1)
     with pytest.raises(ValueError, match=r"interaction g1: turns are numbered \[1, 2, 3, 4\]"):
-        eligibility.training_set(lacking, _feedback(LABELS), EMPTY_TURNS, Variant.B_RL, SCENARIO)
+        _training_set(lacking, _feedback(LABELS), EMPTY_TURNS, Variant.B_RL, SCENARIO)
