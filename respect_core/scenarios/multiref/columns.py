@@ -86,6 +86,9 @@ def _parse(block: bytes) -> pa.RecordBatch:
     (records,) = arrow_json.read_json(pa.BufferReader(block), options, _PARSE).to_batches()
     records.validate(full=True)  # UTF-8
     _require(records.num_rows == lines)
+    turns = records["turns"].flatten()
+    absent = [records["closing"], *(turns.field(name) for name in ("state", "logp", "explicit"))]
+    _require(all(column.null_count == len(column) for column in absent))  # what chats log; read one by one here
     targets, success = records["outcome"].flatten()
     _require(targets.null_count == success.null_count == records["outcome"].null_count)
     return records
