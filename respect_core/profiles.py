@@ -134,7 +134,6 @@ def chat() -> Profile:
             epochs=100,
             micro_batch_interactions=2,
             label_smoothing=0.0,  # over 49,152 tokens it would outweigh the replies
-            free_text=True,
         )
 
     kto_settings = replace(

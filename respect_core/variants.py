@@ -162,7 +162,6 @@ class TrainingConfig:
     length_normalised: bool = True  # log-likelihoods of FFT, RL and rehearsal (section 5)
     negative_reward: float = -0.1  # equation 1
     propensity_floor: float = 0.01  # p is clamped from below before the ratio of equation 2
-    free_text: bool = False  # p is kept as its logarithm, and equation 2's ratio is taken per token
     positive_to_negative: float = 5 / 4  # per batch (appendix B.3)
     kto_beta: float = 0.5
     kto_desirable: float = 4.0  # lambda_d

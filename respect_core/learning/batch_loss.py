@@ -92,7 +92,7 @@ def references(
         for turn in game.kept:
             p = example.interaction.turns[turn].propensity
             if p is not None and config.kto_reference == "logged":
-                lowest = -math.inf if config.free_text else math.log(config.propensity_floor)
+                lowest = -math.inf if base.scenario.free_text else math.log(config.propensity_floor)
                 logged[Key(example.interaction.interaction_id, turn)] = max(p, lowest)
     was_training = model.training
     model.eval()
@@ -142,6 +142,8 @@ def turn_losses(
     config: TrainingConfig,
     reference: References,
     z0: Tensor | None = None,
+    *,
+    free_text: bool = False,
 ) -> TurnLosses:
     """Compute the loss of each kept turn of a micro-batch.
 
@@ -150,6 +152,7 @@ def turn_losses(
         games: the batch's games by interaction id.
         reference: from `references`; empty except for KTO.
         z0: KTO's, if these scores are only part of the batch; by default it is computed from them.
+        free_text: whether actions are any text (`Scenario.free_text`): equation 2's ratio is then taken per token.
     """
     spans = [n for n, key in enumerate(scores.keys) if not key.alternative]
     keys = [scores.keys[n] for n in spans]
@@ -170,7 +173,7 @@ def turn_losses(
         p_K = logp_KS.new_tensor([math.nan if turn.probability is None else turn.probability for turn in turns])
         reward_K = objectives.rewards(labels_K, config.negative_reward)
         coefficient_K = None
-        if config.free_text:
+        if free_text:
             log_p_K = logp_KS.new_tensor([math.nan if turn.propensity is None else turn.propensity for turn in turns])
             coefficient_K = objectives.text_coefficient(logp_KS, mask_KS, reward_K, log_p_K, config.propensity_floor)
         objective_K = objectives.rl_loss(

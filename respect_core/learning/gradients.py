@@ -157,7 +157,8 @@ class Gradients:
                 scores = self._score(part) if scores is None else scores
                 if kto and z0 is None:
                     z0 = reference_point([scores], self.config, self.reference)
-                losses = turn_losses(scores, games, self.config, self.reference, z0)
+                free_text = self.base.scenario.free_text
+                losses = turn_losses(scores, games, self.config, self.reference, z0, free_text=free_text)
                 loss = objectives.batch_loss(losses.loss, turns=turns)
                 value = _finite(loss, part.rows, step)
                 gradients = torch.autograd.grad(loss, weights, allow_unused=True)

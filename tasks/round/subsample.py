@@ -59,7 +59,7 @@ def subsample_variant(
     )
     p = read_probabilities(store, propensities) if config.objective is Objective.RL else {}
     inputs = [manifests.table_input(store, name, *part) for part in chosen for name in ("turns", "feedback")]
-    return _write(store, batches, Partition(round, variant), config, p, profile.propensity, inputs)
+    return _write(store, batches, Partition(round, variant), profile, config, p, profile.propensity, inputs)
 
 
 @task(name="subsample", task_run_name="training set of the seed policy", **PATIENT)
@@ -70,7 +70,7 @@ def seed_training_set(workspace: Workspace, profile: Profile) -> TrainingSetRef:
     batches = eligibility.training_batches(
         [], [], d0, None, scenario(profile.scenario), deselection_ratio=profile.deselection_ratio, d0_right=right
     )
-    return _write(store, batches, Partition(0, SEED), profile.seed_training, {}, None, [])
+    return _write(store, batches, Partition(0, SEED), profile, profile.seed_training, {}, None, [])
 
 
 def _batches(store: Store, name: str, chosen: Sequence[Partition]) -> Iterator[pa.RecordBatch]:
@@ -94,6 +94,7 @@ def _write(
     store: Store,
     batches: Iterable[pa.RecordBatch],
     partition: Partition,
+    profile: Profile,
     config: TrainingConfig,
     probability: Mapping[TurnKey, float],
     filled_from: Propensity | None,
@@ -104,11 +105,10 @@ def _write(
     Args:
         filled_from: where `probability` is from; None for the seed policy, whose sources of p are not needed.
     """
-    tally, lacking = Tally(), 0
+    tally, lacking, free_text = Tally(), 0, scenario(profile.scenario).free_text
     with parts.new_part(store, "training_sets", partition) as writer:
         for batch in batches:
             lacking += eligibility.propensity(batch).null_count
-            free_text = config.free_text
             complete = eligibility.fill_propensity(batch, probability, free_text=free_text) if probability else batch
             tally.add(complete)
             writer.add_batch(_of(partition, complete))
