@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from respect_core.log.export import OUTCOMES, TURNS, export, unseen_images
 from respect_core.log.log import LOGS, SET_ASIDE, logs_key
@@ -38,7 +39,7 @@ class ImportRecord(BaseModel):
 
     log: str  # key of its log object
     file: str
-    imported_at: str  # ISO 8601
+    imported_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))  # ISO 8601
     games: int
     problems: str | None = None  # key of the records set aside
     held: dict[str, list[str]] = {}  # ids that it added to game sets, by set

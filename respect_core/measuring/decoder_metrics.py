@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from respect_core.stats import RESAMPLES, Estimate, Floats, bootstrap, by_game, quotients
 
@@ -167,6 +167,16 @@ def calibration(
         if share is not None
     )
     return Calibration(len(odds), with_turns, ece, brier)
+
+
+def auc(lower: ArrayLike, higher: ArrayLike) -> float:
+    """Return the probability that a score of the first is below one of the second, ties counted half; nan without."""
+    lower_N, higher_N = (np.asarray(scores, float) for scores in (lower, higher))
+    if not len(lower_N) or not len(higher_N):
+        return float("nan")
+    ordered_N, pairs = np.sort(higher_N), 2 * len(lower_N) * len(higher_N)  # halves, so that a tie counts one
+    below_N, up_to_N = (np.searchsorted(ordered_N, lower_N, side) for side in ("left", "right"))
+    return (pairs - int((below_N + up_to_N).sum())) / pairs
 
 
 def _places(labels: Sequence[int], allowed: Sequence[int], whose: str) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from respect_core.errors import ExpectedError
+from respect_core.measuring.decoder_metrics import auc
 from respect_core.stats import Estimate, estimates
 from respect_core.variants import DecoderKind
 
@@ -126,15 +127,6 @@ def evaluate(
 def _named(figures: Sequence[Estimate | None]) -> dict[str, Any]:
     names = ("auc_negative_positive", "auc_negative_rest", "precision_negative", "recall_negative")
     return dict(zip(names, figures, strict=True))
-
-
-def auc(lower_N: NDArray[np.float64], higher_N: NDArray[np.float64]) -> float:
-    """Return the probability that a score of the first is below one of the second, ties counted half; nan without."""
-    if not len(lower_N) or not len(higher_N):
-        return float("nan")
-    ordered = np.sort(higher_N)
-    below, up_to = (np.searchsorted(ordered, lower_N, side) for side in ("left", "right"))
-    return float(1 - (below + up_to).mean() / (2 * len(ordered)))
 
 
 def _share(of: NDArray[np.bool_]) -> float:

@@ -19,6 +19,11 @@ D0 = "d0"
 VALIDATION = "validation"
 
 
+def place(name: str) -> float:
+    """Return a name's place from 0 up to 1, by its hash: a share of games or users is those with a place below it."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8
+
+
 def _key(name: str) -> str:
     return f"game_sets/{name}.jsonl"
 

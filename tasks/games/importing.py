@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from respect_core.log import imports, user_key
@@ -65,7 +63,7 @@ def import_games(
             imports.require_new(store, logs)
             user_key.claim(store)
         if logs and game_set:  # before they are in the log, so that no round learns from them in between
-            chosen = [log for log in logs if _in_share(log.interaction_id, share)]
+            chosen = [log for log in logs if curated.place(log.interaction_id) < share]
             held.extend(curated.add(store, game_set, chosen))
 
     policy = _policy(workspace, acted_by) if acted_by else UNKNOWN_POLICY
@@ -74,7 +72,6 @@ def import_games(
         record = ImportRecord(
             log=report.log,
             file=file.name,
-            imported_at=datetime.now(UTC).isoformat(timespec="seconds"),
             games=report.games,
             problems=report.problems,
             held={game_set: held} if game_set else {},
@@ -99,10 +96,6 @@ def undo_import(workspace: Workspace, name: str) -> tuple[ImportRecord, list[Par
         curated.remove(store, game_set, set(ids) - imports.places(store, ids).keys())
     imports.forget(store, record)
     return record, trained
-
-
-def _in_share(interaction_id: str, share: float) -> bool:
-    return int(hashlib.sha256(interaction_id.encode()).hexdigest()[:8], 16) < share * 16**8
 
 
 def _policy(workspace: Workspace, acted_by: str) -> PolicyIdentity:

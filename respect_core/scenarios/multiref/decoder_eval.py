@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from respect_core.interaction import TurnKey
+from respect_core.measuring import decoder_metrics
 
 NAMES = {1: "positive", 0: "neutral", -1: "negative"}
 
@@ -74,17 +76,8 @@ def rates(pairs: Iterable[tuple[bool, bool]], threshold: float | None = None) ->
 
 def auc(scored: Sequence[tuple[float, bool]]) -> float | None:
     """Compute the chance that a right turn scores above another, ties counting half. None unless there are both."""
-    ranks, ordered, start = {}, sorted(score for score, _ in scored), 0
-    while start < len(ordered):
-        end = start
-        while end < len(ordered) and ordered[end] == ordered[start]:
-            end += 1
-        ranks[ordered[start]], start = (start + 1 + end) / 2, end
-    right = sum(flag for _, flag in scored)
-    others = len(scored) - right
-    if not right or not others:
-        return None
-    return (sum(ranks[score] for score, flag in scored if flag) - right * (right + 1) / 2) / (right * others)
+    chance = decoder_metrics.auc(*([score for score, right in scored if right is flag] for flag in (False, True)))
+    return None if math.isnan(chance) else chance
 
 
 def curve(scored: Sequence[tuple[float, bool]]) -> list[Rates]:

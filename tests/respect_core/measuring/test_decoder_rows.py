@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from deployments.cli.decoding import decoding_app
 from respect_core.feedback import decoder as decoders
 from respect_core.measuring import decoder_rows
+from respect_core.measuring.decoder_metrics import auc
 from respect_core.measuring.decoder_rows import Row, RowError
 
 SCORES = st.lists(st.integers(0, 5), min_size=1, max_size=20).map(lambda values: np.array(values, float))
@@ -47,7 +48,7 @@ ROWS = [
 @given(SCORES, SCORES)
 def test_auc_counts_pairs(lower: np.ndarray, higher: np.ndarray) -> None:
     pairs = [1.0 if low < high else 0.5 if low == high else 0.0 for low in lower for high in higher]
-    assert decoder_rows.auc(lower, higher) == pytest.approx(sum(pairs) / len(pairs))
+    assert auc(lower, higher) == pytest.approx(sum(pairs) / len(pairs))
 
 
 def test_figures_by_hand() -> None:
