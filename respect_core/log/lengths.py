@@ -7,6 +7,7 @@ to the project checks them here.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,10 +104,8 @@ class Ruler:
 
     def turns_within(self, interaction: Interaction) -> int:
         """Return how many turns of an interaction with its replies fit the budget, counted from the first."""
-        for turns in range(len(interaction.turns), 0, -1):
-            if self._of(interaction.turns[:turns]) <= self.budget.game:
-                return turns
-        return 0
+        counts = range(1, len(interaction.turns) + 1)
+        return bisect_right(counts, self.budget.game, key=lambda turns: self._of(interaction.turns[:turns]))
 
     def tokens(self, text: str) -> int:
         """Count the tokens of an utterance."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from respect_core.errors import ExpectedError
@@ -57,9 +55,9 @@ def import_chats(
 ) -> ImportedChats:
     """Import conversations: all of them, or nothing where one cannot be stored.
 
-    Users are divided by a hash of their pseudonym, so that all conversations of a user are on one side. From those of
-    the shares, conversations with a follow-up that is decoded as positive become D0 and the validation set: the replies
-    before such follow-ups count as right.
+    Users are divided by a hash of their pseudonym, so that none is in both D0 and the validation set. Of the users of
+    each share, conversations with a follow-up that is decoded as positive make the set: the replies before such
+    follow-ups count as right. The users' other conversations, and those beyond MOST_CURATED, are learned from.
 
     Args:
         format: of the files; found out by default.
@@ -88,23 +86,28 @@ def import_chats(
         imports.require_new(store, list(logs.values()))
         user_key.claim(store)
         set_aside = problems.put(partition.folder(SET_ASIDE) + "import-") if problems.count else None
-    sets = {curated.D0: (0.0, d0_share), curated.VALIDATION: (d0_share, d0_share + validation_share)}
     result, held = ImportedChats(understood, problems=set_aside), dict[str, list[str]]()
-    for name, (low, high) in sets.items():
-        chosen = [log for log in logs.values() if low <= _place(log.user) < high][:MOST_CURATED]
-        chosen = _with_right_turns(profile, chosen, name)
-        if chosen:  # before the rest is in the log, so that no round learns from them in between
-            held[name] = curated.add(store, name, chosen)
-            result.held[name] = len(chosen)
-        for log in chosen:
-            del logs[log.interaction_id]
+    shares = {curated.D0: (0.0, d0_share), curated.VALIDATION: (d0_share, d0_share + validation_share)}
+    sets = {
+        name: [log for log in logs.values() if low <= curated.place(log.user) < high][:MOST_CURATED]
+        for name, (low, high) in shares.items()
+    }
+    right = _right_turns(profile, [log for chosen in sets.values() for log in chosen])
+    for name, chosen in sets.items():
+        curated_logs = [
+            as_curated(logs.pop(log.interaction_id), sorted(right[log.interaction_id]))
+            for log in chosen
+            if log.interaction_id in right
+        ]
+        if curated_logs:  # before the rest is in the log, so that no round learns from them in between
+            held[name] = curated.add(store, name, curated_logs)
+            result.held[name] = len(curated_logs)
     result.learned_from = len(logs)
     if logs:
         key = append_logs(store, logs.values())
         record = ImportRecord(
             log=key,
             file=", ".join(path.name for path in paths),
-            imported_at=datetime.now(UTC).isoformat(timespec="seconds"),
             games=len(logs),
             problems=set_aside,
             held=held,
@@ -121,24 +124,19 @@ def _record(writer: Writer, conversation: Conversation, understood: Imported) ->
         return None
 
 
-def _place(user: str) -> float:
-    """Return a user's place between 0 and 1, which decides the side that all their conversations are on."""
-    return int(hashlib.sha256(user.encode()).hexdigest()[:8], 16) / 16**8
-
-
-def _with_right_turns(profile: Profile, logs: Sequence[InteractionLog], name: str) -> list[InteractionLog]:
-    """Return those that have a reply whose follow-up is decoded as positive, or that the user gave a thumb up."""
+def _right_turns(profile: Profile, logs: Sequence[InteractionLog]) -> dict[str, set[int]]:
+    """Return, by conversation, the replies whose follow-up is decoded as positive, or that the user gave a thumb up."""
     from respect_core.feedback import decoder
 
     rows = [row for log in logs for row in turn_rows(log)]
-    right: dict[str, list[int]] = {}
+    right: dict[str, set[int]] = {}
+    for row in rows:
+        if row["explicit"] == 1:
+            right.setdefault(row["interaction_id"], set()).add(row["turn"])
     if any(row["follow_up"] for row in rows):
-        with progress.bar(f"decode follow-ups for {name}") as bar:
+        with progress.bar("decode follow-ups") as bar:
             decoded = decoder.FeedbackDecoder(decoder.named(profile.feedback_decoder))
             for row in decoded.decode(rows, (DecoderKind.TERNARY.value,), bar.update):
                 if row["label"] == 1 and row["marked"] is None:
-                    right.setdefault(row["interaction_id"], []).append(row["turn"])
-    for row in rows:
-        if row["explicit"] == 1 and row["turn"] not in right.get(row["interaction_id"], ()):
-            right.setdefault(row["interaction_id"], []).append(row["turn"])
-    return [as_curated(log, sorted(right[log.interaction_id])) for log in logs if log.interaction_id in right]
+                    right.setdefault(row["interaction_id"], set()).add(row["turn"])
+    return right
