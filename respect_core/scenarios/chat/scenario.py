@@ -6,7 +6,7 @@ context, and has no loss. The state of a turn holds the system prompt and the to
 Deviations from the paper, numbered as they are cited elsewhere:
 1. Actions are free text: p is kept as its logarithm, and equation 2's ratio is taken per token (`objectives`,
    deviation 8). KTO's log-ratios are divided by the number of tokens.
-2. KTO's KL term is 0: no alternative reply stands for all others, and other users' replies would be far off topic.
+2. KTO's KL term is 0: there is no alternative reply. Mismatched replies of a batch, as in the textbook, were not tried.
 3. A checkpoint is chosen by the mean log-likelihood per token of the curated replies (`validation`, deviation 4): no
    reply is the only right one, so that exact match means nothing.
 """
