@@ -91,7 +91,7 @@ def _round(
     ]
     people = HH if last and parameters.human_games else None
     if people:
-        play_people(workspace, number, parameters.human_games, parameters.study_seed)
+        play_people(workspace, profile, number, parameters.human_games, parameters.study_seed)
     played = [games for play in plays if (games := play.result()) is not None]
     play = time.monotonic() - seeded
     if last:

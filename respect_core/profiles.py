@@ -153,7 +153,36 @@ def chat() -> Profile:
     )
 
 
-PROFILES = {"tiny": tiny, "idefics2-8b": idefics2_8b, "chat": chat}
+def home() -> Profile:
+    """Return the profile of the simulated smart home: as `chat`, at rates and lengths that suit short commands.
+
+    Adapters are in the upper half of the layers alone: a step then takes half the time.
+    """
+    plain = chat()
+    profile = replace(
+        plain,
+        name="home",
+        scenario="home",
+        seed_training=replace(
+            plain.seed_training, learning_rate=2e-3, max_steps=12, checkpoint_every=4, batch_turns=15
+        ),
+        lora=replace(plain.lora, targets=rf".*layers\.(1[5-9]|2[0-9])\.{plain.lora.targets}"),
+        simulated_people=True,
+        play_batch=64,
+        seed_games=24,
+        validation_games=40,
+    )
+    return profile.with_training(
+        learning_rate=1e-3,
+        max_steps=36,
+        checkpoint_every=12,
+        batch_turns=24,
+        micro_batch_interactions=8,
+        from_previous_adapter=True,
+    )
+
+
+PROFILES = {"tiny": tiny, "idefics2-8b": idefics2_8b, "chat": chat, "home": home}
 
 
 def profile(name: str) -> Profile:

@@ -34,6 +34,10 @@ Row: TypeAlias = dict[str, Any]
 
 GROUP = "respect.scenarios"
 
+EXACT_MATCH = "exact match"
+PER_TOKEN = "probability per token"
+"""Criteria: whether a greedy action is the curated one; the geometric mean of its tokens' probabilities."""
+
 
 class ScenarioError(ExpectedError, ValueError):
     """No scenario has this name, or a record does not fit its scenario."""
@@ -56,7 +60,7 @@ class Scenario(ABC):
     """Whether actions are any text: their probability is kept as its logarithm, and every action may differ."""
     max_new_tokens: int = 128
     """Most tokens of an action that is written without a constraint."""
-    criterion: str = "exact match"
+    criterion: str = EXACT_MATCH
     """The name of a turn's score on curated turns, by which the gate compares policies (`validation`)."""
     most_turns: int = 64
     """Most turns of an interaction."""
@@ -138,10 +142,19 @@ def scenario(name: str) -> Scenario:
 
 def plugin(group: str, name: str) -> Any:
     """Load the entry point of this name in a group. Raises ScenarioError where none is installed."""
+    return _entry(group, name).load()
+
+
+def module_of(group: str, name: str) -> str:
+    """Return the module of an entry point, which is not imported. Raises ScenarioError where none is installed."""
+    return str(_entry(group, name).module)
+
+
+def _entry(group: str, name: str) -> Any:
     installed: Mapping[str, Any] = {each.name: each for each in entry_points(group=group)}
     if name not in installed:
         raise ScenarioError(
             f"scenario: {name!r} is not installed (entry points of {group}); "
             f"there are: {', '.join(sorted(installed)) or 'none'}"
         )
-    return installed[name].load()
+    return installed[name]

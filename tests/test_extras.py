@@ -51,7 +51,8 @@ for root in sys.argv[1:]:
     for name, extra in needs.items():
         if name not in on_ray:
             reporting = name.startswith(("respect_core.reporting.", "tasks.reports.study_report"))
-            assert extra == ("report" if reporting else "game"), unimportable[name]
+            home = name.startswith("respect_core.scenarios.chat.home.")
+            assert extra == ("report" if reporting else "home" if home else "game"), unimportable[name]
     assert not [name for name in needs if name.startswith("flows")]
     for name in ("respect_core.log.export", "respect_core.learning.trainer", "tasks.compute.worker"):
         assert name not in needs

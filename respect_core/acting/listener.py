@@ -13,12 +13,14 @@ from respect_core.interaction import Interaction
 class Act:
     """A canonical, legal action, and the probability with which it was taken (renormalised over legal actions).
 
-    `legal` is False if the text was no legal action and was repaired.
+    `legal` is False if the text was no legal action and was repaired. `logp` is the probability's logarithm for free
+    text, whose probability may be zero in a float.
     """
 
     action: str
     probability: float
     legal: bool = True
+    logp: float | None = None
 
 
 class Listener(Protocol):

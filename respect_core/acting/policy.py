@@ -85,7 +85,9 @@ class Policy:
         for interaction, written in zip(interactions, self.write(interactions, self.manner), strict=True):
             action, legal = self.base.scenario.accept(written.text, interaction)
             self.counts.update(acts=1, illegal=not legal)
-            acts.append(Act(action, min(1.0, max(math.exp(written.logp), 1e-300)), legal))
+            logp = min(0.0, written.logp)
+            free = self.base.scenario.free_text
+            acts.append(Act(action, max(math.exp(logp), 1e-300), legal, logp if free else None))
         return acts
 
     def write(self, interactions: Sequence[Interaction], manner: Manner) -> list[Written]:

@@ -9,7 +9,7 @@ Deviations from the paper, numbered as they are cited elsewhere:
    illegal text counts against a policy. Greedy exact match ignores how confident a policy is, which decides sampled
    games: T-KTO won 52.0% of them and the seed policy 34.3%, with the same greedy exact match (docs/log.md).
 
-4. Free text, such as a chat's replies, has no one right action. There a turn's score is the probability per token of
+4. Where no action is the only right one, as in a chat, a turn's score is the probability per token of
    the curated reply, its geometric mean, in place of both exact match and the probability of the whole action.
 
 Text that is no legal click in the state is illegal: `Deselect select`, a letter that is not selected, nothing at all.
@@ -28,6 +28,7 @@ from respect_core.acting.policy import Policy
 from respect_core.interaction import Interaction, waiting
 from respect_core.model import packing, threads
 from respect_core.model.lora import merged
+from respect_core.scenario import PER_TOKEN
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ValidationResult:
     """Exact match over `n_turns` turns.
 
     `sampled_match` is the mean probability of the logged action over the full vocabulary: the exact match of actions
-    drawn at temperature 1, in expectation. Of free text it is the mean of `scores` (deviation 4). `illegal_actions`
+    drawn at temperature 1, in expectation; with deviation 4, the mean of `scores`. `illegal_actions`
     counts greedy actions that are illegal in their state; it is None if they were not counted.
     """
 
@@ -72,7 +73,7 @@ def exact_match(
         raise ValueError(f"no action to validate for {missing or 'any turn'} in the interactions")
     correct: dict[tuple[str, int], bool] = {}
     probability: dict[tuple[str, int], float] = {}  # of the whole action, or per token
-    free_text = policy.base.scenario.free_text
+    per_token = policy.base.scenario.criterion == PER_TOKEN
     with evaluating(policy.model):
         model = merged(policy.model)
         images = (image for name in sorted({name for name, _ in selection}) for image in games[name].context)
@@ -90,9 +91,9 @@ def exact_match(
             for key, matches in zip(batch.keys, (best_M == batch.targets).split(batch.lengths), strict=True):
                 correct[key.interaction_id, key.turn] = bool(matches.all())
             for key, logp_S in zip(batch.keys, logp_M.split(batch.lengths), strict=True):
-                probability[key.interaction_id, key.turn] = math.exp(logp_S.mean() if free_text else logp_S.sum())
+                probability[key.interaction_id, key.turn] = math.exp(logp_S.mean() if per_token else logp_S.sum())
     illegal = None
-    if count_illegal and not free_text:
+    if count_illegal and not per_token:
         misses = [waiting(games[name], turn) for (name, turn), match in sorted(correct.items()) if not match]
         actions = policy.write(misses, Manner(constrained=False, temperature=0.0))
         illegal = sum(
@@ -101,7 +102,7 @@ def exact_match(
         )
     count = len(correct)
     sampled_match = sum(probability.values()) / count
-    scores = probability if free_text else correct
+    scores = probability if per_token else correct
     return ValidationResult(sum(correct.values()) / count, sampled_match, count, illegal, scores)
 
 

@@ -116,8 +116,8 @@ class Ruler:
         return self._counts[text]
 
     def _of(self, turns: tuple[Turn, ...], images: int = 0) -> int:
-        game = Interaction("", tuple(map(str, range(images))), turns)
-        return len(self._chat.tokens(self._chat.pieces(self._scenario.messages(game)), generate=False)[0])
+        messages = self._scenario.messages(Interaction("", tuple(map(str, range(images))), turns))
+        return len(self._chat.tokens(self._chat.pieces(messages), generate=False)[0]) if messages else 0
 
 
 # --- tables -----------------------------------------------------------------------------------------------------

@@ -61,15 +61,15 @@ class LeanLinear(Linear):
         if args or kwargs or self.disable_adapters or self.merged or not is_plain:
             return super().forward(x, *args, **kwargs)
         result = self.base_layer(x)
-        a: Any = self.lora_A[name].weight
-        b: Any = self.lora_B[name].weight
+        # The products are in the base's precision, the weights and their gradients in fp32.
+        a: Any = self.lora_A[name].weight.to(x.dtype)
+        b: Any = self.lora_B[name].weight.to(x.dtype)
         scaling, dropout = self.scaling[name], self.lora_dropout[name]
-        x = x.to(a.dtype).flatten(0, -2)
+        x = x.flatten(0, -2)
         if self.training and isinstance(dropout, nn.Dropout):
             mask, probability = keep_mask(x, dropout.p)
             x, scaling = x * mask, scaling / probability
-        whole = torch.addmm(result.flatten(0, -2).to(x.dtype), x @ a.T, b.T, alpha=scaling)
-        return whole.view(result.shape).to(result.dtype)
+        return torch.addmm(result.flatten(0, -2), x @ a.T, b.T, alpha=scaling).view(result.shape)
 
 
 def keep_mask(like: Tensor, p: float) -> tuple[Tensor, float]:
@@ -127,7 +127,8 @@ def merged(model: Any) -> Any:
     for name, module in list(result.named_modules()):
         if isinstance(module, Linear | Embedding) and module.active_adapters == ["default"]:
             plain: Any = module.base_layer
-            plain.weight = nn.Parameter(plain.weight + module.get_delta_weight("default"), requires_grad=False)
+            folded = plain.weight + module.get_delta_weight("default")  # in fp32, as the adapter is
+            plain.weight = nn.Parameter(folded.to(plain.weight.dtype), requires_grad=False)
             result.set_submodule(name, plain)
         elif isinstance(module, BaseTunerLayer):
             return model

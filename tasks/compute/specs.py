@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from respect_core.log.records import PolicyIdentity
 from respect_core.measuring.judge import judge
+from respect_core.measuring.world import GROUP as WORLDS
 from respect_core.profiles import Profile
-from respect_core.scenario import scenario
+from respect_core.scenario import module_of, scenario
 from respect_core.store.manifests import Partition
 from respect_core.variants import TrainingConfig
 from respect_core.versions import code_version
@@ -31,8 +32,10 @@ ABOUT = "about.json"
 
 def worker_code(profile: Profile) -> str:
     """Return the version of all code that determines what a worker of this profile returns."""
-    ports = scenario(profile.scenario), judge(profile.scenario)
-    return code_version("tasks.compute.worker", *(type(port).__module__ for port in ports))
+    ports = [type(port).__module__ for port in (scenario(profile.scenario), judge(profile.scenario))]
+    if profile.simulated_people:
+        ports.append(module_of(WORLDS, profile.scenario))
+    return code_version("tasks.compute.worker", *ports)
 
 
 class Work(BaseModel):

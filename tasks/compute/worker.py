@@ -197,24 +197,19 @@ def play(spec: PlaySpec) -> dict[str, Any]:
 
 def _played(spec: PlaySpec, store: Store) -> list[InteractionLog]:
     from respect_core.acting.policy import Policy
-    from respect_core.scenarios.multiref import world
-    from respect_core.scenarios.multiref.play import play as play_games
+    from respect_core.measuring.world import Deployment, world
+    from respect_core.measuring.world import play as play_with
 
-    contexts = world.simulated_contexts(spec.games, spec.contexts_seed, spec.skip)
-    random.Random(f"order-{spec.seed}").shuffle(contexts)
-    images = world.ensure_images(store, contexts)
+    people = world(spec.profile.scenario)
+    deployment = Deployment(spec.round, spec.variant, spec.policy, spec.seed)
+    interactions = list(people.interactions(spec.games, spec.contexts_seed, deployment, skip=spec.skip))
+    random.Random(f"order-{spec.seed}").shuffle(interactions)
+    images = set(_of(interaction.seen() for interaction in interactions))
+    people.ensure_images(store, images)
     base = _base(spec)
     policy = Policy(base, spec.adapter, _features(spec, base, images), seed=_number(spec.seed))
-    return play_games(
-        policy,
-        contexts,
-        world.speakers_of(spec.contexts_seed),
-        round=spec.round,
-        variant=spec.variant,
-        policy=spec.policy,
-        seed=spec.seed,
-        batch=spec.profile.play_batch,
-        progress=lambda done, total: report(done, total),
+    return play_with(
+        policy, interactions, batch=spec.profile.play_batch, progress=lambda done, total: report(done, total)
     )
 
 

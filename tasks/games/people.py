@@ -1,9 +1,10 @@
-"""Games between people: D0 and the validation set. Profile `tiny` simulates them; other profiles import them."""
+"""Games between people: D0 and the validation set. Profiles with a world simulate them; others import them."""
 
 from __future__ import annotations
 
 from prefect import task
 
+from respect_core.measuring.world import world
 from respect_core.profiles import Profile
 from respect_core.training_data import curated
 from tasks.support import progress
@@ -21,12 +22,10 @@ def prepare_game_sets(workspace: Workspace, profile: Profile, validation: str) -
     store = workspace.open()
     absent = [name for name in (curated.D0, validation) if not curated.exists(store, name)]
     if absent and profile.simulated_people:
-        from respect_core.scenarios.multiref import world
-
-        makers = {curated.D0: world.make_d0, curated.VALIDATION: world.make_validation}
-        for name in [name for name in absent if name in makers]:
+        people = world(profile.scenario)
+        for name in [name for name in absent if name in (curated.D0, curated.VALIDATION)]:
             with progress.bar(f"human-human games: {name}"):
-                makers[name](store, profile)
+                curated.write(store, name, people.game_set(store, profile, name))
             absent.remove(name)
     for name in absent:
         curated.read(store, name)  # raises, naming the sets that exist and how to make one

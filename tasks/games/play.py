@@ -6,6 +6,7 @@ from prefect import task
 
 from respect_core.log.log import append_logs
 from respect_core.log.records import PolicyIdentity
+from respect_core.measuring.world import world
 from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.variants import HH
@@ -80,12 +81,10 @@ def play_deployed(workspace: Workspace, profile: Profile, variant: str, round: i
 
 
 @task(name="people play", task_run_name="play round {round} hh", **PATIENT)
-def play_people(workspace: Workspace, round: int, games: int, study_seed: int) -> None:
+def play_people(workspace: Workspace, profile: Profile, round: int, games: int, study_seed: int) -> None:
     """Append human-human games (HH) to the log, on the contexts that the policies of the round play."""
-    from respect_core.scenarios.multiref import world
-
     store, contexts_seed = workspace.open(), f"study-{study_seed}-{round}"
-    logs = world.human_games(store, games, contexts_seed, seed=f"{study_seed}-{HH}", round=round)
+    logs = world(profile.scenario).people(store, games, contexts_seed, seed=f"{study_seed}-{HH}", round=round)
     append_logs(store, logs, f"people-{study_seed}-{games}")
 
 

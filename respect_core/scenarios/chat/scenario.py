@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from respect_core.interaction import Interaction, Turn
-from respect_core.scenario import Accepted, Message, Scenario, ScenarioError
+from respect_core.scenario import PER_TOKEN, Accepted, Message, Scenario, ScenarioError
 from respect_core.scenarios.chat import reply
 
 
@@ -25,7 +25,7 @@ class ChatScenario(Scenario):
 
     name = "chat"
     free_text = True
-    criterion = "probability per token"
+    criterion = PER_TOKEN
     max_new_tokens = 512
     longest_utterance = 32_000
     utterance_tokens = 1024

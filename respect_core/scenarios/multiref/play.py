@@ -1,24 +1,19 @@
-"""Play games between a listener and simulated speakers, many at once, and return interaction logs."""
+"""Let a simulated speaker play a game with a policy."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from respect_core.acting.listener import Listener
-from respect_core.log.records import InteractionLog, PolicyIdentity
+from respect_core.acting.listener import Act
+from respect_core.interaction import Interaction
+from respect_core.log.records import InteractionLog
+from respect_core.measuring.world import Deployment
 from respect_core.scenarios.multiref.actions import Action
 from respect_core.scenarios.multiref.contexts import GameContext
 from respect_core.scenarios.multiref.game import Game
 from respect_core.scenarios.multiref.logs import finished
 from respect_core.scenarios.multiref.speakers import Saying
-
-
-class Progress(Protocol):
-    """Callback after every step, with the number of finished games and of all games."""
-
-    def __call__(self, over: int, total: int, /) -> None: ...
 
 
 class Speaker(Protocol):
@@ -30,50 +25,37 @@ class Speaker(Protocol):
 Factory = Callable[[GameContext, int | str], Speaker]
 
 
-def play(
-    listener: Listener,
-    contexts: Sequence[GameContext],
-    speaker_factory: Factory,
-    *,
-    round: int,
-    variant: str,
-    policy: PolicyIdentity,
-    seed: int | str,
-    batch: int = 64,
-    progress: Progress | None = None,
-) -> list[InteractionLog]:
-    """Play each context to its end.
+class SimulatedGame:
+    """A game with a simulated speaker (measuring.world.SimulatedInteraction)."""
 
-    Up to `batch` games are live at a time, and each step is one call of `listener.act` for all of them. A finished game
-    makes room for the next. Logs are returned in the order of `contexts`, whatever the order of play.
+    def __init__(self, context: GameContext, speaker: Speaker, deployment: Deployment) -> None:
+        self._game, self._speaker, self._deployment = Game(context), speaker, deployment
+        self._seconds: list[float] = []
+        self._say()
 
-    Args:
-        listener: it sees the context, the utterances and its own actions, never a target.
-        speaker_factory: makes the speaker of a context, e.g. `speakers.speaker_factory(values)`.
-        policy: the listener's identity, for the log.
-        seed: for the speakers; the listener has its own source of randomness.
-    """
-    waiting = list(enumerate(contexts))[::-1]
-    live: dict[int, tuple[Game, Speaker, list[float]]] = {}
-    logs: dict[int, InteractionLog] = {}
-    while waiting or live:
-        while waiting and len(live) < batch:
-            number, context = waiting.pop()
-            live[number] = (Game(context), speaker_factory(context, seed), [])
-        for game, speaker, _ in live.values():
-            game.say(speaker.speak(game.state, game.last_action).utterance)
-        start = time.perf_counter()
-        acts = listener.act([game.seen_by_listener() for game, _, _ in live.values()])
-        seconds = (time.perf_counter() - start) / len(live)
-        if len(acts) != len(live):
-            raise ValueError(f"the listener returned {len(acts)} acts for {len(live)} games")
-        for number, act in zip(list(live), acts, strict=True):
-            game, _, times = live[number]
-            game.act(act.action, act.probability)
-            times.append(seconds)
-            if game.over:
-                logs[number] = finished(game, number, times, round, variant, policy, seed)
-                del live[number]
-        if progress is not None:
-            progress(len(logs), len(contexts))
-    return [logs[number] for number in sorted(logs)]
+    @property
+    def over(self) -> bool:
+        return self._game.over
+
+    def seen(self) -> Interaction:
+        return self._game.seen_by_listener()
+
+    def act(self, act: Act, seconds: float) -> None:
+        self._game.act(act.action, act.probability)
+        self._seconds.append(seconds)
+        if not self.over:
+            self._say()
+
+    def log(self, number: int) -> InteractionLog:
+        by = self._deployment
+        return finished(self._game, number, self._seconds, by.round, by.variant, by.policy, by.seed)
+
+    def _say(self) -> None:
+        self._game.say(self._speaker.speak(self._game.state, self._game.last_action).utterance)
+
+
+def simulated_games(
+    contexts: Sequence[GameContext], speaker_factory: Factory, deployment: Deployment
+) -> list[SimulatedGame]:
+    """Make a game of each context. `speaker_factory`: makes a context's speaker from it and the deployment's seed."""
+    return [SimulatedGame(context, speaker_factory(context, deployment.seed), deployment) for context in contexts]

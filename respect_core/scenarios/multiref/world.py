@@ -5,15 +5,18 @@ Seeds of contexts differ by purpose, so that no game is in two of these sets.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 
 from respect_core.log.records import InteractionLog
+from respect_core.measuring.world import Deployment, World
 from respect_core.profiles import Profile
 from respect_core.scenarios.multiref import contexts, speakers, tangrams
 from respect_core.scenarios.multiref.contexts import GameContext
+from respect_core.scenarios.multiref.play import SimulatedGame, simulated_games
 from respect_core.store.base import Store
 from respect_core.store.images import known_images, put_images
-from respect_core.training_data import curated
+from respect_core.training_data.curated import D0
 
 
 @cache
@@ -47,30 +50,49 @@ def speakers_of(contexts_seed: int | str) -> speakers.MakeSpeaker:
 
 def ensure_images(store: Store, games: list[GameContext]) -> set[str]:
     """Draw those tangrams of these contexts that the store lacks, and return the ids of all."""
-    pool = tangrams.procedural_pool().tangrams
     images = {image for context in games for image in context.images}
-    put_images(store, {image: tangrams.render(pool[image]) for image in images - known_images(store)})
+    put_missing(store, images)
     return images
 
 
-def human_games(store: Store, games: int, contexts_seed: str, *, seed: str, round: int) -> list[InteractionLog]:
+def put_missing(store: Store, images: Collection[str]) -> None:
+    """Draw those tangrams that the store lacks."""
+    pool = tangrams.procedural_pool().tangrams
+    put_images(store, {image: tangrams.render(pool[image]) for image in set(images) - known_images(store)})
+
+
+def human_games(
+    store: Store, games: int, contexts_seed: int | str, *, seed: int | str, round: int
+) -> list[InteractionLog]:
     """Play games between people on the contexts of that seed (HH), with their images in the store."""
     contexts = simulated_contexts(games, contexts_seed)
     ensure_images(store, contexts)
     return speakers.human_games(contexts, speakers_of(contexts_seed), seed=seed, round=round)
 
 
-def make_d0(store: Store, profile: Profile) -> None:
-    """Make D0: human-human games on the development split (appendix B.2)."""
-    _make(store, curated.D0, contexts.sample(tangrams.procedural_pool().development, profile.seed_games, "d0"))
+class MultirefWorld(World):
+    """The simulated speakers of the profile `tiny`."""
+
+    def interactions(
+        self, games: int, contexts_seed: int | str, deployment: Deployment, *, skip: int = 0
+    ) -> list[SimulatedGame]:
+        return simulated_games(simulated_contexts(games, contexts_seed, skip), speakers_of(contexts_seed), deployment)
+
+    def people(
+        self, store: Store, games: int, contexts_seed: int | str, *, seed: int | str, round: int
+    ) -> list[InteractionLog]:
+        return human_games(store, games, contexts_seed, seed=seed, round=round)
+
+    def game_set(self, store: Store, profile: Profile, name: str) -> list[InteractionLog]:
+        """Make human-human games: D0 on the development split, the validation set on the main split (appendix B.2)."""
+        pool = tangrams.procedural_pool()
+        split, count = (pool.development, profile.seed_games) if name == D0 else (pool.main, profile.validation_games)
+        games = contexts.sample(split, count, name)
+        ensure_images(store, games)
+        return speakers.human_games(games, speaker_factory(), seed=name)
+
+    def ensure_images(self, store: Store, images: Collection[str]) -> None:
+        put_missing(store, images)
 
 
-def make_validation(store: Store, profile: Profile) -> None:
-    """Make D_val^HH: human-human games on the main split (appendix B.2)."""
-    games = contexts.sample(tangrams.procedural_pool().main, profile.validation_games, "validation")
-    _make(store, curated.VALIDATION, games)
-
-
-def _make(store: Store, name: str, games: list[GameContext]) -> None:
-    ensure_images(store, games)
-    curated.write(store, name, speakers.human_games(games, speaker_factory(), seed=name))
+WORLD = MultirefWorld()

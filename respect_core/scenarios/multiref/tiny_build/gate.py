@@ -24,10 +24,11 @@ from respect_core import profiles, tiny
 from respect_core.acting.policy import Policy
 from respect_core.learning import trainer
 from respect_core.log.records import InteractionLog, PolicyIdentity, turn_rows
+from respect_core.measuring.world import Deployment, play
 from respect_core.model.base import Base, load_base
 from respect_core.model.vision import VisionFeatures
 from respect_core.scenarios.multiref import contexts, speakers, tangrams
-from respect_core.scenarios.multiref.play import play
+from respect_core.scenarios.multiref.play import simulated_games
 from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.schemas import TRAINING_SET_SCHEMA
 from respect_core.training_data import sampling
@@ -88,15 +89,10 @@ def main() -> None:
             adapter = seed_policy(base, features, share, Path(folder)) if arguments.seeded else None
             policy = Policy(base, adapter, features)
             games = contexts.sample(pool.main, arguments.games, "gate")
-            logs = play(
-                policy,
-                games,
-                speakers.speaker_factory(values, share=share),
-                round=0,
-                variant="seed" if arguments.seeded else "base",
-                policy=PolicyIdentity(name="tiny", version="0"),
-                seed="gate",
-            )
+            identity = PolicyIdentity(name="tiny", version="0")
+            deployment = Deployment(0, "seed" if arguments.seeded else "base", identity, "gate")
+            factory = speakers.speaker_factory(values, share=share)
+            logs = play(policy, simulated_games(games, factory, deployment))
         print(f"share {share} {'seeded' if arguments.seeded else 'base'} {measure(logs)}", flush=True)
 
 

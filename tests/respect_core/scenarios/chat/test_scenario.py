@@ -92,7 +92,8 @@ def test_a_policy_answers(base: Base) -> None:
     policy = Policy(base, None, VisionFeatures(base, {}), temperature=0)
     (act,) = policy.act([asked])
     (again,) = policy.act([asked])
-    assert act == again and act.legal and CHAT.accept(act.action, asked).action
+    assert act.action == again.action and act.logp == pytest.approx(again.logp)
+    assert act.legal and CHAT.accept(act.action, asked).action
 
 
 def test_a_conversation_ends_where_the_base_takes_no_more() -> None:
@@ -117,3 +118,10 @@ def test_what_is_no_conversation_is_told(
 ) -> None:
     with pytest.raises(ScenarioError, match=reason):
         CHAT.states(context, actions, states)
+
+
+def test_a_conversation_without_images_is_measured_from_its_first_utterance() -> None:
+    ruler = Ruler(load_processor(small_llama()), CHAT)
+    assert ruler.excess(["hello"] * 3, images=0) is None
+    excess = ruler.excess(["hello", "word " * 1023], images=0)
+    assert excess is not None and excess.turn == 1

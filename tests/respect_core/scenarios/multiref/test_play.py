@@ -10,8 +10,9 @@ import pytest
 from respect_core.acting.listener import Act
 from respect_core.interaction import Interaction
 from respect_core.log.records import InteractionLog, PolicyIdentity
+from respect_core.measuring.world import Deployment, play
 from respect_core.scenarios.multiref import actions, contexts, speakers, tangrams
-from respect_core.scenarios.multiref.play import play
+from respect_core.scenarios.multiref.play import simulated_games
 
 POLICY = PolicyIdentity(name="random", version="0")
 
@@ -38,17 +39,8 @@ def run(batch: int) -> tuple[RandomListener, list[InteractionLog], list[tuple[in
     pool = tangrams.procedural_pool(0)
     listener, told = RandomListener(), []
     factory = speakers.speaker_factory(speakers.values_of(pool.tangrams))
-    logs = play(
-        listener,
-        contexts.sample(pool.main, 12, 0),
-        factory,
-        round=2,
-        variant="b-fft",
-        policy=POLICY,
-        seed=1,
-        batch=batch,
-        progress=lambda over, total: told.append((over, total)),
-    )
+    games = simulated_games(contexts.sample(pool.main, 12, 0), factory, Deployment(2, "b-fft", POLICY, 1))
+    logs = play(listener, games, batch=batch, progress=lambda over, total: told.append((over, total)))
     return listener, logs, told
 
 
@@ -91,5 +83,6 @@ def test_a_listener_that_skips_a_game_is_told() -> None:
 
     pool = tangrams.procedural_pool(0)
     factory = speakers.speaker_factory(speakers.values_of(pool.tangrams))
-    with pytest.raises(ValueError, match="0 acts for 2 games"):
-        play(Lazy(), contexts.sample(pool.main, 2, 0), factory, round=0, variant="x", policy=POLICY, seed=0)
+    games = simulated_games(contexts.sample(pool.main, 2, 0), factory, Deployment(0, "x", POLICY, 0))
+    with pytest.raises(ValueError, match="0 acts for 2 interactions"):
+        play(Lazy(), games)
