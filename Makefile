@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo study ui serve play up down test test-fast test-slow test-stack test-browser test-ray check coverage bench bench-quick docs install lock clean
+.PHONY: demo demo-chat study ui serve play up down test test-fast test-slow test-stack test-browser test-ray check coverage bench bench-quick docs install lock clean
 
 install: $(VENV)/.installed
 
@@ -34,6 +34,9 @@ lock:  ## requirements.lock, after a change of pyproject.toml or constraints.txt
 
 demo: install  ## one whole round with simulated speakers
 	$(BIN)/respect demo --run $(RUN)
+
+demo-chat: install  ## the same for chat: the assistant of a simulated smart home
+	$(BIN)/respect demo --run demo-chat --profile home
 
 study: RUN = study
 study: install  ## the paper's experiment with simulated speakers; RUN and STUDY_SEED may be set, and run again it goes on

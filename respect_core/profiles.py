@@ -164,7 +164,7 @@ def home() -> Profile:
         name="home",
         scenario="home",
         seed_training=replace(
-            plain.seed_training, learning_rate=2e-3, max_steps=12, checkpoint_every=4, batch_turns=15
+            plain.seed_training, learning_rate=2e-3, max_steps=18, checkpoint_every=6, batch_turns=15
         ),
         lora=replace(plain.lora, targets=rf".*layers\.(1[5-9]|2[0-9])\.{plain.lora.targets}"),
         simulated_people=True,
@@ -174,9 +174,9 @@ def home() -> Profile:
     )
     return profile.with_training(
         learning_rate=1e-3,
-        max_steps=36,
-        checkpoint_every=12,
-        batch_turns=24,
+        max_steps=30,
+        checkpoint_every=10,
+        batch_turns=16,
         micro_batch_interactions=8,
         from_previous_adapter=True,
     )

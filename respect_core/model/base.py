@@ -20,7 +20,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-from respect_core.model import local
+from respect_core.model import attention, local
 from respect_core.model.lora import make_lean, view
 from respect_core.model.text import TextProcessor
 from respect_core.scenario import Scenario
@@ -86,6 +86,8 @@ def load_base(
     model = kind.from_pretrained(source, dtype=precision)
     model.requires_grad_(False)
     model.eval().to(place)
+    if place.type == "cpu" and precision == torch.bfloat16:
+        model.set_attn_implementation(attention.FP32)
     processor = _processor(source, config)
     if (image_processor := getattr(processor, "image_processor", None)) is not None:
         if hasattr(image_processor, "do_image_splitting"):

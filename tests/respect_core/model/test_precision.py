@@ -1,0 +1,68 @@
+"""Precision: bf16 where the processor is fast in it, with attention and adapters' gradients in fp32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from text_bases import small_llama
+
+from respect_core.interaction import Interaction, Turn
+from respect_core.model import packing
+from respect_core.model.base import Base, attach_lora, load_base
+from respect_core.model.lora import merged
+from respect_core.model.vision import VisionFeatures
+from respect_core.scenario import scenario
+from respect_core.variants import LoraConfig
+
+TALK = Interaction("talk", (), (Turn("", "turn it on", "done"), Turn("", "no, off", "off it is")))
+LORA = LoraConfig(targets=r".*(q_proj|down_proj)$", dropout=0.0)
+
+
+def base(dtype: torch.dtype | None = None) -> Base:
+    return load_base(small_llama(), scenario("chat"), device="cpu", dtype=dtype)
+
+
+def batch(one: Base) -> packing.PackedBatch:
+    return packing.collate([packing.encode(TALK, one.processor, one.scenario)], 0)
+
+
+def test_a_narrow_model_is_in_fp32_and_a_wide_one_in_bf16_where_tiles_multiply_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert base().model.dtype == torch.float32
+    monkeypatch.setattr("respect_core.model.base._WIDE", 32)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert base().model.dtype == torch.float32
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert base().model.dtype == torch.bfloat16
+
+
+def test_bf16_scores_are_those_of_fp32_but_for_rounding() -> None:
+    scores = []
+    for dtype in (torch.float32, torch.bfloat16):
+        one = base(dtype)
+        scores.append(packing.score(one.model, batch(one), VisionFeatures(one, {})).logp)
+    torch.testing.assert_close(scores[0], scores[1], atol=0.05, rtol=0.01)
+
+
+def test_adapters_of_a_bf16_model_learn_in_fp32_and_fold_into_bf16() -> None:
+    one = base(torch.bfloat16)
+    model = attach_lora(one, LORA, seed=0)
+    packing.score(model, batch(one), VisionFeatures(one, {})).logp.sum().backward()
+    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert weights and all(weight.dtype == torch.float32 for weight in weights.values())
+    assert all(weight.grad is not None and weight.grad.dtype == torch.float32 for weight in weights.values())
+    with torch.no_grad():
+        for name, weight in weights.items():
+            if "lora_B" in name:
+                weight.normal_(std=0.05)
+    model.eval()
+    folded = merged(model)
+    assert {weight.dtype for weight in folded.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        torch.testing.assert_close(
+            packing.score(folded, batch(one), VisionFeatures(one, {})).logp,
+            packing.score(model, batch(one), VisionFeatures(one, {})).logp,
+            atol=0.1,
+            rtol=0.02,
+        )
