@@ -164,7 +164,7 @@ def home() -> Profile:
         name="home",
         scenario="home",
         seed_training=replace(
-            plain.seed_training, learning_rate=2e-3, max_steps=16, checkpoint_every=4, batch_turns=15
+            plain.seed_training, learning_rate=2e-3, max_steps=14, checkpoint_every=7, batch_turns=15
         ),
         lora=replace(plain.lora, targets=rf".*layers\.(1[5-9]|2[0-9])\.{plain.lora.targets}"),
         simulated_people=True,
