@@ -16,7 +16,7 @@ from respect_core.learning import grids
 from respect_core.profiles import PROFILES, Profile
 from respect_core.profiles import profile as named_profile
 from respect_core.release.gate import GateConfig, gate
-from respect_core.variants import SYSTEMS, Propensity, Variant
+from respect_core.variants import SYSTEMS, FeedbackSource, Propensity, Variant
 
 ANCHORS = 4
 """Games that measure the seed policy at the start and at the end, per game that a policy plays in a round."""
@@ -39,6 +39,13 @@ ProfileName = Annotated[
     Field(
         description=f"Named configuration: {' or '.join(PROFILES)}.",
         json_schema_extra={"enum": list(PROFILES)},  # forms offer these
+    ),
+]
+Feedback = Annotated[
+    FeedbackSource,
+    Field(
+        description="What turns are learned from: 'decoded' (follow-ups), 'explicit' (users' thumbs alone, where a log "
+        "has them) or 'both' (the thumb where there is one, the follow-up elsewhere)."
     ),
 ]
 Seeds = Annotated[int | None, Field(ge=1, description="Training seeds per variant. Empty: the profile's.")]
@@ -75,6 +82,7 @@ class RoundParameters(Parameters):
         "under the policy that acted, if its adapter is registered), 'surrogate' (computed under the seed policy, an "
         "approximation). Empty: the profile's (tiny: surrogate, idefics2-8b: logged).",
     )
+    feedback: Feedback = FeedbackSource.DECODED
     seeds: Seeds = None
     max_steps: MaxSteps = None
     study_seed: int = Field(default=0, ge=0, description="Repetition of a study: no two share a training seed.")
@@ -84,7 +92,7 @@ class RoundParameters(Parameters):
 
     def resolved_profile(self) -> Profile:
         """Return the named profile with the settings made here."""
-        profile = named_profile(self.profile)
+        profile = replace(named_profile(self.profile), feedback=self.feedback)
         if self.seeds is not None:
             profile = replace(profile, seeds=tuple(range(self.seeds)))
         stride = max(profile.seeds) + 1
@@ -110,6 +118,7 @@ class NextRoundParameters(Parameters):
     number: int | None = Field(default=None, ge=0, description="Number of the round. Empty: the next one.")
     profile: ProfileName = "tiny"
     validation: Validation = "validation"
+    feedback: Feedback = FeedbackSource.DECODED
     seeds: Seeds = None
     max_steps: MaxSteps = None
     on: Literal["pools", "ray"] = Field(

@@ -104,6 +104,14 @@ class Propensity(StrEnum):
     SURROGATE = "surrogate"  # computed under the seed policy, an approximation
 
 
+class FeedbackSource(StrEnum):
+    """What a round takes for a turn's feedback."""
+
+    DECODED = "decoded"  # the follow-up, decoded
+    EXPLICIT = "explicit"  # the user's thumb, where the log has one
+    BOTH = "both"  # the thumb where there is one, the decoded label elsewhere
+
+
 SYSTEMS: tuple[Variant, ...] = tuple(variant for variant in Variant if not variant.enhanced)
 """The six variants of section 5, which are trained by default."""
 BRANCH_AFTER = 3
