@@ -68,6 +68,7 @@ def summarise(
                 "played": candidates.replayed(before.counts if before else None, played.counts if played else None),
                 "gate": gates[variant].model_dump(mode="json") if variant in gates else None,
                 "warnings": each.training_set.warnings,
+                **({"guard_rails": each.guard_rails} if each.guard_rails else {}),
                 "turns_before": before.turns_per_game if before else None,
                 "turns_after": played.turns_per_game if played else None,
                 "seconds": each.selected.seconds,

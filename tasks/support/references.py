@@ -195,3 +195,4 @@ class LearnedRef(_Reference):
     training_set: TrainingSetRef
     selected: SelectedRef
     registered: RegisteredRef
+    guard_rails: dict[str, float] | None = None  # of a scenario of free text

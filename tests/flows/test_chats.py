@@ -86,6 +86,15 @@ def test_all_six_variants_learn_from_a_log(place: Workspace, summary: dict[str, 
     assert negatives and all(row["logp"] < -1 and row["probability"] is None for row in negatives)
 
 
+def test_guard_rails_are_measured_of_every_variant(place: Workspace, summary: dict[str, Any]) -> None:
+    for values in summary["variants"].values():
+        rails = values["guard_rails"]
+        assert rails["prompts"] > 0 and rails["length_ratio"] > 0
+        assert any("guard rail" in reason for reason in values["gate"]["reasons"]) or not values["gate"]["promote"]
+        metrics = registry.client(place).get_run(values["run_id"]).data.metrics
+        assert metrics["guard.distance"] == rails["distance"]
+
+
 def test_users_are_on_one_side(place: Workspace) -> None:
     store = place.open()
     sides = [{log.user for log in curated.read(store, name)} for name in (curated.D0, curated.VALIDATION)]
