@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from respect_core import variants
 from respect_core.learning import grids
@@ -34,6 +34,15 @@ def _split(given: Any) -> Any:
 
 
 Variants = Annotated[list[Variant], BeforeValidator(_split), Field(min_length=1)]
+
+
+def _met_by_users(variants: list[Variant]) -> list[Variant]:
+    if Variant.SHUFFLED in variants:
+        raise ValueError(f"{Variant.SHUFFLED} is a control that learns in a round, and users never meet it")
+    return variants
+
+
+MetVariants = Annotated[Variants, AfterValidator(_met_by_users)]
 ProfileName = Annotated[
     str,
     Field(
@@ -74,7 +83,11 @@ class RoundParameters(Parameters):
 
     round: int = Field(ge=0, description="Number of the round, counted from 0, the seed policy's deployment.")
     profile: ProfileName = "tiny"
-    variants: Variants = Field(default=list(SYSTEMS), description="Comma-separated variants to train, or 'all'.")
+    variants: Variants = Field(
+        default=list(SYSTEMS),
+        description="Comma-separated variants to train, or 'all' six; "
+        "'shuffled' is b-fft from shuffled labels, a control.",
+    )
     validation: Validation = "validation"
     propensity: Propensity | None = Field(
         default=None,
@@ -134,7 +147,7 @@ class StudyParameters(Parameters):
     """The paper's experiment with simulated speakers."""
 
     rounds: int = Field(default=6, ge=1, description="Rounds of learning; deployments are 0 to this number.")
-    variants: Variants = Field(default=[Variant.B_FFT], description="Variants that play and learn.")
+    variants: MetVariants = Field(default=[Variant.B_FFT], description="Variants that play and learn.")
     control: bool = Field(default=True, description="Deploy the seed policy again in the last round.")
     games: int = Field(default=300, ge=10, description="Games of every policy in every round.")
     anchor_games: int = Field(
@@ -208,7 +221,7 @@ class DemoParameters(Parameters):
 class SimulateParameters(Parameters):
     """Games of simulated users with the deployed versions."""
 
-    variants: Variants = Field(
+    variants: MetVariants = Field(
         default=list(SYSTEMS),
         description="Variants whose deployed versions act; the seed policy where none was promoted.",
     )

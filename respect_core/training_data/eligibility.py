@@ -61,6 +61,7 @@ def training_batches(
     deselection_ratio: float = 1 / 12,
     d0_right: frozenset[TurnKey] | None = None,
     seed: int = 0,
+    shuffle_seed: int = 0,
     scratch: Path | None = None,
     run: int = RUN,
 ) -> Iterator[pa.RecordBatch]:
@@ -77,6 +78,7 @@ def training_batches(
         variant: None for the seed policy, which learns from D0 alone.
         source: what counts as a turn's feedback.
         deselection_ratio, d0_right, seed: see `rehearsal`.
+        shuffle_seed: see `_shuffled`.
         scratch, run: see `sorted_groups`.
 
     Returns:
@@ -92,8 +94,10 @@ def training_batches(
     d0_ids, both = pa.array({row["interaction_id"] for row in rehearsed}, pa.string()), set[str]()
     if variant is not None:
         rows = _rows(turns, feedback, variant)
-        for group in sorted_groups(rows, ["interaction_id", "turn", "label"], scratch, run):
-            games = _eligible_games(_label_turns(group, variant, scenario, source), variant.objective)
+        groups = sorted_groups(rows, ["interaction_id", "turn", "label"], scratch, run)
+        labelled = (_label_turns(group, variant, scenario, source) for group in groups)
+        for group in _shuffled(labelled, shuffle_seed) if variant.shuffled else labelled:
+            games = _eligible_games(group, variant.objective)
             _require_numbers(games)
             both |= set(games["interaction_id"].filter(pc.is_in(games["interaction_id"], d0_ids)).to_pylist())
             yield from games.combine_chunks().to_batches()
@@ -148,6 +152,26 @@ def _label_turns(group: pa.Table, variant: Variant, scenario: Scenario, source: 
     place = group.schema.get_field_index("label")
     rows = group.set_column(place, "label", pc.if_else(pc.or_(marked, context_only), nothing, chosen))
     return rows.filter(pc.is_valid(group["action"]))
+
+
+def _shuffled(groups: Iterable[pa.Table], seed: int) -> Iterator[pa.Table]:
+    """Permute labels among the turns that have one, neutral ones too: at once among RUN rows or more, if there are."""
+    random, waiting = np.random.default_rng([seed]), list[pa.Table]()
+
+    def permuted() -> pa.Table:
+        table = pa.concat_tables(waiting).combine_chunks()
+        label = table["label"].combine_chunks()
+        labels = label.drop_null().to_numpy(zero_copy_only=False)
+        label = pc.replace_with_mask(label, pc.is_valid(label), pa.array(random.permutation(labels), pa.int8()))
+        return table.set_column(table.schema.get_field_index("label"), "label", label)
+
+    for group in groups:
+        waiting.append(group)
+        if sum(each.num_rows for each in waiting) >= RUN:
+            yield permuted()
+            waiting = []
+    if waiting:
+        yield permuted()
 
 
 def _shifted(column: pa.Array) -> pa.Array:

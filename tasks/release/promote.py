@@ -141,7 +141,12 @@ def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Ev
 
 @task(name="look up users", **PATIENT)
 def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
-    """Add the users that the version learned from to the evidence; without a lineage it is not fit for use."""
+    """Add the users that the version learned from to the evidence; without a lineage it is not fit for use.
+
+    Neither is a control that learned from shuffled labels.
+    """
+    if evidence.policy.startswith(f"{registry.model_name(Variant.SHUFFLED)}/"):
+        return replace(evidence, unusable="it learned from shuffled labels: a control, which users never meet")
     try:
         keep_lineage(workspace, registry.named(workspace, evidence.policy))
     except lineage.LineageError as error:

@@ -54,6 +54,7 @@ def subsample_variant(
         variant,
         scenario(profile.scenario),
         source=profile.feedback,
+        shuffle_seed=min(profile.seeds),
         deselection_ratio=profile.deselection_ratio,
         d0_right=right,
         scratch=store.scratch,
