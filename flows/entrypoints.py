@@ -115,6 +115,8 @@ def train(
     selected = select_checkpoint(variant, [each.result() for each in trained])
     version = register_variant(workspace, run_id, profile, training_set, selected, validation, retrained)
     learned = LearnedRef(training_set=training_set, selected=selected, registered=version)
+    if variant != SEED:
+        learned = stages.guard(workspace, profile, {variant: learned}, validation)[variant]
     leave(workspace, result, learned)
     report_variant(workspace, learned)
 

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from respect_core import variants
 from respect_core.learning import grids
 from respect_core.profiles import PROFILES, Profile
 from respect_core.profiles import profile as named_profile
 from respect_core.release.gate import GateConfig, gate
-from respect_core.variants import SYSTEMS, Propensity, Variant
+from respect_core.variants import SYSTEMS, FeedbackSource, Propensity, Variant
 
 ANCHORS = 4
 """Games that measure the seed policy at the start and at the end, per game that a policy plays in a round."""
@@ -34,11 +34,27 @@ def _split(given: Any) -> Any:
 
 
 Variants = Annotated[list[Variant], BeforeValidator(_split), Field(min_length=1)]
+
+
+def _met_by_users(variants: list[Variant]) -> list[Variant]:
+    if Variant.SHUFFLED in variants:
+        raise ValueError(f"{Variant.SHUFFLED} is a control that learns in a round, and users never meet it")
+    return variants
+
+
+MetVariants = Annotated[Variants, AfterValidator(_met_by_users)]
 ProfileName = Annotated[
     str,
     Field(
         description=f"Named configuration: {' or '.join(PROFILES)}.",
         json_schema_extra={"enum": list(PROFILES)},  # forms offer these
+    ),
+]
+Feedback = Annotated[
+    FeedbackSource,
+    Field(
+        description="What turns are learned from: 'decoded' (follow-ups), 'explicit' (users' thumbs alone, where a log "
+        "has them) or 'both' (the thumb where there is one, the follow-up elsewhere)."
     ),
 ]
 Seeds = Annotated[int | None, Field(ge=1, description="Training seeds per variant. Empty: the profile's.")]
@@ -67,7 +83,11 @@ class RoundParameters(Parameters):
 
     round: int = Field(ge=0, description="Number of the round, counted from 0, the seed policy's deployment.")
     profile: ProfileName = "tiny"
-    variants: Variants = Field(default=list(SYSTEMS), description="Comma-separated variants to train, or 'all'.")
+    variants: Variants = Field(
+        default=list(SYSTEMS),
+        description="Comma-separated variants to train, or 'all' six; "
+        "'shuffled' is b-fft from shuffled labels, a control.",
+    )
     validation: Validation = "validation"
     propensity: Propensity | None = Field(
         default=None,
@@ -75,6 +95,7 @@ class RoundParameters(Parameters):
         "under the policy that acted, if its adapter is registered), 'surrogate' (computed under the seed policy, an "
         "approximation). Empty: the profile's (tiny: surrogate, idefics2-8b: logged).",
     )
+    feedback: Feedback = FeedbackSource.DECODED
     seeds: Seeds = None
     max_steps: MaxSteps = None
     study_seed: int = Field(default=0, ge=0, description="Repetition of a study: no two share a training seed.")
@@ -84,7 +105,7 @@ class RoundParameters(Parameters):
 
     def resolved_profile(self) -> Profile:
         """Return the named profile with the settings made here."""
-        profile = named_profile(self.profile)
+        profile = replace(named_profile(self.profile), feedback=self.feedback)
         if self.seeds is not None:
             profile = replace(profile, seeds=tuple(range(self.seeds)))
         stride = max(profile.seeds) + 1
@@ -110,6 +131,7 @@ class NextRoundParameters(Parameters):
     number: int | None = Field(default=None, ge=0, description="Number of the round. Empty: the next one.")
     profile: ProfileName = "tiny"
     validation: Validation = "validation"
+    feedback: Feedback = FeedbackSource.DECODED
     seeds: Seeds = None
     max_steps: MaxSteps = None
     on: Literal["pools", "ray"] = Field(
@@ -125,7 +147,7 @@ class StudyParameters(Parameters):
     """The paper's experiment with simulated speakers."""
 
     rounds: int = Field(default=6, ge=1, description="Rounds of learning; deployments are 0 to this number.")
-    variants: Variants = Field(default=[Variant.B_FFT], description="Variants that play and learn.")
+    variants: MetVariants = Field(default=[Variant.B_FFT], description="Variants that play and learn.")
     control: bool = Field(default=True, description="Deploy the seed policy again in the last round.")
     games: int = Field(default=300, ge=10, description="Games of every policy in every round.")
     anchor_games: int = Field(
@@ -199,7 +221,7 @@ class DemoParameters(Parameters):
 class SimulateParameters(Parameters):
     """Games of simulated users with the deployed versions."""
 
-    variants: Variants = Field(
+    variants: MetVariants = Field(
         default=list(SYSTEMS),
         description="Variants whose deployed versions act; the seed policy where none was promoted.",
     )

@@ -26,6 +26,7 @@ from tasks.release.promote import (
     report_gate,
     require_same,
     unchanged,
+    with_guard_rails,
     with_users,
 )
 from tasks.support.workspace import Workspace
@@ -55,6 +56,7 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef
         return _end(unchanged(contest, "already deployed"))
     deployed = examine(workspace, contest, contest.deployed)
     candidate = with_users(workspace, examine(workspace, contest, contest.candidate))
+    candidate = with_guard_rails(workspace, candidate, contest.game_set)
     settings = parameters.gate(contest.profile)
     verdict = judge(candidate, deployed, settings)
     report_gate(workspace, contest, verdict)

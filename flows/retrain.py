@@ -15,7 +15,7 @@ from flows.support.tags import label_run
 from flows.support.threads import threads
 from respect_core.profiles import Profile
 from respect_core.store import manifests
-from respect_core.variants import SEED, SYSTEMS, Variant, fft
+from respect_core.variants import SEED, SYSTEMS, FeedbackSource, Variant, fft
 from tasks.compute.places import Place
 from tasks.registry import registry
 from tasks.registry.register import reference
@@ -73,6 +73,7 @@ def retrain(
     hyperparameters: Hyperparameters = Hyperparameters(),  # noqa: B008  # frozen
     profile: ProfileName = "tiny",
     validation: str = "validation",
+    feedback: FeedbackSource = FeedbackSource.DECODED,
 ) -> State[Any]:
     """Train one variant again on a round. Its version is registered next to the round's, and no alias moves.
 
@@ -83,10 +84,13 @@ def retrain(
         hyperparameters: Training settings to change.
         profile: Named configuration.
         validation: Game set whose correct turns choose the checkpoint.
+        feedback: What turns are learned from: decoded follow-ups, users' thumbs, or the thumb where there is one.
     """
     workspace = from_environment()
     label_run(f"round:{round}", f"variant:{variant}")
-    parameters = RoundParameters(round=round, profile=profile, variants=[variant], validation=validation, seeds=seeds)
+    parameters = RoundParameters(
+        round=round, profile=profile, variants=[variant], validation=validation, seeds=seeds, feedback=feedback
+    )
     settings = hyperparameters.of(parameters.resolved_profile(), variant)
     seed = registry.latest(workspace, SEED)
     if seed is None or not manifests.partitions(workspace.open(), "turns", [round]):

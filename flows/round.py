@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow, tags
 from prefect.exceptions import PrefectException
 
-from flows.dispatch.stages import decode, learn
+from flows.dispatch.stages import decode, guard, learn
 from flows.parameters import RoundParameters
 from flows.seed import seed_policy
 from flows.support.locks import in_turn
@@ -73,6 +73,7 @@ def _round(
         decoded = decode(workspace, profile, number, parameters.variants, seed, on=on)
         before = replay_fixed_games.submit(workspace, profile, seed, number, parameters.replay)
         learned, failed = _learn(workspace, run_id, profile, parameters, decoded.propensities, on)
+        learned = guard(workspace, profile, learned, parameters.validation)
         after = {
             variant: replay_fixed_games.submit(workspace, profile, each.registered, number, parameters.replay)
             for variant, each in learned.items()

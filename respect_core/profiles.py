@@ -8,6 +8,7 @@ from typing import Any
 
 from respect_core.variants import (
     SEED,
+    FeedbackSource,
     LoraConfig,
     Objective,
     Propensity,
@@ -40,6 +41,7 @@ class Profile:
     lora: LoraConfig = field(default_factory=LoraConfig)
     seeds: tuple[int, ...] = (0, 1, 2)
     propensity: Propensity = Propensity.LOGGED
+    feedback: FeedbackSource = FeedbackSource.DECODED
     simulated_people: bool = False  # D0, validation set and users may be simulated
     image_size: int = 224
     play_batch: int = 64  # interactions that the policy answers in one batch

@@ -62,6 +62,7 @@ class Variant(StrEnum):
     B_KTO = "b-kto"
     T_KTO = "t-kto"
     B_FFT_PLUS = "b-fft+"  # branches off B-FFT (appendix D)
+    SHUFFLED = "shuffled"  # B-FFT with shuffled labels: a control, which users never meet
 
     @property
     def decoder(self) -> DecoderKind:
@@ -75,6 +76,10 @@ class Variant(StrEnum):
     def enhanced(self) -> bool:
         return VARIANTS[self].enhanced
 
+    @property
+    def shuffled(self) -> bool:
+        return VARIANTS[self].shuffled
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -83,6 +88,7 @@ class Recipe:
     decoder: DecoderKind
     objective: Objective
     enhanced: bool = False  # adapters on the vision model too
+    shuffled: bool = False  # labels change places among turns
 
 
 VARIANTS: dict[Variant, Recipe] = {
@@ -93,6 +99,7 @@ VARIANTS: dict[Variant, Recipe] = {
     Variant.B_KTO: Recipe(DecoderKind.BINARY, Objective.KTO),
     Variant.T_KTO: Recipe(DecoderKind.TERNARY, Objective.KTO),
     Variant.B_FFT_PLUS: Recipe(DecoderKind.BINARY, Objective.FFT, enhanced=True),
+    Variant.SHUFFLED: Recipe(DecoderKind.BINARY, Objective.FFT, shuffled=True),
 }
 
 
@@ -104,7 +111,15 @@ class Propensity(StrEnum):
     SURROGATE = "surrogate"  # computed under the seed policy, an approximation
 
 
-SYSTEMS: tuple[Variant, ...] = tuple(variant for variant in Variant if not variant.enhanced)
+class FeedbackSource(StrEnum):
+    """What a round takes for a turn's feedback."""
+
+    DECODED = "decoded"  # the follow-up, decoded
+    EXPLICIT = "explicit"  # the user's thumb, where the log has one
+    BOTH = "both"  # the thumb where there is one, the decoded label elsewhere
+
+
+SYSTEMS: tuple[Variant, ...] = tuple(variant for variant in Variant if not variant.enhanced and not variant.shuffled)
 """The six variants of section 5, which are trained by default."""
 BRANCH_AFTER = 3
 """The round after which B-FFT+ branches off B-FFT in a study (appendix D)."""
@@ -114,8 +129,13 @@ CONTROL = "control"
 HH = "hh"
 ACTING = (*map(str, SYSTEMS), CONTROL)
 """Policies that users meet by default. No model is named `respect.control`: it is always the seed policy."""
-DEPLOYABLE = (*map(str, Variant), CONTROL)
+DEPLOYABLE = (*(str(variant) for variant in Variant if not variant.shuffled), CONTROL)
 """Policies that users can meet."""
+
+
+def original(variant: str) -> str:
+    """Return the variant that this one repeats but for shuffled labels; any other is its own."""
+    return Variant.B_FFT if variant == Variant.SHUFFLED else variant
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ All of them return the same references, so a flow reads the same wherever it run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from prefect import tags, task
 from pydantic import TypeAdapter
@@ -13,12 +13,14 @@ from pydantic import TypeAdapter
 from flows.dispatch.pools import on_pool
 from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
+from respect_core.scenario import scenario
 from respect_core.store import manifests
 from respect_core.training_data import curated
 from respect_core.variants import SEED, Variant
 from tasks.compute.places import Place
 from tasks.registry import registry, results
 from tasks.registry.register import register_variant
+from tasks.release.guard_rails import seed_rails, with_rails
 from tasks.round.decode import decode_feedback
 from tasks.round.propensity import fill_propensities
 from tasks.round.select import select_checkpoint
@@ -109,6 +111,20 @@ def learn(
         return LearnedRef(training_set=data, selected=chosen, registered=version)
 
     return end
+
+
+def guard(
+    workspace: Workspace, profile: Profile, learned: Mapping[str, LearnedRef], validation: str
+) -> dict[str, LearnedRef]:
+    """Measure the guard rails of versions of free text, in parallel, except for those that a pool has measured."""
+    left = {variant: each for variant, each in learned.items() if each.guard_rails is None}
+    if not left or not scenario(profile.scenario).free_text:
+        return dict(learned)
+    seed = seed_rails(workspace, profile, validation)
+    measured = {
+        variant: with_rails.submit(workspace, profile, each, validation, seed) for variant, each in left.items()
+    }
+    return {**learned, **{variant: future.result() for variant, future in measured.items()}}
 
 
 @task(name="train on the pool", task_run_name="train {training_set.variant} on the pool", **PATIENT)

@@ -31,10 +31,14 @@ from respect_core.scenario import Node, Scenario
 
 @dataclass(frozen=True)
 class Written:
-    """Text that the model wrote after the generation prompt, without the end token, and its log-probability."""
+    """Text that the model wrote after the generation prompt, without the end token, and its log-probability.
+
+    `ended` is False where it reached the limit before the end token.
+    """
 
     text: str
     logp: float
+    ended: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Manner:
     constrained: bool = True
     temperature: float = 1.0
     seed: int = 0
+    max_new_tokens: int | None = None  # of free text; None: the scenario's
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Writer:
                 logp[row] += value
                 if nodes:
                     nodes[row] = nodes[row][token]
-            limit = None if nodes else self.scenario.max_new_tokens
+            limit = None if nodes else manner.max_new_tokens or self.scenario.max_new_tokens
             unfinished = [
                 index
                 for index, row in enumerate(live)
@@ -126,7 +131,8 @@ class Writer:
             ).last_hidden_state
             logits_BV = model.get_output_embeddings()(hidden_B1H[:, -1]).float()
             positions_B = positions_B + 1
-        return [Written(self._text(row), value) for row, value in zip(tokens, logp, strict=True)]
+        ended = [row[-1] == self.chat.end_id for row in tokens]
+        return [Written(self._text(row), value, end) for row, value, end in zip(tokens, logp, ended, strict=True)]
 
     def _pick(
         self, logits_BV: Tensor, allowed: Sequence[Node] | None, uniform_B: Tensor, temperature: float

@@ -3,9 +3,9 @@
 FOR MEASURING ONLY: this reads outcomes and labels derived from targets.
 
 Deviations from the paper, numbered as they are cited elsewhere:
-1. If no turn was annotated, the decoder is measured against labels derived from the targets
-   (`measuring.labels`). The paper's figure 6 is against annotators' judgements of the speaker's satisfaction, which
-   is another question: `Decoded.against` tells the two apart.
+1. If no turn was annotated, the decoder is measured against users' own thumbs or, without any, labels derived from
+   the targets (`measuring.labels`). The paper's figure 6 is against annotators' judgements of the speaker's
+   satisfaction, which is another question: `Decoded.against` tells them apart.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class TurnRow(NamedTuple):
     state: str
     utterance: str
     action: str
+    explicit: int | None = None
 
 
 class OutcomeRow(NamedTuple):
@@ -89,7 +90,7 @@ class Decoded:
     negative: int
     neutral: int
     positive: int
-    against: Literal["annotations", "targets"] | None = None  # None: there are no actual labels
+    against: Literal["annotations", "thumbs", "targets"] | None = None  # None: there are no actual labels
     confusion: Confusion | None = None
     calibration: Calibration | None = None
 
@@ -250,7 +251,8 @@ def _compare_decoders(rows: Rows, annotated: Sequence[AnnotatedTurn]) -> dict[st
         for turn in first_annotations(annotated)
         if turn.satisfaction is not None
     }
-    actual = satisfaction or _target_labels(rows)
+    thumbs = {(row.interaction_id, row.turn): row.explicit for row in rows.turns if row.explicit is not None}
+    actual = satisfaction or thumbs or _target_labels(rows)
     by_decoder: dict[str, list[LabelRow]] = defaultdict(list)
     for row in rows.feedback:
         by_decoder[row.decoder].append(row)
@@ -264,7 +266,7 @@ def _compare_decoders(rows: Rows, annotated: Sequence[AnnotatedTurn]) -> dict[st
             negative=labels.count(-1),
             neutral=labels.count(0),
             positive=labels.count(1),
-            against=("annotations" if satisfaction else "targets") if compared else None,
+            against=("annotations" if satisfaction else "thumbs" if thumbs else "targets") if compared else None,
             confusion=confusion(actual_labels, [row.label for row in compared], decoder, games) if compared else None,
             calibration=_calibration(compared, actual_labels),
         )

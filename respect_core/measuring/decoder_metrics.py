@@ -45,6 +45,20 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class ThumbFigures:
+    """Decoded labels against users' own thumbs; a neutral label agrees with none.
+
+    Precision and recall are those of negatives; None if no turn was decoded as negative, or no thumb is down.
+    """
+
+    turns: int
+    thumbs_down: int
+    agreement: Estimate | None
+    precision_negative: Estimate | None
+    recall_negative: Estimate | None
+
+
+@dataclass(frozen=True)
 class Bin:
     """Turns whose decoded probability of positive is from `low` to `high`, which only the last bin includes."""
 
@@ -167,6 +181,20 @@ def calibration(
         if share is not None
     )
     return Calibration(len(odds), with_turns, ece, brier)
+
+
+def against_thumbs(labels: Sequence[int], thumbs: Sequence[int], games: Sequence[str]) -> ThumbFigures:
+    """Compare decoded labels with users' thumbs on the same turns, the intervals resampling games.
+
+    Raises:
+        ValueError: no turns, or not as many of each.
+    """
+    _require(len(labels), thumbs)
+    decoded_T, thumb_T = np.asarray(labels), np.asarray(thumbs)
+    of_both_T = (decoded_T < 0) & (thumb_T < 0)
+    columns = [decoded_T == thumb_T, np.ones_like(of_both_T), of_both_T, decoded_T < 0, of_both_T, thumb_T < 0]
+    figures = bootstrap(by_game(games, np.stack(columns, axis=1).astype(float)), quotients)
+    return ThumbFigures(len(labels), int((thumb_T < 0).sum()), *figures)
 
 
 def auc(lower: ArrayLike, higher: ArrayLike) -> float:

@@ -8,13 +8,31 @@ the given confidence, and not because a few turns of a small set happened to com
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from respect_core.interaction import TurnKey
 from respect_core.scenario import Scenario, scenario
 from respect_core.stats import Estimate, by_game, ratio
 
 Figures = dict[str, float | int | str]
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Rails:
+    """The ranges in which a candidate of free text must stay (`respect_core.measuring.guard_rails`).
+
+    Most are against the seed policy on the same prompts: ratios, and what is added to a share.
+    """
+
+    length_ratio: Range = (0.25, 4.0)
+    cut_added: Range = (-1.0, 0.5)  # replies that do not end within the pass's limit
+    refusals_added: Range = (-1.0, 0.1)
+    repetition_added: Range = (-1.0, 0.1)
+    entropy_ratio: Range = (0.05, 4.0)
+    distance: Range = (-1.0, 1.0)  # nats per token
+    other_scripts_added: Range = (-1.0, 0.1)
+    flips_added: Range = (-1.0, 0.25)
 
 
 @dataclass(frozen=True)
@@ -29,6 +47,7 @@ class GateConfig:
     min_feedback_turns: int = 100  # with feedback that it learned from; with fewer, what it learned is chance
     illegal_cap: float = 0.01  # illegal greedy actions per validation turn: less than this
     user_share_cap: float = 0.2  # of the turns with feedback that it learned from, by any one user: at most this
+    rails: Rails = Rails()  # of free text
     seed: int = 0  # of the resampling
 
 
@@ -64,10 +83,10 @@ class Evidence:
     """What the gate knows about one policy.
 
     `right`: each validation turn's score, between 0 and 1; of exact match, whether the greedy action was the turn's.
-    `illegal_actions`: how many of the greedy actions on
-    these turns were illegal. `learned`: turns with feedback that it learned from, by user. `unusable`: why the adapter
-    does not load or act, or that there is no record of what it learned from; empty where all is well. `adapter_hash`:
-    hash of its weights; two policies with the same hash are one.
+    `illegal_actions`: how many of the greedy actions on these turns were illegal. `learned`: turns with feedback that
+    it learned from, by user. `guard_rails`: figures by name; empty where actions are no free text. `unusable`: why the
+    adapter does not load or act, or that there is no record of what it learned from; empty where all is well.
+    `adapter_hash`: hash of its weights; two policies with the same hash are one.
     """
 
     policy: str
@@ -75,6 +94,7 @@ class Evidence:
     right: Mapping[TurnKey, float] = field(default_factory=dict)
     illegal_actions: int = 0
     learned: Mapping[str, int] = field(default_factory=dict)
+    guard_rails: Mapping[str, float] = field(default_factory=dict)
     unusable: str = ""
 
 
@@ -122,6 +142,7 @@ def judge(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Verdic
         *_compared(candidate, deployed, config),
         _illegal(candidate, config),
         *_training_data(candidate, config),
+        *_guard_rails(candidate, config.rails),
     ]
     promote = all(finding.passed for finding in findings)
     reasons = tuple(finding.sentence for finding in findings if promote or not finding.passed)
@@ -194,3 +215,20 @@ def _training_data(candidate: Evidence, config: GateConfig) -> Iterator[_Finding
         f"{'within' if passed else 'over'} the cap of {config.user_share_cap:.1%}"
     )
     yield _Finding(passed, sentence, {"feedback_turns": total, "user_share": share, "user": user})
+
+
+def _guard_rails(candidate: Evidence, rails: Rails) -> Iterator[_Finding]:
+    found = {name: candidate.guard_rails[name] for name in asdict(rails) if name in candidate.guard_rails}
+    beyond = {name: value for name, value in found.items() if not _within(value, getattr(rails, name))}
+    for name, value in beyond.items():
+        low, high = getattr(rails, name)
+        sentence = f"guard rail {name}: {value:.2f}, which is outside {low:g} to {high:g}"
+        yield _Finding(False, sentence, {f"guard.{name}": value})
+    within = {f"guard.{name}": value for name, value in found.items() if name not in beyond}
+    if within:
+        named = ", ".join(f"{name.removeprefix('guard.')} {value:.2f}" for name, value in within.items())
+        yield _Finding(True, f"within the guard rails: {named}", {**within})
+
+
+def _within(value: float, allowed: Range) -> bool:
+    return allowed[0] <= value <= allowed[1]  # false of what is not a number

@@ -13,6 +13,7 @@ import numpy as np
 
 from respect_core.measuring.comparison import paired
 from respect_core.measuring.metrics import Estimate, figures
+from respect_core.variants import Variant
 
 FEW = 30
 """With fewer games or turns than this, a percentage means nothing, whatever its interval."""
@@ -76,7 +77,8 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def findings(summary: Mapping[str, Any]) -> list[str]:
     """State what the candidates' figures say, one sentence each."""
-    variants: Mapping[str, Mapping[str, Any]] = summary["variants"]
+    variants: dict[str, Mapping[str, Any]] = dict(summary["variants"])
+    control = variants.pop(Variant.SHUFFLED, None)
     if not variants:
         return [f"No candidate came out of round {summary['round']}."]
     turns = max(values["val_turns"] for values in variants.values())
@@ -86,6 +88,11 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
         f"Candidates of round {summary['round']}: {len(variants)}, exact match {_span(match, '.1f', '%')} and illegal "
         f"actions in {_span(illegal, 'd')} of {turns} validation turns{_if_few(turns)}."
     ]
+    if control:
+        sentences.append(
+            f"{Variant.SHUFFLED.upper()}, the control that learned from shuffled labels, has a sampled match of "
+            f"{100 * control['val_sampled_match']:.1f}%: only what a candidate has beyond that comes from the labels."
+        )
     if played := [values["played"] for values in variants.values() if values["played"]]:
         games = played[0]["games"]
         after = [100 * each["after"]["value"] for each in played]

@@ -212,6 +212,7 @@ def _confusion_caption(evidence: Evidence) -> str:
     }
     reading = {
         "annotations": "Rows are annotators' judgements of whether the speaker was satisfied.",
+        "thumbs": "Nobody annotated these turns: rows are users' own thumbs.",
         "targets": "Nobody annotated these turns: rows are labels derived from the game's targets (right, partly "
         "right, wrong), not judgements of the speaker's satisfaction as in the paper.",
     }

@@ -32,13 +32,16 @@ from respect_core.training_data.sampling import (
     require_schema,
     turn_name,
 )
-from respect_core.variants import Objective, TrainingConfig, Variant
+from respect_core.variants import FeedbackSource, Objective, TrainingConfig, Variant
 
-# A row of either table: `label` is null in rows of turns, and the columns that only turns have in rows of feedback.
+# A row of either table: `label` and `marked` are null in rows of turns, and the columns that only turns have in rows
+# of feedback.
 _ROW_SCHEMA = pa.schema(
     [
         *(pa.field(name, TURNS_SCHEMA.field(name).type) for name in FROM_TURNS),
         pa.field("has_follow_up", pa.bool_()),
+        TURNS_SCHEMA.field("explicit"),
+        pa.field("marked", pa.bool_()),
         pa.field("label", pa.int8()),
     ]
 )
@@ -54,24 +57,28 @@ def training_batches(
     variant: Variant | None,
     scenario: Scenario,
     *,
+    source: FeedbackSource = FeedbackSource.DECODED,
     deselection_ratio: float = 1 / 12,
     d0_right: frozenset[TurnKey] | None = None,
     seed: int = 0,
+    shuffle_seed: int = 0,
     scratch: Path | None = None,
     run: int = RUN,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the training set of a variant: games with an eligible turn, then D0 with its augmentation.
 
-    FFT takes positive turns; RL and KTO take positive and negative ones. Never eligible: neutral turns, turns
-    without a follow-up (footnote 3), turns that the decoder marked (`respect_core.utterances`), and actions that are
-    context only. Feedback of the other decoder is ignored.
+    FFT takes positive turns; RL and KTO take positive and negative ones. Never eligible: neutral turns, turns with
+    neither follow-up (footnote 3) nor thumb, turns that the decoder marked (`respect_core.utterances`), and actions
+    that are context only. Feedback of the other decoder is ignored.
 
     Args:
         turns: all rounds so far of this variant's deployments, with the round it started from (section 4).
         feedback: feedback decoded from them.
         d0: the turns of D0, rehearsed in every round; empty to leave it out. It is held in memory.
         variant: None for the seed policy, which learns from D0 alone.
+        source: what counts as a turn's feedback.
         deselection_ratio, d0_right, seed: see `rehearsal`.
+        shuffle_seed: see `_shuffled`.
         scratch, run: see `sorted_groups`.
 
     Returns:
@@ -87,8 +94,10 @@ def training_batches(
     d0_ids, both = pa.array({row["interaction_id"] for row in rehearsed}, pa.string()), set[str]()
     if variant is not None:
         rows = _rows(turns, feedback, variant)
-        for group in sorted_groups(rows, ["interaction_id", "turn", "label"], scratch, run):
-            games = _eligible_games(_label_turns(group, variant, scenario))
+        groups = sorted_groups(rows, ["interaction_id", "turn", "label"], scratch, run)
+        labelled = (_label_turns(group, variant, scenario, source) for group in groups)
+        for group in _shuffled(labelled, shuffle_seed) if variant.shuffled else labelled:
+            games = _eligible_games(group, variant.objective)
             _require_numbers(games)
             both |= set(games["interaction_id"].filter(pc.is_in(games["interaction_id"], d0_ids)).to_pylist())
             yield from games.combine_chunks().to_batches()
@@ -100,16 +109,16 @@ def training_batches(
 def _rows(
     turns: Iterable[pa.RecordBatch], feedback: Iterable[pa.RecordBatch], variant: Variant
 ) -> Iterator[pa.RecordBatch]:
-    """Yield both tables in _ROW_SCHEMA; of feedback, the unmarked rows of the variant's decoder."""
+    """Yield both tables in _ROW_SCHEMA; of feedback, the rows of the variant's decoder."""
     for batch in turns:
         require_schema(batch, TURNS_SCHEMA, "turns")
-        columns = {name: batch.column(name) for name in FROM_TURNS}
+        columns = {name: batch.column(name) for name in (*FROM_TURNS, "explicit")}
         yield _row_batch(columns | {"has_follow_up": pc.is_valid(batch.column("follow_up"))}, batch.num_rows)
     for batch in feedback:
         require_schema(batch, FEEDBACK_SCHEMA, "feedback")
         mine = batch.filter(pc.equal(batch.column("decoder"), str(variant.decoder)))
-        mine = mine.filter(pc.is_null(mine.column("marked")))
-        yield _row_batch({name: mine.column(name) for name in ("interaction_id", "turn", "label")}, mine.num_rows)
+        columns = {name: mine.column(name) for name in ("interaction_id", "turn", "label")}
+        yield _row_batch(columns | {"marked": pc.is_valid(mine.column("marked"))}, mine.num_rows)
 
 
 def _row_batch(columns: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
@@ -117,27 +126,57 @@ def _row_batch(columns: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=_ROW_SCHEMA)
 
 
-def _label_turns(group: pa.Table, variant: Variant, scenario: Scenario) -> pa.Table:
-    """Return the rows of turns, each with its label if it is eligible.
+def _label_turns(group: pa.Table, variant: Variant, scenario: Scenario, source: FeedbackSource) -> pa.Table:
+    """Return the rows of turns, each with its feedback unless it is context only.
 
-    Feedback comes right before its turn: rows are sorted by turn and label, and nulls sort last.
+    Decoded feedback comes right before its turn: rows are sorted by turn and label, and nulls sort last.
     """
     same_turn = _same_as_before(group)
     label = group["label"].combine_chunks()
-    label_before = pa.concat_arrays([pa.nulls(min(1, len(label)), pa.int8()), label[:-1]])
+    label_before = _shifted(label)
     conflict = pc.and_(same_turn, pc.not_equal(label, label_before))
     if pc.any(conflict).as_py():
         first = group.filter(conflict).slice(0, 1).to_pylist()[0]
         raise ValueError(
             f"feedback has two {variant.decoder} labels for turn {first['turn']} of {first['interaction_id']}"
         )
-    context_only = pa.array(sorted(scenario.context_only), pa.string())
-    labels = pa.array([1] if variant.objective is Objective.FFT else [1, -1], pa.int8())
-    eligible = pc.and_(same_turn, pc.and_(group["has_follow_up"], pc.invert(pc.is_in(group["action"], context_only))))
-    eligible = pc.and_(eligible, pc.is_in(label_before, labels))
+    nothing = pa.scalar(None, pa.int8())
+    decoded = pc.if_else(pc.and_(same_turn, group["has_follow_up"]), label_before, nothing)
+    chosen = {
+        FeedbackSource.DECODED: decoded,
+        FeedbackSource.EXPLICIT: group["explicit"],
+        FeedbackSource.BOTH: pc.coalesce(group["explicit"], decoded),
+    }[source]
+    marked = pc.and_(same_turn, _shifted(group["marked"].combine_chunks()).fill_null(False))
+    context_only = pc.is_in(group["action"], pa.array(sorted(scenario.context_only), pa.string()))
     place = group.schema.get_field_index("label")
-    rows = group.set_column(place, "label", pc.if_else(eligible, label_before, pa.scalar(None, pa.int8())))
+    rows = group.set_column(place, "label", pc.if_else(pc.or_(marked, context_only), nothing, chosen))
     return rows.filter(pc.is_valid(group["action"]))
+
+
+def _shuffled(groups: Iterable[pa.Table], seed: int) -> Iterator[pa.Table]:
+    """Permute labels among the turns that have one, neutral ones too: at once among RUN rows or more, if there are."""
+    random, waiting = np.random.default_rng([seed]), list[pa.Table]()
+
+    def permuted() -> pa.Table:
+        table = pa.concat_tables(waiting).combine_chunks()
+        label = table["label"].combine_chunks()
+        labels = label.drop_null().to_numpy(zero_copy_only=False)
+        label = pc.replace_with_mask(label, pc.is_valid(label), pa.array(random.permutation(labels), pa.int8()))
+        return table.set_column(table.schema.get_field_index("label"), "label", label)
+
+    for group in groups:
+        waiting.append(group)
+        if sum(each.num_rows for each in waiting) >= RUN:
+            yield permuted()
+            waiting = []
+    if waiting:
+        yield permuted()
+
+
+def _shifted(column: pa.Array) -> pa.Array:
+    """Return for each row the value of the row before it, null for the first."""
+    return pa.concat_arrays([pa.nulls(min(1, len(column)), column.type), column[:-1]])
 
 
 def _same_as_before(group: pa.Table) -> pa.Array:
@@ -151,8 +190,11 @@ def _repeats(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays([pa.array([False] * min(1, len(column)), pa.bool_()), *repeats.chunks])
 
 
-def _eligible_games(turns: pa.Table) -> pa.Table:
-    """Return the turns of games with a label, in TRAINING_SET_SCHEMA."""
+def _eligible_games(turns: pa.Table, objective: Objective) -> pa.Table:
+    """Return the turns of games with a label that the objective learns from, in TRAINING_SET_SCHEMA."""
+    wanted = pc.is_in(turns["label"], pa.array([1] if objective is Objective.FFT else [1, -1], pa.int8()))
+    label = pc.if_else(wanted, turns["label"], pa.scalar(None, pa.int8()))
+    turns = turns.set_column(turns.schema.get_field_index("label"), "label", label)
     games = turns["interaction_id"].filter(pc.is_valid(turns["label"])).unique()
     rows = turns.filter(pc.is_in(turns["interaction_id"], games))
     source = pa.repeat("round", len(rows))

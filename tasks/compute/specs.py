@@ -151,6 +151,21 @@ class EvaluateSpec(PolicyWork):
     data_hash: str
 
 
+class GuardSpec(PolicyWork):
+    """Measure the guard rails of a registered policy of free text, on prompts of a game set's right turns."""
+
+    kind: Literal["guard"] = "guard"
+    adapter_hash: str
+    seed_adapter: Path | None = Field(description="the policy that distances are from; none: the policy itself")
+    seed_hash: str | None
+    game_set: str
+    data_hash: str
+    prompts: int
+    max_new_tokens: int
+
+
 Movable = Annotated[TrainSpec | DecodeSpec | PropensitySpec, Field(discriminator="kind")]
 """Work that a machine can carry out if it shares nothing but the store."""
-Spec = Annotated[TrainSpec | DecodeSpec | PlaySpec | PropensitySpec | EvaluateSpec, Field(discriminator="kind")]
+Spec = Annotated[
+    TrainSpec | DecodeSpec | PlaySpec | PropensitySpec | EvaluateSpec | GuardSpec, Field(discriminator="kind")
+]

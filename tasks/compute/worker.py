@@ -40,6 +40,7 @@ from tasks.compute.specs import (
     RESUME,
     DecodeSpec,
     EvaluateSpec,
+    GuardSpec,
     PlayResult,
     PlaySpec,
     PolicyWork,
@@ -261,6 +262,25 @@ def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
     return {"turns": turns, "illegal_actions": result.illegal_actions or 0, "finite": finite}
 
 
+def guard(spec: GuardSpec) -> dict[str, Any]:
+    """Let the policy answer held-out prompts, and measure its replies (`guard_rails`). None of their text is kept."""
+    from respect_core.acting.policy import Policy
+    from respect_core.log.records import from_log
+    from respect_core.measuring import guard_rails
+    from respect_core.measuring.guard_pass import observe
+
+    logs = curated.read(spec.workspace.open(), spec.game_set)
+    games = {log.interaction_id: from_log(log) for log in logs}
+    base = _base(spec)
+    features = _features(spec, base, _of(games.values()))
+    policy = Policy(base, spec.adapter, features, batch_size=spec.profile.play_batch, cache_bytes=0)
+    seed = Policy(base, spec.seed_adapter, features, cache_bytes=0) if spec.seed_adapter else None
+    chosen = guard_rails.sample(right_turns(logs), spec.prompts)
+    right = [replace(games[name], turns=games[name].turns[: turn + 1]) for name, turn in chosen]
+    replies = observe(policy, seed, right, spec.max_new_tokens)
+    return {"figures": guard_rails.measure(replies)}
+
+
 def _base(spec: PolicyWork) -> Base:
     """Return the base model, which must be the one that the specification was made with.
 
@@ -297,6 +317,7 @@ WORK: dict[str, Callable[[Any], dict[str, Any]]] = {
     "play": play,
     "propensity": propensity,
     "evaluate": evaluate,
+    "guard": guard,
 }
 
 

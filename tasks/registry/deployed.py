@@ -49,6 +49,14 @@ def deployed(workspace: Workspace, variant: str) -> ModelVersion:
     return version
 
 
+def seed_policy(workspace: Workspace) -> ModelVersion:
+    """Return the seed policy that acts where nothing was promoted. Raises ValueError if there is none."""
+    entry = _seed(workspace)
+    if entry is None:
+        raise ValueError(f"{workspace.tracking_uri} has no seed policy; run a round")
+    return registry.named(workspace, entry.to_version)
+
+
 def pin_seed(workspace: Workspace, seed: ModelVersion, reason: str = "registered as the seed policy") -> None:
     """Let this seed policy act wherever nothing was promoted; change nothing if the seed's ledger already names it."""
     store, model, name = workspace.open(), registry.model_name(SEED), f"{seed.name}/{seed.version}"

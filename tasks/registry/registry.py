@@ -28,7 +28,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from respect_core.errors import ExpectedError
-from respect_core.variants import SEED, Variant
+from respect_core.variants import SEED, Variant, original
 from tasks.support.files import passing
 from tasks.support.interruption import interrupts
 from tasks.support.references import RegisteredRef
@@ -269,8 +269,9 @@ def latest(workspace: Workspace, variant: str, before_round: int | None = None) 
 def previous(workspace: Workspace, variant: str, round: int) -> ModelVersion | None:
     """Return what the variant's training in `round` continues from: its version of an earlier round, else the seed.
 
-    B-FFT+ branches off B-FFT's (appendix D).
+    B-FFT+ branches off B-FFT's (appendix D), and the control with shuffled labels continues from what B-FFT does.
     """
+    variant = original(variant)
     off = Variant.B_FFT if variant == Variant.B_FFT_PLUS else SEED
     return latest(workspace, variant, round) or latest(workspace, off, round) or latest(workspace, SEED)
 

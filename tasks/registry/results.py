@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 Result = TypeVar("Result", bound=BaseModel)
 _STAGES = (
     *("tasks.round.decode", "tasks.round.subsample", "tasks.round.train", "tasks.round.select"),
-    *("tasks.registry.register", "tasks.compute.worker"),
+    *("tasks.registry.register", "tasks.compute.worker", "tasks.release.guard_rails"),
 )
 """Modules whose code, with their imports, determines what a run on a work pool leaves."""
 

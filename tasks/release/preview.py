@@ -43,6 +43,7 @@ def _preview(workspace: Workspace, profile: Profile, variant: Variant, learned: 
                 f"{name} and {deployed.name}/{deployed.version}, which is deployed, left no record of the same "
                 "validation games; `respect promote` lets both act"
             )
+        known = replace(known, guard_rails=learned.guard_rails or {})
         verdict = judge(with_users.fn(workspace, known), compared, gate(profile.name))
     except ValueError as error:
         return PreviewRef(exact_match_ci95=interval, promote=None, reasons=[str(error)])

@@ -19,10 +19,12 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from rich.markup import escape
 from rich.table import Table
 
+from respect_core.measuring.guard_rails import compare
 from respect_core.profiles import Profile
 from respect_core.release import ledger, lineage
 from respect_core.release.gate import Evidence, GateConfig, Verdict
 from respect_core.release.ledger import Entry
+from respect_core.scenario import scenario
 from respect_core.training_data import curated
 from respect_core.variants import Variant
 from tasks.compute.process import WorkerCutOffError, WorkerFailedError, WorkerRefusedError
@@ -30,6 +32,7 @@ from tasks.registry import deployed as deployment
 from tasks.registry import registry
 from tasks.registry.lineage import keep_lineage
 from tasks.registry.register import reference
+from tasks.release import guard_rails
 from tasks.release.evaluate import evaluate_policy, require_unseen
 from tasks.support.references import EvaluatedRef, RegisteredRef
 from tasks.support.retries import PATIENT
@@ -138,12 +141,31 @@ def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Ev
 
 @task(name="look up users", **PATIENT)
 def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
-    """Add the users that the version learned from to the evidence; without a lineage it is not fit for use."""
+    """Add the users that the version learned from to the evidence; without a lineage it is not fit for use.
+
+    Neither is a control that learned from shuffled labels.
+    """
+    if evidence.policy.startswith(f"{registry.model_name(Variant.SHUFFLED)}/"):
+        return replace(evidence, unusable="it learned from shuffled labels: a control, which users never meet")
     try:
         keep_lineage(workspace, registry.named(workspace, evidence.policy))
     except lineage.LineageError as error:
         return replace(evidence, unusable=str(error))
     return replace(evidence, learned=lineage.feedback_by_user(workspace.open(), evidence.policy))
+
+
+@task(name="look at guard rails", **PATIENT)
+def with_guard_rails(workspace: Workspace, evidence: Evidence, game_set: str) -> Evidence:
+    """Add the guard rails' figures to the evidence about a version that acts, if it writes free text."""
+    if evidence.unusable:
+        return evidence
+    version = registry.named(workspace, evidence.policy)
+    profile = TypeAdapter(Profile).validate_json((registry.adapter(workspace, version) / "profile.json").read_bytes())
+    if not scenario(profile.scenario).free_text:
+        return evidence
+    policies = version, deployment.seed_policy(workspace)
+    own, seed = (guard_rails.measured(workspace, profile, each, game_set) for each in policies)
+    return replace(evidence, guard_rails=compare(own, seed))
 
 
 @task(name="report gate", **PATIENT)

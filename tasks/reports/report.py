@@ -68,6 +68,7 @@ def summarise(
                 "played": candidates.replayed(before.counts if before else None, played.counts if played else None),
                 "gate": gates[variant].model_dump(mode="json") if variant in gates else None,
                 "warnings": each.training_set.warnings,
+                **({"guard_rails": each.guard_rails} if each.guard_rails else {}),
                 "turns_before": before.turns_per_game if before else None,
                 "turns_after": played.turns_per_game if played else None,
                 "seconds": each.selected.seconds,
@@ -168,7 +169,7 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
             _number(figures["turns_per_second"], ".1f"),
         )
     console.print(decoder)
-    for line in _noticed(summary["decoder"]):
+    for line in [*_noticed(summary["decoder"]), *_thumbs(summary["decoder"])]:
         console.print(line)
     columns, versions = (*candidates.COLUMNS, "version"), (each["version"] for each in summary["variants"].values())
     rows = [(*row, version) for row, version in zip(candidates.rows(summary), versions, strict=True)]
@@ -234,6 +235,20 @@ def _noticed(decoder: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "unreadable": "turns have characters that the policies' vocabulary lacks",
     }
     return [f"{figures[name]:,} {text}" for name, text in said.items() if figures.get(name)]
+
+
+def _thumbs(decoder: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Say how decoded labels compare with users' own thumbs."""
+    for kind, figures in decoder.items():
+        if thumbs := figures.get("thumbs"):
+            precision, recall = (
+                f"{each['value']:.0%} [{each['low']:.0%}, {each['high']:.0%}]" if each else candidates.DASH
+                for each in (thumbs["precision_negative"], thumbs["recall_negative"])
+            )
+            yield (
+                f"{kind} against {thumbs['turns']:,} users' thumbs, {thumbs['thumbs_down']:,} of them down: "
+                f"precision of negatives {precision}, recall {recall}"
+            )
 
 
 def _number(value: float | None, form: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+import pyarrow.compute as pc
 from prefect import task
 
 from respect_core import utterances
@@ -18,10 +19,12 @@ from respect_core.feedback.decoder import DecoderConfig
 from respect_core.feedback.shards import is_decoded
 from respect_core.interaction import TurnKey
 from respect_core.log import set_aside
+from respect_core.measuring.decoder_metrics import against_thumbs
 from respect_core.measuring.labels import target_labels
 from respect_core.profiles import Profile
 from respect_core.scenarios.multiref import decoder_eval
 from respect_core.store import manifests, tables
+from respect_core.store.base import Store
 from respect_core.store.manifests import Partition
 from respect_core.variants import DecoderKind
 from tasks.compute import culprits
@@ -58,8 +61,17 @@ def decode_feedback(
     speed = _decode(workspace, profile, round, outdated, identity, turns_per_shard, on) if outdated else None
     batches = tables.iter_batches(store, "feedback", [round], columns=_AUDITED)
     rows = (row for batch in batches for row in batch.to_pylist())
-    figures = audit(rows, target_labels(store, [round]), speed, shards.count_unreadable(store, round))
+    unreadable = shards.count_unreadable(store, round)
+    figures = audit(rows, target_labels(store, [round]), speed, unreadable, _thumbs(store, round))
     return FeedbackRef(round=round, decoders=figures, seconds=time.monotonic() - started)
+
+
+def _thumbs(store: Store, round: int) -> dict[TurnKey, int]:
+    """Return the thumbs of a round's users."""
+    columns = ["interaction_id", "turn", "explicit"]
+    batches = tables.iter_batches(store, "turns", [round], columns=columns)
+    rows = (row for batch in batches for row in batch.filter(pc.is_valid(batch.column("explicit"))).to_pylist())
+    return {(row["interaction_id"], row["turn"]): row["explicit"] for row in rows}
 
 
 class _Known(NamedTuple):
@@ -91,13 +103,17 @@ def audit(
     actual: Mapping[TurnKey, int],
     speed: float | None,
     unreadable: int | None = None,
+    thumbs: Mapping[TurnKey, int] = {},
 ) -> dict[str, DecoderFigures]:
-    """Count each decoder's labels and, if there are targets, compare them with the labels derived from targets."""
+    """Count each decoder's labels, and compare them with labels derived from targets and with thumbs, if any."""
     labels, counts = Counter[tuple[str, int]](), Counter[tuple[str, str]]()
     known: dict[str, list[_Known]] = {kind: [] for kind in DecoderKind}
+    rated: dict[str, list[tuple[int, int, str]]] = {kind: [] for kind in DecoderKind}  # label, thumb, game
     for row in rows:
         labels[row["decoder"], row["label"]] += 1
         counts.update((row["decoder"], name) for name in ("low_margin", "marked", "cut") if row[name])
+        if (thumb := thumbs.get((row["interaction_id"], row["turn"]))) is not None:
+            rated[row["decoder"]].append((row["label"], thumb, row["interaction_id"]))
         if (row["interaction_id"], row["turn"]) in actual:
             game, thresholds = sys.intern(row["interaction_id"]), sys.intern(row["thresholds"])
             known[row["decoder"]].append(_Known(game, row["turn"], row["label"], row["score"], thresholds))
@@ -121,6 +137,7 @@ def audit(
             recall=fit.at_shipped.recall if fit else None,
             cross_validated=asdict(fit.cross_validated) if fit and fit.cross_validated else None,
             auc=fit.auc if fit else None,
+            thumbs=asdict(against_thumbs(*zip(*rated[kind], strict=True))) if rated[kind] else None,
             turns_per_second=speed,
         )
         for kind in DecoderKind

@@ -22,7 +22,7 @@ from respect_core.store.manifests import Partition
 from respect_core.training_data import curated, eligibility
 from respect_core.training_data.eligibility import Tally
 from respect_core.training_data.sources import learning_partitions
-from respect_core.variants import SEED, Objective, Propensity, TrainingConfig, Variant
+from respect_core.variants import SEED, FeedbackSource, Objective, Propensity, TrainingConfig, Variant
 from tasks.round.propensity import read_probabilities
 from tasks.support.references import PropensityRef, TrainingSetRef
 from tasks.support.retries import PATIENT
@@ -53,6 +53,8 @@ def subsample_variant(
         d0,
         variant,
         scenario(profile.scenario),
+        source=profile.feedback,
+        shuffle_seed=min(profile.seeds),
         deselection_ratio=profile.deselection_ratio,
         d0_right=right,
         scratch=store.scratch,
@@ -114,10 +116,13 @@ def _write(
             writer.add_batch(_of(partition, complete))
         if config.objective is Objective.RL:
             tally.require_probability()
+        learned = {"feedback": profile.feedback} if inputs else {}  # the seed policy's set has none
         sources, counts = _sources(tally, lacking, filled_from), tally.counts(config)
-        part = parts.put_part(store, writer, inputs, counts, {"probabilities": sources})
+        part = parts.put_part(store, writer, inputs, counts, {"probabilities": sources, **learned})
     manifest = tables.commit(store, "training_sets", partition, [part])
     warnings = eligibility.warnings(counts, config)
+    if profile.feedback is FeedbackSource.EXPLICIT and inputs and not counts["positives"] + counts["negatives"]:
+        warnings.append("no turn to learn from has a thumb: D0 alone is left; take --feedback decoded or both")
     for warning in warnings:
         get_run_logger().warning("%s, round %d: %s", partition.variant, partition.round, warning)
     return TrainingSetRef(

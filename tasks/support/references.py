@@ -32,7 +32,8 @@ class DecoderFigures(_Reference):
     vocabulary lacks; None if they were not counted.
 
     `precision` and `recall` are those of positives at the shipped thresholds; `cross_validated` has them with the
-    threshold chosen out of fold. A partly correct turn counts as wrong.
+    threshold chosen out of fold. A partly correct turn counts as wrong. `thumbs` compares labels with users' own
+    thumbs, where the round has any: precision and recall there are those of negatives.
     """
 
     positive: int
@@ -47,6 +48,7 @@ class DecoderFigures(_Reference):
     recall: float | None
     cross_validated: dict[str, Any] | None
     auc: float | None
+    thumbs: dict[str, Any] | None = None
     turns_per_second: float | None  # None if every turn had been decoded before
 
 
@@ -193,3 +195,4 @@ class LearnedRef(_Reference):
     training_set: TrainingSetRef
     selected: SelectedRef
     registered: RegisteredRef
+    guard_rails: dict[str, float] | None = None  # of a scenario of free text

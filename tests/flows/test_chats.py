@@ -24,9 +24,10 @@ from respect_core.feedback import decoder
 from respect_core.profiles import Profile
 from respect_core.store.tables import read_table
 from respect_core.training_data import curated
-from respect_core.variants import SYSTEMS, Variant
+from respect_core.variants import SEED, SYSTEMS, Variant
 from tasks.games.chats import NothingImportedError, import_chats
 from tasks.registry import registry
+from tasks.registry.deployed import deployed
 from tasks.support.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(600)
@@ -73,7 +74,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 
 @pytest.fixture(scope="module")
 def summary(place: Workspace, prefect_server: None) -> dict[str, Any]:
-    return round_flow(place, RoundParameters(round=0, profile="chat"))
+    return round_flow(place, RoundParameters(round=0, profile="chat", variants=[*SYSTEMS, Variant.SHUFFLED]))
 
 
 def test_all_six_variants_learn_from_a_log(place: Workspace, summary: dict[str, Any]) -> None:
@@ -84,6 +85,15 @@ def test_all_six_variants_learn_from_a_log(place: Workspace, summary: dict[str, 
     learned = read_table(place.open(), "training_sets", variants=[str(Variant.B_RL)]).to_pylist()
     negatives = [row for row in learned if row["label"] == -1]
     assert negatives and all(row["logp"] < -1 and row["probability"] is None for row in negatives)
+
+
+def test_guard_rails_are_measured_of_every_variant(place: Workspace, summary: dict[str, Any]) -> None:
+    for values in summary["variants"].values():
+        rails = values["guard_rails"]
+        assert rails["prompts"] > 0 and rails["length_ratio"] > 0
+        assert any("guard rail" in reason for reason in values["gate"]["reasons"]) or not values["gate"]["promote"]
+        metrics = registry.client(place).get_run(values["run_id"]).data.metrics
+        assert metrics["guard.distance"] == rails["distance"]
 
 
 def test_users_are_on_one_side(place: Workspace) -> None:
@@ -108,6 +118,15 @@ def test_the_gate_compares_the_probability_per_token(place: Workspace, summary: 
     promoted = promote(place, asked)
     assert promoted.decision == "promoted", promoted
     assert any("probability per token" in reason for reason in promoted.reasons)
+
+
+def test_the_control_stands_beside_the_others_and_meets_nobody(place: Workspace, summary: dict[str, Any]) -> None:
+    control, own = (summary["variants"][variant] for variant in (Variant.SHUFFLED, Variant.B_FFT))
+    assert control["positives"] == own["positives"] and control["data_hash"] != own["data_hash"]
+    assert control["gate"]["promote"] is False and "shuffled labels" in control["gate"]["reasons"][0]
+    asked = PromoteParameters(variant=Variant.SHUFFLED, user_share_cap=1.0, min_feedback_turns=1, margin=1.0)
+    assert promote(place, asked).decision == "no promotion"
+    assert deployed(place, Variant.SHUFFLED).name == registry.model_name(SEED)
 
 
 def test_a_log_without_a_conversation_is_refused_aloud(tmp_path: Path) -> None:

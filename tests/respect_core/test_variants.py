@@ -8,7 +8,18 @@ from collections.abc import Callable
 import pytest
 
 from respect_core.profiles import PROFILES, Profile, profile
-from respect_core.variants import SYSTEMS, DecoderKind, Objective, TrainingConfig, Variant, fft, kto, rl, seed_policy
+from respect_core.variants import (
+    DEPLOYABLE,
+    SYSTEMS,
+    DecoderKind,
+    Objective,
+    TrainingConfig,
+    Variant,
+    fft,
+    kto,
+    rl,
+    seed_policy,
+)
 
 # Optimizer, learning rate, decay, epochs, warm-up steps, weight decay, effective batch size, entropy weight (KTO's by
 # deviation 2).
@@ -67,7 +78,8 @@ def test_six_variants() -> None:
         (decoder, objective) for objective in Objective for decoder in DecoderKind
     ]
     plus = Variant("b-fft+")
-    assert {*SYSTEMS, plus} == set(Variant) and plus not in SYSTEMS
+    assert {*SYSTEMS, plus, Variant.SHUFFLED} == set(Variant) and plus not in SYSTEMS
+    assert Variant.SHUFFLED not in DEPLOYABLE and {*SYSTEMS, plus} < set(DEPLOYABLE)
     assert (plus.decoder, plus.objective) == (DecoderKind.BINARY, Objective.FFT)
     assert Variant("t-kto") is Variant.T_KTO
 

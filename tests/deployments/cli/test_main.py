@@ -15,7 +15,7 @@ from flows.parameters import RoundParameters
 from flows.round import VariantsFailedError
 from flows.support.terminal import clear_errors
 from respect_core.store.base import StoreError
-from respect_core.variants import SYSTEMS, Variant
+from respect_core.variants import SYSTEMS, FeedbackSource, Variant
 from tasks.compute.process import WorkerFailedError
 
 NO_RUN = [
@@ -137,6 +137,13 @@ def test_variants_may_be_given_in_one_option_or_several() -> None:
     command: Any = typer.main.get_command(main.app)
     given = ["--round", "1", "--variants", "b-fft", "--variants", "b-kto"]
     assert command.commands["round"].make_context("round", given).params["variants"] == ["b-fft", "b-kto"]
+
+
+def test_what_to_learn_from_reaches_the_profile() -> None:
+    command: Any = typer.main.get_command(main.app)
+    given = command.commands["round"].make_context("round", ["--round", "1", "--feedback", "both"]).params["feedback"]
+    assert RoundParameters(round=1, feedback=given).resolved_profile().feedback is FeedbackSource.BOTH
+    assert RoundParameters(round=1).resolved_profile().feedback is FeedbackSource.DECODED
 
 
 def test_a_failure_that_explains_itself_has_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:

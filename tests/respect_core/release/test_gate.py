@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from respect_core.release.gate import Evidence, GateConfig, difference, gate, judge
+from respect_core.release.gate import Evidence, GateConfig, Rails, difference, gate, judge
 
 LOOSE = GateConfig(margin=0.0, min_games=2, min_feedback_turns=0, illegal_cap=0.5, user_share_cap=0.5, resamples=4000)
 
@@ -122,6 +122,22 @@ def test_the_deployed_weights_under_another_name_are_refused() -> None:
     assert not verdict.promote
     assert verdict.reasons == ("new has the weights of old, which is deployed: it learned nothing since",)
     assert judge(_policy("new", *games, learned=learned, adapter_hash="b"), deployed, GateConfig()).promote
+
+
+def test_a_guard_rail_refuses_by_name_figure_and_limit() -> None:
+    games = ["rr"] * 10
+    figures = {"prompts": 24, "length": 40.0, "length_ratio": 5.2, "flips_added": 0.1, "distance": float("nan")}
+    verdict = judge(_policy("new", *games, guard_rails=figures), _policy("old", *games), LOOSE)
+    assert verdict.reasons == (
+        "guard rail length_ratio: 5.20, which is outside 0.25 to 4",
+        "guard rail distance: nan, which is outside -1 to 1",
+    )
+    assert verdict.figures["guard.flips_added"] == 0.1 and "guard.prompts" not in verdict.figures
+    wide = replace(LOOSE, rails=Rails(length_ratio=(0.1, 10.0)))
+    within = judge(_policy("new", *games, guard_rails=figures | {"distance": 0.2}), _policy("old", *games), wide)
+    assert within.promote and within.reasons[-1] == (
+        "within the guard rails: length_ratio 5.20, distance 0.20, flips_added 0.10"
+    )
 
 
 def test_few_games_tell_nothing() -> None:

@@ -58,6 +58,14 @@ def test_a_round_on_a_dozen_games_says_so_everywhere() -> None:
     ]
 
 
+def test_the_control_is_no_candidate() -> None:
+    summary = round_summary()
+    with_control = {**summary["variants"], "shuffled": {**summary["variants"]["b-fft"], "val_sampled_match": 0.31}}
+    found = candidates.findings(summary | {"variants": with_control})
+    assert found[0] == candidates.findings(summary)[0] and "SHUFFLED" in found[1] and "31.0%" in found[1]
+    assert rows(summary | {"variants": with_control})[-1][0] == "SHUFFLED"
+
+
 def test_a_round_without_candidates_or_games_has_figures_all_the_same() -> None:
     summary = round_summary()
     for values in summary["variants"].values():

@@ -18,7 +18,7 @@ from respect_core.scenarios.multiref import actions, augmentation
 from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.schemas import FEEDBACK_SCHEMA, OUTCOMES_SCHEMA, TRAINING_SET_SCHEMA, TURNS_SCHEMA
 from respect_core.training_data import eligibility, sampling
-from respect_core.variants import Objective, Variant, fft, kto, rl
+from respect_core.variants import FeedbackSource, Objective, Variant, fft, kto, rl
 
 EMPTY_TURNS, EMPTY_FEEDBACK = TURNS_SCHEMA.empty_table(), FEEDBACK_SCHEMA.empty_table()
 
@@ -41,6 +41,11 @@ def _training_set(turns: pa.Table, feedback: pa.Table, *others: Any, **options: 
 
 GAME = played("g1", "select A", "select B C", "nothing", "deselect A select D", "select E")
 LABELS = {("g1", 0): 1, ("g1", 1): -1, ("g1", 2): 1, ("g1", 3): 0, ("g1", 4): 1}
+
+
+def _with(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    field = table.schema.field(name)
+    return table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
 
 
 # --- eligibility ------------------------------------------------------------------------------------------------
@@ -68,10 +73,25 @@ def test_marked_turns_teach_nobody() -> None:
     """Whatever they were decoded as. That one was cut does not keep it out."""
     table = _feedback(LABELS)
     marked = ["role, special token" if turn == 1 else None for turn in table["turn"].to_pylist()]
-    for name, values in (("marked", marked), ("cut", [True] * len(table))):
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    table = _with(_with(table, "marked", marked), "cut", [True] * len(table))
     assert _labels(_turns(GAME), table, Variant.B_RL) == {("g1", 0): 1}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (FeedbackSource.DECODED, {("g1", 0): 1, ("g1", 1): -1}),
+        (FeedbackSource.EXPLICIT, {("g1", 0): -1, ("g1", 4): 1}),
+        (FeedbackSource.BOTH, {("g1", 0): -1, ("g1", 1): -1, ("g1", 4): 1}),
+    ],
+)
+def test_thumbs_are_learned_from_as_asked(source: FeedbackSource, expected: dict[tuple[str, int], int]) -> None:
+    """A thumb needs no follow-up, and makes no learnable turn of `nothing` or of a marked one."""
+    turns, feedback = _turns(GAME), _feedback(LABELS)
+    turns = _with(turns, "explicit", [-1, None, 1, 1, 1])
+    feedback = _with(feedback, "marked", ["role" if turn == 3 else None for turn in feedback["turn"].to_pylist()])
+    table = _training_set(turns, feedback, EMPTY_TURNS, Variant.B_RL, SCENARIO, source=source).to_pylist()
+    assert {(row["interaction_id"], row["turn"]): row["label"] for row in table if row["label"]} == expected
 
 
 def test_each_variant_reads_its_own_decoder() -> None:
@@ -81,6 +101,21 @@ def test_each_variant_reads_its_own_decoder() -> None:
     twice = pa.concat_tables([_feedback({("g1", 0): -1}), _feedback({("g1", 0): 1})])
     with pytest.raises(ValueError, match="two binary labels for turn 0 of g1"):
         _labels(_turns(GAME), twice, Variant.B_RL)
+
+
+def test_the_control_learns_from_as_many_turns_and_others() -> None:
+    """Labels change places among all decoded turns, and no other turn gets one."""
+    games = [played(f"g{number:02}", "select A", "nothing", "deselect A select D", "select E") for number in range(40)]
+    labels = {(f"g{number:02}", turn): 1 if number < 20 else -1 for number in range(40) for turn in range(3)}
+    turns, feedback = _turns(*games), _feedback(labels)
+    own = set(_labels(turns, feedback, Variant.B_FFT))
+    shuffled = set(_labels(turns, feedback, Variant.SHUFFLED))
+    assert len(shuffled) == len(own) == 40 and shuffled < {key for key in labels if key[1] != 1}
+    assert 10 < len(shuffled & own) < 30, "half of them by chance"
+    again, other = (
+        _training_set(turns, feedback, EMPTY_TURNS, Variant.SHUFFLED, SCENARIO, shuffle_seed=seed) for seed in (0, 1)
+    )
+    assert set(_labels(turns, feedback, Variant.SHUFFLED)) == shuffled and not again.equals(other)
 
 
 # --- training sets ----------------------------------------------------------------------------------------------
@@ -116,7 +151,8 @@ def test_seed_policy_learns_from_d0_alone() -> None:
 def test_neither_targets_nor_outcomes_can_come_in() -> None:
     """The only inputs are turns, feedback and D0, and a table with a column more is refused."""
     parameters = set(inspect.signature(eligibility.training_batches).parameters)
-    settings = {"variant", "scenario", "deselection_ratio", "d0_right", "seed", "scratch", "run"}
+    settings = {"variant", "scenario", "source", "deselection_ratio", "d0_right", "seed"}
+    settings |= {"shuffle_seed", "scratch", "run"}
     assert parameters == {"turns", "feedback", "d0"} | settings
     assert not {"targets", "success"} & set(TRAINING_SET_SCHEMA.names)
     with_targets = _turns(GAME).append_column("targets", pa.array([IMAGES[:3]] * 5))
@@ -238,7 +274,7 @@ LABELLED = st.lists(st.sampled_from([1, 0, -1, None]), min_size=1, max_size=4)
 
 @given(
     st.dictionaries(st.text("aZ0\u00e9\U0001f600", min_size=1, max_size=3), LABELLED, max_size=12),
-    st.sampled_from(list(Variant)),
+    st.sampled_from([variant for variant in Variant if not variant.shuffled]),
     st.integers(1, 8),
     st.randoms(use_true_random=False),
 )

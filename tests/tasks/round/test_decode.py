@@ -57,6 +57,16 @@ def test_without_targets_there_are_counts_alone() -> None:
     assert figures.precision is figures.recall is figures.confusion is figures.cross_validated is None
 
 
+def test_labels_are_compared_with_thumbs() -> None:
+    figures = audit(ROWS, {}, None, thumbs={("a", 0): 1, ("a", 1): -1, ("b", 0): -1, ("b", 9): 1})["binary"]
+    assert figures.thumbs is not None and (figures.thumbs["turns"], figures.thumbs["thumbs_down"]) == (3, 2)
+    found = [figures.thumbs[name]["value"] for name in ("agreement", "precision_negative", "recall_negative")]
+    assert found == pytest.approx([2 / 3, 1.0, 0.5])
+    assert figures.thumbs["recall_negative"]["low"] <= 0.5 <= figures.thumbs["recall_negative"]["high"]
+    assert audit(ROWS, {}, None)["binary"].thumbs is None
+    assert audit(ROWS, {}, None, thumbs={("a", 0): 1})["binary"].thumbs["precision_negative"] is None
+
+
 def test_the_decoders_are_told_apart() -> None:
     figures = audit([*ROWS, {**ROWS[0], "decoder": "ternary", "label": 0}], {}, speed=None)
     assert (figures["ternary"].positive, figures["ternary"].neutral) == (0, 1)
