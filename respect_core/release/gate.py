@@ -70,7 +70,12 @@ def chat() -> GateConfig:
     return replace(standard(), criterion=scenario("chat").criterion)
 
 
-GATES: dict[str, Callable[[], GateConfig]] = {"tiny": tiny, "chat": chat}
+def home() -> GateConfig:
+    """Return the gate of the simulated smart home, whose replies are written without a constraint (as in `tiny`)."""
+    return replace(standard(), illegal_cap=0.1)
+
+
+GATES: dict[str, Callable[[], GateConfig]] = {"tiny": tiny, "chat": chat, "home": home}
 
 
 def gate(profile: str) -> GateConfig:

@@ -11,6 +11,7 @@ from respect_core.measuring import guard_rails
 from respect_core.measuring.guard_rails import Figures
 from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
+from respect_core.scenario import scenario
 from respect_core.training_data import curated
 from tasks.compute import process
 from tasks.compute.specs import GuardSpec, worker_code
@@ -54,7 +55,7 @@ def measured(workspace: Workspace, profile: Profile, version: ModelVersion, game
         game_set=game_set,
         data_hash=curated.stored(workspace.open(), game_set).sha256,
         prompts=guard_rails.PROMPTS,
-        max_new_tokens=guard_rails.TOKENS,
+        max_new_tokens=min(guard_rails.TOKENS, scenario(profile.scenario).max_new_tokens),
     )
     directory = workspace.scratch / "guard" / game_set / version.name / str(version.version)
     with progress.bar(f"guard rails {version.name}/{version.version}") as bar, alone(directory.with_suffix(".lock")):
