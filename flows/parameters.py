@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from respect_core import variants
 from respect_core.learning import grids
 from respect_core.profiles import PROFILES, Profile
 from respect_core.profiles import profile as named_profile
 from respect_core.release.gate import GateConfig, gate
-from respect_core.variants import SYSTEMS, FeedbackSource, Propensity, Variant
+from respect_core.variants import CONTROL, SYSTEMS, FeedbackSource, Propensity, Variant
 
 ANCHORS = 4
 """Games that measure the seed policy at the start and at the end, per game that a policy plays in a round."""
@@ -161,6 +161,13 @@ class StudyParameters(Parameters):
     profile: ProfileName = "tiny"
     seeds: Seeds = None
     max_steps: MaxSteps = None
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _without_control(cls, given: Any) -> Any:
+        """Let `control` be named among the variants, although `control` alone decides whether it is deployed."""
+        names = _split(given)
+        return [each for each in names if each != CONTROL] if isinstance(names, list) else given
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
