@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sqlite3
+import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,34 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f"{path} is absent; set RESPECT_SHARED to run this on the real data")
     return path
+
+
+def _copy(database: str | Path, to: str | Path) -> None:
+    with closing(sqlite3.connect(database)) as done, closing(sqlite3.connect(to)) as new:
+        done.backup(new)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def mlflow_migrated_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have MLflow's migrations, more than a second each time, run for one database; others begin as its copies."""
+    if "mlflow" not in sys.modules:  # no test that was collected has to do with it
+        yield
+        return
+    from mlflow.store.db import utils
+
+    migrate, template = utils._initialize_tables, tmp_path_factory.mktemp("mlflow") / "empty.db"
+
+    def initialize(engine: Any) -> None:
+        if template.exists():
+            _copy(template, engine.url.database)
+        else:
+            migrate(engine)
+            _copy(engine.url.database, made := template.with_name(uuid.uuid4().hex))
+            made.replace(template)  # whole, whoever asks at the same time
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", initialize)
+        yield
 
 
 @pytest.fixture(scope="session")
