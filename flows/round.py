@@ -89,7 +89,7 @@ def _round(
         }
         summary = summarise(
             workspace,
-            profile.name,
+            profile,
             exported,
             decoded.feedback,
             learned,
