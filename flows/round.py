@@ -90,7 +90,7 @@ def _round(
         }
         summary = summarise(
             workspace,
-            profile.name,
+            profile,
             exported,
             decoded.feedback,
             learned,

@@ -1,4 +1,4 @@
-"""Offer `respect report`: the paper's tables and figures of a run, and a page that reads like a short paper."""
+"""Offer `respect report`: tables and figures of a run, the paper's for its game, and a page like a short paper."""
 
 from __future__ import annotations
 
@@ -42,10 +42,15 @@ def report_command(
     ] = False,
     games: Annotated[
         bool,
-        typer.Option(help="Draw games turn by turn, with what users wrote: --no-games where these must not be seen."),
+        typer.Option(
+            "--games/--no-games",
+            "--conversations/--no-conversations",
+            help="Show games or conversations turn by turn, with what users wrote: --no-games where this must not be "
+            "seen.",
+        ),
     ] = True,
 ) -> None:
-    """Write tables 2 to 9, figures 4 to 7, 14 and 15, and one HTML page, from the rounds and policies that exist."""
+    """Write the paper's tables and figures, or those of conversations, and one HTML page, from what was run."""
     workspace = run_workspace(study)
     with clear_errors():
         from respect_core.log.export import export_everything
@@ -67,7 +72,8 @@ def report_command(
         evidence = study_pairs.of_study(evidence, workspace.root)
         facts, learned = run_facts.facts(workspace.root), run_facts.learned(workspace.root)
         changes = write(evidence, folder, store=store if games else None, facts=facts, learned=learned)
-    console.print(f"{evidence.games:,} games of {len(evidence.cells)} policies: {escape(str(folder / PAGE))}")
+    policies = "1 policy" if len(evidence.cells) == 1 else f"{len(evidence.cells)} policies"
+    console.print(f"{evidence.games:,} {evidence.words.interactions} of {policies}: {escape(str(folder / PAGE))}")
     if changes:
         console.print(
             f"since the report of {changes.since}: {len(changes.beyond)} cells moved beyond the intervals, "

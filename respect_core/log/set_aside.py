@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
 
 from respect_core.log.log import SET_ASIDE, Problem
 from respect_core.store.base import MissingKeyError, Store
 from respect_core.store.manifests import Partition
+
+_PLACE = re.compile(r"/round=(\d+)/")
+_VALUES = re.compile(r", not .*|: line \d+ column \d+ .*|(['\"]).*\1", re.DOTALL)
+"""What a reason quotes of a record, which may be what a user wrote."""
 
 
 def put(store: Store, partition: Partition, problem: Problem) -> None:
@@ -34,3 +41,20 @@ def games(store: Store, partitions: Iterable[Partition] | None = None) -> dict[s
             continue
         problems[problem.record] = problem
     return problems
+
+
+def reasons(store: Store, up_to: int | None = None) -> dict[str, Mapping[int, int]]:
+    """Count what is set aside by reason and round, the most frequent reason first; values are cut out of reasons.
+
+    Args:
+        up_to: the last round to count; all if None.
+    """
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for key in store.keys(f"{SET_ASIDE}/"):
+        if (place := _PLACE.search(key)) is None or (up_to is not None and int(place[1]) > up_to):
+            continue
+        with suppress(MissingKeyError), closing(store.open(key)) as file:  # admitted again in the meantime
+            for line in file:
+                if reason := json.loads(line).get("reason"):  # marks of what was measured have none
+                    counts[_VALUES.sub("", reason)][int(place[1])] += 1
+    return {reason: counts[reason] for reason in sorted(counts, key=lambda each: (-counts[each].total(), each))}

@@ -22,7 +22,8 @@ from pyarrow import RecordBatch
 
 from respect_core.interaction import TurnKey
 from respect_core.measuring.decoder_metrics import Calibration, Confusion, calibration, confusion
-from respect_core.measuring.judge import ImageSimilarity, judge
+from respect_core.measuring.follow_ups import FollowUps, follow_ups
+from respect_core.measuring.judge import ImageSimilarity, Words, judge, words
 from respect_core.measuring.language import Language, language
 from respect_core.measuring.metrics import Counts, Figures, counts, figures
 from respect_core.measuring.turn_metrics import LABELS as SATISFACTION_LABELS
@@ -39,6 +40,7 @@ from respect_core.stats import Estimate
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition, read_manifest
 from respect_core.store.tables import iter_batches, read_table
+from respect_core.variants import DecoderKind
 
 Context = tuple[tuple[str, ...], tuple[str, ...]]
 """A game's images and its targets, each sorted by name."""
@@ -55,6 +57,8 @@ class TurnRow(NamedTuple):
     state: str
     utterance: str
     action: str
+    policy_name: str
+    policy_version: str
     explicit: int | None = None
 
 
@@ -105,10 +109,12 @@ class PolicyRound:
     turn_figures: TurnFigures | None = None
     agreement: Agreement | None = None
     users: UserShares | None = None
+    follow_ups: FollowUps | None = None
+    by_version: Mapping[str, FollowUps] = field(default_factory=dict)  # of the policy that acted, e.g. respect.b-fft/3
 
     def figure(self, name: str) -> Estimate | int | None:
-        """Return a figure of `figures`, `language` or `turn_figures` by its name; None if there is none."""
-        parts = (self.figures, self.language, self.turn_figures)
+        """Return a figure of a part, such as `figures` or `language`, by its name; None if there is none."""
+        parts = (self.figures, self.language, self.turn_figures, self.follow_ups)
         value: Estimate | int | None = next((getattr(part, name) for part in parts if hasattr(part, name)), None)
         return value
 
@@ -119,11 +125,12 @@ class GameTotals:
 
     by_context: Mapping[Context, Sequence[float]]  # metrics.COLUMNS, mean over the games of the context
     utterances: Sequence[Sequence[str]]  # of each game
-    labels: Mapping[str, Sequence[Sequence[int]]]  # decoder -> labels of each game
+    labels: Mapping[str, Sequence[Sequence[int]]]  # decoder -> labels of each game, or of each user (`Rows.unit`)
     annotated: Sequence[AnnotatedTurn]
     turns: int
     users: frozenset[str]
     starts: Sequence[str]  # ISO 8601
+    scenarios: Mapping[str, int]  # turns by scenario
     decoders: frozenset[str]
 
 
@@ -143,6 +150,16 @@ class Rows:
             by_game[row.interaction_id].append(row.utterance)
         return by_game
 
+    @property
+    def words(self) -> Words:
+        """What reports call the parts of these interactions."""
+        return words(self.turns[0].scenario) if self.turns else Words()
+
+    def unit(self) -> Mapping[str, str]:
+        """Map each game to what is resampled of its feedback: the game as in the paper, its user in conversations."""
+        paper = self.words.paper
+        return {row.interaction_id: row.interaction_id if paper else row.user for row in self.turns}
+
     def counts(self) -> Counts:
         """Count `metrics.COLUMNS` of every game that has an outcome, in order of interaction id."""
         return counts((row._asdict() for row in self.turns), (row._asdict() for row in self.outcomes.values()))
@@ -153,11 +170,13 @@ class Rows:
         finished = sorted(key for key, row in self.outcomes.items() if row.success is not None)
         by_context: dict[Context, list[list[int]]] = defaultdict(list)
         for key, columns in zip(finished, self.counts().tolist(), strict=True):
-            if key in contexts:
-                by_context[contexts[key], tuple(sorted(self.outcomes[key].targets or ()))].append(columns)
+            targets = tuple(sorted(self.outcomes[key].targets or ()))
+            if key in contexts and (contexts[key] or targets):  # the same task, not just another conversation
+                by_context[contexts[key], targets].append(columns)
         labels: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        unit = self.unit()
         for row in self.feedback:
-            labels[row.decoder][row.interaction_id].append(row.label)
+            labels[row.decoder][unit.get(row.interaction_id, row.interaction_id)].append(row.label)
         return GameTotals(
             by_context={context: np.mean(games, axis=0).tolist() for context, games in by_context.items()},
             utterances=list(self.utterances().values()),
@@ -166,6 +185,7 @@ class Rows:
             turns=len(self.turns),
             users=frozenset(row.user for row in self.turns),
             starts=[row.started_at for row in self.outcomes.values()],
+            scenarios=Counter(row.scenario for row in self.turns),
             decoders=frozenset(f"{row.decoder_model} ({row.decoder_revision[:12]})" for row in self.feedback),
         )
 
@@ -218,7 +238,37 @@ def cell(rows: Rows, f: ImageSimilarity | None = None) -> PolicyRound:
         turn_figures=turn_figures(annotated, f) if annotated else None,
         agreement=agreement(annotated) if annotated else None,
         users=user_shares(Counter(row.user for row in rows.turns)) if rows.turns else None,
+        **_follow_ups(rows),
     )
+
+
+def _follow_ups(rows: Rows) -> dict[str, Any]:
+    """Measure decoded follow-ups, of all and by version, by the ternary decoder if there is one.
+
+    Not for the paper's scenario, whose reports have figure 6 in their place.
+    """
+    decoders = {row.decoder for row in rows.feedback}
+    if rows.words.paper or not decoders:
+        return {}
+    decoder = (DecoderKind.TERNARY if DecoderKind.TERNARY in decoders else DecoderKind.BINARY).value
+    acted = {row.interaction_id: (row.user, _version(row)) for row in rows.turns}
+    labelled = [
+        (*acted[row.interaction_id], row.label)
+        for row in rows.feedback
+        if row.decoder == decoder and row.interaction_id in acted
+    ]
+
+    def measured(version: str | None = None) -> FollowUps | None:
+        chosen = [(user, label) for user, acting, label in labelled if version in (None, acting)]
+        users, labels = zip(*chosen, strict=True) if chosen else ((), ())
+        return follow_ups(users, labels, has_neutral=decoder == DecoderKind.TERNARY)
+
+    by_version = {version: measured(version) for version in sorted({version for _, version, _ in labelled})}
+    return {"follow_ups": measured(), "by_version": {version: each for version, each in by_version.items() if each}}
+
+
+def _version(row: TurnRow) -> str:
+    return row.policy_name if row.policy_version == "unknown" else f"{row.policy_name}/{row.policy_version}"
 
 
 def _annotated_turns(rows: Rows) -> list[AnnotatedTurn]:

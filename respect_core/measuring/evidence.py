@@ -6,18 +6,20 @@ outcomes, nothing on the learning path may import this module (tests/test_no_aux
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from respect_core.log import set_aside
 from respect_core.measuring.cell import GameTotals, PolicyRound, cell, read_rows
 from respect_core.measuring.comparison import Paired, paired
 from respect_core.measuring.cost import Cost, read_cost
 from respect_core.measuring.drift import FeedbackDrift, LanguageDrift, feedback_drift, language_drift
-from respect_core.measuring.judge import ImageSimilarity
+from respect_core.measuring.follow_ups import FollowUps
+from respect_core.measuring.judge import ImageSimilarity, Words, words
 from respect_core.measuring.turn_metrics import Agreement, agreement
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition, partitions
@@ -42,6 +44,16 @@ class Comparison:
     policy: str
     other: str
     result: Paired
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version that acted as a policy in a round, and what follow-ups to its replies were decoded as."""
+
+    round: int
+    policy: str
+    name: str  # as the log names it, e.g. respect.b-fft/3
+    follow_ups: FollowUps
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,14 @@ class Evidence:
     first: str | None  # ISO 8601 starts of the first and the last game
     last: str | None
     decoders: tuple[str, ...]  # model and revision of every decoder whose labels are in the store
+    scenario: str  # of most turns
+    versions: tuple[Version, ...]
+    set_aside: Mapping[str, Mapping[int, int]]  # reason -> round -> records that are not used, or parts of them
+
+    @property
+    def words(self) -> Words:
+        """What the report calls the parts of the scenario."""
+        return words(self.scenario)
 
 
 def rounds_of(cells: Cells) -> list[int]:
@@ -145,6 +165,9 @@ def gather(
         first=starts[0] if starts else None,
         last=starts[-1] if starts else None,
         decoders=tuple(sorted(set[str]().union(*(each.decoders for each in totals.values())))),
+        scenario=_main_scenario(totals.values()),
+        versions=tuple(_versions(measured)),
+        set_aside=set_aside.reasons(store, up_to),
     )
 
 
@@ -158,6 +181,23 @@ def learned_from(games: Mapping[Partition, int], cells: Cells) -> dict[str, dict
         for policy, by_round in cells.items()
         if by_round and policy not in (CONTROL, HH)  # a system that has not branched off yet has no rounds
     }
+
+
+def _versions(measured: Mapping[str, Mapping[int, PolicyRound]]) -> Iterator[Version]:
+    order = (SEED, *ORDER)
+    acted = [(number, policy, cell) for policy, by_round in measured.items() for number, cell in by_round.items()]
+    for number, policy, figures in sorted(
+        acted, key=lambda each: (each[0], order.index(each[1]) if each[1] in order else len(order), each[1])
+    ):
+        for name, each in figures.by_version.items():
+            yield Version(number, policy, name, each)
+
+
+def _main_scenario(totals: Iterable[GameTotals]) -> str:
+    turns: Counter[str] = Counter()
+    for each in totals:
+        turns.update(each.scenarios)
+    return turns.most_common(1)[0][0]
 
 
 def main_policy(cells: Cells) -> str:

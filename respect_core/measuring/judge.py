@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TypeAlias
 
@@ -21,11 +22,31 @@ ImageSimilarity: TypeAlias = Callable[[str, str], float]
 """f of equation 3, over image ids. Raises KeyError, with a remedy, for unknown images."""
 
 
+@dataclass(frozen=True)
+class Words:
+    """What reports call the parts of a scenario."""
+
+    interaction: str = "conversation"
+    speaker: str = "user"
+    messages: str = "users' messages"
+    won: str = "finished"
+    accuracy: str = "turn accuracy"
+    paper: bool = False
+    """Whether reports are the paper's: tables and figures bear its numbers, and what is missing of them is said."""
+
+    @property
+    def interactions(self) -> str:
+        """The plural."""
+        return f"{self.interaction}s"
+
+
 class Judge(ABC):
     """The measuring side of a scenario. Instances hold no state.
 
     `context` and `targets` are as in the tables, for the interaction that an action belongs to.
     """
+
+    words: Words = Words()
 
     @abstractmethod
     def label(self, action: str, context: Sequence[str], targets: Collection[str]) -> int:
@@ -69,3 +90,11 @@ class Judge(ABC):
 def judge(scenario: str) -> Judge:
     """Return the judge of a scenario. Raises ScenarioError if none is installed."""
     return plugin(GROUP, scenario)
+
+
+def words(scenario: str) -> Words:
+    """Return the words for a scenario; those for conversations if it has no judge."""
+    try:
+        return judge(scenario).words
+    except ScenarioError:
+        return Words()

@@ -40,6 +40,7 @@ class GateConfig:
     """The gate's requirements. Shares lie between 0 and 1."""
 
     criterion: str = Scenario.criterion  # what is compared
+    interactions: str = "games"  # what the sentences call them
     margin: float = 0.0  # loss of the criterion that is allowed even when it is certain
     confidence: float = 0.95  # one-sided, that a loss is real
     resamples: int = 10_000  # of the validation games
@@ -67,7 +68,7 @@ def tiny() -> GateConfig:
 
 def chat() -> GateConfig:
     """Return the gate of conversations, whose curated replies have no exact match."""
-    return replace(standard(), criterion=scenario("chat").criterion)
+    return replace(standard(), criterion=scenario("chat").criterion, interactions="conversations")
 
 
 def home() -> GateConfig:
@@ -168,15 +169,19 @@ def difference(candidate: Evidence, deployed: Evidence, config: GateConfig) -> E
 def _compared(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Iterator[_Finding]:
     games, turns = len({game for game, _ in candidate.right}), len(candidate.right)
     if games < config.min_games:
-        sentence = f"{games} validation games are too few to compare policies; the gate asks for {config.min_games}"
+        sentence = (
+            f"{games} validation {config.interactions} are too few to compare policies; the gate asks for "
+            f"{config.min_games}"
+        )
         yield _Finding(False, sentence, {"validation_games": games})
         return
     ours, theirs = (sum(evidence.right.values()) / turns for evidence in (candidate, deployed))
     change = difference(candidate, deployed, config)
     passed = change.high >= -config.margin
     sentence = (
-        f"{config.criterion} {ours:.1%} on {turns} turns of {games} games against {theirs:.1%} of {deployed.policy}: "
-        f"{change.value:+.1%}, with {config.confidence:.0%} confidence at most {change.high:+.1%}, "
+        f"{config.criterion} {ours:.1%} on {turns} turns of {games} {config.interactions} against {theirs:.1%} "
+        f"of {deployed.policy}: {change.value:+.1%}, "
+        f"with {config.confidence:.0%} confidence at most {change.high:+.1%}, "
         f"{'within' if passed else 'beyond'} the allowed loss of {config.margin:.1%}"
     )
     figures: Figures = {

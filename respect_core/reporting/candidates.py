@@ -6,27 +6,24 @@ Figures of few games or turns have intervals like all others, and say that they 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
 import numpy as np
 
 from respect_core.measuring.comparison import paired
+from respect_core.measuring.judge import Words, words
 from respect_core.measuring.metrics import Estimate, figures
+from respect_core.scenario import scenario
+from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.variants import Variant
+
+PAPER = SCENARIO.name
 
 FEW = 30
 """With fewer games or turns than this, a percentage means nothing, whatever its interval."""
-COLUMNS = (
-    *("variant", "+ / - / D0", "exact match", "sampled", "illegal"),
-    *("won before", "won after", "change, points", "gate"),
-)
-CAPTION = (
-    "The round's candidates: turns learned from (decoded positive, decoded negative, rehearsed); on validation turns, "
-    "greedy exact match, that of actions drawn as in play, by which the checkpoint was chosen, and illegal greedy "
-    "actions; games won by the seed policy and by the candidate on the same contexts, and the difference by pairs; "
-    "whether the gate would promote it. With 95% intervals."
-)
+_LEARNED = "The round's candidates: turns learned from (decoded positive, decoded negative, rehearsed); on "
 DASH = "–"  # noqa: RUF001  # a dash, as in the paper's tables
 
 Games = Mapping[str, Sequence[int]]
@@ -70,9 +67,64 @@ def too_little(of: int) -> str:
     return f"too little ({of})"
 
 
+@dataclass(frozen=True)
+class View:
+    """What is said of the candidates of a round, which depends on its scenario and on what was done.
+
+    `criterion`: what free text is compared by, in place of exact match and legal actions; None for other actions.
+    """
+
+    words: Words
+    criterion: str | None
+    played: bool  # whether the candidates acted in fixed games
+
+    @property
+    def validated(self) -> tuple[str, ...]:
+        """The columns of what candidates learned from, and did on curated turns."""
+        scores = (self.criterion,) if self.criterion else ("exact match", "sampled", "illegal")
+        return ("variant", "+ / - / D0", *scores)
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The columns of what candidates did in games, and of the gate's verdict."""
+        won = (f"{self.words.won} before", f"{self.words.won} after", "change, points")
+        return (*(won if self.played else ()), "gate")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of `rows`."""
+        return (*self.validated, *self.judged)
+
+    @property
+    def caption(self) -> str:
+        """The caption of `rows`."""
+        on_turns = (
+            f"curated turns, the {self.criterion} that the candidate gives their replies, by which the checkpoint was "
+            "chosen; "
+            if self.criterion
+            else "validation turns, greedy exact match, that of actions drawn as in play, by which the checkpoint was "
+            "chosen, and illegal greedy actions; "
+        )
+        won = (
+            f"{self.words.interactions} {self.words.won} by the seed policy and by the candidate on the same contexts, "
+            "and the difference by pairs; "
+        )
+        gate = "whether the gate would promote it. With 95% intervals."
+        return f"{_LEARNED}{on_turns}{won if self.played else ''}{gate}"
+
+
+def view(summary: Mapping[str, Any]) -> View:
+    """Return what is said of a round; summaries of earlier releases, which name no scenario, are of the paper's."""
+    name = summary.get("scenario", PAPER)
+    free_text = name != PAPER and scenario(name).free_text
+    played = name == PAPER or any(values["played"] for values in summary["variants"].values())
+    return View(words(name), scenario(name).criterion if free_text else None, played)
+
+
 def rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return a row in COLUMNS for each candidate."""
-    return [(name.upper(), *_cells(values)) for name, values in summary["variants"].items()]
+    """Return a row in the columns of its view for each candidate."""
+    seen = view(summary)
+    return [(name.upper(), *_cells(values, seen)) for name, values in summary["variants"].items()]
 
 
 def findings(summary: Mapping[str, Any]) -> list[str]:
@@ -81,12 +133,13 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
     control = variants.pop(Variant.SHUFFLED, None)
     if not variants:
         return [f"No candidate came out of round {summary['round']}."]
-    turns = max(values["val_turns"] for values in variants.values())
-    match = [100 * values["val_exact_match"] for values in variants.values()]
+    seen, turns = view(summary), max(values["val_turns"] for values in variants.values())
+    match = [100 * values[_criterion(seen)] for values in variants.values()]
     illegal = [values["illegal_actions"] for values in variants.values()]
+    legal = f" and illegal actions in {_span(illegal, 'd')} of {turns} validation turns"
     sentences = [
-        f"Candidates of round {summary['round']}: {len(variants)}, exact match {_span(match, '.1f', '%')} and illegal "
-        f"actions in {_span(illegal, 'd')} of {turns} validation turns{_if_few(turns)}."
+        f"Candidates of round {summary['round']}: {len(variants)}, {seen.criterion or 'exact match'} "
+        f"{_span(match, '.1f', '%')}{f' on {turns} curated turns' if seen.criterion else legal}{_if_few(turns)}."
     ]
     if control:
         sentences.append(
@@ -94,11 +147,11 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
             f"{100 * control['val_sampled_match']:.1f}%: only what a candidate has beyond that comes from the labels."
         )
     if played := [values["played"] for values in variants.values() if values["played"]]:
-        games = played[0]["games"]
+        games, won = played[0]["games"], seen.words.won
         after = [100 * each["after"]["value"] for each in played]
         sentences.append(
-            f"Of the same {games} games the seed policy won {100 * played[0]['before']['value']:.1f}%, and they won "
-            f"{_span(after, '.1f', '%')}{_if_few(games)}."
+            f"Of the same {games} {seen.words.interactions} the seed policy {won} "
+            f"{100 * played[0]['before']['value']:.1f}%, and they {won} {_span(after, '.1f', '%')}{_if_few(games)}."
         )
     if gates := {name: values["gate"] for name, values in variants.items() if values["gate"]}:
         passing = [name.upper() for name, gate in gates.items() if gate["promote"]]
@@ -117,18 +170,25 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     return sentences + [f"{name.upper()} failed: {reason}" for name, reason in summary["failed"].items()]
 
 
-def _cells(values: Mapping[str, Any]) -> Iterator[str]:
+def _criterion(seen: View) -> str:
+    return "val_sampled_match" if seen.criterion else "val_exact_match"
+
+
+def _cells(values: Mapping[str, Any], seen: View) -> Iterator[str]:
     learned = [values[name] for name in ("positives", "negatives_used", "rehearsal_turns")]
     few = sum(learned[:2]) < FEW
     yield " / ".join(map(str, learned)) + (f" {too_little(sum(learned[:2]))}" if few else "")
     gate, turns = values["gate"] or {}, values["val_turns"]
-    interval, match = gate.get("exact_match_ci95"), values["val_exact_match"]
+    interval, match = gate.get("exact_match_ci95"), values[_criterion(seen)]
     yield shown({"value": match, "ci95": interval}, turns) if interval else f"{100 * match:.1f}%"
-    yield f"{100 * values['val_sampled_match']:.1f}%"
-    yield f"{values['illegal_actions']} of {turns}"
-    played = values["played"]
-    yield from ([shown(played[each], played["games"]) for each in ("before", "after")] if played else [DASH, DASH])
-    yield shown(played["change"], played["games"], signed=True) if played else DASH
+    if not seen.criterion:
+        yield f"{100 * values['val_sampled_match']:.1f}%"
+        yield f"{values['illegal_actions']} of {turns}"
+    if played := values["played"]:
+        yield from (shown(played[each], played["games"]) for each in ("before", "after"))
+        yield shown(played["change"], played["games"], signed=True)
+    elif seen.played:
+        yield from [DASH] * 3
     yield _VERDICTS.get(gate.get("promote"), DASH)
 
 

@@ -10,7 +10,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, TypeAlias
 
 from respect_core.errors import extra
 from respect_core.measuring.evidence import Evidence, main_policy, rounds_of
@@ -18,16 +18,30 @@ from respect_core.measuring.metrics import Estimate
 from respect_core.reporting import candidates
 from respect_core.reporting.case_studies import CaseStudy
 from respect_core.reporting.changes import Changes
+from respect_core.reporting.conversations import MOST_CHARACTERS, Conversation
 from respect_core.reporting.figures.confusions import decoded_policy
-from respect_core.reporting.page_tables import agreement, changed, comparisons, costs, decoders, drifts, users
+from respect_core.reporting.page_tables import (
+    agreement,
+    changed,
+    comparisons,
+    costs,
+    decoders,
+    drifts,
+    follow_ups,
+    set_aside,
+    users,
+)
 from respect_core.reporting.tables import Grid, Plain, Value
 from respect_core.variants import CONTROL, Variant
 
 with extra("report"):
     from jinja2 import Environment, StrictUndefined
 
-if TYPE_CHECKING:
-    pass
+_UNKNOWN_TIME = "1970-01-02"
+"""Logs that have no time begin before."""
+
+FigureName: TypeAlias = int | Literal["follow-ups"]
+"""A figure's number in the paper, or the name of one that the paper does not have."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +60,9 @@ class PageFigure:
 def page(
     evidence: Evidence,
     grids: Sequence[Grid],
-    figures: Mapping[int, PageFigure],
+    figures: Mapping[FigureName, PageFigure],
     cases: Sequence[CaseStudy],
+    conversations: Sequence[Conversation],
     drawings: Mapping[str, str],
     changes: Changes | None,
     *,
@@ -59,7 +74,8 @@ def page(
 
     Args:
         grids: the tables that have values.
-        figures: by number, those that could be drawn.
+        figures: those that could be drawn.
+        conversations: shown turn by turn, as are the games in `cases`.
         drawings: data URIs of the images in `cases`.
         changes: None for the first report.
         made: time of the report, for the reader.
@@ -75,11 +91,16 @@ def page(
         made=made,
         rounds=rounds_of(evidence.cells),
         findings=findings(evidence),
-        learned=learned and _candidates(learned),
+        learned=learned and _candidates({"scenario": evidence.scenario, **learned}),
         facts=_facts(evidence, facts),
         grids={grid.number: grid.plain() for grid in grids},
         figures=figures,
-        comparisons=comparisons(evidence.comparisons),
+        words=evidence.words,
+        follow_ups=follow_ups(evidence),
+        set_aside=set_aside(evidence),
+        conversations=conversations,
+        most_characters=MOST_CHARACTERS,
+        comparisons=comparisons(evidence.comparisons, evidence.words),
         agreement=agreement(evidence),
         confusion_caption=_confusion_caption(evidence),
         decoders=decoders(evidence),
@@ -98,38 +119,66 @@ def page(
 
 def _candidates(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Present what a round's candidates learned: opening sentences, the table, and remarks below it."""
-    rows = tuple(candidates.rows(summary))
+    rows, view = tuple(candidates.rows(summary)), candidates.view(summary)
     return {
         "round": summary["round"],
         "findings": candidates.findings(summary),
-        "table": Plain(candidates.CAPTION, candidates.COLUMNS, rows) if rows else None,
+        "table": Plain(view.caption, view.columns, rows) if rows else None,
         "remarks": candidates.remarks(summary),
         "few": candidates.FEW,
     }
 
 
 def findings(evidence: Evidence) -> list[str]:
-    """State what the numbers say, in a sentence or two: the curve of the main policy, and CONTROL next to it."""
-    policy = main_policy(evidence.cells)
+    """State what the numbers say, in a few sentences: follow-ups and success of the main policy, and CONTROL's."""
+    policy, words = main_policy(evidence.cells), evidence.words
+    said = [] if words.paper else _of_follow_ups(evidence, policy)
     success = {number: cell.figures.success for number, cell in sorted(evidence.cells[policy].items()) if cell.figures}
     if not success:
-        return [f"{policy.upper()} has no game with an outcome: there is nothing to say about success."]
+        return said or [
+            f"{policy.upper()} has no {words.interaction} with an outcome: there is nothing to say about success."
+        ]
     first, last = min(success), max(success)
     games = evidence.cells[policy][last].figures
     assert games is not None
     if first == last:
         won = round(games.success.value * games.games)
-        return [f"In round {last}, {policy.upper()} won {won} of {games.games} games: {interval(success[last])}."]
-    before, after = success[first], success[last]
-    apart = after.low > before.high or after.high < before.low
-    moved = ("rose" if after.value > before.value else "fell") if apart else "went"
-    sentences = [
-        f"From round {first} to round {last}, the share of games that {policy.upper()} won {moved} from "
-        f"{interval(before)} to {interval(after)}; the intervals {'do not overlap' if apart else 'overlap'}."
-    ]
+        return [
+            *said,
+            f"In round {last}, {policy.upper()} {words.won} {won} of {games.games} {words.interactions}: "
+            f"{interval(success[last])}.",
+        ]
+    share = f"the share of {words.interactions} that {policy.upper()} {words.won}"
+    sentences = [*said, _moved(first, last, share, success[first], success[last])]
     control = evidence.cells.get(CONTROL, {})
     if last in control and (figures := control[last].figures) and policy != CONTROL:
-        sentences.append(f"The seed policy, deployed again in round {last}, won {interval(figures.success)}.")
+        sentences.append(f"The seed policy, deployed again in round {last}, {words.won} {interval(figures.success)}.")
+    return sentences
+
+
+def _moved(first: int, last: int, share: str, before: Estimate, after: Estimate) -> str:
+    apart = after.low > before.high or after.high < before.low
+    moved = ("rose" if after.value > before.value else "fell") if apart else "went"
+    return (
+        f"From round {first} to round {last}, {share} {moved} from {interval(before)} to {interval(after)}; "
+        f"the intervals {'do not overlap' if apart else 'overlap'}."
+    )
+
+
+def _of_follow_ups(evidence: Evidence, policy: str) -> list[str]:
+    """State the shares of negative and positive follow-ups, and how that of negative ones moved."""
+    decoded = {number: cell.follow_ups for number, cell in evidence.cells[policy].items() if cell.follow_ups}
+    if not decoded:
+        return [f"No follow-up to {policy.upper()} was decoded: what users thought of its replies is not known."]
+    first, last = min(decoded), max(decoded)
+    now = decoded[last]
+    sentences = [
+        f"In round {last}, {interval(now.negative_follow_ups)} of {now.turns:,} follow-ups by {now.users:,} users to "
+        f"replies of {policy.upper()} were decoded as negative, and {interval(now.positive_follow_ups)} as positive."
+    ]
+    if first < last:
+        share = "the share of negative follow-ups"
+        sentences.append(_moved(first, last, share, decoded[first].negative_follow_ups, now.negative_follow_ups))
     return sentences
 
 
@@ -162,21 +211,30 @@ def _line(grid: Grid, row: str, values: Sequence[Value | None]) -> str:
 
 
 def _facts(evidence: Evidence, run: Mapping[str, str]) -> list[tuple[str, str]]:
-    numbers = rounds_of(evidence.cells)
+    numbers, first = rounds_of(evidence.cells), evidence.first or ""
     facts = {
         **run,
         "Rounds": f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0]),
         "Policies": ", ".join(policy.upper() for policy in evidence.cells),
-        "Games": f"{evidence.games:,} with {evidence.turns:,} turns, by {evidence.users:,} users",
-        "Played": f"{evidence.first[:10]} to {(evidence.last or '')[:10]}" if evidence.first else "",
+        evidence.words.interactions.capitalize(): f"{evidence.games:,} with {evidence.turns:,} turns, by "
+        f"{evidence.users:,} users",
+        "Played" if evidence.words.paper else "Began": f"{first[:10]} to {(evidence.last or '')[:10]}"
+        if first > _UNKNOWN_TIME
+        else "",
         "Feedback decoder": ", ".join(evidence.decoders) or "none: no feedback in the store",
     }
     return [(term, text) for term, text in facts.items() if text]
 
 
-def _absent(evidence: Evidence, figures: Mapping[int, PageFigure], unpictured: int) -> dict[str, list[str]]:
-    """List what the paper has and this page lacks, and why."""
+def _absent(evidence: Evidence, figures: Mapping[FigureName, PageFigure], unpictured: int) -> dict[str, list[str]]:
+    """List what the paper has and this page lacks, and why; on a page that is not the paper's, what is not known."""
     absent: dict[str, list[str]] = {"curve": [], "turns": [], "feedback": [], "games": []}
+    if not evidence.words.paper:
+        if 6 not in figures:
+            absent["feedback"].append(
+                "How often the decoder is right here is not known: nobody annotated these turns (`respect annotate`)."
+            )
+        return absent
     if 15 not in figures:
         absent["curve"].append("Figure 15 is left out: no policy with enhanced adapters (b-fft+) was deployed.")
     if 5 not in figures:
@@ -210,11 +268,12 @@ def _confusion_caption(evidence: Evidence) -> str:
         for decoded in cell.decoded.values()
         if decoded.against
     }
+    words = evidence.words
     reading = {
-        "annotations": "Rows are annotators' judgements of whether the speaker was satisfied.",
+        "annotations": f"Rows are annotators' judgements of whether the {words.speaker} was satisfied.",
         "thumbs": "Nobody annotated these turns: rows are users' own thumbs.",
-        "targets": "Nobody annotated these turns: rows are labels derived from the game's targets (right, partly "
-        "right, wrong), not judgements of the speaker's satisfaction as in the paper.",
+        "targets": f"Nobody annotated these turns: rows are labels derived from the {words.interaction}'s targets "
+        f"(right, partly right, wrong), not judgements of the {words.speaker}'s satisfaction as in the paper.",
     }
     readings = " ".join(reading[each] for each in sorted(against))
     return f"What the decoders said about turns of {policy.upper()}, in shares of all turns. {readings}"
@@ -234,5 +293,5 @@ def _change_sentences(changes: Changes | None, grids: Sequence[Grid]) -> list[st
     if changes.new:
         first = next(grid for grid in grids if grid.number == min(changes.new)[0])
         cells = sorted(f"{first.label(row)} {column}" for table, row, column in changes.new if table == first.number)
-        sentences.append(f"New in table {first.number}: {', '.join(cells)}.")
+        sentences.append(f"New in {first.name}: {', '.join(cells)}.")
     return sentences

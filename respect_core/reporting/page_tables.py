@@ -6,20 +6,65 @@ from collections.abc import Iterable, Sequence
 
 from respect_core.measuring.cell import PolicyRound
 from respect_core.measuring.evidence import Comparison, Evidence
+from respect_core.measuring.judge import Words
 from respect_core.measuring.metrics import Estimate
 from respect_core.reporting.candidates import DASH
 from respect_core.reporting.changes import Changes
 from respect_core.reporting.figures.confusions import decoded_policy
-from respect_core.reporting.tables import Grid, Plain
+from respect_core.reporting.tables import PAPER, Grid, Plain
+
+_MOST_REASONS, _LONGEST_REASON = 12, 100
 
 
-def comparisons(results: Sequence[Comparison]) -> Plain | None:
+def follow_ups(evidence: Evidence) -> Plain | None:
+    """Tabulate what follow-ups were decoded as, by round and by the version that acted."""
+    return _plain(
+        "What follow-ups were decoded as, in percent of the turns with a decoded one. Versions are named as the log "
+        "names the model that answered. The intervals resample users, as the follow-ups of one user depend on each "
+        "other.",
+        ("round", "policy", "version", "users", "follow-ups", "negative", "neutral", "positive"),
+        (
+            (
+                *(str(each.round), each.policy.upper(), each.name),
+                *(f"{each.follow_ups.users:,}", f"{each.follow_ups.turns:,}"),
+                percent(each.follow_ups.negative_follow_ups),
+                percent(each.follow_ups.neutral_follow_ups),
+                percent(each.follow_ups.positive_follow_ups),
+            )
+            for each in evidence.versions
+        ),
+    )
+
+
+def set_aside(evidence: Evidence) -> Plain | None:
+    """Tabulate by reason what was set aside, in round and in all; the rarest reasons are added up."""
+    reasons = list(evidence.set_aside.items())
+    rounds = sorted({number for _, by_round in reasons for number in by_round})
+    others = [by_round for _, by_round in reasons[_MOST_REASONS:]]
+    rest = {number: sum(each.get(number, 0) for each in others) for number in rounds}
+    listed = [*reasons[:_MOST_REASONS], *([(f"{len(others)} other reasons", rest)] if others else [])]
+    return _plain(
+        "Records, or parts of them, that were not used, by reason and round. Where they are and what to do about each "
+        "is in the store's folder set_aside.",
+        ("reason", *(f"round {number}" for number in rounds), "in all"),
+        (
+            (
+                reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}…",
+                *(f"{by_round.get(number, 0):,}" for number in rounds),
+                f"{sum(by_round.values()):,}",
+            )
+            for reason, by_round in listed
+        ),
+    )
+
+
+def comparisons(results: Sequence[Comparison], words: Words = PAPER) -> Plain | None:
     """Compare policies on contexts that both played."""
     return _plain(
         "Policies compared on the same contexts, with 95% intervals of the differences; wins and losses are contexts "
         "that one alone won (or more often, where contexts were played more than once), p is that of the exact sign "
         "test.",
-        ("round", "policies", "contexts", "success, points", "turns per game", "wins / losses", "p"),
+        ("round", "policies", "contexts", "success, points", f"turns per {words.interaction}", "wins / losses", "p"),
         (
             (
                 str(each.round),
@@ -91,8 +136,9 @@ def drifts(evidence: Evidence) -> tuple[Plain | None, Plain | None]:
     policy = evidence.drift.policy.upper()
     language = _plain(
         f"How the language of the users of {policy} moved between rounds: Jensen-Shannon divergence of words in bits, "
-        "beside what games dealt at random to the two rounds would give; change of length in words; share of words "
-        "that the earlier round does not have.",
+        f"beside what {evidence.words.interactions} dealt at random to the two rounds would give; "
+        "change of length in words; "
+        "share of words that the earlier round does not have.",
         ("rounds", "divergence", "by chance", "p", "length", "new words"),
         (
             (
@@ -107,7 +153,8 @@ def drifts(evidence: Evidence) -> tuple[Plain | None, Plain | None]:
         ),
     )
     feedback = _plain(
-        f"How decoded feedback of {policy} moved between rounds, in points of its share.",
+        f"How decoded feedback of {policy} moved between rounds, in points of its share."
+        f"{'' if evidence.words.paper else ' The intervals resample users.'}",
         ("rounds", "decoder", "positive", "neutral", "negative"),
         (
             (
@@ -177,7 +224,8 @@ def changed(changes: Changes, grids: Sequence[Grid]) -> Plain | None:
         ("table", "row", "column", "before", "after"),
         (
             (
-                f"{table}: {by_number[table].title.split('(')[0].split(',')[0].strip().rstrip('.')}",
+                f"{f'{table}: ' if by_number[table].numbered else ''}"
+                f"{by_number[table].title.split('(')[0].split(',')[0].strip().rstrip('.')}",
                 by_number[table].label(row),
                 column,
                 by_number[table].cell(each.before),

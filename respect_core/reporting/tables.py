@@ -9,24 +9,31 @@ Deviations from the paper, numbered as they are cited elsewhere:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from respect_core.measuring.evidence import Cells, rounds_of
+from respect_core.measuring.judge import Words
 from respect_core.measuring.metrics import Estimate
+from respect_core.scenarios.multiref.judge import JUDGE
 from respect_core.variants import CONTROL, HH, Variant
 
 DASH = "-"
+PAPER = JUDGE.words
+"""The words of the paper's scenario."""
 Value = Estimate | int
 """A figure with its interval, or a count."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The definition of one of the paper's tables. `name`: of the figure in a policy's round."""
+    """The definition of one of the paper's tables. `name`: of the figure in a policy's round.
+
+    The title is a format of the scenario's `Words`.
+    """
 
     number: int
     name: str
@@ -34,25 +41,32 @@ class Table:
     unit: Literal["percent", "number"] = "number"
     better: Literal["higher", "lower"] | None = None
 
-    @property
-    def file(self) -> str:
-        """The file's name without suffix, e.g. table-2-success."""
-        return f"table-{self.number}-{self.name.replace('_', '-')}"
+    def file(self, words: Words) -> str:
+        """Return the file's name without suffix, e.g. table-2-success."""
+        name = words.accuracy.replace(" ", "-") if self.name == "click_accuracy" else self.name.replace("_", "-")
+        return f"table-{self.number}-{name}"
 
 
 TABLES = (
     Table(2, "success", "Interaction task success rate in percent", "percent", "higher"),
     Table(3, "turns_per_game", "Turns per interaction", better="lower"),
-    Table(4, "click_accuracy", "Click accuracy in percent", "percent", "higher"),
+    Table(4, "click_accuracy", "{0.accuracy} in percent", "percent", "higher"),
 )
 """Tables that need nothing but the games."""
 
 LANGUAGE_TABLES = (
-    Table(6, "vocabulary", "Vocabulary size of speaker instructions"),
-    Table(7, "utterance_length", "Utterance length of speaker instructions in words"),
-    Table(8, "resets", "Reset words in speaker instructions"),
-    Table(9, "try_agains", "Try-again words in speaker instructions"),
+    Table(6, "vocabulary", "Vocabulary size of {0.messages}"),
+    Table(7, "utterance_length", "Utterance length of {0.messages} in words"),
+    Table(8, "resets", "Reset words in {0.messages}"),
+    Table(9, "try_agains", "Try-again words in {0.messages}"),
 )
+
+FOLLOW_UP_TABLES = (
+    Table(21, "negative_follow_ups", "Follow-ups decoded as negative, in percent", "percent", "lower"),
+    Table(22, "neutral_follow_ups", "Follow-ups decoded as neutral, in percent", "percent"),
+    Table(23, "positive_follow_ups", "Follow-ups decoded as positive, in percent", "percent", "higher"),
+)
+"""Tables that the paper does not have, whose intervals resample users."""
 
 TURN_ROWS = {
     "Exact match": "exact_match",
@@ -91,6 +105,14 @@ class Grid:
     columns: tuple[str, ...]  # rounds, and in table 5 control and hh
     rows: Mapping[str, tuple[Value | None, ...]]
     best: Mapping[int, str]  # column -> the row in bold
+    numbered: bool = True  # whether it bears its number in the paper
+
+    @property
+    def name(self) -> str:
+        """What the table is called: its number in the paper, or else what it is about."""
+        return (
+            f"table {self.number}" if self.numbered else f"“{self.title.partition(' (')[0].split(', ')[0].rstrip('.')}”"
+        )
 
     def label(self, name: str) -> str:
         """Return the name of a row or column as the paper prints it."""
@@ -115,11 +137,17 @@ class Grid:
             (self.label(name), *(self.cell(value, self.best.get(place) == name) for place, value in enumerate(row)))
             for name, row in self.rows.items()
         )
-        return Plain(self.title, ("round", *map(self.label, self.columns)), tuple(rows), f"Table {self.number}")
+        return Plain(
+            self.title,
+            ("round", *map(self.label, self.columns)),
+            tuple(rows),
+            self.name.capitalize() if self.numbered else "",
+        )
 
 
-def grid(table: Table, cells: Cells) -> Grid:
+def grid(table: Table, cells: Cells, words: Words = PAPER) -> Grid:
     """Fill in a table of policies by rounds."""
+    title = table.title.format(words)
     numbers = rounds_of(cells)
     values = {
         policy: tuple(by_round[number].figure(table.name) if number in by_round else None for number in numbers)
@@ -129,13 +157,14 @@ def grid(table: Table, cells: Cells) -> Grid:
     has_intervals = any(isinstance(value, Estimate) for row in values.values() for value in row)
     return Grid(
         number=table.number,
-        file=table.file,
-        title=f"{table.title}{better}{', with 95% intervals' if has_intervals else ''}.",
+        file=table.file(words),
+        title=f"{title[0].upper()}{title[1:]}{better}{', with 95% intervals' if has_intervals else ''}.",
         percent=table.unit == "percent",
         of="policy",
         columns=tuple(map(str, numbers)),
         rows=values,
         best=_best(table, values, numbers) if table.better else {},
+        numbered=words.paper,
     )
 
 
@@ -182,11 +211,14 @@ def annotated_policy(cells: Cells) -> str | None:
     return max((each for each in turns if turns[each]), key=lambda each: turns[each], default=None)
 
 
-def grids(cells: Cells) -> list[Grid]:
-    """Fill in tables 2 to 9, in order, leaving out those without a value."""
+def grids(cells: Cells, words: Words = PAPER) -> list[Grid]:
+    """Fill in tables 2 to 9, in order, and those of follow-ups, leaving out those without a value."""
     five = table_5(cells)
-    filled = [*(grid(table, cells) for table in TABLES), *([five] if five else [])]
-    filled += [grid(table, cells) for table in LANGUAGE_TABLES]
+    filled = [
+        *(grid(table, cells, words) for table in TABLES),
+        *([replace(five, numbered=words.paper)] if five else []),
+    ]
+    filled += [grid(table, cells, words) for table in (*LANGUAGE_TABLES, *FOLLOW_UP_TABLES)]
     return [each for each in filled if any(value is not None for row in each.rows.values() for value in row)]
 
 

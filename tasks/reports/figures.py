@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from respect_core.errors import extra
+from respect_core.measuring.judge import Words
 
 if TYPE_CHECKING:  # most importers of this module draw nothing, and need not wait for matplotlib
     from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ def confusion_figure(decoder: str, confusion: Mapping[str, Mapping[str, int]]) -
     return figure
 
 
-def success_figure(variants: Mapping[str, Mapping[str, Any]]) -> Figure:
+def success_figure(variants: Mapping[str, Mapping[str, Any]], words: Words) -> Figure:
     """Plot the success of the seed policy and of each variant on the same games."""
     with extra("report"):
         from matplotlib.figure import Figure
@@ -49,7 +50,7 @@ def success_figure(variants: Mapping[str, Mapping[str, Any]]) -> Figure:
     axes.bar_label(bars, fmt="{:.0%}")
     axes.axhline(before, color="#d55e00", linestyle="--", label=f"seed policy, {before:.0%}")
     axes.set_ylim(0, 1)
-    axes.set_ylabel("games won")
+    axes.set_ylabel(f"{words.interactions} {words.won}")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from respect_core.errors import MissingExtraError
+from respect_core.profiles import Profile
 from respect_core.reporting import candidates
 from tasks.registry import mlflow_pages, registry
 from tasks.reports.figures import confusion_figure, success_figure
@@ -27,7 +28,7 @@ Registered = Mapping[str, LearnedRef]
 
 def summarise(
     workspace: Workspace,
-    profile: str,
+    profile: Profile,
     exported: ExportedRef,
     feedback: FeedbackRef,
     registered: Registered,
@@ -40,7 +41,8 @@ def summarise(
     """Make the summary of a round in its documented shape; parts that the round did not do are None."""
     return {
         "round": exported.round,
-        "profile": profile,
+        "scenario": profile.scenario,
+        "profile": profile.name,
         "games": exported.games,
         "turns": exported.turns,
         "turns_with_followup": exported.turns_with_followup,
@@ -96,7 +98,8 @@ def report_round(workspace: Workspace, run_id: str, summary: dict[str, Any], pat
             if figures["confusion"]:
                 mlflow.log_figure(run_id, confusion_figure(kind, figures["confusion"]), f"decoder-{kind}.png")
         if any(each["success_after"] is not None for each in summary["variants"].values()):
-            mlflow.log_figure(run_id, success_figure(summary["variants"]), "success.png")
+            words = candidates.view(summary).words
+            mlflow.log_figure(run_id, success_figure(summary["variants"], words), "success.png")
     create_table_artifact(
         key=f"round-{summary['round']}",
         table=[{"variant": name, **values} for name, values in summary["variants"].items()],
@@ -152,13 +155,14 @@ def _link_to_mlflow(workspace: Workspace, run_id: str, name: str) -> None:
 def show(summary: Mapping[str, Any], console: Console) -> None:
     """Show the round on the terminal."""
     games, turns, follow_ups = summary["games"], summary["turns"], summary["turns_with_followup"]
+    view = candidates.view(summary)
     console.print(
-        f"\nround {summary['round']}, profile {summary['profile']}: {games:,} games, {turns:,} turns, "
-        f"{follow_ups:,} with a follow-up, {summary['set_aside']} records set aside"
+        f"\nround {summary['round']}, profile {summary['profile']}: {games:,} {view.words.interactions}, "
+        f"{turns:,} turns, {follow_ups:,} with a follow-up, {summary['set_aside']} records set aside"
     )
     decoder = Table(
         *("decoder", "+", "0", "-", "precision", "recall", "out of fold", "turns/s"),
-        title="Decoded feedback; precision and recall of positives against the targets",
+        title=f"Decoded feedback{_AGAINST if view.words.paper else ''}",
     )
     for kind, figures in summary["decoder"].items():
         decoder.add_row(
@@ -171,21 +175,30 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     console.print(decoder)
     for line in [*_noticed(summary["decoder"]), *_thumbs(summary["decoder"])]:
         console.print(line)
-    columns, versions = (*candidates.COLUMNS, "version"), (each["version"] for each in summary["variants"].values())
-    rows = [(*row, version) for row, version in zip(candidates.rows(summary), versions, strict=True)]
-    for title, chosen in _TABLES.items():  # two tables, so that each fits into 80 columns
-        table = Table(*(columns[place].replace(", ", "\n") for place in chosen), title=title)
-        for row in rows:
-            table.add_row(*(_folded(row[place]) for place in chosen))
+    versions = [each["version"] for each in summary["variants"].values()]
+    rows, first = candidates.rows(summary), len(view.validated)
+    won = f"{view.words.interactions.capitalize()} {view.words.won} before and after, on the same contexts; what"
+    for title, columns, cells in (  # two tables, so that each fits into 80 columns
+        (
+            f"Turns learned from; {view.criterion or 'exact match and illegal greedy actions'} in validation",
+            (*view.validated, "version"),
+            [(*row[:first], version) for row, version in zip(rows, versions, strict=True)],
+        ),
+        (
+            f"{won if view.played else 'What'} the gate would say",
+            ("variant", *view.judged),
+            [(row[0], *row[first:]) for row in rows],
+        ),
+    ):
+        table = Table(*(column.replace(", ", "\n") for column in columns), title=title)
+        for row in cells:
+            table.add_row(*map(_folded, row))
         console.print(table)
     for sentence in [*candidates.findings(summary), *candidates.remarks(summary)]:
         console.print(f"- {sentence}", highlight=False, markup=False, soft_wrap=True)
 
 
-_TABLES = {
-    "Turns learned from; exact match and illegal greedy actions in validation": (0, 1, 2, 3, 4, 9),
-    "Games won before and after, on the same contexts; what the gate would say": (0, 5, 6, 7, 8),
-}
+_AGAINST = "; precision and recall of positives against the targets"
 
 
 def _folded(cell: str) -> str:
@@ -210,7 +223,7 @@ def show_pages(summary: Mapping[str, Any], console: Console) -> None:
     variant, over_rounds = next(iter(pages["over_rounds"].items()))
     addresses = {
         f"the variants of round {summary['round']} side by side": pages["side_by_side"],
-        "the same by exact match": pages["by_exact_match"],
+        f"the same by {candidates.view(summary).criterion or 'exact match'}": pages["by_exact_match"],
         f"{variant} over rounds, and any other by its name": over_rounds,
     }
     console.print(f"\nCompare in MLflow. {pages['where']}".rstrip(), highlight=False, soft_wrap=True)

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from respect_core.measuring.evidence import ENHANCED, Cells
+from respect_core.measuring.judge import Words
 from respect_core.reporting.figures.style import OTHER, STYLES, legend, panels, style
-from respect_core.reporting.tables import Value, annotated_policy
+from respect_core.reporting.tables import PAPER, Value, annotated_policy
 from respect_core.scenarios.multiref.game import MAX_TURNS
 from respect_core.variants import CONTROL, HH, Variant
 
@@ -30,11 +31,7 @@ class Panel:
     axis: Literal["share", "turns", "count"] = "share"
 
 
-FIGURE_4 = (
-    Panel("games won", "success"),
-    Panel("turns per game", "turns_per_game", "turns"),
-    Panel("click accuracy", "click_accuracy"),
-)
+FOLLOW_UPS = tuple(Panel(f"{label} follow-ups", f"{label}_follow_ups") for label in ("negative", "neutral", "positive"))
 FIGURE_7 = (
     Panel("vocabulary, words", "vocabulary", "count"),
     Panel("utterance length, words", "utterance_length", "count"),
@@ -43,9 +40,19 @@ FIGURE_7 = (
 )
 
 
-def figure_4(cells: Cells, *, title: str | None = None) -> Figure | None:
+def figure_4(cells: Cells, *, title: str | None = None, words: Words = PAPER) -> Figure | None:
     """Draw success, turns per game and click accuracy by round; None where no game has an outcome."""
-    return _draw(cells, FIGURE_4, 3, title)
+    turns = Panel(f"turns per {words.interaction}", "turns_per_game", "turns" if words.paper else "count")
+    return _draw(cells, (_success(words), turns, Panel(words.accuracy, "click_accuracy")), 3, title)
+
+
+def _success(words: Words) -> Panel:
+    return Panel(f"{words.interactions} {words.won}", "success")
+
+
+def follow_ups(cells: Cells) -> Figure | None:
+    """Draw the shares of negative, neutral and positive follow-ups by round; None where none were measured."""
+    return _draw(cells, FOLLOW_UPS, 3)
 
 
 def figure_5(cells: Cells) -> Figure | None:
@@ -93,7 +100,7 @@ def figure_15(cells: Cells) -> Figure | None:
     if ENHANCED not in cells:
         return None
     both = {policy: cells[policy] for policy in (Variant.B_FFT.value, ENHANCED) if policy in cells}
-    return _draw(both, FIGURE_4[:1], 1)
+    return _draw(both, (_success(PAPER),), 1)
 
 
 def _draw(cells: Cells, plots: Sequence[Panel], columns: int, title: str | None = None) -> Figure | None:

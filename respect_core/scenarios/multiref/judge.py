@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from respect_core.measuring.judge import ImageSimilarity, Judge
+from respect_core.measuring.judge import ImageSimilarity, Judge, Words
 from respect_core.scenarios.multiref import actions
 from respect_core.scenarios.multiref.chance import chance
 from respect_core.scenarios.multiref.similarity import similarity
@@ -15,6 +15,8 @@ class MultiRefJudge(Judge):
 
     Text that is not an action raises ActionError.
     """
+
+    words = Words("game", "speaker", "speaker instructions", "won", "click accuracy", paper=True)
 
     def label(self, action: str, context: Sequence[str], targets: Collection[str]) -> int:
         """Return how an action fits the targets: +1 right, 0 one part right and the other not, -1 wrong.
