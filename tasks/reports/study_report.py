@@ -17,6 +17,7 @@ from rich.table import Table
 
 from respect_core.measuring.cell import PolicyRound
 from respect_core.measuring.evidence import Cells, Comparison, rounds_of, shared_round_0
+from respect_core.measuring.judge import words
 from respect_core.measuring.metrics import Counts, Estimate, Figures, figures
 from respect_core.reporting import tables as result_tables
 from respect_core.reporting.figures.curves import figure_4
@@ -107,17 +108,19 @@ def summarise(
     """
     seeds = [started.parameters["study_seed"] for started in starts]
     rounds = [each for finished in studies for each in finished]
+    scenario = str(starts[0].profile["scenario"])
     pairs = {(each.policy, each.round): _pair(each) for each in compared}
     versions = [version for each in rounds for version in (each.attempts or (None,))]
     return {
         "profile": starts[0].name,
+        "scenario": scenario,
         "study_seed": seeds[0] if len(seeds) == 1 else seeds,
         "parameters": {name: value for name, value in starts[0].parameters.items() if name != "study_seed"},
         "rounds": [
             {
                 "round": number,
                 "policies": {
-                    policy: _policy(measured_here, _deployed(studies, policy, number))
+                    policy: _policy(measured_here, _deployed(studies, policy, number), accuracy_of(scenario))
                     | {"paired": pairs.get((policy, number))}
                     for policy, by_round in measured.items()
                     if number in by_round and (measured_here := by_round[number].figures)
@@ -152,9 +155,12 @@ def write(
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
     """Show the study on the terminal."""
+    called, accuracy = words(summary["scenario"]), accuracy_of(summary["scenario"])
     table = Table(
-        *("round", "policy", "games", "success", "points, same games", "turns", "clicks", "match", "illegal"),
-        title="Games won, turns per game, click accuracy; exact match and illegal actions on the validation set",
+        *("round", "policy", called.interactions, "success", f"points, same {called.interactions}", "turns"),
+        *(called.accuracy, "match", "illegal"),
+        title=f"{called.interactions.capitalize()} {called.won}, turns of each, {called.accuracy}; exact match and "
+        "illegal actions on the validation set",
     )
     for each in summary["rounds"]:
         for policy, values in each["policies"].items():
@@ -164,7 +170,7 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
                 f"{values['success']:.1%} [{low:.0%}, {high:.0%}]",
                 _difference(values["paired"]),
                 f"{values['turns_per_game']:.2f}",
-                *(_shown(values[name], ".1%") for name in ("click_accuracy", "val_exact_match")),
+                *(_shown(values[name], ".1%") for name in (accuracy, "val_exact_match")),
                 _shown(values["illegal_actions"], ".0f"),
             )
         table.add_section()
@@ -178,7 +184,12 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         console.print(f"[yellow]made by different versions of the code: {versions}[/]", highlight=False)
 
 
-def _policy(measured: Figures, deployed: Sequence[Deployed]) -> dict[str, Any]:
+def accuracy_of(scenario: str) -> str:
+    """Return the name of a scenario's accuracy of actions in a summary, such as click_accuracy."""
+    return words(scenario).accuracy.replace(" ", "_")
+
+
+def _policy(measured: Figures, deployed: Sequence[Deployed], accuracy: str) -> dict[str, Any]:
     success, turns, clicks = measured.success, measured.turns_per_game, measured.click_accuracy
     values = {
         "games": measured.games,
@@ -186,8 +197,8 @@ def _policy(measured: Figures, deployed: Sequence[Deployed]) -> dict[str, Any]:
         "ci95": [success.low, success.high],
         "turns_per_game": turns.value,
         "turns_ci95": [turns.low, turns.high],
-        "click_accuracy": clicks.value if clicks else None,
-        "click_accuracy_ci95": [clicks.low, clicks.high] if clicks else None,
+        accuracy: clicks.value if clicks else None,
+        f"{accuracy}_ci95": [clicks.low, clicks.high] if clicks else None,
         **_mean([each.model_dump(include={"illegal_actions", "val_exact_match", "seconds"}) for each in deployed]),
     }
     return values | ({"version": deployed[0].version} if len(deployed) == 1 else {})

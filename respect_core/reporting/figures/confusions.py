@@ -19,7 +19,11 @@ from respect_core.variants import CONTROL, HH, Variant
 _DECODED = ("neg", "neu", "pos")
 TARGETS = ("wrong", "partly right", "right")
 """Row names of labels derived from the targets."""
-_ACTUAL = {"annotations": ("not satisfied", "partly", "satisfied"), "targets": TARGETS}
+_ACTUAL = {
+    "annotations": ("not satisfied", "partly", "satisfied"),
+    "thumbs": ("thumb down", "none", "thumb up"),
+    "targets": TARGETS,
+}
 
 
 def figure_6(cells: Cells) -> Figure | None:

@@ -40,7 +40,12 @@ _VALIDATED = {"val_exact_match": 0.5, "illegal_actions": 2}
 
 def _started(base: str = "b", rate: float = 0.1, **parameters: Any) -> Started:
     given = {"rounds": 1, "variants": ["b-fft"], "games": 10, "profile": "tiny", "study_seed": 0} | parameters
-    profile = {"name": "tiny", "seeds": [given["study_seed"]], "training": {"fft": {"learning_rate": rate}}}
+    profile = {
+        "name": "tiny",
+        "scenario": "multiref",
+        "seeds": [given["study_seed"]],
+        "training": {"fft": {"learning_rate": rate}},
+    }
     return Started(parameters=given, profile=profile, base=base, mlflow_run="r")
 
 
