@@ -67,7 +67,7 @@ def import_games(
 
 @import_app.command("chats")
 def import_chats(
-    paths: Annotated[list[Path], typer.Argument(exists=True, help="Files or folders of chat logs.")],
+    paths: Annotated[list[str], typer.Argument(help="Files, folders or patterns of chat logs, or s3://bucket/prefix.")],
     run: Run = "main",
     profile: Annotated[str, typer.Option(help="Whose base model and decoder read them.")] = "chat",
     format: Annotated[str | None, typer.Option(help="Of the files. Empty: found out, file by file.")] = None,

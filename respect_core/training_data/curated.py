@@ -108,5 +108,5 @@ def _require(store: Store, name: str) -> None:
     if not exists(store, name):
         raise ValueError(
             f"no game set {name!r} in {store}; there are: {', '.join(names(store)) or 'none'}. "
-            "Make one with `respect import games FILE --game-set NAME`"
+            "Make one with `respect import games FILE --game-set NAME`, or with `respect import chats LOGS`"
         )

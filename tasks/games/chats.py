@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 
 from respect_core.errors import ExpectedError
 from respect_core.log import imports, user_key
@@ -15,9 +18,11 @@ from respect_core.log.records import InteractionLog, turn_rows
 from respect_core.profiles import Profile
 from respect_core.scenario import scenario
 from respect_core.scenarios.chat.importers import Conversation, Imported, read_conversations
+from respect_core.scenarios.chat.importers.files import ChatLogError, is_log
 from respect_core.scenarios.chat.logs import Writer
 from respect_core.scenarios.chat.logs import curated as as_curated
 from respect_core.store.manifests import Partition
+from respect_core.store.open import open_store
 from respect_core.training_data import curated
 from respect_core.variants import SEED, DecoderKind
 from tasks.support import progress
@@ -41,9 +46,39 @@ class ImportedChats:
     problems: str | None = None  # key of the records set aside
 
 
+@contextmanager
+def local(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
+    """Yield the paths with copies of what lies on S3, which are deleted at the end.
+
+    Raises:
+        ChatLogError: nothing is stored under an s3:// URI.
+        StoreError: the bucket cannot be read.
+    """
+    with TemporaryDirectory(prefix="respect-import-") as scratch:
+        result = []
+        for path in map(str, paths):
+            if not path.startswith(_S3):
+                result.append(Path(path))
+                continue
+            bucket, _, prefix = path.removeprefix(_S3).partition("/")
+            store, folder = open_store(_S3 + bucket), prefix and prefix.rstrip("/") + "/"
+            keys = [key for key in store.keys(prefix) if key == prefix or (key.startswith(folder) and is_log(key))]
+            if not keys:
+                raise ChatLogError(f"{path}: no such object, and no log in a folder of that name; check the bucket")
+            for key in keys:  # in a folder of its own: names of objects are anybody's
+                copy = Path(mkdtemp(dir=scratch)) / key.rpartition("/")[2]
+                with store.open(key) as source, copy.open("wb") as target:
+                    shutil.copyfileobj(source, target)
+                result.append(copy)
+        yield result
+
+
+_S3 = "s3://"
+
+
 def import_chats(
     workspace: Workspace,
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     profile: Profile,
     *,
     format: str | None = None,
@@ -60,6 +95,7 @@ def import_chats(
     follow-ups count as right. The users' other conversations, and those beyond MOST_CURATED, are learned from.
 
     Args:
+        paths: files, folders, patterns, or s3:// URIs of objects or folders.
         format: of the files; found out by default.
         redact: mask personal data before anything is stored.
         d0_share, validation_share: shares of users; 0 leaves that set as it is.
@@ -68,8 +104,23 @@ def import_chats(
         NothingUsableError: no record of the files can be used.
         ValueError: conversations are in the log of another round or variant, or the store's users have pseudonyms under
             another RESPECT_USER_KEY (KeyChangedError).
-        StoreError: the store cannot be written.
+        StoreError: the store cannot be written, or a bucket not be read.
     """
+    with local(paths) as files:
+        return _import(workspace, files, profile, format, redact, round, variant, d0_share, validation_share)
+
+
+def _import(
+    workspace: Workspace,
+    paths: Sequence[Path],
+    profile: Profile,
+    format: str | None,
+    redact: bool,
+    round: int,
+    variant: str,
+    d0_share: float,
+    validation_share: float,
+) -> ImportedChats:
     from respect_core.model.base import load_processor
 
     store, partition = workspace.open(), Partition(round, variant)

@@ -39,7 +39,9 @@ def find(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
             inside = sorted(
                 each for each in path.rglob("*") if not any(p.startswith(".") for p in each.relative_to(path).parts)
             )
-            files = [(each, each.relative_to(path).as_posix()) for each in inside if _is_log(each)]
+            files = [
+                (each, each.relative_to(path).as_posix()) for each in inside if each.is_file() and is_log(each.name)
+            ]
         elif path.exists():
             files = [(path, path.name)]
         else:
@@ -55,8 +57,9 @@ def find(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
                 yield file, name
 
 
-def _is_log(file: Path) -> bool:
-    return file.is_file() and file.name.removesuffix(".gz").endswith(SUFFIXES)
+def is_log(name: str) -> bool:
+    """Return whether a file's name is that of a log."""
+    return name.removesuffix(".gz").endswith(SUFFIXES)
 
 
 def records(file: Path) -> Iterator[tuple[str, Any]]:
