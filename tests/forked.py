@@ -12,8 +12,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 from typing import IO, Any
 
@@ -26,6 +27,8 @@ _LIBRARIES += ["uvicorn", "mlflow.server.fastapi_app"]  # the latter asks whethe
 
 _context = get_context("forkserver")
 _context.set_forkserver_preload(_LIBRARIES)
+_one_at_a_time = Lock()
+"""Starting a process looks at all others, and of two threads that look at one, only the first learns how it ended."""
 
 
 class Forked:
@@ -50,7 +53,8 @@ class Forked:
             target=_run,
             args=(list(command[1:]), cwd or Path.cwd(), dict(env or os.environ), process_group, given, printed, log),
         )
-        self._process.start()
+        with _one_at_a_time:
+            self._process.start()
         for each in (given, printed, log):
             each.close()
         self.pid = self._process.pid
@@ -59,13 +63,14 @@ class Forked:
         output.close()
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        with _one_at_a_time:
+            return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        if self._process.exitcode is None:
+        wait([self._process.sentinel], timeout)
+        if (code := self.poll()) is None:
             raise subprocess.TimeoutExpired("", timeout or 0.0)
-        return self._process.exitcode
+        return code
 
     def kill(self) -> None:
         self._process.kill()

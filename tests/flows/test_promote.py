@@ -11,7 +11,6 @@ import contextvars
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,8 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+from forked import Forked
 from here import ByWord, record_workers
-from paths import REPOSITORY
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
@@ -398,8 +397,9 @@ def test_killed_between_ledger_and_alias_the_next_operation_settles(
 
     def killed(place: Workspace, variant: Variant, entry: ledger.Entry) -> None:
         command = [sys.executable, "-c", _KILLED, place.model_dump_json(), entry.model_dump_json()]
-        ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        with (place.root / "killed.log").open("w") as log:
+            code = Forked(command, stderr=log).wait()
+        assert code == -signal.SIGKILL, (place.root / "killed.log").read_text()
         raise InterruptedError
 
     def promote_killed(version: int) -> None:

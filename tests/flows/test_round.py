@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import forked
 import peft
 import pytest
 import torch
@@ -46,6 +47,14 @@ from tasks.support.workspace import Workspace, workspace
 pytestmark = pytest.mark.timeout(1200)  # the round itself is in the set-up of the first test
 
 VARIANTS = [Variant.B_FFT, Variant.T_RL, Variant.B_KTO]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processes() -> Iterator[None]:
+    """Workers are processes of their own, which have the heavy libraries at hand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.compute.process.subprocess", forked.popen)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -182,10 +191,10 @@ def test_a_variant_that_fails_leaves_the_others_standing(
 
     def counted(command: list[str], **options: Any) -> Any:
         trained.append(json.loads(Path(command[-1]).read_text())["variant"])
-        return subprocess.Popen(command, **options)
+        return forked.Forked(command, **options)
 
     parameters = RoundParameters(round=0, variants=VARIANTS)
-    monkeypatch.setattr("tasks.compute.process.subprocess", SimpleNamespace(Popen=counted, PIPE=subprocess.PIPE))
+    monkeypatch.setattr("tasks.compute.process.subprocess", SimpleNamespace(Popen=counted, PIPE=forked.popen.PIPE))
     monkeypatch.setattr(Profile, "settings", broken)
     with pytest.raises(VariantsFailedError, match="t-rl") as failed:
         round_flow(place, parameters)

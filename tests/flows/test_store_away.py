@@ -36,18 +36,17 @@ GAMES = 200
 EAGER: dict[str, Any] = {"retries": 100}
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[S3Server]:
-    """A server of its own, since it is killed."""
-    (tmp_path / "s3").mkdir()
-    with seaweedfs.s3_server(tmp_path / "s3") as started:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server of its own, since it is killed; each test has it running again in the end."""
+    with seaweedfs.s3_server(tmp_path_factory.mktemp("s3")) as started:
         yield started
 
 
 @pytest.fixture
 def place(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """Its store in S3, with games. Requests are tried once, so that what is tested are the tasks' own tries."""
-    variables = {**server.environment, "AWS_MAX_ATTEMPTS": "1", "RESPECT_STORE": f"s3://{server.bucket}/store"}
+    variables = server.environment | {"AWS_MAX_ATTEMPTS": "1", "RESPECT_STORE": f"s3://{server.bucket}/{tmp_path.name}"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     made = workspace(tmp_path)

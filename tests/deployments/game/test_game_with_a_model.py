@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,25 @@ from tests.deployments.policy_servers import serving as policies_served
 pytestmark = pytest.mark.timeout(1200)
 
 
+@pytest.fixture(scope="module")
+def registered_place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return registered(tmp_path_factory.mktemp("game-with-a-model"))
+
+
+@pytest.fixture
+def place(registered_place: Workspace, tmp_path: Path) -> Workspace:
+    """That registry, and a run with a store of its own, where nothing was promoted or played."""
+    root = tmp_path / "runs" / "main"
+    shutil.copytree(registered_place.store_uri, root / "store")
+    return registered_place.model_copy(update={"root": root, "store_uri": str(root / "store")})
+
+
 def _rooms(place: Workspace) -> Rooms:
     acting = InProcess(PolicyServer(place, Serving(variants=("b-fft",), every=0.2, flush=3600.0)))
     return Rooms(place, Settings(limits=LOOSE, tick=0.05), acting, None, Journal(place.root / "game"))
 
 
-def test_games_keep_their_version_and_the_log_agrees_with_what_was_served(tmp_path: Path) -> None:
-    place = registered(tmp_path)
+def test_games_keep_their_version_and_the_log_agrees_with_what_was_served(place: Workspace) -> None:
     game = _rooms(place)
 
     async def play(port: int) -> None:
@@ -66,8 +79,7 @@ def test_games_keep_their_version_and_the_log_agrees_with_what_was_served(tmp_pa
     assert {log.round for log in logs.values()} == {4}, "one more than the newest of b-fft in this registry"
 
 
-def test_a_game_keeps_its_version_through_a_restart_with_another_promoted(tmp_path: Path) -> None:
-    place = registered(tmp_path)
+def test_a_game_keeps_its_version_through_a_restart_with_another_promoted(place: Workspace) -> None:
 
     async def turn(one: Player, port: int) -> None:
         one.port, one.origin, one.state = port, f"http://127.0.0.1:{port}", {}
@@ -97,9 +109,8 @@ def test_a_game_keeps_its_version_through_a_restart_with_another_promoted(tmp_pa
         assert {adapter for _, adapter in table.acted_by} == {first.tables[table.id].acted_by[0][1]}
 
 
-def test_a_study_meets_control_on_a_policy_server_too(tmp_path: Path) -> None:
+def test_a_study_meets_control_on_a_policy_server_too(place: Workspace, tmp_path: Path) -> None:
     """`respect play --study FILE --policies URL`: control is the seed policy beside what was promoted."""
-    place = registered(tmp_path)
     promote(place, 2)
     study = study_of(tmp_path / "runs" / "main", {"b-fft": 1, "control": 1}, games=1)
 
@@ -123,9 +134,8 @@ def test_a_study_meets_control_on_a_policy_server_too(tmp_path: Path) -> None:
 
 
 def test_policies_of_a_study_that_a_policy_server_lacks_are_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    place: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place = registered(tmp_path)
     study = study_of(tmp_path / "run", {"b-fft": 1, "control": 1, "hh": 1}, games=1)
 
     async def look(url: str) -> None:

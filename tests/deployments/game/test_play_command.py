@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from paths import REPOSITORY
+from forked import Forked
 
 pytestmark = pytest.mark.timeout(600)
 STUDY = '{"name": "pilot", "round": 0, "policies": {"hh": 1}, "contexts": {"games": 1, "seed": "pilot"}}'
@@ -19,17 +18,16 @@ def _play(folder: Path, key: str | None) -> tuple[str, int]:
     """What the command says until it plays or ends, and its exit status where it ended by itself, else 0."""
     (folder / "study.json").write_text(STUDY)
     environment = {name: value for name, value in os.environ.items() if name != "RESPECT_USER_KEY"}
-    environment |= {"PYTHONPATH": str(REPOSITORY)} | ({"RESPECT_USER_KEY": key} if key else {})
+    environment |= {"RESPECT_USER_KEY": key} if key else {}
     command = [sys.executable, "-m", "deployments.game", "--study", "study.json", "--no-prepare", "--port", "0"]
-    server = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    log = folder / "log"
+    with log.open("w") as errors:
+        server = Forked(command, cwd=folder, env=environment, stderr=errors)
     try:
-        assert server.stdout is not None
         said = ""
         while "Play at" not in said and (line := server.stdout.readline()):
             said += line
-        return said, 0 if "Play at" in said else server.wait(60)
+        return said + log.read_text(), 0 if "Play at" in said else server.wait(60)
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(60)

@@ -14,7 +14,6 @@ from typing import Any
 import forked
 import pytest
 import torch
-from paths import REPOSITORY
 
 from respect_core.model.packing import GameError
 from respect_core.profiles import tiny
@@ -154,8 +153,8 @@ process.run(spec, Path(sys.argv[2]), lambda done, total, note: None)
 def test_a_worker_does_not_outlive_its_parent(tmp_path: Path, ending: signal.Signals) -> None:
     (tmp_path / "spec.json").write_text(_spec(tmp_path).model_dump_json())
     command = [sys.executable, "-c", _PARENT, str(tmp_path / "spec.json"), str(tmp_path / "out")]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
-    assert parent.stdout is not None
+    with (tmp_path / "log").open("w") as log:
+        parent = forked.Forked(command, stderr=log)
     child = int(parent.stdout.readline())
     time.sleep(1)
     assert _alive(child)
