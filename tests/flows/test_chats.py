@@ -21,6 +21,7 @@ from flows.parameters import PromoteParameters, RoundParameters
 from flows.promote import promote
 from flows.round import round as round_flow
 from respect_core.feedback import decoder
+from respect_core.measuring import guard_rails
 from respect_core.profiles import Profile
 from respect_core.store.tables import read_table
 from respect_core.training_data import curated
@@ -64,6 +65,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parameters_module, "named_profile", _profile)
         patch.setattr(decoder, "FeedbackDecoder", ByWord)
+        patch.setattr(guard_rails, "PROMPTS", 4)
+        patch.setattr(guard_rails, "TOKENS", 8)
         record_workers(patch)
         made = workspace(tmp_path_factory.mktemp("chats"))
         imported = import_chats(made, [_log(made.root / "log.jsonl")], _profile("chat"))
