@@ -41,12 +41,14 @@ class Written:
 class Manner:
     """Settings of decoding.
 
-    `temperature` 0 takes the most probable token, and log-probabilities are then those at 1.
+    `temperature` 0 takes the most probable token, and log-probabilities are then those at 1. `max_new_tokens` of free
+    text: None for the scenario's.
     """
 
     constrained: bool = True
     temperature: float = 1.0
     seed: int = 0
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Writer:
                 logp[row] += value
                 if nodes:
                     nodes[row] = nodes[row][token]
-            limit = None if nodes else self.scenario.max_new_tokens
+            limit = None if nodes else manner.max_new_tokens or self.scenario.max_new_tokens
             unfinished = [
                 index
                 for index, row in enumerate(live)
