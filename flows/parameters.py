@@ -5,6 +5,7 @@ Nothing here imports Prefect, so that `respect --help` answers at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
@@ -247,6 +248,30 @@ class EvaluateParameters(Parameters):
     )
     round: int | None = Field(default=None, ge=0, description="Round whose variants are compared. Empty: the newest.")
     profile: ProfileName = "tiny"
+
+
+class CompareParameters(Parameters):
+    """Two versions on the same held-out prompts."""
+
+    first: str = Field(description="A version: respect.b-fft/3, or b-fft for the newest candidate, or seed.")
+    second: str = Field(description="The version that it is compared with, named likewise.")
+    game_set: str = Field(default="validation", description="Game set of the prompts and of the curated replies.")
+    profile: ProfileName = "chat"
+    judge: str | None = Field(
+        default=None,
+        description="openai:MODEL@URL, an OpenAI-compatible endpoint that judges pairs of generated replies; its key "
+        "is OPENAI_API_KEY. Empty: no replies are generated.",
+    )
+    prompts: int = Field(default=100, ge=1, description="Most prompts that the policies reply to for the judge.")
+    reply_tokens: int = Field(default=256, ge=1, description="Most tokens of a reply.")
+    concurrency: int = Field(default=4, ge=1, le=64, description="Most requests to the judge at a time.")
+
+    @field_validator("judge")
+    @classmethod
+    def _named(cls, judge: str | None) -> str | None:
+        if judge is not None and not re.fullmatch(r"openai:.+@https?://\S+", judge):
+            raise ValueError("name an endpoint as openai:MODEL@URL, with http or https")
+        return judge
 
 
 class SearchParameters(RoundParameters):

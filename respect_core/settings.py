@@ -57,6 +57,11 @@ class Settings(BaseSettings):
         default=None,
         description="Secret that turns user ids into pseudonyms; empty: a key that everybody knows",
     )
+    openai_api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias="OPENAI_API_KEY",
+        description="Key of the OpenAI-compatible endpoint that a command names; empty: none is sent",
+    )
     cache: Path = Field(default=Path("~/.cache/respect"), description="Folder of models unpacked for this machine")
     accelerate: Path | None = Field(
         default=None,

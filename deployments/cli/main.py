@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from deployments.cli.annotations import annotate_app, released_app, released_import_app
+from deployments.cli.comparing import comparing_app
 from deployments.cli.decoding import decoding_app
 from deployments.cli.imports import import_app
 from deployments.cli.options import On, build, options
@@ -50,6 +51,7 @@ app.add_typer(promotion_app)
 app.add_typer(report_app)
 app.add_typer(search_app)
 app.add_typer(decoding_app)
+app.add_typer(comparing_app)
 
 
 def _print_version(requested: bool) -> None:

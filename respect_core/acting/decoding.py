@@ -45,7 +45,8 @@ class Written:
 class Manner:
     """Settings of decoding.
 
-    `temperature` 0 takes the most probable token, and log-probabilities are then those at 1.
+    `temperature` 0 takes the most probable token, and log-probabilities are then those at 1. `max_new_tokens` of free
+    text: None for the scenario's.
     """
 
     constrained: bool = True

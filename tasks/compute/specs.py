@@ -164,8 +164,21 @@ class GuardSpec(PolicyWork):
     max_new_tokens: int
 
 
+class CompareSpec(PolicyWork):
+    """Score every reply of a game set's turns under a policy, and have it reply to some of the same prompts."""
+
+    kind: Literal["compare"] = "compare"
+    adapter_hash: str
+    game_set: str
+    data_hash: str
+    scored: list[tuple[str, int]] = Field(description="turns whose replies are scored")
+    prompts: list[tuple[str, int]] = Field(description="turns that the policy replies to")
+    reply_tokens: int
+
+
 Movable = Annotated[TrainSpec | DecodeSpec | PropensitySpec, Field(discriminator="kind")]
 """Work that a machine can carry out if it shares nothing but the store."""
 Spec = Annotated[
-    TrainSpec | DecodeSpec | PlaySpec | PropensitySpec | EvaluateSpec | GuardSpec, Field(discriminator="kind")
+    TrainSpec | DecodeSpec | PlaySpec | PropensitySpec | EvaluateSpec | GuardSpec | CompareSpec,
+    Field(discriminator="kind"),
 ]

@@ -38,6 +38,7 @@ from tasks.compute.process import CULPRIT, CUT_OFF, EXIT_CODE, NO_ROOM, REFUSED
 from tasks.compute.specs import (
     ABOUT,
     RESUME,
+    CompareSpec,
     DecodeSpec,
     EvaluateSpec,
     GuardSpec,
@@ -281,6 +282,31 @@ def guard(spec: GuardSpec) -> dict[str, Any]:
     return {"figures": guard_rails.measure(replies)}
 
 
+def compare(spec: CompareSpec) -> dict[str, Any]:
+    """Return the mean log-likelihood per token of each reply to be scored, and what the policy replies itself."""
+    from respect_core.acting.decoding import Manner
+    from respect_core.acting.policy import Policy
+    from respect_core.interaction import waiting
+    from respect_core.log.records import from_log
+
+    games = {log.interaction_id: from_log(log) for log in curated.read(spec.workspace.open(), spec.game_set)}
+    base = _base(spec)
+    policy = Policy(base, spec.adapter, _features(spec, base, _of(games.values())))
+    scored = [games[name] for name in sorted({name for name, _ in spec.scored})]
+    report(0, 2, "scoring")
+    sums = dict(zip((game.interaction_id for game in scored), policy.log_probabilities(scored), strict=True))
+    lengths = {
+        (key.interaction_id, key.turn): length
+        for batch in policy.packed(scored)
+        for key, length in zip(batch.keys, batch.lengths, strict=True)
+    }
+    report(1, 2, "replying")
+    waiting_games = [waiting(games[name], turn) for name, turn in spec.prompts]
+    manner = Manner(policy.manner.constrained, max_new_tokens=spec.reply_tokens)
+    replies = [written.text for written in policy.write(waiting_games, manner)] if waiting_games else []
+    return {"logp": [sums[name][turn] / lengths[name, turn] for name, turn in spec.scored], "replies": replies}
+
+
 def _base(spec: PolicyWork) -> Base:
     """Return the base model, which must be the one that the specification was made with.
 
@@ -318,6 +344,7 @@ WORK: dict[str, Callable[[Any], dict[str, Any]]] = {
     "propensity": propensity,
     "evaluate": evaluate,
     "guard": guard,
+    "compare": compare,
 }
 
 

@@ -196,3 +196,26 @@ class LearnedRef(_Reference):
     selected: SelectedRef
     registered: RegisteredRef
     guard_rails: dict[str, float] | None = None  # of a scenario of free text
+
+
+class TasteRef(_Reference):
+    """Turns of a game set whose replies users liked or disliked, and how that is known."""
+
+    data_hash: str
+    liked: list[tuple[str, int]]
+    thumbs_down: list[tuple[str, int]]
+    decoded_negative: list[tuple[str, int]]
+
+    @property
+    def scored(self) -> list[tuple[str, int]]:
+        """All of them."""
+        return [*self.liked, *self.thumbs_down, *self.decoded_negative]
+
+
+class MeasuredRef(_Reference):
+    """A policy on such turns: log-likelihood per token of each reply, and its own replies to the prompts."""
+
+    policy: RegisteredRef
+    logp: list[float]
+    replies: list[str]
+    seconds: float = 0.0
