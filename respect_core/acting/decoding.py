@@ -52,7 +52,7 @@ class Manner:
     constrained: bool = True
     temperature: float = 1.0
     seed: int = 0
-    max_new_tokens: int | None = None  # of free text; None: the scenario's
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ def report_study(
     _log_curves(workspace, started.mlflow_run, finished, measured)
     for file in files:
         registry.client(workspace).log_artifact(started.mlflow_run, str(file))
-    tables = [*(grid(table, measured).plain().markdown() for table in TABLES), *_paired(compared)]
+    called = words(summary["scenario"])
+    tables = [*(grid(table, measured, called).plain().markdown() for table in TABLES), *_paired(compared)]
     create_markdown_artifact("\n".join(tables), key="study", description="Tables 2 to 4 of the paper for this study")
     if ended:
         registry.end_run(workspace, started.mlflow_run)
@@ -143,8 +144,9 @@ def write(
     pairs = root / "pairs.md"
     for text in _paired(compared):
         write_whole(pairs, text)
-    tables = result_tables.write([grid(table, measured) for table in TABLES], root)
-    drawn = figure_4(measured, title=title)
+    called = words(summary["scenario"])
+    tables = result_tables.write([grid(table, measured, called) for table in TABLES], root)
+    drawn = figure_4(measured, title=title, words=called)
     return [
         root / "summary.json",
         *tables,
