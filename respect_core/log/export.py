@@ -254,7 +254,7 @@ def _export_batch(store: Store, partition: Partition, sizes: dict[str, int], see
         notes |= {"unseen_images": sorted(seen.unseen)} if seen.unseen else {}
         set_aside = {"set_aside": problems.put(partition.folder(SET_ASIDE) + "export-")} if problems.count else {}
         games = {"games": outcomes.rows}
-        counts = games | {"turns": turns.rows, "turns_with_followup": turns.rows - outcomes.rows}
+        counts = games | {"turns": turns.rows, "turns_with_followup": writer.follow_ups}
         counts |= {"set_aside": problems.count}
         return put_part(store, turns, inputs, counts, notes | set_aside), put_part(store, outcomes, inputs, games)
 
@@ -266,6 +266,7 @@ class _WriteBehind:
         self._turns, self._outcomes = turns, outcomes
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
+        self.follow_ups = 0  # rows of turns that have one
 
     def write(self, columns: Columns) -> None:
         """Start to write these rows, once the earlier ones are written."""
@@ -279,6 +280,7 @@ class _WriteBehind:
 
     def _write(self, columns: Columns) -> None:
         self._turns.add_batch(columns.turns)
+        self.follow_ups += columns.turns.num_rows - columns.turns.column("follow_up").null_count
         self._outcomes.add_batch(columns.outcomes)
 
     def __enter__(self) -> _WriteBehind:

@@ -47,6 +47,12 @@ def set_aside(store: Store) -> list[dict[str, str]]:
     return [json.loads(each) for key in store.keys("set_aside/") for each in store.read(key).splitlines()]
 
 
+def test_a_closing_message_counts_as_a_follow_up(store: Store) -> None:
+    append_logs(with_images(store), [game("g1"), game("g2", closing="thanks, that is all")])
+    report = export(store, 5)
+    assert (report.turns, report.turns_with_followup) == (6, 5)
+
+
 def test_tables_of_a_game(store: Store) -> None:
     append_logs(with_images(store), [game("g1"), game("g2", outcome=None)])
     report = export(store, 5)
