@@ -58,6 +58,13 @@ Feedback = Annotated[
         "has them) or 'both' (the thumb where there is one, the follow-up elsewhere)."
     ),
 ]
+Decoder = Annotated[
+    str,
+    Field(
+        description="Feedback decoder: a name that profiles have, or openai:MODEL@URL for an OpenAI-compatible "
+        "endpoint, which is sent what users wrote (key: OPENAI_API_KEY). Empty: the profile's."
+    ),
+]
 Seeds = Annotated[int | None, Field(ge=1, description="Training seeds per variant. Empty: the profile's.")]
 MaxSteps = Annotated[int | None, Field(ge=1, description="Optimizer steps per training run. Empty: the profile's.")]
 StudySeed = Annotated[
@@ -97,6 +104,7 @@ class RoundParameters(Parameters):
         "approximation). Empty: the profile's (tiny: surrogate, idefics2-8b: logged).",
     )
     feedback: Feedback = FeedbackSource.DECODED
+    decoder: Decoder = ""
     seeds: Seeds = None
     max_steps: MaxSteps = None
     study_seed: int = Field(default=0, ge=0, description="Repetition of a study: no two share a training seed.")
@@ -113,6 +121,8 @@ class RoundParameters(Parameters):
         profile = replace(profile, seeds=tuple(seed + self.study_seed * stride for seed in profile.seeds))
         if self.propensity is not None:
             profile = replace(profile, propensity=self.propensity)
+        if self.decoder:
+            profile = replace(profile, feedback_decoder=self.decoder)
         if self.max_steps is not None:
             every = max(1, self.max_steps // 4)
             profile = profile.with_training(max_steps=self.max_steps, checkpoint_every=every)

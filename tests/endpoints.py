@@ -23,8 +23,8 @@ class Served:
 
 
 @contextmanager
-def endpoint(answer: Callable[[str], str | int | None]) -> Iterator[Served]:
-    """Serve answers to the last message of each request: a text, a status, or None for JSON without an answer."""
+def endpoint(answer: Callable[[str], str | int | dict[str, Any] | None]) -> Iterator[Served]:
+    """Serve answers to the last message of each request: a text, a status, or JSON; None is JSON without an answer."""
     served, lock = Served(), Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -38,6 +38,8 @@ def endpoint(answer: Callable[[str], str | int | None]) -> Iterator[Served]:
             said = answer(body["messages"][-1]["content"]) if self.path == "/v1/chat/completions" else 404
             status = said if isinstance(said, int) else 200
             reply = {"choices": [{"message": {"role": "assistant", "content": said}}]} if isinstance(said, str) else {}
+            if isinstance(said, dict):
+                reply = said
             with lock:
                 served.at_once -= 1
             self.send_response(status)

@@ -23,6 +23,9 @@ def evaluate_decoder(
         typer.Argument(exists=True, dir_okay=False, help="JSON lines with prompt, answer, followup and label."),
     ],
     profile: Annotated[str, typer.Option(help="Whose decoder to measure.")] = "chat",
+    decoder: Annotated[
+        str, typer.Option(help="Measure this one: a decoder's name, or openai:MODEL@URL. Empty: the profile's.")
+    ] = "",
     out: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
     """Compare decoded follow-ups with labels: negative, neutral or positive."""
@@ -31,13 +34,13 @@ def evaluate_decoder(
         from respect_core.measuring import decoder_rows
 
         labelled = decoder_rows.read(rows)
-        decoder = FeedbackDecoder(named(named_profile(profile).feedback_decoder))
+        measured = FeedbackDecoder(named(decoder or named_profile(profile).feedback_decoder))
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("decode", total=None)
             figures = decoder_rows.evaluate(
-                decoder, labelled, lambda done, total: progress.update(task, completed=done, total=total)
+                measured, labelled, lambda done, total: progress.update(task, completed=done, total=total)
             )
-    table = Table("figure", "value", "95% interval", title=f"{decoder.config.name} on {figures.turns:,} follow-ups")
+    table = Table("figure", "value", "95% interval", title=f"{measured.config.name} on {figures.turns:,} follow-ups")
     values = figures.to_json()
     for name, value in values.items():
         if name.endswith("_ci95"):
@@ -46,5 +49,6 @@ def evaluate_decoder(
         shown = "undefined" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
         table.add_row(name.replace("_", " "), shown, "" if low is None else f"{low:.3f} to {high:.3f}")
     console.print(table)
+    console.print(f"tokens: {measured.tokens:,}", highlight=False)
     if out is not None:
         out.write_text(json.dumps(values, indent=2) + "\n")

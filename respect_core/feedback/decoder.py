@@ -19,7 +19,7 @@ not decoded (footnote 3).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from respect_core.feedback import prompts
 from respect_core.feedback.chat_examples import EXAMPLES
 from respect_core.feedback.prompts import NEGATIVE, NEUTRAL, POSITIVE, Exchange, Kind, Prompt
 from respect_core.model import local as local_models
+from respect_core.model.endpoint import Endpoint
 from respect_core.model.local import Dtype, LocalModel, ModelNotFoundError
 from respect_core.utterances import Reader, normalised
 
@@ -88,9 +89,20 @@ class DecoderConfig:
 
 
 def named(name: str) -> DecoderConfig:
-    """Return the decoder that a profile names: one of the functions below."""
-    config: DecoderConfig = {"idefics2_8b": idefics2_8b, "smollm2": smollm2, "smollm2_chat": smollm2_chat}[name]()
-    return config
+    """Return the decoder that a profile names: one of the functions below, or openai:MODEL@URL.
+
+    Raises:
+        ValueError: no such decoder, or an endpoint that is not named so.
+    """
+    if name.startswith(_OPENAI):
+        return openai(name)
+    known = {"idefics2_8b": idefics2_8b, "smollm2": smollm2, "smollm2_chat": smollm2_chat}
+    if name not in known:
+        raise ValueError(f"no feedback decoder {name!r}; there are: {', '.join(known)}, and openai:MODEL@URL")
+    return known[name]()
+
+
+_OPENAI = "openai:"
 
 
 def idefics2_8b() -> DecoderConfig:
@@ -136,6 +148,17 @@ def smollm2_chat() -> DecoderConfig:
     )
 
 
+def openai(name: str) -> DecoderConfig:
+    """Return a decoder behind an OpenAI-compatible endpoint: figure 3, the most probable word."""
+    endpoint = Endpoint.named(name)
+    return DecoderConfig(
+        name=f"{endpoint.model} at {endpoint.host}",
+        model=name,
+        binary=prompts.zero_shot("binary"),
+        ternary=prompts.zero_shot("ternary"),
+    )
+
+
 class FeedbackDecoder:
     """A decoder of turns with its model, which is loaded on construction.
 
@@ -148,13 +171,23 @@ class FeedbackDecoder:
     """
 
     def __init__(self, config: DecoderConfig, local: LocalModel | None = None) -> None:
+        from respect_core.feedback.endpoint_scorer import EndpointScorer
         from respect_core.feedback.scoring import LabelScorer
 
         self.config = config
-        self.local = local or local_models.load(
+        self.scorer: LabelScorer | EndpointScorer
+        if config.model.startswith(_OPENAI):
+            endpoint = Endpoint.named(config.model)
+            self.scorer = EndpointScorer(endpoint)
+            # It has a tokenizer and a template of its own, and tells nothing of its weights.
+            self.tokenizer, self.revision = local_models.load_tokenizer("smollm2"), config.name
+            self.render_chat: Callable[[str], str] | None = str
+            return
+        local = local or local_models.load(
             config.model, config.gguf_file, dtype=config.dtype, local_files_only=config.local_files_only
         )
-        self.scorer = LabelScorer(self.local, config.token_budget)
+        self.scorer = LabelScorer(local, config.token_budget)
+        self.tokenizer, self.render_chat, self.revision = local.tokenizer, local.render_chat, local.revision
 
     @cached_property
     def read(self) -> Reader:
@@ -169,7 +202,7 @@ class FeedbackDecoder:
         longest = min(self.config.longest, int(room) // 4 - 2)  # joining a text to the prompt may add two tokens
         if longest < SHORTEST:
             raise ValueError(f"the prompts of {self.config.name} leave no room in the model's context; shorten them")
-        return Reader(self.local.tokenizer, longest)
+        return Reader(self.tokenizer, longest)
 
     @property
     def tokens(self) -> int:
@@ -248,11 +281,11 @@ class FeedbackDecoder:
         text = prompt.text(exchange)
         if prompt.family == "few_shot":
             return text
-        if self.local.render_chat is None:
+        if self.render_chat is None:
             raise ModelNotFoundError(
                 f"{self.config.model} has no chat template, which figure 3 needs; use a few-shot prompt"
             )
-        return self.local.render_chat(text)
+        return self.render_chat(text)
 
     def _feedback(self, row: Mapping[str, Any], kind: Kind, score: float, neutral_odds: float) -> dict[str, Any]:
         thresholds = self.config.thresholds(kind)
@@ -268,7 +301,7 @@ class FeedbackDecoder:
         """Return the columns that are the same in every row of a kind."""
         return {
             "decoder_model": self.config.name,
-            "decoder_revision": self.local.revision,
+            "decoder_revision": self.revision,
             "prompt_hash": self.config.prompt(kind).hash(),
             "thresholds": json.dumps(asdict(self.config.thresholds(kind)), sort_keys=True),
         }

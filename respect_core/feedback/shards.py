@@ -228,4 +228,4 @@ def _rows(store: Store, partition: Partition, chosen: Chosen, columns: Sequence[
 def _hash(decoder: FeedbackDecoder, turns: list[Row]) -> str:
     """Hash everything that a shard's rows depend on. The model's folder is left out: it differs between machines."""
     config = {name: value for name, value in asdict(decoder.config).items() if name != "model"}
-    return json_hash([code_version("respect_core.feedback.shards"), decoder.local.revision, config, turns])[:32]
+    return json_hash([code_version("respect_core.feedback.shards"), decoder.revision, config, turns])[:32]

@@ -18,8 +18,8 @@ from respect_core.interaction import TurnKey, waiting
 from respect_core.log.records import from_log, turn_rows
 from respect_core.measuring import duel
 from respect_core.measuring.duel import Judged, Scored
-from respect_core.measuring.endpoint import Endpoint, EndpointError
 from respect_core.measuring.labels import right_turns
+from respect_core.model.endpoint import Endpoint, EndpointError
 from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.scenario import scenario

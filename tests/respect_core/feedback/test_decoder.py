@@ -60,7 +60,7 @@ def decoder() -> FeedbackDecoder:
 
 def _without_cache(decoder: FeedbackDecoder, text: str, words: list[str]) -> list[float]:
     """Whole prompt and word through the stock model, one pass per word."""
-    model, tokenizer = decoder.local.model, decoder.local.tokenizer
+    model, tokenizer = decoder.scorer.model, decoder.tokenizer
     start = len(tokenizer(text).input_ids)
     scores = []
     for word in words:
@@ -102,7 +102,7 @@ def test_models_without_masks_of_their_own_get_padded_rows(decoder: FeedbackDeco
         def _run(self, rows: list[list[int]], **arguments: Any) -> torch.Tensor:
             return super()._run(rows, **{k: v for k, v in arguments.items() if k != "attention_mask"})
 
-    assert not Deaf(decoder.local.model).takes_trees
+    assert not Deaf(decoder.scorer.model).takes_trees
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=8))
@@ -303,7 +303,7 @@ def test_very_long_texts_do_not_stop_a_round(decoder: FeedbackDecoder, prompt: s
 @pytest.mark.parametrize("name", LONG)
 def test_of_any_long_text_there_are_so_many_tokens(decoder: FeedbackDecoder, name: str) -> None:
     said = decoder.read(LONG[name])
-    tokens = decoder.local.tokenizer(said.text).input_ids
+    tokens = decoder.tokenizer(said.text).input_ids
     assert said.cut and 0.8 * decoder.config.longest < len(tokens) <= decoder.config.longest
 
 
@@ -311,7 +311,7 @@ def test_of_a_long_text_the_beginning_and_the_end_are_read(decoder: FeedbackDeco
     middle = "the one with the tail that goes on and on " * 100
     said = decoder.read(f"No, wrong. {middle}Undo that.")
     assert said.cut and said.text.startswith("No, wrong. the one") and said.text.endswith("goes on and on Undo that.")
-    assert len(decoder.local.tokenizer(said.text).input_ids) <= decoder.config.longest
+    assert len(decoder.tokenizer(said.text).input_ids) <= decoder.config.longest
     assert not decoder.read("No, wrong. Undo that.").cut
 
 
@@ -373,7 +373,7 @@ def test_no_special_token_comes_from_what_is_said(decoder: FeedbackDecoder, prom
     if prompt == "with the exchange":
         config = replace(config, binary=prompts.few_shot("binary", context=True))
     decoder = FeedbackDecoder(config, decoder.local)
-    special = set(decoder.local.tokenizer.get_added_vocab().values())
+    special = set(decoder.tokenizer.get_added_vocab().values())
 
     def count(*said: str) -> int:
         (_, exchange), *_ = feedback.exchanges(_turns("g", *said, action=said[0]))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from endpoints import Served, endpoint
 
-from respect_core.measuring.endpoint import Endpoint, EndpointError
+from respect_core.model.endpoint import Endpoint, EndpointError
 
 PROMPTS = [[{"role": "user", "content": f"question {number}"}] for number in range(12)]
 SECRET = "sk-very-secret"

@@ -1,4 +1,4 @@
-"""Ask a model behind an OpenAI-compatible endpoint: FOR MEASURING ONLY.
+"""Ask a model behind an OpenAI-compatible endpoint.
 
 The key is RESPECT's setting OPENAI_API_KEY, and enters no message. Messages name the endpoint's host alone, because an
 address may hold a password.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
@@ -19,12 +20,23 @@ from respect_core.errors import ExpectedError
 from respect_core.scenario import Message
 from respect_core.settings import settings
 
+Progress = Callable[[int, int], None]
+"""Called after each answer, in order, with the number so far and of all."""
+
 _NAMED = re.compile(r"openai:(?P<model>.+)@(?P<url>https?://\S+)")
+_MOST_LOGPROBS = 20  # that such endpoints give
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
 class EndpointError(ExpectedError):
     """The endpoint cannot be used at all: no answer, or it refuses every request of this kind."""
+
+
+class FirstToken(NamedTuple):
+    """The likeliest first tokens of an answer with their log-probabilities, and the tokens that asking cost."""
+
+    logp: dict[str, float]
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,8 @@ class Endpoint:
         """Return what openai:MODEL@URL names. Raises ValueError for another form."""
         if (match := _NAMED.fullmatch(text)) is None:
             raise ValueError(f"{text.partition('@')[0]!r}: name an endpoint as openai:MODEL@URL, with http or https")
+        if urlsplit(match["url"]).username is not None:
+            raise ValueError(f"openai:{match['model']}: leave the address without a name; the key is OPENAI_API_KEY")
         return cls(match["model"], match["url"].rstrip("/"))
 
     @property
@@ -56,7 +70,7 @@ class Endpoint:
         *,
         tokens: int,
         concurrency: int,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> list[str | None]:
         """Return an answer to each prompt, in order; None where what came back is no answer.
 
@@ -67,25 +81,47 @@ class Endpoint:
         Raises:
             EndpointError: see there.
         """
+        replies = self._ask(prompts, {"max_tokens": tokens}, concurrency, progress)
+        return [_text(reply) for reply in replies]
+
+    def first_tokens(
+        self, prompts: Sequence[Sequence[Message]], *, concurrency: int, progress: Progress | None = None
+    ) -> list[FirstToken | None]:
+        """Return what an answer to each prompt may begin with, in order; None where nothing of the kind came back.
+
+        Raises:
+            EndpointError: see there.
+        """
+        options = {"max_tokens": 1, "logprobs": True, "top_logprobs": _MOST_LOGPROBS}
+        return [_first_token(reply) for reply in self._ask(prompts, options, concurrency, progress)]
+
+    def _ask(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        options: Mapping[str, Any],
+        concurrency: int,
+        progress: Progress | None,
+    ) -> list[Any]:
+        """Return what came back for each prompt, in order, as JSON; None where it is none."""
         headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if (key := settings().openai_api_key) else {}
-        answers: list[str | None] = []
+        replies: list[Any] = []
         with (
             httpx.Client(headers=headers, timeout=self.seconds) as client,
             ThreadPoolExecutor(max_workers=concurrency) as pool,
         ):
-            waiting = [pool.submit(self._answer, client, prompt, tokens) for prompt in prompts]
+            waiting = [pool.submit(self._post, client, prompt, options) for prompt in prompts]
             try:
                 for future in waiting:
-                    answers.append(future.result())
+                    replies.append(future.result())
                     if progress is not None:
-                        progress(len(answers), len(prompts))
+                        progress(len(replies), len(prompts))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return answers
+        return replies
 
-    def _answer(self, client: httpx.Client, prompt: Sequence[Message], tokens: int) -> str | None:
-        body = {"model": self.model, "messages": list(prompt), "max_tokens": tokens, "temperature": 0}
+    def _post(self, client: httpx.Client, prompt: Sequence[Message], options: Mapping[str, Any]) -> Any:
+        body = {"model": self.model, "messages": list(prompt), "temperature": 0, **options}
         for attempt in range(self.tries):
             try:
                 reply = client.post(f"{self.url}/chat/completions", json=body)
@@ -108,7 +144,25 @@ class Endpoint:
                 "address, which usually ends in /v1, and OPENAI_API_KEY"
             )
         try:
-            text = reply.json()["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError):
+            return reply.json()
+        except ValueError:
             return None
-        return text if isinstance(text, str) else None
+
+
+def _text(reply: Any) -> str | None:
+    try:
+        text = reply["choices"][0]["message"]["content"]
+    except (LookupError, TypeError):
+        return None
+    return text if isinstance(text, str) else None
+
+
+def _first_token(reply: Any) -> FirstToken | None:
+    try:
+        likely = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        logp = {str(each["token"]): float(each["logprob"]) for each in likely}
+        used = reply.get("usage") or {}
+        tokens = int(used.get("prompt_tokens", 0)) + int(used.get("completion_tokens", 0))
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return None
+    return FirstToken(logp, tokens) if logp else None
