@@ -17,7 +17,7 @@ from respect_core.learning import grids
 from respect_core.profiles import PROFILES, Profile
 from respect_core.profiles import profile as named_profile
 from respect_core.release.gate import GateConfig, gate
-from respect_core.variants import CONTROL, SYSTEMS, FeedbackSource, Propensity, Variant
+from respect_core.variants import SYSTEMS, FeedbackSource, Propensity, Variant
 
 ANCHORS = 4
 """Games that measure the seed policy at the start and at the end, per game that a policy plays in a round."""
@@ -172,13 +172,6 @@ class StudyParameters(Parameters):
     profile: ProfileName = "tiny"
     seeds: Seeds = None
     max_steps: MaxSteps = None
-
-    @field_validator("variants", mode="before")
-    @classmethod
-    def _without_control(cls, given: Any) -> Any:
-        """Let `control` be named among the variants, although `control` alone decides whether it is deployed."""
-        names = _split(given)
-        return [each for each in names if each != CONTROL] if isinstance(names, list) else given
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

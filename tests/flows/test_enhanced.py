@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from here import ByWord, record_workers
-from pydantic import ValidationError
 from safetensors.torch import load_file
 from small import smallest
 
@@ -22,7 +21,7 @@ from respect_core.model.vision import VisionFeatures
 from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.store.images import load_images
 from respect_core.store.tables import read_table
-from respect_core.variants import SYSTEMS, Variant
+from respect_core.variants import Variant
 from tasks.registry import registry
 from tasks.support.workspace import Workspace, workspace
 
@@ -112,11 +111,3 @@ def test_a_study_that_cannot_branch_is_refused(changes: dict[str, Any], monkeypa
     StudyParameters(**whole)
     with pytest.raises(ValueError, match="branches off b-fft after round 3"):
         StudyParameters(**whole | changes)
-
-
-def test_a_study_may_name_its_control() -> None:
-    named = StudyParameters.model_validate({"variants": ["b-fft,control"]})
-    assert named.variants == [Variant.B_FFT] and named.control
-    assert StudyParameters.model_validate({"variants": ["all"]}).variants == list(SYSTEMS)
-    with pytest.raises(ValidationError, match="at least 1"):
-        StudyParameters.model_validate({"variants": ["control"]})
