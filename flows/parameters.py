@@ -17,7 +17,7 @@ from respect_core.learning import grids
 from respect_core.profiles import PROFILES, Profile
 from respect_core.profiles import profile as named_profile
 from respect_core.release.gate import GateConfig, gate
-from respect_core.variants import SYSTEMS, FeedbackSource, Propensity, Variant
+from respect_core.variants import SYSTEMS, Engine, FeedbackSource, Objective, Propensity, Variant
 
 ANCHORS = 4
 """Games that measure the seed policy at the start and at the end, per game that a policy plays in a round."""
@@ -67,6 +67,13 @@ Decoder = Annotated[
 ]
 Seeds = Annotated[int | None, Field(ge=1, description="Training seeds per variant. Empty: the profile's.")]
 MaxSteps = Annotated[int | None, Field(ge=1, description="Optimizer steps per training run. Empty: the profile's.")]
+EngineName = Annotated[
+    Engine | None,
+    Field(
+        description="What trains: 'packed' (ours, whole interactions), or 'trl' (TRL's trainers, one example per turn; "
+        "FFT and KTO on text bases). Empty: the profile's."
+    ),
+]
 StudySeed = Annotated[
     int,
     Field(ge=0, description="Drives contexts, speakers, sampling and training; another seed, another study."),
@@ -107,10 +114,19 @@ class RoundParameters(Parameters):
     decoder: Decoder = ""
     seeds: Seeds = None
     max_steps: MaxSteps = None
+    engine: EngineName = None
     study_seed: int = Field(default=0, ge=0, description="Repetition of a study: no two share a training seed.")
     replay: int = Field(
         default=0, ge=0, description="Games of a fixed simulated set that the seed policy and every new policy play."
     )
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        others = [str(each) for each in self.variants if each.objective is not Objective.RL]
+        if self.engine == "trl" and len(others) < len(self.variants):
+            named = f"choose variants ({','.join(others)})" if others else "choose other variants"
+            raise ValueError(f"TRL has no trainer for REINFORCE: {named}, or train with the engine 'packed'")
+        return self
 
     def resolved_profile(self) -> Profile:
         """Return the named profile with the settings made here."""
@@ -126,7 +142,7 @@ class RoundParameters(Parameters):
         if self.max_steps is not None:
             every = max(1, self.max_steps // 4)
             profile = profile.with_training(max_steps=self.max_steps, checkpoint_every=every)
-        return profile
+        return profile.on(self.engine) if self.engine else profile
 
 
 class NextRoundParameters(Parameters):
@@ -145,6 +161,7 @@ class NextRoundParameters(Parameters):
     feedback: Feedback = FeedbackSource.DECODED
     seeds: Seeds = None
     max_steps: MaxSteps = None
+    engine: EngineName = None
     on: Literal["pools", "ray"] = Field(
         default="pools", description="Where decoding and training run: on the GPU work pool, or on a Ray cluster."
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from respect_core.variants import (
     SEED,
+    Engine,
     FeedbackSource,
     LoraConfig,
     Objective,
@@ -63,12 +64,18 @@ class Profile:
 
     def with_training(self, objectives: Collection[Objective] = tuple(Objective), /, **changes: Any) -> Profile:
         """Return a profile with other training settings for these objectives, in every round."""
+        return self._changed(lambda config: replace(config, **changes) if config.objective in objectives else config)
 
-        def with_changes(training: Mapping[Objective, TrainingConfig]) -> dict[Objective, TrainingConfig]:
-            return {each: replace(config, **changes if each in objectives else {}) for each, config in training.items()}
+    def on(self, engine: Engine) -> Profile:
+        """Return a profile whose variants train with this engine. The seed policy keeps its own."""
+        return self._changed(lambda config: config.on(engine))
 
-        later = {number: with_changes(training) for number, training in self.later.items()}
-        return replace(self, training=with_changes(self.training), later=later)
+    def _changed(self, change: Callable[[TrainingConfig], TrainingConfig]) -> Profile:
+        def all_of(training: Mapping[Objective, TrainingConfig]) -> dict[Objective, TrainingConfig]:
+            return {objective: change(config) for objective, config in training.items()}
+
+        later = {number: all_of(training) for number, training in self.later.items()}
+        return replace(self, training=all_of(self.training), later=later)
 
 
 def idefics2_8b() -> Profile:

@@ -103,6 +103,10 @@ VARIANTS: dict[Variant, Recipe] = {
 }
 
 
+Engine = Literal["packed", "trl"]
+"""What trains: our own trainer on packed interactions, or TRL's trainers on one example per turn."""
+
+
 class Propensity(StrEnum):
     """The source of equation 2's p for turns whose log has none."""
 
@@ -190,6 +194,22 @@ class TrainingConfig:
     kto_reference: Literal["logged", "initial"] = "logged"  # log p as logged, or a pass under the initial adapter
     from_previous_adapter: bool = False
     checkpoint_every: int | None = None  # optimizer steps between checkpoints; None: once an epoch
+    engine: Engine = "packed"
+
+    def on(self, engine: Engine) -> TrainingConfig:
+        """Return these settings for an engine, without the terms that it lacks (`learning.trl_engine`)."""
+        if engine == "packed":
+            return replace(self, engine=engine)
+        smoothing = 0.0 if self.objective is Objective.KTO else self.label_smoothing
+        return replace(
+            self,
+            engine=engine,
+            entropy_weight=0.0,
+            label_smoothing=smoothing,
+            length_normalised=False,
+            kto_length_normalised=False,
+            kto_reference="initial",
+        )
 
 
 def fft() -> TrainingConfig:

@@ -75,7 +75,9 @@ def points(name: str, recipe: TrainingConfig, limit: int | None = None) -> list[
     """
     if name not in GRIDS:
         raise ValueError(f"no grid {name!r}; there are: {', '.join(GRIDS)}")
-    others = [each for each in dict.fromkeys(GRIDS[name](recipe)) if each != recipe]
+    others = [
+        each for each in dict.fromkeys(point.on(recipe.engine) for point in GRIDS[name](recipe)) if each != recipe
+    ]
     if limit is not None and limit <= len(others):
         others = random.Random(0).sample(others, len(others))[: limit - 1]
     return [recipe, *others]

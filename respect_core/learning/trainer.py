@@ -103,20 +103,12 @@ def train(
             continues one; RL without p; an entropy weight that makes the uniform policy the optimum.
         TrainingError: loss or gradient is not finite.
     """
-    if config.from_previous_adapter and init_adapter is None:
-        raise ValueError(f"{config.objective} continues an adapter: give the previous round's, or the seed policy's")
-    if init_adapter is not None and not config.from_previous_adapter:
-        raise ValueError(f"{config.objective} starts from scratch here: its configuration does not take an adapter")
     require_probability(examples, config.objective)
     refuse_uniform_optimum(config, base.model.config.get_text_config().vocab_size)
-    plan = plan_steps(examples, config, seed)
-    if not plan:
-        raise ValueError(f"nothing to train on: {len(examples)} games, and no positive turn in them")
+    plan = plan_training(examples, config, seed, init_adapter)
     out_dir.mkdir(parents=True, exist_ok=True)
     with isolated(seed, base.device):
-        model = (
-            grow_adapter(base, init_adapter, lora, seed=seed) if init_adapter else attach_lora(base, lora, seed=seed)
-        )
+        model = starting_model(base, init_adapter, lora, seed)
         reference, size = find_references(base, model, examples, config, features)
         size, folder = processes.all_reduce_min(size), out_dir if processes.first else None
         gradients = Gradients(base, model, config, features, reference, processes)
@@ -126,7 +118,7 @@ def train(
             restore(point, model, optimizer, base.device)
             history, seconds, size = History(folder, point.history), point.seconds, point.micro_batch
         elif init_adapter is not None and validate is not None and processes.first:
-            _save_checkpoint(model, out_dir, history, validate, base.device)
+            save_checkpoint(model, out_dir, history, validate, base.device)
         model.train()
         for step, (epoch, batch) in list(enumerate(plan))[len(history.steps) :]:
             started = time.perf_counter()
@@ -142,12 +134,31 @@ def train(
                 continue
             if progress is not None:
                 progress(history.steps[-1], len(plan))
-            is_checkpoint = _is_checkpoint(plan, step, config)
-            if is_checkpoint:
-                _save_checkpoint(model, out_dir, history, validate, base.device)
-            if resume is not None and (is_checkpoint or (step + 1) % resume.every == 0):
+            due = is_checkpoint(plan, step, config)
+            if due:
+                save_checkpoint(model, out_dir, history, validate, base.device)
+            if resume is not None and (due or (step + 1) % resume.every == 0):
                 resume.save(capture(history, seconds, size, model, optimizer, base.device))
     return TrainingResult(tuple(history.steps), tuple(history.checkpoints), seconds)
+
+
+def plan_training(
+    examples: Sequence[Example], config: TrainingConfig, seed: int, init_adapter: Path | None
+) -> list[tuple[int, Batch]]:
+    """Plan the epoch and batch of every step. Raises ValueError as `train` does about examples and `init_adapter`."""
+    if config.from_previous_adapter and init_adapter is None:
+        raise ValueError(f"{config.objective} continues an adapter: give the previous round's, or the seed policy's")
+    if init_adapter is not None and not config.from_previous_adapter:
+        raise ValueError(f"{config.objective} starts from scratch here: its configuration does not take an adapter")
+    plan = plan_steps(examples, config, seed)
+    if not plan:
+        raise ValueError(f"nothing to train on: {len(examples)} games, and no positive turn in them")
+    return plan
+
+
+def starting_model(base: Base, init_adapter: Path | None, lora: LoraConfig, seed: int) -> Any:
+    """Return the base with the adapter that training starts from: a given one, or a fresh one."""
+    return grow_adapter(base, init_adapter, lora, seed=seed) if init_adapter else attach_lora(base, lora, seed=seed)
 
 
 def plan_steps(examples: Sequence[Example], config: TrainingConfig, seed: int) -> list[tuple[int, Batch]]:
@@ -160,7 +171,7 @@ def plan_steps(examples: Sequence[Example], config: TrainingConfig, seed: int) -
     return plan
 
 
-def _is_checkpoint(plan: Sequence[tuple[int, Batch]], step: int, config: TrainingConfig) -> bool:
+def is_checkpoint(plan: Sequence[tuple[int, Batch]], step: int, config: TrainingConfig) -> bool:
     """Return whether a checkpoint follows step `step` (from 0).
 
     One does at the end, and every `config.checkpoint_every` steps or at the end of each epoch.
@@ -172,7 +183,7 @@ def _is_checkpoint(plan: Sequence[tuple[int, Batch]], step: int, config: Trainin
     return plan[step + 1][0] != plan[step][0]
 
 
-def _save_checkpoint(
+def save_checkpoint(
     model: Any, out_dir: Path, history: History, validate: Validate | None, device: torch.device
 ) -> None:
     """Save the model's adapter as a checkpoint after the steps so far, with its validation figures."""

@@ -54,9 +54,11 @@ from tasks.support.files import write_whole
 from tasks.support.retries import is_transient
 
 if TYPE_CHECKING:  # each kind of work imports what it needs: games are counted without torch
+    from respect_core.learning.trainer import TrainingResult
     from respect_core.model.base import Base
     from respect_core.model.vision import VisionFeatures
     from respect_core.training_data.sampling import Example
+    from respect_core.variants import Engine
 
 
 def report(done: int, total: int, note: str = "") -> None:
@@ -67,7 +69,6 @@ def report(done: int, total: int, note: str = "") -> None:
 def train(spec: TrainSpec) -> dict[str, Any]:
     """Train and validate; return checkpoints with their figures. The processor is saved next to them."""
     from respect_core.acting.policy import Policy
-    from respect_core.learning import trainer
     from respect_core.learning.checkpoints import ResumeFile, StepRecord
     from respect_core.learning.distributed import launched
     from respect_core.learning.validation import exact_match
@@ -101,7 +102,7 @@ def train(spec: TrainSpec) -> dict[str, Any]:
         note = f", {step.micro_batch} games at once: the device ran out of memory" if smaller else ""
         report(step.step, total, f"loss {step.loss:.3f}{note}")
 
-    result = trainer.train(
+    result = _engine(spec.training.engine)(
         base,
         examples,
         validate,
@@ -128,16 +129,21 @@ def train(spec: TrainSpec) -> dict[str, Any]:
     }
 
 
+def _engine(name: Engine) -> Callable[..., TrainingResult]:
+    """Return the function that trains."""
+    from respect_core.learning import trainer, trl_engine
+
+    return {"packed": trainer.train, "trl": trl_engine.train}[name]
+
+
 def _tried(spec: TrainSpec, base: Base, examples: Sequence[Example]) -> dict[str, Any]:
     """Train one step on these games, keeping nothing, to see whether training survives them."""
-    from respect_core.learning import trainer
-
     positive = [replace(each, labels=tuple(label and 1 for label in each.labels)) for each in examples]
     one = replace(spec.training, epochs=1, max_steps=1, batch_turns=sys.maxsize, checkpoint_every=None)
     features = _features(spec, base, _of(example.interaction for example in examples))
     with TemporaryDirectory() as folder:
         options: dict[str, Any] = {"features": features, "init_adapter": spec.adapter}
-        trainer.train(base, positive, None, one, spec.profile.lora, spec.seed, Path(folder), **options)
+        _engine(one.engine)(base, positive, None, one, spec.profile.lora, spec.seed, Path(folder), **options)
     return {}
 
 

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.training_data import curated
-from respect_core.variants import SEED
+from respect_core.variants import SEED, TrainingConfig
 from respect_core.versions import json_hash
 from tasks.registry import deployed, registry
 from tasks.registry.lineage import keep_lineage, prepare_lineage
@@ -178,10 +178,16 @@ def recipe(profile: Profile, training_set: TrainingSetRef) -> str:
         "data": training_set.data_hash,
         "base": profile.base,
         "lora": asdict(profile.placement(training_set.variant)),
-        "training": asdict(profile.settings(training_set.variant, training_set.round)),
+        "training": _settings(profile.settings(training_set.variant, training_set.round)),
         "seeds": profile.seeds,
     }
     return json_hash(made_from)
+
+
+def _settings(training: TrainingConfig) -> dict[str, Any]:
+    """Return settings by name, without the engine where it is the only one that earlier releases had."""
+    settings = asdict(training)
+    return settings if settings.pop("engine") == "packed" else {**settings, "engine": training.engine}
 
 
 def _base(profile: Profile) -> dict[str, str]:

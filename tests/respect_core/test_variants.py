@@ -61,6 +61,17 @@ def test_ktos_weights_are_those_of_the_papers_rounds() -> None:
     assert paper.settings("seed", 4) == paper.seed_training
 
 
+def test_an_engine_is_part_of_a_recipe_without_the_terms_that_it_lacks() -> None:
+    plain = profile("idefics2-8b")
+    assert plain.on("packed") == plain
+    for variant, round in (("b-fft", 0), ("b-kto", 0), ("b-kto", 2)):
+        before, after = plain.settings(variant, round), plain.on("trl").settings(variant, round)
+        assert (before.engine, after.engine) == ("packed", "trl") and after.on("trl") == after
+        assert (after.entropy_weight, after.length_normalised, after.kto_reference) == (0, False, "initial")
+        assert (after.kto_desirable, after.label_smoothing) == (before.kto_desirable, before.label_smoothing)
+    assert plain.on("trl").settings("seed", 0) == plain.seed_training
+
+
 def test_changed_training_settings_hold_in_every_round() -> None:
     changed = profile("idefics2-8b").with_training(max_steps=7)
     assert {changed.settings(variant, round).max_steps for variant in Variant for round in (0, 2)} == {7}

@@ -146,6 +146,16 @@ def test_what_to_learn_from_reaches_the_profile() -> None:
     assert RoundParameters(round=1).resolved_profile().feedback is FeedbackSource.DECODED
 
 
+def test_an_engine_is_chosen_by_name_for_what_it_trains() -> None:
+    chosen = RoundParameters(round=1, profile="chat", variants=["b-fft,t-kto"], engine="trl", max_steps=4)
+    settings = chosen.resolved_profile().settings("t-kto", 1)
+    assert (settings.engine, settings.max_steps) == ("trl", 4)
+    assert RoundParameters(round=1).resolved_profile().settings("b-fft", 1).engine == "packed"
+    result = CliRunner().invoke(main.app, ["round", "--round", "1", "--engine", "trl", "--variants", "b-fft,b-rl"])
+    told = " ".join(result.output.replace("│", " ").split())
+    assert result.exit_code == 2 and "no trainer for REINFORCE: choose variants (b-fft)" in told and "'packed'" in told
+
+
 def test_a_failure_that_explains_itself_has_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     for failure in (
         VariantsFailedError("b-kto failed"),

@@ -41,6 +41,12 @@ def test_a_recipe_in_steps_has_no_epochs_to_search() -> None:
     assert not any({"epochs", "kto_beta"} & each.keys() for each in changed)
 
 
+def test_points_have_no_terms_that_the_engine_lacks() -> None:
+    own = profile("chat").on("trl").settings("b-fft", 0)
+    points = [point for grid in ("table-1", "near") for point in grids.points(grid, own)]
+    assert len(points) > 10 and all(point == point.on("trl") for point in points)
+
+
 def test_the_grid_near_a_recipe_is_around_it() -> None:
     own = profile("tiny").settings("b-kto", 0)
     rates = sorted({point.learning_rate / own.learning_rate for point in grids.points("near", own)})

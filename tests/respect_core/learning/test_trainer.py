@@ -378,5 +378,5 @@ def test_plan_ends_with_the_steps_or_the_epochs() -> None:
     plan = trainer.plan_steps(toy(), config, 0)
     assert [epoch for epoch, _ in plan] == [0, 0, 1, 1, 2, 2]
     assert trainer.plan_steps(toy(), replace(config, max_steps=3), 0) == plan[:3]
-    checkpoints = [trainer._is_checkpoint(plan, step, config) for step in range(len(plan))]
+    checkpoints = [trainer.is_checkpoint(plan, step, config) for step in range(len(plan))]
     assert checkpoints == [False, True] * 3

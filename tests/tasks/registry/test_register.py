@@ -16,13 +16,13 @@ from samples import game
 
 from respect_core.log.records import turn_rows
 from respect_core.model.base import WEIGHTS, adapter_hash
-from respect_core.profiles import tiny
+from respect_core.profiles import idefics2_8b, tiny
 from respect_core.release.lineage import data_hash
 from respect_core.schemas import TRAINING_SET_SCHEMA
 from respect_core.store.tables import write_partition
 from respect_core.training_data import curated
 from tasks.registry import registry
-from tasks.registry.register import close_round, open_round, register_variant
+from tasks.registry.register import close_round, open_round, recipe, register_variant
 from tasks.support.references import ExportedRef, SelectedRef, TrainedRef, TrainingSetRef
 from tasks.support.workspace import Workspace, workspace
 
@@ -85,6 +85,14 @@ def _runs(place: Workspace) -> list[tuple[str, str]]:
     """Name and status of every run, in the order in which they began."""
     found = registry.client(place).search_runs([registry.experiment_id(place)], order_by=["attributes.start_time"])
     return [(run.info.run_name, run.info.status) for run in found]
+
+
+def test_a_recipe_names_the_engine_where_it_is_not_the_one_of_earlier_releases() -> None:
+    """The versions that those registered are found again."""
+    counts = dict.fromkeys(("train_turns", "positives", "negatives", "negatives_used", "rehearsal_turns"), 1)
+    data = TrainingSetRef(variant="b-kto", round=0, data_hash="0" * 8, probabilities={}, **counts)
+    assert recipe(idefics2_8b(), data) == "49b1e061a2b6c87cffdd13011446f8d93c42b9b8351e4915e4512aa52aa33586"
+    assert len({recipe(profile, data) for profile in (tiny(), tiny().on("packed"), tiny().on("trl"))}) == 2
 
 
 def test_a_killed_rounds_run_is_gone_on_with_and_nothing_stays_open(place: Workspace, tmp_path: Path) -> None:
