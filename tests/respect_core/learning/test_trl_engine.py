@@ -46,7 +46,7 @@ def conversations(*, negatives: bool) -> list[Example]:
     examples = []
     for number, room in enumerate(("attic", "hall", "kitchen", "cellar")):
         turns = (
-            Turn("You run a home.", f"turn on the lamp in the {room}", f"The lamp in the {room} is on."),
+            Turn(reply.state("You run a home."), f"turn on the lamp in the {room}", f"The lamp in the {room} is on."),
             Turn("", "and the radio", "I have no idea what a radio is."),
             Turn("", "bye", "Bye."),
         )
@@ -56,7 +56,7 @@ def conversations(*, negatives: bool) -> list[Example]:
 
 def settings(objective: Objective, **changes: Any) -> TrainingConfig:
     """Two steps on all turns at once, a checkpoint after each."""
-    return replace(
+    plain = replace(
         chat().training[objective].on("trl"),
         learning_rate=1e-2,
         max_steps=2,
@@ -65,8 +65,8 @@ def settings(objective: Objective, **changes: Any) -> TrainingConfig:
         batch_turns=64,
         micro_batch_interactions=64,
         from_previous_adapter=True,
-        **changes,
     )
+    return replace(plain, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +185,7 @@ def test_files_history_and_validation_are_in_the_same_places(tmp_path: Path, sta
             logp = Policy(base(), model, VisionFeatures(base(), {})).log_probabilities(held_out)
             return {"exact_match": 0.0, "logp": sum(map(sum, logp))}
 
-        config = settings(Objective.FFT, checkpoint_every=2)
-        config = replace(config, max_steps=3)
+        config = settings(Objective.FFT, checkpoint_every=2, max_steps=3)
         result = run(
             engine,
             config,
@@ -213,7 +212,7 @@ def test_resumes_to_the_same_adapter(
     objective: Objective, tmp_path: Path, start: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lora = replace(LORA, dropout=0.2)
-    config = replace(settings(objective, checkpoint_every=2), max_steps=4, micro_batch_interactions=5)
+    config = settings(objective, checkpoint_every=2, max_steps=4, micro_batch_interactions=5)
     whole = run("trl", config, tmp_path / "whole", start, lora=lora)
     file = ResumeFile(tmp_path / "resume.pt", "key")
 
@@ -243,9 +242,9 @@ def test_rehearsed_turns_are_desirable_under_kto(tmp_path: Path, start: Path) ->
     ("config", "reason"),
     [
         (settings(Objective.RL), "no trainer for REINFORCE"),
-        (replace(settings(Objective.FFT), entropy_weight=0.01), "entropy_weight"),
-        (replace(settings(Objective.FFT), length_normalised=True), "length_normalised"),
-        (replace(settings(Objective.KTO), label_smoothing=0.1, kto_reference="logged"), "label_smoothing.*reference"),
+        (settings(Objective.FFT, entropy_weight=0.01), "entropy_weight"),
+        (settings(Objective.FFT, length_normalised=True), "length_normalised"),
+        (settings(Objective.KTO, label_smoothing=0.1, kto_reference="logged"), "label_smoothing.*reference"),
     ],
 )
 def test_refuses_what_trl_lacks(config: TrainingConfig, reason: str, tmp_path: Path, start: Path) -> None:
@@ -269,8 +268,4 @@ def test_refuses_images_alternatives_and_several_processes(
 
 def test_a_loss_that_is_not_a_number_ends_training(tmp_path: Path, start: Path) -> None:
     with pytest.raises(TrainingError, match=r"step 2.*c0.*lower the learning rate"):
-        run("trl", settings(Objective.FFT, max_grad_norm=1e9) and _reckless(), tmp_path, start)
-
-
-def _reckless() -> TrainingConfig:
-    return replace(settings(Objective.FFT), learning_rate=1e30, max_steps=4)
+        run("trl", settings(Objective.FFT, learning_rate=1e30), tmp_path, start)
