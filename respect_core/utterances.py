@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-RULES = "1"
+RULES = "2"
 """Version of these rules. Change it when they mark or read text differently: feedback is then decoded again."""
 
 LONGEST_GROWTH = 18
@@ -218,6 +218,8 @@ _PROMPT = re.compile(
             rf"(?:{_LABEL})\W+(?:{_any_of('feedback sentiment rating')})",
             rf"(?P<label>{_LABEL})\W+(?P=label)",
             rf"(?:{_PROMPT_ROLES})\W{{0,2}}s\W+(?:{_any_of('feedback')})",
+            rf"(?:{_any_of('user')})\W+(?:{_any_of('was')})\W+(?:\w+\W+)?"
+            rf"(?:{_any_of('happy unhappy satisfied pleased')})",
             rf"(?:{_any_of('start end')})\W+of\W+(?:the\W+)?(?:{_any_of('conversation')})",
             rf"(?:{_any_of('answer')})\W+(?:\w+\W+){{0,2}}?(?:{_any_of('single')})\W+(?:{_any_of('word')})",
             rf"(?:{_any_of('ignore disregard forget override')})\W+(?:\w+\W+){{0,4}}?"

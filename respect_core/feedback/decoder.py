@@ -138,13 +138,17 @@ def smollm2() -> DecoderConfig:
 def smollm2_chat() -> DecoderConfig:
     """Return the decoder of conversations: SmolLM2-135M-Instruct on worked examples of users' replies to an assistant.
 
+    Thresholds: docs/decoder.md, 'Conversations'.
+
     Raises:
         ModelNotFoundError: the weights are not on this machine.
     """
     return replace(
         smollm2(),
-        binary=prompts.few_shot("binary", examples=EXAMPLES),
-        ternary=prompts.few_shot("ternary", examples=EXAMPLES),
+        binary=prompts.few_shot_chat("binary", EXAMPLES),
+        ternary=prompts.few_shot_chat("ternary", EXAMPLES),
+        binary_thresholds=Thresholds(positive=0.5),
+        ternary_thresholds=Thresholds(positive=1.0, neutral=-0.25),
     )
 
 

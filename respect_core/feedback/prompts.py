@@ -47,11 +47,11 @@ class Exchange:
     action: str
     follow_up: str
 
-    def lines(self) -> list[tuple[str, str]]:
+    def lines(self, speaker: str = "Speaker", listener: str = "Listener") -> list[tuple[str, str]]:
         """Return (who, what) in order, whitespace folded so that an utterance cannot start a line of its own."""
-        lines = [("Speaker", self.utterance), ("Listener", self.action), ("Speaker", self.follow_up)]
+        lines = [(speaker, self.utterance), (listener, self.action), (speaker, self.follow_up)]
         if self.previous_action is not None:
-            lines.insert(0, ("Listener", self.previous_action))
+            lines.insert(0, (listener, self.previous_action))
         return [(who, " ".join(what.split())) for who, what in lines]
 
 
@@ -77,8 +77,9 @@ class Prompt:
     """A prompt family and everything that shapes its text.
 
     `words` are the words for each label; worked examples use the first, and a label's log-probability is the mean
-    over its words. `cue` is the line that the word completes. With `openings`, the model is also asked about the
-    opening of the reply, and the reply is no more positive than that.
+    over its words. `cue` is the line that the word completes. `roles` names speaker and listener in worked examples.
+    With `openings`, the model is also asked about the opening of the reply, and the reply is no more positive than
+    that.
     """
 
     family: Family
@@ -88,6 +89,7 @@ class Prompt:
     examples: Sequence[Example] = ()
     context: bool = True
     openings: bool = False
+    roles: tuple[str, str] = ("Speaker", "Listener")
 
     def text(self, exchange: Exchange) -> str:
         """Return the text before the label word. For `zero_shot` this is the user's message of a chat."""
@@ -104,7 +106,7 @@ class Prompt:
         return "".join([*blocks, self._block(exchange)])
 
     def _block(self, exchange: Exchange) -> str:
-        lines = exchange.lines() if self.context else exchange.lines()[-1:]
+        lines = exchange.lines(*self.roles)[0 if self.context else -1 :]
         return "\n".join([*(f"{who}: {what}" for who, what in lines), self.cue])
 
 
@@ -199,4 +201,27 @@ def few_shot(kind: Kind, context: bool = False, examples: Sequence[Example] = _E
         examples=examples,
         context=context,
         openings=True,
+    )
+
+
+def few_shot_chat(kind: Kind, examples: Sequence[Example]) -> Prompt:
+    """Return a prompt of worked examples of users' replies to an assistant; its cue asks how the user felt.
+
+    Most of its words are in no example: a small model repeats the words that it has just read, whatever the reply.
+    """
+    return Prompt(
+        "few_shot",
+        kind,
+        {
+            POSITIVE: ("happy", "satisfied", "pleased", "glad", "right", "good", "positive"),
+            NEGATIVE: (
+                *("unhappy", "disappointed", "frustrated", "annoyed", "angry", "confused"),
+                *("wrong", "bad", "negative"),
+            ),
+        },
+        cue="The user was",
+        examples=examples,
+        context=False,
+        openings=True,
+        roles=("User", "Assistant"),
     )
