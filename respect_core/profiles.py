@@ -172,6 +172,7 @@ def home() -> Profile:
         plain,
         name="home",
         scenario="home",
+        feedback_decoder="smollm2_home",
         seed_training=replace(
             plain.seed_training, learning_rate=2e-3, max_steps=14, checkpoint_every=7, batch_turns=15
         ),

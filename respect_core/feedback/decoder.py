@@ -96,7 +96,8 @@ def named(name: str) -> DecoderConfig:
     """
     if name.startswith(_OPENAI):
         return openai(name)
-    known = {"idefics2_8b": idefics2_8b, "smollm2": smollm2, "smollm2_chat": smollm2_chat}
+    functions = (idefics2_8b, smollm2, smollm2_chat, smollm2_home)
+    known = {function.__name__: function for function in functions}
     if name not in known:
         raise ValueError(f"no feedback decoder {name!r}; there are: {', '.join(known)}, and openai:MODEL@URL")
     return known[name]()
@@ -150,6 +151,15 @@ def smollm2_chat() -> DecoderConfig:
         binary_thresholds=Thresholds(positive=0.5),
         ternary_thresholds=Thresholds(positive=1.0, neutral=-0.25),
     )
+
+
+def smollm2_home() -> DecoderConfig:
+    """Return `smollm2_chat` with a lower threshold for positive: users of the smart home approve in two or three words.
+
+    Raises:
+        ModelNotFoundError: the weights are not on this machine.
+    """
+    return replace(smollm2_chat(), ternary_thresholds=Thresholds(positive=0.5, neutral=-0.25))
 
 
 def openai(name: str) -> DecoderConfig:
