@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from respect_core import profiles
+from respect_core.measuring.judge import words
 from respect_core.profiles import Profile
 
 
@@ -23,10 +24,11 @@ def facts(root: Path) -> dict[str, str]:
     rounds = [_read(file) for file in sorted((root / "study").glob("round-*.json"))]
     versions = sorted({version for each in rounds for version in each.get("attempts", [])})
     seconds = sum(each.get("seconds", {}).get("total") or 0.0 for each in rounds)
+    called = words(str(profile.get("scenario", "multiref"))).interactions
     said = {
         "Profile": profile.get("name") or summary.get("profile"),
         "Study": parameters
-        and f"seed {parameters.get('study_seed')}, {parameters.get('games')} games of every policy in a round, "
+        and f"seed {parameters.get('study_seed')}, {parameters.get('games')} {called} of every policy in a round, "
         f"{parameters.get('rounds')} rounds of learning",
         "Base model": profile.get("base"),
         "Training seeds": ", ".join(map(str, profile.get("seeds", []))),
