@@ -5,7 +5,7 @@ Deviations from the paper, numbered as they are cited elsewhere:
    played at the same time.
 2. Keys and values of a game's earlier turns are cached, since its prompt only grows.
 
-Shapes: B rows, T new tokens, P cached tokens, V vocabulary, H width, A candidates.
+Shapes: B rows, T new tokens, P cached tokens, V vocabulary, H width, A candidates, in N blocks of K.
 """
 
 from __future__ import annotations
@@ -212,6 +212,8 @@ def choose(scores: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor,
         uniform: [B] in [0, 1), the randomness.
         temperature: 0 for the best candidate; log-probabilities are then those at 1.
     """
+    if scores.shape[-1] > _MANY:
+        return _choose_of_many(scores, uniform, temperature)
     logp_BA = (scores / (temperature or 1.0)).log_softmax(-1).double().cpu()
     if temperature:
         below_BA = logp_BA.exp().cumsum(-1)
@@ -220,6 +222,31 @@ def choose(scores: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor,
     else:
         chosen_B = logp_BA.argmax(-1)
     return chosen_B, logp_BA.gather(1, chosen_B[:, None]).squeeze(1)
+
+
+_MANY, _BLOCK = 16_384, 256
+
+
+def _choose_of_many(scores: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Pick as `choose` does, first a block of candidates and then one of them.
+
+    Cumulative sums over a large vocabulary in double precision would take as long as the model's own pass.
+    """
+    logp_BA = (scores / (temperature or 1.0)).log_softmax(-1)
+    if not temperature:
+        chosen_B = logp_BA.argmax(-1)
+    else:
+        p_BA = torch.nn.functional.pad(logp_BA.exp(), (0, -logp_BA.shape[-1] % _BLOCK))
+        p_BNK = p_BA.unflatten(-1, (-1, _BLOCK))
+        below_BN = p_BNK.sum(-1, dtype=torch.float64).cumsum(-1)
+        # As in `choose`, so that a block or candidate of probability zero is never picked.
+        drawn_B1 = (1 - uniform.to(scores.device))[:, None] * below_BN[:, -1:]
+        block_B1 = (below_BN < drawn_B1).sum(-1, keepdim=True).clamp(max=below_BN.shape[-1] - 1)
+        before_B1 = torch.where(block_B1 > 0, below_BN.gather(1, (block_B1 - 1).clamp(min=0)), 0.0)
+        inside_BK = p_BNK[torch.arange(len(scores), device=scores.device), block_B1[:, 0]].double().cumsum(-1)
+        rest_B1 = (drawn_B1 - before_B1).minimum(inside_BK[:, -1:])
+        chosen_B = block_B1[:, 0] * _BLOCK + (inside_BK < rest_B1).sum(-1)
+    return chosen_B.cpu(), logp_BA.gather(1, chosen_B[:, None]).squeeze(1).double().cpu()
 
 
 def among(logits: Tensor, candidates: Tensor) -> Tensor:
