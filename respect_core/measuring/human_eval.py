@@ -65,7 +65,7 @@ class Answer(BaseModel):
         default=None,
         description="first phase: the action the annotator would take: 'select A', 'nothing'; None of free text",
     )
-    satisfaction: Satisfaction | Audited | None = Field(
+    satisfaction: Literal["yes", "partial", "incorrect", "neutral", "no"] | None = Field(
         default=None, description="second phase; None without a follow-up"
     )
 

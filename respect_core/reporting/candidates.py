@@ -155,8 +155,8 @@ def _railed(value: float | None, limit: Range) -> str:
 
 
 RAILS = (
-    "Guard rails: the candidates' replies to held-out prompts against the seed policy's, as ratios and as what is added "
-    "to a share; distance in nats per token. In brackets the gate's limits; bold figures are beyond them."
+    "Guard rails: the candidates' replies to held-out prompts against the seed policy's, as ratios and as what is "
+    "added to a share; distance in nats per token. In brackets the gate's limits; bold figures are beyond them."
 )
 
 
