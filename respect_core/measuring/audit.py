@@ -24,7 +24,7 @@ from respect_core.interaction import Interaction, Turn, TurnKey
 from respect_core.measuring.annotation_tasks import TRIPLE, AnnotationTask, TaskTurn
 from respect_core.scenario import scenario
 from respect_core.store.base import Store
-from respect_core.store.manifests import TableError
+from respect_core.store.manifests import Partition, TableError
 from respect_core.store.tables import iter_batches
 
 TURNS = 50
@@ -98,6 +98,12 @@ def sample(
         )
         for number, (name, chosen) in enumerate(by_conversation.items())
     ]
+
+
+def discard(store: Store, partition: Partition) -> None:
+    """Delete the tasks of a partition: they hold what people wrote, which is taken back with their import."""
+    for key in store.keys(partition.folder(AuditTask.kept_in)):
+        store.delete(key)
 
 
 def _rows(
