@@ -97,9 +97,9 @@ ANNOTATIONS_SCHEMA = pa.schema(
         *_KEYS,
         pa.field("turn", pa.int32(), nullable=False),
         pa.field("annotator", pa.string(), nullable=False),  # a pseudonym
-        pa.field("intended", pa.string()),  # canonical a*: what the annotator would have done
-        pa.field("satisfaction", pa.string()),  # yes | partial | incorrect | no; null without a follow-up
-        pa.field("correct", pa.bool_()),  # whether the action taken equals a*
+        pa.field("intended", pa.string()),  # canonical a*: what the annotator would have done; null of free text
+        pa.field("satisfaction", pa.string()),  # yes | partial | incorrect | neutral | no; null: no follow-up
+        pa.field("correct", pa.bool_()),  # whether the action taken equals a*; null without one
         pa.field("source", pa.string(), nullable=False),  # page | file | released
     ],
     metadata={"table": "annotations", "schema_version": str(SCHEMA_VERSION)},

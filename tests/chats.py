@@ -91,5 +91,5 @@ def _feedback(store: Store, round: int, variant: str) -> None:
 def summary() -> dict[str, Any]:
     """What the page reads of the summary of round 1."""
     made = round_summary()
-    values = made["variants"]["b-fft"] | {"played": None}
+    values = made["variants"]["b-fft"] | {"played": None, "guard_rails": {"length_ratio": 9.0, "distance": 0.5}}
     return made | {"round": 1, "scenario": "chat", "variants": {"b-fft": values}, "failed": {}}

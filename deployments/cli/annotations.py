@@ -6,14 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from flows.support.terminal import Commands, Run, clear_errors, console, run_workspace
+from respect_core.errors import extra
 
 if TYPE_CHECKING:
     from respect_core.scenarios.multiref.importers.released import ReleasedReport
 
+Round = Annotated[int, typer.Option(min=0, help="Round that is annotated.")]
+Variant = Annotated[str, typer.Option(help="Policy whose games or conversations are annotated, e.g. b-fft.")]
+
 annotate_app = Commands(
-    help="Human evaluation (appendix A.2): draw games to annotate, import annotators' answers.", no_args_is_help=True
+    help="Human evaluation (appendix A.2): draw games or conversations to annotate, serve the page for conversations, "
+    "import answers, and say how good the decoder is.",
+    no_args_is_help=True,
 )
 released_import_app = Commands()  # under `respect import`
 released_app = Commands()
@@ -21,27 +28,35 @@ released_app = Commands()
 
 @annotate_app.command("sample")
 def sample_command(
-    round: Annotated[int, typer.Option(min=0, help="Round whose games are annotated.")],
-    variant: Annotated[str, typer.Option(help="Policy whose games are annotated, e.g. b-fft.")],
+    round: Round,
+    variant: Variant,
     run: Run = "main",
     games: Annotated[int, typer.Option(min=1, help="How many games; 120 are about 1,000 turns.")] = 120,
+    turns: Annotated[int, typer.Option(min=1, help="Of conversations: how many follow-ups.")] = 50,
     triple: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of games that three annotators see, for their agreement.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of games or conversations that three annotators see, for their agreement."
+        ),
     ] = 0.05,
-    seed: Annotated[int, typer.Option(help="Seed of the draw: the same seed draws the same games.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw: the same seed draws the same.")] = 0,
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Also write the tasks here, one JSON object a line.")
     ] = None,
 ) -> None:
-    """Draw games for annotation. Targets and outcomes are neither read nor put into the tasks."""
+    """Draw games, or follow-ups of conversations, for annotation. Targets and outcomes are not read."""
     workspace = run_workspace(run)
+    from respect_core.measuring.audit import AuditTask
     from tasks.games.annotating import sample
 
     with clear_errors():
-        tasks = sample(workspace, round, variant, games=games, triple=triple, seed=seed, out=out)
-    turns = sum(len(task.turns) for task in tasks)
+        tasks = sample(workspace, round, variant, games=games, turns=turns, triple=triple, seed=seed, out=out)
+    drawn = sum(len(task.turns) for task in tasks)
     several = sum(task.annotators > 1 for task in tasks)
-    console.print(f"{len(tasks):,} games of {turns:,} turns to annotate, {several:,} of them by three annotators")
+    what = f"{len(tasks):,} games of {drawn:,} turns"
+    if isinstance(tasks[0], AuditTask):
+        what = f"{drawn:,} follow-ups in {len(tasks):,} conversations"
+    console.print(f"{what} to annotate, {several:,} of them by three annotators")
     if out is not None:
         console.print(f"written to {out}", highlight=False, soft_wrap=True)
 
@@ -59,6 +74,63 @@ def import_command(
         report = import_answers(workspace.open(), file)
     console.print(f"{report.answers:,} answers")
     _set_aside(report.set_aside, report.problems, "answers")
+
+
+@annotate_app.command("page")
+def page_command(
+    run: Run = "main",
+    host: Annotated[str, typer.Option(help="Address to listen on; put TLS in front of anything but this machine.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
+    secure: Annotated[bool, typer.Option(help="Behind TLS: cookies travel over TLS only.")] = False,
+) -> None:
+    """Serve the page on which drawn conversations are labelled, until Ctrl-C. Games are annotated in `respect play`."""
+    workspace = run_workspace(run)
+    with clear_errors(), extra("game"):
+        import uvicorn
+
+        from deployments import clients
+        from deployments.game.engine.settings import Settings, tokens_from_environment
+        from deployments.game.web.audit import create_audit_app
+    with clear_errors():
+        _, annotators = tokens_from_environment()
+        if not annotators:
+            raise ValueError("set RESPECT_ANNOTATOR_TOKENS to 'name:token', e.g. of `openssl rand -hex 16`")
+        app = create_audit_app(workspace.open(), Settings(annotator_tokens=annotators, secure=secure))
+    console.print(f"\nLabel at [bold]http://{host}:{port}[/]; Ctrl-C ends it\n", highlight=False)
+    uvicorn.run(app, host=host, port=port, access_log=False, **clients.options())
+
+
+@annotate_app.command("report")
+def report_command(round: Round, variant: Variant, run: Run = "main") -> None:
+    """Say how well each decoder finds negatives and positives, going by annotators' answers."""
+    workspace = run_workspace(run)
+    with clear_errors():
+        from respect_core.measuring.cell import compare_decoders, read_rows
+        from respect_core.measuring.human_eval import build_annotations
+        from respect_core.reporting.page_tables import LABEL_COLUMNS, by_label
+        from respect_core.store.manifests import Partition
+
+        store = workspace.open()
+        build_annotations(store)
+        decoded = {
+            name: each
+            for name, each in compare_decoders(read_rows(store, Partition(round, variant))).items()
+            if each.against == "annotations" and each.by_label
+        }
+        if not decoded:
+            raise ValueError(
+                f"nobody annotated decoded follow-ups of round {round}, variant {variant!r}; `respect annotate sample` "
+                "draws them, and `respect annotate page` shows them"
+            )
+    labelled = next(each.confusion.turns for each in decoded.values() if each.confusion)
+    console.print(f"{labelled:,} follow-ups of round {round}, {variant}, as annotators label them", highlight=False)
+    table = Table("decoder", *LABEL_COLUMNS)
+    for name, each in decoded.items():
+        table.add_row(name, *by_label(each))
+    console.print(table)
+    console.print("95% intervals, which resample conversations", highlight=False)
 
 
 @released_import_app.command("released")

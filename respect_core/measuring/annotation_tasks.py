@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,6 +45,8 @@ class TaskTurn(_Record):
 
 class AnnotationTask(_Record):
     """One game to annotate. Round and variant name it for its answers; annotators need not see them."""
+
+    kept_in: ClassVar[str] = TASKS  # a folder of the store
 
     interaction_id: str
     round: Annotated[int, Field(ge=0)]
@@ -110,6 +112,9 @@ def to_lines(tasks: Iterable[AnnotationTask]) -> bytes:
     return b"".join(task.model_dump_json().encode() + b"\n" for task in tasks)
 
 
+Task = TypeVar("Task", bound=AnnotationTask)
+
+
 def put_tasks(store: Store, tasks: Sequence[AnnotationTask]) -> str:
     """Store the tasks of one round and variant, in place of earlier ones, and return their key.
 
@@ -118,23 +123,23 @@ def put_tasks(store: Store, tasks: Sequence[AnnotationTask]) -> str:
     partitions = {task.partition for task in tasks}
     if len(partitions) != 1:
         raise ValueError(f"tasks of {len(partitions)} rounds and variants; keep each round and variant by itself")
-    key = f"{partitions.pop().folder(TASKS)}tasks.jsonl"
+    key = f"{partitions.pop().folder(tasks[0].kept_in)}tasks.jsonl"
     store.put(key, to_lines(tasks))
     return key
 
 
-def read_tasks(store: Store) -> list[AnnotationTask]:
-    """Read the stored tasks. Raises TableError at a line that is no task."""
+def read_tasks(store: Store, kind: type[Task] = AnnotationTask) -> list[Task]:  # type: ignore[assignment]  # its bound
+    """Read the stored tasks of a kind. Raises TableError at a line that is no task."""
     tasks = []
-    for partition in partitions_with(store, TASKS, "tasks.jsonl"):
-        key = f"{partition.folder(TASKS)}tasks.jsonl"
+    for partition in partitions_with(store, kind.kept_in, "tasks.jsonl"):
+        key = f"{partition.folder(kind.kept_in)}tasks.jsonl"
         try:
             lines = store.read(key).splitlines()
         except MissingKeyError:
             continue
         for number, line in enumerate(lines, start=1):
             try:
-                tasks.append(AnnotationTask.model_validate_json(line))
+                tasks.append(kind.model_validate_json(line))
             except ValidationError as error:
                 wrong = from_validation(error)
                 raise TableError(
@@ -148,8 +153,8 @@ AnsweredTurn = tuple[int, str, str, int, str]
 
 
 def next_turn(
-    tasks: Iterable[AnnotationTask], answered: Collection[AnsweredTurn], annotator: str
-) -> tuple[AnnotationTask, TaskTurn] | None:
+    tasks: Iterable[Task], answered: Collection[AnsweredTurn], annotator: str
+) -> tuple[Task, TaskTurn] | None:
     """Choose an annotator's next turn: of a game they began, else of one that lacks annotators; None if all is done.
 
     Args:
@@ -158,7 +163,7 @@ def next_turn(
     by_game: dict[tuple[int, str, str], dict[str, set[int]]] = {}
     for round, variant, interaction_id, turn, who in answered:
         by_game.setdefault((round, variant, interaction_id), {}).setdefault(who, set()).add(turn)
-    new_game: tuple[AnnotationTask, TaskTurn] | None = None
+    new_game: tuple[Task, TaskTurn] | None = None
     for task in tasks:
         by_annotator = by_game.get((*task.partition, task.interaction_id), {})
         own = by_annotator.get(annotator, set())

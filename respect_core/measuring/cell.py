@@ -21,7 +21,14 @@ import numpy as np
 from pyarrow import RecordBatch
 
 from respect_core.interaction import TurnKey
-from respect_core.measuring.decoder_metrics import Calibration, Confusion, calibration, confusion
+from respect_core.measuring.decoder_metrics import (
+    Calibration,
+    Confusion,
+    LabelFigures,
+    by_label,
+    calibration,
+    confusion,
+)
 from respect_core.measuring.follow_ups import FollowUps, follow_ups
 from respect_core.measuring.judge import ImageSimilarity, Words, judge, words
 from respect_core.measuring.language import Language, language
@@ -97,6 +104,7 @@ class Decoded:
     against: Literal["annotations", "thumbs", "targets"] | None = None  # None: there are no actual labels
     confusion: Confusion | None = None
     calibration: Calibration | None = None
+    by_label: Mapping[int, LabelFigures] = field(default_factory=dict)  # -1 and +1; not of the paper's scenario
 
 
 @dataclass(frozen=True)
@@ -234,8 +242,8 @@ def cell(rows: Rows, f: ImageSimilarity | None = None) -> PolicyRound:
     return PolicyRound(
         figures=figures([games]) if len(games) else None,
         language=language(utterances) if utterances else None,
-        decoded=_compare_decoders(rows, annotated),
-        turn_figures=turn_figures(annotated, f) if annotated else None,
+        decoded=compare_decoders(rows),
+        turn_figures=turn_figures(annotated, f) if any(turn.right is not None for turn in annotated) else None,
         agreement=agreement(annotated) if annotated else None,
         users=user_shares(Counter(row.user for row in rows.turns)) if rows.turns else None,
         **_follow_ups(rows),
@@ -294,11 +302,11 @@ def _annotated_turns(rows: Rows) -> list[AnnotatedTurn]:
     ]
 
 
-def _compare_decoders(rows: Rows, annotated: Sequence[AnnotatedTurn]) -> dict[str, Decoded]:
+def compare_decoders(rows: Rows) -> dict[str, Decoded]:
     """Compare each decoder with actual labels; turns without an actual label are only counted."""
     satisfaction = {
         (turn.interaction_id, turn.turn): SATISFACTION_LABELS[turn.satisfaction]
-        for turn in first_annotations(annotated)
+        for turn in first_annotations(_annotated_turns(rows))
         if turn.satisfaction is not None
     }
     thumbs = {(row.interaction_id, row.turn): row.explicit for row in rows.turns if row.explicit is not None}
@@ -319,6 +327,9 @@ def _compare_decoders(rows: Rows, annotated: Sequence[AnnotatedTurn]) -> dict[st
             against=("annotations" if satisfaction else "thumbs" if thumbs else "targets") if compared else None,
             confusion=confusion(actual_labels, [row.label for row in compared], decoder, games) if compared else None,
             calibration=_calibration(compared, actual_labels),
+            by_label=by_label(actual_labels, [row.label for row in compared], games)
+            if compared and not rows.words.paper
+            else {},
         )
     return comparisons
 

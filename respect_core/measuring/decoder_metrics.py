@@ -59,6 +59,16 @@ class ThumbFigures:
 
 
 @dataclass(frozen=True)
+class LabelFigures:
+    """How well a decoder finds one label. None if no turn was decoded as it, or none is actually it."""
+
+    decoded: int  # turns
+    actual: int
+    precision: Estimate | None
+    recall: Estimate | None
+
+
+@dataclass(frozen=True)
 class Bin:
     """Turns whose decoded probability of positive is from `low` to `high`, which only the last bin includes."""
 
@@ -195,6 +205,22 @@ def against_thumbs(labels: Sequence[int], thumbs: Sequence[int], games: Sequence
     columns = [decoded_T == thumb_T, np.ones_like(of_both_T), of_both_T, decoded_T < 0, of_both_T, thumb_T < 0]
     figures = bootstrap(by_game(games, np.stack(columns, axis=1).astype(float)), quotients)
     return ThumbFigures(len(labels), int((thumb_T < 0).sum()), *figures)
+
+
+def by_label(actual: Sequence[int], predicted: Sequence[int], games: Sequence[str]) -> dict[int, LabelFigures]:
+    """Compute precision and recall of negatives and of positives, by label, the intervals resampling games.
+
+    Raises:
+        ValueError: no turns, or not as many of each.
+    """
+    _require(len(actual), predicted)
+    actual_T, decoded_T = np.asarray(actual), np.asarray(predicted)
+    figures = {}
+    for label in (-1, 1):
+        is_T, said_T = actual_T == label, decoded_T == label
+        table = by_game(games, np.stack([is_T & said_T, said_T, is_T & said_T, is_T], axis=1).astype(float))
+        figures[label] = LabelFigures(int(said_T.sum()), int(is_T.sum()), *bootstrap(table, quotients))
+    return figures
 
 
 def auc(lower: ArrayLike, higher: ArrayLike) -> float:

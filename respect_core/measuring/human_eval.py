@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from respect_core.log.log import SET_ASIDE, RecordError, from_validation, new_lines
 from respect_core.measuring.annotation_tasks import AnsweredTurn
 from respect_core.measuring.judge import judge
-from respect_core.measuring.turn_metrics import LABELS, AnnotatedTurn
-from respect_core.scenario import ScenarioError
+from respect_core.measuring.turn_metrics import LABELS, NEUTRAL, AnnotatedTurn
+from respect_core.scenario import ScenarioError, scenario
 from respect_core.schemas import ANNOTATIONS_SCHEMA as ANNOTATIONS_SCHEMA
 from respect_core.store.base import Store
 from respect_core.store.manifests import ChangedError, Input, Partition, missing_parts, partitions_with, read_manifest
@@ -36,6 +36,8 @@ ANNOTATIONS, ANSWERS = "annotations", "answers"
 Satisfaction = Literal["yes", "partial", "incorrect", "no"]
 """Satisfied; satisfied, though the selection was incomplete; satisfied, though it was wrong; not satisfied
 (appendix A.2)."""
+Audited = Literal["yes", "neutral", "no"]
+"""The same of free text, where nothing is selected; neutral: the follow-up does not tell."""
 Source = Literal["page", "file", "released"]
 
 _Turns = Mapping[tuple[str, int], Mapping[str, Any]]
@@ -59,8 +61,13 @@ class Answer(BaseModel):
     variant: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
     turn: Annotated[int, Field(ge=0)]
     annotator: str = Field(min_length=1, description="a pseudonym, never a raw id")
-    intended: str = Field(description="first phase: the action the annotator would take, e.g. 'select A'; or 'nothing'")
-    satisfaction: Satisfaction | None = Field(default=None, description="second phase; None without a follow-up")
+    intended: str | None = Field(
+        default=None,
+        description="first phase: the action the annotator would take: 'select A', 'nothing'; None of free text",
+    )
+    satisfaction: Literal["yes", "partial", "incorrect", "neutral", "no"] | None = Field(
+        default=None, description="second phase; None without a follow-up"
+    )
 
 
 @dataclass(frozen=True)
@@ -216,12 +223,17 @@ def _new_row(answer: Answer, turns: _Turns, table: Mapping[tuple[str, int, str],
             f"{answer.round}, variant {answer.variant!r}",
             "correct the ids, or import the game first",
         )
+    free_text = scenario(turn["scenario"]).free_text
+    intended = None
     try:
-        intended = judge(turn["scenario"]).intended(answer.intended, turn["state"], turn["context"])
+        if answer.intended is not None or not free_text:
+            intended = judge(turn["scenario"]).intended(answer.intended or "", turn["state"], turn["context"])
     except ScenarioError as error:
         raise AnswerError("intended", str(error), "give an action that is legal in the turn's state") from None
-    if (turn["follow_up"] is None) != (answer.satisfaction is None):
-        expected = "null: nothing follows the turn" if turn["follow_up"] is None else f"one of {list(LABELS)}"
+    misplaced = answer.satisfaction == NEUTRAL and not free_text
+    if (turn["follow_up"] is None) != (answer.satisfaction is None) or misplaced:
+        options = [each for each in LABELS if free_text or each != NEUTRAL]
+        expected = "null: nothing follows the turn" if turn["follow_up"] is None else f"one of {options}"
         raise AnswerError("satisfaction", f"{answer.satisfaction!r}; expected {expected}", "correct it")
     row = {
         "interaction_id": answer.interaction_id,
@@ -229,7 +241,7 @@ def _new_row(answer: Answer, turns: _Turns, table: Mapping[tuple[str, int, str],
         "annotator": answer.annotator,
         "intended": intended,
         "satisfaction": answer.satisfaction,
-        "correct": intended == turn["action"],
+        "correct": None if intended is None else intended == turn["action"],
         "source": source,
     }
     before = table.get(_key(row))

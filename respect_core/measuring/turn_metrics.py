@@ -20,8 +20,10 @@ from respect_core.stats import RESAMPLES, Estimate, bootstrap, by_game, quotient
 
 YES, PARTIAL, INCORRECT, NO = "yes", "partial", "incorrect", "no"
 """Satisfaction, a to d of appendix A.2: yes; yes, though clicks were missing; yes, though some were wrong; no."""
+NEUTRAL = "neutral"
+"""Satisfaction that a follow-up does not tell: of free text alone, where there are no clicks (`measuring.audit`)."""
 
-LABELS = {YES: 1, PARTIAL: 0, INCORRECT: 0, NO: -1}
+LABELS = {YES: 1, PARTIAL: 0, INCORRECT: 0, NEUTRAL: 0, NO: -1}
 """Satisfaction as feedback labels, with which figure 6 compares decoders."""
 
 ANNOTATORS = 3  # a turn needs this many to count for agreement (appendix A.2)
@@ -32,8 +34,8 @@ class AnnotatedTurn:
     """One annotator's answers about one turn.
 
     `action` is the policy's (a-hat) and `intended` the annotator's (a*); None if the data has none, and then `correct`
-    says whether they were equal, if that is known. `satisfaction`: yes | partial | incorrect | no; None without a
-    follow-up. `context`: image ids in the listener's order; `state`: letters selected before.
+    says whether they were equal, if that is known. `satisfaction`: yes | partial | incorrect | neutral | no; None
+    without a follow-up. `context`: image ids in the listener's order; `state`: letters selected before.
     """
 
     interaction_id: str

@@ -229,7 +229,7 @@ def _training_data(candidate: Evidence, config: GateConfig) -> Iterator[_Finding
 
 def _guard_rails(candidate: Evidence, rails: Rails) -> Iterator[_Finding]:
     found = {name: candidate.guard_rails[name] for name in asdict(rails) if name in candidate.guard_rails}
-    beyond = {name: value for name, value in found.items() if not _within(value, getattr(rails, name))}
+    beyond = {name: value for name, value in found.items() if not is_within(value, getattr(rails, name))}
     for name, value in beyond.items():
         low, high = getattr(rails, name)
         sentence = f"guard rail {name}: {value:.2f}, which is outside {low:g} to {high:g}"
@@ -240,5 +240,6 @@ def _guard_rails(candidate: Evidence, rails: Rails) -> Iterator[_Finding]:
         yield _Finding(True, f"within the guard rails: {named}", {**within})
 
 
-def _within(value: float, allowed: Range) -> bool:
-    return allowed[0] <= value <= allowed[1]  # false of what is not a number
+def is_within(value: float, allowed: Range) -> bool:
+    """Return whether a figure stays in its range; what is not a number does not."""
+    return allowed[0] <= value <= allowed[1]

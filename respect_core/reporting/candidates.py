@@ -6,7 +6,7 @@ Figures of few games or turns have intervals like all others, and say that they 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import sqrt
 from typing import Any
 
@@ -15,6 +15,8 @@ import numpy as np
 from respect_core.measuring.comparison import paired
 from respect_core.measuring.judge import Words, words
 from respect_core.measuring.metrics import Estimate, figures
+from respect_core.release.gate import Range, is_within
+from respect_core.release.gate import gate as gate_of
 from respect_core.scenario import scenario
 from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.variants import Variant
@@ -125,6 +127,37 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return a row in the columns of its view for each candidate."""
     seen = view(summary)
     return [(name.upper(), *_cells(values, seen)) for name, values in summary["variants"].items()]
+
+
+def rails(summary: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return columns and rows of the guard rails of policies of free text; no rows where none were measured.
+
+    A column's name has the gate's limits for the round's profile. A figure beyond them is bold and marked.
+    """
+    measured = {name: each["guard_rails"] for name, each in summary["variants"].items() if each.get("guard_rails")}
+    limits = asdict(gate_of(summary.get("profile", "")).rails)
+    columns = tuple(
+        f"{name.replace('_', ' ')} ({low:g} to {high:g})"
+        if low >= 0
+        else f"{name.replace('_', ' ')} (at most {high:g})"
+        for name, (low, high) in limits.items()
+    )
+    return ("variant", *columns), [
+        (name.upper(), *(_railed(figures.get(each), limit) for each, limit in limits.items()))
+        for name, figures in measured.items()
+    ]
+
+
+def _railed(value: float | None, limit: Range) -> str:
+    if value is None:
+        return DASH
+    return f"{value:.2f}" if is_within(value, limit) else f"**{value:.2f} beyond**"
+
+
+RAILS = (
+    "Guard rails: the candidates' replies to held-out prompts against the seed policy's, as ratios and as what is "
+    "added to a share; distance in nats per token. In brackets the gate's limits; bold figures are beyond them."
+)
 
 
 def findings(summary: Mapping[str, Any]) -> list[str]:

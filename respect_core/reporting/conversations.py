@@ -200,5 +200,10 @@ def readable(line: str) -> str:
 def bounded(text: str) -> str:
     """Cut a text to what is shown of it, and show characters that cannot be seen as such."""
     more = len(text) - MOST_CHARACTERS
-    shown = _UNSEEN.sub("\ufffd", text[:MOST_CHARACTERS])
+    shown = visible(text[:MOST_CHARACTERS])
     return f"{shown} … ({more:,} more characters)" if more > 0 else shown
+
+
+def visible(text: str) -> str:
+    """Show characters that cannot be seen as such."""
+    return _UNSEEN.sub("\ufffd", text)

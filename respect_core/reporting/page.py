@@ -120,10 +120,12 @@ def page(
 def _candidates(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Present what a round's candidates learned: opening sentences, the table, and remarks below it."""
     rows, view = tuple(candidates.rows(summary)), candidates.view(summary)
+    columns, rails = candidates.rails(summary)
     return {
         "round": summary["round"],
         "findings": candidates.findings(summary),
         "table": Plain(view.caption, view.columns, rows) if rows else None,
+        "rails": Plain(candidates.RAILS, columns, tuple(rails)) if rails else None,
         "remarks": candidates.remarks(summary),
         "few": candidates.FEW,
     }

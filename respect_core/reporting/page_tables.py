@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from respect_core.measuring.cell import PolicyRound
+from respect_core.measuring.cell import Decoded, PolicyRound
 from respect_core.measuring.evidence import Comparison, Evidence
 from respect_core.measuring.judge import Words
 from respect_core.measuring.metrics import Estimate
-from respect_core.reporting.candidates import DASH
+from respect_core.reporting.candidates import DASH, FEW, too_little
 from respect_core.reporting.changes import Changes
 from respect_core.reporting.figures.confusions import decoded_policy
 from respect_core.reporting.tables import PAPER, Grid, Plain
@@ -106,6 +106,23 @@ def agreement(evidence: Evidence) -> Plain | None:
 def decoders(evidence: Evidence) -> Plain | None:
     """Tabulate precision, recall and calibration for the policy that figure 6 shows."""
     subject = decoded_policy(evidence.cells)
+    if not evidence.words.paper:
+        return _plain(
+            f"The decoders on turns of {(subject or '').upper()}, in percent of the turns that were decoded as a label "
+            "(precision), or that have it (recall).",
+            ("round", "decoder", "labels by", "turns", *LABEL_COLUMNS, "calibration error"),
+            (
+                (
+                    *(str(round), decoder, str(decoded.against), str(decoded.confusion.turns)),
+                    *by_label(decoded),
+                    percent(decoded.calibration.ece if decoded.calibration else None),
+                )
+                for policy, round, cell in _cells(evidence)
+                if policy == subject
+                for decoder, decoded in cell.decoded.items()
+                if decoded.confusion is not None
+            ),
+        )
     return _plain(
         f"The decoders on turns of {(subject or '').upper()}, in percent. Strict: only right turns count as positive; "
         "with partly right: those count too. Calibration error of the scores as probabilities.",
@@ -127,6 +144,18 @@ def decoders(evidence: Evidence) -> Plain | None:
             if decoded.confusion is not None
         ),
     )
+
+
+LABEL_COLUMNS = ("negatives: precision", "recall", "positives: precision", "recall")
+
+
+def by_label(decoded: Decoded) -> Iterator[str]:
+    """Yield the cells of `LABEL_COLUMNS`, with a note where they are of too few turns."""
+    for label in (-1, 1):
+        found = decoded.by_label.get(label)
+        for share, of in ((found.precision, found.decoded), (found.recall, found.actual)) if found else [(None, 0)] * 2:
+            note = f" {too_little(of)}" if share and of < FEW else ""
+            yield f"{percent(share)}{note}"
 
 
 def drifts(evidence: Evidence) -> tuple[Plain | None, Plain | None]:

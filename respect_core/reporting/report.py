@@ -95,7 +95,7 @@ def draw(evidence: Evidence, grids: Sequence[Grid]) -> dict[FigureName, tuple[Fi
         "follow-ups": (curves.follow_ups(cells), alt_text("By round.", grids, (21, 22, 23))),
         4: (curves.figure_4(cells, words=evidence.words), alt_text("By round.", grids, (2, 3, 4))),
         5: (curves.figure_5(cells), alt_text("By round.", grids, (5,))),
-        6: (confusions.figure_6(cells), matrices),
+        6: (confusions.figure_6(cells, evidence.words), matrices),
         7: (curves.figure_7(cells), alt_text("By round.", grids, (6, 7, 8, 9))),
         14: (curves.figure_14(learned), f"Cumulative interactions: {totals}."),
         15: (curves.figure_15(cells), alt_text("Success with enhanced adapters.", grids, (2,))),

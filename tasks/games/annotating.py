@@ -1,24 +1,37 @@
-"""Take games to annotate out of the store (appendix A.2)."""
+"""Take games, or turns of conversations, to annotate out of the store (appendix A.2)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from respect_core.measuring import annotation_tasks
+from respect_core.measuring import annotation_tasks, audit
 from respect_core.measuring.annotation_tasks import AnnotationTask
 from tasks.support.files import write_whole
 from tasks.support.workspace import Workspace
 
 
 def sample(
-    workspace: Workspace, round: int, variant: str, *, games: int, triple: float, seed: int, out: Path | None = None
-) -> list[AnnotationTask]:
-    """Draw games, keep them in the store as tasks, and also write them to `out` if it is given.
+    workspace: Workspace,
+    round: int,
+    variant: str,
+    *,
+    games: int,
+    turns: int,
+    triple: float,
+    seed: int,
+    out: Path | None = None,
+) -> Sequence[AnnotationTask]:
+    """Draw games, or turns of free text, keep them in the store as tasks, and also write them to `out` if it is given.
 
-    Raises TableError and ValueError as `annotation_tasks.sample` does.
+    Raises TableError and ValueError as `annotation_tasks.sample` and `audit.sample` do.
     """
     store = workspace.open()
-    tasks = annotation_tasks.sample(store, round, variant, games=games, triple=triple, seed=seed)
+    tasks: Sequence[AnnotationTask]
+    if audit.free_text(store, round, variant):
+        tasks = audit.sample(store, round, variant, turns=turns, triple=triple, seed=seed)
+    else:
+        tasks = annotation_tasks.sample(store, round, variant, games=games, triple=triple, seed=seed)
     annotation_tasks.put_tasks(store, tasks)
     if out is not None:
         write_whole(out, annotation_tasks.to_lines(tasks).decode())

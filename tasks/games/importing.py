@@ -9,6 +9,7 @@ from pathlib import Path
 from respect_core.log import imports, user_key
 from respect_core.log.imports import ImportRecord
 from respect_core.log.records import InteractionLog, PolicyIdentity
+from respect_core.measuring import audit
 from respect_core.scenarios.multiref.importers.games import UNKNOWN_POLICY, ImportReport
 from respect_core.scenarios.multiref.importers.games import import_games as import_into
 from respect_core.store.manifests import Partition
@@ -83,6 +84,8 @@ def import_games(
 def undo_import(workspace: Workspace, name: str) -> tuple[ImportRecord, list[Partition]]:
     """Undo an import; games that it added to game sets go too, unless they are in the log for another reason.
 
+    Conversations drawn for an audit of its round and variant must be drawn again; what people answered stays.
+
     Returns:
         What was undone, and the training sets that were made from its round and variant, which stay.
 
@@ -91,6 +94,7 @@ def undo_import(workspace: Workspace, name: str) -> tuple[ImportRecord, list[Par
     """
     store = workspace.open()
     record = imports.find(store, name)
+    audit.discard(store, record.partition)
     trained = imports.undo(store, record)
     for game_set, ids in record.held.items():
         curated.remove(store, game_set, set(ids) - imports.places(store, ids).keys())

@@ -78,6 +78,8 @@ class AnswerRequest(BaseModel):
 class AnnotationQueue:
     """Tasks for annotators and their answers, in a store. `show` is called with the pictures that they see."""
 
+    kind: type[AnnotationTask] = AnnotationTask
+
     def __init__(self, store: Store, show: Callable[[Sequence[str]], None] = lambda _: None) -> None:
         self._store, self._show = store, show
         self._lock = threading.Lock()  # serialises changes to the table
@@ -140,7 +142,7 @@ class AnnotationQueue:
         now = time.monotonic()
         held_games = {game for until, game in self._held.values() if until > now}
         answered = human_eval.answered_turns(self._store) | held_games
-        current = annotation_tasks.next_turn(annotation_tasks.read_tasks(self._store), answered, annotator)
+        current = annotation_tasks.next_turn(annotation_tasks.read_tasks(self._store, self.kind), answered, annotator)
         if current is None:
             self._held.pop(annotator, None)
         else:

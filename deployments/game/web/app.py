@@ -59,7 +59,7 @@ def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
     requests = Buckets(*limits.requests, limits.addresses, rooms.clock)
     app.add_middleware(SmallBodies, largest=LARGEST_BODY)
     app.add_middleware(Guard, requests=requests, origins=rooms.settings.origins)
-    for error, handler in _HANDLERS.items():
+    for error, handler in HANDLERS.items():
         app.add_exception_handler(error, handler)
     for part in (api, pages, operator, annotation):
         app.include_router(part.router)
@@ -118,7 +118,7 @@ async def _away(_request: Request, error: Any) -> JSONResponse:
     return JSONResponse(Problem(reason=sockets.NOT_SAVED).model_dump(), 503, {"Retry-After": "2"})
 
 
-_HANDLERS: dict[Any, Any] = {
+HANDLERS: dict[Any, Any] = {
     RequestDeniedError: _denied,
     RequestValidationError: _invalid,
     HTTPException: _refused,

@@ -24,6 +24,7 @@ _FRESH = {"Cache-Control": "no-cache"}  # checked at each load: a new release sh
 _STATIC = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in _TYPES}
 _TEMPLATES = Environment(loader=FileSystemLoader(FOLDER), autoescape=True)
 _HTML = {path: _TEMPLATES.get_template(f"{name}.html").render(script=name) for path, name in PAGES.items()}
+_AUDIT = _TEMPLATES.get_template("audit.html").render(script="audit")
 
 router = APIRouter(include_in_schema=False)
 
@@ -31,6 +32,11 @@ router = APIRouter(include_in_schema=False)
 async def page(request: Request) -> Response:
     """Return the page at the requested path, one of `PAGES`."""
     return Response(_HTML[request.scope["path"]], media_type="text/html", headers=_FRESH)
+
+
+async def audit_page() -> Response:
+    """Return the page on which conversations are annotated."""
+    return Response(_AUDIT, media_type="text/html", headers=_FRESH)
 
 
 for _path in PAGES:

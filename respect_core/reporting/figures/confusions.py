@@ -13,7 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from respect_core.measuring.cell import PolicyRound
 from respect_core.measuring.decoder_metrics import Confusion
 from respect_core.measuring.evidence import Cells
+from respect_core.measuring.judge import Words
 from respect_core.reporting.figures.style import panels, style
+from respect_core.reporting.tables import PAPER
 from respect_core.variants import CONTROL, HH, Variant
 
 _DECODED = ("neg", "neu", "pos")
@@ -24,9 +26,10 @@ _ACTUAL = {
     "thumbs": ("thumb down", "none", "thumb up"),
     "targets": TARGETS,
 }
+_OF_TEXT = {"annotations": ("not satisfied", "neutral", "satisfied")}
 
 
-def figure_6(cells: Cells) -> Figure | None:
+def figure_6(cells: Cells, words: Words = PAPER) -> Figure | None:
     """Draw a confusion matrix for every decoder and round of one policy; None where there is nothing to compare with.
 
     See `respect_core.measuring.evidence`, deviation 1, for what the rows are; the axis names it.
@@ -45,7 +48,8 @@ def figure_6(cells: Cells) -> Figure | None:
         figure, axes = panels(len(matrices), across, size=(2.1, 2.1))
         for place, (each, (decoder, number, decoded)) in enumerate(zip(axes, matrices, strict=True)):
             assert decoded.confusion is not None and decoded.against is not None
-            draw_confusion(each, _three_columns(decoded.confusion), _ACTUAL[decoded.against])
+            actual = _ACTUAL if words.paper else _ACTUAL | _OF_TEXT
+            draw_confusion(each, _three_columns(decoded.confusion), actual[decoded.against])
             each.set_title(f"{decoder}, round {number}", fontsize=10)
             if place % across:
                 each.set_yticklabels([])

@@ -74,3 +74,17 @@ def test_a_round_without_candidates_or_games_has_figures_all_the_same() -> None:
     assert fft[2:] == ("45.6%", "39.1%", "4 of 342", *[candidates.DASH] * 4)
     assert len(candidates.findings(summary)) == 1
     assert candidates.findings(summary | {"variants": {}}) == ["No candidate came out of round 0."]
+
+
+def test_guard_rails_are_beside_the_gates_limits_and_marked_beyond_them() -> None:
+    summary = round_summary()
+    assert candidates.rails(summary)[1] == []
+    figures = {"length_ratio": 0.1, "refusals_added": 0.05, "distance": 1.5, "prompts": 24.0}
+    summary["variants"]["b-fft"]["guard_rails"] = figures
+    summary["variants"]["shuffled"] = summary["variants"]["b-kto"] | {"guard_rails": figures | {"length_ratio": 1.0}}
+    columns, found = candidates.rails(summary)
+    assert [row[0] for row in found] == ["B-FFT", "SHUFFLED"]
+    (fft, shuffled) = (dict(zip(columns, row, strict=True)) for row in found)
+    assert (fft["length ratio (0.25 to 4)"], shuffled["length ratio (0.25 to 4)"]) == ("**0.10 beyond**", "1.00")
+    assert (fft["refusals added (at most 0.1)"], fft["distance (at most 1)"]) == ("0.05", "**1.50 beyond**")
+    assert fft["flips added (at most 0.25)"] == candidates.DASH

@@ -108,6 +108,7 @@ def test_the_opening_says_what_users_thought(folder: Path) -> None:
     assert "From round 0 to round 1, the share of negative follow-ups went from 25.0% [" in text
     assert "Candidates of round 1: 1, probability per token 39.1% on 342 curated turns." in text
     assert "exact match" not in text and "illegal" not in text
+    assert "Guard rails:" in text and "<b>9.00 beyond</b>" in (folder / "index.html").read_text()
 
 
 def test_what_was_set_aside_is_counted_by_reason_without_what_users_wrote(evidence: Evidence, folder: Path) -> None:

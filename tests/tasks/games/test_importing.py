@@ -13,6 +13,7 @@ from samples import contents, game, with_images
 from respect_core.log import imports
 from respect_core.log.export import export
 from respect_core.log.log import append_logs
+from respect_core.measuring.audit import AuditTask
 from respect_core.store.base import Store
 from respect_core.store.manifests import Input, Partition
 from respect_core.store.tables import read_table, write_partition
@@ -85,6 +86,7 @@ def test_an_import_that_was_undone_leaves_nothing(place: Workspace, tmp_path: Pa
     import_games(place, games_file(tmp_path, 20, broken=True), tmp_path, **OPTIONS, game_set="held-out")
     export(store, 5)
     assert len(_games(store)) == 21 and curated.names(store) == ["held-out"] and store.keys("set_aside/")
+    store.put(f"{HERE.folder(AuditTask.kept_in)}tasks.jsonl", b"what somebody wrote")
     record, trained = undo_import(place, imports.known(store)[0].name)
     assert (record.games, record.partition, trained) == (20, HERE, [])
     assert _kept(store) == before
