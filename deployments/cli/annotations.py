@@ -46,7 +46,7 @@ def sample_command(
 ) -> None:
     """Draw games, or follow-ups of conversations, for annotation. Targets and outcomes are not read."""
     workspace = run_workspace(run)
-    from respect_core.measuring.audit import AuditTask
+    from respect_core.measuring.annotation_tasks import AuditTask
     from tasks.games.annotating import sample
 
     with clear_errors():

@@ -6,19 +6,26 @@ and say whether the speaker was satisfied. Every page that shows a task keeps to
 
 Games are drawn from the turns table, which has no outcomes, by a hash of the seed and their id: the same seed draws
 the same games, a larger sample contains a smaller one, and success plays no part.
+
+Of free text there is an audit of the decoder instead. Annotators read a conversation up to a follow-up, and say whether
+the user was satisfied: yes, no, or that it does not tell. Nobody is asked what they would have replied. Follow-ups are
+drawn plainly at random from the decoded ones, in the same way, and not by decoded label: then shares, precision and
+recall of every decoder are those of the log without weights, at its own rate of complaints.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from respect_core.interaction import Interaction, Turn, TurnKey
 from respect_core.log.log import Problem, from_validation
+from respect_core.scenario import scenario
 from respect_core.store.base import MissingKeyError, Store
 from respect_core.store.manifests import Partition, TableError, partitions_with
 from respect_core.store.tables import iter_batches
@@ -26,7 +33,9 @@ from respect_core.store.tables import iter_batches
 TASKS = "annotation_tasks"
 GAMES = 120  # of a policy in a round: about 1,000 turns (appendix A.2)
 TRIPLE = 0.05  # share of games that three annotators see (appendix A.2)
+FOLLOW_UPS = 50
 _COLUMNS = ["interaction_id", "turn", "context", "state", "utterance", "action", "follow_up"]
+_OF_TEXT = ["interaction_id", "turn", "scenario", "state", "utterance", "action", "follow_up"]
 
 
 class _Record(BaseModel):
@@ -59,6 +68,21 @@ class AnnotationTask(_Record):
     def partition(self) -> Partition:
         """Partition of the tables that the game is in."""
         return Partition(self.round, self.variant)
+
+
+class AuditTurn(TaskTurn):
+    """One turn. `messages` are all up to its follow-up, as (role, text)."""
+
+    messages: list[tuple[str, str]]
+
+
+class AuditTask(AnnotationTask):
+    """One conversation, of which some turns are to be labelled."""
+
+    kept_in: ClassVar[str] = "audit_tasks"
+
+    context: list[str] = Field(default=[], description="none")
+    turns: list[AuditTurn]  # type: ignore[assignment]  # narrower, and frozen
 
 
 def sample(
@@ -110,6 +134,89 @@ def sample(
 def to_lines(tasks: Iterable[AnnotationTask]) -> bytes:
     """Return the tasks as JSON lines, in their order."""
     return b"".join(task.model_dump_json().encode() + b"\n" for task in tasks)
+
+
+def free_text(store: Store, round: int, variant: str) -> bool:
+    """Return whether what a policy wrote in a round is free text, and so audited. False without turns."""
+    batches = iter_batches(store, "turns", [round], [variant], ["scenario"])
+    return any(scenario(each).free_text for batch in batches for each in batch.column(0).unique().to_pylist())
+
+
+def sample_follow_ups(
+    store: Store, round: int, variant: str, *, turns: int = FOLLOW_UPS, triple: float = TRIPLE, seed: int = 0
+) -> list[AuditTask]:
+    """Draw turns with a decoded follow-up from what a policy wrote in a round; all of them if there are fewer.
+
+    Args:
+        turns: number to draw.
+        triple: share of the drawn conversations that three annotators see; at least one if above 0.
+        seed: of the draw.
+
+    Raises:
+        TableError: no decoded follow-ups of that round and variant, or an unreadable table.
+        ValueError: fewer than one turn, or a share outside 0 to 1.
+    """
+    if turns < 1 or not 0 <= triple <= 1:
+        raise ValueError(f"turns={turns}, triple={triple}: draw at least one turn, and a share between 0 and 1")
+    decoded = {key for key, _ in _rows(store, "feedback", round, variant, ["interaction_id", "turn"])}
+    columns = ["interaction_id", "turn", "follow_up"]
+    with_follow_up = {
+        key for key, row in _rows(store, "turns", round, variant, columns) if row["follow_up"] is not None
+    }
+    drawn = sorted(
+        decoded & with_follow_up, key=lambda key: hashlib.sha256(f"{seed}/{key[0]}/{key[1]}".encode()).digest()
+    )
+    if not drawn:
+        raise TableError(
+            f"{store.uri}: no decoded follow-ups of round {round}, variant {variant!r}; decode them first "
+            "(`respect round`)"
+        )
+    by_conversation: dict[str, list[int]] = {}
+    for name, turn in drawn[:turns]:
+        by_conversation.setdefault(name, []).append(turn)
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in by_conversation}
+    for (name, _), row in _rows(store, "turns", round, variant, _OF_TEXT, pa.array(rows, pa.string())):
+        rows[name].append(row)
+    triples = max(1, int(triple * len(rows) + 0.5)) if triple else 0
+    return [
+        AuditTask(
+            interaction_id=name,
+            round=round,
+            variant=variant,
+            annotators=3 if number < triples else 1,
+            turns=[_turn(sorted(rows[name], key=lambda row: int(row["turn"])), turn) for turn in sorted(chosen)],
+        )
+        for number, (name, chosen) in enumerate(by_conversation.items())
+    ]
+
+
+def discard(store: Store, partition: Partition) -> None:
+    """Delete the tasks of a partition: they hold what people wrote, which is taken back with their import."""
+    for key in store.keys(partition.folder(AuditTask.kept_in)):
+        store.delete(key)
+
+
+def _rows(
+    store: Store, table: str, round: int, variant: str, columns: list[str], only: pa.Array | None = None
+) -> Iterable[tuple[TurnKey, dict[str, Any]]]:
+    for batch in iter_batches(store, table, [round], [variant], columns):
+        chosen = batch if only is None else batch.filter(pc.is_in(batch.column("interaction_id"), only))
+        for row in chosen.to_pylist():
+            yield (row["interaction_id"], row["turn"]), row
+
+
+def _turn(rows: list[dict[str, Any]], turn: int) -> AuditTurn:
+    """Make a turn of a task out of its conversation's rows, in order."""
+    before = [row for row in rows if row["turn"] <= turn]
+    seen = Interaction("", (), tuple(Turn(row["state"], row["utterance"], row["action"]) for row in before))
+    asked = before[-1]
+    return AuditTurn(
+        **{name: asked[name] for name in ("turn", "state", "utterance", "action", "follow_up")},
+        messages=[
+            (message["role"], "\n".join(part["text"] for part in message["content"] if part["type"] == "text"))
+            for message in scenario(asked["scenario"]).messages(seen)
+        ],
+    )
 
 
 Task = TypeVar("Task", bound=AnnotationTask)

@@ -21,7 +21,7 @@ from respect_core.stats import RESAMPLES, Estimate, bootstrap, by_game, quotient
 YES, PARTIAL, INCORRECT, NO = "yes", "partial", "incorrect", "no"
 """Satisfaction, a to d of appendix A.2: yes; yes, though clicks were missing; yes, though some were wrong; no."""
 NEUTRAL = "neutral"
-"""Satisfaction that a follow-up does not tell: of free text alone, where there are no clicks (`measuring.audit`)."""
+"""Satisfaction that a follow-up does not tell: of free text alone, where there are no clicks (`annotation_tasks`)."""
 
 LABELS = {YES: 1, PARTIAL: 0, INCORRECT: 0, NEUTRAL: 0, NO: -1}
 """Satisfaction as feedback labels, with which figure 6 compares decoders."""

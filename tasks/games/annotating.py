@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from respect_core.measuring import annotation_tasks, audit
+from respect_core.measuring import annotation_tasks
 from respect_core.measuring.annotation_tasks import AnnotationTask
 from tasks.support.files import write_whole
 from tasks.support.workspace import Workspace
@@ -24,12 +24,12 @@ def sample(
 ) -> Sequence[AnnotationTask]:
     """Draw games, or turns of free text, keep them in the store as tasks, and also write them to `out` if it is given.
 
-    Raises TableError and ValueError as `annotation_tasks.sample` and `audit.sample` do.
+    Raises TableError and ValueError as `sample` and `sample_follow_ups` do.
     """
     store = workspace.open()
     tasks: Sequence[AnnotationTask]
-    if audit.free_text(store, round, variant):
-        tasks = audit.sample(store, round, variant, turns=turns, triple=triple, seed=seed)
+    if annotation_tasks.free_text(store, round, variant):
+        tasks = annotation_tasks.sample_follow_ups(store, round, variant, turns=turns, triple=triple, seed=seed)
     else:
         tasks = annotation_tasks.sample(store, round, variant, games=games, triple=triple, seed=seed)
     annotation_tasks.put_tasks(store, tasks)

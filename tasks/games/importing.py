@@ -9,7 +9,7 @@ from pathlib import Path
 from respect_core.log import imports, user_key
 from respect_core.log.imports import ImportRecord
 from respect_core.log.records import InteractionLog, PolicyIdentity
-from respect_core.measuring import audit
+from respect_core.measuring import annotation_tasks
 from respect_core.scenarios.multiref.importers.games import UNKNOWN_POLICY, ImportReport
 from respect_core.scenarios.multiref.importers.games import import_games as import_into
 from respect_core.store.manifests import Partition
@@ -94,7 +94,7 @@ def undo_import(workspace: Workspace, name: str) -> tuple[ImportRecord, list[Par
     """
     store = workspace.open()
     record = imports.find(store, name)
-    audit.discard(store, record.partition)
+    annotation_tasks.discard(store, record.partition)
     trained = imports.undo(store, record)
     for game_set, ids in record.held.items():
         curated.remove(store, game_set, set(ids) - imports.places(store, ids).keys())

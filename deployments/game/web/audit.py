@@ -23,8 +23,7 @@ from deployments.game.web.api import PROBLEMS
 from deployments.game.web.app import HANDLERS
 from deployments.game.web.limits import Buckets, Guard
 from respect_core.measuring import human_eval
-from respect_core.measuring.annotation_tasks import AnnotationTask, TaskTurn
-from respect_core.measuring.audit import AuditTask, AuditTurn
+from respect_core.measuring.annotation_tasks import AnnotationTask, AuditTask, AuditTurn, TaskTurn
 from respect_core.reporting.conversations import readable, visible
 from respect_core.store.base import Store
 

@@ -15,8 +15,7 @@ from deployments.cli import main
 from deployments.game.engine.settings import Settings
 from deployments.game.web.audit import create_audit_app
 from respect_core.log.pseudonyms import pseudonym
-from respect_core.measuring import audit
-from respect_core.measuring.annotation_tasks import put_tasks, read_tasks
+from respect_core.measuring.annotation_tasks import AuditTask, put_tasks, read_tasks, sample_follow_ups
 from respect_core.measuring.evidence import gather
 from respect_core.reporting.report import write
 from respect_core.store.base import Store
@@ -40,25 +39,25 @@ def client(store: Store) -> Iterator[TestClient]:
 
 def test_a_draw_repeats_grows_and_has_decoded_follow_ups_alone(store: Store) -> None:
     def keys(**options: int) -> set[tuple[str, int]]:
-        tasks = audit.sample(store, 0, "seed", **options)
+        tasks = sample_follow_ups(store, 0, "seed", **options)
         assert len({task.interaction_id for task in tasks}) == len(tasks)
         return {(task.interaction_id, turn.turn) for task in tasks for turn in task.turns}
 
     assert len(keys(turns=9)) == 9 and keys(turns=9) == keys(turns=9) != keys(turns=9, seed=1)
     assert keys(turns=5) < keys(turns=9) < keys() and len(keys()) == 24
     with pytest.raises(TableError, match="no decoded follow-ups of round 7"):
-        audit.sample(store, 7, "seed")
+        sample_follow_ups(store, 7, "seed")
 
 
 def test_a_task_has_the_conversation_up_to_the_follow_up(store: Store) -> None:
-    task = audit.sample(store, 0, "seed")[0]
+    task = sample_follow_ups(store, 0, "seed")[0]
     first, second = task.turns[:2]
     assert first.messages[0] == ("system", "You run a home.")
     assert [role for role, _ in first.messages] == ["system", "user", "assistant"]
     assert first.follow_up == "no, in the hall!" == second.messages[3][1]
     assert second.messages[-1] == ("assistant", "The light is on.")
     put_tasks(store, [task])
-    assert read_tasks(store, audit.AuditTask) == [task] and read_tasks(store) == []  # games have their own
+    assert read_tasks(store, AuditTask) == [task] and read_tasks(store) == []  # games have their own
 
 
 def _label(client: TestClient, labels: list[str]) -> None:
@@ -75,7 +74,7 @@ def _label(client: TestClient, labels: list[str]) -> None:
 def test_labels_go_to_the_table_and_to_the_report(
     client: TestClient, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put_tasks(store, audit.sample(store, 1, "b-fft", turns=8))
+    put_tasks(store, sample_follow_ups(store, 1, "b-fft", turns=8))
     _label(client, ["yes", "neutral", "no", "yes", "yes", "no", "neutral", "yes"])
     rows = read_table(store, "annotations").to_pylist()
     assert sorted(row["satisfaction"] for row in rows) == ["neutral"] * 2 + ["no"] * 2 + ["yes"] * 4
@@ -104,7 +103,7 @@ def test_labels_go_to_the_table_and_to_the_report(
 
 
 def test_the_page_reads_as_text_and_refuses_what_it_did_not_ask_for(client: TestClient, store: Store) -> None:
-    put_tasks(store, audit.sample(store, 0, "seed"))
+    put_tasks(store, sample_follow_ups(store, 0, "seed"))
     page = client.get("/annotate")
     assert page.status_code == 200 and "board" not in page.text and "MULTIREF" not in page.text
     assert client.get("/static/audit.js").status_code == 200 and client.get("/play").status_code == 404
@@ -127,4 +126,4 @@ def test_the_command_draws_follow_ups(store: Store, tmp_path: Path, monkeypatch:
     assert run.exit_code == 1 and "nobody annotated" in " ".join(run.output.split())
     run = CliRunner().invoke(main.app, ["annotate", "sample", *at, "--turns", "7"])
     assert run.exit_code == 0 and "7 follow-ups in" in " ".join(run.output.split()), run.output
-    assert sum(len(task.turns) for task in read_tasks(open_store(tmp_path / "runs/mine/store"), audit.AuditTask)) == 7
+    assert sum(len(task.turns) for task in read_tasks(open_store(tmp_path / "runs/mine/store"), AuditTask)) == 7

@@ -13,7 +13,7 @@ from samples import contents, game, with_images
 from respect_core.log import imports
 from respect_core.log.export import export
 from respect_core.log.log import append_logs
-from respect_core.measuring.audit import AuditTask
+from respect_core.measuring.annotation_tasks import AuditTask
 from respect_core.store.base import Store
 from respect_core.store.manifests import Input, Partition
 from respect_core.store.tables import read_table, write_partition
