@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -26,14 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from respect_core.interaction import Interaction
 from respect_core.log.records import InteractionLog
 from respect_core.measuring.labels import right_turns
 from respect_core.model.memory import no_room_on_cpu
-from respect_core.scenario import scenario
 from respect_core.store.base import Store, StoreError
 from respect_core.store.manifests import Partition
 from respect_core.training_data import curated
+from tasks.compute.loading import features_of, images_of, load_base_of
 from tasks.compute.process import CULPRIT, CUT_OFF, EXIT_CODE, NO_ROOM, REFUSED
 from tasks.compute.specs import (
     ABOUT,
@@ -44,11 +43,9 @@ from tasks.compute.specs import (
     GuardSpec,
     PlayResult,
     PlaySpec,
-    PolicyWork,
     PropensitySpec,
     Spec,
     TrainSpec,
-    Work,
 )
 from tasks.support.files import write_whole
 from tasks.support.retries import is_transient
@@ -56,7 +53,6 @@ from tasks.support.retries import is_transient
 if TYPE_CHECKING:  # each kind of work imports what it needs: games are counted without torch
     from respect_core.learning.trainer import TrainingResult
     from respect_core.model.base import Base
-    from respect_core.model.vision import VisionFeatures
     from respect_core.training_data.sampling import Example
     from respect_core.variants import Engine
 
@@ -77,7 +73,7 @@ def train(spec: TrainSpec) -> dict[str, Any]:
     from respect_core.training_data import sampling
 
     store, processes = spec.workspace.open(), launched()
-    base = _base(spec)
+    base = load_base_of(spec)
     chosen = spec.chosen()
     table = tables.read_table(store, "training_sets", [spec.round], [spec.variant])
     examples = [each for each in sampling.examples(table) if chosen(each.interaction.interaction_id)]
@@ -85,7 +81,7 @@ def train(spec: TrainSpec) -> dict[str, Any]:
         return _tried(spec, base, examples)
     logs = curated.read(store, spec.validation)
     held_out, right = [from_log(log) for log in logs], right_turns(logs)
-    features = _features(spec, base, [*_of(example.interaction for example in examples), *_of(held_out)])
+    features = features_of(spec, base, [*images_of(example.interaction for example in examples), *images_of(held_out)])
 
     def validate(model: Any) -> dict[str, Any]:
         result = exact_match(Policy(base, model, features), held_out, right)
@@ -140,7 +136,7 @@ def _tried(spec: TrainSpec, base: Base, examples: Sequence[Example]) -> dict[str
     """Train one step on these games, keeping nothing, to see whether training survives them."""
     positive = [replace(each, labels=tuple(label and 1 for label in each.labels)) for each in examples]
     one = replace(spec.training, epochs=1, max_steps=1, batch_turns=sys.maxsize, checkpoint_every=None)
-    features = _features(spec, base, _of(example.interaction for example in examples))
+    features = features_of(spec, base, images_of(example.interaction for example in examples))
     with TemporaryDirectory() as folder:
         options: dict[str, Any] = {"features": features, "init_adapter": spec.adapter}
         _engine(one.engine)(base, positive, None, one, spec.profile.lora, spec.seed, Path(folder), **options)
@@ -212,10 +208,10 @@ def _played(spec: PlaySpec, store: Store) -> list[InteractionLog]:
     deployment = Deployment(spec.round, spec.variant, spec.policy, spec.seed)
     interactions = list(people.interactions(spec.games, spec.contexts_seed, deployment, skip=spec.skip))
     random.Random(f"order-{spec.seed}").shuffle(interactions)
-    images = set(_of(interaction.seen() for interaction in interactions))
+    images = set(images_of(interaction.seen() for interaction in interactions))
     people.ensure_images(store, images)
-    base = _base(spec)
-    policy = Policy(base, spec.adapter, _features(spec, base, images), seed=_number(spec.seed))
+    base = load_base_of(spec)
+    policy = Policy(base, spec.adapter, features_of(spec, base, images), seed=_number(spec.seed))
     return play_with(
         policy, interactions, batch=spec.profile.play_batch, progress=lambda done, total: report(done, total)
     )
@@ -238,8 +234,8 @@ def propensity(spec: PropensitySpec) -> dict[str, Any]:
     rows = tables.read_table(spec.workspace.open(), "turns", [spec.round], [spec.variant]).to_pylist()
     chosen = spec.chosen()
     games = [game for game in interactions(rows) if chosen(game.interaction_id)]
-    base = _base(spec)
-    policy = Policy(base, spec.adapter, _features(spec, base, _of(games)))
+    base = load_base_of(spec)
+    policy = Policy(base, spec.adapter, features_of(spec, base, images_of(games)))
     result: dict[str, Sequence[float | None]] = {}
     for start in range(0, len(games), spec.profile.play_batch):
         some = games[start : start + spec.profile.play_batch]
@@ -260,8 +256,8 @@ def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
 
     logs = curated.read(spec.workspace.open(), spec.game_set)
     games, right = [from_log(log) for log in logs], right_turns(logs)
-    base = _base(spec)
-    policy = Policy(base, spec.adapter, _features(spec, base, _of(games)))
+    base = load_base_of(spec)
+    policy = Policy(base, spec.adapter, features_of(spec, base, images_of(games)))
     result = exact_match(policy, games, right)
     turns = [(name, turn, score) for (name, turn), score in sorted(result.scores.items())]
     logp = policy.log_probabilities([game for game in games if game.interaction_id in {name for name, _ in right}])
@@ -278,8 +274,8 @@ def guard(spec: GuardSpec) -> dict[str, Any]:
 
     logs = curated.read(spec.workspace.open(), spec.game_set)
     games = {log.interaction_id: from_log(log) for log in logs}
-    base = _base(spec)
-    features = _features(spec, base, _of(games.values()))
+    base = load_base_of(spec)
+    features = features_of(spec, base, images_of(games.values()))
     policy = Policy(base, spec.adapter, features, batch_size=spec.profile.play_batch, cache_bytes=0)
     seed = Policy(base, spec.seed_adapter, features, cache_bytes=0) if spec.seed_adapter else None
     chosen = guard_rails.sample(right_turns(logs), spec.prompts)
@@ -296,8 +292,8 @@ def compare(spec: CompareSpec) -> dict[str, Any]:
     from respect_core.log.records import from_log
 
     games = {log.interaction_id: from_log(log) for log in curated.read(spec.workspace.open(), spec.game_set)}
-    base = _base(spec)
-    policy = Policy(base, spec.adapter, _features(spec, base, _of(games.values())))
+    base = load_base_of(spec)
+    policy = Policy(base, spec.adapter, features_of(spec, base, images_of(games.values())))
     scored = [games[name] for name in sorted({name for name, _ in spec.scored})]
     report(0, 2, "scoring")
     sums = dict(zip((game.interaction_id for game in scored), policy.log_probabilities(scored), strict=True))
@@ -311,36 +307,6 @@ def compare(spec: CompareSpec) -> dict[str, Any]:
     manner = Manner(policy.manner.constrained, max_new_tokens=spec.reply_tokens)
     replies = [written.text for written in policy.write(waiting_games, manner)] if waiting_games else []
     return {"logp": [sums[name][turn] / lengths[name, turn] for name, turn in spec.scored], "replies": replies}
-
-
-def _base(spec: PolicyWork) -> Base:
-    """Return the base model, which must be the one that the specification was made with.
-
-    Raises:
-        ValueError: this machine has another base model of that name.
-    """
-    from respect_core.model.base import load_base
-
-    base = load_base(spec.profile.base, scenario(spec.profile.scenario), image_size=spec.profile.image_size)
-    if spec.base_sha256 and spec.base_sha256 != base.fingerprint:
-        raise ValueError(
-            f"the base model {spec.profile.base!r} has other files here ({base.fingerprint[:12]}) than where the work "
-            f"was asked for ({spec.base_sha256[:12]}): install the same on all machines, and run the round again"
-        )
-    return base
-
-
-def _features(spec: Work, base: Base, image_ids: Iterable[str]) -> VisionFeatures:
-    """Vision features of these images, kept in the workspace so that six variants compute them once."""
-    from respect_core.model.vision import VisionFeatures
-    from respect_core.store.images import load_images
-
-    images = load_images(spec.workspace.open(), sorted(set(image_ids)))
-    return VisionFeatures(base, images, cache_dir=spec.workspace.scratch / "vision")
-
-
-def _of(games: Iterable[Interaction]) -> Iterator[str]:
-    return (image for game in games for image in game.context)
 
 
 WORK: dict[str, Callable[[Any], dict[str, Any]]] = {
