@@ -36,7 +36,7 @@ demo: install  ## one whole round with simulated speakers
 	$(BIN)/respect demo --run $(RUN)
 
 demo-chat: install  ## the same for chat: the assistant of a simulated smart home
-	$(BIN)/respect demo --run demo-chat --profile home --games 150 --replay 40
+	$(BIN)/respect demo --run demo-chat --profile home --games 120 --replay 30
 
 study: RUN = study
 study: install  ## the paper's experiment with simulated speakers; RUN and STUDY_SEED may be set, and run again it goes on

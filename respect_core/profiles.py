@@ -184,8 +184,8 @@ def home() -> Profile:
     )
     return profile.with_training(
         learning_rate=1e-3,
-        max_steps=24,
-        checkpoint_every=12,
+        max_steps=20,
+        checkpoint_every=10,
         batch_turns=16,
         micro_batch_interactions=8,
         from_previous_adapter=True,
