@@ -148,7 +148,7 @@ def smollm2_chat() -> DecoderConfig:
         smollm2(),
         binary=prompts.few_shot_chat("binary", EXAMPLES),
         ternary=prompts.few_shot_chat("ternary", EXAMPLES),
-        binary_thresholds=Thresholds(positive=0.5),
+        binary_thresholds=Thresholds(positive=0.25),
         ternary_thresholds=Thresholds(positive=1.0, neutral=-0.25),
     )
 
