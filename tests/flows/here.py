@@ -26,7 +26,7 @@ class ByWord(FeedbackDecoder):
 
     def __init__(self, config: DecoderConfig) -> None:
         self.config = config
-        self.local: Any = SimpleNamespace(revision="none", render_chat=None)
+        self.revision, self.render_chat = "none", None
         self.read: Any = Reading  # every text as it is
 
     def _odds(self, said: Sequence[Any], kinds: Sequence[Any], progress: Any) -> list[torch.Tensor]:
