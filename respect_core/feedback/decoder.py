@@ -188,7 +188,7 @@ class FeedbackDecoder:
         from respect_core.feedback.endpoint_scorer import EndpointScorer
         from respect_core.feedback.scoring import LabelScorer
 
-        self.config = config
+        self.config, self.local = config, local
         self.scorer: LabelScorer | EndpointScorer
         if config.model.startswith(_OPENAI):
             endpoint = Endpoint.named(config.model)
@@ -197,7 +197,7 @@ class FeedbackDecoder:
             self.tokenizer, self.revision = local_models.load_tokenizer("smollm2"), config.name
             self.render_chat: Callable[[str], str] | None = str
             return
-        local = local or local_models.load(
+        local = self.local = local or local_models.load(
             config.model, config.gguf_file, dtype=config.dtype, local_files_only=config.local_files_only
         )
         self.scorer = LabelScorer(local, config.token_budget)
