@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from flows.round import round as round_flow
 from respect_core.feedback import decoder
 from respect_core.measuring import guard_rails
 from respect_core.profiles import Profile
+from respect_core.release import gate
 from respect_core.store.tables import read_table
 from respect_core.training_data import curated
 from respect_core.variants import SEED, SYSTEMS, Variant
@@ -67,6 +68,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         patch.setattr(decoder, "FeedbackDecoder", ByWord)
         patch.setattr(guard_rails, "PROMPTS", 4)
         patch.setattr(guard_rails, "TOKENS", 8)
+        # A random model of two layers may answer with nothing, which the shipped rails refuse (test_gate.py).
+        wide = gate.Rails(**{each.name: (-1e9, 1e9) for each in fields(gate.Rails)})
+        patch.setitem(gate.GATES, "chat", lambda: replace(gate.chat(), rails=wide))
         record_workers(patch)
         made = workspace(tmp_path_factory.mktemp("chats"))
         imported = import_chats(made, [_log(made.root / "log.jsonl")], _profile("chat"))
@@ -93,7 +97,7 @@ def test_all_six_variants_learn_from_a_log(place: Workspace, summary: dict[str, 
 def test_guard_rails_are_measured_of_every_variant(place: Workspace, summary: dict[str, Any]) -> None:
     for values in summary["variants"].values():
         rails = values["guard_rails"]
-        assert rails["prompts"] > 0 and rails["length_ratio"] > 0
+        assert rails["prompts"] > 0 and rails["length_ratio"] >= 0
         assert any("guard rail" in reason for reason in values["gate"]["reasons"]) or not values["gate"]["promote"]
         metrics = registry.client(place).get_run(values["run_id"]).data.metrics
         assert metrics["guard.distance"] == rails["distance"]
