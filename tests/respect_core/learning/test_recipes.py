@@ -37,7 +37,7 @@ RECIPES = [
     for round in (0, 3)
     if round == 0 or profile(name).settings(f"b-{objective}", round) != profile(name).settings(f"b-{objective}", 0)
 ]
-VOCABULARY = {"tiny": 702, "idefics2-8b": 32003, "chat": 49152}
+VOCABULARY = {"tiny": 702, "idefics2-8b": 32003, "chat": 49152, "home": 49152}
 
 
 def _recipe(name: str, objective: Objective, round: int) -> TrainingConfig:
