@@ -25,6 +25,7 @@ class ByNumber:
     """Takes the number that a follow-up is for its score; below 0 it is negative, above 2 positive."""
 
     config = decoders.DecoderConfig("by number", "", *[None] * 2)  # type: ignore[arg-type]  # no prompts
+    tokens = 12
 
     def __init__(self, config: Any) -> None:
         pass
@@ -98,6 +99,7 @@ def test_the_command_writes_what_it_shows(tmp_path: Path, monkeypatch: pytest.Mo
     assert result.exit_code == 0, result.output
     written = json.loads(out.read_text())
     assert written["turns"] == 6 and f"{written['auc_negative_rest']:.3f}" in result.output
+    assert "tokens: 12" in result.output
     (tmp_path / "bad.jsonl").write_text("{}\n")
     refused = CliRunner().invoke(decoding_app, [str(tmp_path / "bad.jsonl")])
     assert refused.exit_code == 1 and "answer" in refused.output
