@@ -12,7 +12,10 @@ ANSWERS = dict(re.findall(r"^## ([^\n]+\?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILIN
 
 
 def test_five_questions_are_answered() -> None:
-    assert len(ANSWERS) == 5
+    newcomers = {"Where does a turn go?", "Where is each loss?"} | {
+        f"How do I add a {part}?" for part in ("variant", "scenario", "model")
+    }
+    assert newcomers <= ANSWERS.keys()
 
 
 @pytest.mark.parametrize("question", ANSWERS)
