@@ -25,11 +25,12 @@ from respect_core.learning.validation import exact_match
 from respect_core.log.records import InteractionLog, PolicyIdentity, from_log, outcome_row, turn_rows
 from respect_core.measuring.labels import right_turns
 from respect_core.measuring.metrics import counts, figures
+from respect_core.measuring.world import Deployment, play
 from respect_core.model.base import Base, load_base
 from respect_core.model.vision import VisionFeatures
 from respect_core.scenario import scenario
 from respect_core.scenarios.multiref import contexts, speakers, tangrams, world
-from respect_core.scenarios.multiref.play import play
+from respect_core.scenarios.multiref.play import simulated_games
 from respect_core.schemas import FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA, TURNS_SCHEMA
 from respect_core.training_data import eligibility, sampling
 from respect_core.variants import SEED, Variant
@@ -121,7 +122,7 @@ def deployed(base: Base, features: VisionFeatures, adapter: Path, games: int, se
     """Let simulated users play with a policy; returns the log."""
     policy = Policy(base, adapter, features)
     drawn = world.play_contexts(games, seed, stratified=True)
-    return play(policy, drawn, world.speaker_factory(), round=0, variant=SEED, policy=SOMEBODY, seed=seed)
+    return play(policy, simulated_games(drawn, world.speaker_factory(), Deployment(0, SEED, SOMEBODY, seed)))
 
 
 def between_people(drawn: list[contexts.GameContext], seed: str) -> list[InteractionLog]:
