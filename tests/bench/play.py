@@ -19,11 +19,13 @@ from respect_core.acting.listener import Act, Listener
 from respect_core.acting.policy import Policy
 from respect_core.interaction import Interaction
 from respect_core.log.records import InteractionLog, PolicyIdentity
+from respect_core.measuring.world import Deployment
+from respect_core.measuring.world import play as play_games
 from respect_core.model.base import attach_lora
 from respect_core.model.chat import chat
 from respect_core.model.lora import merged
 from respect_core.scenarios.multiref import contexts, speakers
-from respect_core.scenarios.multiref.play import play as play_games
+from respect_core.scenarios.multiref.play import simulated_games
 from tests.bench import models, peers
 from tests.bench.flops import counting
 from tests.bench.games import One
@@ -97,8 +99,8 @@ def measure(size: str, setting: Setting) -> Record:
 
     def run(listener: Listener, count: int) -> list[InteractionLog]:
         torch.manual_seed(0)
-        identity = PolicyIdentity(name=size, version="0")
-        return play_games(listener, played[:count], factory, round=0, variant="bench", policy=identity, seed="bench")
+        deployment = Deployment(0, "bench", PolicyIdentity(name=size, version="0"), "bench")
+        return play_games(listener, simulated_games(played[:count], factory, deployment))
 
     def turns(logs: Sequence[InteractionLog]) -> int:
         return sum(len(log.turns) for log in logs)
