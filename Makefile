@@ -64,7 +64,7 @@ test: install  ## two files at a time on two cores, the longest first (tests/con
 
 # Unit tests, most of which load no model and none of which start a server. Whole folders, so that new files count.
 FAST := tests/test_*.py $(addprefix tests/respect_core/,test_*.py store log measuring release training_data \
-  scenarios/multiref/test_*.py feedback/test_prompts.py learning/test_objectives.py) \
+  scenarios/multiref/test_*.py scenarios/chat/home scenarios/chat/importers feedback/test_prompts.py learning/test_objectives.py) \
   $(addprefix tests/deployments/game/,domain durability) tests/tasks/reports
 
 UNIT := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(FAST)
