@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from respect_core.model.local import base_sha256
-from respect_core.profiles import tiny
+from respect_core.profiles import Profile, tiny
 from respect_core.training_data import curated
 from respect_core.variants import SEED
 from tasks.compute.specs import TrainSpec
 from tasks.games.people import prepare_game_sets
 from tasks.round.subsample import seed_training_set
-from tasks.support.workspace import workspace
+from tasks.support.workspace import Workspace, workspace
 
 
 def people(root: Path) -> Path:
@@ -29,6 +29,11 @@ def training(people: Path, root: Path, steps: int, checkpoint_every: int) -> Tra
     place = workspace(root)
     short = replace(tiny().seed_training, max_steps=steps, checkpoint_every=checkpoint_every, batch_turns=8)
     profile = replace(tiny(), seed_training=short)
+    return training_of(place, profile, root / "work")
+
+
+def training_of(place: Workspace, profile: Profile, directory: Path) -> TrainSpec:
+    """The training of a profile's seed policy on the game sets in the store."""
     training_set = seed_training_set.fn(place, profile)
     return TrainSpec(
         workspace=place,
@@ -38,10 +43,10 @@ def training(people: Path, root: Path, steps: int, checkpoint_every: int) -> Tra
         variant=SEED,
         round=0,
         data_hash=training_set.data_hash,
-        training=short,
+        training=profile.seed_training,
         seed=0,
         validation="validation",
         validation_sha256=curated.stored(place.open(), "validation").sha256,
         adapter=None,
-        directory=root / "work",
+        directory=directory,
     )

@@ -109,7 +109,7 @@ def sample(
     if not ids:
         raise TableError(f"{store.uri}: no turns of round {round}, variant {variant!r}; import or export them first")
     selection = sorted(ids, key=lambda each: hashlib.sha256(f"{seed}/{each}".encode()).digest())[:games]
-    triples = max(1, int(triple * len(selection) + 0.5)) if triple else 0
+    triples = _triples(triple, len(selection))
     contexts: dict[str, list[str]] = {}
     turns: dict[str, list[TaskTurn]] = {each: [] for each in selection}
     selection_array = pa.array(selection, pa.string())
@@ -129,6 +129,11 @@ def sample(
         )
         for number, each in enumerate(selection)
     ]
+
+
+def _triples(share: float, count: int) -> int:
+    """Return how many of `count` drawn interactions three annotators see: at least one if the share is above 0."""
+    return max(1, int(share * count + 0.5)) if share else 0
 
 
 def to_lines(tasks: Iterable[AnnotationTask]) -> bytes:
@@ -177,7 +182,7 @@ def sample_follow_ups(
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in by_conversation}
     for (name, _), row in _rows(store, "turns", round, variant, _OF_TEXT, pa.array(rows, pa.string())):
         rows[name].append(row)
-    triples = max(1, int(triple * len(rows) + 0.5)) if triple else 0
+    triples = _triples(triple, len(rows))
     return [
         AuditTask(
             interaction_id=name,

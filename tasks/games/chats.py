@@ -106,29 +106,14 @@ def import_chats(
             another RESPECT_USER_KEY (KeyChangedError).
         StoreError: the store cannot be written, or a bucket not be read.
     """
-    with local(paths) as files:
-        return _import(workspace, files, profile, format, redact, round, variant, d0_share, validation_share)
-
-
-def _import(
-    workspace: Workspace,
-    paths: Sequence[Path],
-    profile: Profile,
-    format: str | None,
-    redact: bool,
-    round: int,
-    variant: str,
-    d0_share: float,
-    validation_share: float,
-) -> ImportedChats:
     from respect_core.model.base import load_processor
 
     store, partition = workspace.open(), Partition(round, variant)
     writer = Writer(round, variant, Ruler(load_processor(profile.base), scenario(profile.scenario)))
-    with new_lines(store, partition.folder(SET_ASIDE)) as problems:
+    with new_lines(store, partition.folder(SET_ASIDE)) as problems, local(paths) as files:
         understood = Imported(on_problem=lambda problem: problems.add(problem.to_json()))
         logs: dict[str, InteractionLog] = {}
-        for conversation in read_conversations(paths, format, redact, understood):
+        for conversation in read_conversations(files, format, redact, understood):
             log = _record(writer, conversation, understood)
             if log is not None:
                 logs[log.interaction_id] = log
@@ -158,7 +143,7 @@ def _import(
         key = append_logs(store, logs.values())
         record = ImportRecord(
             log=key,
-            file=", ".join(path.name for path in paths),
+            file=", ".join(file.name for file in files),
             games=len(logs),
             problems=set_aside,
             held=held,

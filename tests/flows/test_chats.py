@@ -103,7 +103,7 @@ def test_guard_rails_are_measured_of_every_variant(place: Workspace, summary: di
         assert metrics["guard.distance"] == rails["distance"]
 
 
-def test_users_are_on_one_side(place: Workspace) -> None:
+def test_users_are_on_one_side(place: Workspace, summary: dict[str, Any]) -> None:  # which fills the tables
     store = place.open()
     sides = [{log.user for log in curated.read(store, name)} for name in (curated.D0, curated.VALIDATION)]
     sides.append(set(read_table(store, "turns", columns=["user"])["user"].to_pylist()))

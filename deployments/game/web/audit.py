@@ -24,15 +24,8 @@ from deployments.game.web.app import HANDLERS
 from deployments.game.web.limits import Buckets, Guard
 from respect_core.measuring import human_eval
 from respect_core.measuring.annotation_tasks import AnnotationTask, AuditTask, AuditTurn, TaskTurn
-from respect_core.reporting.conversations import readable, visible
+from respect_core.reporting.conversations import Said, readable, visible
 from respect_core.store.base import Store
-
-
-class Said(BaseModel):
-    """A message, as it is shown."""
-
-    role: str
-    text: str
 
 
 class AuditedTurn(BaseModel):

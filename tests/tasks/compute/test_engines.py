@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 from text_bases import small_llama
+from trainings import training_of
 
-from respect_core.model.local import base_sha256
 from respect_core.profiles import chat, home
 from respect_core.training_data import curated
-from respect_core.variants import SEED
 from tasks.compute import worker
-from tasks.compute.specs import TrainSpec
 from tasks.games.people import prepare_game_sets
-from tasks.round.subsample import seed_training_set
 from tasks.support.workspace import workspace
 
 
@@ -26,22 +23,7 @@ def test_a_worker_trains_with_trl(tmp_path: Path, capsys: pytest.CaptureFixture[
     )
     place = workspace(tmp_path)
     prepare_game_sets.fn(place, profile, "validation")
-    training_set = seed_training_set.fn(place, profile)
-    spec = TrainSpec(
-        workspace=place,
-        profile=profile,
-        code_version="test",
-        base_sha256=base_sha256(profile.base),
-        variant=SEED,
-        round=0,
-        data_hash=training_set.data_hash,
-        training=short,
-        seed=0,
-        validation="validation",
-        validation_sha256=curated.stored(place.open(), "validation").sha256,
-        adapter=None,
-        directory=tmp_path / "work",
-    )
+    spec = training_of(place, profile, tmp_path / "work")
     packed = spec.model_copy(update={"training": short.on("packed")})
     assert spec.key() != packed.key()
     told = {}
