@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from respect_core.interaction import TurnKey
-from respect_core.scenario import Scenario, scenario
+from respect_core.scenario import EXACT_MATCH, Scenario, scenario
 from respect_core.stats import Estimate, by_game, ratio
 
 Figures = dict[str, float | int | str]
@@ -73,7 +73,7 @@ def chat() -> GateConfig:
 
 def home() -> GateConfig:
     """Return the gate of the simulated smart home, whose replies are written without a constraint (as in `tiny`)."""
-    return replace(standard(), illegal_cap=0.1)
+    return replace(standard(), illegal_cap=0.1, interactions="conversations")
 
 
 GATES: dict[str, Callable[[], GateConfig]] = {"tiny": tiny, "chat": chat, "home": home}
@@ -146,7 +146,7 @@ def judge(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Verdic
         return Verdict(False, (reason,), {})
     findings = [
         *_compared(candidate, deployed, config),
-        _illegal(candidate, config),
+        *([_illegal(candidate, config)] if config.criterion == EXACT_MATCH else []),
         *_training_data(candidate, config),
         *_guard_rails(candidate, config.rails),
     ]

@@ -17,7 +17,7 @@ from respect_core.measuring.judge import Words, words
 from respect_core.measuring.metrics import Estimate, figures
 from respect_core.release.gate import Range, is_within
 from respect_core.release.gate import gate as gate_of
-from respect_core.scenario import scenario
+from respect_core.scenario import EXACT_MATCH, scenario
 from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.variants import Variant
 
@@ -73,7 +73,7 @@ def too_little(of: int) -> str:
 class View:
     """What is said of the candidates of a round, which depends on its scenario and on what was done.
 
-    `criterion`: what free text is compared by, in place of exact match and legal actions; None for other actions.
+    `criterion`: what replies are compared by that need not be the curated ones; None for exact match.
     """
 
     words: Words
@@ -118,9 +118,9 @@ class View:
 def view(summary: Mapping[str, Any]) -> View:
     """Return what is said of a round; summaries of earlier releases, which name no scenario, are of the paper's."""
     name = summary.get("scenario", PAPER)
-    free_text = name != PAPER and scenario(name).free_text
+    criterion = scenario(name).criterion
     played = name == PAPER or any(values["played"] for values in summary["variants"].values())
-    return View(words(name), scenario(name).criterion if free_text else None, played)
+    return View(words(name), None if criterion == EXACT_MATCH else criterion, played)
 
 
 def rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -34,6 +34,12 @@ def test_the_same_loss_in_every_game_is_certain() -> None:
     assert judge(candidate, deployed, replace(LOOSE, margin=0.5)).promote
 
 
+def test_free_replies_are_never_called_illegal() -> None:
+    verdict = judge(_policy("new", *["rr"] * 10), _policy("old", *["r."] * 10), replace(LOOSE, criterion="other"))
+    assert verdict.promote and "illegal_actions" not in verdict.figures
+    assert not any("illegal" in reason for reason in verdict.reasons)
+
+
 def test_the_bootstrap_draws_games() -> None:
     """Two games of one turn, one of them lost: the mean of two draws is -1, -1/2 or 0 with odds 1:2:1.
 

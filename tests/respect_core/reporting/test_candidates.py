@@ -58,6 +58,15 @@ def test_a_round_on_a_dozen_games_says_so_everywhere() -> None:
     ]
 
 
+@pytest.mark.parametrize("scenario", ["multiref", "home"])
+def test_exact_match_is_shown_with_its_own_interval(scenario: str) -> None:
+    """Replies that are commands have one right form, though they are free text."""
+    summary = round_summary() | {"scenario": scenario}
+    assert candidates.view(summary).criterion is None
+    assert rows(summary)[0][2:5] == ("45.6% [40.1, 51.0]", "39.1%", "4 of 342")
+    assert candidates.view(summary | {"scenario": "chat"}).criterion == "probability per token"
+
+
 def test_the_control_is_no_candidate() -> None:
     summary = round_summary()
     with_control = {**summary["variants"], "shuffled": {**summary["variants"]["b-fft"], "val_sampled_match": 0.31}}
