@@ -34,6 +34,7 @@ from tasks.compute.places import Place, require
 from tasks.registry.register import register_variant
 from tasks.release.promote import PromotionRef
 from tasks.reports.report import report_decoder, report_variant
+from tasks.round.collect import collect_chats
 from tasks.round.export import export_interactions
 from tasks.round.next_round import count_new, find_next_round
 from tasks.round.redecode import DecoderName, PromptName, configure, redecode_round
@@ -52,6 +53,7 @@ def next_round(parameters: NextRoundParameters = NextRoundParameters()) -> State
     """
     require(Place(parameters.on))
     workspace, variants = from_environment(), parameters.variants
+    collect_chats(workspace, parameters.of_round(0).resolved_profile())
     number = find_next_round(workspace, variants) if parameters.number is None else parameters.number
     if number is None:
         return Completed(message="nothing to do: every round that has interactions is registered")

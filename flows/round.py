@@ -24,6 +24,7 @@ from tasks.registry.registry import status_after
 from tasks.release.preview import preview_gate
 from tasks.reports.page import publish_report
 from tasks.reports.report import report_round, summarise
+from tasks.round.collect import collect_chats
 from tasks.round.export import export_interactions
 from tasks.support.references import LearnedRef, PropensityRef
 from tasks.support.workspace import Workspace
@@ -67,6 +68,7 @@ def _round(
     """Do what `round` does, once it is its turn."""
     started, number, profile = time.monotonic(), parameters.round, parameters.resolved_profile()
     seed = seed_policy(workspace, profile, parameters.validation, on)
+    collect_chats(workspace, profile)
     exported = export_interactions(workspace, number, profile)
     run_id = open_round(workspace, number, profile, exported, study_run)
     try:

@@ -77,6 +77,11 @@ class Settings(BaseSettings):
         description="`name:token,name:token` opens the game's `/annotate` page; 16 characters or more in each token; "
         "empty: the page is closed",
     )
+    gateway_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="`name:key,name:key` of who may talk to the gateway; 16 characters or more in each key; empty: "
+        "everybody on this machine",
+    )
     stack: Path | None = Field(
         default=None, description="Folder of the local stack's state; empty: `runs/stack` of the checkout"
     )
@@ -95,6 +100,32 @@ class Settings(BaseSettings):
     code: Path | None = Field(
         default=None, description="Where workers find this code; read when `deployments/prefect.yaml` is deployed"
     )
+
+
+SHORTEST_TOKEN = 16
+"""Characters."""
+
+
+def named_tokens(variable: str, secret: SecretStr) -> dict[str, str]:
+    """Return names by token, from 'ann:token,bob:token'.
+
+    Raises:
+        SettingsError: a token has no name, is short, or is that of two names.
+    """
+    names: dict[str, str] = {}
+    for part in filter(None, secret.get_secret_value().split(",")):
+        name, _, token = part.strip().partition(":")
+        if not name or token in names:
+            raise SettingsError(f"{variable}: write 'name:token,name:token', a token of its own for each")
+        require_long(variable, token)
+        names[token] = name
+    return names
+
+
+def require_long(variable: str, token: str) -> None:
+    """Raise SettingsError for a token that may be guessed."""
+    if len(token) < SHORTEST_TOKEN:
+        raise SettingsError(f"{variable} needs {SHORTEST_TOKEN} characters or more, e.g. of `openssl rand -hex 16`")
 
 
 VARIABLES = {str(field.validation_alias): field for field in Settings.model_fields.values()}

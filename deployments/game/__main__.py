@@ -114,7 +114,8 @@ def _study(workspace: Workspace, path: Path | None) -> Study | None:
 def listener(workspace: Workspace, url: str | None, study: Study | None, variants: str) -> Listener:
     """Make the listener: a study's policies or these variants in this process, or those served at a URL."""
     from deployments.game.engine.listener import InProcess, Remote
-    from deployments.serving.server import PolicyServer, Settings
+    from deployments.serving.base import Settings
+    from deployments.serving.server import PolicyServer
     from respect_core.variants import DEPLOYABLE, HH
 
     named = study.file.policies if study else [name.strip() for name in variants.split(",")]

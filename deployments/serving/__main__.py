@@ -1,15 +1,19 @@
-"""Run `respect serve`: the policy server, until Ctrl-C or SIGTERM."""
+"""Run `respect serve`: the policy server or the gateway, until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
+import ipaddress
 import logging
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import typer
 
 from flows.support.terminal import Commands, Run, clear_errors, run_workspace
 from respect_core.errors import extra
+from respect_core.settings import named_tokens, settings
 from respect_core.variants import ACTING, DEPLOYABLE
+from tasks.support.workspace import Workspace
 
 app = Commands(add_completion=False)
 
@@ -17,10 +21,14 @@ app = Commands(add_completion=False)
 @app.command()
 def serve(
     run: Run = "main",
+    scenario: Annotated[
+        str, typer.Option(help="multiref: turns of games. chat: conversations, over OpenAI's API (docs/gateway.md).")
+    ] = "multiref",
     variants: Annotated[str, typer.Option(help="Comma-separated variants and 'control', or 'all'.")] = "all",
     host: Annotated[
-        str, typer.Option(help="Address to listen on. There is no login: keep it where you trust everybody.")
-    ] = ("127.0.0.1"),
+        str,
+        typer.Option(help="Address to listen on. Without RESPECT_GATEWAY_KEYS, keep it where you trust everybody."),
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of draws, for requests that give none.")] = 0,
     temperature: Annotated[
@@ -33,6 +41,10 @@ def serve(
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between checks of what is deployed.")] = 3.0,
     on: Annotated[Literal["here", "ray"], typer.Option(help="This process, or replicas on a Ray cluster.")] = "here",
     replicas: Annotated[int, typer.Option(min=1, help="On Ray: servers, each with a device or core.")] = 1,
+    shares: Annotated[
+        str, typer.Option(help="Of new conversations, by variant, as 'b-fft=3,control=1'; equal without it.")
+    ] = "",
+    redact: Annotated[bool, typer.Option(help="Mask personal data in the log of conversations.")] = True,
 ) -> None:
     """Answer users with what is deployed (docs/serving.md)."""
     workspace = run_workspace(run)
@@ -41,33 +53,62 @@ def serve(
 
         from deployments import clients
         from deployments.serving.api import create_app
+        from deployments.serving.base import Settings
         from deployments.serving.follow import quick_registry
-        from deployments.serving.server import PolicyServer, Settings
+        from deployments.serving.server import PolicyServer
 
     quick_registry()
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with clear_errors():
-        settings = Settings(
-            variants=_variants(variants),
-            seed=seed,
-            temperature=temperature,
-            most=most,
-            wait=wait_ms / 1000,
-            cache_bytes=cache_mb << 20,
-            idle=idle,
-            every=every,
-        )
+        given: dict[str, Any] = {
+            "variants": _variants(variants),
+            "seed": seed,
+            "temperature": temperature,
+            "most": most,
+            "wait": wait_ms / 1000,
+            "cache_bytes": cache_mb << 20,
+            "idle": idle,
+            "every": every,
+        }
+        if scenario != "multiref":
+            return _serve_chats(workspace, given | {"shares": _shares(shares), "redact": redact}, host, port)
+        configured = Settings(**given)
         if on == "ray":
             from tasks.compute import places
 
             places.require(places.Place.RAY)
             from deployments.serving import on_ray
 
-            return on_ray.run(workspace, settings, replicas=replicas, host=host, port=port)
-        server = create_app(PolicyServer(workspace, settings))
+            return on_ray.run(workspace, configured, replicas=replicas, host=host, port=port)
+        server = create_app(PolicyServer(workspace, configured))
         caps = clients.Caps(share=0.5)  # a game server asks for all of its players from one address
         uvicorn.run(server, host=host, port=port, access_log=False, **clients.options(caps))
+
+
+def _serve_chats(workspace: Workspace, given: Mapping[str, Any], host: str, port: int) -> None:
+    """Serve conversations. Raises BadParameter for an address that others reach, without keys."""
+    import uvicorn
+
+    from deployments import clients
+    from deployments.serving.gateway.app import create_app
+    from deployments.serving.gateway.gateway import Gateway, Settings
+
+    known = named_tokens("RESPECT_GATEWAY_KEYS", settings().gateway_keys)
+    if not known and not ipaddress.ip_address("127.0.0.1" if host == "localhost" else host).is_loopback:
+        raise typer.BadParameter(f"{host} is reached by others: set RESPECT_GATEWAY_KEYS, or listen on 127.0.0.1")
+    app = create_app(Gateway(workspace, Settings(**given)), known)
+    uvicorn.run(app, host=host, port=port, access_log=False, **clients.options(clients.Caps(share=0.5)))
+
+
+def _shares(named: str) -> dict[str, int]:
+    shares = {}
+    for each in filter(None, map(str.strip, named.split(","))):
+        variant, _, share = each.partition("=")
+        if not share.isdigit():
+            raise typer.BadParameter(f"--shares: {each!r}; write them as 'b-fft=3,control=1'")
+        shares[_variants(variant)[0]] = int(share)
+    return shares
 
 
 def _variants(names: str) -> tuple[str, ...]:

@@ -18,9 +18,10 @@ from starlette.exceptions import HTTPException
 
 from deployments.clients import SmallBodies
 from deployments.failures import place_of
+from deployments.serving.base import NotLoggedError, NotReadyError, UnknownVariantError
 from deployments.serving.metrics import Metrics
 from deployments.serving.schema import ActReply, ActRequest, Fits, Name, Problem, Readiness
-from deployments.serving.server import NotLoggedError, NotReadyError, TooLongError, UnknownVariantError
+from deployments.serving.server import TooLongError
 from respect_core.acting.batcher import OverloadedError
 from respect_core.errors import ExpectedError
 from respect_core.store.base import MissingKeyError, StoreError

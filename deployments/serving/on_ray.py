@@ -29,11 +29,12 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from deployments.serving.api import AnsweredError, create_app, respond
+from deployments.serving.base import NotReadyError, Settings
 from deployments.serving.follow import quick_registry
 from deployments.serving.gathered import combine, exposition, gather
 from deployments.serving.metrics import Metrics
 from deployments.serving.schema import ActReply, ActRequest, Fits, Problem, Readiness
-from deployments.serving.server import NotReadyError, PolicyServer, Settings
+from deployments.serving.server import PolicyServer
 from respect_core.acting.batcher import OverloadedError
 from respect_core.acting.roster import Roster
 from respect_core.errors import ExpectedError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mlflow.exceptions import MlflowException
 
-from deployments.game.domain.denied import RequestDeniedError
+from deployments.serving.base import NotReadyError
 from respect_core.variants import SYSTEMS, Variant
 from tasks.round.next_round import round_of_play
 from tasks.support.retries import is_transient
@@ -45,7 +45,7 @@ class Rounds:
         """Return the round of a policy's games.
 
         Raises:
-            RequestDeniedError: the registry is unreachable, and never answered before.
+            NotReadyError: the registry is unreachable, and never answered before.
         """
         if self._fixed is not None:
             return self._fixed
@@ -59,9 +59,7 @@ class Rounds:
                 number = last.round if newest is None and last is not None else newest
                 last = self._answers[policy] = _Answer(time.monotonic(), number)
         if last.round is None:
-            raise RequestDeniedError(
-                503, "", "the registry of policies does not answer; no game can begin at the moment"
-            )
+            raise NotReadyError("the registry of policies does not answer; no game can begin at the moment")
         return last.round
 
     async def _ask(self, policy: str) -> int | None:

@@ -92,7 +92,7 @@ class Writer:
         self, encoded: Sequence[packing.Encoded], interactions: Sequence[Interaction], manner: Manner
     ) -> list[Written]:
         model = inner(self.model)
-        logits_BV, cache, mask_BT, positions_B = self._prefill(encoded)
+        logits_BV, cache, mask_BT, positions_B = self.prefill(encoded)
         nodes: list[Node] | None = None
         if manner.constrained:
             roots = [self.scenario.constraint(self.chat, one) for one in interactions]
@@ -151,7 +151,7 @@ class Writer:
         chosen_B, logp_B = choose(among(logits_BV, candidates_BA), uniform_B, temperature)
         return candidates_BA.gather(1, chosen_B[:, None]).squeeze(1).tolist(), logp_B.tolist()
 
-    def _prefill(self, encoded: Sequence[packing.Encoded]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+    def prefill(self, encoded: Sequence[packing.Encoded]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
         """Run the part of the prompts that is not in the cache.
 
         Returns:

@@ -70,7 +70,7 @@ class Policy:
         self._chat = chat(base.processor)
         # The weights of a model in training change, and cached keys and values would be out of date.
         cache = PrefixCache(0 if isinstance(adapter, peft.PeftModel) else cache_bytes)
-        self._writer = Writer(self.model, self._chat, base.scenario, features, cache, batch_size)
+        self.writer = Writer(self.model, self._chat, base.scenario, features, cache, batch_size)
 
     def act(self, interactions: Sequence[Interaction]) -> list[Act]:
         """Return one act per interaction, in order; the last turn of each has action None.
@@ -92,7 +92,7 @@ class Policy:
 
     def write(self, interactions: Sequence[Interaction], manner: Manner) -> list[Written]:
         """Write the next action's text in each interaction: `act` without the repair. Raises ValueError as `act`."""
-        return self._writer.write(interactions, manner)
+        return self.writer.write(interactions, manner)
 
     def log_probabilities(self, interactions: Sequence[Interaction]) -> list[list[float]]:
         """Return log pi(a_t | x_t) of every turn with an action, over the whole vocabulary.

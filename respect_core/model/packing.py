@@ -25,7 +25,7 @@ from respect_core.interaction import Interaction
 from respect_core.model.base import inner
 from respect_core.model.chat import chat
 from respect_core.model.vision import VisionFeatures
-from respect_core.scenario import Scenario
+from respect_core.scenario import Message, Scenario
 
 Row = TypeVar("Row")
 
@@ -116,7 +116,8 @@ def encode(
     # Characters from the end of the text, like `ends`: unchanged by the expansion of earlier images.
     remaining = sum(map(len, pieces)) + (len(talk.generation_prompt) if waiting else 0)
     spans: list[Span] = []
-    token, turn = 0, -1
+    # Messages of the user beyond those of the turns were said before the first of these, and are context.
+    token, turn = 0, len(interaction.turns) - sum(message["role"] == "user" for message in messages) - 1
     for message, piece in zip(messages, pieces, strict=True):
         turn += message["role"] == "user"
         if message["role"] == "assistant" and turn >= 0:  # what comes before the first utterance is context
@@ -142,6 +143,13 @@ def encode(
         ids += targets[:-1]  # nothing is predicted from the end token
         positions += range(first + 1, first + len(targets))
     return Encoded(interaction.interaction_id, tuple(ids), tuple(positions), interaction.context, tuple(spans))
+
+
+def prompt(name: str, messages: Sequence[Message], processor: Any) -> Encoded:
+    """Tokenise messages without images up to where the assistant's next one begins; `name` is the conversation's."""
+    talk = chat(processor)
+    ids, _ = talk.tokens(talk.pieces(messages), generate=True)
+    return Encoded(name, tuple(ids), tuple(range(len(ids))), (), ())
 
 
 def _require_room(interaction: Interaction, spans: Sequence[Span], tokens: int, positions: int | None) -> None:

@@ -21,7 +21,8 @@ import uvicorn
 from pydantic import TypeAdapter
 
 from deployments.serving.api import create_app
-from deployments.serving.server import PolicyServer, Settings
+from deployments.serving.base import Settings
+from deployments.serving.server import PolicyServer
 from flows.support.environment import prepare
 from respect_core.model.base import adapter_hash, attach_lora, save_adapter
 from respect_core.profiles import Profile, tiny

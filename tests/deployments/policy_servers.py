@@ -19,13 +19,14 @@ from mlflow.entities.model_registry import ModelVersion
 from pydantic import TypeAdapter
 
 from deployments.serving.api import create_app
-from deployments.serving.server import PolicyServer, Settings
+from deployments.serving.base import Settings
+from deployments.serving.server import PolicyServer
 from respect_core.acting.policy import Policy
 from respect_core.acting.roster import seeded
 from respect_core.model.base import adapter_hash, attach_lora, load_base, save_adapter
 from respect_core.profiles import Profile, tiny
 from respect_core.release import ledger
-from respect_core.scenarios.multiref.scenario import SCENARIO
+from respect_core.scenario import scenario
 from respect_core.store.images import put_images
 from tasks.registry import registry
 from tasks.support.workspace import Workspace, workspace
@@ -36,22 +37,23 @@ PATIENCE = 240.0
 """Seconds; the machine may be busy with something else."""
 
 
-def registered(folder: Path) -> Workspace:
+def registered(folder: Path, profile: Profile | None = None) -> Workspace:
     """A seed policy and three versions of b-fft, with different weights; images in the store."""
+    profile = profile or tiny()
     place = workspace(folder / "runs" / "main")
     put_images(place.open(), models.images())
-    base = load_base("tiny", SCENARIO)
+    base = load_base(profile.base, scenario(profile.scenario))
     for number, variant in enumerate(("seed", "b-fft", "b-fft", "b-fft")):
         files = folder / f"adapter-{number}"
-        model = attach_lora(base, tiny().lora, seed=number)
+        model = attach_lora(base, profile.lora, seed=number)
         generator = torch.Generator().manual_seed(number)
         with torch.no_grad():
             for name, parameter in sorted(model.named_parameters()):
                 if "lora_B.default" in name:
                     parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
         save_adapter(model, files)
-        (files / "profile.json").write_bytes(TypeAdapter(Profile).dump_json(tiny()))
-        tags = {"round": number, "adapter_hash": adapter_hash(files), "profile": "tiny"}
+        (files / "profile.json").write_bytes(TypeAdapter(Profile).dump_json(profile))
+        tags = {"round": number, "adapter_hash": adapter_hash(files), "profile": profile.name}
         run_id = registry.start_run(place, f"{variant} {number}")
         registry.register_adapter(place, run_id, variant, files, tags=tags, metrics={}, step=0)
     return place
@@ -193,7 +195,7 @@ def by_hand(place: Workspace, version: str, games: Sequence[PlayedGame]) -> list
     from deployments.serving.versions import StoredImages
     from respect_core.model.vision import VisionFeatures
 
-    images, base = StoredImages(place.open()), load_base("tiny", SCENARIO)
+    images, base = StoredImages(place.open()), load_base("tiny", scenario("multiref"))
     images.require(image for game in games for image in game.context)
     files = registry.download(place, registry.named(place, version))
     policy = Policy(base, files, VisionFeatures(base, images), cache_bytes=0)

@@ -58,7 +58,7 @@ def test_many_at_once_act_as_one_by_one(place: Workspace, running: Running, game
     assert _probabilities(games) == pytest.approx([p for game in alone for _, p in game], rel=1e-4, abs=1e-6)
     turns, passes = running.metric("pass_turns_sum"), running.metric("pass_turns_count")
     assert turns == GAMES * TURNS and passes is not None and passes < turns / 2, "hardly anything was batched"
-    kept = [version.policy._writer.cache._games for version in running.server.roster.deployed().values()]
+    kept = [version.policy.writer.cache._games for version in running.server.roster.deployed().values()]
     assert [len(each) for each in kept] == [GAMES]
 
 

@@ -63,8 +63,8 @@ def place(tmp_path: Path) -> Workspace:
 @contextmanager
 def on_ray(place: Workspace, replicas: int, **settings: Any) -> Iterator[Running]:
     """The server on Ray, with a client; as `policy_servers.serving`."""
+    from deployments.serving.base import Settings
     from deployments.serving.on_ray import serving as serving_on_ray
-    from deployments.serving.server import Settings
 
     given = Settings(**{"variants": ("b-fft",), "every": 0.2, "flush": 0.5} | settings)
     limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)

@@ -17,7 +17,8 @@ from deployments.game.domain.study import Study
 from deployments.game.domain.table import Table
 from deployments.game.durability.journal import NotWrittenError
 from deployments.game.engine.rooms import Rooms
-from deployments.game.engine.rounds import Rounds
+from deployments.serving.base import NotReadyError
+from deployments.serving.rounds import Rounds
 from respect_core.variants import HH
 
 RELEASED = "Nobody else came in time; the wait counts."
@@ -101,14 +102,14 @@ class Admission:
             raise RequestDeniedError(422, "variant", "there is no such policy here")
         chosen = variant or self._rng.choice(ready)
         return await self._rooms.begin(
-            {"speaker": player}, chosen, await self._draw_context(), await self._rounds.next(chosen)
+            {"speaker": player}, chosen, await self._draw_context(), await self._round_of(chosen)
         )
 
     async def _people(self, player: Player) -> Table | None:
         if player.key in self._rooms.lobby:
             return None
         # Before anybody's wait ends: store or registry may be unreachable.
-        context, round = await self._draw_context(), await self._rounds.next(HH)
+        context, round = await self._draw_context(), await self._round_of(HH)
         waiting = self._rooms.lobby.partner(self._is_present)
         if waiting is None:
             self._rooms.lobby.join(player.key, None, self._rooms.clock())
@@ -198,6 +199,12 @@ class Admission:
     def _give_back(self, slot: Slot | None) -> None:
         if slot is not None and self._rooms.study is not None:
             self._rooms.study.assignment.release(slot)
+
+    async def _round_of(self, policy: str) -> int:
+        try:
+            return await self._rounds.next(policy)
+        except NotReadyError as error:
+            raise RequestDeniedError(503, "", str(error)) from None
 
     async def _draw_context(self) -> Any:
         name = f"{self._rng.getrandbits(64):016x}"

@@ -11,8 +11,9 @@ from typing import Protocol
 import httpx
 
 from deployments.game.domain.table import Table
+from deployments.serving.base import NotLoggedError, NotReadyError
 from deployments.serving.schema import ActReply, ActRequest, PastTurn, Readiness
-from deployments.serving.server import NotLoggedError, NotReadyError, PolicyServer, TooLongError
+from deployments.serving.server import PolicyServer, TooLongError
 from respect_core.acting.batcher import OverloadedError
 from respect_core.errors import ExpectedError
 from respect_core.scenarios.multiref import actions

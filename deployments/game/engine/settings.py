@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deployments.game.domain.table import Clocks
-from respect_core.settings import settings
+from respect_core.settings import named_tokens, require_long, settings
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,9 @@ def tokens_from_environment() -> tuple[str | None, dict[str, str]]:
     """Read RESPECT_OPERATOR_TOKEN, and annotators by token from RESPECT_ANNOTATOR_TOKENS ('ann:token,bob:token').
 
     Raises:
-        ValueError: a token is shorter than 16 characters, or two annotators share one.
+        SettingsError: a token is shorter than 16 characters, or two annotators share one.
     """
     operator = settings().operator_token.get_secret_value() or None
-    annotators: dict[str, str] = {}
-    for part in filter(None, settings().annotator_tokens.get_secret_value().split(",")):
-        name, _, token = part.strip().partition(":")
-        if not name or token in annotators:
-            raise ValueError("RESPECT_ANNOTATOR_TOKENS: write 'name:token,name:token', a token of its own for each")
-        annotators[token] = name
-    for token in (*annotators, *filter(None, [operator])):
-        if len(token) < 16:
-            raise ValueError(
-                "RESPECT_OPERATOR_TOKEN and RESPECT_ANNOTATOR_TOKENS need 16 characters or more, e.g. of "
-                "`openssl rand -hex 16`"
-            )
-    return operator, annotators
+    if operator is not None:
+        require_long("RESPECT_OPERATOR_TOKEN", operator)
+    return operator, named_tokens("RESPECT_ANNOTATOR_TOKENS", settings().annotator_tokens)

@@ -1,11 +1,10 @@
-"""Turn imported conversations into records of the log."""
+"""Turn conversations into records of the log, and into the prompt that an assistant continues."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
@@ -13,8 +12,9 @@ from respect_core.log.lengths import Ruler, spoken
 from respect_core.log.log import RecordError, from_validation
 from respect_core.log.pseudonyms import pseudonym
 from respect_core.log.records import InteractionLog, LoggedTurn, Outcome, PolicyIdentity, from_log
+from respect_core.scenario import Message as PromptMessage
 from respect_core.scenarios.chat.importers.conversation import ChatTurn, Conversation, Message
-from respect_core.scenarios.chat.reply import Part, state, written
+from respect_core.scenarios.chat.reply import Part, before, call, state, text, text_message, written
 from respect_core.scenarios.chat.scenario import SCENARIO
 
 _UNKNOWN_TIME = "1970-01-01T00:00:00+00:00"
@@ -26,11 +26,16 @@ class Writer:
 
     Args:
         ruler: ends a conversation before the first turn that does not fit the base.
+        policies: by the name of a model in a conversation; of others only the name is known.
+        user: makes a pseudonym of a conversation's user.
     """
 
     round: int
     variant: str
     ruler: Ruler
+    scenario: str = SCENARIO.name
+    policies: Mapping[str, PolicyIdentity] = field(default_factory=dict)
+    user: Callable[[str], str] = pseudonym
 
     def record(self, conversation: Conversation) -> InteractionLog:
         """Return a conversation as a record, up to the first reply that is cut or does not fit.
@@ -39,7 +44,7 @@ class Writer:
             RecordError: nothing is left of it, or an utterance is too long.
         """
         turns, closing = _answered(conversation.turns)
-        opening = state(conversation.system, conversation.tools, [_part(each) for each in conversation.opening])
+        opening = _before(conversation)
         logged = [_turn(number, turn, opening if number == 0 else None) for number, turn in enumerate(turns)]
         log = self._log(conversation, logged, closing)
         fitting = self.ruler.turns_within(from_log(log))
@@ -56,15 +61,15 @@ class Writer:
 
     def _log(self, conversation: Conversation, turns: list[LoggedTurn], closing: str | None) -> InteractionLog:
         name = hashlib.sha256(conversation.id.encode()).hexdigest()[:24]
-        model = next((turn.model for turn in reversed(conversation.turns) if turn.model), None)
+        model = next((turn.model for turn in reversed(conversation.turns) if turn.model), "unknown")
         try:
             return InteractionLog(
                 interaction_id=f"chat-{name}",
-                scenario=SCENARIO.name,
+                scenario=self.scenario,
                 round=self.round,
                 variant=self.variant,
-                policy=PolicyIdentity(name=model or "unknown", version="unknown"),
-                user=pseudonym(conversation.user or conversation.id),
+                policy=self.policies.get(model) or PolicyIdentity(name=model, version="unknown"),
+                user=self.user(conversation.user or conversation.id),
                 started_at=conversation.started_at or _UNKNOWN_TIME,
                 context=[],
                 turns=turns,
@@ -72,6 +77,32 @@ class Writer:
             )
         except ValidationError as error:
             raise from_validation(error) from None
+
+
+def prompt(conversation: Conversation) -> list[PromptMessage]:
+    """Return a conversation as the messages that a model continues, as training would show them.
+
+    Raises:
+        RecordError: an utterance is blank, or too long.
+    """
+    messages = before(_before(conversation))
+    for number, turn in enumerate(conversation.turns):
+        messages.append(text_message("user", _utterance(turn.utterance, number)))
+        messages += [text_message(part.role, text(part)) for part in map(_part, turn.reply)]
+    return messages
+
+
+def continued(conversation: Conversation, turns: int) -> Conversation:
+    """Return what follows the first `turns` turns, which are its context."""
+    if not turns:
+        return conversation
+    said = [m for turn in conversation.turns[:turns] for m in (Message("user", turn.utterance), *turn.reply)]
+    return replace(
+        conversation,
+        id=f"{conversation.id}, from turn {turns}",
+        opening=(*conversation.opening, *said),
+        turns=conversation.turns[turns:],
+    )
 
 
 def curated(log: InteractionLog, right: Sequence[int]) -> InteractionLog:
@@ -97,16 +128,25 @@ _SHORTEN = "shorten it in the log, or leave the conversation out"
 
 
 def _turn(number: int, turn: ChatTurn, opening: str | None) -> LoggedTurn:
-    text = spoken(turn.utterance, f"turns[{number}]", _SHORTEN, SCENARIO.longest_utterance)
-    if not text.strip():
-        raise RecordError(f"turns[{number}]", "an utterance of invisible characters alone", "leave the turn out")
     return LoggedTurn(
-        utterance=text,
+        utterance=_utterance(turn.utterance, number),
         action=written(_parts(turn)),
         state=opening or None,
         logp=turn.logprob,
         explicit=turn.explicit,  # type: ignore[arg-type]  # 1 or -1, which pydantic checks
     )
+
+
+def _before(conversation: Conversation) -> str:
+    opening = [(message.role, text(_part(message))) for message in conversation.opening]
+    return state(conversation.system, conversation.tools, opening)
+
+
+def _utterance(raw: str, number: int) -> str:
+    utterance = spoken(raw, f"turns[{number}]", _SHORTEN, SCENARIO.longest_utterance)
+    if not utterance.strip():
+        raise RecordError(f"turns[{number}]", "an utterance of invisible characters alone", "leave the turn out")
+    return utterance
 
 
 def _parts(turn: ChatTurn) -> list[Part]:
@@ -118,5 +158,5 @@ def _parts(turn: ChatTurn) -> list[Part]:
 
 
 def _part(message: Message) -> Part:
-    calls = tuple(f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}' for call in message.tool_calls)
+    calls = tuple(call(each.name, each.arguments) for each in message.tool_calls)
     return Part("assistant" if message.role == "assistant" else "tool", message.content, calls)

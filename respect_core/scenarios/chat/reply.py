@@ -15,6 +15,8 @@ from respect_core.scenario import Message, ScenarioError
 
 _LIST = '[{"role":"'
 ROLES = ("assistant", "tool")
+CALL = "CALL "
+"""How a line begins that calls a tool."""
 
 
 @dataclass(frozen=True)
@@ -57,24 +59,43 @@ def read(action: str) -> list[Part]:
 
 def messages(action: str) -> list[Message]:
     """Return an action as chat messages. Calls of tools are text, so that any chat template takes them."""
-    return [text_message(part.role, _with_calls(part.content, part.calls)) for part in read(action)]
+    return [text_message(part.role, text(part)) for part in read(action)]
 
 
-def _with_calls(content: str, calls: Sequence[str]) -> str:
-    return "\n".join([*filter(None, [content]), *(f"CALL {call}" for call in calls)])
+def text(part: Part) -> str:
+    """Return the text of a message as the model reads and writes it."""
+    return "\n".join([*filter(None, [part.content]), *(CALL + call for call in part.calls)])
+
+
+def call(name: str, arguments: str) -> str:
+    """Write a call of a tool; `arguments` is JSON."""
+    return f'{{"name": {json.dumps(name)}, "arguments": {arguments}}}'
+
+
+def called(line: str) -> tuple[str, str] | None:
+    """Return name and arguments (JSON) where a line that a model wrote calls a tool; None for another line."""
+    if not line.startswith(CALL):
+        return None
+    try:
+        made = json.loads(line.removeprefix(CALL))
+    except (ValueError, RecursionError):
+        return None
+    if not (isinstance(made, dict) and isinstance(made.get("name"), str) and isinstance(made.get("arguments"), dict)):
+        return None
+    return made["name"], json.dumps(made["arguments"], ensure_ascii=False)
 
 
 # --- what comes before an utterance -----------------------------------------------------------------------------
 
 
-def state(system: str | None, tools: Sequence[str] = (), opening: Sequence[Part] = ()) -> str:
+def state(system: str | None, tools: Sequence[str] = (), opening: Sequence[tuple[str, str]] = ()) -> str:
     """Write what comes before an utterance as the state of its turn; empty where nothing does.
 
     Args:
         tools: on offer, as JSON texts.
-        opening: messages before the first utterance, such as a greeting.
+        opening: roles and texts of the messages before the first utterance, such as a greeting.
     """
-    given = {"system": system, "tools": list(tools), "opening": [[part.role, part.content] for part in opening]}
+    given = {"system": system, "tools": list(tools), "opening": [list(each) for each in opening]}
     given = {name: value for name, value in given.items() if value}
     return json.dumps(given, ensure_ascii=False, separators=(",", ":")) if given else ""
 

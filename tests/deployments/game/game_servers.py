@@ -27,8 +27,8 @@ from deployments.game.engine.listener import InProcess
 from deployments.game.engine.rooms import Rooms
 from deployments.game.engine.settings import Limits, Settings
 from deployments.game.web.app import create_app
+from deployments.serving.base import Settings as Serving
 from deployments.serving.server import PolicyServer
-from deployments.serving.server import Settings as Serving
 from deployments.serving.versions import ServedVersion
 from respect_core.acting.listener import Act
 from respect_core.interaction import Interaction

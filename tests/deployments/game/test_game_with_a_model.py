@@ -15,8 +15,8 @@ from deployments.game.durability.journal import Journal
 from deployments.game.engine.listener import InProcess
 from deployments.game.engine.rooms import Rooms
 from deployments.game.engine.settings import Settings
+from deployments.serving.base import Settings as Serving
 from deployments.serving.server import PolicyServer
-from deployments.serving.server import Settings as Serving
 from respect_core.acting import served_turns
 from respect_core.log.log import LOGS, read_logs
 from tasks.support.workspace import Workspace

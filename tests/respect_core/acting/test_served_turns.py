@@ -12,17 +12,18 @@ import pytest
 from paths import REPOSITORY, TESTS
 from served import turn
 
-from respect_core.acting.served_turns import TurnLog, read
+from respect_core.acting.served_turns import SERVED, read
 from respect_core.store.base import Store, StoreError
+from respect_core.store.line_log import LineLog
 from respect_core.store.open import open_store
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from served import turn
-from respect_core.acting.served_turns import TurnLog
+from respect_core.store.line_log import LineLog
 from respect_core.store.open import open_store
-log = TurnLog(open_store(sys.argv[1]), Path(sys.argv[2]))
+log = LineLog(open_store(sys.argv[1]), Path(sys.argv[2]), "served")
 for number in range(5):
     log.add(turn(number))
 os.write(log._file.fileno(), b'{"time": "2026')  # in the middle of a line
@@ -31,7 +32,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_what_was_added_is_in_the_store_once(store: Store, tmp_path: Path) -> None:
-    log = TurnLog(store, tmp_path / "served")
+    log = LineLog(store, tmp_path / "served", SERVED)
     log.flush()
     assert list(read(store)) == []
     log.add(turn(0))
@@ -52,14 +53,14 @@ def test_a_killed_server_loses_no_turn_that_was_answered(tmp_path: Path) -> None
     assert killed.returncode == -signal.SIGKILL
     store = open_store(place)
     assert not store.keys("served/")
-    TurnLog(store, folder).flush()
+    LineLog(store, folder, SERVED).flush()
     assert [each.turn for each in read(store)] == [0, 1, 2, 3, 4]
     assert not list(folder.iterdir())
 
 
 def test_killed_between_store_and_disk_nothing_is_there_twice(tmp_path: Path) -> None:
     store, folder = open_store(tmp_path / "store"), tmp_path / "served"
-    log = TurnLog(store, folder)
+    log = LineLog(store, folder, SERVED)
     log.add(turn(0))
     (file,) = folder.iterdir()
     data = file.read_bytes()
@@ -71,7 +72,7 @@ def test_killed_between_store_and_disk_nothing_is_there_twice(tmp_path: Path) ->
 
 def test_two_servers_leave_each_other_s_file_alone(tmp_path: Path) -> None:
     store, folder = open_store(tmp_path / "store"), tmp_path / "served"
-    one, other = TurnLog(store, folder), TurnLog(store, folder)
+    one, other = LineLog(store, folder, SERVED), LineLog(store, folder, SERVED)
     one.add(turn(0))
     other.add(turn(1))
     other.flush()
@@ -83,7 +84,7 @@ def test_two_servers_leave_each_other_s_file_alone(tmp_path: Path) -> None:
 
 def test_while_the_store_is_away_lines_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(tmp_path / "store")
-    log = TurnLog(store, tmp_path / "served")
+    log = LineLog(store, tmp_path / "served", SERVED)
     log.add(turn(0))
     with monkeypatch.context() as patch:
 
@@ -102,7 +103,7 @@ def test_a_line_that_the_disk_does_not_take_leaves_no_half(tmp_path: Path) -> No
     """A limit on the size of files stands for a full disk."""
     resource = pytest.importorskip("resource", reason="this system knows no limit on the size of files")
     store = open_store(tmp_path / "store")
-    log = TurnLog(store, tmp_path / "served")
+    log = LineLog(store, tmp_path / "served", SERVED)
     log.add(turn(0))
     (file,) = (tmp_path / "served").iterdir()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

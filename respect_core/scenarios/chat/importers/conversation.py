@@ -163,12 +163,20 @@ def _last(values: Iterable[Any]) -> Any:
     return next((value for value in reversed(list(values)) if value is not None), None)
 
 
-def conversation(thread: Thread) -> Conversation:
-    """Build a conversation. Its id is empty where the log names none.
+def answered(thread: Thread) -> Conversation:
+    """Build a conversation as `conversation` does.
 
     Raises:
         RecordError: no message of the user has an answer.
     """
+    result = conversation(thread)
+    if not any(message.role == "assistant" for turn in result.turns for message in turn.reply):
+        raise RecordError("", "no message of a user with an answer", "leave it out, or log the answers too")
+    return result
+
+
+def conversation(thread: Thread) -> Conversation:
+    """Build a conversation. Its id is empty where the log names none."""
     system = [each.message.content for each in thread.entries[: _leading_system(thread.entries)]]
     shared = merged(thread.entries[len(system) : thread.shared])
     entries = merged(thread.entries[max(len(system), thread.shared) :])
@@ -180,8 +188,6 @@ def conversation(thread: Thread) -> Conversation:
         stop = next((i for i in rest if entries[i].message.role == "user"), len(entries))
         turns.append(_turn(entries[start], entries[start + 1 : stop]))
         start = stop
-    if not any(message.role == "assistant" for turn in turns for message in turn.reply):
-        raise RecordError("", "no message of a user with an answer", "leave it out, or log the answers too")
     return Conversation(
         id=thread.id or "",
         user=thread.user,

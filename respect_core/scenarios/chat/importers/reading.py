@@ -15,7 +15,7 @@ from typing import Any
 
 from respect_core.log.log import RecordError
 from respect_core.scenarios.chat.importers import detect
-from respect_core.scenarios.chat.importers.conversation import Conversation, Source, Thread, conversation, fingerprint
+from respect_core.scenarios.chat.importers.conversation import Conversation, Source, Thread, answered, fingerprint
 from respect_core.scenarios.chat.importers.files import ChatLogError, find, records
 from respect_core.scenarios.chat.importers.redact import Redactor
 from respect_core.scenarios.chat.importers.repeats import Repeats
@@ -61,7 +61,7 @@ def read_conversations(
     fingerprints, ids = set[bytes](), Counter[str]()
     for thread in log.threads():
         try:
-            result = conversation(thread)
+            result = answered(thread)
             if len(result.turns) == 1 and is_background(result.turns[0].utterance):
                 raise background()
             if (key := bytes.fromhex(fingerprint(result))[:12]) in fingerprints:

@@ -103,20 +103,20 @@ class Redactor:
             system=self(conversation.system) if conversation.system else None,
             tools=tuple(map(self._json, conversation.tools)),
             turns=tuple(map(self._turn, conversation.turns)),
-            opening=tuple(map(self._message, conversation.opening)),
+            opening=tuple(map(self.message, conversation.opening)),
         )
 
     def _turn(self, turn: ChatTurn) -> ChatTurn:
-        utterance, reply = self(turn.utterance), tuple(map(self._message, turn.reply))
+        utterance, reply = self(turn.utterance), tuple(map(self.message, turn.reply))
         siblings = tuple(
-            replace(each, utterance=self(each.utterance), reply=tuple(map(self._message, each.reply)))
+            replace(each, utterance=self(each.utterance), reply=tuple(map(self.message, each.reply)))
             for each in turn.siblings
         )
         # The tokens of a masked reply would give it away, and are not those of what is stored.
         tokens = turn.token_ids if reply == turn.reply else None
         return replace(turn, utterance=utterance, reply=reply, siblings=siblings, token_ids=tokens)
 
-    def _message(self, message: Message) -> Message:
+    def message(self, message: Message) -> Message:
         return replace(
             message,
             content=self(message.content),

@@ -9,12 +9,12 @@ from text_bases import small_llama
 
 from respect_core.log.lengths import Ruler
 from respect_core.log.log import RecordError, parse_record
-from respect_core.log.records import turn_rows
+from respect_core.log.records import from_log, turn_rows
 from respect_core.model.base import load_processor
 from respect_core.scenario import scenario
 from respect_core.scenarios.chat.importers import ChatTurn, Conversation, Message, ToolCall
 from respect_core.scenarios.chat.importers.conversation import Source
-from respect_core.scenarios.chat.logs import Writer, curated
+from respect_core.scenarios.chat.logs import Writer, continued, curated, prompt
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +85,36 @@ def test_a_long_conversation_is_cut_and_a_long_first_turn_set_aside(writer: Writ
 def test_curated_replies_are_targets(writer: Writer) -> None:
     log = curated(writer.record(talk(said("hi", "Hello."), said("and?", "And what?"))), [1])
     assert log.outcome is not None and log.outcome.targets == ["And what?"] and not log.outcome.success
+
+
+def test_a_policy_is_asked_as_training_shows_it(writer: Writer) -> None:
+    """The prompt of every turn is the beginning of the conversation that is learned from."""
+    call = Message("assistant", "", (ToolCall("weather", '{"place": "Oslo"}', "call-1"),))
+    tools = ('{"name": "weather"}',)
+    whole = talk(
+        ChatTurn("rain?", (call, Message("tool", "rain"), Message("assistant", "It rains."))),
+        said("No  way!"),
+        system="Be brief.",
+        tools=tools,
+        opening=(Message("user", "hi"), Message("assistant", "Hello!")),
+    )
+    learned = scenario("chat").messages(from_log(writer.record(whole)))
+    asked = prompt(talk(ChatTurn("rain?"), system="Be brief.", tools=tools, opening=whole.opening))
+    assert asked == learned[: len(asked)] and asked[-1]["role"] == "user"
+    between = prompt(talk(ChatTurn("rain?", whole.turns[0].reply[:2]), **_same(whole)))
+    assert between == learned[: len(between)] and between[-1]["role"] == "tool"
+    assert prompt(talk(*whole.turns[:1], ChatTurn("No  way!"), **_same(whole))) == learned[:-1]
+
+
+def _same(whole: Conversation) -> dict[str, object]:
+    return {"system": whole.system, "tools": whole.tools, "opening": whole.opening}
+
+
+def test_a_conversation_that_continues_has_the_rest_as_context(writer: Writer) -> None:
+    whole = talk(said("one", "1"), said("two", "2"), said("three", "3"), system="Count.")
+    rest = continued(whole, 2)
+    log = writer.record(rest)
+    assert [turn.utterance for turn in log.turns] == ["three"] and log.user == writer.record(whole).user
+    assert log.interaction_id != writer.record(whole).interaction_id
+    assert scenario("chat").messages(from_log(log)) == scenario("chat").messages(from_log(writer.record(whole)))
+    assert continued(whole, 0) == whole

@@ -47,7 +47,7 @@ def test_a_list_that_was_not_written_here_is_refused(action: str) -> None:
 
 def test_what_comes_before_an_utterance() -> None:
     assert reply.state(None) == "" and reply.before("") == []
-    state = reply.state("Be brief.", ['{"name":"weather"}'], [Part("assistant", "Hello!")])
+    state = reply.state("Be brief.", ['{"name":"weather"}'], [("assistant", "Hello!")])
     system, greeting = reply.before(state)
     assert system["role"] == "system"
     assert [line in system["content"][0]["text"] for line in ("Be brief.", '{"name":"weather"}')] == [True, True]

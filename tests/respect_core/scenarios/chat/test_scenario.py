@@ -31,7 +31,7 @@ TALK = Interaction(
     "talk",
     (),
     (
-        Turn(reply.state("Be brief.", opening=[Part("assistant", "Hello!")]), "Who are you?", "An assistant."),
+        Turn(reply.state("Be brief.", opening=[("assistant", "Hello!")]), "Who are you?", "An assistant."),
         Turn("", "What is the weather in Oslo?", CALL),
         Turn("", "Thanks!", "You're welcome."),
     ),
@@ -52,6 +52,21 @@ def test_a_reply_has_a_loss_and_what_a_tool_answered_has_none(base: Base) -> Non
     assert said[1] == 'CALL {"name":"weather","arguments":{"city":"Oslo"}}<|im_end|>It is sunny.<|im_end|>'
     text = decode(encoded.input_ids)
     assert "Be brief." in text and "Hello!" in text and "sunny, 21 degrees" in text
+
+
+def test_what_was_said_before_the_first_turn_is_context(base: Base) -> None:
+    """As in a branch, or a conversation that went on a day later: its users' messages are users', and no turns."""
+    before = [
+        ("user", "My name is Ann."),
+        ("assistant", "Hello, Ann!"),
+        ("user", "And Bob."),
+        ("assistant", "Hi, Bob!"),
+    ]
+    talk = Interaction("late", (), (Turn(reply.state(None, opening=before), "Who?", "Ann and Bob."), Turn("", "Yes")))
+    roles = [message["role"] for message in CHAT.messages(talk)]
+    assert roles == ["user", "assistant"] * 3 + ["user"]
+    (span,) = encode(talk, base.processor, CHAT).spans
+    assert span.turn == 0 and base.processor.tokenizer.decode(span.targets) == "Ann and Bob.<|im_end|>"
 
 
 def test_one_pass_scores_as_a_pass_for_each_turn(base: Base) -> None:

@@ -1,0 +1,98 @@
+"""Tell conversations apart, and keep the version of each in the store, so that all gateways agree on it.
+
+A conversation is named by its client, or known again by how it began: its first messages up to the assistant's first
+one. System prompts, which may hold the time, white space and ids of tool calls do not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+
+from pydantic import BaseModel, ConfigDict
+
+from respect_core.scenarios.chat.importers.conversation import Message, plain
+from respect_core.store.base import Store
+
+FOLDER = "gateway/conversations"
+
+
+class Assigned(BaseModel):
+    """The version that talks in a conversation, and the round that will learn from it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: str
+    version: str
+    round: int
+    random: bool
+
+
+def named(user: str, model: str, name: str) -> str:
+    """Return the id of a conversation that its client named; users cannot enter each other's."""
+    return _hash(["named", user, model, name])
+
+
+def begun(user: str, model: str, messages: Sequence[Message]) -> str | None:
+    """Return the id of a conversation with these messages; None before the assistant's first."""
+    said = [plain(message) for message in messages if message.role != "system"]
+    first = next((n for n, (role, *_) in enumerate(said) if role == "assistant"), None)
+    if first is None:
+        return None
+    return _hash(
+        ["begun", user, model, *([role, " ".join(text.split()), calls] for role, text, calls in said[: first + 1])]
+    )
+
+
+def _hash(parts: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+class Conversations:
+    """The versions of conversations. Methods may be called by several threads.
+
+    Args:
+        most: conversations remembered in this process; the store has them all.
+    """
+
+    def __init__(self, store: Store, most: int = 100_000) -> None:
+        self._store, self._most = store, most
+        self._lock = Lock()
+        self._known: OrderedDict[str, Assigned] = OrderedDict()
+
+    def remembered(self, conversation: str) -> Assigned | None:
+        """Return a conversation's version if this process knows it."""
+        with self._lock:
+            return self._known.get(conversation)
+
+    def find(self, conversation: str) -> Assigned | None:
+        """Return a conversation's version; None for a new one. Raises StoreError."""
+        if (known := self.remembered(conversation)) is not None:
+            return known
+        stored = self._store.read_version(_key(conversation))
+        return stored and self._remember(conversation, Assigned.model_validate_json(stored[0]))
+
+    def begin(self, conversation: str, new: Assigned) -> Assigned:
+        """Store the version of a conversation; return it, or what another gateway stored before. Raises StoreError."""
+        if (known := self.find(conversation)) is not None:
+            return known
+        if self._store.put_if_absent(_key(conversation), new.model_dump_json().encode()):
+            return self._remember(conversation, new)
+        found = self.find(conversation)
+        assert found is not None, "conversations are never deleted"
+        return found
+
+    def _remember(self, conversation: str, assigned: Assigned) -> Assigned:
+        with self._lock:
+            self._known[conversation] = assigned
+            self._known.move_to_end(conversation)
+            while len(self._known) > self._most:
+                self._known.popitem(last=False)
+        return assigned
+
+
+def _key(conversation: str) -> str:
+    return f"{FOLDER}/{conversation[:2]}/{conversation}.json"

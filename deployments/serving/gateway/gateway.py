@@ -1,0 +1,354 @@
+"""Answer chat requests: the conversation's version, its prompt, the reply as it is written, and a record of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from deployments.serving import base
+from deployments.serving.base import NotReadyError
+from deployments.serving.gateway.conversations import Assigned, Conversations, begun, named
+from deployments.serving.gateway.deltas import Deltas
+from deployments.serving.gateway.wire import Answer, ApiError, ChatRequest, usage
+from deployments.serving.rounds import Rounds
+from deployments.serving.versions import ServedVersion
+from respect_core.acting.streaming import Piece, Streams
+from respect_core.log.log import RecordError
+from respect_core.log.pseudonyms import pseudonym
+from respect_core.log.served_chats import SERVED_CHATS, ServedChat
+from respect_core.model import packing
+from respect_core.model.chat import chat
+from respect_core.scenarios.chat import logs, reply
+from respect_core.scenarios.chat.importers.conversation import (
+    Conversation,
+    Entry,
+    Message,
+    Source,
+    Thread,
+    ToolCall,
+    conversation,
+)
+from respect_core.scenarios.chat.importers.parsing import messages_of, tools_of
+from respect_core.scenarios.chat.importers.redact import Redactor
+from respect_core.scenarios.chat.importers.stitch import is_background
+from respect_core.scenarios.chat.importers.summary import Imported, Place
+from tasks.support.workspace import Workspace
+
+ANY = "respect"
+"""The model's name where chance chooses the variant."""
+_REQUEST = Source("request", "")
+
+
+@dataclass(frozen=True)
+class Settings(base.Settings):
+    """Settings of the gateway."""
+
+    shares: Mapping[str, int] = field(default_factory=dict)  # of new conversations, by variant; 1 where none is named
+    redact: bool = True  # mask personal data in what is logged
+    round: int | None = None  # that learns from the conversations; None: after the newest registered
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: a user's id, which becomes a pseudonym at once, and the conversation if a header names it."""
+
+    user: str
+    conversation: str | None = None
+
+
+class Gateway(base.VersionServer):
+    """Conversations with users, by the versions that are deployed."""
+
+    settings: Settings
+
+    def __init__(self, workspace: Workspace, settings: Settings) -> None:
+        super().__init__(workspace, settings, SERVED_CHATS)
+        self._streams: Streams[ServedVersion] = Streams(
+            lambda served: served.policy.writer, most=settings.most, queue=settings.queue
+        )
+        self._conversations = Conversations(workspace.open(), most=settings.games)
+        self._rounds = Rounds(workspace, settings.round)
+        self._redactor = Redactor() if settings.redact else None
+        self._random = random.SystemRandom()
+
+    def close(self) -> None:
+        """Finish the replies, bring the log into the store, and end."""
+        self._streams.close()
+        super().close()
+
+    def models(self) -> list[str]:
+        """Return the names that a request may have as its model."""
+        return [ANY, *(f"{ANY}.{variant}" for variant in self.settings.variants)]
+
+    def prometheus(self) -> bytes:
+        """Return the metrics as text."""
+        return self.metrics.text(self.roster, self.follower, self._streams.waiting)
+
+    async def begin(self, request: ChatRequest, caller: Caller) -> Turn:
+        """Begin to write a reply.
+
+        Raises:
+            ApiError: the request cannot be answered.
+            NotReadyError: nothing is loaded for it yet, or registry or store do not answer.
+            OverloadedError: too many wait.
+            StoreError: the version of the conversation is unknown while the store is unreachable.
+        """
+        at, began = datetime.now(UTC), time.perf_counter()
+        if request.model not in self.models():
+            raise ApiError(
+                404,
+                f"no such model here; there are: {', '.join(self.models())}",
+                code="model_not_found",
+                param="model",
+            )
+        messages, spoken = await asyncio.to_thread(_read, request)
+        user = pseudonym(request.user or caller.user)
+        name = caller.conversation or request.conversation_id()
+        known = named(user, request.model, name) if name else begun(user, request.model, messages)
+        background = _is_background(messages)
+        assigned, served = await self._assigned(request.model, None if background else known)
+        prompt, sampling = await asyncio.to_thread(self._prompt, request, spoken, served, known or "")
+        turn = Turn(self, request, messages, user, known, assigned, served, background, at, began)
+        turn.begin(self._streams, prompt, sampling)
+        return turn
+
+    async def _assigned(self, model: str, known: str | None) -> tuple[Assigned, ServedVersion]:
+        """Return the version that answers, which is chosen by chance in a new conversation."""
+        assigned = await asyncio.to_thread(self._conversations.find, known) if known else None
+        if assigned is None:
+            assigned = await self._new(model)
+            if known:
+                assigned = await asyncio.to_thread(self._conversations.begin, known, assigned)
+        try:
+            served = await asyncio.to_thread(self._loader.load_named, assigned.version)
+        except Exception as error:
+            raise NotReadyError(
+                f"the version of this conversation is unavailable at the moment ({type(error).__name__})"
+            ) from None
+        if known:
+            self.roster.begin(assigned.variant, known, served)
+        return assigned, served
+
+    async def _new(self, model: str) -> Assigned:
+        deployed = self.roster.deployed()
+        at_random = model == ANY
+        wanted = sorted(deployed) if at_random else [model.removeprefix(f"{ANY}.")]
+        if not wanted or wanted[0] not in deployed:
+            raise NotReadyError("no version is loaded yet; GET /ready says why")
+        shares = [self.settings.shares.get(variant, 1) for variant in wanted]
+        (variant,) = self._random.choices(wanted, shares)
+        number = await self._rounds.next(variant)
+        return Assigned(variant=variant, version=deployed[variant].name, round=number, random=at_random)
+
+    def _prompt(self, request: ChatRequest, spoken: Conversation, served: ServedVersion, name: str) -> Any:
+        """Return the prompt's tokens and how to draw the reply."""
+        processor, scenario = served.policy.base.processor, served.policy.base.scenario
+        try:
+            prompt = packing.prompt(name or served.name, logs.prompt(spoken), processor)
+        except RecordError as error:
+            raise ApiError(400, f"{error.field}: {error.reason}; {error.remedy}", param="messages") from None
+        room = (chat(processor).positions or 1 << 30) - len(prompt.input_ids)
+        asked = request.max_completion_tokens or request.max_tokens or scenario.max_new_tokens
+        if room < 1:
+            raise ApiError(
+                400,
+                f"the messages have {len(prompt.input_ids)} tokens, and there is room for "
+                f"{len(prompt.input_ids) + room - 1}",
+                code="context_length_exceeded",
+                param="messages",
+            )
+        return prompt, request.sampling(self.settings.temperature, min(room, asked))
+
+    async def record(self, turn: Turn, chat: ServedChat) -> None:
+        """Log a turn, and remember its conversation. Raises NotLoggedError, or StoreError in a first turn."""
+        if turn.known is None and not turn.background:
+            await asyncio.to_thread(self._conversations.begin, chat.conversation_id, turn.assigned)
+        self._log(chat)
+
+    def log_cut(self, chat: ServedChat) -> None:
+        """Log a turn that its client did not wait for."""
+        with suppress(base.NotLoggedError):
+            self._log(chat)
+
+    def redacted(self, messages: Sequence[Message]) -> list[Message]:
+        """Mask personal data."""
+        return list(messages) if self._redactor is None else [self._redactor.message(each) for each in messages]
+
+
+class Turn:
+    """A reply that is being written, and all that its record needs."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        request: ChatRequest,
+        messages: Sequence[Message],
+        user: str,
+        known: str | None,
+        assigned: Assigned,
+        served: ServedVersion,
+        background: bool,
+        at: datetime,
+        began: float,
+    ) -> None:
+        self._gateway, self._request, self._messages = gateway, request, messages
+        self.user, self.known, self.assigned, self.served, self.background = user, known, assigned, served, background
+        self._at, self._began = at, began
+        self.answer = Answer(request, served.name)
+        self.deltas = Deltas(tools=bool(request.tools) and request.tool_choice != "none")
+        self.prompt_tokens = 0
+        self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
+        self._text = ""
+        self._tokens: list[int] = []
+        self._token_logp: list[float] = []
+        self._first_token: float | None = None
+        self._recorded = False
+        self._last: Piece | None = None
+
+    def begin(self, streams: Streams[ServedVersion], prompt: packing.Encoded, sampling: Any) -> None:
+        """Queue the reply. Raises OverloadedError."""
+        loop = asyncio.get_running_loop()
+        self.prompt_tokens, self._sampling = len(prompt.input_ids), sampling
+
+        def emit(piece: Piece) -> None:
+            with suppress(RuntimeError):  # the loop is closed, and nobody listens
+                loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
+
+        self._reply = streams.submit(self.served, prompt, sampling, emit)
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Yield the pieces of the reply as they are written. Raises ApiError if writing it fails."""
+        while self._last is None:
+            piece = await self._pieces.get()
+            if piece.finish == "error":
+                raise ApiError(500, "the reply could not be written; the server's log has more")
+            if self._first_token is None:
+                self._first_token = time.perf_counter() - self._began
+            self._text += piece.text
+            self._tokens += piece.tokens
+            self._token_logp += piece.token_logp
+            self._last = piece if piece.finish else None
+            yield piece
+
+    @property
+    def finish_reason(self) -> str:
+        """Why the reply ended, in OpenAI's words."""
+        assert self._last is not None and self._last.finish is not None
+        return "tool_calls" if self.deltas.calls and self._last.finish == "stop" else self._last.finish
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """The numbers of tokens."""
+        return usage(self.prompt_tokens, len(self._tokens))
+
+    def logprobs(self, piece: Piece) -> list[dict[str, Any]]:
+        """Return the tokens of a piece with their log-probabilities, as an answer has them."""
+        decode = self.served.policy.base.processor.tokenizer.decode
+        named = [(decode([token]), logp) for token, logp in zip(piece.tokens, piece.token_logp, strict=True)]
+        return [
+            {"token": text, "logprob": logp, "bytes": list(text.encode()), "top_logprobs": []} for text, logp in named
+        ]
+
+    async def record(self) -> None:
+        """Log the reply, before its end is sent. Raises NotLoggedError, or StoreError in a first turn."""
+        self._recorded = True
+        await self._gateway.record(self, self._chat(cut=False))
+
+    def cut(self) -> None:
+        """Stop writing, and log what there is as cut; do nothing after `record`."""
+        self._reply.cancel()
+        if not self._recorded:
+            self._recorded = True
+            self._gateway.log_cut(self._chat(cut=True))
+
+    def _chat(self, *, cut: bool) -> ServedChat:
+        said = Message("assistant", self.deltas.content, _calls(self.deltas.calls))
+        *before, answer = self._gateway.redacted([*self._messages, said])
+        # Of another text, or after another prompt, the probability is not known.
+        exact = reply.text(self.deltas.part()) == self._text and [*before, answer] == [*self._messages, said]
+        logp = self._last.logp if self._last is not None and exact and not cut else None
+        choice: dict[str, Any] = {
+            "index": 0,
+            "message": _dumped(answer),
+            "finish_reason": None if cut else self.finish_reason,
+            "cut": cut or self.finish_reason == "length",
+            "token_ids": self._tokens,
+        }
+        if logp is not None:
+            choice["logprobs"] = {"content": [{"logprob": value} for value in self._token_logp]}
+        request = self._request.model_dump(include={"tools", "seed"}, exclude_none=True) | {
+            "model": self._request.model,
+            "messages": [_dumped(message) for message in before],
+            "temperature": self._sampling.temperature,
+            "top_p": self._sampling.top_p,
+            "max_tokens": self._sampling.max_tokens,
+        }
+        known = self.known or begun(self.user, self._request.model, [*self._messages, said])
+        assert known is not None, "there is a message of the assistant"
+        return ServedChat(
+            id=self.answer.id,
+            time=self._at.isoformat(),
+            conversation_id=known,
+            user=self.user,
+            variant=self.assigned.variant,
+            version=self.served.name,
+            adapter_hash=self.served.adapter_hash,
+            round=self.assigned.round,
+            random=self.assigned.random,
+            background=self.background,
+            cut=cut,
+            idle=self._gateway.settings.idle,
+            first_token=self._first_token,
+            seconds=time.perf_counter() - self._began,
+            request=request,
+            response={"id": self.answer.id, "model": self.served.name, "choices": [choice], "usage": self.usage},
+        )
+
+
+def _read(request: ChatRequest) -> tuple[list[Message], Conversation]:
+    """Read a request's messages. Raises ApiError where there is nothing to answer."""
+    place = Place(_REQUEST, Imported())
+    try:
+        messages = messages_of(request.messages, place)
+        thread = Thread(list(map(Entry, messages)), _REQUEST, tools=tools_of(request.tools) if request.tools else ())
+        spoken = conversation(thread)
+    except RecordError as error:
+        raise ApiError(400, f"{error.field}: {error.reason}; {error.remedy}", param="messages") from None
+    last = spoken.turns[-1] if spoken.turns else None
+    if last is None:
+        raise ApiError(400, "messages: no message of a user; end with one", param="messages")
+    if last.reply and last.reply[-1].role != "tool":
+        raise ApiError(400, "messages: the last is the assistant's; end with a user's or a tool's", param="messages")
+    return messages, replace(spoken, tools=() if request.tool_choice == "none" else spoken.tools)
+
+
+def _is_background(messages: Sequence[Message]) -> bool:
+    """Tell whether an interface asks behind the user's back."""
+    utterance = next((each.content for each in reversed(messages) if each.role == "user"), "")
+    return is_background(utterance) and not any(each.role == "assistant" for each in messages)
+
+
+def _calls(calls: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall(each["function"]["name"], each["function"]["arguments"], each["id"]) for each in calls)
+
+
+def _dumped(message: Message) -> dict[str, Any]:
+    """Return a message in OpenAI's form."""
+    calls = [
+        {"id": each.id, "type": "function", "function": {"name": each.name, "arguments": each.arguments}}
+        for each in message.tool_calls
+    ]
+    given = {
+        "role": message.role,
+        "content": message.content,
+        "tool_calls": calls,
+        "tool_call_id": message.tool_call_id,
+        "name": message.name,
+    }
+    return {name: value for name, value in given.items() if value or name == "content"}

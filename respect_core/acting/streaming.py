@@ -1,0 +1,331 @@
+"""Write replies token by token for many callers at once: rows join and leave the batch between two tokens.
+
+The text of a reply is handed on as it is written. A reply that is stopped, cut or at its limit has no end token, so
+that its log-probability is not that of the whole reply as training scores it; `Piece.logp` is None there.
+
+Shapes: B rows, P tokens in the cache, padding included, V vocabulary, K key-value heads, D head width.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+from transformers import DynamicCache
+
+from respect_core.acting.batcher import OverloadedError
+from respect_core.acting.decoding import Writer, choose, evaluating
+from respect_core.model.base import inner
+from respect_core.model.packing import Encoded
+
+log = logging.getLogger(__name__)
+Finish = Literal["stop", "length", "error"]
+Version = TypeVar("Version")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a reply is drawn. `temperature` 0 takes the most probable token."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None  # None: another reply each time
+    max_tokens: int = 512
+    stop: tuple[str, ...] = ()  # the reply ends before any of these
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a reply has gained: `text` to hand on, and the tokens drawn for it with their log-probabilities.
+
+    The last piece has a `finish`. `logp` is then that of the whole reply under its sampling distribution, None where
+    it did not end by itself.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    token_logp: tuple[float, ...] = ()
+    finish: Finish | None = None
+    logp: float | None = None
+
+
+Emit = Callable[[Piece], None]
+"""Called in the engine's thread, in order."""
+
+
+@dataclass(eq=False)
+class Reply:
+    """A reply that is being written, or waits to be."""
+
+    prompt: Encoded
+    sampling: Sampling
+    emit: Emit
+    cancelled: bool = False
+    tokens: list[int] = field(default_factory=list)
+    logp: float = 0.0
+    plain: bool = True  # every token so far is ordinary text
+    _held: str = ""  # text that may be the beginning of a stop
+
+    def cancel(self) -> None:
+        """Write no more of it. May be called by any thread."""
+        self.cancelled = True
+
+    def __post_init__(self) -> None:
+        seed = secrets.randbits(62) if self.sampling.seed is None else self.sampling.seed
+        self.generator = torch.Generator().manual_seed(seed)
+        self._decoder = DecodeStream(skip_special_tokens=True)
+
+    def add(self, token: int, logp: float, tokenizer: Any, end_id: int) -> bool:
+        """Take the next token and hand on its text; return whether the reply goes on."""
+        self.logp += logp
+        self.tokens.append(token)
+        if token == end_id:
+            self._finish(self._held, "stop", (token,), (logp,), self.logp if self.plain else None)
+            return False
+        self.plain = self.plain and token not in tokenizer.all_special_ids
+        text = self._held + (self._decoder.step(tokenizer.backend_tokenizer, token) or "")
+        ends = [place for stop in self.sampling.stop if (place := text.find(stop)) >= 0]
+        if ends:
+            self._finish(text[: min(ends)], "stop", (token,), (logp,))
+            return False
+        if len(self.tokens) >= self.sampling.max_tokens:
+            self._finish(text, "length", (token,), (logp,))
+            return False
+        held = max((_overlap(text, stop) for stop in self.sampling.stop), default=0)
+        self._held = text[len(text) - held :]
+        self.emit(Piece(text[: len(text) - held], (token,), (logp,)))
+        return True
+
+    def fail(self) -> None:
+        """End it without an answer."""
+        self._finish("", "error")
+
+    def _finish(
+        self,
+        text: str,
+        finish: Finish,
+        tokens: tuple[int, ...] = (),
+        token_logp: tuple[float, ...] = (),
+        logp: float | None = None,
+    ) -> None:
+        self.emit(Piece(text, tokens, token_logp, finish, None if logp is None else min(0.0, logp)))
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return the length of the longest end of `text` that `stop` begins with."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+class _Batch:
+    """The replies that one model is writing, and their keys and values."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._tokenizer = writer.chat.processor.tokenizer
+        self.rows: list[Reply] = []
+        self._cache: DynamicCache | None = None
+        self._mask_BP: Tensor
+        self._positions_B: Tensor
+
+    def join(self, replies: list[Reply]) -> None:
+        """Run the prompts of replies, draw their first tokens, and take them in."""
+        logits_BV, cache, mask_BP, positions_B = self._writer.prefill([reply.prompt for reply in replies])
+        goes_on = self._draw(replies, logits_BV)
+        joined, keep = [reply for reply, on in zip(replies, goes_on, strict=True) if on], _places(goes_on)
+        if not joined:
+            return
+        if len(joined) < len(replies):
+            rows = torch.tensor(keep, device=mask_BP.device)
+            cache.batch_select_indices(rows)
+            mask_BP, positions_B = mask_BP[rows], positions_B[rows]
+        if self._cache is not None and self.rows:
+            width = max(self._mask_BP.shape[1], mask_BP.shape[1])
+            cache = _stacked(self._cache, cache, width)
+            mask_BP = torch.cat([_widened(self._mask_BP, width), _widened(mask_BP, width)])
+            positions_B = torch.cat([self._positions_B, positions_B])
+        self._cache, self._mask_BP, self._positions_B = cache, mask_BP, positions_B
+        self.rows += joined
+
+    def step(self) -> None:
+        """Draw the next token of every reply."""
+        self._drop([reply.cancelled for reply in self.rows])
+        if not self.rows:
+            return
+        model = inner(self._writer.model)
+        mask_BP = torch.cat([self._mask_BP, self._mask_BP.new_ones(len(self.rows), 1)], dim=1)
+        hidden_B1H = model.model(
+            input_ids=torch.tensor([[reply.tokens[-1]] for reply in self.rows], device=model.device),
+            attention_mask=mask_BP,
+            position_ids=self._positions_B[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        logits_BV = model.get_output_embeddings()(hidden_B1H[:, -1]).float()
+        self._mask_BP, self._positions_B = mask_BP, self._positions_B + 1
+        self._drop([not on for on in self._draw(self.rows, logits_BV)])
+
+    def _draw(self, replies: list[Reply], logits_BV: Tensor) -> list[bool]:
+        """Draw a token for each reply; return which go on."""
+        uniform_B = torch.cat([torch.rand(1, generator=each.generator, dtype=torch.float64) for each in replies])
+        kinds: dict[tuple[float, float], list[int]] = {}
+        for row, reply in enumerate(replies):
+            kinds.setdefault((reply.sampling.temperature, reply.sampling.top_p), []).append(row)
+        goes_on = [False] * len(replies)
+        for (temperature, top_p), rows in kinds.items():
+            logits = _nucleus(logits_BV[rows], temperature, top_p)
+            tokens, logp = choose(logits, uniform_B[rows], temperature)
+            for row, token, value in zip(rows, tokens.tolist(), logp.tolist(), strict=True):
+                goes_on[row] = replies[row].add(token, value, self._tokenizer, self._writer.chat.end_id)
+        return goes_on
+
+    def _drop(self, ended: list[bool]) -> None:
+        """Leave rows out, and the columns that no other row uses."""
+        if not any(ended):
+            return
+        keep = _places([not end for end in ended])
+        self.rows = [self.rows[row] for row in keep]
+        if not self.rows:
+            self._cache = None
+            return
+        assert self._cache is not None
+        rows = torch.tensor(keep, device=self._mask_BP.device)
+        self._cache.batch_select_indices(rows)
+        self._mask_BP, self._positions_B = self._mask_BP[rows], self._positions_B[rows]
+        unused = int(self._mask_BP.any(0).int().argmax())
+        if unused:
+            for layer in _layers(self._cache):
+                layer.keys, layer.values = layer.keys[:, :, unused:], layer.values[:, :, unused:]
+            self._mask_BP = self._mask_BP[:, unused:]
+
+
+def _places(flags: list[bool]) -> list[int]:
+    return [place for place, flag in enumerate(flags) if flag]
+
+
+def _nucleus(logits_BV: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Leave only the most probable tokens, which together have `top_p` of the probability."""
+    if top_p >= 1.0 or not temperature:
+        return logits_BV
+    ordered_BV, order_BV = (logits_BV / temperature).softmax(-1).sort(-1, descending=True)
+    beyond_BV = ordered_BV.cumsum(-1) - ordered_BV >= top_p  # the first token is never beyond
+    return logits_BV.masked_fill(torch.zeros_like(beyond_BV).scatter(-1, order_BV, beyond_BV), -torch.inf)
+
+
+def _layers(cache: DynamicCache) -> list[Any]:
+    return list(cache.layers)
+
+
+def _stacked(first: DynamicCache, second: DynamicCache, width: int) -> DynamicCache:
+    """Put the rows of two caches one below the other, each padded on the left to `width` tokens."""
+    result = DynamicCache()
+    for number, (one, other) in enumerate(zip(_layers(first), _layers(second), strict=True)):
+        keys, values = (
+            torch.cat([_padded(getattr(one, name), width), _padded(getattr(other, name), width)])
+            for name in ("keys", "values")
+        )
+        result.update(keys, values, number)
+    return result
+
+
+def _padded(tensor_BKPD: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(tensor_BKPD, (0, 0, width - tensor_BKPD.shape[2], 0))
+
+
+def _widened(mask_BP: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(mask_BP, (width - mask_BP.shape[1], 0), value=False)
+
+
+class Streams(Generic[Version]):
+    """A thread that writes the replies of many callers, with any number of models.
+
+    Models take turns, a token for every reply of each. A failure ends the replies of that model alone.
+
+    Args:
+        writer_of: a version's writer.
+        most: replies that one model writes at a time; others wait.
+        queue: replies that may wait.
+    """
+
+    def __init__(self, writer_of: Callable[[Version], Writer], *, most: int = 64, queue: int = 1024) -> None:
+        self._writer_of, self._most, self._queue = writer_of, most, queue
+        self._wake = threading.Condition()
+        self._waiting: dict[Version, deque[Reply]] = {}
+        self._batches: dict[Version, _Batch] = {}
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="streams", daemon=True)
+        self._thread.start()
+
+    def submit(self, version: Version, prompt: Encoded, sampling: Sampling, emit: Emit) -> Reply:
+        """Queue a reply.
+
+        Raises:
+            OverloadedError: too many wait.
+        """
+        reply = Reply(prompt, sampling, emit)
+        with self._wake:
+            if self._closing or sum(map(len, self._waiting.values())) >= self._queue:
+                raise OverloadedError(f"{self._queue} requests are waiting")
+            self._waiting.setdefault(version, deque()).append(reply)
+            self._wake.notify()
+        return reply
+
+    @property
+    def waiting(self) -> int:
+        """Number of replies of which nothing is written yet."""
+        with self._wake:
+            return sum(map(len, self._waiting.values()))
+
+    @property
+    def writing(self) -> int:
+        """Number of replies that are being written."""
+        with self._wake:
+            return sum(len(batch.rows) for batch in self._batches.values())
+
+    def close(self) -> None:
+        """Finish all replies, then stop."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._waiting and not self._batches:
+                    if self._closing:
+                        return
+                    self._wake.wait()
+                versions = list({**self._batches, **self._waiting})
+            for version in versions:
+                self._advance(version)
+
+    def _advance(self, version: Version) -> None:
+        """Let waiting replies of a version in, and draw a token for those that are in already."""
+        batch = self._batches.get(version) or _Batch(self._writer_of(version))
+        with self._wake:
+            queue = self._waiting.get(version, deque())
+            new = [queue.popleft() for _ in range(min(len(queue), self._most - len(batch.rows)))]
+            if not queue:
+                self._waiting.pop(version, None)
+            self._batches[version] = batch
+        try:
+            with evaluating(self._writer_of(version).model):
+                batch.step()
+                if alive := [reply for reply in new if not reply.cancelled]:
+                    batch.join(alive)
+        except Exception as error:
+            log.error("replies of %s fail (%s)", version, type(error).__name__)
+            for reply in {*batch.rows, *new}:
+                reply.fail()
+            batch.rows = []
+        if not batch.rows:
+            with self._wake:
+                del self._batches[version]

@@ -1,0 +1,52 @@
+"""Record every reply that a gateway gave: a request and its answer, in the shapes of OpenAI's chat API.
+
+A record holds what users wrote, after personal data was masked. Records of one conversation share its id; rounds
+collect them into conversations once these are over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from respect_core.store.base import Store
+
+SERVED_CHATS = "served_chats"
+
+
+class ServedChat(BaseModel):
+    """One reply. `request` and `response` are those of OpenAI's chat API."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    time: str  # ISO 8601, UTC, when the request arrived
+    conversation_id: str
+    user: str  # pseudonym
+    variant: str
+    version: str  # as 'respect.b-fft/3'
+    adapter_hash: str
+    round: int  # the one that learns from it
+    random: bool  # whether chance chose the variant, not the client
+    background: bool  # asked by an interface behind the user's back
+    cut: bool  # the client went away, or the server failed, before the end
+    idle: float  # seconds without a request after which the conversation counts as over
+    first_token: float | None  # seconds from the request's arrival; None where there was none
+    seconds: float
+    request: dict[str, Any]
+    response: dict[str, Any]
+
+
+def read(store: Store, prefix: str = "") -> Iterator[tuple[str, ServedChat]]:
+    """Yield the records in the store with the keys of their objects, oldest object first.
+
+    Args:
+        prefix: of keys below the folder, such as '2026-11-24'.
+    """
+    for key in store.keys(f"{SERVED_CHATS}/{prefix}"):
+        with closing(store.open(key)) as file:
+            for line in file:
+                yield key, ServedChat.model_validate_json(line)

@@ -1,0 +1,66 @@
+"""Gateways over a registry of real adapters on a small random text model, for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+import openai
+import uvicorn
+from policy_servers import PATIENCE, until
+from text_bases import small_llama
+
+from deployments import clients
+from deployments.serving.gateway.app import create_app
+from deployments.serving.gateway.gateway import Gateway, Settings
+from respect_core.profiles import Profile
+from respect_core.profiles import profile as named_profile
+from tasks.support.workspace import Workspace
+
+
+def chat_profile() -> Profile:
+    return replace(named_profile("chat"), base=small_llama())
+
+
+@dataclass
+class Running:
+    """A gateway behind HTTP, and clients of it."""
+
+    gateway: Gateway
+    url: str
+    http: httpx.Client
+    client: openai.OpenAI
+
+    def say(self, *said: str, **given: Any) -> Any:
+        """Ask for an answer to what user and assistant said in turns."""
+        messages: list[Any] = [
+            {"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(said)
+        ]
+        options = {"model": "respect", "max_tokens": 8, "messages": messages} | given
+        return self.client.chat.completions.create(**options)
+
+
+@contextlib.contextmanager
+def serving(place: Workspace, *, keys: Mapping[str, str] | None = None, **given: Any) -> Iterator[Running]:
+    """A gateway of b-fft that looks often at what is deployed."""
+    gateway = Gateway(place, Settings(**{"variants": ("b-fft",), "every": 0.2, "flush": 0.3} | given))
+    app = create_app(gateway, keys)
+    http = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", **clients.options(clients.Caps(share=1.0))))
+    thread = threading.Thread(target=http.run)
+    thread.start()
+    try:
+        until(lambda: http.started)
+        url = f"http://127.0.0.1:{http.servers[0].sockets[0].getsockname()[1]}"
+        key = next(iter(keys or {"none": ""}))
+        with httpx.Client(base_url=url, timeout=PATIENCE) as plain:
+            until(lambda: plain.get("/ready").status_code == 200)
+            client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=PATIENCE)
+            yield Running(gateway, url, plain, client)
+            client.close()
+    finally:
+        http.should_exit = True
+        thread.join()

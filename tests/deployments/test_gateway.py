@@ -1,0 +1,311 @@
+"""The gateway, with the official client of OpenAI's API, real adapters and a real MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import torch
+from gateways import Running, chat_profile, serving
+from policy_servers import MODEL, SEED, promote, registered, until
+
+from respect_core.acting.policy import Policy
+from respect_core.log import served_chats
+from respect_core.log.pseudonyms import pseudonym
+from respect_core.log.served_chats import ServedChat
+from respect_core.model import packing
+from respect_core.scenarios.chat import logs
+from respect_core.scenarios.chat.importers.conversation import Entry, Source, Thread, conversation
+from respect_core.scenarios.chat.importers.parsing import messages_of
+from respect_core.scenarios.chat.importers.summary import Imported, Place
+from tasks.support.workspace import Workspace
+
+pytestmark = pytest.mark.timeout(600)
+HELLO: list[Any] = [{"role": "user", "content": "hello"}]
+WEATHER: Any = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return registered(tmp_path_factory.mktemp("gateway"), chat_profile())
+
+
+@pytest.fixture(scope="module")
+def running(place: Workspace) -> Iterator[Running]:
+    with serving(place) as server:
+        yield server
+
+
+def _records(place: Workspace, answer: str) -> list[ServedChat]:
+    """Wait for the record of an answer in the store."""
+    found: list[ServedChat] = []
+
+    def stored() -> bool:
+        found[:] = [chat for _, chat in served_chats.read(place.open()) if chat.id == answer]
+        return bool(found)
+
+    until(stored)
+    return found
+
+
+def test_an_answer_is_whole_and_logged(place: Workspace, running: Running) -> None:
+    answer = running.say("hello", user="ann", seed=3, logprobs=True)
+    (choice,) = answer.choices
+    assert choice.message.role == "assistant" and choice.finish_reason in ("stop", "length")
+    assert answer.usage.completion_tokens == len(choice.logprobs.content) == 8
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 8
+    again = running.say("hello", user="bob", seed=3)
+    assert again.choices[0].message.content == choice.message.content and again.id != answer.id
+    (chat,) = _records(place, answer.id)
+    assert chat.version == SEED == answer.system_fingerprint and chat.user == pseudonym("ann") and not chat.cut
+    assert chat.request["messages"] == HELLO and chat.response["choices"][0]["message"]["content"] == (
+        choice.message.content
+    )
+    assert len(chat.response["choices"][0]["token_ids"]) == 8
+
+
+def test_a_stream_has_the_same_text_piece_by_piece(place: Workspace, running: Running) -> None:
+    whole = running.say("hello", seed=5, max_tokens=30).choices[0].message.content
+    stream = running.say(
+        "hello", seed=5, max_tokens=30, stream=True, stream_options={"include_usage": True}, logprobs=True
+    )
+    chunks = list(stream)
+    *said, usage = chunks
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in said)
+    assert text == whole and usage.choices == [] and usage.usage.completion_tokens == 30
+    assert said[-1].choices[0].finish_reason == "length" and sum(bool(c.choices[0].delta.content) for c in said) > 10
+    assert sum(len(c.choices[0].logprobs.content) for c in said if c.choices[0].logprobs) == 30
+    _records(place, chunks[0].id)
+
+
+def test_a_stream_begins_long_before_it_ends(running: Running) -> None:
+    times = [time.perf_counter() for _ in running.say("hello", seed=1, max_tokens=200, stream=True, stop=["nevermore"])]
+    assert times[2] - times[0] < 0.5 * (times[-1] - times[0])
+
+
+def test_the_text_is_sampled_by_the_policy_that_training_sees(place: Workspace, running: Running) -> None:
+    """What was logged, scored as training scores it, has the logged probability of its tokens."""
+    answer = running.say("hello", "hi", "what is next? ", seed=8, max_tokens=12, logprobs=True)
+    policy: Policy = running.gateway.roster.deployed()["b-fft"].policy
+    source = Source("", "")
+    messages = messages_of(_records(place, answer.id)[0].request["messages"], Place(source, Imported()))
+    prompt = packing.prompt(
+        "", logs.prompt(conversation(Thread(list(map(Entry, messages)), source))), policy.base.processor
+    )
+    assert answer.usage.prompt_tokens == len(prompt.input_ids)
+    tokens = _records(place, answer.id)[0].response["choices"][0]["token_ids"]
+    with torch.no_grad():
+        logits = policy.model(input_ids=torch.tensor([[*prompt.input_ids, *tokens]])).logits[0].float()
+    expected = logits[len(prompt.input_ids) - 1 : -1].log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])
+    given = [each.logprob for each in answer.choices[0].logprobs.content]
+    assert given == pytest.approx(expected.squeeze(1).tolist(), abs=1e-4)
+
+
+def test_one_conversation_has_one_version(place: Workspace, running: Running) -> None:
+    """A new version gets new conversations; one that began before continues with its own, at another gateway too."""
+    first = running.say("hello there", user="carl")
+    said = first.choices[0].message.content or "x"
+    header = {"extra_headers": {"x-conversation-id": "chat-7"}}
+    named = running.say("hi", user="carl", **header)
+    promote(place, 1)
+    until(lambda: running.http.get("/ready").json()["variants"]["b-fft"]["version"] == f"{MODEL}/1")
+    assert running.say("hello there", said, "more", user="carl").system_fingerprint == SEED
+    assert running.say("hi again", user="carl", **header).system_fingerprint == SEED
+    assert running.say("something new", user="carl").system_fingerprint == f"{MODEL}/1"
+    with serving(place) as other:
+        until(lambda: other.http.get("/ready").json()["variants"]["b-fft"]["version"] == f"{MODEL}/1")
+        assert other.say("hello there", said, "more", user="carl").system_fingerprint == SEED
+        metadata = {"conversation_id": "chat-7"}
+        assert other.say("x", user="carl", metadata=metadata).system_fingerprint == SEED
+        assert other.say("x", user="dora", metadata=metadata).system_fingerprint == f"{MODEL}/1", "another's"
+        assert named.system_fingerprint == SEED
+
+
+def test_many_clients_at_once_are_answered_as_one_is(running: Running) -> None:
+    def ask(number: int) -> str:
+        answer = running.say(
+            f"question {number}", seed=number, max_tokens=20, user=f"user-{number}", model="respect.b-fft"
+        )
+        return str(answer.choices[0].message.content)
+
+    with ThreadPoolExecutor(64) as pool:
+        together = list(pool.map(ask, range(64)))
+    assert together == [ask(number) for number in range(64)]
+
+
+def test_a_client_that_goes_away_is_logged_as_cut(place: Workspace, running: Running) -> None:
+    stream = running.say("tell me everything", max_tokens=900, stream=True, user="eve", stop=["nevermore"])
+    chunks = [next(stream), next(stream), next(stream)]
+    stream.close()
+    (chat,) = _records(place, chunks[0].id)
+    assert chat.cut and chat.response["choices"][0]["cut"] and chat.response["choices"][0]["finish_reason"] is None
+    assert "logprobs" not in chat.response["choices"][0]
+    until(lambda: running.gateway._streams.writing == 0)
+    impatient = running.client.with_options(timeout=0.5)
+    with pytest.raises(openai.APITimeoutError):
+        impatient.chat.completions.create(
+            model="respect", messages=HELLO, max_tokens=900, user="too-late", stop=["nevermore"]
+        )
+    until(lambda: any(c.user == pseudonym("too-late") and c.cut for _, c in served_chats.read(place.open())))
+
+
+def test_calls_of_tools_pass_through(place: Workspace, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model is made to write a call, token by token."""
+    policy = running.gateway.roster.deployed()["b-fft"].policy
+    text = 'Let me look.\nCALL {"name": "weather", "arguments": {"place": "Århus"}}'
+    ids = policy.base.processor.tokenizer(text, add_special_tokens=False)["input_ids"] + [policy.writer.chat.end_id]
+    _dictate(monkeypatch, policy, ids)
+    messages: list[Any] = [{"role": "system", "content": "Help."}, {"role": "user", "content": "is it raining?"}]
+    whole = running.client.chat.completions.create(
+        model="respect", messages=messages, tools=WEATHER, temperature=0.0, user="tina", max_tokens=99
+    )
+    (choice,) = whole.choices
+    assert choice.finish_reason == "tool_calls" and choice.message.content == "Let me look."
+    (call,) = choice.message.tool_calls or []
+    assert call.type == "function" and call.function.name == "weather"
+    assert json.loads(call.function.arguments) == {"place": "Århus"}
+    (chat,) = _records(place, whole.id)
+    assert chat.response["choices"][0]["logprobs"]["content"], "the text can be written again from its parts"
+    stream = list(
+        running.client.chat.completions.create(
+            model="respect", messages=messages, tools=WEATHER, temperature=0.0, stream=True, max_tokens=99
+        )
+    )
+    assert "".join(c.choices[0].delta.content or "" for c in stream) == "Let me look."
+    (made,) = [each for c in stream for each in c.choices[0].delta.tool_calls or []]
+    assert made.function and made.function.name == "weather" and stream[-1].choices[0].finish_reason == "tool_calls"
+    monkeypatch.undo()
+    followed = running.client.chat.completions.create(
+        model="respect",
+        messages=[
+            *messages,
+            choice.message.model_dump(exclude_none=True),  # type: ignore[list-item]  # as clients send it back
+            {"role": "tool", "tool_call_id": call.id, "content": "rain"},
+        ],
+        tools=WEATHER,
+        user="tina",
+        max_tokens=4,
+    )
+    (then,) = _records(place, followed.id)
+    assert then.conversation_id == chat.conversation_id and then.version == chat.version
+
+
+def _dictate(monkeypatch: pytest.MonkeyPatch, policy: Policy, ids: list[int]) -> None:
+    """Let the most probable tokens be these, one after the other, for replies that are written alone."""
+    head, place = policy.model.get_output_embeddings(), iter(ids * 2)
+    plain = head.forward
+
+    def forward(hidden: Any) -> Any:
+        logits = plain(hidden)
+        logits[..., next(place)] = 1e4
+        return logits
+
+    monkeypatch.setattr(head, "forward", forward)
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "param"),
+    [
+        ({"model": "gpt-4"}, 404, "model"),
+        ({"messages": []}, 400, "messages"),
+        ({"messages": [{"role": "assistant", "content": "hi"}]}, 400, "messages"),
+        ({"messages": [*HELLO, {"role": "assistant", "content": "hi"}]}, 400, "messages"),
+        ({"messages": [{"role": "nobody", "content": "hi"}]}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": "\u200b"}]}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": "word " * 2000}]}, 400, "messages"),
+        ({"n": 2}, 400, "n"),
+        ({"temperature": 3}, 400, "temperature"),
+        ({"logit_bias": {"5": 1}}, 400, "logit_bias"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format"),
+    ],
+)
+def test_errors_are_as_openai_s(running: Running, given: dict[str, Any], status: int, param: str) -> None:
+    options: dict[str, Any] = {"model": "respect", "messages": HELLO, "max_tokens": 4} | given
+    with pytest.raises(openai.APIStatusError) as raised:
+        running.client.chat.completions.create(**options)
+    assert raised.value.status_code == status
+    body: Any = raised.value.body
+    assert body["param"] == param and body["message"] and "word word" not in body["message"]
+
+
+def test_what_changes_nothing_is_accepted(running: Running) -> None:
+    options: Any = {"n": 1, "frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": {}, "stop": None}
+    assert running.say("hello", **options, response_format={"type": "text"}, parallel_tool_calls=True).choices
+
+
+def test_a_long_prompt_is_refused_by_its_name(running: Running) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        running.say("word " * 2000)
+    assert raised.value.code == "context_length_exceeded"
+
+
+def test_the_client_tries_again_where_too_many_wait(place: Workspace) -> None:
+    with serving(place, most=1, queue=1) as server:
+        retrying = server.client.with_options(max_retries=30)
+
+        def ask(number: int) -> Any:
+            return retrying.chat.completions.create(
+                model="respect", messages=HELLO, max_tokens=20, user=f"u{number}"
+            ).choices
+
+        with ThreadPoolExecutor(6) as pool:
+            assert all(pool.map(ask, range(6)))
+
+
+def test_only_keys_that_are_known_may_ask(place: Workspace) -> None:
+    keys = {"secret-of-ann-0123456789": "ann"}
+    with serving(place, keys=keys) as server:
+        assert server.say("hello").choices and server.client.models.list().data
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic secret-of-ann-0123456789"}):
+            for method, path in (("GET", "/v1/models"), ("POST", "/v1/chat/completions")):
+                body = {"model": "respect", "messages": HELLO}
+                answer = server.http.request(method, path, headers=headers, json=body)
+                assert answer.status_code == 401 and answer.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_what_interfaces_ask_behind_the_user_s_back_is_kept_apart(place: Workspace, running: Running) -> None:
+    asked = "Generate a concise title for this chat.\n<chat_history>\nUSER: hi\n</chat_history>"
+    answer = running.say(asked, user="fred")
+    (chat,) = _records(place, answer.id)
+    assert chat.background
+
+
+def test_personal_data_is_masked_in_the_log_alone(place: Workspace, running: Running) -> None:
+    answer = running.say("write to ann.smith@example.org", seed=1, user="gina")
+    (chat,) = _records(place, answer.id)
+    assert "example.org" not in chat.model_dump_json() and "logprobs" not in chat.response["choices"][0]
+
+
+def test_models_are_listed(running: Running) -> None:
+    assert [each.id for each in running.client.models.list().data] == ["respect", "respect.b-fft"]
+    assert running.client.models.retrieve("respect.b-fft").id == "respect.b-fft"
+    with pytest.raises(openai.NotFoundError):
+        running.client.models.retrieve("gpt-4")
+
+
+def test_a_full_disk_answers_nothing_that_is_not_logged(
+    running: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(running.gateway._lines, "add", full)
+    with pytest.raises(openai.InternalServerError) as raised:
+        running.say("hello")
+    assert raised.value.status_code == 503
+    events = []
+    with pytest.raises(openai.APIError):
+        events.extend(running.say("hello", stream=True))
+    assert all(chunk.choices[0].finish_reason is None for chunk in events), "an end would acknowledge it"
+
+
+def test_log_probabilities_are_finite(running: Running) -> None:
+    answer = running.say("hello", logprobs=True, temperature=0.5, top_p=0.9, max_tokens=16)
+    assert all(math.isfinite(each.logprob) and each.logprob <= 0 for each in answer.choices[0].logprobs.content)

@@ -1,0 +1,212 @@
+"""Replies that are written token by token, for many callers at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from text_bases import small_llama
+
+from respect_core.acting.batcher import OverloadedError
+from respect_core.acting.policy import Policy
+from respect_core.acting.streaming import Piece, Sampling, Streams, _overlap
+from respect_core.interaction import Interaction, Turn
+from respect_core.model import packing
+from respect_core.model.base import load_base
+from respect_core.model.vision import VisionFeatures
+from respect_core.scenario import scenario
+
+WORDS = ["turn on the lamp", "what is the capital of France, and why is it there?", "no", "thank you very much " * 9]
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    base = load_base(small_llama(), scenario("chat"))
+    return Policy(base, None, VisionFeatures(base, {}), constrained=False)
+
+
+def _interaction(name: str, *said: str) -> Interaction:
+    """What was said in turns, of which the last has no reply yet."""
+    *before, last = said
+    pairs = zip(before[::2], before[1::2], strict=True)
+    return Interaction(name, (), (*(Turn("", user, reply, logp=-1.0) for user, reply in pairs), Turn("", last)))
+
+
+def _encoded(policy: Policy, interaction: Interaction) -> packing.Encoded:
+    return packing.encode(interaction, policy.base.processor, policy.base.scenario)
+
+
+class _Caller:
+    """Collects the pieces of one reply."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Piece] = []
+        self.ended = threading.Event()
+        self.first = threading.Event()
+
+    def __call__(self, piece: Piece) -> None:
+        self.pieces.append(piece)
+        self.first.set()
+        if piece.finish:
+            self.ended.set()
+
+    def wait(self) -> tuple[str, tuple[int, ...], Piece]:
+        assert self.ended.wait(120)
+        return "".join(p.text for p in self.pieces), tuple(t for p in self.pieces for t in p.tokens), self.pieces[-1]
+
+
+def _ask(streams: Streams[Any], policy: Policy, prompts: Sequence[packing.Encoded], **given: Any) -> list[_Caller]:
+    callers = []
+    for number, prompt in enumerate(prompts):
+        callers.append(_Caller())
+        streams.submit(policy, prompt, Sampling(seed=number, max_tokens=24, **given), callers[-1])
+    return callers
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.05])
+def test_replies_do_not_depend_on_who_else_is_answered(policy: Policy, temperature: float) -> None:
+    """At a temperature at which a rounding error rarely changes a draw; a random model is nearly uniform at 1."""
+    prompts = [_encoded(policy, _interaction(f"c{n}", text)) for n, text in enumerate(WORDS * 3)]
+    alone: list[tuple[str, tuple[int, ...]]] = []
+    for number, prompt in enumerate(prompts):
+        streams: Streams[Policy] = Streams(lambda each: each.writer, most=1)
+        caller = _Caller()
+        streams.submit(policy, prompt, Sampling(temperature, seed=number, max_tokens=24), caller)
+        alone.append(caller.wait()[:2])
+        streams.close()
+    streams = Streams(lambda each: each.writer, most=5)  # so that rows join while others are half written
+    together = [caller.wait()[:2] for caller in _ask(streams, policy, prompts, temperature=temperature)]
+    streams.close()
+    assert together == alone and (not temperature or len({text for text, _ in alone}) > 4)
+
+
+def test_the_log_probability_is_that_of_the_reply(policy: Policy) -> None:
+    streams: Streams[Policy] = Streams(lambda each: each.writer)
+    prompt = _encoded(policy, _interaction("c", "hello"))
+    caller = _Caller()
+    reply = streams.submit(policy, prompt, Sampling(seed=1, max_tokens=12), caller)
+    _, tokens, last = caller.wait()
+    streams.close()
+    assert last.finish == "length" and last.logp is None and len(tokens) == 12, "a reply at its limit has no end"
+    ids = torch.tensor([[*prompt.input_ids, *tokens]])
+    with torch.no_grad():
+        logp = policy.model(input_ids=ids).logits[0, len(prompt.input_ids) - 1 : -1].float().log_softmax(-1)
+    expected = logp.gather(1, torch.tensor(tokens)[:, None]).squeeze(1)
+    given = [value for piece in caller.pieces for value in piece.token_logp]
+    assert given == pytest.approx(expected.tolist(), abs=1e-4)
+    assert reply.logp == pytest.approx(float(expected.sum()), abs=1e-3)
+
+
+def test_a_reply_that_ends_by_itself_has_its_whole_log_probability(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end token is made as probable as the others, so that a random model ends soon."""
+    head = policy.writer.model.get_output_embeddings()
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        logits = torch.nn.functional.linear(hidden, head.weight)
+        logits[..., policy.writer.chat.end_id] += 9.0
+        return logits
+
+    monkeypatch.setattr(head, "forward", forward)
+    streams: Streams[Policy] = Streams(lambda each: each.writer)
+    callers = _ask(streams, policy, [_encoded(policy, _interaction(f"c{n}", "hello")) for n in range(6)])
+    ends = [caller.wait()[2] for caller in callers]
+    streams.close()
+    ended = [caller for caller, end in zip(callers, ends, strict=True) if end.logp is not None]
+    assert ended
+    for caller in ended:
+        assert caller.pieces[-1].finish == "stop"
+        values = [value for piece in caller.pieces for value in piece.token_logp]
+        assert caller.pieces[-1].logp == pytest.approx(sum(values), abs=1e-6)
+
+
+def test_top_p_draws_among_the_most_probable_and_renormalises(policy: Policy) -> None:
+    streams: Streams[Policy] = Streams(lambda each: each.writer)
+    prompt = _encoded(policy, _interaction("c", "hello"))
+    (caller,) = _ask(streams, policy, [prompt], top_p=1e-6)
+    (greedy,) = _ask(streams, policy, [prompt], temperature=0.0)
+    assert caller.wait()[1] == greedy.wait()[1], "one token is left"
+    assert all(value == pytest.approx(0.0, abs=1e-6) for piece in caller.pieces for value in piece.token_logp)
+    streams.close()
+
+
+def test_a_reply_stops_before_what_was_asked_for(policy: Policy) -> None:
+    streams: Streams[Policy] = Streams(lambda each: each.writer)
+    prompt = _encoded(policy, _interaction("c", "hello"))
+    (whole,) = _ask(streams, policy, [prompt])
+    text = whole.wait()[0]
+    stop = text[len(text) // 2 : len(text) // 2 + 3]
+    (stopped,) = _ask(streams, policy, [prompt], stop=(stop, "never said"))
+    got, _, last = stopped.wait()
+    streams.close()
+    assert got == text[: text.index(stop)] and last.finish == "stop" and last.logp is None
+
+
+def test_what_may_be_the_beginning_of_a_stop_is_held_back() -> None:
+    assert [_overlap(text, "END") for text in ("", "E", "xEN", "END", "EE", "N")] == [0, 1, 2, 0, 1, 0]
+
+
+def test_cancelled_replies_leave_the_others_alone(policy: Policy) -> None:
+    streams: Streams[Policy] = Streams(lambda each: each.writer)
+    prompts = [_encoded(policy, _interaction(f"c{n}", text)) for n, text in enumerate(WORDS)]
+    expected = [caller.wait()[0] for caller in _ask(streams, policy, prompts)]
+    gone, callers = _Caller(), []
+    for number, prompt in enumerate(prompts):
+        callers.append(_Caller())
+        streams.submit(policy, prompt, Sampling(seed=number, max_tokens=24), callers[-1])
+        if number == 1:
+            long = streams.submit(policy, prompt, Sampling(seed=9, max_tokens=400), gone)
+    assert gone.first.wait(120)
+    long.cancel()
+    assert [caller.wait()[0] for caller in callers] == expected
+    streams.close()
+    assert not gone.ended.is_set() and len(gone.pieces) < 400 and streams.writing == 0
+
+
+def test_a_conversation_continues_from_its_cache(policy: Policy) -> None:
+    streams: Streams[Policy] = Streams(lambda each: each.writer)
+    (caller,) = _ask(streams, policy, [_encoded(policy, _interaction("same", "hello"))])
+    first = caller.wait()[0]
+    longer = _encoded(policy, _interaction("same", "hello", first or "x", "and then?"))
+    assert policy.writer.cache.kept(longer) > 0
+    (cached,) = _ask(streams, policy, [longer])
+    text = cached.wait()[0]
+    streams.close()
+    fresh: Streams[Policy] = Streams(lambda each: each.writer)
+    other = packing.Encoded("other", longer.input_ids, longer.position_ids, (), ())
+    (uncached,) = _ask(fresh, policy, [other])
+    assert uncached.wait()[0] == text
+    fresh.close()
+
+
+def test_a_failure_ends_only_the_replies_of_its_model(policy: Policy) -> None:
+    class _Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("broken")
+
+    broken: Any = _Broken()
+    streams: Streams[Any] = Streams(lambda each: each.writer if isinstance(each, Policy) else policy.writer)
+    fine = _ask(streams, policy, [_encoded(policy, _interaction("c", "hello"))])
+    bad = _Caller()
+    prompt = packing.Encoded("bad", (10**9,), (0,), (), ())  # no such token
+    streams.submit(broken, prompt, Sampling(), bad)
+    assert bad.wait()[2].finish == "error"
+    assert fine[0].wait()[2].finish in ("stop", "length")
+    streams.close()
+
+
+def test_too_many_are_refused(policy: Policy) -> None:
+    streams: Streams[Policy] = Streams(lambda each: each.writer, most=1, queue=2)
+    prompt = _encoded(policy, _interaction("c", "hello"))
+    callers = []
+    with pytest.raises(OverloadedError):
+        for _ in range(12):
+            callers.append(_Caller())
+            streams.submit(policy, prompt, Sampling(max_tokens=300), callers[-1])
+    for caller in callers[:-1]:
+        caller.wait()
+    streams.close()
