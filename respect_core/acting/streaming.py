@@ -84,7 +84,7 @@ class Reply:
         self._decoder = DecodeStream(skip_special_tokens=True)
 
     def add(self, token: int, logp: float, tokenizer: Any, end_id: int) -> bool:
-        """Take the next token and hand on its text; return whether the reply goes on."""
+        """Take the next token and hand on its text; return whether the reply is unfinished."""
         self.logp += logp
         self.tokens.append(token)
         if token == end_id:
@@ -138,8 +138,8 @@ class _Batch:
     def join(self, replies: list[Reply]) -> None:
         """Run the prompts of replies, draw their first tokens, and take them in."""
         logits_BV, cache, mask_BP, positions_B = self._writer.prefill([reply.prompt for reply in replies])
-        goes_on = self._draw(replies, logits_BV)
-        joined, keep = [reply for reply, on in zip(replies, goes_on, strict=True) if on], _places(goes_on)
+        unfinished = self._draw(replies, logits_BV)
+        joined, keep = [reply for reply, on in zip(replies, unfinished, strict=True) if on], _places(unfinished)
         if not joined:
             return
         if len(joined) < len(replies):
@@ -173,18 +173,18 @@ class _Batch:
         self._drop([not on for on in self._draw(self.rows, logits_BV)])
 
     def _draw(self, replies: list[Reply], logits_BV: Tensor) -> list[bool]:
-        """Draw a token for each reply; return which go on."""
+        """Draw a token for each reply; return which are unfinished."""
         uniform_B = torch.cat([torch.rand(1, generator=each.generator, dtype=torch.float64) for each in replies])
         kinds: dict[tuple[float, float], list[int]] = {}
         for row, reply in enumerate(replies):
             kinds.setdefault((reply.sampling.temperature, reply.sampling.top_p), []).append(row)
-        goes_on = [False] * len(replies)
+        unfinished = [False] * len(replies)
         for (temperature, top_p), rows in kinds.items():
             logits = _nucleus(logits_BV[rows], temperature, top_p)
             tokens, logp = choose(logits, uniform_B[rows], temperature)
             for row, token, value in zip(rows, tokens.tolist(), logp.tolist(), strict=True):
-                goes_on[row] = replies[row].add(token, value, self._tokenizer, self._writer.chat.end_id)
-        return goes_on
+                unfinished[row] = replies[row].add(token, value, self._tokenizer, self._writer.chat.end_id)
+        return unfinished
 
     def _drop(self, ended: list[bool]) -> None:
         """Leave rows out, and the columns that no other row uses."""

@@ -167,7 +167,7 @@ class _Watched(Response):
             if streaming:
                 yield 200, "", event(refusal.body)
             else:
-                yield refusal.status, "application/json", JSONResponse(refusal.body).body
+                yield refusal.status, "application/json", bytes(JSONResponse(refusal.body).body)
 
 
 async def _gone(receive: Receive) -> None:
@@ -185,7 +185,7 @@ async def _whole(turn: Turn) -> AsyncIterator[tuple[str, bytes]]:
         pass
     await turn.record()
     answer = turn.answer.whole(turn.deltas.message(), turn.finish_reason, logprobs, turn.usage)
-    yield "application/json", JSONResponse(answer).body
+    yield "application/json", bytes(JSONResponse(answer).body)
 
 
 async def _events(turn: Turn, request: ChatRequest) -> AsyncIterator[tuple[str, bytes]]:
