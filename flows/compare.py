@@ -10,6 +10,8 @@ from flows.parameters import CompareParameters
 from flows.support.threads import threads
 from respect_core.profiles import profile as named_profile
 from tasks.release.compare import judge_replies, measure, pair, report_comparison, some, taste
+from tasks.release.live import compare_live
+from tasks.round.collect import collect_chats
 from tasks.support.workspace import Workspace
 
 
@@ -17,11 +19,16 @@ from tasks.support.workspace import Workspace
 def compare(workspace: Workspace, parameters: CompareParameters) -> dict[str, Any]:
     """Compare how likely the liked replies are under each version, and, if a judge is named, what it prefers.
 
+    With `live`, compare what users said next.
+
     Raises:
-        ValueError: no such version or game set, or a version that learned from the set.
+        ValueError: no such version or game set, a version that learned from the set, or no live conversation.
         EndpointError: the judge does not answer.
     """
     profile, names = named_profile(parameters.profile), (parameters.first, parameters.second)
+    if parameters.live:
+        collect_chats(workspace, profile)
+        return compare_live(workspace, profile, pair(workspace, names), parameters.effect)
     policies = pair(workspace, names, parameters.game_set)
     game_set, judge = parameters.game_set, parameters.judge
     liked = taste(workspace, profile, game_set)

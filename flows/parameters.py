@@ -285,6 +285,13 @@ class CompareParameters(Parameters):
     prompts: int = Field(default=100, ge=1, description="Most prompts that the policies reply to for the judge.")
     reply_tokens: int = Field(default=256, ge=1, description="Most tokens of a reply.")
     concurrency: int = Field(default=4, ge=1, le=64, description="Most requests to the judge at a time.")
+    live: bool = Field(
+        default=False,
+        description="Compare what users said next instead, in conversations that a gateway assigned at random.",
+    )
+    effect: float = Field(
+        default=0.05, gt=0, lt=1, description="With live: the difference in negative follow-ups that matters."
+    )
 
     @field_validator("judge")
     @classmethod

@@ -21,12 +21,12 @@ def compare_command(
     run: Run = "main",
     **given: Any,
 ) -> None:
-    """Compare two versions: likelihood of held-out replies, and with --judge which replies a judge prefers."""
+    """Compare two versions: likelihood of held-out replies, with --judge which are better, or --live what users say."""
     parameters = build(CompareParameters, given, first=first, second=second)
     workspace = run_workspace(run)
     from flows.compare import compare as flow
-    from tasks.release import compare
+    from tasks.release import compare, live
 
     with running():
         summary = flow(workspace, parameters)
-    compare.show(summary, console)
+    (live if parameters.live else compare).show(summary, console)

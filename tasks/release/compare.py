@@ -38,8 +38,11 @@ from tasks.support.workspace import Workspace
 _ANSWER_TOKENS = 8
 
 
-def pair(workspace: Workspace, names: Sequence[str], game_set: str) -> list[RegisteredRef]:
+def pair(workspace: Workspace, names: Sequence[str], game_set: str | None = None) -> list[RegisteredRef]:
     """Return the two versions: `respect.b-fft/3`, a variant for its newest candidate, or `seed`.
+
+    Args:
+        game_set: that they are compared on, if any.
 
     Raises:
         ValueError: no such version, the same one twice, no such set, or a version that learned from the set.
@@ -47,8 +50,9 @@ def pair(workspace: Workspace, names: Sequence[str], game_set: str) -> list[Regi
     versions = [_version(workspace, name) for name in names]
     if len({(version.name, version.version) for version in versions}) < len(versions):
         raise ValueError(f"{names[0]} and {names[1]} are the same version: name another one")
-    for version in versions:
-        require_unseen(workspace, f"{version.name}/{version.version}", game_set)
+    if game_set is not None:
+        for version in versions:
+            require_unseen(workspace, f"{version.name}/{version.version}", game_set)
     return [reference(name, version) for name, version in zip(names, versions, strict=True)]
 
 

@@ -60,11 +60,10 @@ class Writer:
         return log
 
     def _log(self, conversation: Conversation, turns: list[LoggedTurn], closing: str | None) -> InteractionLog:
-        name = hashlib.sha256(conversation.id.encode()).hexdigest()[:24]
         model = next((turn.model for turn in reversed(conversation.turns) if turn.model), "unknown")
         try:
             return InteractionLog(
-                interaction_id=f"chat-{name}",
+                interaction_id=interaction_id(conversation.id),
                 scenario=self.scenario,
                 round=self.round,
                 variant=self.variant,
@@ -77,6 +76,11 @@ class Writer:
             )
         except ValidationError as error:
             raise from_validation(error) from None
+
+
+def interaction_id(conversation: str) -> str:
+    """Return the id of a conversation in the log."""
+    return f"chat-{hashlib.sha256(conversation.encode()).hexdigest()[:24]}"
 
 
 def prompt(conversation: Conversation) -> list[PromptMessage]:
