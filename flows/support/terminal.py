@@ -110,12 +110,17 @@ def running() -> Iterator[None]:
     The terminal also sends Ctrl-C to a server that this program started, which is needed until the runs have ended.
     """
     from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
 
     from tasks.support import progress
 
     with clear_errors(), progress.shown():
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the server inherits
         try:
+            if PREFECT_API_URL.value() is None:
+                from flows.support.temporary import TemporaryServer
+
+                TemporaryServer()
             get_client(sync_client=True)  # starts it, unless one is configured
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -81,7 +81,7 @@ def compare(
     if sides[0] is None or sides[1] is None:
         return None
     rows = [_counts([each.user for each in side], [each.label for each in side]) for side in (first, second)]
-    negative, _, positive = difference(*rows, quotients, resamples=resamples)
+    negative, _, positive = difference(rows[0], rows[1], quotients, resamples=resamples)
     assert negative is not None and positive is not None  # each user has turns
     conversations = [len({each.conversation for each in side}) for side in (first, second)]
     return Compared(

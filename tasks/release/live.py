@@ -27,7 +27,9 @@ from tasks.support.workspace import Workspace
 
 
 @task(name="compare live", persist_result=False)
-def compare_live(workspace: Workspace, profile: Profile, policies: Sequence[RegisteredRef], effect: float) -> Any:
+def compare_live(
+    workspace: Workspace, profile: Profile, policies: Sequence[RegisteredRef], effect: float
+) -> dict[str, Any]:
     """Compare the follow-ups of two versions. Conversations whose client chose the version do not count.
 
     Raises:
@@ -42,7 +44,7 @@ def compare_live(workspace: Workspace, profile: Profile, policies: Sequence[Regi
             f"no follow-up in a conversation that chance assigned to {' or '.join(without)}: serve it with `respect "
             "serve --scenario chat`, as the model 'respect', and wait until conversations are over"
         )
-    summary = {"first": versions[0], "second": versions[1], **asdict(compared)}
+    summary = {"versions": versions, **asdict(compared)}
     name = "-".join(version.replace("/", "-") for version in versions)
     write_whole(workspace.root / f"live-{name}.json", json.dumps(summary, indent=2) + "\n")
     rows = [dict(zip(("figure", *versions, "difference"), row, strict=True)) for row in _rows(compared)]
@@ -110,7 +112,7 @@ def _rows(compared: Compared) -> list[tuple[str, ...]]:
 def show(summary: Mapping[str, Any], console: Console) -> None:
     """Show the comparison on the terminal."""
     title = "What users said next, in conversations assigned at random; 95% intervals by user"
-    table = Table("figure", summary["first"], summary["second"], "difference", title=title)
+    table = Table("figure", *summary["versions"], "difference", title=title)
     for row in summary["rows"]:
         table.add_row(*(cell.replace(" [", "\n[") for cell in row))
     console.print(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from prefect.testing.utilities import prefect_test_harness
+from prefect_servers import prefect_for_tests
 from small import small
 
 from flows import parameters as parameters_module
@@ -14,7 +14,7 @@ from respect_core.reporting import report
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=180):
+    with prefect_for_tests():
         yield
 
 

@@ -277,7 +277,7 @@ class Turn:
             "index": 0,
             "message": _dumped(answer),
             "finish_reason": None if cut else self.finish_reason,
-            "cut": cut or self.finish_reason == "length",
+            "cut": cut,
             "token_ids": self._tokens,
         }
         if logp is not None:

@@ -20,8 +20,8 @@ from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
 from prefect.flow_runs import resume_flow_run, suspend_flow_run
 from prefect.states import Cancelling, Running, Suspended
-from prefect.testing.utilities import prefect_test_harness
 from prefect.variables import Variable
+from prefect_servers import prefect_for_tests
 
 from deployments.local import registration
 from deployments.local.settings import GPU, LIGHT, LIGHT_RUNS
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=180):
+    with prefect_for_tests():
         yield
 
 

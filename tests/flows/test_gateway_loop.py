@@ -1,0 +1,81 @@
+"""What users say to the gateway: compared by version while it serves, and in the log of the next round."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from gateways import Running, chat_profile, serving
+from here import ByWord
+from policy_servers import MODEL, SEED, promote, registered, until
+from typer.testing import CliRunner
+
+from deployments.cli.main import app
+from flows.entrypoints import next_round
+from flows.parameters import NextRoundParameters
+from respect_core.feedback import decoder
+from respect_core.log import served_chats
+from respect_core.store.tables import read_table
+from respect_core.variants import Variant
+from tasks.support.workspace import Workspace
+
+pytestmark = pytest.mark.timeout(600)
+USERS = 24
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """Where users have talked to b-fft's second version, which they dislike, and to control, the seed policy."""
+    made = registered(tmp_path_factory.mktemp("loop"), chat_profile())
+    promote(made, 2)
+    with serving(made, variants=("b-fft", "control"), idle=0.1) as gateway:
+        until(lambda: gateway.http.get("/ready").json()["variants"]["b-fft"]["version"] == f"{MODEL}/2")
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: _talk(gateway, number), range(USERS)))
+        gateway.say("hi", model="respect.b-fft", user="who-chose", extra_headers={"x-conversation-id": "chosen"})
+    time.sleep(0.2)  # until conversations are over
+    yield made
+
+
+def _talk(gateway: Running, number: int) -> None:
+    said = ["hello"]
+    for _ in range(2):
+        answer: Any = gateway.say(*said, user=f"user-{number}", extra_headers={"x-conversation-id": f"chat-{number}"})
+        complaint = answer.system_fingerprint == f"{MODEL}/2"
+        said += [answer.choices[0].message.content or "-", "no, wrong" if complaint else "thanks"]
+
+
+def test_versions_are_compared_by_what_users_said(
+    place: Workspace, prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder, "FeedbackDecoder", ByWord)
+    monkeypatch.setattr("flows.compare.named_profile", lambda _: chat_profile())
+    monkeypatch.chdir(place.root.parents[1])
+    done = CliRunner().invoke(app, ["compare", "respect.b-fft/2", "seed", "--live", "--run", "main"])
+    assert done.exit_code == 0, done.output
+    assert "negative" in done.output and "conversations" in done.output
+    found = json.loads((place.root / "live-respect.b-fft-2-respect.seed-1.json").read_text())
+    assert sum(found["conversations"]) == USERS, "without the one whose client chose"
+    assert found["negative_difference"]["value"] == -1.0 and found["positive_difference"]["low"] > 0.5
+    again = CliRunner().invoke(app, ["compare", "respect.b-fft/1", "seed", "--live", "--run", "main"])
+    assert again.exit_code == 1 and "no follow-up in a conversation that chance assigned to respect.b-fft/1" in (
+        " ".join(again.output.split())
+    )
+
+
+def test_the_next_round_has_the_conversations(
+    place: Workspace, prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.entrypoints.from_environment", lambda: place)
+    monkeypatch.setattr("flows.parameters.named_profile", lambda _: chat_profile())
+    state = next_round(NextRoundParameters(profile="chat", variants=[Variant.B_FFT], minimum=10_000), return_state=True)
+    assert "not enough new interactions" in str(state.message)
+    turns = read_table(place.open(), "turns").to_pylist()
+    served = {chat.conversation_id for _, chat in served_chats.read(place.open())}
+    assert len({turn["interaction_id"] for turn in turns}) == len(served) == USERS + 1
+    assert {turn["policy_name"] + "/" + turn["policy_version"] for turn in turns} == {f"{MODEL}/2", SEED}
+    assert sum(turn["follow_up"] is not None for turn in turns) == USERS
