@@ -10,6 +10,7 @@ from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 _PRODUCT = ("respect_core", "tasks")
@@ -65,9 +66,16 @@ def _source(module: str) -> Path | None:
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
+_parsing = Lock()
+"""Held while a source is parsed: Python 3.11 counts the depth of all threads' trees in one place, and fails where they
+take turns (SystemError: AST constructor recursion depth mismatch)."""
+
+
 def _imports(path: Path) -> Iterator[str]:
     """Yield the names that a source imports, anywhere in it: modules, and what may be a module of a package."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    with _parsing:
+        tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -119,7 +119,8 @@ class PlaySpec(PolicyWork):
     @property
     def batch(self) -> str:
         """Name of these games in the log, which depends on who plays them: games in the log are not played again."""
-        fields = self.model_dump_json(include={"policy", "round", "variant", "games", "contexts_seed", "seed"})
+        told = {"policy", "round", "variant", "games", "contexts_seed", "seed", *(["skip"] if self.skip else [])}
+        fields = self.model_dump_json(include=told)
         return f"play-{hashlib.sha256(fields.encode()).hexdigest()[:24]}"
 
 

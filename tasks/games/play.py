@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from prefect import task
 
 from respect_core.log.log import append_logs
@@ -22,14 +24,27 @@ from tasks.support.workspace import Workspace
 
 _FIXED_SET = 20_000
 """Seed of the contexts that every policy replays; no round plays on it."""
+_WORTH_A_WORKER = 30
+"""Games that take a worker longer than its start."""
+
+
+def shares(games: int) -> list[tuple[int, int]]:
+    """Divide games among the machine's workers, as (games, games to skip): few are not worth starting another."""
+    count = max(1, min(process.parallel_workers(), games // _WORTH_A_WORKER))
+    ends = [games * number // count for number in range(count + 1)]
+    return [(stop - start, start) for start, stop in pairwise(ends)]
 
 
 @task(name="play", task_run_name="play round {round} {policy.variant}", **PATIENT)
 def play_games(
-    workspace: Workspace, profile: Profile, policy: RegisteredRef, round: int, games: int, seed: int
+    workspace: Workspace, profile: Profile, policy: RegisteredRef, round: int, games: int, seed: int, skip: int = 0
 ) -> PlayedRef:
-    """Deploy a policy for a round: its games are appended to the interaction log."""
-    return _play(workspace, profile, policy, round, games, contexts_seed=seed, seed=seed, log=True)
+    """Deploy a policy for a round: its games are appended to the interaction log.
+
+    Args:
+        skip: how many of the seed's contexts are left to others.
+    """
+    return _play(workspace, profile, policy, round, games, contexts_seed=seed, seed=seed, skip=skip, log=True)
 
 
 @task(name="deploy", task_run_name="play round {round} {policy.variant}", **PATIENT)
@@ -139,8 +154,9 @@ def _play(
         seed=seed,
         log=log,
     )
-    directory = workspace.scratch / f"round={round}" / policy.variant / ("play" if log else "replay")
-    with progress.bar(f"{'play' if log else 'replay'} {policy.variant}", games) as bar:
+    name = "play" if log else "replay"
+    directory = workspace.scratch / f"round={round}" / policy.variant / (f"{name}-{skip}" if skip else name)
+    with progress.bar(f"{name} {policy.variant}", games) as bar:
         result = PlayResult.model_validate_json(process.run(spec, directory, bar.update).read_text())
     return PlayedRef(variant=policy.variant, counts=result.counts, seconds=result.seconds)
 

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from respect_core.scenario import EXACT_MATCH
 from tasks.registry import registry
 from tasks.support.workspace import Workspace
 
@@ -46,9 +47,10 @@ def side_by_side(workspace: Workspace, runs: Sequence[str]) -> str:
     return _page(workspace, "compare-runs", asked)
 
 
-def of_round(workspace: Workspace, round: int) -> str:
-    """Return the experiment's charts of one round's variants only, unfolded, the best exact match first."""
-    return _filtered(workspace, f"{VARIANT_RUNS} and tags.round = '{round}'", "metrics.`val_exact_match`")
+def of_round(workspace: Workspace, round: int, criterion: str = EXACT_MATCH) -> str:
+    """Return the experiment's charts of one round's variants only, unfolded, the best by the criterion first."""
+    metric = "val_exact_match" if criterion == EXACT_MATCH else "val_sampled_match"
+    return _filtered(workspace, f"{VARIANT_RUNS} and tags.round = '{round}'", f"metrics.`{metric}`")
 
 
 def over_rounds(workspace: Workspace, variant: str) -> str:
@@ -56,15 +58,17 @@ def over_rounds(workspace: Workspace, variant: str) -> str:
     return _filtered(workspace, f"{VARIANT_RUNS} and tags.variant = '{variant}'", "tags.`round`")
 
 
-def links(workspace: Workspace, round: int, runs: Mapping[str, str]) -> dict[str, Any]:
+def links(workspace: Workspace, round: int, runs: Mapping[str, str], criterion: str = EXACT_MATCH) -> dict[str, Any]:
     """Return the pages of a round, for its summary.
 
     Args:
         runs: run ids by variant.
+        criterion: the scenario's, by which the variants are ordered.
     """
     return {
         "side_by_side": side_by_side(workspace, [*runs.values()]),
-        "by_exact_match": of_round(workspace, round),
+        "by_exact_match": of_round(workspace, round, criterion),
+        "criterion": criterion,
         "over_rounds": {variant: over_rounds(workspace, variant) for variant in runs},
         "where": where(workspace),
     }
@@ -82,7 +86,10 @@ def sentence(round: int, pages: Mapping[str, Any], *, inside: bool = False) -> s
         return f"[{text}](#{address.partition('#')[2]})" if inside else f"[{text}]({address})"
 
     rounds = ", ".join(link(variant, address) for variant, address in pages["over_rounds"].items())
-    beside, best = link("side by side", pages["side_by_side"]), link("by exact match", pages["by_exact_match"])
+    beside, best = (
+        link("side by side", pages["side_by_side"]),
+        link(f"by {pages['criterion']}", pages["by_exact_match"]),
+    )
     return f"{_ABOUT} {round}: {beside}, {best}; over rounds: {rounds}. {'' if inside else pages['where']}".strip()
 
 

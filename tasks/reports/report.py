@@ -16,6 +16,7 @@ from rich.table import Table
 from respect_core.errors import MissingExtraError
 from respect_core.profiles import Profile
 from respect_core.reporting import candidates
+from respect_core.scenario import scenario
 from tasks.registry import mlflow_pages, registry
 from tasks.reports.figures import confusion_figure, success_figure
 from tasks.support.files import write_whole
@@ -80,7 +81,10 @@ def summarise(
         "failed": dict(failed),
         "mlflow": registered
         and mlflow_pages.links(
-            workspace, exported.round, {variant: each.registered.run_id for variant, each in registered.items()}
+            workspace,
+            exported.round,
+            {variant: each.registered.run_id for variant, each in registered.items()},
+            scenario(profile.scenario).criterion,
         ),
         "seconds": dict(seconds),
     }
@@ -223,7 +227,7 @@ def show_pages(summary: Mapping[str, Any], console: Console) -> None:
     variant, over_rounds = next(iter(pages["over_rounds"].items()))
     addresses = {
         f"the variants of round {summary['round']} side by side": pages["side_by_side"],
-        f"the same by {candidates.view(summary).criterion or 'exact match'}": pages["by_exact_match"],
+        f"the same by {pages['criterion']}": pages["by_exact_match"],
         f"{variant} over rounds, and any other by its name": over_rounds,
     }
     console.print(f"\nCompare in MLflow. {pages['where']}".rstrip(), highlight=False, soft_wrap=True)

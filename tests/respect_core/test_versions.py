@@ -77,3 +77,18 @@ def _init(folder: Path, top: str) -> str:
 
 def _comment(path: Path) -> None:
     path.write_text(path.read_text() + "# changed\n")
+
+
+def test_sources_may_be_asked_for_by_several_threads_at_once() -> None:
+    """Python 3.11 fails where two threads parse at once, and one is interrupted in it by a collection of garbage."""
+    script = """
+import gc, time
+from concurrent.futures import ThreadPoolExecutor
+from respect_core.versions import sources
+gc.callbacks.append(lambda *_: time.sleep(1e-5))
+gc.set_threshold(50)
+with ThreadPoolExecutor(4) as pool:
+    print({len(each) for each in pool.map(lambda _: sources("tasks.compute.specs"), range(8))})
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-500:]

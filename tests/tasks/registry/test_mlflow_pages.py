@@ -10,6 +10,7 @@ import pytest
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from mlflow_runs import two_rounds
 
+from respect_core.scenario import PER_TOKEN
 from respect_core.variants import Variant
 from tasks.registry import mlflow_pages, registry
 from tasks.support.workspace import Workspace, workspace
@@ -44,6 +45,9 @@ def test_the_variants_of_a_round_and_a_variant_over_rounds(place: Workspace, run
     assert json.loads(asked["experiments"]) == [registry.experiment_id(place)]
     best_first = [f"{variant} round 1" for variant in reversed(Variant)]
     assert _found(place, pages["by_exact_match"]) == best_first  # neither the round's run nor those of seeds
+    by_token = mlflow_pages.links(place, 1, {}, PER_TOKEN)
+    assert "val_sampled_match" in _asked(by_token["by_exact_match"])["orderByKey"]
+    assert f"[by {PER_TOKEN}]" in mlflow_pages.sentence(1, by_token)
     for variant, address in pages["over_rounds"].items():
         assert _found(place, address) == [f"{variant} round 1", f"{variant} round 0"]
 
