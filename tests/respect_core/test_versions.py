@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
