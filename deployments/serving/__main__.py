@@ -11,6 +11,7 @@ import typer
 
 from flows.support.terminal import Commands, Run, clear_errors, run_workspace
 from respect_core.errors import extra
+from respect_core.scenario import scenario as plugged
 from respect_core.settings import named_tokens, settings
 from respect_core.variants import ACTING, DEPLOYABLE
 from tasks.support.workspace import Workspace
@@ -22,7 +23,8 @@ app = Commands(add_completion=False)
 def serve(
     run: Run = "main",
     scenario: Annotated[
-        str, typer.Option(help="multiref: turns of games. chat: conversations, over OpenAI's API (docs/gateway.md).")
+        str,
+        typer.Option(help="multiref: turns of games. chat, home: conversations, over OpenAI's API (docs/gateway.md)."),
     ] = "multiref",
     variants: Annotated[str, typer.Option(help="Comma-separated variants and 'control', or 'all'.")] = "all",
     host: Annotated[
@@ -71,7 +73,7 @@ def serve(
             "idle": idle,
             "every": every,
         }
-        if scenario != "multiref":
+        if plugged(scenario).free_text:
             return _serve_chats(workspace, given | {"shares": _shares(shares), "redact": redact}, host, port)
         configured = Settings(**given)
         if on == "ray":
@@ -93,12 +95,21 @@ def _serve_chats(workspace: Workspace, given: Mapping[str, Any], host: str, port
     from deployments import clients
     from deployments.serving.gateway.app import create_app
     from deployments.serving.gateway.gateway import Gateway, Settings
+    from flows.support.guard import Guard
 
     known = named_tokens("RESPECT_GATEWAY_KEYS", settings().gateway_keys)
-    if not known and not ipaddress.ip_address("127.0.0.1" if host == "localhost" else host).is_loopback:
+    if not known and not _is_loopback(host):
         raise typer.BadParameter(f"{host} is reached by others: set RESPECT_GATEWAY_KEYS, or listen on 127.0.0.1")
-    app = create_app(Gateway(workspace, Settings(**given)), known)
+    gateway = create_app(Gateway(workspace, Settings(**given)), known)
+    app = gateway if known else Guard(gateway)  # a web page must not talk in a user's name
     uvicorn.run(app, host=host, port=port, access_log=False, **clients.options(clients.Caps(share=0.5)))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may be anybody's
+        return False
 
 
 def _shares(named: str) -> dict[str, int]:

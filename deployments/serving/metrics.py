@@ -31,6 +31,7 @@ class Metrics:
         self._refused = Gauge("refused", "1 where what is deployed is not served", ["variant"], **options)
         self._following = Gauge("following", "0 while registry or store are unreachable", **options)
         self._contact = Gauge("contact_age_seconds", "Since registry and store last answered; NaN before", **options)
+        self.cut = Counter("cut_replies", "Replies that their client did not wait for", **options)
         self.log_failures = Counter("log_failures", "Lines that went neither to disk nor to the store", **options)
 
     def text(self, roster: Roster[ServedVersion], follower: Follower, waiting: int) -> bytes:

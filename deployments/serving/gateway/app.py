@@ -29,7 +29,7 @@ from respect_core.acting.batcher import OverloadedError
 from respect_core.store.base import StoreError
 
 log = logging.getLogger(__name__)
-LARGEST_BODY = 4 << 20
+LARGEST_BODY = 1 << 20
 """In bytes."""
 _CONVERSATION = ("x-conversation-id", "x-openwebui-chat-id")
 _USER = ("x-user-id", "x-openwebui-user-id")
@@ -69,8 +69,9 @@ def create_app(gateway: Gateway, keys: Mapping[str, str] | None = None) -> FastA
         """Write the assistant's next message, at once or as a stream."""
         key = admitted(request)
         host = household(request.client.host) if request.client else "unknown"
-        user = _header(request, _USER) or key or f"anonymous at {host}"
-        turn = await _refusals(gateway.begin(body, Caller(user, _header(request, _CONVERSATION))))
+        user = body.user or _header(request, _USER) or f"anonymous at {host}"
+        caller = Caller(f"{key}/{user}" if key else user, _header(request, _CONVERSATION) or body.conversation_id())
+        turn = await _refusals(gateway.begin(body, caller))
         headers = {"x-respect-version": turn.served.name}
         if body.stream:
             return _Watched(turn, lambda: _events(turn, body), headers | {"cache-control": "no-cache"})

@@ -56,7 +56,7 @@ class Settings(base.Settings):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: a user's id, which becomes a pseudonym at once, and the conversation if a header names it."""
+    """Who asks: a user's id, which becomes a pseudonym at once, and the conversation if its client names it."""
 
     user: str
     conversation: str | None = None
@@ -108,8 +108,7 @@ class Gateway(base.VersionServer):
                 param="model",
             )
         messages, spoken = await asyncio.to_thread(_read, request)
-        user = pseudonym(request.user or caller.user)
-        name = caller.conversation or request.conversation_id()
+        user, name = pseudonym(caller.user), caller.conversation
         known = named(user, request.model, name) if name else begun(user, request.model, messages)
         background = _is_background(messages)
         assigned, served = await self._assigned(request.model, None if background else known)
@@ -170,9 +169,12 @@ class Gateway(base.VersionServer):
         if turn.known is None and not turn.background:
             await asyncio.to_thread(self._conversations.begin, chat.conversation_id, turn.assigned)
         self._log(chat)
+        self.metrics.acts.labels(chat.variant, chat.version).inc()
+        self.metrics.seconds.observe(chat.seconds)
 
     def log_cut(self, chat: ServedChat) -> None:
         """Log a turn that its client did not wait for."""
+        self.metrics.cut.inc()
         with suppress(base.NotLoggedError):
             self._log(chat)
 
@@ -257,8 +259,8 @@ class Turn:
 
     async def record(self) -> None:
         """Log the reply, before its end is sent. Raises NotLoggedError, or StoreError in a first turn."""
-        self._recorded = True
         await self._gateway.record(self, self._chat(cut=False))
+        self._recorded = True
 
     def cut(self) -> None:
         """Stop writing, and log what there is as cut; do nothing after `record`."""
