@@ -52,6 +52,7 @@ app.add_typer(report_app)
 app.add_typer(search_app)
 app.add_typer(decoding_app)
 app.add_typer(comparing_app)
+app.add_typer(talking_app)
 
 
 def _print_version(requested: bool) -> None:

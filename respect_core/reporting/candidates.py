@@ -132,19 +132,19 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def rails(summary: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return columns and rows of the guard rails of policies of free text; no rows where none were measured.
 
-    A column's name has the gate's limits for the round's profile. A figure beyond them is bold and marked.
+    A row has a guard rail, the gate's limits for the round's profile, and the candidates' figures. A figure beyond the
+    limits is bold and marked.
     """
     measured = {name: each["guard_rails"] for name, each in summary["variants"].items() if each.get("guard_rails")}
-    limits = asdict(gate_of(summary.get("profile", "")).rails)
-    columns = tuple(
-        f"{name.replace('_', ' ')} ({low:g} to {high:g})"
-        if low >= 0
-        else f"{name.replace('_', ' ')} (at most {high:g})"
-        for name, (low, high) in limits.items()
-    )
-    return ("variant", *columns), [
-        (name.upper(), *(_railed(figures.get(each), limit) for each, limit in limits.items()))
-        for name, figures in measured.items()
+    limits: dict[str, Range] = asdict(gate_of(summary.get("profile", "")).rails)
+    return ("guard rail", "limits", *(name.upper() for name in measured)), [
+        (
+            name.replace("_", " "),
+            f"{limit[0]:g} to {limit[1]:g}" if limit[0] >= 0 else f"at most {limit[1]:g}",
+            *(_railed(figures.get(name), limit) for figures in measured.values()),
+        )
+        for name, limit in limits.items()
+        if measured
     ]
 
 
@@ -156,7 +156,7 @@ def _railed(value: float | None, limit: Range) -> str:
 
 RAILS = (
     "Guard rails: the candidates' replies to held-out prompts against the seed policy's, as ratios and as what is "
-    "added to a share; distance in nats per token. In brackets the gate's limits; bold figures are beyond them."
+    "added to a share; distance in nats per token. Bold figures are beyond the gate's limits."
 )
 
 

@@ -92,8 +92,9 @@ def test_guard_rails_are_beside_the_gates_limits_and_marked_beyond_them() -> Non
     summary["variants"]["b-fft"]["guard_rails"] = figures
     summary["variants"]["shuffled"] = summary["variants"]["b-kto"] | {"guard_rails": figures | {"length_ratio": 1.0}}
     columns, found = candidates.rails(summary)
-    assert [row[0] for row in found] == ["B-FFT", "SHUFFLED"]
-    (fft, shuffled) = (dict(zip(columns, row, strict=True)) for row in found)
-    assert (fft["length ratio (0.25 to 4)"], shuffled["length ratio (0.25 to 4)"]) == ("**0.10 beyond**", "1.00")
-    assert (fft["refusals added (at most 0.1)"], fft["distance (at most 1)"]) == ("0.05", "**1.50 beyond**")
-    assert fft["flips added (at most 0.25)"] == candidates.DASH
+    assert columns == ("guard rail", "limits", "B-FFT", "SHUFFLED")
+    railed = {row[0]: row[1:] for row in found}
+    assert railed["length ratio"] == ("0.25 to 4", "**0.10 beyond**", "1.00")
+    assert railed["refusals added"] == ("at most 0.1", "0.05", "0.05")
+    assert railed["distance"] == ("at most 1", "**1.50 beyond**", "**1.50 beyond**")
+    assert railed["flips added"][1] == candidates.DASH
