@@ -15,6 +15,7 @@ from deployments.cli.options import On, build, options
 from deployments.cli.promotion import promotion_app
 from deployments.cli.report import report_app
 from deployments.cli.search import search_app
+from deployments.cli.talking import talking_app
 from deployments.game.__main__ import play
 from deployments.serving.__main__ import serve
 from flows.parameters import (
