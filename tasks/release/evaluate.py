@@ -75,7 +75,7 @@ def evaluate_policy(workspace: Workspace, profile: Profile, policy: RegisteredRe
         data_hash=curated.stored(workspace.open(), game_set).sha256,
     )
     directory = workspace.scratch / "evaluate" / game_set / policy.model / policy.version
-    with progress.bar(f"evaluate {policy.variant}") as bar:
+    with progress.bar(f"evaluate {policy.model}/{policy.version}") as bar:
         return EvaluatedRef(policy=policy, **json.loads(process.run(spec, directory, bar.update).read_text()))
 
 

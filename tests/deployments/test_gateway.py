@@ -283,6 +283,23 @@ def test_personal_data_is_masked_in_the_log_alone(place: Workspace, running: Run
     assert "example.org" not in chat.model_dump_json() and "logprobs" not in chat.response["choices"][0]
 
 
+def test_a_masked_reply_is_not_given_away_by_its_tokens(
+    place: Workspace, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = running.gateway.roster.deployed()["b-fft"].policy
+    text = "Her address is ann.smith@example.org."
+    ids = policy.base.processor.tokenizer(text, add_special_tokens=False)["input_ids"] + [policy.writer.chat.end_id]
+    _dictate(monkeypatch, policy, ids)
+    messages: list[Any] = [{"role": "user", "content": "who is Ann?", "name": "Ann_Smith"}]
+    answer = running.client.chat.completions.create(
+        model="respect", messages=messages, temperature=0.0, max_tokens=60, user="hugo"
+    )
+    assert answer.choices[0].message.content == text
+    (chat,) = _records(place, answer.id)
+    stored = chat.model_dump_json()
+    assert "token_ids" not in stored and "example.org" not in stored and "Ann_Smith" not in stored
+
+
 def test_models_are_listed(running: Running) -> None:
     assert [each.id for each in running.client.models.list().data] == ["respect", "respect.b-fft"]
     assert running.client.models.retrieve("respect.b-fft").id == "respect.b-fft"

@@ -18,7 +18,7 @@ from deployments.serving.gateway.deltas import Deltas
 from deployments.serving.gateway.wire import Answer, ApiError, ChatRequest, usage
 from deployments.serving.rounds import Rounds
 from deployments.serving.versions import ServedVersion
-from respect_core.acting.streaming import Piece, Streams
+from respect_core.acting.streaming import Piece, Sampling, Streams
 from respect_core.log.log import RecordError
 from respect_core.log.pseudonyms import pseudonym
 from respect_core.log.served_chats import SERVED_CHATS, ServedChat
@@ -145,8 +145,10 @@ class Gateway(base.VersionServer):
         number = await self._rounds.next(variant)
         return Assigned(variant=variant, version=deployed[variant].name, round=number, random=at_random)
 
-    def _prompt(self, request: ChatRequest, spoken: Conversation, served: ServedVersion, name: str) -> Any:
-        """Return the prompt's tokens and how to draw the reply."""
+    def _prompt(
+        self, request: ChatRequest, spoken: Conversation, served: ServedVersion, name: str
+    ) -> tuple[packing.Encoded, Sampling]:
+        """Return the prompt's tokens and how to draw the reply. Raises ApiError for a prompt that is too long."""
         processor, scenario = served.policy.base.processor, served.policy.base.scenario
         try:
             prompt = packing.prompt(name or served.name, logs.prompt(spoken), processor)
@@ -213,7 +215,7 @@ class Turn:
         self._recorded = False
         self._last: Piece | None = None
 
-    def begin(self, streams: Streams[ServedVersion], prompt: packing.Encoded, sampling: Any) -> None:
+    def begin(self, streams: Streams[ServedVersion], prompt: packing.Encoded, sampling: Sampling) -> None:
         """Queue the reply. Raises OverloadedError."""
         loop = asyncio.get_running_loop()
         self.prompt_tokens, self._sampling = len(prompt.input_ids), sampling
@@ -280,8 +282,9 @@ class Turn:
             "message": _dumped(answer),
             "finish_reason": None if cut else self.finish_reason,
             "cut": cut,
-            "token_ids": self._tokens,
         }
+        if answer == said:  # else its tokens would give away what is masked
+            choice["token_ids"] = self._tokens
         if logp is not None:
             choice["logprobs"] = {"content": [{"logprob": value} for value in self._token_logp]}
         request = self._request.model_dump(include={"tools", "seed"}, exclude_none=True) | {
@@ -351,6 +354,6 @@ def _dumped(message: Message) -> dict[str, Any]:
         "content": message.content,
         "tool_calls": calls,
         "tool_call_id": message.tool_call_id,
-        "name": message.name,
+        "name": message.name if message.role == "tool" else None,  # of a user, it may be anybody's
     }
     return {name: value for name, value in given.items() if value or name == "content"}
