@@ -27,7 +27,7 @@ def compare(workspace: Workspace, parameters: CompareParameters) -> dict[str, An
     """
     profile, names = named_profile(parameters.profile), (parameters.first, parameters.second)
     if parameters.live:
-        collect_chats(workspace, profile)
+        collect_chats(workspace)
         return compare_live(workspace, profile, pair(workspace, names), parameters.effect)
     policies = pair(workspace, names, parameters.game_set)
     game_set, judge = parameters.game_set, parameters.judge

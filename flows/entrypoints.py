@@ -53,7 +53,7 @@ def next_round(parameters: NextRoundParameters = NextRoundParameters()) -> State
     """
     require(Place(parameters.on))
     workspace, variants = from_environment(), parameters.variants
-    collect_chats(workspace, parameters.of_round(0).resolved_profile())
+    collect_chats(workspace)
     number = find_next_round(workspace, variants) if parameters.number is None else parameters.number
     if number is None:
         return Completed(message="nothing to do: every round that has interactions is registered")

@@ -68,7 +68,7 @@ def _round(
     """Do what `round` does, once it is its turn."""
     started, number, profile = time.monotonic(), parameters.round, parameters.resolved_profile()
     seed = seed_policy(workspace, profile, parameters.validation, on)
-    collect_chats(workspace, profile)
+    collect_chats(workspace)
     exported = export_interactions(workspace, number, profile)
     run_id = open_round(workspace, number, profile, exported, study_run)
     try:

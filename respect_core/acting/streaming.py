@@ -24,7 +24,7 @@ from transformers import DynamicCache
 from respect_core.acting.batcher import OverloadedError
 from respect_core.acting.decoding import Writer, choose, evaluating
 from respect_core.model.base import inner
-from respect_core.model.packing import Encoded
+from respect_core.model.packing import PASS_TOKENS, Encoded
 
 log = logging.getLogger(__name__)
 Finish = Literal["stop", "length", "error"]
@@ -91,7 +91,7 @@ class Reply:
             self._finish(self._held, "stop", (token,), (logp,), self.logp if self.plain else None)
             return False
         self.plain = self.plain and token not in tokenizer.all_special_ids
-        text = self._held + (self._decoder.step(tokenizer.backend_tokenizer, token) or "")
+        text = self._held + self._decoded(token, tokenizer)
         ends = [place for stop in self.sampling.stop if (place := text.find(stop)) >= 0]
         if ends:
             self._finish(text[: min(ends)], "stop", (token,), (logp,))
@@ -103,6 +103,14 @@ class Reply:
         self._held = text[len(text) - held :]
         self.emit(Piece(text[: len(text) - held], (token,), (logp,)))
         return True
+
+    def _decoded(self, token: int, tokenizer: Any) -> str:
+        """Return what a token adds to the text: nothing until its characters are whole."""
+        try:
+            return self._decoder.step(tokenizer.backend_tokenizer, token) or ""
+        except Exception:  # tokens that are no text together
+            self._decoder, self.plain = DecodeStream(skip_special_tokens=True), False
+            return ""
 
     def fail(self) -> None:
         """End it without an answer."""
@@ -137,6 +145,18 @@ class _Batch:
 
     def join(self, replies: list[Reply]) -> None:
         """Run the prompts of replies, draw their first tokens, and take them in."""
+        cached = [reply for reply in replies if self._writer.cache.kept(reply.prompt)]
+        for alike in (cached, [reply for reply in replies if reply not in cached]):
+            if alike:
+                self._join(alike)
+
+    def room(self, replies: list[Reply], reply: Reply) -> bool:
+        """Return whether a reply can join with these, so that no long prompt multiplies the memory of the others."""
+        rows = [*self.rows, *replies, reply]
+        width = max([self._mask_BP.shape[1] if self.rows else 0, *(len(each.prompt.input_ids) for each in rows)])
+        return len(rows) == 1 or len(rows) * width <= PASS_TOKENS
+
+    def _join(self, replies: list[Reply]) -> None:
         logits_BV, cache, mask_BP, positions_B = self._writer.prefill([reply.prompt for reply in replies])
         unfinished = self._draw(replies, logits_BV)
         joined, keep = [reply for reply, on in zip(replies, unfinished, strict=True) if on], _places(unfinished)
@@ -271,7 +291,7 @@ class Streams(Generic[Version]):
         """
         reply = Reply(prompt, sampling, emit)
         with self._wake:
-            if self._closing or sum(map(len, self._waiting.values())) >= self._queue:
+            if self._closing or self._count_waiting() >= self._queue:
                 raise OverloadedError(f"{self._queue} requests are waiting")
             self._waiting.setdefault(version, deque()).append(reply)
             self._wake.notify()
@@ -281,7 +301,10 @@ class Streams(Generic[Version]):
     def waiting(self) -> int:
         """Number of replies of which nothing is written yet."""
         with self._wake:
-            return sum(map(len, self._waiting.values()))
+            return self._count_waiting()
+
+    def _count_waiting(self) -> int:
+        return sum(not reply.cancelled for queue in self._waiting.values() for reply in queue)
 
     @property
     def writing(self) -> int:
@@ -311,10 +334,12 @@ class Streams(Generic[Version]):
         """Let waiting replies of a version in, and draw a token for those that are in already."""
         batch = self._batches.get(version) or _Batch(self._writer_of(version))
         with self._wake:
-            queue = self._waiting.get(version, deque())
-            new = [queue.popleft() for _ in range(min(len(queue), self._most - len(batch.rows)))]
-            if not queue:
-                self._waiting.pop(version, None)
+            queue = deque(reply for reply in self._waiting.pop(version, ()) if not reply.cancelled)
+            new: list[Reply] = []
+            while queue and len(batch.rows) + len(new) < self._most and batch.room(new, queue[0]):
+                new.append(queue.popleft())
+            if queue:
+                self._waiting[version] = queue
             self._batches[version] = batch
         try:
             with evaluating(self._writer_of(version).model):

@@ -26,11 +26,13 @@ class ServedChat(BaseModel):
     time: str  # ISO 8601, UTC, when the request arrived
     conversation_id: str
     user: str  # pseudonym
+    scenario: str
+    base: str  # the model under the adapter
     variant: str
     version: str  # as 'respect.b-fft/3'
     adapter_hash: str
     round: int  # the one that learns from it
-    random: bool  # whether chance chose the variant, not the client
+    offered: tuple[str, ...]  # versions among which chance chose; empty where the client did, or there was no choice
     background: bool  # asked by an interface behind the user's back
     cut: bool  # the client went away, or the server failed, before the end
     idle: float  # seconds without a request after which the conversation counts as over

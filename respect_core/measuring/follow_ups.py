@@ -46,10 +46,9 @@ def follow_ups(
 
 @dataclass(frozen=True)
 class Said:
-    """A follow-up to a reply: its user, conversation and label."""
+    """A follow-up to a reply: its user and label."""
 
     user: str
-    conversation: str
     label: int
 
 
@@ -57,8 +56,9 @@ class Said:
 class Compared:
     """The follow-ups of two versions whose conversations were assigned at random.
 
-    Differences are second minus first. `needed`: conversations of each version after which a difference of `effect` in
-    negatives is found with POWER, if they vary as those so far; None where these do not vary.
+    Differences are second minus first. `conversations` include those without a follow-up. `needed`: conversations of
+    each version after which a difference of `effect` in negatives is found with POWER, if they are as those so far;
+    None where these do not vary.
     """
 
     first: FollowUps
@@ -71,9 +71,18 @@ class Compared:
 
 
 def compare(
-    first: Sequence[Said], second: Sequence[Said], *, effect: float = 0.05, resamples: int = RESAMPLES
+    first: Sequence[Said],
+    second: Sequence[Said],
+    *,
+    conversations: tuple[int, int],
+    effect: float = 0.05,
+    resamples: int = RESAMPLES,
 ) -> Compared | None:
-    """Compare the shares of negative and positive follow-ups; None where one version has none."""
+    """Compare the shares of negative and positive follow-ups; None where one version has none.
+
+    Args:
+        conversations: of each version, those without a follow-up included.
+    """
     sides = [
         follow_ups([each.user for each in side], [each.label for each in side], resamples=resamples)
         for side in (first, second)
@@ -83,16 +92,8 @@ def compare(
     rows = [_counts([each.user for each in side], [each.label for each in side]) for side in (first, second)]
     negative, _, positive = difference(rows[0], rows[1], quotients, resamples=resamples)
     assert negative is not None and positive is not None  # each user has turns
-    conversations = [len({each.conversation for each in side}) for side in (first, second)]
-    return Compared(
-        sides[0],
-        sides[1],
-        (conversations[0], conversations[1]),
-        negative,
-        positive,
-        effect,
-        _needed(rows, conversations, effect),
-    )
+    needed = _needed(rows, conversations, effect)
+    return Compared(sides[0], sides[1], conversations, negative, positive, effect, needed)
 
 
 def _counts(users: Sequence[str], labels: Sequence[int]) -> Floats:

@@ -152,6 +152,14 @@ def prompt(name: str, messages: Sequence[Message], processor: Any) -> Encoded:
     return Encoded(name, tuple(ids), tuple(range(len(ids))), (), ())
 
 
+def continues(prompt: Encoded, written: Sequence[int], messages: Sequence[Message], processor: Any) -> bool:
+    """Return whether messages, the last of them written after the prompt, have the tokens of both, as training does."""
+    talk = chat(processor)
+    ids, _ = talk.tokens(talk.pieces(messages), generate=False)
+    whole = [*prompt.input_ids, *written]
+    return ids[: len(whole)] == whole
+
+
 def _require_room(interaction: Interaction, spans: Sequence[Span], tokens: int, positions: int | None) -> None:
     """Raise GameError where a game has more tokens than the base takes positions."""
     if positions is None or tokens <= positions:

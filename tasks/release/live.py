@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from respect_core.log.log import LOGS, read_logs
-from respect_core.log.records import InteractionLog, turn_rows
+from respect_core.log.records import turn_rows
 from respect_core.log.served_chats import read
 from respect_core.measuring.follow_ups import POWER, Compared, Said, compare
 from respect_core.profiles import Profile
@@ -30,19 +30,20 @@ from tasks.support.workspace import Workspace
 def compare_live(
     workspace: Workspace, profile: Profile, policies: Sequence[RegisteredRef], effect: float
 ) -> dict[str, Any]:
-    """Compare the follow-ups of two versions. Conversations whose client chose the version do not count.
+    """Compare the follow-ups of two versions, in conversations that chance gave to one while both were on offer.
 
     Raises:
         ValueError: one of them has no follow-up yet.
     """
     versions = [f"{each.model}/{each.version}" for each in policies]
-    first, second = (_said(workspace, profile, version) for version in versions)
-    compared = compare(first, second, effect=effect)
+    sides = [_said(workspace, profile, version, set(versions)) for version in versions]
+    compared = compare(*(said for said, _ in sides), conversations=(sides[0][1], sides[1][1]), effect=effect)
     if compared is None:
-        without = [version for version, said in zip(versions, (first, second), strict=True) if not said]
+        without = [version for version, (said, _) in zip(versions, sides, strict=True) if not said]
         raise ValueError(
-            f"no follow-up in a conversation that chance assigned to {' or '.join(without)}: serve it with `respect "
-            "serve --scenario chat`, as the model 'respect', and wait until conversations are over"
+            f"no follow-up to {' or '.join(without)} in a conversation that chance assigned while both were on offer: "
+            "serve them side by side with `respect serve --scenario chat`, ask for the model 'respect', and wait until "
+            "conversations are over"
         )
     summary = {"versions": versions, **asdict(compared)}
     name = "-".join(version.replace("/", "-") for version in versions)
@@ -52,39 +53,33 @@ def compare_live(
     return summary | {"rows": _rows(compared)}
 
 
-def _said(workspace: Workspace, profile: Profile, version: str) -> list[Said]:
-    """Return the decoded follow-ups to replies of a version, in conversations that chance gave it."""
+def _said(workspace: Workspace, profile: Profile, version: str, offered: set[str]) -> tuple[list[Said], int]:
+    """Return the decoded follow-ups to replies of a version in conversations that chance gave it; count these."""
     from respect_core.feedback import decoder
 
     store = workspace.open()
-    random = {
-        interaction_id(chat.conversation_id)
+    conversations = {
+        interaction_id(f"{chat.conversation_id}/{chat.id}"): chat.conversation_id
         for _, chat in read(store)
-        if chat.version == version and chat.random and not chat.background
+        if chat.version == version and offered <= set(chat.offered) and not chat.background
     }
     rows = [
         row
         for partition in partitions_with(store, LOGS, ".jsonl")
         for key in store.keys(partition.folder(LOGS))
         for log in read_logs(store, key)
-        if log.interaction_id in random and _version(log) == version
+        if log.interaction_id in conversations
         for row in turn_rows(log)
     ]
+    count = len(set(conversations.values()))
     if not any(row["follow_up"] for row in rows):
-        return []
+        return [], count
     users = {row["interaction_id"]: row["user"] for row in rows}
     with progress.bar(f"decode follow-ups of {version}") as bar:
         decoding = decoder.FeedbackDecoder(decoder.named(profile.feedback_decoder))
         decoded = list(decoding.decode(rows, (DecoderKind.TERNARY.value,), bar.update))
-    return [
-        Said(users[row["interaction_id"]], row["interaction_id"], row["label"])
-        for row in decoded
-        if row["marked"] is None
-    ]
-
-
-def _version(log: InteractionLog) -> str:
-    return f"{log.policy.name}/{log.policy.version}"
+    said = [Said(users[row["interaction_id"]], row["label"]) for row in decoded if row["marked"] is None]
+    return said, count
 
 
 def _rows(compared: Compared) -> list[tuple[str, ...]]:
@@ -111,7 +106,7 @@ def _rows(compared: Compared) -> list[tuple[str, ...]]:
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
     """Show the comparison on the terminal."""
-    title = "What users said next, in conversations assigned at random; 95% intervals by user"
+    title = "What users said next, in conversations that chance assigned; 95% intervals by user"
     table = Table("figure", *summary["versions"], "difference", title=title)
     for row in summary["rows"]:
         table.add_row(*(cell.replace(" [", "\n[") for cell in row))

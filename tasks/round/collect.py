@@ -1,26 +1,43 @@
-"""Collect the conversations that gateways served into the log of interactions, once they are over."""
+"""Collect the conversations that gateways served into the log of interactions, once they are over.
+
+A reply that a gateway wrote becomes one turn of one interaction, whatever clients do with it later. What came before it
+and no gateway wrote, such as examples, an assistant's words that a client made up, or a reply that was cut, is context:
+nobody learns from it. Where a conversation branches, because a reply was written again or a message edited, the branch
+that went on last continues the interaction, and the others become interactions with what they share as context. So does
+what follows after a conversation was collected.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from functools import cache
+from typing import NamedTuple
 
 from prefect import get_run_logger, task
-from pydantic import BaseModel, ConfigDict
 
 from respect_core.log.lengths import Ruler
 from respect_core.log.log import RecordError, append_logs
 from respect_core.log.records import InteractionLog, PolicyIdentity
 from respect_core.log.served_chats import SERVED_CHATS, ServedChat, read
-from respect_core.profiles import Profile
 from respect_core.scenario import scenario
-from respect_core.scenarios.chat.importers import Conversation, Imported, NothingUsableError, read_conversations
-from respect_core.scenarios.chat.logs import Writer, continued
+from respect_core.scenarios.chat.importers.conversation import (
+    ChatTurn,
+    Conversation,
+    Entry,
+    Message,
+    Source,
+    merged,
+    plain,
+)
+from respect_core.scenarios.chat.importers.parsing import messages_of, sampling, tools_of
+from respect_core.scenarios.chat.importers.summary import Imported, Place
+from respect_core.scenarios.chat.logs import Writer
 from respect_core.store.base import Store
 from respect_core.store.leases import lease
 from respect_core.store.manifests import Partition
@@ -28,123 +45,258 @@ from tasks.support import progress
 from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
-_STATE = "gateway/collected.json"
+_COLLECTED = "gateway/collected/"
+_GAP = "\n\n"  # between system prompts
 
 
-class _Collected(BaseModel):
-    """How far conversations are in the log: the number of their records, and of their turns by path."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    records: dict[str, int] = {}
-    turns: dict[str, int] = {}
-
-
-@dataclass(frozen=True)
+@dataclass
 class CollectedChats:
     """What was collected, and how many conversations are not over yet."""
 
     conversations: int = 0
     turns: int = 0
     running: int = 0
+    set_aside: Counter[str] = field(default_factory=Counter)  # interactions by reason
 
 
 @task(name="collect conversations", **PATIENT)
-def collect_chats(workspace: Workspace, profile: Profile) -> CollectedChats:
-    """Bring conversations that are over from the gateways' log into the log of interactions, each turn once.
-
-    Replies that their client cut, and what interfaces asked behind a user's back, are left out. A conversation that
-    continues after it was collected becomes another interaction, with what was said before as its context.
-    """
+def collect_chats(workspace: Workspace) -> CollectedChats:
+    """Bring conversations that are over from the gateways' log into the log of interactions, each reply once."""
     store = workspace.open()
     if not any(store.keys(f"{SERVED_CHATS}/")):
         return CollectedChats()
     with progress.bar("collect conversations"), lease(store, "collect"):
-        collected = collect(store, profile, now=time.time())
-    get_run_logger().info("collected %d conversations; %d are not over", collected.conversations, collected.running)
+        collected = collect(store, now=time.time())
+    log = get_run_logger()
+    log.info("collected %d conversations; %d are not over", collected.conversations, collected.running)
+    for reason, count in collected.set_aside.items():
+        log.warning("set aside %d conversations: %s", count, reason)
     return collected
 
 
-def collect(store: Store, profile: Profile, *, now: float) -> CollectedChats:
+def collect(store: Store, *, now: float) -> CollectedChats:
     """Do what `collect_chats` does. One process at a time.
 
     Args:
         now: seconds since the epoch.
     """
-    stored = store.read_version(_STATE)
-    before = _Collected.model_validate_json(stored[0]) if stored else _Collected()
-    over, running = _over(store, before, now)
-    if not over:
-        return CollectedChats(running=running)
-    from respect_core.model.base import load_processor
-
-    plugin = scenario(profile.scenario)
-    ruler = Ruler(load_processor(profile.base), plugin)
-    after, conversations, turns = before.model_copy(deep=True), 0, 0
-    for partition, chats in _by_partition(store, over).items():
-        policies = {chat.version: _policy(chat) for chat in chats}
-        writer = Writer(*partition, ruler, plugin.name, policies, user=str)
-        logs = list(_logs(writer, chats, after))
-        if logs:
-            append_logs(store, logs)
-        conversations, turns = conversations + len(logs), turns + sum(len(log.turns) for log in logs)
-    after.records |= over
-    if store.put_if(_STATE, after.model_dump_json().encode(), stored[1] if stored else None) is None:
-        raise RuntimeError("another process collects conversations at the same time; its work stands")
-    return CollectedChats(conversations, turns, running)
-
-
-def _over(store: Store, before: _Collected, now: float) -> tuple[dict[str, int], int]:
-    """Return the conversations with something new that are over, with their numbers of records; count the others."""
-    records: dict[str, int] = {}
-    ends: dict[str, float] = {}
+    done = {name for key in store.keys(_COLLECTED) for name in json.loads(store.read(key))}
+    over, running = _over(store, done, now)
+    result = CollectedChats(running=running)
+    groups: dict[_Group, list[ServedChat]] = defaultdict(list)
     for _, chat in read(store):
-        if not chat.background:
-            name = chat.conversation_id
-            records[name] = records.get(name, 0) + 1
-            end = datetime.fromisoformat(chat.time).timestamp() + chat.seconds + chat.idle
-            ends[name] = max(ends.get(name, 0.0), end)
-    new = {name: count for name, count in records.items() if count > before.records.get(name, 0)}
-    over = {name: count for name, count in new.items() if ends[name] <= now}
-    return over, len(new) - len(over)
-
-
-def _by_partition(store: Store, names: Iterable[str]) -> Mapping[Partition, list[ServedChat]]:
-    wanted = set(names)
-    result: dict[Partition, list[ServedChat]] = {}
-    for _, chat in read(store):
-        if chat.conversation_id in wanted and not chat.background:
-            result.setdefault(Partition(chat.round, chat.variant), []).append(chat)
+        if chat.conversation_id in over and not chat.background:
+            groups[_group(chat)].append(chat)
+    logs: dict[Partition, list[InteractionLog]] = defaultdict(list)
+    for group, chats in groups.items():
+        for interaction in _interactions(group, chats, done, result.set_aside):
+            logs[Partition(group.round, group.variant)].append(interaction)
+    for partition_logs in logs.values():
+        append_logs(store, partition_logs)
+        result.conversations += len(partition_logs)
+        result.turns += sum(len(log.turns) for log in partition_logs)
+    if new := sorted({chat.id for chats in groups.values() for chat in chats} - done):
+        data = json.dumps(new).encode()
+        store.put_if_absent(f"{_COLLECTED}{hashlib.sha256(data).hexdigest()[:32]}.json", data)
     return result
 
 
-def _logs(writer: Writer, chats: Iterable[ServedChat], after: _Collected) -> Iterator[InteractionLog]:
-    """Yield what is new of conversations as records of the log, and note it in `after`."""
-    for conversation in _conversations(chats):
-        done = after.turns.get(conversation.id, 0)
-        if done >= len(conversation.turns):
-            continue
+def _over(store: Store, done: set[str], now: float) -> tuple[set[str], int]:
+    """Return the conversations with something new that are over, and count those that are not."""
+    ends: dict[str, float] = {}
+    new: set[str] = set()
+    for _, chat in read(store):
+        if not chat.background:
+            end = datetime.fromisoformat(chat.time).timestamp() + chat.seconds + chat.idle
+            ends[chat.conversation_id] = max(ends.get(chat.conversation_id, 0.0), end)
+            if chat.id not in done:
+                new.add(chat.conversation_id)
+    over = {name for name in new if ends[name] <= now}
+    return over, len(new) - len(over)
+
+
+class _Group(NamedTuple):
+    """The records among which conversations are put together: one policy wrote them, for one user."""
+
+    conversation: str
+    user: str
+    round: int
+    variant: str
+    version: str
+    adapter_hash: str
+    scenario: str
+    base: str
+
+
+def _group(chat: ServedChat) -> _Group:
+    return _Group(
+        *(chat.conversation_id, chat.user, chat.round, chat.variant),
+        *(chat.version, chat.adapter_hash, chat.scenario, chat.base),
+    )
+
+
+# --- from records to turns --------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Reply:
+    """A record as a turn: what was said before it, the user's message, and all that the assistant wrote to it.
+
+    `before` and `after` are keys of what was said up to the user's message, and up to the reply.
+    """
+
+    chat: ServedChat
+    system: str | None
+    tools: tuple[str, ...]
+    history: tuple[Message, ...]
+    utterance: str
+    reply: tuple[Message, ...]
+    logprobs: tuple[float, ...] | None
+    before: str
+    after: str
+    own: bool = True  # a gateway wrote all of the reply
+    children: list[_Reply] = field(default_factory=list)
+    end: str = ""  # when the last reply below it was written
+
+
+def _replies(chats: Iterable[ServedChat]) -> Iterator[_Reply]:
+    """Yield the records as turns. Where tools were called in between, the last record has the whole reply."""
+    parts: dict[str, _Reply] = {}  # by what was said up to them
+    whole: dict[str, _Reply] = {}
+    for chat in sorted(chats, key=lambda each: each.time):
         try:
-            log = writer.record(continued(conversation, done))
-        except RecordError:  # nothing but cut replies so far
+            each = _read(chat)
+        except RecordError:  # nothing that a gateway of this release writes
             continue
-        after.turns[conversation.id] = done + len(log.turns)
-        yield log
+        if len(each.reply) > 1:  # calls of tools, and what came back
+            start = max((n for n in range(1, len(each.reply)) if each.reply[n - 1].role == "assistant"), default=0)
+            part = parts.get(_key([*each.history, Message("user", each.utterance), *each.reply[:start]]))
+            each.own = part is not None and part.own and not part.chat.cut
+            if part is not None:
+                whole.pop(part.chat.id, None)
+                known = part.logprobs is not None and each.logprobs is not None
+                each.logprobs = (*(part.logprobs or ()), *(each.logprobs or ())) if known else None
+        parts[each.after] = whole[chat.id] = each
+    yield from whole.values()
 
 
-def _conversations(chats: Iterable[ServedChat]) -> Iterator[Conversation]:
-    """Yield conversations with all that was said, as an import of such a log does."""
-    with TemporaryDirectory(prefix="respect-collect-") as folder:
-        file = Path(folder) / "chats.jsonl"
-        with file.open("w") as lines:
-            lines.writelines(json.dumps(chat.model_dump(mode="json")) + "\n" for chat in chats)
+def _read(chat: ServedChat) -> _Reply:
+    place = Place(Source("served", chat.id), Imported())
+    said = messages_of(chat.request["messages"], place)
+    (choice,) = chat.response["choices"]
+    answer = messages_of([{"role": "assistant", **choice["message"]}], place)
+    leading = next((n for n, message in enumerate(said) if message.role != "system"), len(said))
+    system = [message.content for message in said[:leading]]
+    rest = [entry.message for entry in merged(map(Entry, said[leading:]))]  # as the gateway showed them to the model
+    last = max(n for n, message in enumerate(rest) if message.role == "user")
+    history, reply = tuple(rest[:last]), (*rest[last + 1 :], *answer)
+    content = choice.get("logprobs", {}).get("content")
+    return _Reply(
+        chat,
+        _GAP.join(filter(str.strip, system)) or None,
+        tools_of(chat.request.get("tools")),
+        history,
+        rest[last].content,
+        reply,
+        None if content is None else tuple(each["logprob"] for each in content),
+        before=_key(history),
+        after=_key([*rest, *answer]),
+    )
+
+
+def _key(messages: Iterable[Message]) -> str:
+    """Return a key of messages; white space at ends of lines and ids of calls do not count."""
+    said = [[role, " ".join(text.split()), calls] for role, text, calls in map(plain, messages)]
+    return hashlib.sha256(json.dumps(said).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# --- from turns to interactions ---------------------------------------------------------------------------------
+
+
+def _interactions(
+    group: _Group, chats: Iterable[ServedChat], done: set[str], set_aside: Counter[str]
+) -> Iterator[InteractionLog]:
+    """Yield what is new of a conversation as records of the log."""
+    policy = PolicyIdentity(
+        name=group.version.rpartition("/")[0],
+        version=group.version.rpartition("/")[2],
+        adapter_hash=group.adapter_hash,
+    )
+    writer = Writer(
+        group.round,
+        group.variant,
+        _ruler(group.base, group.scenario),
+        scenario(group.scenario).name,
+        {group.version: policy},
+        user=str,
+    )
+    for path in _paths(list(_replies(chats)), done):
+        turns, first = [_turn(each, path[0]) for each in path], path[0]
+        follow_ups = [child for child in path[-1].children if child not in path]
+        if follow_ups:  # a reply to it was cut, or is an interaction of its own
+            turns.append(ChatTurn(max(follow_ups, key=lambda each: each.chat.time).utterance))
+        conversation = Conversation(
+            id=f"{group.conversation}/{first.chat.id}",
+            user=group.user,
+            system=first.system,
+            tools=first.tools,
+            turns=tuple(turns),
+            started_at=first.chat.time,
+            language=None,
+            source=Source("served", first.chat.id),
+            opening=first.history,
+        )
         try:
-            # Personal data was masked as it was logged, if at all: now texts and probabilities belong together.
-            yield from read_conversations([file], "openai", redact=False, imported=Imported())
-        except NothingUsableError:
-            return
+            yield writer.record(conversation)
+        except RecordError as error:
+            set_aside[error.reason] += 1
 
 
-def _policy(chat: ServedChat) -> PolicyIdentity:
-    name, _, number = chat.version.rpartition("/")
-    return PolicyIdentity(name=name, version=number, adapter_hash=chat.adapter_hash)
+def _paths(replies: Sequence[_Reply], done: set[str]) -> Iterator[list[_Reply]]:
+    """Yield the paths of new replies: each reply that may be learned from is in one of them."""
+    last: dict[str, _Reply] = {}
+    roots: list[_Reply] = []
+    for each in replies:  # in order of time: of equal beginnings, the latest continues
+        parent = last.get(each.before) if each.history else None
+        (parent.children if parent else roots).append(each)
+        last[each.after] = each
+    for each in reversed(replies):
+        each.end = max([each.chat.time, *(child.end for child in each.children)])
+    waiting = roots
+    while waiting:
+        path, each = list[_Reply](), waiting.pop()
+        while True:
+            if _may_learn(each, done):
+                path.append(each)
+            branches = sorted(each.children, key=lambda child: (not child.chat.cut, child.own, child.end))
+            following = branches.pop() if branches else None
+            waiting += branches
+            if following is None or (path and not _may_learn(following, done)):
+                waiting += [following] if following else []
+                break
+            each = following
+        if path:
+            yield path
+
+
+def _may_learn(reply: _Reply, done: set[str]) -> bool:
+    return reply.own and not reply.chat.cut and reply.chat.id not in done
+
+
+def _turn(each: _Reply, first: _Reply) -> ChatTurn:
+    alike = (each.system, each.tools) == (first.system, first.tools)  # else training sees another prompt
+    return ChatTurn(
+        each.utterance,
+        each.reply,
+        logprob=sum(each.logprobs) if each.logprobs is not None and alike else None,
+        sampling=sampling(each.chat.request),
+        model=each.chat.version,
+        at=each.chat.time,
+    )
+
+
+@cache
+def _ruler(base: str, name: str) -> Ruler:
+    from respect_core.model.base import load_processor
+
+    return Ruler(load_processor(base), scenario(name))

@@ -1,4 +1,4 @@
-"""A gateway that is killed again and again: what was acknowledged is in the log, once."""
+"""The gateway's command: killed again and again, and under many conversations."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 from gateways import chat_profile
 from paths import REPOSITORY
@@ -23,7 +25,7 @@ from policy_servers import registered, until
 
 from respect_core.log import served_chats
 
-CLIENTS = 8
+CLIENTS, CONVERSATIONS = 8, 10_000
 
 
 @contextmanager
@@ -78,9 +80,7 @@ def _talk(port: int, number: int, acknowledged: list[str], stop: threading.Event
 @pytest.mark.timeout(1800)
 def test_ten_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     place = registered(tmp_path, chat_profile())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     acknowledged: list[str] = []
     stop = threading.Event()
     clients = [threading.Thread(target=_talk, args=(port, n, acknowledged, stop)) for n in range(CLIENTS)]
@@ -105,3 +105,33 @@ def test_ten_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     assert len(acknowledged) == len(set(acknowledged)) >= 10 * 3 * CLIENTS
     assert not set(acknowledged) - stored.keys(), "an acknowledged reply is lost"
     assert max(stored.values()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_thousand_conversations_of_64_clients_take_no_more_memory_than_two_thousand(tmp_path: Path) -> None:
+    place = registered(tmp_path, chat_profile())
+    port = _free_port()
+    with _command(tmp_path, port) as process, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+
+        def ask(number: int) -> int:
+            body = {"model": "respect", "messages": [{"role": "user", "content": f"hello {number}"}], "max_tokens": 4}
+            answer = client.post("/v1/chat/completions", json=body | {"user": f"user-{number}"})
+            return answer.status_code
+
+        memory = []
+        with ThreadPoolExecutor(64) as pool:
+            for start in range(0, CONVERSATIONS, 2_000):
+                assert set(pool.map(ask, range(start, start + 2_000))) == {200}
+                memory.append(psutil.Process(process.pid).memory_info().rss / 2**20)
+        process.terminate()
+        process.wait(60)
+    stored = {chat.id for _, chat in served_chats.read(place.open())}
+    assert len(stored) == CONVERSATIONS
+    assert memory[-1] < memory[0] + 100, f"MiB after each 2,000: {memory}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -179,7 +179,7 @@ def test_a_turn_that_cannot_be_logged_is_not_answered(running: Running, monkeypa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(running.server._turns, "add", full)
+    monkeypatch.setattr(running.server._lines, "add", full)
     answer = running.act(PlayedGame("unlogged").request())
     assert answer.status_code == 503 and answer.headers["Retry-After"] == "1"
     assert answer.json()["reason"] == "the server cannot write its log"

@@ -62,9 +62,7 @@ def test_versions_are_compared_by_what_users_said(
     assert sum(found["conversations"]) == USERS, "without the one whose client chose"
     assert found["negative_difference"]["value"] == -1.0 and found["positive_difference"]["low"] > 0.5
     again = CliRunner().invoke(app, ["compare", "respect.b-fft/1", "seed", "--live", "--run", "main"])
-    assert again.exit_code == 1 and "no follow-up in a conversation that chance assigned to respect.b-fft/1" in (
-        " ".join(again.output.split())
-    )
+    assert again.exit_code == 1 and "no follow-up to respect.b-fft/1" in (" ".join(again.output.split()))
 
 
 def test_the_next_round_has_the_conversations(

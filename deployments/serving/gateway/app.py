@@ -140,7 +140,7 @@ class _Watched(Response):
             for task in (writing, gone):
                 task.cancel()
             await asyncio.gather(writing, gone, return_exceptions=True)
-            self._turn.cut()
+            await asyncio.to_thread(self._turn.cut)  # masking takes time
 
     async def _write(self, send: Send) -> None:
         started = False
@@ -184,7 +184,7 @@ async def _whole(turn: Turn) -> AsyncIterator[tuple[str, bytes]]:
         logprobs += turn.logprobs(piece)
     for _ in turn.deltas.end():
         pass
-    await turn.record()
+    await asyncio.to_thread(turn.record)
     answer = turn.answer.whole(turn.deltas.message(), turn.finish_reason, logprobs, turn.usage)
     yield "application/json", bytes(JSONResponse(answer).body)
 
@@ -201,7 +201,7 @@ async def _events(turn: Turn, request: ChatRequest) -> AsyncIterator[tuple[str, 
             yield kind, chunk({}, logprobs=logprobs)
     for delta in turn.deltas.end():
         yield kind, chunk(delta)
-    await turn.record()
+    await asyncio.to_thread(turn.record)
     yield kind, chunk({}, turn.finish_reason)
     if request.stream_options and request.stream_options.include_usage:
         yield kind, turn.answer.usage(turn.usage)

@@ -28,7 +28,7 @@ class Assigned(BaseModel):
     variant: str
     version: str
     round: int
-    random: bool
+    offered: tuple[str, ...]  # versions among which chance chose; empty where the client did, or there was no choice
 
 
 def named(user: str, model: str, name: str) -> str:
@@ -84,6 +84,12 @@ class Conversations:
         found = self.find(conversation)
         assert found is not None, "conversations are never deleted"
         return found
+
+    def put(self, conversation: str, new: Assigned) -> None:
+        """Store the version of a conversation that begins as another did before. Raises StoreError."""
+        if self.begin(conversation, new) != new:
+            self._store.put(_key(conversation), new.model_dump_json().encode())
+            self._remember(conversation, new)
 
     def _remember(self, conversation: str, assigned: Assigned) -> Assigned:
         with self._lock:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from threading import Lock
 from typing import Any
 
 from deployments.serving import base
@@ -24,6 +26,7 @@ from respect_core.log.pseudonyms import pseudonym
 from respect_core.log.served_chats import SERVED_CHATS, ServedChat
 from respect_core.model import packing
 from respect_core.model.chat import chat
+from respect_core.scenario import Message as PromptMessage
 from respect_core.scenarios.chat import logs, reply
 from respect_core.scenarios.chat.importers.conversation import (
     Conversation,
@@ -112,9 +115,9 @@ class Gateway(base.VersionServer):
         known = named(user, request.model, name) if name else begun(user, request.model, messages)
         background = _is_background(messages)
         assigned, served = await self._assigned(request.model, None if background else known)
-        prompt, sampling = await asyncio.to_thread(self._prompt, request, spoken, served, known or "")
-        turn = Turn(self, request, messages, user, known, assigned, served, background, at, began)
-        turn.begin(self._streams, prompt, sampling)
+        asked = await asyncio.to_thread(self._asked, request, spoken, served, known or "")
+        turn = Turn(self, request, messages, user, known, assigned, served, background, at, began, asked)
+        turn.begin(self._streams)
         return turn
 
     async def _assigned(self, model: str, known: str | None) -> tuple[Assigned, ServedVersion]:
@@ -143,19 +146,20 @@ class Gateway(base.VersionServer):
         shares = [self.settings.shares.get(variant, 1) for variant in wanted]
         (variant,) = self._random.choices(wanted, shares)
         number = await self._rounds.next(variant)
-        return Assigned(variant=variant, version=deployed[variant].name, round=number, random=at_random)
+        offered = tuple(sorted({deployed[each].name for each in wanted}))
+        version = deployed[variant].name
+        return Assigned(variant=variant, version=version, round=number, offered=offered if len(offered) > 1 else ())
 
-    def _prompt(
-        self, request: ChatRequest, spoken: Conversation, served: ServedVersion, name: str
-    ) -> tuple[packing.Encoded, Sampling]:
-        """Return the prompt's tokens and how to draw the reply. Raises ApiError for a prompt that is too long."""
+    def _asked(self, request: ChatRequest, spoken: Conversation, served: ServedVersion, name: str) -> Asked:
+        """Return what the model is asked. Raises ApiError for a prompt that is too long."""
         processor, scenario = served.policy.base.processor, served.policy.base.scenario
         try:
-            prompt = packing.prompt(name or served.name, logs.prompt(spoken), processor)
+            messages = logs.prompt(spoken)
+            prompt = packing.prompt(name or served.name, messages, processor)
         except RecordError as error:
             raise ApiError(400, f"{error.field}: {error.reason}; {error.remedy}", param="messages") from None
         room = (chat(processor).positions or 1 << 30) - len(prompt.input_ids)
-        asked = request.max_completion_tokens or request.max_tokens or scenario.max_new_tokens
+        wanted = request.max_completion_tokens or request.max_tokens or scenario.max_new_tokens
         if room < 1:
             raise ApiError(
                 400,
@@ -164,12 +168,12 @@ class Gateway(base.VersionServer):
                 code="context_length_exceeded",
                 param="messages",
             )
-        return prompt, request.sampling(self.settings.temperature, min(room, asked))
+        return Asked(messages, prompt, request.sampling(self.settings.temperature, min(room, wanted)))
 
-    async def record(self, turn: Turn, chat: ServedChat) -> None:
+    def record(self, turn: Turn, chat: ServedChat) -> None:
         """Log a turn, and remember its conversation. Raises NotLoggedError, or StoreError in a first turn."""
         if turn.known is None and not turn.background:
-            await asyncio.to_thread(self._conversations.begin, chat.conversation_id, turn.assigned)
+            self._conversations.put(chat.conversation_id, turn.assigned)
         self._log(chat)
         self.metrics.acts.labels(chat.variant, chat.version).inc()
         self.metrics.seconds.observe(chat.seconds)
@@ -183,6 +187,20 @@ class Gateway(base.VersionServer):
     def redacted(self, messages: Sequence[Message]) -> list[Message]:
         """Mask personal data."""
         return list(messages) if self._redactor is None else [self._redactor.message(each) for each in messages]
+
+    def redacted_tools(self, tools: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Mask personal data in definitions of tools."""
+        texts = [json.dumps(each, ensure_ascii=False) for each in tools]
+        return [json.loads(each if self._redactor is None else self._redactor.json(each)) for each in texts]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model is asked: messages, their tokens, and how to draw the reply."""
+
+    messages: Sequence[PromptMessage]
+    prompt: packing.Encoded
+    sampling: Sampling
 
 
 class Turn:
@@ -200,31 +218,30 @@ class Turn:
         background: bool,
         at: datetime,
         began: float,
+        asked: Asked,
     ) -> None:
         self._gateway, self._request, self._messages = gateway, request, messages
         self.user, self.known, self.assigned, self.served, self.background = user, known, assigned, served, background
-        self._at, self._began = at, began
+        self._at, self._began, self._asked = at, began, asked
         self.answer = Answer(request, served.name)
         self.deltas = Deltas(tools=bool(request.tools) and request.tool_choice != "none")
-        self.prompt_tokens = 0
         self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
         self._text = ""
         self._tokens: list[int] = []
         self._token_logp: list[float] = []
         self._first_token: float | None = None
-        self._recorded = False
+        self._recorded, self._recording = False, Lock()
         self._last: Piece | None = None
 
-    def begin(self, streams: Streams[ServedVersion], prompt: packing.Encoded, sampling: Sampling) -> None:
+    def begin(self, streams: Streams[ServedVersion]) -> None:
         """Queue the reply. Raises OverloadedError."""
         loop = asyncio.get_running_loop()
-        self.prompt_tokens, self._sampling = len(prompt.input_ids), sampling
 
         def emit(piece: Piece) -> None:
             with suppress(RuntimeError):  # the loop is closed, and nobody listens
                 loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
 
-        self._reply = streams.submit(self.served, prompt, sampling, emit)
+        self._reply = streams.submit(self.served, self._asked.prompt, self._asked.sampling, emit)
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Yield the pieces of the reply as they are written. Raises ApiError if writing it fails."""
@@ -249,7 +266,7 @@ class Turn:
     @property
     def usage(self) -> dict[str, int]:
         """The numbers of tokens."""
-        return usage(self.prompt_tokens, len(self._tokens))
+        return usage(len(self._asked.prompt.input_ids), len(self._tokens))
 
     def logprobs(self, piece: Piece) -> list[dict[str, Any]]:
         """Return the tokens of a piece with their log-probabilities, as an answer has them."""
@@ -259,40 +276,46 @@ class Turn:
             {"token": text, "logprob": logp, "bytes": list(text.encode()), "top_logprobs": []} for text, logp in named
         ]
 
-    async def record(self) -> None:
+    def record(self) -> None:
         """Log the reply, before its end is sent. Raises NotLoggedError, or StoreError in a first turn."""
-        await self._gateway.record(self, self._chat(cut=False))
-        self._recorded = True
+        with self._recording:
+            if not self._recorded:
+                self._gateway.record(self, self._chat(cut=False))
+                self._recorded = True
 
     def cut(self) -> None:
         """Stop writing, and log what there is as cut; do nothing after `record`."""
         self._reply.cancel()
-        if not self._recorded:
-            self._recorded = True
-            self._gateway.log_cut(self._chat(cut=True))
+        with self._recording:
+            if not self._recorded:
+                self._recorded = True
+                self._gateway.log_cut(self._chat(cut=True))
 
     def _chat(self, *, cut: bool) -> ServedChat:
         said = Message("assistant", self.deltas.content, _calls(self.deltas.calls))
         *before, answer = self._gateway.redacted([*self._messages, said])
-        # Of another text, or after another prompt, the probability is not known.
-        exact = reply.text(self.deltas.part()) == self._text and [*before, answer] == [*self._messages, said]
-        logp = self._last.logp if self._last is not None and exact and not cut else None
+        given = list(self._request.tools or ()) if self._request.tool_choice != "none" else []
+        tools = self._gateway.redacted_tools(given)
         choice: dict[str, Any] = {
             "index": 0,
             "message": _dumped(answer),
             "finish_reason": None if cut else self.finish_reason,
             "cut": cut,
         }
-        if answer == said:  # else its tokens would give away what is masked
-            choice["token_ids"] = self._tokens
-        if logp is not None:
-            choice["logprobs"] = {"content": [{"logprob": value} for value in self._token_logp]}
-        request = self._request.model_dump(include={"tools", "seed"}, exclude_none=True) | {
+        unmasked = [*before, answer] == [*self._messages, said] and tools == given
+        if unmasked and not cut and self._is_exact():  # else its tokens would give away what is masked
+            choice |= {
+                "token_ids": self._tokens,
+                "logprobs": {"content": [{"logprob": value} for value in self._token_logp]},
+            }
+        request = {
             "model": self._request.model,
             "messages": [_dumped(message) for message in before],
-            "temperature": self._sampling.temperature,
-            "top_p": self._sampling.top_p,
-            "max_tokens": self._sampling.max_tokens,
+            "temperature": self._asked.sampling.temperature,
+            "top_p": self._asked.sampling.top_p,
+            "max_tokens": self._asked.sampling.max_tokens,
+            **({"tools": tools} if tools else {}),
+            **({} if self._request.seed is None else {"seed": self._request.seed}),
         }
         known = self.known or begun(self.user, self._request.model, [*self._messages, said])
         assert known is not None, "there is a message of the assistant"
@@ -301,11 +324,13 @@ class Turn:
             time=self._at.isoformat(),
             conversation_id=known,
             user=self.user,
+            scenario=self.served.policy.base.scenario.name,
+            base=self.served.policy.base.name,
             variant=self.assigned.variant,
             version=self.served.name,
             adapter_hash=self.served.adapter_hash,
             round=self.assigned.round,
-            random=self.assigned.random,
+            offered=self.assigned.offered,
             background=self.background,
             cut=cut,
             idle=self._gateway.settings.idle,
@@ -314,6 +339,13 @@ class Turn:
             request=request,
             response={"id": self.answer.id, "model": self.served.name, "choices": [choice], "usage": self.usage},
         )
+
+    def _is_exact(self) -> bool:
+        """Return whether training, which sees the text, would score these very tokens after this very prompt."""
+        if self._last is None or self._last.logp is None:
+            return False
+        messages = [*self._asked.messages, *reply.messages(reply.written([self.deltas.part()]))]
+        return packing.continues(self._asked.prompt, self._tokens, messages, self.served.policy.base.processor)
 
 
 def _read(request: ChatRequest) -> tuple[list[Message], Conversation]:
@@ -344,16 +376,15 @@ def _calls(calls: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
 
 
 def _dumped(message: Message) -> dict[str, Any]:
-    """Return a message in OpenAI's form."""
+    """Return a message in OpenAI's form, without ids of calls, which are the client's."""
     calls = [
-        {"id": each.id, "type": "function", "function": {"name": each.name, "arguments": each.arguments}}
+        {"type": "function", "function": {"name": each.name, "arguments": each.arguments}}
         for each in message.tool_calls
     ]
     given = {
         "role": message.role,
         "content": message.content,
         "tool_calls": calls,
-        "tool_call_id": message.tool_call_id,
         "name": message.name if message.role == "tool" else None,  # of a user, it may be anybody's
     }
     return {name: value for name, value in given.items() if value or name == "content"}

@@ -12,7 +12,7 @@ import pytest
 from game_servers import Player, player, rooms, serving
 from mlflow_server import MlflowServer
 
-from deployments.game.engine import rounds
+from deployments.serving import rounds
 from tasks.registry import registry
 from tasks.support.workspace import Workspace, workspace
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from text_bases import small_llama
 
+from respect_core.acting import streaming
 from respect_core.acting.batcher import OverloadedError
 from respect_core.acting.policy import Policy
 from respect_core.acting.streaming import Piece, Sampling, Streams, _overlap
@@ -91,13 +92,22 @@ def test_the_log_probability_is_that_of_the_reply(policy: Policy) -> None:
     _, tokens, last = caller.wait()
     streams.close()
     assert last.finish == "length" and last.logp is None and len(tokens) == 12, "a reply at its limit has no end"
+    expected = _computed(policy, prompt, tokens)
+    assert _given(caller) == pytest.approx(expected, abs=1e-4)
+    assert reply.logp == pytest.approx(sum(expected), abs=1e-3)
+
+
+def _given(caller: _Caller) -> list[float]:
+    return [value for piece in caller.pieces for value in piece.token_logp]
+
+
+def _computed(policy: Policy, prompt: packing.Encoded, tokens: Sequence[int]) -> list[float]:
+    """The log-probabilities of the tokens in one pass over prompt and reply."""
     ids = torch.tensor([[*prompt.input_ids, *tokens]])
     with torch.no_grad():
         logp = policy.model(input_ids=ids).logits[0, len(prompt.input_ids) - 1 : -1].float().log_softmax(-1)
-    expected = logp.gather(1, torch.tensor(tokens)[:, None]).squeeze(1)
-    given = [value for piece in caller.pieces for value in piece.token_logp]
-    assert given == pytest.approx(expected.tolist(), abs=1e-4)
-    assert reply.logp == pytest.approx(float(expected.sum()), abs=1e-3)
+    values: list[float] = logp.gather(1, torch.tensor(tokens)[:, None]).squeeze(1).tolist()
+    return values
 
 
 def test_a_reply_that_ends_by_itself_has_its_whole_log_probability(
@@ -181,6 +191,71 @@ def test_a_conversation_continues_from_its_cache(policy: Policy) -> None:
     (uncached,) = _ask(fresh, policy, [other])
     assert uncached.wait()[0] == text
     fresh.close()
+
+
+def test_conversations_that_continue_and_new_ones_may_come_at_once(policy: Policy) -> None:
+    """The first are in the cache of keys and values, the others are not, and their prompts differ in length."""
+    fresh = Policy(policy.base, None, policy.features, constrained=False)
+    streams: Streams[Policy] = Streams(lambda each: each.writer)
+    (first,) = _ask(streams, fresh, [_encoded(fresh, _interaction("old", "hello"))], temperature=0.05)
+    first.wait()
+    prompts = [
+        _encoded(fresh, _interaction("old", "hello", "Sure.", "and then?")),
+        *(_encoded(fresh, _interaction(f"new-{n}", text)) for n, text in enumerate(WORDS)),
+    ]
+    blocker = _Caller()  # while it is written, the others gather
+    streams.submit(fresh, prompts[1], Sampling(seed=5, max_tokens=40), blocker)
+    callers = _ask(streams, fresh, prompts)
+    assert blocker.wait()[2].finish != "error"
+    for prompt, caller in zip(prompts, callers, strict=True):
+        _, tokens, last = caller.wait()
+        assert last.finish != "error"
+        assert _given(caller) == pytest.approx(_computed(fresh, prompt, tokens), abs=1e-4)
+    streams.close()
+
+
+def test_a_long_prompt_waits_rather_than_widen_all_others(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "PASS_TOKENS", 200)
+    widths: list[int] = []
+    plain = streaming._Batch.step
+
+    def step(batch: Any) -> None:
+        widths.append(len(batch.rows) * (batch._mask_BP.shape[1] if batch.rows else 0))
+        plain(batch)
+
+    monkeypatch.setattr(streaming._Batch, "step", step)
+    streams: Streams[Policy] = Streams(lambda each: each.writer)
+    texts = ["hello", "word " * 60, "hi", "word " * 70, "yes"]
+    callers = _ask(streams, policy, [_encoded(policy, _interaction(f"w{n}", text)) for n, text in enumerate(texts)])
+    assert all(caller.wait()[2].finish in ("stop", "length") for caller in callers)
+    streams.close()
+    assert max(widths) < 2 * 200
+
+
+def test_clients_that_left_before_their_turn_hold_up_nobody(policy: Policy) -> None:
+    streams: Streams[Policy] = Streams(lambda each: each.writer, most=1, queue=3)
+    prompt = _encoded(policy, _interaction("c", "hello"))
+    first = _Caller()
+    streams.submit(policy, prompt, Sampling(max_tokens=60), first)
+    for _ in range(50):
+        streams.submit(policy, prompt, Sampling(), _Caller()).cancel()
+    assert first.wait()[2].finish in ("stop", "length")
+    streams.close()
+
+
+def test_tokens_that_are_no_text_end_no_other_reply(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    class _Fails:
+        def __init__(self, **_: Any) -> None: ...
+
+        def step(self, *_: Any) -> str:
+            raise RuntimeError("Invalid prefix encountered")
+
+    monkeypatch.setattr(streaming, "DecodeStream", _Fails)
+    streams: Streams[Policy] = Streams(lambda each: each.writer)
+    (caller,) = _ask(streams, policy, [_encoded(policy, _interaction("c", "hello"))])
+    text, tokens, last = caller.wait()
+    streams.close()
+    assert text == "" and len(tokens) > 0 and last.finish != "error" and last.logp is None
 
 
 def test_a_failure_ends_only_the_replies_of_its_model(policy: Policy) -> None:

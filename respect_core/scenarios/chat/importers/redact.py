@@ -101,7 +101,7 @@ class Redactor:
             conversation,
             id=self(conversation.id),
             system=self(conversation.system) if conversation.system else None,
-            tools=tuple(map(self._json, conversation.tools)),
+            tools=tuple(map(self.json, conversation.tools)),
             turns=tuple(map(self._turn, conversation.turns)),
             opening=tuple(map(self.message, conversation.opening)),
         )
@@ -120,11 +120,11 @@ class Redactor:
         return replace(
             message,
             content=self(message.content),
-            tool_calls=tuple(replace(each, arguments=self._json(each.arguments)) for each in message.tool_calls),
+            tool_calls=tuple(replace(each, arguments=self.json(each.arguments)) for each in message.tool_calls),
             name=self(message.name) if message.name else message.name,
         )
 
-    def _json(self, text: str) -> str:
+    def json(self, text: str) -> str:
         """Return JSON with its texts and numbers masked; it stays JSON."""
         with suppress(ValueError, RecursionError):
             before = json.loads(text)
