@@ -1,4 +1,4 @@
-"""The log of served turns: on disk at once, in the store soon, nothing lost and nothing twice."""
+"""The log of lines: on disk at once, in the store soon, nothing lost and nothing twice."""
 
 from __future__ import annotations
 
