@@ -42,13 +42,9 @@ class ServedChat(BaseModel):
     response: dict[str, Any]
 
 
-def read(store: Store, prefix: str = "") -> Iterator[tuple[str, ServedChat]]:
-    """Yield the records in the store with the keys of their objects, oldest object first.
-
-    Args:
-        prefix: of keys below the folder, such as '2026-11-24'.
-    """
-    for key in store.keys(f"{SERVED_CHATS}/{prefix}"):
+def read(store: Store) -> Iterator[ServedChat]:
+    """Yield the records in the store, those of the oldest object first."""
+    for key in store.keys(f"{SERVED_CHATS}/"):
         with closing(store.open(key)) as file:
             for line in file:
-                yield key, ServedChat.model_validate_json(line)
+                yield ServedChat.model_validate_json(line)

@@ -60,7 +60,7 @@ def _said(workspace: Workspace, profile: Profile, version: str, offered: set[str
     store = workspace.open()
     conversations = {
         interaction_id(f"{chat.conversation_id}/{chat.id}"): chat.conversation_id
-        for _, chat in read(store)
+        for chat in read(store)
         if chat.version == version and offered <= set(chat.offered) and not chat.background
     }
     rows = [

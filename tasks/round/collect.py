@@ -84,7 +84,7 @@ def collect(store: Store, *, now: float) -> CollectedChats:
     over, running = _over(store, done, now)
     result = CollectedChats(running=running)
     groups: dict[_Group, list[ServedChat]] = defaultdict(list)
-    for _, chat in read(store):
+    for chat in read(store):
         if chat.conversation_id in over and not chat.background:
             groups[_group(chat)].append(chat)
     logs: dict[Partition, list[InteractionLog]] = defaultdict(list)
@@ -105,7 +105,7 @@ def _over(store: Store, done: set[str], now: float) -> tuple[set[str], int]:
     """Return the conversations with something new that are over, and count those that are not."""
     ends: dict[str, float] = {}
     new: set[str] = set()
-    for _, chat in read(store):
+    for chat in read(store):
         if not chat.background:
             end = datetime.fromisoformat(chat.time).timestamp() + chat.seconds + chat.idle
             ends[chat.conversation_id] = max(ends.get(chat.conversation_id, 0.0), end)

@@ -45,7 +45,7 @@ def _records(place: Workspace, answer: str) -> list[ServedChat]:
     found: list[ServedChat] = []
 
     def stored() -> bool:
-        found[:] = [chat for _, chat in served_chats.read(place.open()) if chat.id == answer]
+        found[:] = [chat for chat in served_chats.read(place.open()) if chat.id == answer]
         return bool(found)
 
     until(stored)
@@ -161,7 +161,7 @@ def test_a_client_that_goes_away_is_logged_as_cut(place: Workspace, running: Run
         impatient.chat.completions.create(
             model="respect", messages=HELLO, max_tokens=900, user="too-late", stop=["nevermore"]
         )
-    until(lambda: any(c.user == pseudonym("too-late") and c.cut for _, c in served_chats.read(place.open())))
+    until(lambda: any(c.user == pseudonym("too-late") and c.cut for c in served_chats.read(place.open())))
 
 
 def test_calls_of_tools_pass_through(place: Workspace, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def test_ten_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     with _command(tmp_path, port) as process:  # brings what the others left into the store
         process.terminate()
         assert process.wait(60) is not None
-    stored = Counter(chat.id for _, chat in served_chats.read(place.open()))
+    stored = Counter(chat.id for chat in served_chats.read(place.open()))
     assert len(acknowledged) == len(set(acknowledged)) >= 10 * 3 * CLIENTS
     assert not set(acknowledged) - stored.keys(), "an acknowledged reply is lost"
     assert max(stored.values()) == 1
@@ -126,7 +126,7 @@ def test_ten_thousand_conversations_of_64_clients_take_no_more_memory_than_two_t
                 memory.append(psutil.Process(process.pid).memory_info().rss / 2**20)
         process.terminate()
         process.wait(60)
-    stored = {chat.id for _, chat in served_chats.read(place.open())}
+    stored = {chat.id for chat in served_chats.read(place.open())}
     assert len(stored) == CONVERSATIONS
     assert memory[-1] < memory[0] + 100, f"MiB after each 2,000: {memory}"
 

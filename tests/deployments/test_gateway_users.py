@@ -29,7 +29,7 @@ def test_what_simulated_users_say_becomes_interactions(tmp_path: Path) -> None:
         talked = talk(gateway.url, "home", 5, seed=1, at_once=3)
         assert talked.conversations == {SEED: 5} and talked.finished == {SEED: 0}
         assert CliRunner().invoke(app, ["talk", gateway.url, "--conversations", "1"]).exit_code == 0
-    until(lambda: len({chat.conversation_id for _, chat in served_chats.read(place.open())}) == 6)
+    until(lambda: len({chat.conversation_id for chat in served_chats.read(place.open())}) == 6)
     collected = collect(place.open(), now=time.time() + 60)
     logs = [log for key in place.open().keys(f"{LOGS}/") for log in read_logs(place.open(), key)]
     assert collected.conversations == len(logs) == 6 and {log.scenario for log in logs} == {"home"}

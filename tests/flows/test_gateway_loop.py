@@ -73,7 +73,7 @@ def test_the_next_round_has_the_conversations(
     state = next_round(NextRoundParameters(profile="chat", variants=[Variant.B_FFT], minimum=10_000), return_state=True)
     assert "not enough new interactions" in str(state.message)
     turns = read_table(place.open(), "turns").to_pylist()
-    served = {chat.conversation_id for _, chat in served_chats.read(place.open())}
+    served = {chat.conversation_id for chat in served_chats.read(place.open())}
     assert len({turn["interaction_id"] for turn in turns}) == len(served) == USERS + 1
     assert {turn["policy_name"] + "/" + turn["policy_version"] for turn in turns} == {f"{MODEL}/2", SEED}
     assert sum(turn["follow_up"] is not None for turn in turns) == USERS

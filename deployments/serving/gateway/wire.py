@@ -159,8 +159,6 @@ class Answer:
 
 
 DONE = b"data: [DONE]\n\n"
-BREATH = b": wait\n\n"
-"""A comment that keeps the connection open; clients skip it."""
 
 
 def event(body: dict[str, Any]) -> bytes:
