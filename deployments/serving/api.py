@@ -13,13 +13,13 @@ from typing import Annotated, Any, Protocol
 from fastapi import FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from deployments.clients import SmallBodies
 from deployments.failures import place_of
 from deployments.serving.base import NotLoggedError, NotReadyError, UnknownVariantError
 from deployments.serving.metrics import Metrics
+from deployments.serving.probes import add_probes, complaint
 from deployments.serving.schema import ActReply, ActRequest, Fits, Name, Problem, Readiness
 from deployments.serving.server import TooLongError
 from respect_core.acting.batcher import OverloadedError
@@ -87,23 +87,7 @@ def create_app(actor: Actor) -> FastAPI:
         """End a game: its version need not be kept for it any more."""
         actor.end(variant, game)
 
-    @app.get("/health")
-    def health() -> dict[str, str]:
-        """Answer while the process runs."""
-        return {"status": "ok"}
-
-    @app.get("/ready", responses={503: {"model": Readiness}})
-    def ready(response: Response) -> Readiness:
-        """Answer 200 if every variant has a version to act, else 503."""
-        state = actor.readiness()
-        response.status_code = 200 if state.ready else 503
-        return state
-
-    @app.get("/metrics")
-    def metrics() -> Response:
-        """Return the metrics for Prometheus."""
-        return Response(actor.prometheus(), media_type=CONTENT_TYPE_LATEST)
-
+    add_probes(app, actor)
     return app
 
 
@@ -132,13 +116,8 @@ async def respond(
 
 async def _invalid(_request: Request, error: Any) -> JSONResponse:
     """Return the first complaint, without the input."""
-    first = error.errors()[0]
-    path = [part for part in first["loc"] if part not in ("body", "path")]
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
-    reason = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "json_invalid":
-        field, reason = "", "not JSON"
-    elif not field and ": " in reason:  # a check over several fields names its own
+    field, reason = complaint(error)
+    if not field and ": " in reason:  # a check over several fields names its own
         field, _, reason = reason.partition(": ")
     return JSONResponse(Problem(field=field, reason=reason).model_dump(), 422)
 

@@ -27,6 +27,12 @@ class PolicyIdentity(_Record):
     version: str = Field(description="version in the registry, or 'unknown'")
     adapter_hash: str | None = Field(default=None, description="sha256 of the adapter's files; None where unknown")
 
+    @classmethod
+    def of(cls, version: str, adapter_hash: str) -> PolicyIdentity:
+        """Return the identity of a registered version, named as 'respect.b-fft/3'."""
+        name, _, number = version.rpartition("/")
+        return cls(name=name, version=number, adapter_hash=adapter_hash)
+
 
 class LoggedTurn(_Record):
     """An utterance and the action that answered it."""

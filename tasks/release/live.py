@@ -36,7 +36,7 @@ def compare_live(
         ValueError: one of them has no follow-up yet.
     """
     versions = [f"{each.model}/{each.version}" for each in policies]
-    sides = [_said(workspace, profile, version, set(versions)) for version in versions]
+    sides = _said(workspace, profile, versions)
     compared = compare(*(said for said, _ in sides), conversations=(sides[0][1], sides[1][1]), effect=effect)
     if compared is None:
         without = [version for version, (said, _) in zip(versions, sides, strict=True) if not said]
@@ -53,33 +53,35 @@ def compare_live(
     return summary | {"rows": _rows(compared)}
 
 
-def _said(workspace: Workspace, profile: Profile, version: str, offered: set[str]) -> tuple[list[Said], int]:
-    """Return the decoded follow-ups to replies of a version in conversations that chance gave it; count these."""
+def _said(workspace: Workspace, profile: Profile, versions: Sequence[str]) -> list[tuple[list[Said], int]]:
+    """Return, for each version, the decoded follow-ups in conversations that chance gave it, and how many these are."""
     from respect_core.feedback import decoder
 
     store = workspace.open()
-    conversations = {
-        interaction_id(f"{chat.conversation_id}/{chat.id}"): chat.conversation_id
-        for chat in read(store)
-        if chat.version == version and offered <= set(chat.offered) and not chat.background
-    }
+    version_of: dict[str, str] = {}  # by interaction
+    conversations: dict[str, set[str]] = {version: set() for version in versions}
+    for chat in read(store):
+        if chat.version in conversations and set(versions) <= set(chat.offered) and not chat.background:
+            version_of[interaction_id(f"{chat.conversation_id}/{chat.id}")] = chat.version
+            conversations[chat.version].add(chat.conversation_id)
     rows = [
         row
         for partition in partitions_with(store, LOGS, ".jsonl")
         for key in store.keys(partition.folder(LOGS))
         for log in read_logs(store, key)
-        if log.interaction_id in conversations
+        if log.interaction_id in version_of
         for row in turn_rows(log)
     ]
-    count = len(set(conversations.values()))
-    if not any(row["follow_up"] for row in rows):
-        return [], count
-    users = {row["interaction_id"]: row["user"] for row in rows}
-    with progress.bar(f"decode follow-ups of {version}") as bar:
-        decoding = decoder.FeedbackDecoder(decoder.named(profile.feedback_decoder))
-        decoded = list(decoding.decode(rows, (DecoderKind.TERNARY.value,), bar.update))
-    said = [Said(users[row["interaction_id"]], row["label"]) for row in decoded if row["marked"] is None]
-    return said, count
+    said: dict[str, list[Said]] = {version: [] for version in versions}
+    if any(row["follow_up"] for row in rows):
+        users = {row["interaction_id"]: row["user"] for row in rows}
+        with progress.bar("decode follow-ups") as bar:
+            decoding = decoder.FeedbackDecoder(decoder.named(profile.feedback_decoder))
+            for row in decoding.decode(rows, (DecoderKind.TERNARY.value,), bar.update):
+                if row["marked"] is None:
+                    name = row["interaction_id"]
+                    said[version_of[name]].append(Said(users[name], row["label"]))
+    return [(said[version], len(conversations[version])) for version in versions]
 
 
 def _rows(compared: Compared) -> list[tuple[str, ...]]:

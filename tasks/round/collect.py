@@ -32,8 +32,10 @@ from respect_core.scenarios.chat.importers.conversation import (
     Entry,
     Message,
     Source,
-    merged,
-    plain,
+    Thread,
+    conversation,
+    messages,
+    said,
 )
 from respect_core.scenarios.chat.importers.parsing import messages_of, sampling, tools_of
 from respect_core.scenarios.chat.importers.summary import Imported, Place
@@ -46,7 +48,6 @@ from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
 _COLLECTED = "gateway/collected/"
-_GAP = "\n\n"  # between system prompts
 
 
 @dataclass
@@ -83,6 +84,8 @@ def collect(store: Store, *, now: float) -> CollectedChats:
     done = {name for key in store.keys(_COLLECTED) for name in json.loads(store.read(key))}
     over, running = _over(store, done, now)
     result = CollectedChats(running=running)
+    if not over:
+        return result
     groups: dict[_Group, list[ServedChat]] = defaultdict(list)
     for chat in read(store):
         if chat.conversation_id in over and not chat.background:
@@ -181,33 +184,32 @@ def _replies(chats: Iterable[ServedChat]) -> Iterator[_Reply]:
 
 
 def _read(chat: ServedChat) -> _Reply:
-    place = Place(Source("served", chat.id), Imported())
-    said = messages_of(chat.request["messages"], place)
+    source = Source("served", chat.id)
+    place = Place(source, Imported())
+    asked = messages_of(chat.request["messages"], place)
     (choice,) = chat.response["choices"]
     answer = messages_of([{"role": "assistant", **choice["message"]}], place)
-    leading = next((n for n, message in enumerate(said) if message.role != "system"), len(said))
-    system = [message.content for message in said[:leading]]
-    rest = [entry.message for entry in merged(map(Entry, said[leading:]))]  # as the gateway showed them to the model
-    last = max(n for n, message in enumerate(rest) if message.role == "user")
-    history, reply = tuple(rest[:last]), (*rest[last + 1 :], *answer)
+    # As the gateway read it, and showed it to the model.
+    spoken = conversation(Thread(list(map(Entry, asked)), source, tools=tools_of(chat.request.get("tools"))))
+    *earlier, last = spoken.turns
+    history, reply = (*spoken.opening, *messages(earlier)), (*last.reply, *answer)
     content = choice.get("logprobs", {}).get("content")
     return _Reply(
         chat,
-        _GAP.join(filter(str.strip, system)) or None,
-        tools_of(chat.request.get("tools")),
+        spoken.system,
+        spoken.tools,
         history,
-        rest[last].content,
+        last.utterance,
         reply,
         None if content is None else tuple(each["logprob"] for each in content),
         before=_key(history),
-        after=_key([*rest, *answer]),
+        after=_key([*history, Message("user", last.utterance), *reply]),
     )
 
 
-def _key(messages: Iterable[Message]) -> str:
-    """Return a key of messages; white space at ends of lines and ids of calls do not count."""
-    said = [[role, " ".join(text.split()), calls] for role, text, calls in map(plain, messages)]
-    return hashlib.sha256(json.dumps(said).encode("utf-8", "surrogatepass")).hexdigest()
+def _key(spoken: Iterable[Message]) -> str:
+    """Return a key of messages; white space and ids of calls do not count."""
+    return hashlib.sha256(json.dumps(list(map(said, spoken))).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 # --- from turns to interactions ---------------------------------------------------------------------------------
@@ -217,25 +219,15 @@ def _interactions(
     group: _Group, chats: Iterable[ServedChat], done: set[str], set_aside: Counter[str]
 ) -> Iterator[InteractionLog]:
     """Yield what is new of a conversation as records of the log."""
-    policy = PolicyIdentity(
-        name=group.version.rpartition("/")[0],
-        version=group.version.rpartition("/")[2],
-        adapter_hash=group.adapter_hash,
-    )
-    writer = Writer(
-        group.round,
-        group.variant,
-        _ruler(group.base, group.scenario),
-        scenario(group.scenario).name,
-        {group.version: policy},
-        user=str,
-    )
+    policies = {group.version: PolicyIdentity.of(group.version, group.adapter_hash)}
+    ruler = _ruler(group.base, group.scenario)
+    writer = Writer(group.round, group.variant, ruler, group.scenario, policies, user=str)
     for path in _paths(list(_replies(chats)), done):
         turns, first = [_turn(each, path[0]) for each in path], path[0]
         follow_ups = [child for child in path[-1].children if child not in path]
         if follow_ups:  # a reply to it was cut, or is an interaction of its own
             turns.append(ChatTurn(max(follow_ups, key=lambda each: each.chat.time).utterance))
-        conversation = Conversation(
+        new = Conversation(
             id=f"{group.conversation}/{first.chat.id}",
             user=group.user,
             system=first.system,
@@ -247,7 +239,7 @@ def _interactions(
             opening=first.history,
         )
         try:
-            yield writer.record(conversation)
+            yield writer.record(new)
         except RecordError as error:
             set_aside[error.reason] += 1
 

@@ -106,9 +106,7 @@ def store(place: Store, table: Table, users: Mapping[str, str]) -> None:
 def _policy(table: Table) -> PolicyIdentity:
     if table.policy == HH:
         return HUMAN
-    version, adapter_hash = table.acted_by[0]
-    name, _, number = version.rpartition("/")
-    return PolicyIdentity(name=name, version=number, adapter_hash=adapter_hash)
+    return PolicyIdentity.of(*table.acted_by[0])
 
 
 class Archiver:

@@ -15,16 +15,16 @@ from contextlib import aclosing, asynccontextmanager
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from deployments.clients import SmallBodies, household
 from deployments.failures import place_of
 from deployments.serving.base import NotLoggedError, NotReadyError
-from deployments.serving.gateway.gateway import Caller, Gateway, Turn
+from deployments.serving.gateway.gateway import Caller, Gateway
+from deployments.serving.gateway.turn import Turn
 from deployments.serving.gateway.wire import DONE, ApiError, ChatRequest, event
-from deployments.serving.schema import Readiness
+from deployments.serving.probes import add_probes, complaint
 from respect_core.acting.batcher import OverloadedError
 from respect_core.store.base import StoreError
 
@@ -91,23 +91,7 @@ def create_app(gateway: Gateway, keys: Mapping[str, str] | None = None) -> FastA
             raise ApiError(404, "no such model here", code="model_not_found", param="model")
         return _model(name)
 
-    @app.get("/health")
-    def health() -> dict[str, str]:
-        """Answer while the process runs."""
-        return {"status": "ok"}
-
-    @app.get("/ready", responses={503: {"model": Readiness}})
-    def ready(response: Response) -> Readiness:
-        """Answer 200 if every variant has a version, else 503."""
-        state = gateway.readiness()
-        response.status_code = 200 if state.ready else 503
-        return state
-
-    @app.get("/metrics")
-    def metrics() -> Response:
-        """Return the metrics for Prometheus."""
-        return Response(gateway.prometheus(), media_type=CONTENT_TYPE_LATEST)
-
+    add_probes(app, gateway)
     return app
 
 
@@ -238,9 +222,7 @@ async def _answered(_request: Request, error: Exception) -> JSONResponse:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     """Return the first complaint, without the input."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:]).removeprefix(".")
-    reason = "not JSON" if first["type"] == "json_invalid" else str(first["msg"]).removeprefix("Value error, ")
+    field, reason = complaint(error)
     return await _answered(request, ApiError(400, f"{field or 'body'}: {reason}", param=field or None))
 
 

@@ -14,7 +14,7 @@ from threading import Lock
 
 from pydantic import BaseModel, ConfigDict
 
-from respect_core.scenarios.chat.importers.conversation import Message, plain
+from respect_core.scenarios.chat.importers.conversation import Message, said
 from respect_core.store.base import Store
 
 FOLDER = "gateway/conversations"
@@ -38,13 +38,11 @@ def named(user: str, model: str, name: str) -> str:
 
 def begun(user: str, model: str, messages: Sequence[Message]) -> str | None:
     """Return the id of a conversation with these messages; None before the assistant's first."""
-    said = [plain(message) for message in messages if message.role != "system"]
-    first = next((n for n, (role, *_) in enumerate(said) if role == "assistant"), None)
+    spoken = [message for message in messages if message.role != "system"]
+    first = next((n for n, message in enumerate(spoken) if message.role == "assistant"), None)
     if first is None:
         return None
-    return _hash(
-        ["begun", user, model, *([role, " ".join(text.split()), calls] for role, text, calls in said[: first + 1])]
-    )
+    return _hash(["begun", user, model, *map(said, spoken[: first + 1])])
 
 
 def _hash(parts: Sequence[object]) -> str:

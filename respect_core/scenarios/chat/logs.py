@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
@@ -94,19 +94,6 @@ def prompt(conversation: Conversation) -> list[PromptMessage]:
         messages.append(text_message("user", _utterance(turn.utterance, number)))
         messages += [text_message(part.role, text(part)) for part in map(_part, turn.reply)]
     return messages
-
-
-def continued(conversation: Conversation, turns: int) -> Conversation:
-    """Return what follows the first `turns` turns, which are its context."""
-    if not turns:
-        return conversation
-    said = [m for turn in conversation.turns[:turns] for m in (Message("user", turn.utterance), *turn.reply)]
-    return replace(
-        conversation,
-        id=f"{conversation.id}, from turn {turns}",
-        opening=(*conversation.opening, *said),
-        turns=conversation.turns[turns:],
-    )
 
 
 def curated(log: InteractionLog, right: Sequence[int]) -> InteractionLog:

@@ -220,6 +220,17 @@ def fingerprint(conversation: Conversation) -> str:
     return sha256(json.dumps(said).encode()).hexdigest()[:32]
 
 
+def messages(turns: Iterable[ChatTurn]) -> list[Message]:
+    """Return turns as messages."""
+    return [message for turn in turns for message in (Message("user", turn.utterance), *turn.reply)]
+
+
+def said(message: Message) -> list[Any]:
+    """Return a message as `plain` does, whatever its white space."""
+    role, content, calls = plain(message)
+    return [role, " ".join(content.split()), calls]
+
+
 def plain(message: Message) -> list[Any]:
     """Return a message as JSON types, without the ids of tool calls, which change from log to log."""
     return [message.role, message.content, [[call.name, call.arguments] for call in message.tool_calls]]

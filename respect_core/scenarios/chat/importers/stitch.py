@@ -98,7 +98,7 @@ class Stitcher:
             raise duplicate()
         if utterance is None:
             raise RecordError("messages", "no message of a user", "none: there is nothing to learn from")
-        if is_background(utterance) and not any(each.role == "assistant" for each in request.messages):
+        if is_background_call(request.messages):
             raise background()
         if not answer.content.strip() and not answer.tool_calls:
             raise RecordError("response", "the answer is empty", "none: there is nothing to learn from")
@@ -141,6 +141,12 @@ class Stitcher:
 def is_background(utterance: str) -> bool:
     """Tell whether an interface asked this behind the user's back."""
     return _BACKGROUND.match(utterance) is not None
+
+
+def is_background_call(messages: Sequence[Message]) -> bool:
+    """Tell whether messages to which no assistant has answered yet are such a question."""
+    utterance = next((each.content for each in reversed(messages) if each.role == "user"), "")
+    return is_background(utterance) and not any(each.role == "assistant" for each in messages)
 
 
 def background() -> RecordError:

@@ -14,7 +14,7 @@ from respect_core.model.base import load_processor
 from respect_core.scenario import scenario
 from respect_core.scenarios.chat.importers import ChatTurn, Conversation, Message, ToolCall
 from respect_core.scenarios.chat.importers.conversation import Source
-from respect_core.scenarios.chat.logs import Writer, continued, curated, prompt
+from respect_core.scenarios.chat.logs import Writer, curated, prompt
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +108,3 @@ def test_a_policy_is_asked_as_training_shows_it(writer: Writer) -> None:
 
 def _same(whole: Conversation) -> dict[str, object]:
     return {"system": whole.system, "tools": whole.tools, "opening": whole.opening}
-
-
-def test_a_conversation_that_continues_has_the_rest_as_context(writer: Writer) -> None:
-    whole = talk(said("one", "1"), said("two", "2"), said("three", "3"), system="Count.")
-    rest = continued(whole, 2)
-    log = writer.record(rest)
-    assert [turn.utterance for turn in log.turns] == ["three"] and log.user == writer.record(whole).user
-    assert log.interaction_id != writer.record(whole).interaction_id
-    assert scenario("chat").messages(from_log(log)) == scenario("chat").messages(from_log(writer.record(whole)))
-    assert continued(whole, 0) == whole
