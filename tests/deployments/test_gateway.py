@@ -148,7 +148,10 @@ def test_many_clients_at_once_are_answered_as_one_is(running: Running) -> None:
     assert together == [ask(number) for number in range(64)]
 
 
-def test_a_client_that_goes_away_is_logged_as_cut(place: Workspace, running: Running) -> None:
+def test_a_client_that_goes_away_is_logged_as_cut(
+    place: Workspace, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _linger(monkeypatch, running.gateway.roster.deployed()["b-fft"].policy)
     stream = running.say("tell me everything", max_tokens=900, stream=True, user="eve", stop=["nevermore"])
     chunks = [next(stream), next(stream), next(stream)]
     stream.close()
@@ -213,6 +216,20 @@ def _dictate(monkeypatch: pytest.MonkeyPatch, policy: Policy, ids: list[int]) ->
     def forward(hidden: Any) -> Any:
         logits = plain(hidden)
         logits[..., next(place)] = 1e4
+        return logits
+
+    monkeypatch.setattr(head, "forward", forward)
+
+
+def _linger(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> None:
+    """Let replies never end of themselves, and take at least 5 ms a token."""
+    head = policy.model.get_output_embeddings()
+    plain = head.forward
+
+    def forward(hidden: Any) -> Any:
+        time.sleep(0.005)
+        logits = plain(hidden)
+        logits[..., policy.writer.chat.end_id] = -1e4
         return logits
 
     monkeypatch.setattr(head, "forward", forward)
