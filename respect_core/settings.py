@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         validation_alias="OPENAI_API_KEY",
         description="Key of the OpenAI-compatible endpoint that a command names; empty: none is sent",
     )
+    vllm_key: SecretStr | None = Field(
+        default=None,
+        validation_alias="VLLM_API_KEY",
+        description="Key of the vLLM server behind the gateway, if it asks",
+    )
     cache: Path = Field(default=Path("~/.cache/respect"), description="Folder of models unpacked for this machine")
     accelerate: Path | None = Field(
         default=None,

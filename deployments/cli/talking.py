@@ -1,4 +1,4 @@
-"""`respect talk`: simulated users talk to a gateway."""
+"""`respect talk` and `respect vllm`: users for a gateway, and an engine behind it."""
 
 from __future__ import annotations
 
@@ -31,3 +31,20 @@ def talk_command(
     for version, count in sorted(talked.conversations.items()):
         table.add_row(version, f"{count:,}", f"{talked.finished[version] / count:.1%}")
     console.print(table)
+
+
+@talking_app.command("vllm")
+def vllm_command(
+    profile: Annotated[str, typer.Option(help="Whose base model it serves.")] = "chat",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8001,
+    python: Annotated[str, typer.Option(help="Python of the environment that has vLLM.")] = "python",
+) -> None:
+    """Print the command that starts a vLLM server for `respect serve --vllm`."""
+    import shlex
+
+    from respect_core.profiles import profile as named
+
+    with clear_errors():
+        from deployments.serving.gateway.vllm import command
+
+        typer.echo(shlex.join(command(named(profile), port, python)))

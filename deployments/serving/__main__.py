@@ -47,6 +47,9 @@ def serve(
         str, typer.Option(help="Of new conversations, by variant, as 'b-fft=3,control=1'; equal without it.")
     ] = "",
     redact: Annotated[bool, typer.Option(help="Mask personal data in the log of conversations.")] = True,
+    vllm: Annotated[
+        str | None, typer.Option(help="Address of a vLLM server that writes the replies; `respect vllm` starts one.")
+    ] = None,
 ) -> None:
     """Answer users with what is deployed (docs/serving.md)."""
     workspace = run_workspace(run)
@@ -74,7 +77,7 @@ def serve(
             "every": every,
         }
         if plugged(scenario).free_text:
-            return _serve_chats(workspace, given | {"shares": _shares(shares), "redact": redact}, host, port)
+            return _serve_chats(workspace, given | {"shares": _shares(shares), "redact": redact}, vllm, host, port)
         configured = Settings(**given)
         if on == "ray":
             from tasks.compute import places
@@ -88,19 +91,23 @@ def serve(
         uvicorn.run(server, host=host, port=port, access_log=False, **clients.options(caps))
 
 
-def _serve_chats(workspace: Workspace, given: Mapping[str, Any], host: str, port: int) -> None:
+def _serve_chats(workspace: Workspace, given: Mapping[str, Any], vllm: str | None, host: str, port: int) -> None:
     """Serve conversations. Raises BadParameter for an address that others reach, without keys."""
     import uvicorn
 
     from deployments import clients
     from deployments.serving.gateway.app import create_app
+    from deployments.serving.gateway.engine import InProcess
     from deployments.serving.gateway.gateway import Gateway, Settings
+    from deployments.serving.gateway.vllm import Vllm
     from flows.support.guard import Guard
 
     known = named_tokens("RESPECT_GATEWAY_KEYS", settings().gateway_keys)
     if not known and not _is_loopback(host):
         raise typer.BadParameter(f"{host} is reached by others: set RESPECT_GATEWAY_KEYS, or listen on 127.0.0.1")
-    gateway = create_app(Gateway(workspace, Settings(**given)), known)
+    configured = Settings(**given)
+    engine = Vllm(workspace, configured, vllm) if vllm else InProcess(workspace, configured)
+    gateway = create_app(Gateway(workspace, configured, engine), known)
     app = gateway if known else Guard(gateway)  # a web page must not talk in a user's name
     uvicorn.run(app, host=host, port=port, access_log=False, **clients.options(clients.Caps(share=0.5)))
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from typing import Generic
 
 from pydantic import BaseModel
 
 from deployments.serving.follow import Follower
 from deployments.serving.metrics import Metrics
 from deployments.serving.schema import Readiness, VariantState
-from deployments.serving.versions import Loader, ServedVersion
+from deployments.serving.versions import Loader, Version
 from respect_core.acting.roster import Roster
 from respect_core.errors import ExpectedError
 from respect_core.store.base import StoreError
@@ -51,21 +52,19 @@ class Settings:
     flush: float = 10.0  # until lines of the log are in the store
 
 
-class VersionServer:
+class VersionServer(Generic[Version]):
     """Any number of variants over one base model.
 
     Args:
         prefix: of the log in the store, and its folder on this machine.
+        loader: makes versions ready to act.
     """
 
-    def __init__(self, workspace: Workspace, settings: Settings, prefix: str) -> None:
+    def __init__(self, workspace: Workspace, settings: Settings, prefix: str, loader: Loader[Version]) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.roster: Roster[ServedVersion] = Roster(idle=settings.idle, most=settings.games)
-        self._loader = Loader(
-            workspace, temperature=settings.temperature, cache_bytes=settings.cache_bytes, most=settings.most
-        )
-        self.follower = Follower(workspace, settings.variants, self.roster, self._loader.load, every=settings.every)
+        self.roster: Roster[Version] = Roster(idle=settings.idle, most=settings.games)
+        self.follower = Follower(workspace, settings.variants, self.roster, loader.load, every=settings.every)
         self._lines = LineLog(workspace.open(), workspace.scratch / prefix, prefix)
         self._stop = threading.Event()
         self._flusher = threading.Thread(target=self._flush, name="log of what is served", daemon=True)

@@ -8,10 +8,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Generic
 
 from mlflow.entities.model_registry import ModelVersion
 
-from deployments.serving.versions import LastGood, ServedVersion, VersionRejectedError
+from deployments.serving.versions import LastGood, Version, VersionRejectedError
 from respect_core.acting.roster import Roster
 from respect_core.release import ledger
 from respect_core.variants import SEED
@@ -31,7 +32,7 @@ def quick_registry() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 
-class Follower:
+class Follower(Generic[Version]):
     """Check ledger and registry every few seconds, in a thread of its own.
 
     If a version is refused, or registry or store are unreachable, the present version stays; after a restart, the one
@@ -46,8 +47,8 @@ class Follower:
         self,
         workspace: Workspace,
         variants: Sequence[str],
-        roster: Roster[ServedVersion],
-        load: Callable[[ModelVersion], ServedVersion],
+        roster: Roster[Version],
+        load: Callable[[ModelVersion], Version],
         *,
         every: float = 3.0,
     ) -> None:
@@ -149,7 +150,7 @@ class Follower:
             if entries:  # or else the seed policy's ledger says what acts
                 return
 
-    def _load_version(self, version: ModelVersion) -> ServedVersion:
+    def _load_version(self, version: ModelVersion) -> Version:
         """Load a version, ready to act; a refused one is not fetched again at every check."""
         key = f"{version.name}/{version.version}", version.tags["adapter_hash"]
         refused = self._refused_versions.get(key)

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from deployments.serving.follow import Follower
-from deployments.serving.versions import ServedVersion
+from deployments.serving.versions import Version
 from respect_core.acting.roster import Roster
 
 
@@ -34,7 +34,7 @@ class Metrics:
         self.cut = Counter("cut_replies", "Replies that their client did not wait for", **options)
         self.log_failures = Counter("log_failures", "Lines that went neither to disk nor to the store", **options)
 
-    def text(self, roster: Roster[ServedVersion], follower: Follower, waiting: int) -> bytes:
+    def text(self, roster: Roster[Version], follower: Follower[Version], waiting: int) -> bytes:
         """Return the metrics in the exposition format."""
         self._waiting.set(waiting)
         self._following.set(follower.following)

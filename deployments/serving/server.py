@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from deployments.serving.base import NotReadyError, Settings, UnknownVariantError, VersionServer
 from deployments.serving.schema import ActReply, ActRequest, Fits
-from deployments.serving.versions import ServedVersion
+from deployments.serving.versions import LoadedVersion, PolicyLoader
 from respect_core.acting.batcher import Batcher
 from respect_core.acting.listener import Act
 from respect_core.acting.roster import seeded
@@ -30,7 +30,7 @@ class TooLongError(ExpectedError, ValueError):
         self.field = field
 
 
-class PolicyServer(VersionServer):
+class PolicyServer(VersionServer[LoadedVersion]):
     """The policies of a game, one pass for all turns that wait.
 
     Args:
@@ -44,9 +44,12 @@ class PolicyServer(VersionServer):
         settings: Settings,
         began_with: Callable[[str, str, str], Awaitable[str]] | None = None,
     ) -> None:
-        super().__init__(workspace, settings, SERVED)
+        self._loader = PolicyLoader(
+            workspace, temperature=settings.temperature, cache_bytes=settings.cache_bytes, most=settings.most
+        )
+        super().__init__(workspace, settings, SERVED, self._loader)
         self.began_with = began_with
-        self._batcher: Batcher[tuple[ServedVersion, Interaction], Act] = Batcher(
+        self._batcher: Batcher[tuple[LoadedVersion, Interaction], Act] = Batcher(
             _act, most=settings.most, wait=settings.wait, queue=settings.queue, observe=self.metrics.passes.observe
         )
 
@@ -114,7 +117,7 @@ class PolicyServer(VersionServer):
             field = "utterance" if excess.turn == len(request.turns) else f"turns[{excess.turn}].utterance"
             raise TooLongError(field, f"{excess.reason}; shorten it")
 
-    async def _version(self, variant: str, game: str) -> ServedVersion:
+    async def _version(self, variant: str, game: str) -> LoadedVersion:
         """Return the version that acts in the game."""
         try:
             if self.began_with is None or self.roster.runs(variant, game):
@@ -143,9 +146,9 @@ class PolicyServer(VersionServer):
         return self.metrics.text(self.roster, self.follower, self._batcher.waiting)
 
 
-def _act(requests: Sequence[tuple[ServedVersion, Interaction]]) -> list[Act]:
+def _act(requests: Sequence[tuple[LoadedVersion, Interaction]]) -> list[Act]:
     """Run one pass per version."""
-    places: dict[ServedVersion, list[int]] = {}
+    places: dict[LoadedVersion, list[int]] = {}
     for place, (served, _) in enumerate(requests):
         places.setdefault(served, []).append(place)
     acts: dict[int, Act] = {}

@@ -1,13 +1,15 @@
-"""Load registered versions as policies over one base model, after checking that their files are the registered ones."""
+"""Load registered versions over one base model, after checking that their files are the registered ones."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
@@ -20,7 +22,7 @@ from respect_core.log.lengths import Ruler
 from respect_core.model.base import Base, load_base
 from respect_core.model.vision import VisionFeatures
 from respect_core.profiles import Profile
-from respect_core.scenario import scenario
+from respect_core.scenario import Scenario, scenario
 from respect_core.store.base import Store
 from respect_core.store.images import load_images
 from tasks.registry import registry
@@ -32,13 +34,29 @@ class VersionRejectedError(ExpectedError, ValueError):
     """A version that is not served: the message says why, and what to do."""
 
 
+class EngineError(ExpectedError):
+    """What writes replies is unreachable or not set up as it must be; the message says what to do."""
+
+
 @dataclass(frozen=True, eq=False)
 class ServedVersion:
     """An immutable version, ready to act."""
 
     name: str  # 'respect.b-fft/3'
     adapter_hash: str
+    base: str
+    processor: Any
+    scenario: Scenario
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedVersion(ServedVersion):
+    """A version with its weights in this process."""
+
     policy: Policy
+
+
+Version = TypeVar("Version", bound=ServedVersion)
 
 
 class LastGood:
@@ -91,40 +109,29 @@ class StoredImages(Mapping[str, Image.Image]):
         return len(self._images)
 
 
-class Loader:
-    """A loader of versions. A version in use is loaded once, for all variants that it serves.
+class Loader(ABC, Generic[Version]):
+    """A loader of versions. A version in use is loaded once, for all variants that it serves."""
 
-    Args:
-        temperature: sampling temperature.
-        cache_bytes: keys and values of running games, for each version.
-        most: games in one pass.
-    """
-
-    def __init__(
-        self, workspace: Workspace, *, temperature: float = 1.0, cache_bytes: int = 1 << 30, most: int = 64
-    ) -> None:
+    def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._temperature, self._cache_bytes, self._most = temperature, cache_bytes, most
-        self.images = StoredImages(workspace.open())
-        self.ruler: Ruler | None = None  # in tokens of the base model, once it is loaded
-        self._base: tuple[Base, VisionFeatures] | None = None
-        self._in_use: WeakValueDictionary[str, ServedVersion] = WeakValueDictionary()
+        self._in_use: WeakValueDictionary[str, Version] = WeakValueDictionary()
         self._lock = Lock()
 
-    def load(self, version: ModelVersion) -> ServedVersion:
+    def load(self, version: ModelVersion) -> Version:
         """Load a version, ready to act. Several threads may call this; they are served one at a time.
 
         Raises:
             VersionRejectedError: its files are not the registered ones, do not load, or are for another base model.
+            EngineError: the engine cannot load it at the moment.
         """
         with self._lock:
             return self._load(version)
 
-    def load_named(self, name: str) -> ServedVersion:
+    def load_named(self, name: str) -> Version:
         """Load a version by a name such as 'respect.b-fft/3', which is not looked up if the version is in use."""
         return self._in_use.get(name) or self.load(registry.named(self._workspace, name))
 
-    def _load(self, version: ModelVersion) -> ServedVersion:
+    def _load(self, version: ModelVersion) -> Version:
         name, registered = f"{version.name}/{version.version}", str(version.tags["adapter_hash"])
         loaded = self._in_use.get(name)
         if loaded is not None and loaded.adapter_hash == registered:
@@ -135,23 +142,50 @@ class Loader:
             raise VersionRejectedError(f"{name}: {error}; restore them in the registry, or roll back") from None
         try:
             profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
-            base, features = self._base_of(profile, name)
-            policy = Policy(
-                base,
-                files,
-                features,
-                temperature=self._temperature,
-                batch_size=self._most,
-                cache_bytes=self._cache_bytes,
-            )
-        except VersionRejectedError:
+            served = self._ready(name, registered, files, profile)
+        except (VersionRejectedError, EngineError):
             raise
         except Exception as error:  # whatever peft, safetensors or torch raise on broken files
             raise VersionRejectedError(
                 f"{name} does not load ({type(error).__name__}); register it again, or roll back"
             ) from error
-        served = self._in_use[name] = ServedVersion(name, registered, policy)
+        self._in_use[name] = served
         return served
+
+    @abstractmethod
+    def _ready(self, name: str, adapter_hash: str, files: Path, profile: Profile) -> Version:
+        """Make a version whose files are good ready to act. Raises VersionRejectedError for another base model."""
+
+
+class PolicyLoader(Loader[LoadedVersion]):
+    """A loader of policies over one base model in this process.
+
+    Args:
+        temperature: sampling temperature.
+        cache_bytes: keys and values of running games, for each version.
+        most: games in one pass.
+    """
+
+    def __init__(
+        self, workspace: Workspace, *, temperature: float = 1.0, cache_bytes: int = 1 << 30, most: int = 64
+    ) -> None:
+        super().__init__(workspace)
+        self._temperature, self._cache_bytes, self._most = temperature, cache_bytes, most
+        self.images = StoredImages(workspace.open())
+        self.ruler: Ruler | None = None  # in tokens of the base model, once it is loaded
+        self._base: tuple[Base, VisionFeatures] | None = None
+
+    def _ready(self, name: str, adapter_hash: str, files: Path, profile: Profile) -> LoadedVersion:
+        base, features = self._base_of(profile, name)
+        policy = Policy(
+            base,
+            files,
+            features,
+            temperature=self._temperature,
+            batch_size=self._most,
+            cache_bytes=self._cache_bytes,
+        )
+        return LoadedVersion(name, adapter_hash, base.name, base.processor, base.scenario, policy)
 
     def _base_of(self, profile: Profile, name: str) -> tuple[Base, VisionFeatures]:
         """Return the server's base model, which is that of the first version."""

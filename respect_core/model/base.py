@@ -71,7 +71,7 @@ def load_base(
         base: "tiny" or "smollm2" for the embedded models, a directory, or a hub id. Images are optional.
         scenario: whose prompts the model answers.
         device: where to put it; the accelerator if there is one.
-        dtype: by default as `_precision` chooses.
+        dtype: by default as `precision` chooses.
         image_size: side in pixels for processors that would keep a picture's proportions, such as Idefics2's
             (published code: 224, no splitting). A processor with a fixed height and width keeps them.
 
@@ -81,12 +81,12 @@ def load_base(
     place = torch.device(device) if device is not None else default_device()
     source = local.locate(base)
     config = AutoConfig.from_pretrained(source)
-    precision = dtype or _precision(place, config)
+    dtype = dtype or precision(place, config)
     kind: Any = AutoModelForImageTextToText if _takes_images(config) else AutoModelForCausalLM
-    model = kind.from_pretrained(source, dtype=precision)
+    model = kind.from_pretrained(source, dtype=dtype)
     model.requires_grad_(False)
     model.eval().to(place)
-    if place.type == "cpu" and precision == torch.bfloat16:
+    if place.type == "cpu" and dtype == torch.bfloat16:
         model.set_attn_implementation(attention.FP32)
     processor = _processor(source, config)
     if (image_processor := getattr(processor, "image_processor", None)) is not None:
@@ -98,7 +98,7 @@ def load_base(
     return Base(base, model, processor, fingerprint, scenario)
 
 
-def _precision(device: torch.device, config: Any) -> torch.dtype:
+def precision(device: torch.device, config: Any) -> torch.dtype:
     """Return bf16 on CUDA, and on CPUs that multiply bf16 in tiles, where matrices are large enough to gain by it.
 
     There a step of SmolLM2-135M takes half the time in bf16. Other CPUs are several times slower in bf16 than in fp32.

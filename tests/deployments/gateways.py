@@ -16,7 +16,9 @@ from text_bases import small_llama
 
 from deployments import clients
 from deployments.serving.gateway.app import create_app
+from deployments.serving.gateway.engine import InProcess
 from deployments.serving.gateway.gateway import Gateway, Settings
+from deployments.serving.gateway.vllm import Vllm
 from respect_core.profiles import Profile
 from respect_core.profiles import profile as named_profile
 from tasks.support.workspace import Workspace
@@ -30,7 +32,7 @@ def chat_profile() -> Profile:
 class Running:
     """A gateway behind HTTP, and clients of it."""
 
-    gateway: Gateway
+    gateway: Gateway[Any]
     url: str
     http: httpx.Client
     client: openai.OpenAI
@@ -45,9 +47,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(place: Workspace, *, keys: Mapping[str, str] | None = None, **given: Any) -> Iterator[Running]:
+def serving(
+    place: Workspace, *, keys: Mapping[str, str] | None = None, vllm: str | None = None, **given: Any
+) -> Iterator[Running]:
     """A gateway of b-fft that looks often at what is deployed."""
-    gateway = Gateway(place, Settings(**{"variants": ("b-fft",), "every": 0.2, "flush": 0.3} | given))
+    settings = Settings(**{"variants": ("b-fft",), "every": 0.2, "flush": 0.3} | given)
+    engine = Vllm(place, settings, vllm) if vllm else InProcess(place, settings)
+    gateway: Gateway[Any] = Gateway(place, settings, engine)
     app = create_app(gateway, keys)
     http = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", **clients.options(clients.Caps(share=1.0))))
     thread = threading.Thread(target=http.run)

@@ -37,8 +37,8 @@ PATIENCE = 240.0
 """Seconds; the machine may be busy with something else."""
 
 
-def registered(folder: Path, profile: Profile | None = None) -> Workspace:
-    """A seed policy and three versions of b-fft, with different weights; images in the store."""
+def registered(folder: Path, profile: Profile | None = None, *, scale: float = 0.05) -> Workspace:
+    """A seed policy and three versions of b-fft, with different weights of this size; images in the store."""
     profile = profile or tiny()
     place = workspace(folder / "runs" / "main")
     put_images(place.open(), models.images())
@@ -50,7 +50,7 @@ def registered(folder: Path, profile: Profile | None = None) -> Workspace:
         with torch.no_grad():
             for name, parameter in sorted(model.named_parameters()):
                 if "lora_B.default" in name:
-                    parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+                    parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
         save_adapter(model, files)
         (files / "profile.json").write_bytes(TypeAdapter(Profile).dump_json(profile))
         tags = {"round": number, "adapter_hash": adapter_hash(files), "profile": profile.name}

@@ -158,7 +158,7 @@ def test_a_client_that_goes_away_is_logged_as_cut(
     (chat,) = _records(place, chunks[0].id)
     assert chat.cut and chat.response["choices"][0]["cut"] and chat.response["choices"][0]["finish_reason"] is None
     assert "logprobs" not in chat.response["choices"][0]
-    until(lambda: running.gateway._streams.writing == 0)
+    until(lambda: running.gateway.engine.streams.writing == 0)
     impatient = running.client.with_options(timeout=0.5)
     with pytest.raises(openai.APITimeoutError):
         impatient.chat.completions.create(

@@ -11,6 +11,7 @@ import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -35,7 +36,7 @@ _CONVERSATION = ("x-conversation-id", "x-openwebui-chat-id")
 _USER = ("x-user-id", "x-openwebui-user-id")
 
 
-def create_app(gateway: Gateway, keys: Mapping[str, str] | None = None) -> FastAPI:
+def create_app(gateway: Gateway[Any], keys: Mapping[str, str] | None = None) -> FastAPI:
     """Build the application; the gateway starts and closes with it.
 
     Args:

@@ -10,16 +10,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from deployments.serving import base
 from deployments.serving.base import NotReadyError
 from deployments.serving.gateway.conversations import Assigned, Conversations, begun, named
+from deployments.serving.gateway.engine import Engine
 from deployments.serving.gateway.turn import Asked, Turn
 from deployments.serving.gateway.wire import ApiError, ChatRequest
 from deployments.serving.rounds import Rounds
-from deployments.serving.versions import ServedVersion
-from respect_core.acting.streaming import Streams
+from deployments.serving.versions import Version
 from respect_core.log.log import RecordError
 from respect_core.log.pseudonyms import pseudonym
 from respect_core.log.served_chats import SERVED_CHATS, ServedChat
@@ -62,16 +63,18 @@ class Caller:
     conversation: str | None = None
 
 
-class Gateway(base.VersionServer):
-    """Conversations with users, by the versions that are deployed."""
+class Gateway(base.VersionServer[Version]):
+    """Conversations with users, by the versions that are deployed.
+
+    Args:
+        engine: loads them and writes their replies.
+    """
 
     settings: Settings
 
-    def __init__(self, workspace: Workspace, settings: Settings) -> None:
-        super().__init__(workspace, settings, SERVED_CHATS)
-        self._streams: Streams[ServedVersion] = Streams(
-            lambda served: served.policy.writer, most=settings.most, queue=settings.queue
-        )
+    def __init__(self, workspace: Workspace, settings: Settings, engine: Engine[Version]) -> None:
+        super().__init__(workspace, settings, SERVED_CHATS, engine.loader)
+        self.engine = engine
         self._conversations = Conversations(workspace.open(), most=settings.games)
         self._rounds = Rounds(workspace, settings.round)
         self._redactor = Redactor() if settings.redact else None
@@ -79,7 +82,7 @@ class Gateway(base.VersionServer):
 
     def close(self) -> None:
         """Finish the replies, bring the log into the store, and end."""
-        self._streams.close()
+        self.engine.close()
         super().close()
 
     def models(self) -> list[str]:
@@ -88,7 +91,7 @@ class Gateway(base.VersionServer):
 
     def prometheus(self) -> bytes:
         """Return the metrics as text."""
-        return self.metrics.text(self.roster, self.follower, self._streams.waiting)
+        return self.metrics.text(self.roster, self.follower, self.engine.waiting)
 
     async def begin(self, request: ChatRequest, caller: Caller) -> Turn:
         """Begin to write a reply.
@@ -114,10 +117,10 @@ class Gateway(base.VersionServer):
         assigned, served = await self._assigned(request.model, None if background else known)
         asked = await asyncio.to_thread(self._asked, request, spoken, served, known or "")
         turn = Turn(self, request, messages, user, known, assigned, served, background, at, began, asked)
-        turn.begin(self._streams)
+        turn.begin(partial(self.engine.submit, served))
         return turn
 
-    async def _assigned(self, model: str, known: str | None) -> tuple[Assigned, ServedVersion]:
+    async def _assigned(self, model: str, known: str | None) -> tuple[Assigned, Version]:
         """Return the version that answers, which is chosen by chance in a new conversation."""
         assigned = await asyncio.to_thread(self._conversations.find, known) if known else None
         if assigned is None:
@@ -125,7 +128,7 @@ class Gateway(base.VersionServer):
             if known:
                 assigned = await asyncio.to_thread(self._conversations.begin, known, assigned)
         try:
-            served = await asyncio.to_thread(self._loader.load_named, assigned.version)
+            served = await asyncio.to_thread(self.engine.loader.load_named, assigned.version)
         except Exception as error:
             raise NotReadyError(
                 f"the version of this conversation is unavailable at the moment ({type(error).__name__})"
@@ -147,9 +150,9 @@ class Gateway(base.VersionServer):
         version = deployed[variant].name
         return Assigned(variant=variant, version=version, round=number, offered=offered if len(offered) > 1 else ())
 
-    def _asked(self, request: ChatRequest, spoken: Conversation, served: ServedVersion, name: str) -> Asked:
+    def _asked(self, request: ChatRequest, spoken: Conversation, served: Version, name: str) -> Asked:
         """Return what the model is asked. Raises ApiError for a prompt that is too long."""
-        processor, scenario = served.policy.base.processor, served.policy.base.scenario
+        processor, scenario = served.processor, served.scenario
         try:
             messages = logs.prompt(spoken)
             prompt = packing.prompt(name or served.name, messages, processor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +15,7 @@ from deployments.serving.gateway.conversations import Assigned, begun
 from deployments.serving.gateway.deltas import Deltas
 from deployments.serving.gateway.wire import Answer, ApiError, ChatRequest, usage
 from deployments.serving.versions import ServedVersion
-from respect_core.acting.streaming import Piece, Sampling, Streams
+from respect_core.acting.streaming import Emit, Piece, Reply, Sampling
 from respect_core.log.served_chats import ServedChat
 from respect_core.model import packing
 from respect_core.scenario import Message as PromptMessage
@@ -43,7 +43,7 @@ class Turn:
 
     def __init__(
         self,
-        gateway: Gateway,
+        gateway: Gateway[Any],
         request: ChatRequest,
         messages: Sequence[Message],
         user: str,
@@ -68,7 +68,7 @@ class Turn:
         self._recorded, self._recording = False, Lock()
         self._last: Piece | None = None
 
-    def begin(self, streams: Streams[ServedVersion]) -> None:
+    def begin(self, submit: Callable[[packing.Encoded, Sampling, Emit], Reply]) -> None:
         """Queue the reply. Raises OverloadedError."""
         loop = asyncio.get_running_loop()
 
@@ -76,7 +76,7 @@ class Turn:
             with suppress(RuntimeError):  # the loop is closed, and nobody listens
                 loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
 
-        self._reply = streams.submit(self.served, self._asked.prompt, self._asked.sampling, emit)
+        self._reply = submit(self._asked.prompt, self._asked.sampling, emit)
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Yield the pieces of the reply as they are written. Raises ApiError if writing it fails."""
@@ -105,7 +105,7 @@ class Turn:
 
     def logprobs(self, piece: Piece) -> list[dict[str, Any]]:
         """Return the tokens of a piece with their log-probabilities, as an answer has them."""
-        decode = self.served.policy.base.processor.tokenizer.decode
+        decode = self.served.processor.tokenizer.decode
         named = [(decode([token]), logp) for token, logp in zip(piece.tokens, piece.token_logp, strict=True)]
         return [
             {"token": text, "logprob": logp, "bytes": list(text.encode()), "top_logprobs": []} for text, logp in named
@@ -159,8 +159,8 @@ class Turn:
             time=self._at.isoformat(),
             conversation_id=known,
             user=self.user,
-            scenario=self.served.policy.base.scenario.name,
-            base=self.served.policy.base.name,
+            scenario=self.served.scenario.name,
+            base=self.served.base,
             variant=self.assigned.variant,
             version=self.served.name,
             adapter_hash=self.served.adapter_hash,
@@ -180,7 +180,7 @@ class Turn:
         if self._last is None or self._last.logp is None:
             return False
         messages = [*self._asked.messages, *reply.messages(reply.written([self.deltas.part()]))]
-        return packing.continues(self._asked.prompt, self._tokens, messages, self.served.policy.base.processor)
+        return packing.continues(self._asked.prompt, self._tokens, messages, self.served.processor)
 
 
 def _calls(calls: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
