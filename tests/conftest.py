@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import sqlite3
@@ -40,6 +41,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and "s3_server" in item.fixturenames:
             item.add_marker("s3")
+
+
+@pytest.fixture(autouse=True)
+def same_chance() -> None:
+    """Draw the same where a test does not say what is drawn: nothing passes or fails by luck."""
+    random.seed(0)
+    if torch := sys.modules.get("torch"):  # no test that was collected has to do with it otherwise
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

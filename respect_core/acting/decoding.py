@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache
 
 from respect_core.acting.kv_cache import PrefixCache
 from respect_core.interaction import Interaction
@@ -151,7 +151,7 @@ class Writer:
         chosen_B, logp_B = choose(among(logits_BV, candidates_BA), uniform_B, temperature)
         return candidates_BA.gather(1, chosen_B[:, None]).squeeze(1).tolist(), logp_B.tolist()
 
-    def prefill(self, encoded: Sequence[packing.Encoded]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+    def prefill(self, encoded: Sequence[packing.Encoded]) -> tuple[Tensor, Cache, Tensor, Tensor]:
         """Run the part of the prompts that is not in the cache.
 
         Returns:

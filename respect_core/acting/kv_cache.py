@@ -12,9 +12,45 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
 
 from respect_core.model.packing import Encoded
+
+_ROOM = 64  # tokens
+
+
+def growing_cache() -> Cache:
+    """Return an empty cache for decoding token by token."""
+    return Cache(layer_class_to_replicate=GrowingLayer)
+
+
+class GrowingLayer(DynamicLayer):
+    """One layer's keys and values [B, K, P, D] with room behind them, where a new token is written.
+
+    Without it, each token of a reply would copy those of all tokens before.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._rooms: list[Tensor | None] = [None, None]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values [B, K, T, D]; return those of all tokens."""
+        if self.keys is None or self.values is None or key_states.shape[2] > 1:
+            return super().update(key_states, value_states, *args, **kwargs)
+        self.keys, self.values = self._appended(0, self.keys, key_states), self._appended(1, self.values, value_states)
+        return self.keys, self.values
+
+    def _appended(self, index: int, kept: Tensor, new: Tensor) -> Tensor:
+        length, room = kept.shape[2], self._rooms[index]
+        # Rows that left, or columns that were cut off, have made `kept` a tensor of its own.
+        if room is None or room.data_ptr() != kept.data_ptr() or kept.shape[0] != len(room) or length == room.shape[2]:
+            room = kept.new_empty(*kept.shape[:2], length + _ROOM, kept.shape[3])
+            room[:, :, :length] = kept
+            self._rooms[index] = room
+        room[:, :, length : length + 1] = new
+        return room[:, :, : length + 1]
 
 
 @dataclass(frozen=True)
@@ -43,10 +79,10 @@ class PrefixCache:
         # A row of an earlier turn, for one, does not continue the cached prompt.
         return limit if entry.input_ids[:limit] == row.input_ids[:limit] else 0
 
-    def load(self, rows: Sequence[Encoded]) -> tuple[DynamicCache, list[int]]:
+    def load(self, rows: Sequence[Encoded]) -> tuple[Cache, list[int]]:
         """Return keys and values for a batch, padded on the left, and how many tokens each row has there."""
         lengths = [self.kept(row) for row in rows]
-        cache = DynamicCache()
+        cache = growing_cache()
         longest = max(lengths)
         if longest:
             by_row = [self._games[(row.interaction_id, row.images)].values for row in rows]
@@ -58,7 +94,7 @@ class PrefixCache:
                 cache.update(past[2 * layer], past[2 * layer + 1], layer)
         return cache, lengths
 
-    def store(self, rows: Sequence[Encoded], cache: DynamicCache, kept: Sequence[int]) -> None:
+    def store(self, rows: Sequence[Encoded], cache: Cache, kept: Sequence[int]) -> None:
         """Store the keys and values that a pass over the rows computed.
 
         Args:

@@ -19,10 +19,11 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache
 
 from respect_core.acting.batcher import OverloadedError
 from respect_core.acting.decoding import Writer, choose, evaluating
+from respect_core.acting.kv_cache import growing_cache
 from respect_core.model.base import inner
 from respect_core.model.packing import PASS_TOKENS, Encoded
 
@@ -139,7 +140,7 @@ class _Batch:
         self._writer = writer
         self._tokenizer = writer.chat.processor.tokenizer
         self.rows: list[Reply] = []
-        self._cache: DynamicCache | None = None
+        self._cache: Cache | None = None
         self._mask_BP: Tensor
         self._positions_B: Tensor
 
@@ -239,13 +240,13 @@ def _nucleus(logits_BV: Tensor, temperature: float, top_p: float) -> Tensor:
     return logits_BV.masked_fill(torch.zeros_like(beyond_BV).scatter(-1, order_BV, beyond_BV), -torch.inf)
 
 
-def _layers(cache: DynamicCache) -> list[Any]:
+def _layers(cache: Cache) -> list[Any]:
     return list(cache.layers)
 
 
-def _stacked(first: DynamicCache, second: DynamicCache, width: int) -> DynamicCache:
+def _stacked(first: Cache, second: Cache, width: int) -> Cache:
     """Put the rows of two caches one below the other, each padded on the left to `width` tokens."""
-    result = DynamicCache()
+    result = growing_cache()
     for number, (one, other) in enumerate(zip(_layers(first), _layers(second), strict=True)):
         keys, values = (
             torch.cat([_padded(getattr(one, name), width), _padded(getattr(other, name), width)])

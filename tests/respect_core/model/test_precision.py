@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from text_bases import small_llama
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from respect_core.interaction import Interaction, Turn
 from respect_core.model import packing
+from respect_core.model.attention import FP32
 from respect_core.model.base import Base, attach_lora, load_base
 from respect_core.model.lora import merged
 from respect_core.model.vision import VisionFeatures
@@ -66,3 +71,18 @@ def test_adapters_of_a_bf16_model_learn_in_fp32_and_fold_into_bf16() -> None:
             atol=0.1,
             rtol=0.02,
         )
+
+
+def test_one_token_attends_as_transformers_lets_it() -> None:
+    """Heads that share keys and values, rows with padding, keys that are part of a larger tensor."""
+    generator = torch.Generator().manual_seed(0)
+    query, keys, values = (
+        torch.randn(4, heads, tokens, 16, generator=generator) for heads, tokens in ((6, 1), (2, 40), (2, 40))
+    )
+    keys, values = keys[:, :, :33], values[:, :, :33]
+    mask = torch.arange(33) >= torch.tensor([0, 5, 9, 32])[:, None, None, None]
+    module = SimpleNamespace(num_key_value_groups=3, is_causal=True)
+    for given in (mask, None):
+        expected, _ = sdpa_attention_forward(module, query, keys, values, given, scaling=0.3)
+        attended, _ = ALL_ATTENTION_FUNCTIONS[FP32](module, query, keys, values, given, scaling=0.3)
+        torch.testing.assert_close(attended, expected)
