@@ -95,7 +95,7 @@ def test_the_served_probability_is_the_one_that_training_computes(
     place = _place(tmp_path, profile)
     promote(place, 1)
     with serving(place, vllm=server, idle=0.05) as gateway:
-        for number, question in enumerate(QUESTIONS[:60]):
+        for number, question in enumerate(QUESTIONS[:40]):
             first = gateway.say(question, user=f"user-{number}", seed=number, max_tokens=60)
             said = first.choices[0].message.content or "-"
             gateway.say(question, said, "are you sure?", user=f"user-{number}", seed=number, max_tokens=60)

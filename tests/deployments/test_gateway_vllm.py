@@ -19,7 +19,8 @@ from gateways import Running, chat_profile, serving
 from policy_servers import MODEL, SEED, promote, registered, until
 
 from respect_core.acting.policy import Policy
-from respect_core.acting.streaming import Piece, Sampling, Streams
+from respect_core.acting.reply import Piece, Sampling
+from respect_core.acting.streaming import Streams
 from respect_core.log import served_chats
 from respect_core.model.base import Base, load_base
 from respect_core.model.packing import Encoded

@@ -6,7 +6,8 @@ from typing import Protocol
 
 from deployments.serving.base import Settings
 from deployments.serving.versions import LoadedVersion, Loader, PolicyLoader, Version
-from respect_core.acting.streaming import Emit, Reply, Sampling, Streams
+from respect_core.acting.reply import Emit, Reply, Sampling
+from respect_core.acting.streaming import Streams
 from respect_core.model.packing import Encoded
 from tasks.support.workspace import Workspace
 

@@ -15,7 +15,7 @@ from deployments.serving.gateway.conversations import Assigned, begun
 from deployments.serving.gateway.deltas import Deltas
 from deployments.serving.gateway.wire import Answer, ApiError, ChatRequest, usage
 from deployments.serving.versions import ServedVersion
-from respect_core.acting.streaming import Emit, Piece, Reply, Sampling
+from respect_core.acting.reply import Emit, Piece, Reply, Sampling
 from respect_core.log.served_chats import ServedChat
 from respect_core.model import packing
 from respect_core.scenario import Message as PromptMessage

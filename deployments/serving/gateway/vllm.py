@@ -24,7 +24,7 @@ from deployments.serving.base import Settings
 from deployments.serving.gateway.engine import Engine
 from deployments.serving.versions import EngineError, Loader, ServedVersion, VersionRejectedError
 from respect_core.acting.batcher import OverloadedError
-from respect_core.acting.streaming import Emit, Reply, Sampling
+from respect_core.acting.reply import Emit, Reply, Sampling
 from respect_core.model import local
 from respect_core.model.base import default_device, load_processor, precision
 from respect_core.model.chat import chat

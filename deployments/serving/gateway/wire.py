@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
-from respect_core.acting.streaming import Sampling
+from respect_core.acting.reply import Sampling
 from respect_core.errors import ExpectedError
 
 MOST_MESSAGES = 2_000

@@ -10,10 +10,12 @@ import pytest
 import torch
 from text_bases import small_llama
 
+from respect_core.acting import reply as replies
 from respect_core.acting import streaming
 from respect_core.acting.batcher import OverloadedError
 from respect_core.acting.policy import Policy
-from respect_core.acting.streaming import Piece, Sampling, Streams, _overlap
+from respect_core.acting.reply import Piece, Sampling, _overlap
+from respect_core.acting.streaming import Streams
 from respect_core.interaction import Interaction, Turn
 from respect_core.model import packing
 from respect_core.model.base import load_base
@@ -250,7 +252,7 @@ def test_tokens_that_are_no_text_end_no_other_reply(policy: Policy, monkeypatch:
         def step(self, *_: Any) -> str:
             raise RuntimeError("Invalid prefix encountered")
 
-    monkeypatch.setattr(streaming, "DecodeStream", _Fails)
+    monkeypatch.setattr(replies, "DecodeStream", _Fails)
     streams: Streams[Policy] = Streams(lambda each: each.writer)
     (caller,) = _ask(streams, policy, [_encoded(policy, _interaction("c", "hello"))])
     text, tokens, last = caller.wait()
