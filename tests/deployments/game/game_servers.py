@@ -29,9 +29,10 @@ from deployments.game.engine.settings import Limits, Settings
 from deployments.game.web.app import create_app
 from deployments.serving.base import Settings as Serving
 from deployments.serving.server import PolicyServer
-from deployments.serving.versions import ServedVersion
+from deployments.serving.versions import LoadedVersion
 from respect_core.acting.listener import Act
 from respect_core.interaction import Interaction
+from respect_core.scenario import scenario
 from respect_core.scenarios.multiref import actions
 from tasks.support.workspace import Workspace, workspace
 
@@ -53,10 +54,11 @@ class Obedient:
         return Act(str(actions.Action(select=next(x for x in actions.LETTERS if x not in turn.state))), 0.25)
 
 
-def version(variant: str, number: int = 1) -> ServedVersion:
+def version(variant: str, number: int = 1) -> LoadedVersion:
     """A version of a variant, with a hash of its own."""
     name = f"respect.{variant}/{number}"
-    return ServedVersion(name, hashlib.sha256(name.encode()).hexdigest(), Obedient())  # type: ignore[arg-type]  # acts as a policy does
+    digest, multiref = hashlib.sha256(name.encode()).hexdigest(), scenario("multiref")
+    return LoadedVersion(name, digest, "none", None, multiref, Obedient())  # type: ignore[arg-type]  # acts as a policy does
 
 
 def policy_server(place: Workspace, variants: Sequence[str] = VARIANTS) -> PolicyServer:
