@@ -22,6 +22,7 @@ from deployments import clients
 from deployments.game.domain import quiz
 from deployments.game.domain.protocol import LARGEST_MESSAGE
 from deployments.game.domain.study import Study
+from deployments.game.domain.table import Clocks
 from deployments.game.durability.journal import Journal
 from deployments.game.engine.listener import InProcess
 from deployments.game.engine.rooms import Rooms
@@ -38,6 +39,7 @@ from tasks.support.workspace import Workspace, workspace
 
 PATIENCE = 120.0
 LOOSE = Limits(messages=(1e6, 1e6), requests=(1e6, 1e6), arrivals=(1e6, 1e6))
+PATIENT = Clocks(writing=36_000.0, acting=36_000.0)
 VARIANTS = ("b-fft", "t-fft")
 
 
@@ -70,12 +72,27 @@ def policy_server(place: Workspace, variants: Sequence[str] = VARIANTS) -> Polic
     return server
 
 
-def rooms(folder: Path, study: Study | None = None, **settings: Any) -> Rooms:
+class Clock:
+    """The machine's, and what a test lets pass at once."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+    def skip(self, seconds: float) -> None:
+        self.ahead += seconds
+
+
+def rooms(
+    folder: Path, study: Study | None = None, clock: Callable[[], float] = time.monotonic, **settings: Any
+) -> Rooms:
     """Of a game whose clocks run as they do unless said otherwise."""
     place = workspace(folder)
     acting = [each for each in (study.file.policies if study else VARIANTS) if each != "hh"]
     made = Settings(**{"limits": LOOSE, "round": 0, "tick": 0.02} | settings)
-    return Rooms(place, made, InProcess(policy_server(place, acting)), study, Journal(place.root / "game", pause=0.0))
+    journal = Journal(place.root / "game", pause=0.0)
+    return Rooms(place, made, InProcess(policy_server(place, acting)), study, journal, clock)
 
 
 @dataclass

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import uvicorn
 import websockets
-from game_servers import Player, Running, player, policy_server, port_of, rooms, serving, until, version
+from game_servers import PATIENT, Clock, Player, Running, player, policy_server, port_of, rooms, serving, until, version
 
-from deployments.game.domain.table import Clocks
 from deployments.game.engine.listener import Remote
 from deployments.serving import api as serving_api
 from respect_core.log.log import LOGS, read_logs
@@ -157,6 +156,8 @@ def test_a_second_tab_takes_the_seat_over(running: Running) -> None:
 
 
 def test_who_idles_ends_the_game_which_is_logged_as_far_as_it_went(tmp_path: Path) -> None:
+    clock = Clock()
+
     async def play(port: int) -> tuple[dict[str, Any], dict[str, Any]]:
         speaker, listener = await _people(port)
         await speaker.say("one")
@@ -164,6 +165,7 @@ def test_who_idles_ends_the_game_which_is_logged_as_far_as_it_went(tmp_path: Pat
         await listener.send(type="act", game=listener.state["game"], turn=0, select="AB", deselect="")
         await speaker.state_where(phase="writing", turn=1)
         await speaker.say("two")
+        clock.skip(PATIENT.acting + PATIENT.grace)
         await listener.state_where(phase="over")
         await speaker.state_where(phase="over")
         await speaker.close()
@@ -175,7 +177,7 @@ def test_who_idles_ends_the_game_which_is_logged_as_far_as_it_went(tmp_path: Pat
         await late.close()
         return speaker.state, late.state
 
-    with serving(rooms(tmp_path / "run", clocks=Clocks(writing=30.0, acting=3.0, grace=0.1))) as running:
+    with serving(rooms(tmp_path / "run", clock=clock, clocks=PATIENT)) as running:
         speaker, listener = asyncio.run(play(running.port))
         assert speaker["over"] == {"success": False, "reason": "idle", "by": "partner"}
         assert listener["over"]["by"] == "you"

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from game_servers import Player, rooms, serving, until
+from game_servers import PATIENT, Clock, Player, rooms, serving, until
 from pilots import participant, study_of
 
 from deployments.game.domain.study import load
 from deployments.game.web import operator
 
 pytestmark = pytest.mark.timeout(600)
+WAIT = 600.0
+"""Seconds in the lobby, which pass at once where a wait is to end, and never by themselves."""
 
 
 async def _over(player: Player, running: Any, *, win: bool) -> None:
@@ -132,8 +134,8 @@ def test_a_full_study_says_so_before_consent_and_quiz(tmp_path: Path) -> None:
 
 
 def test_people_meet_in_the_lobby_and_who_waits_in_vain_is_released_and_paid(tmp_path: Path) -> None:
-    study = study_of(tmp_path / "run", {"hh": 1}, lobby_seconds=1.5)
-    with serving(rooms(tmp_path / "run", study)) as running:
+    study, clock = study_of(tmp_path / "run", {"hh": 1}, lobby_seconds=WAIT), Clock()
+    with serving(rooms(tmp_path / "run", study, clock, clocks=PATIENT)) as running:
 
         async def play() -> None:
             first, second, third = [await participant(running.port, number) for number in range(3)]
@@ -145,6 +147,7 @@ def test_people_meet_in_the_lobby_and_who_waits_in_vain_is_released_and_paid(tmp
             assert {first.state["role"], second.state["role"]} == {"speaker", "listener"}
             assert await third.start("study") == {"lobby": True}
             await third.hear("lobby")
+            clock.skip(WAIT)
             assert "the wait counts" in (await third.hear("released"))["reason"]
             assert not (await third.http.get("/api/me")).json()["in_lobby"]
             await first.send(type="leave", game=first.state["game"])
@@ -164,13 +167,14 @@ def test_people_meet_in_the_lobby_and_who_waits_in_vain_is_released_and_paid(tmp
 
 
 def test_nobody_is_paid_for_waiting_again_and_again(tmp_path: Path) -> None:
-    study = study_of(tmp_path / "run", {"hh": 1}, lobby_seconds=0.3, waits_per_player=2)
-    with serving(rooms(tmp_path / "run", study)) as running:
+    study, clock = study_of(tmp_path / "run", {"hh": 1}, lobby_seconds=WAIT, waits_per_player=2), Clock()
+    with serving(rooms(tmp_path / "run", study, clock)) as running:
 
         async def play() -> None:
             alone, other = [await participant(running.port, number) for number in range(2)]
             for _ in range(2):
                 assert await alone.start("study") == {"lobby": True}
+                clock.skip(WAIT)
                 await alone.hear("released")
             refused = await alone.http.post("/api/games", json={"mode": "study"})
             assert refused.status_code == 403 and "thank you" in refused.json()["reason"]
@@ -184,12 +188,14 @@ def test_nobody_is_paid_for_waiting_again_and_again(tmp_path: Path) -> None:
 
 
 def test_who_may_wait_no_more_gets_the_policies(tmp_path: Path) -> None:
-    study = study_of(tmp_path / "run", {"hh": 1, "b-fft": 1}, seed=6, lobby_seconds=0.3, waits_per_player=1)
-    with serving(rooms(tmp_path / "run", study)) as running:
+    policies, clock = {"hh": 1, "b-fft": 1}, Clock()
+    study = study_of(tmp_path / "run", policies, seed=6, lobby_seconds=WAIT, waits_per_player=1)
+    with serving(rooms(tmp_path / "run", study, clock)) as running:
 
         async def play() -> None:
             one = await participant(running.port, 0)
             assert await one.start("study") == {"lobby": True}
+            clock.skip(WAIT)
             await one.hear("released")
             for _ in study.contexts:  # of this seed, the next draws were to wait again
                 assert "game" in await one.start("study")
@@ -201,8 +207,8 @@ def test_who_may_wait_no_more_gets_the_policies(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_when_waits_end_keeps_what_is_owed_and_the_lobby_open(tmp_path: Path) -> None:
-    study = study_of(tmp_path / "run", {"hh": 1}, lobby_seconds=1.0)
-    game = rooms(tmp_path / "run", study)
+    study, clock = study_of(tmp_path / "run", {"hh": 1}, lobby_seconds=WAIT), Clock()
+    game = rooms(tmp_path / "run", study, clock)
     journal = game.journal
 
     def full(_: int) -> None:
@@ -215,14 +221,17 @@ def test_a_disk_that_is_full_when_waits_end_keeps_what_is_owed_and_the_lobby_ope
             sync = journal._sync
             await first.start("study")
             journal._sync = full
+            clock.skip(WAIT)
             assert "cannot be saved" in (await first.hear("released"))["reason"]
             assert not study.payments(), "nothing is paid that the journal lacks"
             await second.start("study")
+            clock.skip(WAIT)
             await second.hear("released")  # the lobby looks on
             assert not (await second.http.get("/api/me")).json()["in_lobby"]
             journal._sync = sync
             await asyncio.to_thread(until, lambda: study.released.total() == 2)
             await first.start("study")
+            clock.skip(WAIT)
             assert "the wait counts" in (await first.hear("released"))["reason"]
             for each in (first, second):
                 await each.close()

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from game_servers import Player, player, rooms, serving
+from game_servers import Player, player, rooms, serving, until
 from mlflow_server import MlflowServer
 
 from deployments.serving import rounds
+from respect_core.variants import HH
 from tasks.registry import registry
 from tasks.support.workspace import Workspace, workspace
 
@@ -21,13 +22,13 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture
 def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
-    """Not started yet; asked again soon."""
+    """Not started yet; asked each time."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         made = MlflowServer(tmp_path, free.getsockname()[1])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(rounds, "_VALID_SECONDS", 0.1)
-    monkeypatch.setattr(rounds, "_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(rounds, "_VALID_SECONDS", 0.0)
+    monkeypatch.setattr(rounds, "_RETRY_SECONDS", 0.0)
     yield made
     made.kill()
 
@@ -74,16 +75,26 @@ def test_games_begin_in_the_rounds_that_are_known(
     ]
 
 
-def test_who_waits_for_a_person_while_the_registry_hangs_sits_in_one_game(mlflow: MlflowServer, tmp_path: Path) -> None:
+def test_who_waits_for_a_person_while_the_registry_hangs_sits_in_one_game(
+    mlflow: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = rounds.Rounds.next
+
+    async def noted(self: rounds.Rounds, policy: str) -> int:
+        asked.append(policy)
+        return await ask(self, policy)
+
+    monkeypatch.setattr(rounds.Rounds, "next", noted)
+
     async def play(port: int) -> None:
         async with player(port) as first, player(port) as second:
             assert await first.start("people") == {"lobby": True}
-            await asyncio.sleep(0.2)
             mlflow.hang()
             wants = asyncio.create_task(second.start("people"))
-            await asyncio.sleep(0.5)
+            await asyncio.to_thread(until, lambda: asked == [HH, HH])
             instead = asyncio.create_task(first.start(variant="b-fft"))
-            await asyncio.sleep(0.5)
+            await asyncio.to_thread(until, lambda: asked == [HH, HH, "b-fft"])
             mlflow.go_on()
             assert "game" in await instead
             assert await wants == {"lobby": True}

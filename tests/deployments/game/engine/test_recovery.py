@@ -244,7 +244,8 @@ def test_a_game_that_cannot_be_stored_holds_up_no_other_and_is_tried_at_the_next
         until(lambda: not running.rooms.archiver.unstored)
         assert running.rooms.archiver.set_aside == poisoned
         assert httpx.get(f"http://127.0.0.1:{running.port}/health", timeout=60).status_code == 200
-        assert 'respect_game_now{of="set_aside"} 1.0' in httpx.get(f"http://127.0.0.1:{running.port}/metrics").text
+        metrics = httpx.get(f"http://127.0.0.1:{running.port}/metrics", timeout=60).text
+        assert 'respect_game_now{of="set_aside"} 1.0' in metrics
         place = running.rooms.workspace.open()
         assert len(place.keys("games/")) == 1
     assert "a user wrote" not in caplog.text
@@ -285,7 +286,8 @@ def test_ready_once_a_policy_can_act_where_one_is_needed(
     with serving(game) as running:
         address = f"http://127.0.0.1:{running.port}"
         ready = httpx.get(f"{address}/ready", timeout=60)
-        assert ready.status_code == (503 if needs else 200) and httpx.get(f"{address}/health").status_code == 200
+        assert ready.status_code == (503 if needs else 200)
+        assert httpx.get(f"{address}/health", timeout=60).status_code == 200
         for variant, version in deployed.items():
             roster.deploy(variant, version)
         assert httpx.get(f"{address}/ready", timeout=60).json() == {"ready": True, "lacking": []}
