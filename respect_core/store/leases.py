@@ -77,7 +77,7 @@ class _Lease:
 
     def acquire(self, waiting: Callable[[], None]) -> bool:
         """Become the holder; return whether that took a wait for another one."""
-        waited, polls = False, iter(_POLLS)
+        waited, told, polls = False, False, iter(_POLLS)
         since, seen = time.monotonic(), b""
         while True:
             data, self._version = self._store.read_version(self._key) or (_FREE, None)
@@ -89,8 +89,9 @@ class _Lease:
             lapsed = time.monotonic() - since >= holder.get("seconds", 0)
             if (lapsed or _is_dead(holder)) and self.write(self._record()):
                 return waited
-            if holder and not waited:
+            if holder and not told:
                 waiting()
+                told = True
             waited = True
             time.sleep(next(polls, _POLLS[-1]))
 

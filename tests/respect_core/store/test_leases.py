@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,9 +25,11 @@ from respect_core.store.open import open_store
 def test_one_at_a_time(store: Store) -> None:
     inside: list[int] = []
     most: list[int] = []
+    tried = Event()
 
     def hold(number: int) -> bool:
-        with lease(store, "one") as waited:
+        with lease(store, "one", tried.set) as waited:
+            assert tried.wait(60)
             inside.append(number)
             most.append(len(inside))
             time.sleep(0.02)
@@ -61,6 +65,24 @@ def test_who_waits_says_so_once(store: Store) -> None:
     assert said == [1]
 
 
+def test_who_is_overtaken_says_that_it_waits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It found the lease free, and another was quicker."""
+    said, other, write = list[int](), ExitStack(), leases._Lease.write
+
+    def overtaken(self: leases._Lease, data: bytes) -> bool:
+        monkeypatch.setattr(leases._Lease, "write", write)
+        other.enter_context(lease(store, "one"))
+        return write(self, data)
+
+    def waits() -> None:
+        said.append(1)
+        other.close()
+
+    monkeypatch.setattr(leases._Lease, "write", overtaken)
+    with lease(store, "one", waits) as waited:
+        assert waited and said == [1]
+
+
 _HOLDS = """
 import sys, time
 from respect_core.store.leases import lease
@@ -89,17 +111,25 @@ def test_a_holder_that_was_killed(store: Store, monkeypatch: pytest.MonkeyPatch,
     assert (time.monotonic() - started >= seconds) == elsewhere
 
 
-def test_a_holder_that_gives_signs_is_waited_for(store: Store) -> None:
+def test_a_holder_that_gives_signs_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which the lease has nearly lapsed after each sign."""
+    clock, tried = [0.0], Event()
+    monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep))
     with ThreadPoolExecutor(1) as pool:
         with lease(store, "one", seconds=1):
-            waiting = pool.submit(_take_and_leave, store)
-            time.sleep(2.5)
+            waiting = pool.submit(_take_and_leave, store, tried.set)
+            assert tried.wait(30)
+            for _ in range(4):
+                before = store.read("leases/one.json")
+                while store.read("leases/one.json") == before:
+                    time.sleep(0.02)
+                clock[0] += 0.9
             assert not waiting.done()
         assert waiting.result(30)
 
 
-def _take_and_leave(store: Store) -> bool:
-    with lease(store, "one") as waited:
+def _take_and_leave(store: Store, waits: Callable[[], None] = lambda: None) -> bool:
+    with lease(store, "one", waits) as waited:
         return waited
 
 
