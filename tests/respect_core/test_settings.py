@@ -72,7 +72,7 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_reading_an_unchanged_environment_costs_little() -> None:
     """Pseudonyms are made by the thousand."""
     settings()
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(1000):
         settings()
-    assert time.perf_counter() - start < 0.5 and settings() == Settings()
+    assert time.thread_time() - start < 0.5 and settings() == Settings()

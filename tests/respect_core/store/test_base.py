@@ -170,14 +170,16 @@ def test_nothing_half_written_is_seen(store: Store) -> None:
 def test_a_reader_sees_one_version_or_the_other(store: Store) -> None:
     versions = [bytes([number]) * 300_000 for number in range(4)]
     store.put("x", versions[0])
-    seen, done = set(), threading.Event()
+    seen, begun, done = set(), threading.Event(), threading.Event()
 
     def read() -> None:
         while not done.is_set():
             seen.add(store.read("x"))
+            begun.set()
 
     reader = threading.Thread(target=read)
     reader.start()
+    assert begun.wait(60)
     for version in versions * 3:
         store.put("x", version)
     done.set()

@@ -108,6 +108,6 @@ def test_imports_mask_unless_told_otherwise(tmp_path: Path) -> None:
 @pytest.mark.parametrize("unit", ["sk-", "eyJ-", "token=", "a@", "1 ", "key: ", "http://", "+1", "::", "AB12 "])
 def test_masking_takes_no_longer_than_the_text_is_long(unit: str) -> None:
     """A user of the gateway may write what makes a pattern try every beginning with every end."""
-    text, began = (unit * 32_000)[:32_000], time.perf_counter()
+    text, began = (unit * 32_000)[:32_000], time.thread_time()
     Redactor()(text)
-    assert time.perf_counter() - began < 5.0, "it took 10 seconds for half of it"
+    assert time.thread_time() - began < 5.0, "it took 10 seconds for half of it"
