@@ -62,9 +62,11 @@ def _game(number: int) -> Any:
 
 
 @contextmanager
-def _back_soon(server: S3Server) -> Iterator[None]:
+def _back_soon(server: S3Server, place: Workspace) -> Iterator[None]:
     """Away now, and back in a few seconds."""
     server.kill()
+    with pytest.raises(StoreError, match="cannot be reached"):
+        place.open().keys()
     back = threading.Timer(1, server.start)
     back.start()
     try:
@@ -88,9 +90,7 @@ def test_export_waits_for_a_store_that_is_away(
     prefect_server: None, server: S3Server, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "DELAYS", [0.5])
-    with _back_soon(server):
-        with pytest.raises(StoreError, match="cannot be reached"):
-            place.open().keys()
+    with _back_soon(server, place):
         assert exporting(place).games == GAMES
     assert read_table(place.open(), "turns").num_rows == 3 * GAMES
 
@@ -107,9 +107,9 @@ def test_a_result_is_left_and_found_over_a_store_that_is_away(
     monkeypatch.setattr(pools, "_POLL_SECONDS", 0.2)
     monkeypatch.setattr(retries, "DELAYS", [0.5])
     result = PropensityRef(round=0, variant="seed", source="surrogate", key="propensities/a.json")
-    with _back_soon(server):
+    with _back_soon(server, place):
         leaving(place, "results/decode/a.json", result)
-    with _back_soon(server):
+    with _back_soon(server, place):
         assert on_pool(place, "decode/decode", "results/decode/a.json", PropensityRef, {}, name="never run") == result
 
 

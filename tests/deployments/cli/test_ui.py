@@ -31,7 +31,7 @@ def test_one_page_or_both() -> None:
     assert "'prefect', 'mlflow'" in " ".join(refused.output.replace("│", " ").split())
 
 
-_LIGHT = """
+_LIGHT = r"""
 import sys
 from pathlib import Path
 from rich.console import Console
@@ -41,7 +41,8 @@ from tasks.support.workspace import workspace
 port = sys.argv[1]
 address = f"http://127.0.0.1:{port}"
 server = [sys.executable, "-m", "http.server", port, "--bind", "127.0.0.1"]
-command = [sys.executable, "-c", "import os, sys, time; time.sleep(2); os.execv(sys.argv[1], sys.argv[1:])", *server]
+wait = "import os, sys, time\nwhile not os.path.exists('go'): time.sleep(0.02)\nos.execv(sys.argv[1], sys.argv[1:])"
+command = [sys.executable, "-c", wait, *server]
 ui.pages = lambda *_: [ui.Page("a page", address, address, command)]
 ui.serve(workspace(Path("runs/r")), None, 0, 0, Console())
 """
@@ -85,15 +86,16 @@ def start(tmp_path: Path) -> Iterator[Callable[..., _Pages]]:
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_an_address_is_printed_when_it_answers_and_its_server_ends_with_the_command(
-    start: Callable[..., _Pages], free_port: int, ending: signal.Signals
+    start: Callable[..., _Pages], free_port: int, ending: signal.Signals, tmp_path: Path
 ) -> None:
     address = f"http://127.0.0.1:{free_port}"
     pages = start("-c", _LIGHT, str(free_port))
     assert "starting a page, which takes up to a minute" in pages.line()
     with pytest.raises(OSError):
         urllib.request.urlopen(address, timeout=5)
+    (tmp_path / "go").touch()
     assert address in pages.line()
-    with urllib.request.urlopen(address, timeout=5) as answer:
+    with urllib.request.urlopen(address, timeout=60) as answer:
         assert answer.status == 200
     pages.process.send_signal(ending)
     assert pages.process.wait(timeout=60) == 0

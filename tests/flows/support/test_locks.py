@@ -72,7 +72,8 @@ def test_each_waits_for_whatever_learns_in_its_run(
         begin(workspace(tmp_path / "other"))  # another run's does not wait
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(begin, workspace(tmp_path))
-        time.sleep(0.5)
+        while "is under way" not in caplog.text and not waiting.done():
+            time.sleep(0.02)
         assert not waiting.done()
         held.kill()
         with pytest.raises(_Begun):

@@ -66,7 +66,7 @@ def test_a_command_ends_at_once_with_its_workers_its_server_and_its_runs(
         started.wait_until(lambda: "another try in 600 seconds" in started.told)
         started.wait_until(lambda: any(line[-1].endswith("/spec.json") for line in started.processes().values()))
         server = next(line.split()[1] for line in started.told.splitlines() if line.startswith("server "))
-        assert httpx.get(f"{server}/health").json() is True
+        assert httpx.get(f"{server}/health", timeout=60).json() is True
         ports = strangers.listening(psutil.Process(started.pid))
         assert httpx.URL(server).port in ports
         assert not [found for port in ports for found in strangers.let_in(port, tmp_path / "theirs")]
