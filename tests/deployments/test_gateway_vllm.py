@@ -226,6 +226,8 @@ def test_a_server_that_does_not_fit_is_refused_and_tried_again(
 ) -> None:
     with serving(place, vllm="http://127.0.0.1:9", ready=False) as gateway:
         until(lambda: "does not answer" in _complaint(gateway))
+    with listening(FastAPI()) as another, serving(place, vllm=another, ready=False) as gateway:
+        until(lambda: "no vLLM server" in _complaint(gateway))
     twin.processed = False
     with serving(place, vllm=url, ready=False) as gateway:
         until(lambda: "processed_logprobs" in _complaint(gateway))

@@ -109,7 +109,11 @@ class VllmLoader(Loader[Adapter]):
             EngineError: it does not answer, or gives log-probabilities of another distribution.
             VersionRejectedError: it serves another base model.
         """
-        (base,) = [each for each in self._answer("GET", "/v1/models").json()["data"] if each["parent"] is None]
+        try:
+            models = self._answer("GET", "/v1/models").json()["data"]
+            base = next(each for each in models if each["parent"] is None)
+        except (ValueError, KeyError, TypeError, StopIteration):
+            raise EngineError(f"what answers at {self.url} is no vLLM server; `respect vllm` starts one") from None
         source = local.locate(profile.base)
         if base["root"] != source:
             raise VersionRejectedError(
