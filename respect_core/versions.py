@@ -71,10 +71,20 @@ _parsing = Lock()
 take turns (SystemError: AST constructor recursion depth mismatch)."""
 
 
-def _imports(path: Path) -> Iterator[str]:
-    """Yield the names that a source imports, anywhere in it: modules, and what may be a module of a package."""
+def _imports(path: Path) -> tuple[str, ...]:
+    """Return the names that a source imports, anywhere in it: modules, and what may be a module of a package."""
+    return _imports_unless_changed((path, path.stat().st_mtime_ns, path.stat().st_size))
+
+
+@cache
+def _imports_unless_changed(file: tuple[Path, int, int]) -> tuple[str, ...]:
+    path, *_ = file
     with _parsing:
         tree = ast.parse(path.read_bytes())
+    return tuple(_imported(tree))
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

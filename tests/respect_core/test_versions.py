@@ -81,16 +81,31 @@ def _comment(path: Path) -> None:
     path.write_text(path.read_text() + "# changed\n")
 
 
+def test_an_import_that_is_added_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that has read the source before."""
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "counted"
+    package.mkdir()
+    for name in ("__init__", "first", "second"):
+        (package / f"{name}.py").touch()
+    assert sources("counted.first").keys() == {"counted.first"}
+    (package / "first.py").write_text("from counted import second\n")
+    assert sources("counted.first").keys() == {"counted.first", "counted", "counted.second"}
+
+
 def test_sources_may_be_asked_for_by_several_threads_at_once() -> None:
     """Python 3.11 fails where two threads parse at once, and one is interrupted in it by a collection of garbage."""
     script = """
 import gc, time
 from concurrent.futures import ThreadPoolExecutor
-from respect_core.versions import sources
+from respect_core.versions import _imports_unless_changed, sources
 gc.callbacks.append(lambda *_: time.sleep(1e-5))
 gc.set_threshold(50)
+def parsed(_):
+    _imports_unless_changed.cache_clear()
+    return sources("tasks.compute.specs")
 with ThreadPoolExecutor(4) as pool:
-    print({len(each) for each in pool.map(lambda _: sources("tasks.compute.specs"), range(8))})
+    print({len(each) for each in pool.map(parsed, range(8))})
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-500:]
