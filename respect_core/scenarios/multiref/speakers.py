@@ -8,7 +8,7 @@ a cooperative human listener would take; that is used for human-human games, and
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from respect_core.log.records import InteractionLog, PolicyIdentity
@@ -176,9 +176,25 @@ MakeSpeaker = Callable[[GameContext, int | str], SimulatedSpeaker]
 """A function from context and seed to speaker, such as a `SpeakerFactory`."""
 
 
-def values_of(tangrams: Mapping[str, Tangram]) -> dict[str, Values]:
+@dataclass(frozen=True)
+class _Values(Mapping[str, Values]):
+    """Each tangram's attribute values, by id; computed when asked for, as those of a whole pool take seconds."""
+
+    tangrams: Mapping[str, Tangram]
+
+    def __getitem__(self, image: str) -> Values:
+        return attributes.values(self.tangrams[image])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tangrams)
+
+    def __len__(self) -> int:
+        return len(self.tangrams)
+
+
+def values_of(tangrams: Mapping[str, Tangram]) -> Mapping[str, Values]:
     """Return each tangram's attribute values, by id."""
-    return {image: attributes.values(tangram) for image, tangram in tangrams.items()}
+    return _Values(tangrams)
 
 
 def speaker_factory(

@@ -46,6 +46,20 @@ def test_people_win_and_their_games_repeat(factory: SpeakerFactory) -> None:
     assert 3 < sum(len(log.turns) for log in logs) / len(logs) < 5
 
 
+def test_only_the_pictures_of_a_game_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attributes of the whole pool take seconds, and each process that plays would wait for them."""
+    pool, values, seen = tangrams.procedural_pool(0), attributes.values, set()
+
+    def counted(tangram: tangrams.Tangram) -> attributes.Values:
+        seen.add(tangram.id)
+        return values(tangram)
+
+    monkeypatch.setattr(attributes, "values", counted)
+    games = contexts.sample(pool.development, 1, "one")
+    speakers.human_games(games, speakers.speaker_factory(speakers.values_of(pool.tangrams)), seed="one")
+    assert seen == set(games[0].images)
+
+
 def test_utterances_name_no_letter_no_image_and_no_attribute(factory: SpeakerFactory) -> None:
     """Only words leave the speaker: no key to a target is among what the tables and learners see."""
     games = contexts.sample(tangrams.procedural_pool(0).main, 60, 5)
