@@ -23,7 +23,10 @@ from seaweedfs import S3Server
 from respect_core.store.base import Store
 from respect_core.store.open import open_store
 
-LONGEST = ("test_round.py", "test_promote.py", "flows", "deployments")
+LONGEST = (
+    *("test_round.py", "test_promote.py", "test_study.py", "flows", "deployments", "learning"),
+    *("test_one_round.py", "test_extras.py"),
+)
 """Files and folders of tests, the longest first: whoever is done early takes the short ones (see `make test`)."""
 
 # A run of the suite fails for what changed, not for the examples of the day or a machine that pauses.
