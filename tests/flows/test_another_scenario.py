@@ -23,7 +23,7 @@ from respect_core.log.records import InteractionLog, LoggedTurn, Outcome, Policy
 from respect_core.profiles import Profile
 from respect_core.store.tables import read_table
 from respect_core.training_data import curated
-from respect_core.variants import Variant
+from respect_core.variants import Objective, Variant
 from tasks.registry import registry
 from tasks.support.workspace import Workspace, workspace
 
@@ -37,7 +37,9 @@ def _words(name: str) -> Profile:
     """Enough steps for the base model, which has never written such a word, to write nothing else."""
     short: dict[str, Any] = {"max_steps": 40, "checkpoint_every": 40, "warmup_steps": 5}
     profile = replace(smallest("tiny"), name=name, scenario="three-words", simulated_people=False)
-    return replace(profile, seed_training=replace(profile.seed_training, **short)).with_training(**short)
+    fft = replace(profile.training[Objective.FFT], **short)  # answers below; the others only have to get through
+    seed_training = replace(profile.seed_training, **short)
+    return replace(profile, seed_training=seed_training, training=profile.training | {Objective.FFT: fft})
 
 
 def _log(number: int, draw: random.Random) -> InteractionLog:

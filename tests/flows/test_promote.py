@@ -262,8 +262,8 @@ def _learn(place: Workspace, flipped: bool) -> RegisteredRef:
     """b-rl, which goes on from the seed policy, for a few steps at a rate at which they tell."""
     rl = replace(
         _profile().training[Objective.RL],
-        max_steps=40,
-        checkpoint_every=40,
+        max_steps=24,
+        checkpoint_every=24,
         warmup_steps=0,
         negative_reward=-1.0,
     )
