@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -34,6 +35,17 @@ LONGEST = (
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_configure() -> None:
+    """Collect no garbage while tests are imported, which leaves little and allocates much."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on, do not search what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
