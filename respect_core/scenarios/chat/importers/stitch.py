@@ -35,8 +35,15 @@ _BACKGROUND = re.compile(
     r"(?:generate|write|create|suggest|provide|give|come up with|summari[sz]e|analy[sz]e)"
     r"\b.{0,160}?(?:\btitles?\b|\btags\b|\bfollow-?up (?:questions|prompts)|\bsearch quer(?:y|ies)|\bemoji\b).{0,400}?"
     r"(?:\bchat[ _]history|\bconversation\b|\bthis chat\b|<chat_history>)"
-    r"|\s*#+ *task:?\s+.{0,60}(?:\bautocompletion\b|\btitle\b|\btags\b)",
+    r"|\s*#+ *task:?\s+.{0,60}(?:\bautocompletion\b|\btitle\b|\btags\b)"
+    r"|\s*#+ *task:?\s+summari[sz]e the conversation history that will be compacted\b"
+    r"|\s*#+ *task:?\s.*\n<chat_history>\n"  # whatever Open WebUI asks about what was said
+    r"|\s*your task is to reflect the speaker's .{0,80}\bemoji\b"
+    r"|\s*you have been provided with a set of responses from various models",
     re.IGNORECASE | re.DOTALL,
+)
+_BACKGROUND_SYSTEM = re.compile(
+    r"\s*Available Tools:.*\bYour task is to choose\b|\s*You are Open WebUI's private\b", re.DOTALL
 )
 
 
@@ -145,8 +152,12 @@ def is_background(utterance: str) -> bool:
 
 def is_background_call(messages: Sequence[Message]) -> bool:
     """Tell whether messages to which no assistant has answered yet are such a question."""
+    if any(each.role == "assistant" for each in messages):
+        return False
     utterance = next((each.content for each in reversed(messages) if each.role == "user"), "")
-    return is_background(utterance) and not any(each.role == "assistant" for each in messages)
+    return is_background(utterance) or any(
+        each.role == "system" and _BACKGROUND_SYSTEM.match(each.content) for each in messages
+    )
 
 
 def background() -> RecordError:

@@ -328,6 +328,10 @@ def test_the_model_that_answered_is_named_not_its_alias(log: Any) -> None:
         "### Task:\nSuggest 3-5 relevant follow-up questions that the user might ask, given the conversation",
         "Write a short title for this conversation: USER: hi",
         "### Task:\nYou are an autocompletion system.",
+        "### Task:\nPredict what comes next.\n### Chat History:\n<chat_history>\nUSER: hi\n</chat_history>",
+        "### Task:\nSummarize the conversation history that will be compacted.\n### Messages: ...",
+        "Your task is to reflect the speaker's likely mood through a fitting emoji.",
+        "You have been provided with a set of responses from various models to a question.",
     ],
 )
 def test_background_calls_are_set_aside(log: Any, prompt: str) -> None:
@@ -336,9 +340,24 @@ def test_background_calls_are_set_aside(log: Any, prompt: str) -> None:
     assert summary.set_aside == {"a background call, such as for a title or tags": 1}
 
 
+@pytest.mark.parametrize(
+    "system", ["Available Tools: [...]\nYour task is to choose", "You are Open WebUI's private reviewer."]
+)
+def test_an_interface_s_own_system_prompt_makes_a_background_call(log: Any, system: str) -> None:
+    asked = pair("Query: lamps on", "[]", minute=2)
+    asked["request"]["messages"].insert(0, {"role": "system", "content": system})
+    _, summary = log(pair("a", "b", minute=1), asked)
+    assert summary.set_aside == {"a background call, such as for a title or tags": 1}
+
+
 def test_a_question_about_titles_is_no_background_call(log: Any) -> None:
     assert len(log(pair("Suggest a title for my novel about lamps", "Light"))[0]) == 1
     assert len(log(pair("a", "b", "Write a title for our conversation", "Lamps"))[0][0].turns) == 2
+
+
+def test_a_question_with_documents_is_no_background_call(log: Any) -> None:
+    asked = "### Task:\nRespond to the user query using the provided context.\n<context>\nlamps\n</context>\nlight?"
+    assert len(log(pair(asked, "yes"))[0]) == 1
 
 
 def test_background_calls_among_whole_conversations_are_set_aside(log: Any) -> None:
