@@ -55,6 +55,10 @@ class Manner:
     max_new_tokens: int | None = None
 
 
+Prefilled = tuple[Tensor, Cache, Tensor, Tensor]
+"""What `Writer.prefill` returns."""
+
+
 @dataclass(frozen=True)
 class Writer:
     """A model and everything needed to write with it."""
@@ -151,7 +155,7 @@ class Writer:
         chosen_B, logp_B = choose(among(logits_BV, candidates_BA), uniform_B, temperature)
         return candidates_BA.gather(1, chosen_B[:, None]).squeeze(1).tolist(), logp_B.tolist()
 
-    def prefill(self, encoded: Sequence[packing.Encoded]) -> tuple[Tensor, Cache, Tensor, Tensor]:
+    def prefill(self, encoded: Sequence[packing.Encoded]) -> Prefilled:
         """Run the part of the prompts that is not in the cache.
 
         Returns:
@@ -181,6 +185,28 @@ class Writer:
         self.cache.store(encoded, past, starts)
         last_BH = hidden_BTH[torch.arange(len(new), device=device), lengths_B - 1]
         return model.get_output_embeddings()(last_BH).float(), past, mask_BT, starts_B + lengths_B
+
+    def prefill_in_parts(self, row: packing.Encoded, part: int) -> Iterator[Prefilled | None]:
+        """Run a prompt without images, `part` tokens at a time: yield None after each part, and what `prefill` returns.
+
+        Whoever runs it may do something else between two parts, and never run the rest.
+        """
+        model = inner(self.model)
+        past, (start,) = self.cache.load([row])
+        for begin in range(start, len(row.input_ids), part):
+            stop = min(begin + part, len(row.input_ids))
+            hidden_1TH = model.model(
+                input_ids=torch.tensor([row.input_ids[begin:stop]], device=model.device),
+                position_ids=torch.arange(begin, stop, device=model.device)[None],
+                past_key_values=past,
+                use_cache=True,
+            ).last_hidden_state
+            if stop < len(row.input_ids):
+                yield None
+        self.cache.store([row], past, [start])
+        length_1 = torch.tensor([len(row.input_ids)], device=model.device)
+        mask_1P = torch.ones(1, len(row.input_ids), dtype=torch.bool, device=model.device)
+        yield model.get_output_embeddings()(hidden_1TH[:, -1]).float(), past, mask_1P, length_1
 
     def _text(self, tokens: Sequence[int]) -> str:
         tokens = tokens[:-1] if tokens[-1] == self.chat.end_id else tokens

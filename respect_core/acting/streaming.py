@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import Cache
 
 from respect_core.acting.batcher import OverloadedError
-from respect_core.acting.decoding import Writer, choose, evaluating
+from respect_core.acting.decoding import Prefilled, Writer, choose, evaluating
 from respect_core.acting.kv_cache import growing_cache
 from respect_core.acting.reply import Emit, Reply, Sampling
 from respect_core.model.base import inner
@@ -24,6 +24,8 @@ from respect_core.model.packing import PASS_TOKENS, Encoded
 
 log = logging.getLogger(__name__)
 Version = TypeVar("Version")
+PART = 512
+"""Tokens of a long prompt that run between two tokens of the others' replies."""
 
 
 class _Batch:
@@ -33,25 +35,45 @@ class _Batch:
         self._writer = writer
         self._tokenizer = writer.chat.processor.tokenizer
         self.rows: list[Reply] = []
+        self._begun: deque[tuple[Reply, Iterator[Prefilled | None]]] = deque()  # whose prompts run in parts
         self._cache: Cache | None = None
         self._mask_BP: Tensor
         self._positions_B: Tensor
 
+    @property
+    def replies(self) -> list[Reply]:
+        """The replies that are here, whether anything is written of them or not."""
+        return [*self.rows, *(reply for reply, _ in self._begun)]
+
     def join(self, replies: list[Reply]) -> None:
-        """Run the prompts of replies, draw their first tokens, and take them in."""
-        cached = [reply for reply in replies if self._writer.cache.kept(reply.prompt)]
-        for alike in (cached, [reply for reply in replies if reply not in cached]):
-            if alike:
-                self._join(alike)
+        """Take replies in: run short prompts and draw their first tokens, and leave long ones to `read`."""
+        kept = {reply: self._writer.cache.kept(reply.prompt) for reply in replies}
+        long = [r for r in replies if len(r.prompt.input_ids) - kept[r] > PART and not r.prompt.images]
+        self._begun += [(reply, self._writer.prefill_in_parts(reply.prompt, PART)) for reply in long]
+        for alike in ([r for r in replies if kept[r]], [r for r in replies if not kept[r]]):
+            if short := [reply for reply in alike if reply not in long]:
+                self._enter(short, self._writer.prefill([reply.prompt for reply in short]))
+
+    def read(self) -> None:
+        """Run a part of a long prompt, and draw the first token after its last part."""
+        while self._begun and self._begun[0][0].cancelled:
+            self._begun.popleft()
+        if self._begun and (prefilled := next(self._begun[0][1])) is not None:
+            self._enter([self._begun.popleft()[0]], prefilled)
+
+    def clear(self) -> None:
+        """Forget all replies."""
+        self.rows = []
+        self._begun.clear()
 
     def room(self, replies: list[Reply], reply: Reply) -> bool:
         """Return whether a reply can join with these, so that no long prompt multiplies the memory of the others."""
-        rows = [*self.rows, *replies, reply]
+        rows = [*self.replies, *replies, reply]
         width = max([self._mask_BP.shape[1] if self.rows else 0, *(len(each.prompt.input_ids) for each in rows)])
         return len(rows) == 1 or len(rows) * width <= PASS_TOKENS
 
-    def _join(self, replies: list[Reply]) -> None:
-        logits_BV, cache, mask_BP, positions_B = self._writer.prefill([reply.prompt for reply in replies])
+    def _enter(self, replies: list[Reply], prefilled: Prefilled) -> None:
+        logits_BV, cache, mask_BP, positions_B = prefilled
         unfinished = self._draw(replies, logits_BV)
         joined, keep = [reply for reply, on in zip(replies, unfinished, strict=True) if on], _places(unfinished)
         if not joined:
@@ -157,10 +179,20 @@ def _widened(mask_BP: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(mask_BP, (width - mask_BP.shape[1], 0), value=False)
 
 
+_Kind = tuple[Version, int]
+"""A version and a class of lengths."""
+
+
+def _length_class(prompt: Encoded) -> int:
+    """Return 0 for a prompt of up to 512 tokens, 1 up to 2,048, 2 up to 8,192, and so on."""
+    return max(0, (len(prompt.input_ids) - 1).bit_length() - 8) // 2
+
+
 class Streams(Generic[Version]):
     """A thread that writes the replies of many callers, with any number of models.
 
-    Models take turns, a token for every reply of each. A failure ends the replies of that model alone.
+    Models take turns, a token for every reply of each, and so do a model's replies to short and to long prompts, which
+    would otherwise be as slow as the longest. A failure ends the replies of that model and length alone.
 
     Args:
         writer_of: a version's writer.
@@ -171,8 +203,8 @@ class Streams(Generic[Version]):
     def __init__(self, writer_of: Callable[[Version], Writer], *, most: int = 64, queue: int = 1024) -> None:
         self._writer_of, self._most, self._queue = writer_of, most, queue
         self._wake = threading.Condition()
-        self._waiting: dict[Version, deque[Reply]] = {}
-        self._batches: dict[Version, _Batch] = {}
+        self._waiting: dict[_Kind[Version], deque[Reply]] = {}
+        self._batches: dict[_Kind[Version], _Batch] = {}
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="streams", daemon=True)
         self._thread.start()
@@ -187,7 +219,7 @@ class Streams(Generic[Version]):
         with self._wake:
             if self._closing or self._count_waiting() >= self._queue:
                 raise OverloadedError(f"{self._queue} requests are waiting")
-            self._waiting.setdefault(version, deque()).append(reply)
+            self._waiting.setdefault((version, _length_class(prompt)), deque()).append(reply)
             self._wake.notify()
         return reply
 
@@ -204,7 +236,7 @@ class Streams(Generic[Version]):
     def writing(self) -> int:
         """Number of replies that are being written."""
         with self._wake:
-            return sum(len(batch.rows) for batch in self._batches.values())
+            return sum(len(batch.replies) for batch in self._batches.values())
 
     def close(self) -> None:
         """Finish all replies, then stop."""
@@ -220,31 +252,33 @@ class Streams(Generic[Version]):
                     if self._closing:
                         return
                     self._wake.wait()
-                versions = list({**self._batches, **self._waiting})
-            for version in versions:
-                self._advance(version)
+                kinds = list({**self._batches, **self._waiting})
+            for kind in kinds:
+                self._advance(kind)
 
-    def _advance(self, version: Version) -> None:
-        """Let waiting replies of a version in, and draw a token for those that are in already."""
-        batch = self._batches.get(version) or _Batch(self._writer_of(version))
+    def _advance(self, kind: _Kind[Version]) -> None:
+        """Let waiting replies of a kind in, and draw a token for those that are in already."""
+        writer = self._writer_of(kind[0])
+        batch = self._batches.get(kind) or _Batch(writer)
         with self._wake:
-            queue = deque(reply for reply in self._waiting.pop(version, ()) if not reply.cancelled)
+            queue = deque(reply for reply in self._waiting.pop(kind, ()) if not reply.cancelled)
             new: list[Reply] = []
-            while queue and len(batch.rows) + len(new) < self._most and batch.room(new, queue[0]):
+            while queue and len(batch.replies) + len(new) < self._most and batch.room(new, queue[0]):
                 new.append(queue.popleft())
             if queue:
-                self._waiting[version] = queue
-            self._batches[version] = batch
+                self._waiting[kind] = queue
+            self._batches[kind] = batch
         try:
-            with evaluating(self._writer_of(version).model):
+            with evaluating(writer.model):
                 batch.step()
+                batch.read()
                 if alive := [reply for reply in new if not reply.cancelled]:
                     batch.join(alive)
         except Exception as error:
-            log.error("replies of %s fail (%s)", version, type(error).__name__)
-            for reply in {*batch.rows, *new}:
+            log.error("replies of %s fail (%s)", kind[0], type(error).__name__)
+            for reply in {*batch.replies, *new}:
                 reply.fail()
-            batch.rows = []
-        if not batch.rows:
+            batch.clear()
+        if not batch.replies:
             with self._wake:
-                del self._batches[version]
+                del self._batches[kind]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -296,3 +297,44 @@ def test_too_many_are_refused(policy: Policy) -> None:
     for caller in callers:
         caller.wait()
     streams.close()
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_a_long_prompt_is_read_in_parts_between_the_tokens_of_others(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    """To the same reply; and where its client leaves, the rest of it is not read."""
+    said = ["word " * 30, "Yes."] * (turns - 1) + ["another " * 50]
+    fresh = Policy(policy.base, None, policy.features, constrained=False)
+    streams: Streams[Policy] = Streams(lambda each: each.writer)
+    for stop in range(1, len(said), 2):  # what was said before is in the cache
+        (earlier,) = _ask(streams, fresh, [_encoded(fresh, _interaction("long", *said[:stop]))])
+        earlier.wait()
+    prompt = _encoded(fresh, _interaction("long", *said))
+    (whole,) = _ask(streams, policy, [prompt])
+    expected = whole.wait()
+
+    monkeypatch.setattr(streaming, "PART", 16)
+    widths: list[int] = []
+    decoder = fresh.model.model
+    plain = decoder.forward
+
+    def forward(*args: Any, **given: Any) -> Any:
+        widths.append(given["input_ids"].shape[1])
+        return plain(*args, **given)
+
+    monkeypatch.setattr(decoder, "forward", forward)
+    other = _Caller(holds=True)
+    streams.submit(fresh, _encoded(fresh, _interaction("short", "hi")), Sampling(seed=1, max_tokens=40), other)
+    assert other.first.wait(120)
+    (caller,) = _ask(streams, fresh, [prompt])
+    left = _Caller()
+    leaving = streams.submit(fresh, _encoded(fresh, _interaction("left", "again " * 90)), Sampling(), left)
+    leaving.cancel()
+    other.go.set()
+    assert caller.wait()[:2] == expected[:2]
+    other.wait()
+    streams.close()
+    parts = [place for place, width in enumerate(widths) if width == 16]
+    assert len(parts) >= 3 and all(1 in widths[a:b] for a, b in pairwise(parts))
+    assert max(widths[1:]) <= 16 and not left.pieces
