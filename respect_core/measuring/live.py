@@ -100,6 +100,7 @@ def versions(
         by_version.setdefault((each.variant, each.version), []).append(each)
     newest = sorted(by_version, key=lambda each: by_version[each][-1].time if by_version[each] else "", reverse=True)
     chosen = sorted(newest, key=lambda each: each not in on_offer.items())[:VERSIONS]
+    chosen.sort(key=lambda each: (each not in on_offer.items(), _order(each[1])))  # alike at each look
     return [_version(*each, each in on_offer.items(), by_version[each], labels, resamples) for each in chosen]
 
 
@@ -134,7 +135,7 @@ def pairs(
     effect: float = 0.05,
     resamples: int = RESAMPLES,
 ) -> list[PairFigures]:
-    """Compare the versions that were on offer at the same time, of those measured; those that replied last first."""
+    """Compare the versions that were on offer at the same time, of those measured."""
     among = {each.version for each in measured}
     by_pair: dict[tuple[str, str], list[ServedReply]] = defaultdict(list)
     for each in replies:
@@ -142,6 +143,7 @@ def pairs(
             if each.version in (one, other):
                 by_pair[one, other].append(each)
     newest = sorted(by_pair, key=lambda pair: by_pair[pair][-1].time, reverse=True)[:PAIRS]
+    newest.sort(key=lambda pair: [*map(_order, pair)])
     return [_pair(pair, by_pair[pair], labels, effect, resamples) for pair in newest]
 
 

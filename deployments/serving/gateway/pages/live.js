@@ -7,7 +7,7 @@ import { watch } from "./sign_in.js";
 const LOOK_AGAIN = 10_000; // milliseconds
 const SIGNS = [
   ["negative", "bad"],
-  ["neutral", ""],
+  ["neutral", "plain"],
   ["positive", "good"],
 ];
 
