@@ -164,7 +164,8 @@ def test_a_reply_that_fails_is_counted_for_its_version(gateway: Running, monkeyp
     monkeypatch.setattr(gateway.gateway, "record", fail)
     with pytest.raises(Exception, match="internal error"):
         gateway.say("hello", model="respect.b-fft")
-    assert gateway.gateway.metrics.failures() == {("b-fft", f"{MODEL}/2"): 1}
+    failures = gateway.gateway.metrics.failures()
+    assert failures.pop(("b-fft", f"{MODEL}/2")) == 1 and not any(failures.values())
 
 
 def test_over_tls_the_cookie_travels_over_nothing_else_and_without_a_token_there_is_no_page(

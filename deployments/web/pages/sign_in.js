@@ -3,7 +3,7 @@
 import { get, post } from "./api.js";
 import { $, notice, on, show } from "./dom.js";
 
-/** Calls `load`, now and after each sign-in at `api`, and shows the form while the server wants a token. Returns how to call it again. */
+/** Calls `load`, now and after each sign-in at `api`; shows the form while the server wants a token. Returns a repeat. */
 export function signIn(api, load) {
   async function enter() {
     try {
