@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from respect_core.log.log import RecordError
 from respect_core.log.served_chats import SERVED_CHATS, read
-from respect_core.measuring.live import PairFigures, ServedReply, VersionFigures, pairs, versions
+from respect_core.release.live import PairFigures, ServedReply, VersionFigures, pairs, versions
 from respect_core.scenarios.chat.logs import interaction_id
 from respect_core.scenarios.chat.served import read_reply
 from respect_core.store import tables

@@ -19,7 +19,7 @@ from policy_servers import until
 
 from deployments.serving.gateway import operator
 from deployments.serving.gateway.live import Evidence, Live
-from respect_core.measuring.live import ServedReply, pairs, versions
+from respect_core.release.live import ServedReply, pairs, versions
 from respect_core.store.open import open_store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]

@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from deployments.failures import place_of
-from respect_core.measuring.live import PairFigures, VersionFigures
+from respect_core.release.live import PairFigures, VersionFigures
 from respect_core.store.base import Store
 from tasks.release.live_log import LiveLog
 

@@ -13,7 +13,7 @@ from respect_core.log.export import export_everything
 from respect_core.log.log import LOGS, read_logs
 from respect_core.log.records import turn_rows
 from respect_core.log.served_chats import SERVED_CHATS, ServedChat
-from respect_core.measuring.live import VersionFigures
+from respect_core.release.live import VersionFigures
 from respect_core.schemas import FEEDBACK_SCHEMA
 from respect_core.store.base import Store
 from respect_core.store.manifests import partitions

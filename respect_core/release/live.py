@@ -1,4 +1,4 @@
-"""Measure versions while gateways serve them: FOR MEASURING ONLY. Not in the paper.
+"""Measure versions while gateways serve them: what users say next to each, and how versions differ. Not in the paper.
 
 What a version is like comes from all of its replies. Versions are compared only in conversations that chance gave to
 one of them while both were on offer (`measuring.follow_ups`).

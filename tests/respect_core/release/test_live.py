@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from respect_core.measuring.follow_ups import Said, compare
-from respect_core.measuring.live import PAIRS, VERSIONS, ServedReply, pairs, versions
+from respect_core.release.live import PAIRS, VERSIONS, ServedReply, pairs, versions
 
 OLD, NEW, SEED = "respect.b-fft/9", "respect.b-fft/10", "respect.seed/1"
 
