@@ -81,8 +81,8 @@ test-slow: install  ## minutes long: bars measured on real data, kills in the mi
 test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium-headless-shell)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m stack tests/stack
 
-test-browser: install  ## the game's pages and the report in a browser (Debian: apt-get install chromium-headless-shell)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/deployments/game/browser tests/respect_core/reporting/test_report_in_browser.py tests/tasks/registry/test_mlflow_pages_in_browser.py
+test-browser: install  ## pages of game and gateway, and the report, in a browser (Debian: apt-get install chromium-headless-shell)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/deployments/game/browser tests/deployments/test_gateway_page_in_browser.py tests/respect_core/reporting/test_report_in_browser.py tests/tasks/registry/test_mlflow_pages_in_browser.py
 
 test-ray: install  ## a round and a training on a Ray cluster of two nodes, of which one is lost; policies on Ray Serve
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'

@@ -270,6 +270,12 @@ class EvaluateParameters(Parameters):
     profile: ProfileName = "tiny"
 
 
+class DecodeParameters(Parameters):
+    """The follow-ups that rounds have not decoded yet."""
+
+    profile: ProfileName = "chat"
+
+
 class CompareParameters(Parameters):
     """Two versions on the same held-out prompts."""
 

@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     ray_address: str = Field(default="auto", validation_alias="RAY_ADDRESS", description="The Ray cluster")
     operator_token: SecretStr = Field(
         default=SecretStr(""),
-        description="Opens the game's `/operator` page; 16 characters or more; empty: the page is closed",
+        description="Opens the `/operator` pages of game and gateway; 16 characters or more; empty: they are closed",
     )
     annotator_tokens: SecretStr = Field(
         default=SecretStr(""),
@@ -131,6 +131,14 @@ def require_long(variable: str, token: str) -> None:
     """Raise SettingsError for a token that may be guessed."""
     if len(token) < SHORTEST_TOKEN:
         raise SettingsError(f"{variable} needs {SHORTEST_TOKEN} characters or more, e.g. of `openssl rand -hex 16`")
+
+
+def operator_token() -> str | None:
+    """Return RESPECT_OPERATOR_TOKEN; None where it is not set. Raises SettingsError for a short one."""
+    token = settings().operator_token.get_secret_value() or None
+    if token is not None:
+        require_long("RESPECT_OPERATOR_TOKEN", token)
+    return token
 
 
 VARIABLES = {str(field.validation_alias): field for field in Settings.model_fields.values()}

@@ -1,19 +1,41 @@
-"""`respect evaluate-decoder`: measure a profile's feedback decoder on follow-ups that somebody labelled."""
+"""`respect decode`, and `respect evaluate-decoder`, which measures a profile's decoder on labelled follow-ups."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from flows.support.terminal import Commands, clear_errors, console
+from deployments.cli.options import On, build, options
+from flows.parameters import DecodeParameters
+from flows.support.terminal import Commands, Run, clear_errors, console, run_workspace, running
 from respect_core.profiles import profile as named_profile
 
 decoding_app = Commands()
+
+
+@decoding_app.command("decode")
+@options(DecodeParameters)
+def decode_command(run: Run = "main", on: On = "here", **given: Any) -> None:
+    """Decode the follow-ups of conversations that are over before a round does, for live evidence."""
+    parameters, workspace = build(DecodeParameters, given), run_workspace(run)
+    from flows.decode import decode as flow
+    from tasks.compute.places import Place, require
+
+    with clear_errors():
+        require(Place(on))  # before Prefect starts
+    with running():
+        feedback = flow(workspace, parameters, on=Place(on))
+    counts = feedback.decoders["ternary"]
+    console.print(
+        f"round {feedback.round}: {counts.negative:,} negative, {counts.neutral:,} neutral and {counts.positive:,} "
+        "positive follow-ups",
+        highlight=False,
+    )
 
 
 @decoding_app.command("evaluate-decoder")

@@ -12,7 +12,7 @@ import typer
 from flows.support.terminal import Commands, Run, clear_errors, run_workspace
 from respect_core.errors import extra
 from respect_core.scenario import scenario as plugged
-from respect_core.settings import named_tokens, settings
+from respect_core.settings import named_tokens, operator_token, settings
 from respect_core.variants import ACTING, DEPLOYABLE
 from tasks.support.workspace import Workspace
 
@@ -50,6 +50,10 @@ def serve(
     vllm: Annotated[
         str | None, typer.Option(help="Address of a vLLM server that writes the replies; `respect vllm` starts one.")
     ] = None,
+    evidence_every: Annotated[
+        float, typer.Option(min=1, help="Of conversations: seconds between two computations of live evidence.")
+    ] = 60.0,
+    secure: Annotated[bool, typer.Option(help="Behind TLS: the operator's cookie travels over TLS only.")] = False,
 ) -> None:
     """Answer users with what is deployed (docs/serving.md)."""
     workspace = run_workspace(run)
@@ -77,7 +81,8 @@ def serve(
             "every": every,
         }
         if plugged(scenario).free_text:
-            return _serve_chats(workspace, given | {"shares": _shares(shares), "redact": redact}, vllm, host, port)
+            given |= {"shares": _shares(shares), "redact": redact}
+            return _serve_chats(workspace, given, vllm, host, port, evidence_every, secure)
         configured = Settings(**given)
         if on == "ray":
             from tasks.compute import places
@@ -91,14 +96,24 @@ def serve(
         uvicorn.run(server, host=host, port=port, access_log=False, **clients.options(caps))
 
 
-def _serve_chats(workspace: Workspace, given: Mapping[str, Any], vllm: str | None, host: str, port: int) -> None:
+def _serve_chats(
+    workspace: Workspace,
+    given: Mapping[str, Any],
+    vllm: str | None,
+    host: str,
+    port: int,
+    evidence_every: float,
+    secure: bool,
+) -> None:
     """Serve conversations. Raises BadParameter for an address that others reach, without keys."""
     import uvicorn
 
     from deployments import clients
+    from deployments.serving.gateway import operator
     from deployments.serving.gateway.app import create_app
     from deployments.serving.gateway.engine import InProcess
     from deployments.serving.gateway.gateway import Gateway, Settings
+    from deployments.serving.gateway.live import Live
     from deployments.serving.gateway.vllm import Vllm
     from flows.support.guard import Guard
 
@@ -107,8 +122,10 @@ def _serve_chats(workspace: Workspace, given: Mapping[str, Any], vllm: str | Non
         raise typer.BadParameter(f"{host} is reached by others: set RESPECT_GATEWAY_KEYS, or listen on 127.0.0.1")
     configured = Settings(**given)
     engine = Vllm(workspace, configured, vllm) if vllm else InProcess(workspace, configured)
-    gateway = create_app(Gateway(workspace, configured, engine), known)
-    app = gateway if known else Guard(gateway)  # a web page must not talk in a user's name
+    gateway = Gateway[Any](workspace, configured, engine)
+    live, token = Live(workspace.open(), gateway.on_offer, evidence_every), operator_token()
+    served = create_app(gateway, known, live, operator.Settings(token, secure=secure) if token else None)
+    app = served if known else Guard(served)  # a web page must not talk in a user's name
     uvicorn.run(app, host=host, port=port, access_log=False, **clients.options(clients.Caps(share=0.5)))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.registry import Collector
 
 from deployments.serving.follow import Follower
 from deployments.serving.versions import Version
@@ -32,7 +33,17 @@ class Metrics:
         self._following = Gauge("following", "0 while registry or store are unreachable", **options)
         self._contact = Gauge("contact_age_seconds", "Since registry and store last answered; NaN before", **options)
         self.cut = Counter("cut_replies", "Replies that their client did not wait for", **options)
+        self.failed = Counter("failed_replies", "Replies that ended with an error", ["variant", "version"], **options)
         self.log_failures = Counter("log_failures", "Lines that went neither to disk nor to the store", **options)
+
+    def add(self, collector: Collector) -> None:
+        """Add what another part of the server knows."""
+        self._registry.register(collector)
+
+    def failures(self) -> dict[tuple[str, str], int]:
+        """Count the replies that ended with an error, by variant and version."""
+        samples = [each for metric in self.failed.collect() for each in metric.samples if each.name.endswith("_total")]
+        return {(each.labels["variant"], each.labels["version"]): int(each.value) for each in samples}
 
     def text(self, roster: Roster[Version], follower: Follower[Version], waiting: int) -> bytes:
         """Return the metrics in the exposition format."""

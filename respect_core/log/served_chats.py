@@ -6,7 +6,7 @@ collect them into conversations once these are over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -42,9 +42,9 @@ class ServedChat(BaseModel):
     response: dict[str, Any]
 
 
-def read(store: Store) -> Iterator[ServedChat]:
-    """Yield the records in the store, those of the oldest object first."""
-    for key in store.keys(f"{SERVED_CHATS}/"):
+def read(store: Store, keys: Iterable[str] | None = None) -> Iterator[ServedChat]:
+    """Yield the records in the store, those of the oldest object first; or those under some keys."""
+    for key in store.keys(f"{SERVED_CHATS}/") if keys is None else keys:
         with closing(store.open(key)) as file:
             for line in file:
                 yield ServedChat.model_validate_json(line)

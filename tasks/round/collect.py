@@ -29,17 +29,11 @@ from respect_core.scenario import scenario
 from respect_core.scenarios.chat.importers.conversation import (
     ChatTurn,
     Conversation,
-    Entry,
-    Message,
     Source,
-    Thread,
-    conversation,
-    messages,
-    said,
 )
-from respect_core.scenarios.chat.importers.parsing import messages_of, sampling, tools_of
-from respect_core.scenarios.chat.importers.summary import Imported, Place
+from respect_core.scenarios.chat.importers.parsing import sampling
 from respect_core.scenarios.chat.logs import Writer
+from respect_core.scenarios.chat.served import Reply, replies
 from respect_core.store.base import Store
 from respect_core.store.leases import lease
 from respect_core.store.manifests import Partition
@@ -138,80 +132,6 @@ def _group(chat: ServedChat) -> _Group:
     )
 
 
-# --- from records to turns --------------------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class _Reply:
-    """A record as a turn: what was said before it, the user's message, and all that the assistant wrote to it.
-
-    `before` and `after` are keys of what was said up to the user's message, and up to the reply.
-    """
-
-    chat: ServedChat
-    system: str | None
-    tools: tuple[str, ...]
-    history: tuple[Message, ...]
-    utterance: str
-    reply: tuple[Message, ...]
-    logprobs: tuple[float, ...] | None
-    before: str
-    after: str
-    own: bool = True  # a gateway wrote all of the reply
-    children: list[_Reply] = field(default_factory=list)
-    end: str = ""  # when the last reply below it was written
-
-
-def _replies(chats: Iterable[ServedChat]) -> Iterator[_Reply]:
-    """Yield the records as turns. Where tools were called in between, the last record has the whole reply."""
-    parts: dict[str, _Reply] = {}  # by what was said up to them
-    whole: dict[str, _Reply] = {}
-    for chat in sorted(chats, key=lambda each: each.time):
-        try:
-            each = _read(chat)
-        except RecordError:  # nothing that a gateway of this release writes
-            continue
-        if len(each.reply) > 1:  # calls of tools, and what came back
-            start = max((n for n in range(1, len(each.reply)) if each.reply[n - 1].role == "assistant"), default=0)
-            part = parts.get(_key([*each.history, Message("user", each.utterance), *each.reply[:start]]))
-            each.own = part is not None and part.own and not part.chat.cut
-            if part is not None:
-                whole.pop(part.chat.id, None)
-                known = part.logprobs is not None and each.logprobs is not None
-                each.logprobs = (*(part.logprobs or ()), *(each.logprobs or ())) if known else None
-        parts[each.after] = whole[chat.id] = each
-    yield from whole.values()
-
-
-def _read(chat: ServedChat) -> _Reply:
-    source = Source("served", chat.id)
-    place = Place(source, Imported())
-    asked = messages_of(chat.request["messages"], place)
-    (choice,) = chat.response["choices"]
-    answer = messages_of([{"role": "assistant", **choice["message"]}], place)
-    # As the gateway read it, and showed it to the model.
-    spoken = conversation(Thread(list(map(Entry, asked)), source, tools=tools_of(chat.request.get("tools"))))
-    *earlier, last = spoken.turns
-    history, reply = (*spoken.opening, *messages(earlier)), (*last.reply, *answer)
-    content = choice.get("logprobs", {}).get("content")
-    return _Reply(
-        chat,
-        spoken.system,
-        spoken.tools,
-        history,
-        last.utterance,
-        reply,
-        None if content is None else tuple(each["logprob"] for each in content),
-        before=_key(history),
-        after=_key([*history, Message("user", last.utterance), *reply]),
-    )
-
-
-def _key(spoken: Iterable[Message]) -> str:
-    """Return a key of messages; white space and ids of calls do not count."""
-    return hashlib.sha256(json.dumps(list(map(said, spoken))).encode("utf-8", "surrogatepass")).hexdigest()
-
-
 # --- from turns to interactions ---------------------------------------------------------------------------------
 
 
@@ -222,7 +142,7 @@ def _interactions(
     policies = {group.version: PolicyIdentity.of(group.version, group.adapter_hash)}
     ruler = _ruler(group.base, group.scenario)
     writer = Writer(group.round, group.variant, ruler, group.scenario, policies, user=str)
-    for path in _paths(list(_replies(chats)), done):
+    for path in _paths(list(replies(chats)), done):
         turns, first = [_turn(each, path[0]) for each in path], path[0]
         follow_ups = [child for child in path[-1].children if child not in path]
         if follow_ups:  # a reply to it was cut, or is an interaction of its own
@@ -244,19 +164,19 @@ def _interactions(
             set_aside[error.reason] += 1
 
 
-def _paths(replies: Sequence[_Reply], done: set[str]) -> Iterator[list[_Reply]]:
+def _paths(served: Sequence[Reply], done: set[str]) -> Iterator[list[Reply]]:
     """Yield the paths of new replies: each reply that may be learned from is in one of them."""
-    last: dict[str, _Reply] = {}
-    roots: list[_Reply] = []
-    for each in replies:  # in order of time: of equal beginnings, the latest continues
+    last: dict[str, Reply] = {}
+    roots: list[Reply] = []
+    for each in served:  # in order of time: of equal beginnings, the latest continues
         parent = last.get(each.before) if each.history else None
         (parent.children if parent else roots).append(each)
         last[each.after] = each
-    for each in reversed(replies):
+    for each in reversed(served):
         each.end = max([each.chat.time, *(child.end for child in each.children)])
     waiting = roots
     while waiting:
-        path, each = list[_Reply](), waiting.pop()
+        path, each = list[Reply](), waiting.pop()
         while True:
             if _may_learn(each, done):
                 path.append(each)
@@ -271,11 +191,11 @@ def _paths(replies: Sequence[_Reply], done: set[str]) -> Iterator[list[_Reply]]:
             yield path
 
 
-def _may_learn(reply: _Reply, done: set[str]) -> bool:
+def _may_learn(reply: Reply, done: set[str]) -> bool:
     return reply.own and not reply.chat.cut and reply.chat.id not in done
 
 
-def _turn(each: _Reply, first: _Reply) -> ChatTurn:
+def _turn(each: Reply, first: Reply) -> ChatTurn:
     alike = (each.system, each.tools) == (first.system, first.tools)  # else training sees another prompt
     return ChatTurn(
         each.utterance,

@@ -15,9 +15,11 @@ from policy_servers import PATIENCE, until
 from text_bases import small_llama
 
 from deployments import clients
+from deployments.serving.gateway import operator
 from deployments.serving.gateway.app import create_app
 from deployments.serving.gateway.engine import InProcess
 from deployments.serving.gateway.gateway import Gateway, Settings
+from deployments.serving.gateway.live import Live
 from deployments.serving.gateway.vllm import Vllm
 from respect_core.acting.policy import Policy
 from respect_core.log.log import LOGS, read_logs
@@ -66,14 +68,16 @@ def serving(
     *,
     keys: Mapping[str, str] | None = None,
     vllm: str | None = None,
+    operators: operator.Settings | None = None,
     ready: bool = True,
     **given: Any,
 ) -> Iterator[Running]:
-    """A gateway of b-fft that looks often at what is deployed."""
+    """A gateway of b-fft that looks often at what is deployed, and at what users said."""
     settings = Settings(**{"variants": ("b-fft",), "every": 0.2, "flush": 0.3} | given)
     engine = Vllm(place, settings, vllm) if vllm else InProcess(place, settings)
     gateway: Gateway[Any] = Gateway(place, settings, engine)
-    app = create_app(gateway, keys)
+    live = Live(place.open(), gateway.on_offer, every=0.5)
+    app = create_app(gateway, keys, live, operators)
     http = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", **clients.options(clients.Caps(share=1.0))))
     thread = threading.Thread(target=http.run)
     thread.start()

@@ -49,6 +49,17 @@ def test_with_keys_it_listens_where_it_is_told(served: list[Any], monkeypatch: p
     assert "16 characters" in _serve("--host", "0.0.0.0").output  # refused
 
 
+def test_the_operators_page_is_there_with_a_token_alone(served: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESPECT_GATEWAY_KEYS", KEYS)
+    for token, pages in (("", 0), ("an-operator-with-a-long-token", 1)):
+        monkeypatch.setenv("RESPECT_OPERATOR_TOKEN", token)
+        assert _serve("--host", "0.0.0.0").exit_code == 0
+        assert sum(getattr(route, "path", "") == "/operator" for route in served[-1].routes) == pages
+    monkeypatch.setenv("RESPECT_OPERATOR_TOKEN", "short")
+    done = _serve()
+    assert done.exit_code != 0 and "RESPECT_OPERATOR_TOKEN needs 16 characters" in done.output and len(served) == 2
+
+
 @pytest.mark.parametrize("shares", ["b-fft", "b-fft=x", "nobody=1"])
 def test_shares_are_read_or_refused(served: list[Any], shares: str) -> None:
     assert _serve("--shares", shares).exit_code == 2 and not served

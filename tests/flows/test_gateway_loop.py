@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from gateways import Running, chat_profile, serving
-from here import ByWord
+from here import ByWord, record_workers
 from policy_servers import MODEL, SEED, promote, registered, until
 from typer.testing import CliRunner
 
 from deployments.cli.main import app
+from deployments.serving.gateway.live import Live
 from flows.entrypoints import next_round
 from flows.parameters import NextRoundParameters
 from respect_core.feedback import decoder
@@ -63,6 +64,35 @@ def test_versions_are_compared_by_what_users_said(
     assert found["negative_difference"]["value"] == -1.0 and found["positive_difference"]["low"] > 0.5
     again = CliRunner().invoke(app, ["compare", "respect.b-fft/1", "seed", "--live", "--run", "main"])
     assert again.exit_code == 1 and "no follow-up to respect.b-fft/1" in (" ".join(again.output.split()))
+
+
+def test_the_operator_sees_the_same_once_they_are_decoded(
+    place: Workspace, prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`respect decode` does what the next round would; the figures are those of `respect compare --live`."""
+    record_workers(monkeypatch)
+    monkeypatch.setattr(decoder, "FeedbackDecoder", ByWord)
+    monkeypatch.setattr("flows.decode.named_profile", lambda _: chat_profile())
+    monkeypatch.chdir(place.root.parents[1])
+    live = Live(place.open(), lambda: {"b-fft": f"{MODEL}/2", "control": SEED})
+    live.compute()
+    assert live.evidence is not None and live.evidence.decoder is None
+    assert sum(each.waiting for each in live.evidence.versions) == USERS
+    done = CliRunner().invoke(app, ["decode", "--run", "main"])
+    assert done.exit_code == 0 and "positive follow-ups" in done.output, done.output
+    live.compute()
+    (pair,) = live.evidence.pairs
+    found = json.loads((place.root / "live-respect.b-fft-2-respect.seed-1.json").read_text())
+    assert pair.versions == (SEED, f"{MODEL}/2") and list(pair.conversations) == found["conversations"][::-1]
+    assert pair.compared is not None and pair.compared.needed == found["needed"]
+    assert pair.compared.negative_difference.value == -found["negative_difference"]["value"] == 1.0
+    assert not any(each.waiting for each in live.evidence.versions) and live.evidence.decoder is not None
+    signs = {each.version: each.signs for each in live.evidence.versions}
+    assert signs[SEED]["negative"] == 0 < signs[SEED]["positive"] and signs[f"{MODEL}/2"]["positive"] == 0
+    samples = {(each.name, *each.labels.values()): each.value for metric in live.collect() for each in metric.samples}
+    for name in ("respect_follow_up_share", "respect_follow_up_share_low", "respect_follow_up_share_high"):
+        assert samples[name, "b-fft", f"{MODEL}/2", "negative"] == 1.0
+    assert samples["respect_follow_ups", "control", SEED, "positive"] == signs[SEED]["positive"]
 
 
 def test_the_next_round_has_the_conversations(

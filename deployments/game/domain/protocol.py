@@ -266,11 +266,3 @@ class GameStarted(_Out):
 
 class InLobby(_Out):
     lobby: Literal[True] = True
-
-
-class Problem(_Out):
-    """Why a request was refused; it never repeats what was written."""
-
-    field: str = ""
-    reason: str
-    game: str | None = Field(default=None, description="with 409: the game that is running")

@@ -9,7 +9,6 @@ from typing import Any
 
 from deployments.game.domain import contexts
 from deployments.game.domain.assignment import Slot, StudyFullError
-from deployments.game.domain.denied import RequestDeniedError
 from deployments.game.domain.lobby import LobbyEntry
 from deployments.game.domain.players import Player
 from deployments.game.domain.protocol import Arrive, Me, NewGame, Released, Role, StudyView
@@ -19,6 +18,7 @@ from deployments.game.durability.journal import NotWrittenError
 from deployments.game.engine.rooms import Rooms
 from deployments.serving.base import NotReadyError
 from deployments.serving.rounds import Rounds
+from deployments.web.denied import RequestDeniedError
 from respect_core.variants import HH
 
 RELEASED = "Nobody else came in time; the wait counts."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deployments.game.domain.table import Clocks
-from respect_core.settings import named_tokens, require_long, settings
+from respect_core.settings import named_tokens, operator_token, settings
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,4 @@ def tokens_from_environment() -> tuple[str | None, dict[str, str]]:
     Raises:
         SettingsError: a token is shorter than 16 characters, or two annotators share one.
     """
-    operator = settings().operator_token.get_secret_value() or None
-    if operator is not None:
-        require_long("RESPECT_OPERATOR_TOKEN", operator)
-    return operator, named_tokens("RESPECT_ANNOTATOR_TOKENS", settings().annotator_tokens)
+    return operator_token(), named_tokens("RESPECT_ANNOTATOR_TOKENS", settings().annotator_tokens)

@@ -15,19 +15,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from deployments.game.domain.denied import RequestDeniedError
-from deployments.game.web import tokens
-from deployments.game.web.api import PROBLEMS
+from deployments.web.denied import RequestDeniedError
+from deployments.web.refusals import PROBLEMS
+from deployments.web.sign_in import SignIn
 from respect_core.log.pseudonyms import pseudonym
 from respect_core.measuring import annotation_tasks, human_eval
 from respect_core.measuring.annotation_tasks import AnnotationTask, TaskTurn
 from respect_core.scenarios.multiref import actions
 from respect_core.store.base import MissingKeyError, Store
 
-COOKIE = "respect_annotator"
 BEGUN = "answers_begun"
 _HELD_SECONDS = 3600.0
 """Seconds for which a game that an annotator has seen is not given to another in their place."""
@@ -191,22 +190,11 @@ def _begun_key(annotator: str, task: AnnotationTask, turn: TaskTurn) -> str:
     return f"{task.partition.folder(BEGUN)}{name}.txt"
 
 
-def _annotator(request: Request) -> str:
-    """Return the annotator's pseudonym. Raises RequestDeniedError."""
-    annotators = _tokens(request)
-    token = tokens.held(request, COOKIE, annotators)
-    if token is None:
-        raise RequestDeniedError(401, "token", "sign in with your token")
-    return pseudonym(annotators[token])
+ANNOTATORS = SignIn("annotator", "RESPECT_ANNOTATOR_TOKENS", lambda settings: settings.annotator_tokens)
 
 
-def _tokens(request: Request) -> dict[str, str]:
-    annotators = dict(request.app.state.settings.annotator_tokens)
-    if not annotators:
-        raise RequestDeniedError(
-            403, "token", "this page is closed: start the server with RESPECT_ANNOTATOR_TOKENS set"
-        )
-    return annotators
+def _annotator(name: Annotated[str, Depends(ANNOTATORS)]) -> str:
+    return pseudonym(name)
 
 
 def _queue(request: Request) -> AnnotationQueue:
@@ -221,14 +209,7 @@ TheAnnotator = Annotated[str, Depends(_annotator)]
 TheQueue = Annotated[AnnotationQueue, Depends(_queue)]
 
 
-@router.post("/login")
-async def login(request: Request, response: Response, submitted: tokens.Login) -> dict[str, bool]:
-    """Sign a browser in, for a day."""
-    matching = [token for token in _tokens(request) if tokens.same(submitted.token, token)]
-    if not matching:
-        raise RequestDeniedError(401, "token", "this is no annotator's token")
-    tokens.remember(request, response, COOKIE, matching[0])
-    return {"signed_in": True}
+ANNOTATORS.add_to(router)
 
 
 @router.get("/next")

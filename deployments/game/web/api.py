@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Cookie, Depends, Request, Response
-from fastapi.responses import JSONResponse
 
 from deployments.game.domain import quiz
-from deployments.game.domain.denied import RequestDeniedError
 from deployments.game.domain.players import Player
 from deployments.game.domain.protocol import (
     Arrive,
@@ -19,20 +17,18 @@ from deployments.game.domain.protocol import (
     Me,
     NewGame,
     Practised,
-    Problem,
     QuizAnswers,
     QuizQuestion,
     QuizResult,
 )
 from deployments.game.engine.admission import Admission
 from deployments.game.engine.rooms import Rooms
-from deployments.game.web.limits import Buckets, address
 from deployments.game.web.sockets import COOKIE
+from deployments.web.denied import RequestDeniedError
+from deployments.web.limits import Buckets, address
+from deployments.web.refusals import PROBLEMS, problem
 
 _YEAR = 365 * 24 * 3600
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    code: {"model": Problem} for code in (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)
-}
 router = APIRouter(prefix="/api", responses=PROBLEMS)
 
 
@@ -124,5 +120,5 @@ async def image(request: Request, name: str) -> Response:
     """Return a picture of a context that is or was played."""
     picture = await rooms_of(request).images.png(name)
     if picture is None:
-        return JSONResponse(Problem(field="name", reason="there is no such picture").model_dump(), 404)
+        return problem(404, "there is no such picture")
     return Response(picture, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})

@@ -10,20 +10,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response, WebSocket
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.exceptions import HTTPException
 
 from deployments.clients import SmallBodies
-from deployments.game.domain.denied import RequestDeniedError
-from deployments.game.domain.protocol import LARGEST_BODY, Problem
+from deployments.game.domain.protocol import LARGEST_BODY
 from deployments.game.durability.journal import NotWrittenError
 from deployments.game.engine import recovery
 from deployments.game.engine.admission import Admission
 from deployments.game.engine.rooms import Rooms
 from deployments.game.web import annotation, api, operator, pages, sockets
-from deployments.game.web.limits import Buckets, Guard, address, complaint
+from deployments.web import refusals
+from deployments.web.limits import Buckets, Guard, address
+from deployments.web.refusals import problem
 from respect_core.store.base import StoreError
 
 log = logging.getLogger(__name__)
@@ -98,30 +97,9 @@ def create_app(rooms: Rooms, *, seed: int | None = None) -> FastAPI:
     return app
 
 
-async def _denied(_request: Request, error: Any) -> JSONResponse:
-    problem = Problem(field=error.field, reason=error.reason, game=error.game)
-    headers = {"Retry-After": "2"} if error.status in (429, 503) else None
-    return JSONResponse(problem.model_dump(), error.status, headers)
-
-
-async def _invalid(_request: Request, error: Any) -> JSONResponse:
-    field, reason = complaint(error)
-    return JSONResponse(Problem(field=field, reason=reason).model_dump(), 422)
-
-
-async def _refused(_request: Request, error: Any) -> JSONResponse:
-    return JSONResponse(Problem(reason=str(error.detail)).model_dump(), error.status_code, error.headers)
-
-
 async def _away(_request: Request, error: Any) -> JSONResponse:
     log.error("%s: %s", type(error).__name__, error)
-    return JSONResponse(Problem(reason=sockets.NOT_SAVED).model_dump(), 503, {"Retry-After": "2"})
+    return problem(503, sockets.NOT_SAVED, {"Retry-After": "2"})
 
 
-HANDLERS: dict[Any, Any] = {
-    RequestDeniedError: _denied,
-    RequestValidationError: _invalid,
-    HTTPException: _refused,
-    NotWrittenError: _away,
-    StoreError: _away,
-}
+HANDLERS: dict[Any, Any] = refusals.HANDLERS | {NotWrittenError: _away, StoreError: _away}

@@ -14,14 +14,14 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from deployments.clients import SmallBodies
-from deployments.game.domain.denied import RequestDeniedError
 from deployments.game.domain.protocol import LARGEST_BODY
 from deployments.game.engine.settings import Settings
-from deployments.game.web import annotation, pages
-from deployments.game.web.annotation import AnnotationQueue, TheAnnotator
-from deployments.game.web.api import PROBLEMS
+from deployments.game.web import pages
+from deployments.game.web.annotation import ANNOTATORS, AnnotationQueue, TheAnnotator
 from deployments.game.web.app import HANDLERS
-from deployments.game.web.limits import Buckets, Guard
+from deployments.web.denied import RequestDeniedError
+from deployments.web.limits import Buckets, Guard
+from deployments.web.refusals import PROBLEMS
 from respect_core.measuring import human_eval
 from respect_core.measuring.annotation_tasks import AnnotationTask, AuditTask, AuditTurn, TaskTurn
 from respect_core.reporting.conversations import Said, readable, visible
@@ -118,7 +118,7 @@ def _queue(request: Request) -> AuditQueue:
 
 
 TheQueue = Annotated[AuditQueue, Depends(_queue)]
-router.add_api_route("/login", annotation.login, methods=["POST"])
+ANNOTATORS.add_to(router)
 
 
 @router.get("/next")

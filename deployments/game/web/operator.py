@@ -8,32 +8,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from deployments.game.domain.denied import RequestDeniedError
 from deployments.game.engine.rooms import Rooms
-from deployments.game.web import tokens
-from deployments.game.web.api import PROBLEMS
+from deployments.web.denied import RequestDeniedError
+from deployments.web.refusals import PROBLEMS
+from deployments.web.sign_in import OPERATOR
 
-COOKIE = "respect_operator"
 COLUMNS = ("user", "game", "policy", "role", "ended", "pay", "bonus", "currency")
 """Columns of payments; `user` is the pseudonym of the participant's id (`respect_core.log.pseudonyms.pseudonym`)."""
 router = APIRouter(prefix="/api/operator", responses=PROBLEMS)
 
 
-def _operator(request: Request) -> None:
-    """Raise RequestDeniedError without the operator's token."""
-    token = _token(request)
-    if tokens.held(request, COOKIE, [token]) is None:
-        raise RequestDeniedError(401, "token", "sign in with the operator's token")
-
-
-def _token(request: Request) -> str:
-    token: str | None = request.app.state.settings.operator_token
-    if token is None:
-        raise RequestDeniedError(403, "token", "this page is closed: start the server with RESPECT_OPERATOR_TOKEN set")
-    return token
-
-
-def _rooms(request: Request, _: Annotated[None, Depends(_operator)]) -> Rooms:
+def _rooms(request: Request, _: Annotated[str, Depends(OPERATOR)]) -> Rooms:
     rooms: Rooms = request.app.state.rooms
     return rooms
 
@@ -41,21 +26,7 @@ def _rooms(request: Request, _: Annotated[None, Depends(_operator)]) -> Rooms:
 TheRooms = Annotated[Rooms, Depends(_rooms)]
 
 
-@router.post("/login")
-async def login(request: Request, response: Response, credentials: tokens.Login) -> dict[str, bool]:
-    """Sign a browser in, for a day."""
-    token = _token(request)
-    if not tokens.same(credentials.token, token):
-        raise RequestDeniedError(401, "token", "this is not the operator's token")
-    tokens.remember(request, response, COOKIE, token)
-    return {"signed_in": True}
-
-
-@router.post("/logout")
-async def logout(response: Response) -> dict[str, bool]:
-    """Sign it out by deleting its cookie. A copy of the cookie opens the page until its day is over."""
-    response.delete_cookie(COOKIE)
-    return {"signed_in": False}
+OPERATOR.add_to(router)
 
 
 @router.get("/state")

@@ -15,7 +15,8 @@ from deployments.game.domain.table import MoveRefusedError
 from deployments.game.durability.journal import NotWrittenError
 from deployments.game.engine.connections import POLICY, TOO_LARGE, Connection
 from deployments.game.engine.rooms import Rooms
-from deployments.game.web.limits import complaint, own_origin
+from deployments.web.denied import complaint
+from deployments.web.limits import own_origin
 
 COOKIE = "respect_player"
 NOT_SAVED = "this cannot be saved at the moment; send it again"

@@ -22,7 +22,9 @@ from starlette.types import Receive, Scope, Send
 from deployments.clients import SmallBodies, household
 from deployments.failures import place_of
 from deployments.serving.base import NotLoggedError, NotReadyError
+from deployments.serving.gateway import operator
 from deployments.serving.gateway.gateway import Caller, Gateway
+from deployments.serving.gateway.live import Live
 from deployments.serving.gateway.turn import Turn
 from deployments.serving.gateway.wire import DONE, ApiError, ChatRequest, event
 from deployments.serving.probes import add_probes, complaint
@@ -36,17 +38,27 @@ _CONVERSATION = ("x-conversation-id", "x-openwebui-chat-id")
 _USER = ("x-user-id", "x-openwebui-user-id")
 
 
-def create_app(gateway: Gateway[Any], keys: Mapping[str, str] | None = None) -> FastAPI:
-    """Build the application; the gateway starts and closes with it.
+def create_app(
+    gateway: Gateway[Any],
+    keys: Mapping[str, str] | None = None,
+    live: Live | None = None,
+    operators: operator.Settings | None = None,
+) -> FastAPI:
+    """Build the application; the gateway and its live evidence start and close with it.
 
     Args:
         keys: who may ask, by key; everybody where there are none.
+        operators: who may see the live evidence; without them, it has no page.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         gateway.start()
+        if live is not None:
+            live.start()
         yield
+        if live is not None:
+            await asyncio.to_thread(live.close)
         await asyncio.to_thread(gateway.close)
 
     app = FastAPI(title="RESPECT gateway", lifespan=lifespan)
@@ -74,9 +86,10 @@ def create_app(gateway: Gateway[Any], keys: Mapping[str, str] | None = None) -> 
         caller = Caller(f"{key}/{user}" if key else user, _header(request, _CONVERSATION) or body.conversation_id())
         turn = await _refusals(gateway.begin(body, caller))
         headers = {"x-respect-version": turn.served.name}
+        failed = gateway.metrics.failed.labels(turn.assigned.variant, turn.served.name).inc
         if body.stream:
-            return _Watched(turn, lambda: _events(turn, body), headers | {"cache-control": "no-cache"})
-        return _Watched(turn, lambda: _whole(turn), headers)
+            return _Watched(turn, lambda: _events(turn, body), headers | {"cache-control": "no-cache"}, failed)
+        return _Watched(turn, lambda: _whole(turn), headers, failed)
 
     @app.get("/v1/models")
     def models(request: Request) -> dict[str, object]:
@@ -93,6 +106,10 @@ def create_app(gateway: Gateway[Any], keys: Mapping[str, str] | None = None) -> 
         return _model(name)
 
     add_probes(app, gateway)
+    if live is not None:
+        gateway.metrics.add(live)
+        if operators is not None:
+            app.mount(operator.PATH, operator.create_operator_app(operators, live, gateway.metrics.failures))
     return app
 
 
@@ -109,13 +126,18 @@ class _Watched(Response):
 
     Args:
         body: yields the parts of the body; the first decides the status.
+        failed: is called where they end with an error.
     """
 
     def __init__(
-        self, turn: Turn, body: Callable[[], AsyncIterator[tuple[str, bytes]]], headers: Mapping[str, str]
+        self,
+        turn: Turn,
+        body: Callable[[], AsyncIterator[tuple[str, bytes]]],
+        headers: Mapping[str, str],
+        failed: Callable[[], None],
     ) -> None:
         super().__init__(headers=dict(headers))
-        self._turn, self._body = turn, body
+        self._turn, self._body, self._failed = turn, body, failed
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         writing, gone = asyncio.create_task(self._write(send)), asyncio.create_task(_gone(receive))
@@ -149,6 +171,7 @@ class _Watched(Response):
                     yield 200, kind, data
                     streaming = True
         except Exception as error:
+            self._failed()
             refusal = _refusal(error)
             if streaming:
                 yield 200, "", event(refusal.body)

@@ -89,6 +89,10 @@ class Gateway(base.VersionServer[Version]):
         """Return the names that a request may have as its model."""
         return [ANY, *(f"{ANY}.{variant}" for variant in self.settings.variants)]
 
+    def on_offer(self) -> dict[str, str]:
+        """Return the version that a new conversation gets, by variant."""
+        return {variant: served.name for variant, served in self.roster.deployed().items()}
+
     def prometheus(self) -> bytes:
         """Return the metrics as text."""
         return self.metrics.text(self.roster, self.follower, self.engine.waiting)

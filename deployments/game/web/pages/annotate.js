@@ -3,7 +3,8 @@
 
 import { get, post } from "./api.js";
 import { Board } from "./board.js";
-import { $, element, notice, say, show } from "./dom.js";
+import { $, element, notice, on, say, show } from "./dom.js";
+import { signIn } from "./sign_in.js";
 
 const LETTERS = "ABCDEFGHIJ";
 const OPTIONS = [
@@ -52,7 +53,6 @@ function draw() {
 function render({ task: next, done }) {
   task = next;
   notice("");
-  show($("login"), false);
   show($("survey"), task !== null);
   show($("finished"), task === null);
   if (!task) return $("finished").querySelector("h2").focus();
@@ -89,28 +89,7 @@ async function answer(fields) {
   }
 }
 
-async function load() {
-  try {
-    render(await get("/api/annotate/next"));
-  } catch (error) {
-    if (error.status !== 401) throw error;
-    show($("login"));
-  }
-}
-
-function on(id, handler) {
-  $(id).addEventListener("submit", async (event) => {
-    event.preventDefault();
-    await handler().catch((error) => notice(error.message));
-  });
-}
-
-on("login", async () => {
-  await post("/api/annotate/login", { token: $("token").value });
-  $("token").value = "";
-  await load();
-});
-on("action", () => answer({ intended: action(board.action(state())) }));
-on("satisfaction", () => answer({ satisfaction: new FormData($("satisfaction")).get("satisfaction") }));
-on("onward", () => answer({}));
-load().catch((error) => notice(error.message));
+on("action", "submit", async () => answer({ intended: action(board.action(state())) }));
+on("satisfaction", "submit", async () => answer({ satisfaction: new FormData($("satisfaction")).get("satisfaction") }));
+on("onward", "submit", async () => answer({}));
+signIn("/api/annotate", async () => render(await get("/api/annotate/next")));

@@ -1,7 +1,8 @@
 // An audit of the decoder: a conversation up to a follow-up, and whether the user was satisfied, by mouse or keys 1 to 3.
 
 import { get, post } from "./api.js";
-import { $, element, notice, say, show } from "./dom.js";
+import { $, element, notice, on, say, show } from "./dom.js";
+import { signIn } from "./sign_in.js";
 
 const OPTIONS = [
   ["yes", "Satisfied"],
@@ -25,7 +26,6 @@ $("options").append(
 function render({ task: next, done }) {
   task = next;
   notice("");
-  show($("login"), false);
   show($("survey"), task !== null);
   show($("finished"), task === null);
   if (!task) return $("finished").querySelector("h2").focus();
@@ -51,22 +51,6 @@ async function answer(satisfaction) {
   }
 }
 
-async function load() {
-  try {
-    render(await get("/api/annotate/next"));
-  } catch (error) {
-    if (error.status !== 401) throw error;
-    show($("login"));
-  }
-}
-
-function on(id, handler) {
-  $(id).addEventListener("submit", async (event) => {
-    event.preventDefault();
-    await handler().catch((error) => notice(error.message));
-  });
-}
-
 document.addEventListener("keydown", (event) => {
   if (!task || event.ctrlKey || event.metaKey || event.altKey) return;
   const input = $("options").querySelectorAll("input")[Number(event.key) - 1];
@@ -75,10 +59,5 @@ document.addEventListener("keydown", (event) => {
   input.focus(); // Enter sends it
 });
 
-on("login", async () => {
-  await post("/api/annotate/login", { token: $("token").value });
-  $("token").value = "";
-  await load();
-});
-on("satisfaction", () => answer(new FormData($("satisfaction")).get("satisfaction")));
-load().catch((error) => notice(error.message));
+on("satisfaction", "submit", async () => answer(new FormData($("satisfaction")).get("satisfaction")));
+signIn("/api/annotate", async () => render(await get("/api/annotate/next")));

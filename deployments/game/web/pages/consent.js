@@ -1,6 +1,7 @@
 // Records consent, then goes to the page that the player asked for.
 
-import { before, me, play, post } from "./api.js";
+import { post } from "./api.js";
+import { before, me, play } from "./arrival.js";
 import { $, notice } from "./dom.js";
 
 const query = new URLSearchParams(location.search);

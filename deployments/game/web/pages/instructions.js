@@ -1,6 +1,6 @@
 // The rules, and a practice round whose listener understands everything.
 
-import { before, me, play } from "./api.js";
+import { before, me, play } from "./arrival.js";
 import { $, notice, say, show } from "./dom.js";
 
 $("practice").addEventListener("submit", async (event) => {

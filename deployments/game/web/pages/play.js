@@ -1,6 +1,7 @@
 // The game's page draws the server's `state`. Nothing else is stored but what has not been sent.
 
-import { before, me, play, post } from "./api.js";
+import { post } from "./api.js";
+import { before, me, play } from "./arrival.js";
 import { Board } from "./board.js";
 import { Clock } from "./clock.js";
 import { Connection } from "./connection.js";

@@ -1,6 +1,7 @@
 // Questions on the rules; all must be right.
 
-import { before, get, me, post } from "./api.js";
+import { get, post } from "./api.js";
+import { before, me } from "./arrival.js";
 import { $, element, notice } from "./dom.js";
 
 let questions = [];

@@ -1,6 +1,7 @@
 // The start: play now, play with a person, or take part in a study.
 
-import { before, me, play, post } from "./api.js";
+import { post } from "./api.js";
+import { before, me, play } from "./arrival.js";
 import { $, element, notice, say, show } from "./dom.js";
 
 const STEPS = [

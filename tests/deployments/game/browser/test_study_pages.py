@@ -88,7 +88,7 @@ def test_a_participant_from_the_link_to_the_payment(serve: Serve, people: People
     operator.goto(url(running, "/operator"))
     operator.get_by_label("Operator's token").fill("not the token, but as long")
     operator.get_by_role("button", name="Sign in").click()
-    expect(operator.get_by_role("alert")).to_contain_text("not the operator's token")
+    expect(operator.get_by_role("alert")).to_contain_text("no operator's token")
     operator.get_by_label("Operator's token").fill(TOKEN)
     operator.get_by_role("button", name="Sign in").click()
     operator.get_by_role("button", name="Stop the study").click()

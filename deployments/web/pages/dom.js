@@ -35,3 +35,11 @@ export function notice(text) {
   say(target, text);
   show(target, text !== "");
 }
+
+/** Handles an event of an element in place of the browser; what goes wrong is shown in the page's alert. */
+export function on(id, event, handler) {
+  $(id).addEventListener(event, async (happened) => {
+    happened.preventDefault();
+    await handler().catch((error) => notice(error.message));
+  });
+}

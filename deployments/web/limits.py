@@ -1,11 +1,10 @@
-"""Protect from hostile or broken clients: token buckets, types and origins of requests, headers, complaints."""
+"""Protect from hostile or broken clients: token buckets, types and origins of requests, headers."""
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.clients import Bucket, household
 from deployments.failures import place_of
-from deployments.game.domain.protocol import Problem
+from deployments.web.refusals import problem
 
 log = logging.getLogger(__name__)
 _HEADERS = {
@@ -30,8 +29,6 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
-# What a complaint's path begins with, before the field: the part of a request, or the type of a message.
-_PREFIXES = {"body", "path", "query", "cookie", "say", "act", "leave", "wait", "ping"}
 
 
 class Buckets:
@@ -96,40 +93,23 @@ class Guard:
         except Exception as error:
             log.error("%s", place_of(error))
             if not started:
-                await _problem(500, "internal error; the server's log has more")(scope, receive, headed)
+                await problem(500, "internal error; the server's log has more")(scope, receive, headed)
 
     def _refused(self, scope: Scope) -> JSONResponse | None:
         connection, headers = HTTPConnection(scope), Headers(scope=scope)
         if not self._requests.take(address(connection)):
-            return _problem(429, "too many requests; try again in a moment", {"Retry-After": "1"})
+            return problem(429, "too many requests; try again in a moment", {"Retry-After": "1"})
         if scope["method"] in ("GET", "HEAD"):
             return None
         if not own_origin(connection, self._origins, required=False):
-            return _problem(403, "this was sent from another page")
-        if scope["path"].startswith("/api/"):
+            return problem(403, "this was sent from another page")
+        if scope["path"].removeprefix(scope.get("root_path", "")).startswith("/api/"):
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
-                return _problem(415, "send application/json")
+                return problem(415, "send application/json")
         return None
-
-
-def _problem(status: int, reason: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(Problem(reason=reason).model_dump(), status, headers)
 
 
 def address(connection: HTTPConnection) -> str:
     """Of the client; behind a trusted proxy uvicorn has put its client here. Of IPv6, a household's /64."""
     return household(connection.client.host) if connection.client else "unknown"
-
-
-def complaint(error: Any) -> tuple[str, str]:
-    """Return field and reason of the first complaint, without anything that was sent, be it the name of a field."""
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return "", "not JSON"
-    if first["type"] == "extra_forbidden":
-        return "", "there is a field too many"
-    if first["type"].startswith("union_tag"):
-        return "type", "there is no such message"
-    names = [str(part) for part in first["loc"] if part not in _PREFIXES]
-    return names[0] if names else "", str(first["msg"])  # what lies deeper is named by who sent it
