@@ -264,6 +264,7 @@ def _dump(value: Any, spaces: tuple[str, str], ascii_only: bool) -> str:
 _PROPERTY = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
+@pytest.mark.heavy
 @_PROPERTY
 @given(objects=st.lists(st.lists(_damaged_lines(), min_size=1, max_size=6).map(b"".join), min_size=1, max_size=2))
 def test_both_ways_give_the_same_tables_and_problems(
