@@ -418,6 +418,7 @@ def test_whatever_is_logged_comes_back(new_directory: Callable[[], Store], batch
     assert exported(store) == sorted(map(from_log, batch), key=lambda each: each.interaction_id)
 
 
+@pytest.mark.heavy
 @_PROPERTY
 @given(
     batches=st.lists(st.lists(logs(st.sampled_from("abcdef")), min_size=1, max_size=3), min_size=1, max_size=4),
@@ -489,6 +490,7 @@ print(report.games, re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_
 """
 
 
+@pytest.mark.heavy
 def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
     """Ten times the games, 20,000 and 30 MB of lines: less than 40 MiB more at the peak (a row group, and the ids)."""
     peaks = {}

@@ -39,6 +39,7 @@ def json_line(log: InteractionLog) -> bytes:
 # --- what is taken and what is refused ------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @given(batch=st.lists(logs(), min_size=1, max_size=6, unique_by=lambda log: log.interaction_id))
 def test_a_block_of_good_records_is_taken(batch: list[InteractionLog]) -> None:
     found = columns(b"".join(map(json_line, batch)))
