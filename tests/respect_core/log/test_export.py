@@ -374,6 +374,7 @@ while export(store, 5).games < 12:
 """
 
 
+@pytest.mark.heavy
 def test_processes_that_export_at_once(store: Store) -> None:
     append_logs(with_images(store), [game("g0")])
     command, pipe = [sys.executable, "-c", _EXPORTS, store.uri], subprocess.PIPE
