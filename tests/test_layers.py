@@ -16,6 +16,7 @@ FLOORS, LINES, MODULES = 8, 400, 20
 PACKAGES = ("respect_core", "tasks", "flows", "deployments")
 
 
+@pytest.mark.heavy
 def test_the_method_has_few_floors() -> None:
     """A package stands on those that it imports; what only types need counts too, upwards excepted."""
     rooms = {path.parent.name for path in (REPOSITORY / "respect_core").glob("*/__init__.py")}

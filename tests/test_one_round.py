@@ -9,6 +9,7 @@ import pytest
 from paths import REPOSITORY
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(600)
 def test_one_round_runs_and_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = REPOSITORY / "docs" / "one_round.py"

@@ -18,7 +18,7 @@ from typing import Any
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from respect_core.model import attention, local
 from respect_core.model.lora import make_lean, view
@@ -128,7 +128,7 @@ def _processor(source: str, config: Any) -> Any:
     """
     takes_images = _takes_images(config)
     processor: Any = (
-        AutoProcessor.from_pretrained(source) if takes_images else TextProcessor(AutoTokenizer.from_pretrained(source))
+        local.load_vision_processor(source) if takes_images else TextProcessor(AutoTokenizer.from_pretrained(source))
     )
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None:

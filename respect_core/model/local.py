@@ -200,14 +200,28 @@ def _sha256_of_weights(folder: Path) -> str:
     return hashlib.sha256("".join(f"{file.name} {_sha256(file)}\n" for file in files).encode()).hexdigest()
 
 
+def load_vision_processor(source: str | Path) -> Any:
+    """Load the processor of a model that takes images.
+
+    Idefics2's is put together from its parts, with Pillow. transformers 5.17, which would look for the parts itself,
+    asks for torchvision, which they do not need.
+    """
+    from transformers import AutoConfig, AutoProcessor, AutoTokenizer, Idefics2Config, Idefics2Processor
+    from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
+
+    if not isinstance(AutoConfig.from_pretrained(source), Idefics2Config):
+        return AutoProcessor.from_pretrained(source)
+    parts = [Idefics2ImageProcessorPil.from_pretrained(source), AutoTokenizer.from_pretrained(source)]
+    settings_of_processor, _ = Idefics2Processor.get_processor_dict(source)
+    return Idefics2Processor.from_args_and_dict(parts, settings_of_processor)
+
+
 def _chat_renderer(folder: Path, tokenizer: PreTrainedTokenizerBase, with_images: bool) -> Callable[[str], str] | None:
     """Return a renderer of the model's chat template; None where it has none.
 
     Models that take images keep their template with the processor, and their messages hold typed parts.
     """
-    from transformers import AutoProcessor
-
-    template: Any = AutoProcessor.from_pretrained(folder) if with_images else tokenizer
+    template: Any = load_vision_processor(folder) if with_images else tokenizer
     if not getattr(template, "chat_template", None):
         return None
 

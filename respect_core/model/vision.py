@@ -7,7 +7,8 @@ Deviations from the paper, numbered as they are cited elsewhere:
    dropout mask.
 Under the enhanced placement (appendix D) the tower belongs to the policy; then it runs every time, on cached pixels.
 
-Shapes: U distinct images, P patches an image, D tower width, L image tokens, H text width.
+Shapes: U distinct images, P patches an image, D tower width, L image tokens, H text width,
+N image tokens of a batch.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +75,10 @@ class VisionFeatures:
             tokens_ULH = self._connect(model, distinct)
         place = {image: index for index, image in enumerate(distinct)}
         order = torch.tensor([place[image] for row in images for image in row], device=tokens_ULH.device)
-        encoded = BaseModelOutputWithPooling(pooler_output=tokens_ULH[order].flatten(0, 1))
-        return {"mm_encoder_outputs": {"image": encoded}}
+        tokens_NH = tokens_ULH[order].flatten(0, 1)
+        if "mm_encoder_outputs" not in signature(inner(model).forward).parameters:
+            return {"image_hidden_states": tokens_NH}  # transformers 5.17, which would leave out what it does not know
+        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=tokens_NH)}}
 
     @torch.no_grad()
     def connected(self, model: Any, images: Iterable[str]) -> VisionFeatures:

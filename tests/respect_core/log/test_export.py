@@ -374,6 +374,7 @@ while export(store, 5).games < 12:
 """
 
 
+@pytest.mark.heavy
 def test_processes_that_export_at_once(store: Store) -> None:
     append_logs(with_images(store), [game("g0")])
     command, pipe = [sys.executable, "-c", _EXPORTS, store.uri], subprocess.PIPE
@@ -418,6 +419,7 @@ def test_whatever_is_logged_comes_back(new_directory: Callable[[], Store], batch
     assert exported(store) == sorted(map(from_log, batch), key=lambda each: each.interaction_id)
 
 
+@pytest.mark.heavy
 @_PROPERTY
 @given(
     batches=st.lists(st.lists(logs(st.sampled_from("abcdef")), min_size=1, max_size=3), min_size=1, max_size=4),
@@ -489,6 +491,7 @@ print(report.games, re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_
 """
 
 
+@pytest.mark.heavy
 def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
     """Ten times the games, 20,000 and 30 MB of lines: less than 40 MiB more at the peak (a row group, and the ids)."""
     peaks = {}

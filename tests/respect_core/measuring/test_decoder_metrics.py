@@ -79,6 +79,7 @@ def test_certain_scores_lie_in_the_outer_bins() -> None:
     assert (found.ece.value, found.brier.value) == (0, 0)
 
 
+@pytest.mark.heavy
 @given(st.lists(st.tuples(st.floats(-8, 8), st.sampled_from([-1, 0, 1]), st.sampled_from("abc")), min_size=1))
 def test_calibration_equals_a_plain_loop(turns: list[tuple[float, int, str]]) -> None:
     probabilities = [1 / (1 + math.exp(-score)) for score, *_ in turns]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import models
 import pytest
@@ -17,13 +18,20 @@ from respect_core.variants import LoraConfig, enhanced
 
 
 def connector_output(model: object, features: VisionFeatures, *rows: tuple[str, ...]) -> torch.Tensor:
-    return features.arguments(model, rows)["mm_encoder_outputs"]["image"].pooler_output
+    (given,) = features.arguments(model, rows).values()
+    return given if isinstance(given, torch.Tensor) else given["image"].pooler_output
+
+
+def stock_output(model: Any, encoded: Any) -> torch.Tensor:
+    """In one tensor, as transformers 5.17 returns it, or in one for each conversation."""
+    found = model.get_image_features(**encoded).pooler_output
+    return found if isinstance(found, torch.Tensor) else torch.cat(found)
 
 
 def pixel_output(model: object, *rows: tuple[str, ...]) -> torch.Tensor:
     pictures = [[models.images()[image] for image in row] for row in rows]
     encoded = models.base().processor.image_processor(pictures, return_tensors="pt")
-    return torch.cat(inner(model).get_image_features(**encoded).pooler_output)
+    return stock_output(inner(model), encoded)
 
 
 ROWS = (("image-1", "image-2", "image-3"), ("image-3", "image-0"))
@@ -108,7 +116,7 @@ def test_pictures_of_several_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     features = VisionFeatures(models.base(), pictures)
     together = connector_output(models.base().model, features, ("wide", "square"))
     encoded = image_processor([list(pictures.values())], return_tensors="pt")
-    pixels = torch.cat(models.base().model.get_image_features(**encoded).pooler_output)
+    pixels = stock_output(models.base().model, encoded)
     torch.testing.assert_close(together, pixels, atol=1e-5, rtol=1e-5)
 
 

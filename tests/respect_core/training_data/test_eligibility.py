@@ -272,6 +272,7 @@ def _in_memory(turns: pa.Table, feedback: pa.Table, variant: Variant) -> list[di
 LABELLED = st.lists(st.sampled_from([1, 0, -1, None]), min_size=1, max_size=4)
 
 
+@pytest.mark.heavy
 @given(
     st.dictionaries(st.text("aZ0\u00e9\U0001f600", min_size=1, max_size=3), LABELLED, max_size=12),
     st.sampled_from([variant for variant in Variant if not variant.shuffled]),

@@ -17,6 +17,7 @@ def _assignment(seed: int = 0, **limits: int) -> Assignment:
     return Assignment(CONTEXTS, dict.fromkeys(POLICIES, 1), seed, **limits)
 
 
+@pytest.mark.heavy
 def test_ten_thousand_arrivals_are_balanced_within_one_and_reproducible() -> None:
     first, second, other = _assignment(), _assignment(), _assignment(seed=1)
     slots = [first.draw() for _ in range(10_000)]
@@ -28,7 +29,7 @@ def test_ten_thousand_arrivals_are_balanced_within_one_and_reproducible() -> Non
     assert sum(totals) == 10_000 and max(totals) - min(totals) <= 1
 
 
-@pytest.mark.parametrize(("contexts", "policies"), [(330, 8), (6, 3)])
+@pytest.mark.parametrize(("contexts", "policies"), [pytest.param(330, 8, marks=pytest.mark.heavy), (6, 3)])
 def test_games_that_run_and_break_off_leave_no_more_than_themselves_to_give_again(contexts: int, policies: int) -> None:
     """40 games run at once, and every tenth breaks off. Nobody meets a context twice."""
     shares = dict.fromkeys(POLICIES[:policies], 1)

@@ -21,6 +21,7 @@ from respect_core.store.open import open_store
 pytestmark = pytest.mark.timeout(300)
 
 
+@pytest.mark.heavy
 def test_who_waits_for_a_partner_is_not_forgotten_for_those_who_only_arrive(tmp_path: Path) -> None:
     limits = Limits(LOOSE.messages, LOOSE.requests, LOOSE.arrivals, newcomers=3)
 

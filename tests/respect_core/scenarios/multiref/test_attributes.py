@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,7 @@ def test_a_mirror_image_swaps_left_and_right(seed: int) -> None:
     assert attributes.values(mirror(tangram)) == expected
 
 
+@pytest.mark.heavy
 def test_values_are_those_of_the_lexicon() -> None:
     for tangram in list(tangrams.procedural_pool(0).tangrams.values())[:200]:
         for name, value in attributes.values(tangram).items():
@@ -49,6 +51,7 @@ def test_every_word_has_one_meaning() -> None:
     assert attributes.meaning("the") is None
 
 
+@pytest.mark.heavy
 def test_a_lying_shape_is_wide() -> None:
     wide = [t for t in tangrams.procedural_pool(0).tangrams.values() if attributes.values(t).get("outline") == "wide"]
     for tangram in wide[:20]:

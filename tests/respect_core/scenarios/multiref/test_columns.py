@@ -39,6 +39,7 @@ def json_line(log: InteractionLog) -> bytes:
 # --- what is taken and what is refused ------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @given(batch=st.lists(logs(), min_size=1, max_size=6, unique_by=lambda log: log.interaction_id))
 def test_a_block_of_good_records_is_taken(batch: list[InteractionLog]) -> None:
     found = columns(b"".join(map(json_line, batch)))
@@ -264,6 +265,7 @@ def _dump(value: Any, spaces: tuple[str, str], ascii_only: bool) -> str:
 _PROPERTY = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
+@pytest.mark.heavy
 @_PROPERTY
 @given(objects=st.lists(st.lists(_damaged_lines(), min_size=1, max_size=6).map(b"".join), min_size=1, max_size=2))
 def test_both_ways_give_the_same_tables_and_problems(

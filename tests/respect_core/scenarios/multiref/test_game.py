@@ -14,6 +14,7 @@ IMAGES = tuple("abcdefghij")
 CONTEXT = GameContext("g", IMAGES, IMAGES[::-1], ("a", "c", "j"))
 
 
+@pytest.mark.heavy
 @given(st.lists(st.integers(0, 2**10 - 2), min_size=10, max_size=10))
 def test_any_legal_play_ends_by_the_rules(choices: list[int]) -> None:
     game, state = Game(CONTEXT), ""

@@ -94,6 +94,7 @@ def test_an_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
         list(read_conversations([tmp_path], format="csv"))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("array", [False, True])
 def test_memory_does_not_grow_with_a_file(array: bool, tmp_path: Path) -> None:
     text = "word " * 4_000
