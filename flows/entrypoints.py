@@ -62,7 +62,7 @@ def next_round(parameters: NextRoundParameters = NextRoundParameters()) -> State
     new = count_new(workspace, number, variants, parameters.minimum)
     if new.missing:
         return Completed(message=str(new))
-    summary = round(workspace, parameters.of_round(number), on=Place(parameters.on))
+    summary = round(workspace, parameters.of_round(number), on=Place(parameters.on), collected=True)
     versions = ", ".join(f"{each['model']}/{each['version']}" for each in summary["variants"].values())
     return Completed(message=f"round {number} registered {versions}")
 

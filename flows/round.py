@@ -41,6 +41,7 @@ def round(
     seconds_of_play: float = 0.0,
     study_run: str | None = None,
     on: Place = Place.HERE,
+    collected: bool = False,
 ) -> dict[str, Any]:
     """Export, decode, subsample, train, select, register; returns the summary.
 
@@ -51,6 +52,7 @@ def round(
         seconds_of_play: how long the games of this round took, if they were played here; for the summary.
         study_run: MLflow run of the study that the round is part of, if any.
         on: where decoding and training run.
+        collected: whether the caller has collected the conversations that gateways served.
 
     Raises:
         VariantsFailedError: some variants failed; the others have finished. The message names the failed ones.
@@ -59,16 +61,22 @@ def round(
     require(on)
     label_run(f"round:{parameters.round}")
     with in_turn(workspace):
-        return _round(workspace, parameters, seconds_of_play, study_run, on)
+        return _round(workspace, parameters, seconds_of_play, study_run, on, collected)
 
 
 def _round(
-    workspace: Workspace, parameters: RoundParameters, seconds_of_play: float, study_run: str | None, on: Place
+    workspace: Workspace,
+    parameters: RoundParameters,
+    seconds_of_play: float,
+    study_run: str | None,
+    on: Place,
+    collected: bool,
 ) -> dict[str, Any]:
     """Do what `round` does, once it is its turn."""
     started, number, profile = time.monotonic(), parameters.round, parameters.resolved_profile()
     seed = seed_policy(workspace, profile, parameters.validation, on)
-    collect_chats(workspace)
+    if not collected:
+        collect_chats(workspace)
     exported = export_interactions(workspace, number, profile)
     run_id = open_round(workspace, number, profile, exported, study_run)
     try:

@@ -18,6 +18,7 @@ from deployments.cli.main import app
 from deployments.serving.gateway.live import Live
 from flows.entrypoints import next_round
 from flows.parameters import NextRoundParameters
+from respect_core.errors import ExpectedError
 from respect_core.feedback import decoder
 from respect_core.log import served_chats
 from respect_core.store.tables import read_table
@@ -107,3 +108,21 @@ def test_the_next_round_has_the_conversations(
     assert len({turn["interaction_id"] for turn in turns}) == len(served) == USERS + 1
     assert {turn["policy_name"] + "/" + turn["policy_version"] for turn in turns} == {f"{MODEL}/2", SEED}
     assert sum(turn["follow_up"] is not None for turn in turns) == USERS
+
+
+def test_the_next_round_collects_once(
+    place: Workspace, prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected = list[Workspace]()
+
+    def stop(*_: Any) -> None:
+        raise ExpectedError("far enough")
+
+    for flow in ("flows.entrypoints", "flows.round"):
+        monkeypatch.setattr(f"{flow}.collect_chats", collected.append)
+    monkeypatch.setattr("flows.round.seed_policy", lambda *_: None)
+    monkeypatch.setattr("flows.round.export_interactions", stop)
+    monkeypatch.setattr("flows.entrypoints.from_environment", lambda: place)
+    monkeypatch.setattr("flows.parameters.named_profile", lambda _: chat_profile())
+    state = next_round(NextRoundParameters(profile="chat", variants=[Variant.B_FFT], minimum=1), return_state=True)
+    assert "far enough" in str(state.message) and len(collected) == 1
