@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from respect_core.store.base import Store
 
 SERVED_CHATS = "served_chats"
+CONVERSATIONS = "gateway/conversations"
+"""Folder of the versions of conversations, which gateways write at least once on each day that they talk."""
 
 
 class ServedChat(BaseModel):
@@ -42,8 +44,16 @@ class ServedChat(BaseModel):
     response: dict[str, Any]
 
 
+def days(store: Store) -> dict[str, list[str]]:
+    """Return the keys of the objects in the store by the day on which they were begun, the oldest first."""
+    found: dict[str, list[str]] = {}
+    for key in store.keys(f"{SERVED_CHATS}/"):
+        found.setdefault(key.split("/")[1], []).append(key)
+    return found
+
+
 def read(store: Store, keys: Iterable[str] | None = None) -> Iterator[ServedChat]:
-    """Yield the records in the store, those of the oldest object first; or those under some keys."""
+    """Yield the records in these objects, or in all, those of the oldest object first."""
     for key in store.keys(f"{SERVED_CHATS}/") if keys is None else keys:
         with closing(store.open(key)) as file:
             for line in file:

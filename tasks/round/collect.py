@@ -5,6 +5,9 @@ and no gateway wrote, such as examples, an assistant's words that a client made 
 nobody learns from it. Where a conversation branches, because a reply was written again or a message edited, the branch
 that went on last continues the interaction, and the others become interactions with what they share as context. So does
 what follows after a conversation was collected.
+
+The log is read from the first day on that has something to collect: one with a conversation that was not over, or to
+which something was added since, as a gateway does that comes back after a while.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import hashlib
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -24,7 +27,7 @@ from prefect import get_run_logger, task
 from respect_core.log.lengths import Ruler
 from respect_core.log.log import RecordError, append_logs
 from respect_core.log.records import InteractionLog, PolicyIdentity
-from respect_core.log.served_chats import SERVED_CHATS, ServedChat, read
+from respect_core.log.served_chats import CONVERSATIONS, SERVED_CHATS, ServedChat, days, read
 from respect_core.scenario import scenario
 from respect_core.scenarios.chat.importers.conversation import (
     ChatTurn,
@@ -42,6 +45,11 @@ from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
 _COLLECTED = "gateway/collected/"
+"""Ids of collected records, in objects named by the newest day of the log that they were in."""
+_FINISHED = "gateway/finished_days.json"
+"""How many objects each day of the log had when all in it was collected."""
+FORGOTTEN = 30 * 24 * 3600.0
+"""Seconds after which the version of a conversation that nobody continues is deleted."""
 
 
 @dataclass
@@ -62,6 +70,7 @@ def collect_chats(workspace: Workspace) -> CollectedChats:
         return CollectedChats()
     with progress.bar("collect conversations"), lease(store, "collect"):
         collected = collect(store, now=time.time())
+        forget(store, now=time.time())
     log = get_run_logger()
     log.info("collected %d conversations; %d are not over", collected.conversations, collected.running)
     for reason, count in collected.set_aside.items():
@@ -75,13 +84,18 @@ def collect(store: Store, *, now: float) -> CollectedChats:
     Args:
         now: seconds since the epoch.
     """
-    done = {name for key in store.keys(_COLLECTED) for name in json.loads(store.read(key))}
-    over, running = _over(store, done, now)
+    stored = store.read_version(_FINISHED)
+    finished: dict[str, int] = json.loads(stored[0]) if stored else {}
+    log = days(store)
+    first = min((day for day, keys in log.items() if finished.get(day) != len(keys)), default=None)
+    if first is None:
+        return CollectedChats()
+    log = {day: keys for day, keys in log.items() if day >= first}
+    done = _collected_since(store, first)
+    over, running, unfinished = _over(store, log, done, now)
     result = CollectedChats(running=running)
-    if not over:
-        return result
     groups: dict[_Group, list[ServedChat]] = defaultdict(list)
-    for chat in read(store):
+    for chat in read(store, (key for day in log if over for key in log[day])):
         if chat.conversation_id in over and not chat.background:
             groups[_group(chat)].append(chat)
     logs: dict[Partition, list[InteractionLog]] = defaultdict(list)
@@ -94,22 +108,48 @@ def collect(store: Store, *, now: float) -> CollectedChats:
         result.turns += sum(len(log.turns) for log in partition_logs)
     if new := sorted({chat.id for chats in groups.values() for chat in chats} - done):
         data = json.dumps(new).encode()
-        store.put_if_absent(f"{_COLLECTED}{hashlib.sha256(data).hexdigest()[:32]}.json", data)
+        store.put_if_absent(f"{_COLLECTED}{max(log)}-{hashlib.sha256(data).hexdigest()[:32]}.json", data)
+    # Where another process was faster, the next round reads these days once more.
+    finished |= {day: len(keys) for day, keys in log.items() if day not in unfinished}
+    store.put_if(_FINISHED, json.dumps(finished).encode(), stored[1] if stored else None)
     return result
 
 
-def _over(store: Store, done: set[str], now: float) -> tuple[set[str], int]:
-    """Return the conversations with something new that are over, and count those that are not."""
+def forget(store: Store, *, now: float) -> None:
+    """Delete the versions of conversations that nobody has continued for long; these would begin again.
+
+    Args:
+        now: seconds since the epoch.
+    """
+    for key, entry in store.entries(f"{CONVERSATIONS}/").items():
+        if entry.modified < now - FORGOTTEN:
+            store.delete(key)
+
+
+def _collected_since(store: Store, day: str) -> set[str]:
+    """Return the ids of collected records, as far as they may be in the log of this day or later."""
+    keys = [key for key in store.keys(_COLLECTED) if key.removeprefix(_COLLECTED) >= day]
+    return {name for key in keys for name in json.loads(store.read(key))}
+
+
+def _over(store: Store, log: Mapping[str, Sequence[str]], done: set[str], now: float) -> tuple[set[str], int, set[str]]:
+    """Return the conversations with something new that are over, how many are not, and on which days these talked.
+
+    Args:
+        log: keys of its objects by day.
+    """
     ends: dict[str, float] = {}
-    new: set[str] = set()
-    for chat in read(store):
-        if not chat.background:
-            end = datetime.fromisoformat(chat.time).timestamp() + chat.seconds + chat.idle
-            ends[chat.conversation_id] = max(ends.get(chat.conversation_id, 0.0), end)
-            if chat.id not in done:
-                new.add(chat.conversation_id)
+    new: dict[str, set[str]] = {}  # days with something new, by conversation
+    for day, keys in log.items():
+        for chat in read(store, keys):
+            if not chat.background:
+                end = datetime.fromisoformat(chat.time).timestamp() + chat.seconds + chat.idle
+                ends[chat.conversation_id] = max(ends.get(chat.conversation_id, 0.0), end)
+                if chat.id not in done:
+                    new.setdefault(chat.conversation_id, set()).add(day)
     over = {name for name in new if ends[name] <= now}
-    return over, len(new) - len(over)
+    unfinished = {day for name in new.keys() - over for day in new[name]}
+    return over, len(new) - len(over), unfinished
 
 
 class _Group(NamedTuple):

@@ -2,22 +2,29 @@
 
 A conversation is named by its client, or known again by how it began: its first messages up to the assistant's first
 one. System prompts, which may hold the time, white space and ids of tool calls do not count.
+
+Rounds delete versions of conversations that nobody has continued for a while (`tasks.round.collect`). One that is
+continued later is a new conversation, with its old text as context. Should that happen at the moment of the deletion,
+gateways may give it two versions; rounds collect what each of them wrote.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 
 from pydantic import BaseModel, ConfigDict
 
+from respect_core.log.served_chats import CONVERSATIONS
 from respect_core.scenarios.chat.importers.conversation import Message, said
 from respect_core.store.base import Store
 
-FOLDER = "gateway/conversations"
+RENEWED = 24 * 3600.0
+"""Seconds after which a conversation that continues is written again, which shows that it is not idle."""
 
 
 class Assigned(BaseModel):
@@ -54,34 +61,33 @@ class Conversations:
 
     Args:
         most: conversations remembered in this process; the store has them all.
+        clock: seconds, for tests.
     """
 
-    def __init__(self, store: Store, most: int = 100_000) -> None:
-        self._store, self._most = store, most
+    def __init__(self, store: Store, most: int = 100_000, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._most, self._clock = store, most, clock
         self._lock = Lock()
-        self._known: OrderedDict[str, Assigned] = OrderedDict()
-
-    def remembered(self, conversation: str) -> Assigned | None:
-        """Return a conversation's version if this process knows it."""
-        with self._lock:
-            return self._known.get(conversation)
+        self._known: OrderedDict[str, tuple[Assigned, float]] = OrderedDict()  # and when it was written
 
     def find(self, conversation: str) -> Assigned | None:
         """Return a conversation's version; None for a new one. Raises StoreError."""
-        if (known := self.remembered(conversation)) is not None:
-            return known
+        with self._lock:
+            known = self._known.get(conversation)
+        if known is not None and self._clock() - known[1] < RENEWED:
+            return known[0]
         stored = self._store.read_version(_key(conversation))
-        return stored and self._remember(conversation, Assigned.model_validate_json(stored[0]))
+        if stored is None:
+            return None
+        self._store.put_if(_key(conversation), *stored)  # where this fails, another gateway has just done it
+        return self._remember(conversation, Assigned.model_validate_json(stored[0]))
 
     def begin(self, conversation: str, new: Assigned) -> Assigned:
         """Store the version of a conversation; return it, or what another gateway stored before. Raises StoreError."""
-        if (known := self.find(conversation)) is not None:
-            return known
-        if self._store.put_if_absent(_key(conversation), new.model_dump_json().encode()):
-            return self._remember(conversation, new)
-        found = self.find(conversation)
-        assert found is not None, "conversations are never deleted"
-        return found
+        while True:
+            if (known := self.find(conversation)) is not None:
+                return known
+            if self._store.put_if_absent(_key(conversation), new.model_dump_json().encode()):
+                return self._remember(conversation, new)
 
     def put(self, conversation: str, new: Assigned) -> None:
         """Store the version of a conversation that begins as another did before. Raises StoreError."""
@@ -91,7 +97,7 @@ class Conversations:
 
     def _remember(self, conversation: str, assigned: Assigned) -> Assigned:
         with self._lock:
-            self._known[conversation] = assigned
+            self._known[conversation] = assigned, self._clock()
             self._known.move_to_end(conversation)
             while len(self._known) > self._most:
                 self._known.popitem(last=False)
@@ -99,4 +105,4 @@ class Conversations:
 
 
 def _key(conversation: str) -> str:
-    return f"{FOLDER}/{conversation[:2]}/{conversation}.json"
+    return f"{CONVERSATIONS}/{conversation[:2]}/{conversation}.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -208,6 +209,50 @@ def test_killed_between_log_and_note_nothing_is_there_twice(
     _serve(store, tmp_path, "d", "hi", "hello", at=1)
     collect(store, now=START + 10_000)
     assert export(store, 2).games == 2
+
+
+def test_what_is_settled_is_not_read_again(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are the ids of what was collected then. What arrives late is collected all the same, with its follow-up."""
+    for day in range(1, 6):
+        _serve_on(monkeypatch, store, tmp_path, day, "on", f"{day}", "hello")
+    assert collect(store, now=START + 10_000).turns == 5
+    opened = list[str]()
+    unwatched = type(store).open
+
+    def watched(self: Store, key: str) -> Any:
+        opened.append(key)
+        return unwatched(self, key)
+
+    monkeypatch.setattr(type(store), "open", watched)
+    assert collect(store, now=START + 10_000) == CollectedChats() and not _of_the_log(opened)
+    _serve_on(monkeypatch, store, tmp_path, 7, "new", "hi", "hello")
+    opened.clear()
+    assert collect(store, now=START + 10_000).turns == 1
+    assert set(_of_the_log(opened)) == {_day(7)} and not [key for key in opened if "collected" in key]
+    _serve_on(monkeypatch, store, tmp_path, 8, "late", "hi", "hello", "no!", "sorry", at=10)
+    _serve_on(monkeypatch, store, tmp_path, 9, "running", "hi", "hello", at=10_000)
+    assert collect(store, now=START + 10_000).running == 1
+    _serve_on(monkeypatch, store, tmp_path, 6, "late", "hi", "hello")
+    opened.clear()
+    assert collect(store, now=START + 10_001).turns == 1
+    assert min(_of_the_log(opened)) == _day(6)
+    assert [log.closing for log in _logs(store) if log.turns[-1].action == "hello"].count("no!") == 1
+    assert collect(store, now=START + 20_000).turns == 1 and collect(store, now=START + 30_000) == CollectedChats()
+
+
+def _serve_on(patch: pytest.MonkeyPatch, store: Store, tmp_path: Path, day: int, *said: str, **facts: Any) -> None:
+    """Log a reply as a gateway does on this day."""
+    with patch.context() as then:
+        then.setattr("respect_core.store.line_log.datetime", SimpleNamespace(now=lambda _: datetime(2026, 12, day)))
+        _serve(store, tmp_path, *said, **facts)
+
+
+def _day(day: int) -> str:
+    return f"2026-12-{day:02}"
+
+
+def _of_the_log(opened: list[str]) -> list[str]:
+    return [key.split("/")[1] for key in opened if key.startswith(SERVED_CHATS)]
 
 
 def test_without_a_gateway_nothing_is_loaded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
