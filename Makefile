@@ -56,8 +56,8 @@ play: RUN = main
 play: install  ## the game in the browser on 127.0.0.1:8080, with what is deployed in RUN; its games are in the next round
 	$(BIN)/respect play --run $(RUN)
 
-up: install  ## the local stack: Prefect, MLflow, S3 and workers on the loopback; RESPECT_STACK and RESPECT_*_PORT may be set
-	$(BIN)/python -m deployments.local.stack up
+up: install  ## the local stack: Prefect, MLflow, S3 and workers on the loopback; GATEWAY (docs/gateway.md), RESPECT_STACK and RESPECT_*_PORT may be set
+	$(BIN)/python -m deployments.local.stack up $(if $(GATEWAY),--gateway "$(GATEWAY)")
 
 down: install  ## stop it; its state stays
 	$(BIN)/python -m deployments.local.stack down

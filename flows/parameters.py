@@ -159,6 +159,7 @@ class NextRoundParameters(Parameters):
     profile: ProfileName = "tiny"
     validation: Validation = "validation"
     feedback: Feedback = FeedbackSource.DECODED
+    decoder: Decoder = ""
     seeds: Seeds = None
     max_steps: MaxSteps = None
     engine: EngineName = None

@@ -93,6 +93,7 @@ class Settings(BaseSettings):
     prefect_port: Port = Field(default=4200, description="Port of the local stack's Prefect server on 127.0.0.1")
     mlflow_port: Port = Field(default=5000, description="Port of the local stack's MLflow server on 127.0.0.1")
     s3_port: Port = Field(default=8333, description="Port of the local stack's S3; SeaweedFS takes the next nine too")
+    gateway_port: Port = Field(default=8000, description="Port of the local stack's gateway on 127.0.0.1")
     start_seconds: float = Field(
         default=300, gt=0, description="How long `make up` waits for a process to answer; a busy machine needs more"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deployments.local.settings import ARTIFACTS, GPU, LIGHT, LIGHT_RUNS, REPOSITORY, Stack
@@ -16,6 +16,7 @@ from flows.support import servers
 
 SERVERS = "servers"
 WORKERS = "workers"
+GATEWAY = "gateway"
 
 
 def cuda_devices() -> int:
@@ -47,8 +48,18 @@ def worker_commands(devices: int, cores: int) -> dict[str, tuple[list[str], dict
     }
 
 
-def configuration(stack: Stack, devices: int, cores: int) -> str:
-    """Return the text of supervisord.conf. Workers wait until told to start: the servers must answer first."""
+def gateway_command(stack: Stack, options: Sequence[str]) -> list[str]:
+    """Return the command of the gateway, with these options of `respect serve`."""
+    serve = [sys.executable, "-m", "deployments.serving", "--run", GATEWAY, "--port", str(stack.gateway_port)]
+    return [*serve, *options]
+
+
+def configuration(stack: Stack, devices: int, cores: int, gateway: Sequence[str] = ()) -> str:
+    """Return the text of supervisord.conf. What needs the servers waits until told to start.
+
+    Args:
+        gateway: options of `respect serve`; no gateway without any.
+    """
     folder = stack.folder
     sections = [
         _section("unix_http_server", file=_socket(stack), chmod="0600"),
@@ -71,6 +82,9 @@ def configuration(stack: Stack, devices: int, cores: int) -> str:
     ]
     sections.append(_section(f"group:{SERVERS}", programs=",".join(started)))
     sections.append(_section(f"group:{WORKERS}", programs=",".join(workers)))
+    if gateway:
+        command = gateway_command(stack, gateway)
+        sections.append(_program(stack, GATEWAY, command, {}, autostart="false", directory=folder))
     return "\n".join(sections)
 
 
@@ -86,12 +100,11 @@ def program(name: str) -> str:
     return found
 
 
-def _program(stack: Stack, name: str, command: list[str], environment: Mapping[str, str], autostart: str) -> str:
+def _program(stack: Stack, name: str, command: list[str], environment: Mapping[str, str], **given: object) -> str:
     return _section(
         f"program:{name}",
         command=" ".join(f'"{part}"' for part in command),
         environment=",".join(f'{key}="{value}"' for key, value in environment.items()),
-        autostart=autostart,
         autorestart="true",
         startsecs=5,
         startretries=100,  # a worker survives a server that is unreachable for a while
@@ -101,6 +114,7 @@ def _program(stack: Stack, name: str, command: list[str], environment: Mapping[s
         stdout_logfile=f"{stack.logs}/{name}.log".replace("%", "%%"),  # supervisor expands it twice
         stdout_logfile_maxbytes="20MB",
         stdout_logfile_backups=3,
+        **given,
     )
 
 

@@ -37,6 +37,7 @@ class Stack:
     prefect_port: int = 4200
     mlflow_port: int = 5000
     s3_port: int = 8333
+    gateway_port: int = 8000
 
     @property
     def prefect(self) -> str:
@@ -51,8 +52,12 @@ class Stack:
         return f"http://127.0.0.1:{self.s3_port}"
 
     @property
+    def gateway(self) -> str:
+        return f"http://127.0.0.1:{self.gateway_port}"
+
+    @property
     def ports(self) -> dict[int, str]:
-        """Every port, what listens there, and the variable that changes it."""
+        """Every port, what listens there, and the variable that changes it; without the gateway's."""
         s3 = {self.s3_port + n: f"SeaweedFS (RESPECT_S3_PORT and the {S3_PORTS - 1} after it)" for n in range(S3_PORTS)}
         return {
             self.prefect_port: "Prefect (RESPECT_PREFECT_PORT)",
@@ -126,7 +131,8 @@ class Stack:
 
 
 def from_environment() -> Stack:
-    """Return the stack, as set by RESPECT_STACK, RESPECT_PREFECT_PORT, RESPECT_MLFLOW_PORT and RESPECT_S3_PORT."""
+    """Return the stack, as set by RESPECT_STACK and the variables of its ports."""
     variables = settings()
-    folder = variables.stack or REPOSITORY / "runs" / "stack"
-    return Stack(folder.resolve(), variables.prefect_port, variables.mlflow_port, variables.s3_port)
+    folder = (variables.stack or REPOSITORY / "runs" / "stack").resolve()
+    ports = (variables.prefect_port, variables.mlflow_port, variables.s3_port, variables.gateway_port)
+    return Stack(folder, *ports)

@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -33,13 +35,20 @@ class StackError(ExpectedError):
 
 
 @app.command()
-def up() -> None:
+def up(
+    gateway: Annotated[
+        str, typer.Option(help="Options of `respect serve`, as '--scenario home': a gateway with them runs too.")
+    ] = "",
+) -> None:
     """Start everything, wait until it answers, and deploy deployments/prefect.yaml."""
     with clear_errors():
         start(stack := from_environment())
+        if gateway:
+            start_gateway(stack, shlex.split(gateway))
     typer.echo(
         f"Prefect  {stack.prefect}\nMLflow   {stack.mlflow}\nS3       {stack.s3} ({stack.credentials})\n"
-        f"{servers.how_to_log_in(servers.password(stack.password))}\n"
+        + (f"gateway  {stack.gateway}/v1 (key: the password)\n" if gateway else "")
+        + f"{servers.how_to_log_in(servers.password(stack.password))}\n"
         f"logs     {stack.logs}\n`. {stack.folder / 'env'}` points a shell at it; `make down` stops it."
     )
 
@@ -81,7 +90,7 @@ def start(stack: Stack) -> None:
     environment.prepare(stack.folder)
     os.environ.update(_server_environment(stack))
     if not _running(stack):
-        _require_free(stack)
+        _require_free(stack.ports)
         config = programs.configuration(stack, programs.cuda_devices(), _cores())
         _config(stack).write_text(config)
         subprocess.run([programs.program("supervisord"), "-c", str(_config(stack))], check=True)
@@ -100,6 +109,21 @@ def start(stack: Stack) -> None:
     asked = datetime.now(UTC)
     _control(stack, "start", f"{programs.WORKERS}:*")
     _wait(stack, programs.WORKERS, lambda: registration.workers_online(asked))
+
+
+def start_gateway(stack: Stack, options: Sequence[str]) -> None:
+    """Start a gateway with these options of `respect serve` on the running stack; one with others ends.
+
+    Raises:
+        StackError: its port is taken, or it does not answer in time.
+    """
+    _config(stack).write_text(programs.configuration(stack, programs.cuda_devices(), _cores(), options))
+    _control(stack, "update", programs.GATEWAY)
+    if "RUNNING" not in _control(stack, "status", programs.GATEWAY):
+        _require_free({stack.gateway_port: "the gateway (RESPECT_GATEWAY_PORT)"})
+        _control(stack, "start", programs.GATEWAY)
+    # It is ready to talk only once the registry has a policy, which may be trained later.
+    _wait(stack, programs.GATEWAY, lambda: servers.answers(f"{stack.gateway}/health", ""))
 
 
 def stop(stack: Stack) -> None:
@@ -124,6 +148,9 @@ def _server_environment(stack: Stack) -> dict[str, str]:
         "RESPECT_PREFECT_PORT": str(stack.prefect_port),
         "RESPECT_MLFLOW_PORT": str(stack.mlflow_port),
         "RESPECT_S3_PORT": str(stack.s3_port),
+        "RESPECT_GATEWAY_PORT": str(stack.gateway_port),
+        "RESPECT_GATEWAY_KEYS": settings().gateway_keys.get_secret_value()
+        or f"stack:{servers.password(stack.password)}",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "MLFLOW_S3_ENDPOINT_URL": stack.s3,
@@ -134,8 +161,8 @@ def _server_environment(stack: Stack) -> dict[str, str]:
     }
 
 
-def _require_free(stack: Stack) -> None:
-    for port, who in stack.ports.items():
+def _require_free(ports: Mapping[int, str]) -> None:
+    for port, who in ports.items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

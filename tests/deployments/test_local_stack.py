@@ -86,6 +86,22 @@ def test_supervisord_starts_servers_by_itself_and_workers_when_told(tmp_path: Pa
         assert each.stopasgroup and each.killasgroup, "children end too"
 
 
+def test_a_gateway_is_part_of_the_stack_if_it_is_asked_for(tmp_path: Path) -> None:
+    """Its scratch folder is the stack's, and its key no part of the command line."""
+    stack = Stack(tmp_path / "stack", gateway_port=8123)
+    stack.prepare()
+    config = tmp_path / "supervisord.conf"
+    config.write_text(programs.configuration(stack, 0, 2, ["--scenario", "home", "--variants", "b-rl,control"]))
+    options = ServerOptions()
+    options.realize(["-c", str(config)])
+    (group,) = (each for each in options.process_group_configs if each.name == programs.GATEWAY)
+    (gateway,) = group.process_configs
+    assert not gateway.autostart and gateway.directory == str(stack.folder)
+    serve, given = shlex.split(gateway.command)[1:3], shlex.split(gateway.command)[3:]
+    assert serve == ["-m", "deployments.serving"]
+    assert given == [*("--run", "gateway", "--port", "8123", "--scenario", "home", "--variants", "b-rl,control")]
+
+
 def test_every_server_listens_on_the_loopback_alone(tmp_path: Path) -> None:
     stack = Stack(tmp_path)
     for name in ("prefect", "mlflow"):

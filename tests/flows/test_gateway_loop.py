@@ -6,6 +6,8 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +20,14 @@ from deployments.cli.main import app
 from deployments.serving.gateway.live import Live
 from flows.entrypoints import next_round
 from flows.parameters import NextRoundParameters
+from flows.round import round as round_flow
 from respect_core.errors import ExpectedError
 from respect_core.feedback import decoder
 from respect_core.log import served_chats
 from respect_core.store.tables import read_table
 from respect_core.variants import Variant
-from tasks.support.workspace import Workspace
+from tasks.round.next_round import NewInteractions
+from tasks.support.workspace import Workspace, workspace
 
 pytestmark = pytest.mark.timeout(600)
 USERS = 24
@@ -110,9 +114,8 @@ def test_the_next_round_has_the_conversations(
     assert sum(turn["follow_up"] is not None for turn in turns) == USERS
 
 
-def test_the_next_round_collects_once(
-    place: Workspace, prefect_server: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_round_collects_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not again in the round that it starts. Without Prefect: what is around this is stood in for."""
     collected = list[Workspace]()
 
     def stop(*_: Any) -> None:
@@ -120,9 +123,19 @@ def test_the_next_round_collects_once(
 
     for flow in ("flows.entrypoints", "flows.round"):
         monkeypatch.setattr(f"{flow}.collect_chats", collected.append)
-    monkeypatch.setattr("flows.round.seed_policy", lambda *_: None)
-    monkeypatch.setattr("flows.round.export_interactions", stop)
-    monkeypatch.setattr("flows.entrypoints.from_environment", lambda: place)
-    monkeypatch.setattr("flows.parameters.named_profile", lambda _: chat_profile())
-    state = next_round(NextRoundParameters(profile="chat", variants=[Variant.B_FFT], minimum=1), return_state=True)
-    assert "far enough" in str(state.message) and len(collected) == 1
+        monkeypatch.setattr(f"{flow}.label_run", lambda *_, **__: None)
+    enough = NewInteractions(round=0, wanted=1, found={})
+    here: dict[str, Any] = {
+        "from_environment": lambda: workspace(tmp_path),
+        "find_next_round": lambda *_: 0,
+        "export_interactions": lambda *_: None,
+        "count_new": lambda *_: enough,
+        "round": round_flow.fn,
+    }
+    for name, stand_in in here.items():
+        monkeypatch.setattr(f"flows.entrypoints.{name}", stand_in)
+    for name, stand_in in {"in_turn": nullcontext, "seed_policy": lambda *_: None, "export_interactions": stop}.items():
+        monkeypatch.setattr(f"flows.round.{name}", stand_in)
+    with pytest.raises(ExpectedError, match="far enough"):
+        next_round.fn(NextRoundParameters(profile="chat", variants=[Variant.B_FFT]))
+    assert len(collected) == 1
