@@ -35,8 +35,8 @@ class RunningStack:
     """A stack, the commands that start and stop it, and its servers as their users see them."""
 
     def __init__(self, folder: Path) -> None:
-        first, prefect, mlflow = free_ports()
-        self.stack = Stack(folder, prefect_port=prefect, mlflow_port=mlflow, s3_port=first)
+        first, prefect, mlflow, gateway = free_ports()
+        self.stack = Stack(folder, prefect_port=prefect, mlflow_port=mlflow, s3_port=first, gateway_port=gateway)
         # A connection kept over a pause of a busy server may be gone when it is used again.
         no_reuse = httpx.Limits(max_keepalive_connections=0)
         # As Prefect's own clients: the server answers 503 where two writes to its SQLite meet, and is asked again.
@@ -50,24 +50,25 @@ class RunningStack:
             "RESPECT_PREFECT_PORT": str(self.stack.prefect_port),
             "RESPECT_MLFLOW_PORT": str(self.stack.mlflow_port),
             "RESPECT_S3_PORT": str(self.stack.s3_port),
+            "RESPECT_GATEWAY_PORT": str(self.stack.gateway_port),
             "RESPECT_START_SECONDS": "900",
             # How often the scheduler looks for new schedules, and workers for work; by default every 60 and 10 s.
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
         }
 
-    def command(self, name: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """`make up` and the like, without the installation that make would look after first."""
         return subprocess.run(
-            [sys.executable, "-m", "deployments.local.stack", name],
+            [sys.executable, "-m", "deployments.local.stack", *words],
             cwd=REPOSITORY,
             env=os.environ | self.environment | environment,
             capture_output=True,
             text=True,
         )
 
-    def up(self) -> str:
-        done = self.command("up")
+    def up(self, *options: str) -> str:
+        done = self.command("up", *options)
         assert done.returncode == 0, done.stdout + done.stderr
         self.api.auth = (servers.USER, servers.password(self.stack.password))
         return done.stdout
@@ -161,12 +162,13 @@ class RunningStack:
         }
 
 
-def free_ports() -> tuple[int, int, int]:
-    """The first of S3_PORTS in a row, and two more."""
-    for first in range(20_000, 30_000, S3_PORTS + 2):
-        if all(_is_free(port) for port in range(first, first + S3_PORTS + 2)):
-            return first, first + S3_PORTS, first + S3_PORTS + 1
-    raise AssertionError("no twelve free ports in a row")
+def free_ports() -> tuple[int, int, int, int]:
+    """The first of S3_PORTS in a row, and three more."""
+    for first in range(20_000, 30_000, S3_PORTS + 3):
+        if all(_is_free(port) for port in range(first, first + S3_PORTS + 3)):
+            after = first + S3_PORTS
+            return first, after, after + 1, after + 2
+    raise AssertionError("no thirteen free ports in a row")
 
 
 def _is_free(port: int) -> bool:

@@ -8,6 +8,7 @@ import socket
 import stat
 from pathlib import Path
 
+import httpx
 import made_up_games
 import psutil
 import pytest
@@ -58,7 +59,7 @@ def test_a_busy_port_is_named(tmp_path: Path, running: RunningStack) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        first, prefect, _ = free_ports()
+        first, prefect, *_ = free_ports()
         elsewhere = {"RESPECT_PREFECT_PORT": str(prefect), "RESPECT_S3_PORT": str(first)}
         done = running.command("up", RESPECT_STACK=str(tmp_path), RESPECT_MLFLOW_PORT=str(port), **elsewhere)
     assert done.returncode == 1 and f"port {port} of 127.0.0.1" in done.stderr
@@ -162,6 +163,15 @@ def test_redecoded_labels_lie_beside_the_old_ones(running: RunningStack, learned
 def test_a_run_that_went_silent_becomes_crashed(running: RunningStack, silenced: tuple[str, set[int]]) -> None:
     ended = running.ended(silenced[0], seconds=900)
     assert ended["state_type"] == "CRASHED" and "No heartbeat" in ended["state"]["message"]
+
+
+def test_a_gateway_joins_the_running_stack(running: RunningStack) -> None:
+    """It asks for the password, and waits for a policy that can talk."""
+    assert f"{running.stack.gateway}/v1" in running.up("--gateway", "--scenario home --variants b-fft")
+    models = f"{running.stack.gateway}/v1/models"
+    assert httpx.get(models).status_code == 401
+    key = {"Authorization": f"Bearer {running.stack.password.read_text()}"}
+    assert "respect.b-fft" in httpx.get(models, headers=key).text
 
 
 def test_state_survives_down_and_up(running: RunningStack, learned: str) -> None:
