@@ -95,11 +95,11 @@ def test_the_command_writes_what_it_shows(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(decoders, "FeedbackDecoder", ByNumber)
     rows, out = tmp_path / "rows.jsonl", tmp_path / "figures.json"
     rows.write_text("".join(json.dumps({"answer": "a", "followup": f, "label": label}) + "\n" for f, label in ROWS))
-    result = CliRunner().invoke(decoding_app, [str(rows), "--json", str(out)])
+    result = CliRunner().invoke(decoding_app, ["evaluate-decoder", str(rows), "--json", str(out)])
     assert result.exit_code == 0, result.output
     written = json.loads(out.read_text())
     assert written["turns"] == 6 and f"{written['auc_negative_rest']:.3f}" in result.output
     assert "tokens: 12" in result.output
     (tmp_path / "bad.jsonl").write_text("{}\n")
-    refused = CliRunner().invoke(decoding_app, [str(tmp_path / "bad.jsonl")])
+    refused = CliRunner().invoke(decoding_app, ["evaluate-decoder", str(tmp_path / "bad.jsonl")])
     assert refused.exit_code == 1 and "answer" in refused.output

@@ -103,7 +103,7 @@ def test_what_the_pass_scores_is_what_the_policy_gives(seed: Policy) -> None:
         said = [replace(game, turns=(*game.turns, Turn("", DOUBT, text))) for text in (SURE, RETRACTED)]
         sure, retracted = (policy.log_probabilities([each])[0][1] for each in said)
         assert reply.flips is (retracted > sure)
-    assert sum(reply.log_ratio for reply in replies) > 0.1
+    assert abs(sum(reply.log_ratio for reply in replies)) > 0.1, "the adapter changes something"
 
 
 def test_a_prompt_without_room_for_a_reply_is_left_out(seed: Policy) -> None:
