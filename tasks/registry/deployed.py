@@ -6,11 +6,9 @@ next one repairs the alias: every operation settles it first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 
 from mlflow.entities.model_registry import ModelVersion
-from prefect import get_run_logger
 
 from respect_core.release import ledger
 from respect_core.variants import SEED
@@ -57,32 +55,6 @@ def seed_policy(workspace: Workspace) -> ModelVersion:
     if entry is None:
         raise ValueError(f"{workspace.tracking_uri} has no seed policy; run a round")
     return registry.named(workspace, entry.to_version)
-
-
-def anchors(workspace: Workspace, history: Sequence[ledger.Entry], deployed: ModelVersion) -> dict[str, ModelVersion]:
-    """Return the versions that a candidate may not fall behind, by name; without one that is no longer registered.
-
-    Raises:
-        ValueError: one is not the version that was promoted.
-    """
-    seed = seed_policy(workspace)
-    versions = (f"{deployed.name}/{deployed.version}", f"{seed.name}/{seed.version}")
-    hashes = {entry.to_version: entry for entry in history if entry.action is ledger.Action.PROMOTE}
-    found = {}
-    for name, version in ledger.anchors(history, *versions).items():
-        try:
-            anchor = registry.named(workspace, version)
-        except ValueError as error:
-            get_run_logger().warning("not compared with %s: %s", version, error)
-            continue
-        entry = hashes.get(version)
-        if entry is not None and anchor.tags.get("adapter_hash") != entry.adapter_hash:
-            raise ValueError(
-                f"{version} has adapter {anchor.tags.get('adapter_hash')}, but entry {entry.number} of the ledger says "
-                f"{entry.adapter_hash}: the registry was changed or replaced; restore it"
-            )
-        found[name] = anchor
-    return found
 
 
 def pin_seed(workspace: Workspace, seed: ModelVersion, reason: str = "registered as the seed policy") -> None:

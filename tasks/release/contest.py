@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from mlflow.entities.model_registry import ModelVersion
 from prefect import task
 from pydantic import BaseModel, ConfigDict
 
@@ -32,7 +33,7 @@ class Contest(BaseModel):
     """The versions compared and the games, as they were chosen: the verdict is about nothing else.
 
     `anchors`: other versions that the candidate may not fall behind, by name. `look`: the number of the look that this
-    is, and `asked` the games that it needs. `history`: the ledger's entries; a later entry makes the verdict void.
+    is. `history`: the ledger's entries; a later entry makes the verdict void.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,7 +42,6 @@ class Contest(BaseModel):
     deployed: RegisteredRef
     anchors: dict[str, RegisteredRef] = {}
     look: int = 1
-    asked: int = 0
     profile: str  # with which the candidate was trained
     data_hash: str  # of what the candidate was trained on
     game_set: str
@@ -62,6 +62,32 @@ class Contest(BaseModel):
             game_set=self.game_set,
             sha256=self.validation_sha256,
         )
+
+
+def anchors(workspace: Workspace, history: Sequence[Entry], deployed: ModelVersion) -> dict[str, ModelVersion]:
+    """Return the versions that a candidate may not fall behind, by name; without one that is no longer registered.
+
+    Raises:
+        ValueError: one is not the version that was promoted.
+    """
+    seed = deployment.seed_policy(workspace)
+    versions = (f"{deployed.name}/{deployed.version}", f"{seed.name}/{seed.version}")
+    hashes = {entry.to_version: entry for entry in history if entry.action is ledger.Action.PROMOTE}
+    found = {}
+    for name, version in ledger.anchors(history, *versions).items():
+        try:
+            anchor = registry.named(workspace, version)
+        except ValueError as error:
+            progress.say(f"not compared with {version}: {error}")
+            continue
+        entry = hashes.get(version)
+        if entry is not None and anchor.tags.get("adapter_hash") != entry.adapter_hash:
+            raise ValueError(
+                f"{version} has adapter {anchor.tags.get('adapter_hash')}, but entry {entry.number} of the ledger says "
+                f"{entry.adapter_hash}: the registry was changed or replaced; restore it"
+            )
+        found[name] = anchor
+    return found
 
 
 @task(name="contenders", **PATIENT)
@@ -85,10 +111,7 @@ def contenders(
     contest = Contest(
         candidate=reference(variant, candidate),
         deployed=reference(variant, deployed),
-        anchors={
-            name: reference(variant, version)
-            for name, version in deployment.anchors(workspace, history, deployed).items()
-        },
+        anchors={name: reference(variant, version) for name, version in anchors(workspace, history, deployed).items()},
         profile=candidate.tags["profile"],
         data_hash=candidate.tags["data_hash"],
         game_set=game_set,
@@ -106,8 +129,7 @@ def contenders(
         require_unseen(workspace, name, game_set)
     require_not_chosen_on(workspace, name, game_set)
     contest = contest.model_copy(update={"validation_sha256": sha256})
-    look = looks.number(store, contest.question())
-    return contest.model_copy(update={"look": look, "asked": settings.asked(look)})
+    return contest.model_copy(update={"look": looks.number(store, contest.question())})
 
 
 def _sha256(store: Store, game_set: str) -> str:
@@ -120,15 +142,13 @@ def announce(workspace: Workspace, contest: Contest, settings: GateConfig) -> No
     """Say what is compared, by how many games, and how many are needed, before anything acts."""
     games = len(curated.read(workspace.open(), contest.game_set))
     others = " and ".join(name_of(each) for each in (contest.deployed, *contest.anchors.values()))
-    needed = settings.needed(contest.look)
+    needed, asked = settings.needed(contest.look), settings.asked(contest.look)
     text = (
         f"{name_of(contest.candidate)} against {others}: look {contest.look} needs {needed} {settings.interactions} to "
         f"find a gain of {settings.effect:.1%} with a power of {settings.power:.0%}; {contest.game_set!r} has {games}"
     )
-    if contest.asked < needed:
-        text += (
-            f", and {contest.asked} are accepted, with a power of {settings.power_of(contest.asked, contest.look):.0%}"
-        )
+    if asked < needed:
+        text += f", and {asked} are accepted, with a power of {settings.power_of(asked, contest.look):.0%}"
     elif games < needed:
         text += ": with these, only what is certainly better passes (--games accepts fewer)"
     progress.say(text)

@@ -16,6 +16,7 @@ from respect_core.stats import by_game, ratio
 from respect_core.variants import Variant
 from tasks.registry import deployed as deployment
 from tasks.registry import registry
+from tasks.release import contest
 from tasks.release.promote import with_users
 from tasks.support.references import LearnedRef, PreviewRef
 from tasks.support.retries import PATIENT
@@ -49,7 +50,7 @@ def _preview(workspace: Workspace, profile: Profile, variant: Variant, learned: 
         store = workspace.open()
         anchors = {
             name: found
-            for name, each in deployment.anchors(workspace, ledger.entries(store, candidate.name), deployed).items()
+            for name, each in contest.anchors(workspace, ledger.entries(store, candidate.name), deployed).items()
             if _same_games(candidate, each) and (found := _validated(workspace, each)) is not None
         }
         known = with_users.fn(workspace, replace(known, guard_rails=learned.guard_rails or {}))
