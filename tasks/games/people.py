@@ -1,8 +1,6 @@
-"""Games between people: D0, validation and gate set. Profiles with a world simulate them; others import them."""
+"""Games between people: D0 and the validation set. Profiles with a world simulate them; others import them."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from prefect import task
 
@@ -31,14 +29,3 @@ def prepare_game_sets(workspace: Workspace, profile: Profile, validation: str) -
             absent.remove(name)
     for name in absent:
         curated.read(store, name)  # raises, naming the sets that exist and how to make one
-
-
-def prepare_gate_games(workspace: Workspace, profile: Profile, game_set: str, games: int) -> None:
-    """Make sure that there is a gate set and, where its people are simulated, that it has this many games."""
-    store = workspace.open()
-    if game_set != curated.GATE or not profile.simulated_people:
-        return
-    if not curated.exists(store, game_set) or len(curated.read(store, game_set)) < games:
-        enough = replace(profile, validation_games=games)
-        with progress.bar(f"human-human games: {game_set}"):
-            curated.add(store, game_set, world(profile.scenario).game_set(store, enough, game_set))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from mlflow.entities.model_registry import ModelVersion
 from prefect import task
 from pydantic import BaseModel, ConfigDict
 
-from respect_core.profiles import PROFILES
+from respect_core.measuring.world import world
+from respect_core.profiles import PROFILES, Profile
 from respect_core.release import ledger, lineage, looks
 from respect_core.release.gate import GateConfig
 from respect_core.release.ledger import Entry
@@ -18,7 +20,6 @@ from respect_core.release.looks import Question
 from respect_core.store.base import Store
 from respect_core.training_data import curated
 from respect_core.variants import Variant
-from tasks.games.people import prepare_gate_games
 from tasks.registry import deployed as deployment
 from tasks.registry import registry
 from tasks.registry.register import reference
@@ -88,6 +89,17 @@ def anchors(workspace: Workspace, history: Sequence[Entry], deployed: ModelVersi
             )
         found[name] = anchor
     return found
+
+
+def prepare_gate_games(workspace: Workspace, profile: Profile, game_set: str, games: int) -> None:
+    """Make sure that there is a gate set and, where its people are simulated, that it has this many games."""
+    store = workspace.open()
+    if game_set != curated.GATE or not profile.simulated_people:
+        return
+    if not curated.exists(store, game_set) or len(curated.read(store, game_set)) < games:
+        enough = replace(profile, validation_games=games)
+        with progress.bar(f"human-human games: {game_set}"):
+            curated.add(store, game_set, world(profile.scenario).game_set(store, enough, game_set))
 
 
 @task(name="contenders", **PATIENT)

@@ -62,6 +62,7 @@ from tasks.compute.process import WorkerCutOffError
 from tasks.registry import deployed as deployment
 from tasks.registry import registry
 from tasks.registry.register import register_variant
+from tasks.release.contest import prepare_gate_games
 from tasks.release.promote import PromotionRef
 from tasks.round.select import select_checkpoint
 from tasks.round.subsample import subsample_variant
@@ -92,13 +93,14 @@ def workers() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: None, workers: list[str]) -> Workspace:
-    """A round in which b-fft learned from ten games; twelve games validate."""
+    """A round in which b-fft learned from ten games; twelve games validate, and thirty judge."""
     made = workspace(tmp_path_factory.mktemp("promotion") / "runs" / "main")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parameters_module, "named_profile", _profile)
         patch.setattr("respect_core.feedback.decoder.FeedbackDecoder", ByWord)
         demo(made, DemoParameters(games=10, replay=0, variants=[Variant.B_FFT]))
     _copy(made, Variant.B_FFT, tmp_path_factory.mktemp("copy"), _hardly)
+    prepare_gate_games(made, _profile(), game_sets.GATE, EASY["games"])
     return made
 
 
@@ -172,7 +174,10 @@ def test_promote_rollback_promote(place: Workspace, tmp_path: Path) -> None:
     assert (result.decision, result.version, result.entry) == ("promoted", ONE, 1)
     assert _is_deployed(place, ONE)
 
-    result = _promote(place, margin=None)  # the candidate does the same: not below at the usual margin
+    result = _promote(place, margin=None)  # the candidate does the same, but both are behind the seed policy
+    assert result.decision == "no promotion" and _is_deployed(place, ONE)
+    assert all(f"of {SEED_POLICY}, the seed policy" in reason for reason in result.reasons), result.reasons
+    result = _promote(place, margin=0.2)
     assert (result.decision, result.version, result.figures["difference"]) == ("promoted", TWO, 0.0)
     assert _is_deployed(place, TWO)
     assert _promote(place).decision == "already deployed"
@@ -372,12 +377,10 @@ def test_each_candidate_is_a_look_and_asking_again_is_none(fresh: Workspace, mon
     before = len(looks.read(fresh.open(), "respect.b-fft"))
     results = [_promote(fresh, version=2, margin=0.5, user_share_cap=0.01) for _ in range(2)]
     asked = looks.read(fresh.open(), "respect.b-fft")
-    assert len(asked) <= before + 1 and {result.figures["look"] for result in results} == {
-        each.number
-        for each in asked
-        if each.question.candidate == TWO and each.question.against["deployed"] == SEED_POLICY
-    }
     look = int(results[0].figures["look"])
+    assert len(asked) <= before + 1 and results[1].figures["look"] == look
+    assert asked[look - 1].question.candidate == TWO
+    assert asked[look - 1].question.against["deployed"] == SEED_POLICY
     needed = gate("tiny").needed(look)
     assert said[0] == said[1]
     assert f"{TWO} against {SEED_POLICY}: look {look} needs {needed} games" in said[0] and "30 are accepted" in said[0]

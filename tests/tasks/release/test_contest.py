@@ -7,7 +7,8 @@ from pathlib import Path
 
 from respect_core.profiles import home
 from respect_core.training_data import curated
-from tasks.games.people import prepare_game_sets, prepare_gate_games
+from tasks.games.people import prepare_game_sets
+from tasks.release.contest import prepare_gate_games
 from tasks.support.workspace import workspace
 
 
