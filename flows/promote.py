@@ -13,7 +13,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows.parameters import PromoteParameters, RollbackParameters
-from respect_core.release.gate import Verdict, judge
+from respect_core.release.gate import Verdict, compares, judge
 from tasks.release.contest import Contest, announce, contenders, spend_look
 from tasks.release.promote import (
     PromotionRef,
@@ -60,7 +60,7 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef
     candidate = with_users(workspace, examine(workspace, contest, contest.candidate))
     candidate = with_guard_rails(workspace, candidate, contest.game_set)
     actor, reason = parameters.actor or _account(), parameters.reason
-    if not candidate.unusable:
+    if compares(candidate, deployed, settings):
         contest = spend_look(workspace, contest, actor)
     verdict = judge(candidate, deployed, settings, anchors=anchors, look=contest.look)
     report_gate(workspace, contest, verdict)

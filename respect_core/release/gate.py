@@ -206,6 +206,12 @@ def judge(
     return Verdict(not failed, reasons, figures, bool(failed) and all(finding.undecided for finding in failed))
 
 
+def compares(candidate: Evidence, deployed: Evidence, config: GateConfig) -> bool:
+    """Return whether a verdict would rest on a comparison, and so spend some of the error rate."""
+    same = bool(candidate.adapter_hash) and candidate.adapter_hash == deployed.adapter_hash
+    return not candidate.unusable and not same and len({game for game, _ in candidate.right}) >= config.min_games
+
+
 def difference(candidate: Evidence, other: Evidence, error: float) -> Estimate:
     """Return the candidate's criterion minus another policy's, per turn; each end of its interval errs at this rate."""
     differences = [(right - other.right[turn], 1) for turn, right in candidate.right.items()]

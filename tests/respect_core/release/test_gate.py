@@ -9,7 +9,17 @@ from statistics import NormalDist
 
 import pytest
 
-from respect_core.release.gate import Evidence, GateConfig, Rails, Verdict, difference, error_rate, gate, judge
+from respect_core.release.gate import (
+    Evidence,
+    GateConfig,
+    Rails,
+    Verdict,
+    compares,
+    difference,
+    error_rate,
+    gate,
+    judge,
+)
 
 LOOSE = GateConfig(margin=0.0, min_games=2, games=2, min_feedback_turns=0, illegal_cap=0.5, user_share_cap=0.5)
 USERS = {f"user-{number}": 20 for number in range(5)}
@@ -108,6 +118,15 @@ def test_fewer_games_may_be_accepted_and_it_is_said_what_they_find() -> None:
     assert verdict.reasons[0] == (
         f"60 games were accepted where 198 are needed: they find a gain of 5.0% with a power of {power:.0%}"
     )
+
+
+def test_a_verdict_without_a_comparison_is_no_look() -> None:
+    games, config = ["r"] * 30, GateConfig()
+    new, old = _policy("new", *games, adapter_hash="b"), _policy("old", *games, adapter_hash="a")
+    assert compares(new, old, config)
+    assert not compares(replace(new, adapter_hash="a"), old, config)
+    assert not compares(replace(new, unusable="no weights"), old, config)
+    assert not compares(_policy("new", *games[1:]), _policy("old", *games[1:]), config)
 
 
 def test_looks_share_the_error_rate_and_need_more_games() -> None:
