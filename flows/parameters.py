@@ -330,14 +330,18 @@ class PromoteParameters(Parameters):
 
     variant: Variant = Field(description="Variant whose policy is to be deployed.")
     version: int | None = Field(default=None, ge=1, description="Number of the version. Empty: the newest candidate.")
-    validation: str = Field(
-        default="validation", description="Game set on which it is compared to the deployed policy."
+    game_set: str = Field(
+        default="gate",
+        description="Game set on which it is compared to the deployed policy; its games chose no checkpoint.",
     )
     margin: float | None = Field(
+        default=None, ge=0, le=1, description="Loss of exact match that counts as no worse. Empty: the gate's."
+    )
+    games: int | None = Field(
         default=None,
-        ge=0,
-        le=1,
-        description="Loss of exact match that is allowed even where it is certain. Empty: the gate's.",
+        ge=1,
+        description="Games to accept instead of those that the gate needs to find a gain: fewer find it less often. "
+        "The ledger records it. Empty: the gate's.",
     )
     user_share_cap: float | None = Field(
         default=None, ge=0, le=1, description="Largest share of one user in what it learned from. Empty: the gate's."
@@ -353,7 +357,7 @@ class PromoteParameters(Parameters):
 
     def gate(self, profile: str) -> GateConfig:
         """Return the gate of the candidate's profile with the settings made here."""
-        names = ("margin", "user_share_cap", "min_feedback_turns")
+        names = ("margin", "games", "user_share_cap", "min_feedback_turns")
         return replace(gate(profile), **{name: value for name in names if (value := getattr(self, name)) is not None})
 
 

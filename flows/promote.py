@@ -13,13 +13,12 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows.parameters import PromoteParameters, RollbackParameters
-from respect_core.release.gate import Verdict, judge
+from respect_core.release.gate import Verdict, compares, judge
+from tasks.release.contest import Contest, announce, contenders, spend_look
 from tasks.release.promote import (
-    Contest,
     PromotionRef,
     changed,
     commit,
-    contenders,
     examine,
     prepare_rollback,
     promotion_entry,
@@ -47,20 +46,24 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef
     """Deploy a variant's candidate if the gate lets it through. Ending without a promotion is normal; it says why.
 
     Raises:
-        ValueError: no candidate; no such game set, or one that the candidate learned from; a deployed version that does
-            not act; or a candidate or game set that was replaced in the meantime.
+        ValueError: no candidate; no such game set, or one that the candidate learned from or that chose its checkpoint;
+            a deployed version that does not act; or a candidate or game set that was replaced in the meantime.
         LedgerError: somebody else changed what is deployed in the meantime.
     """
-    contest = contenders(workspace, parameters.variant, parameters.version, parameters.validation)
+    contest = contenders(workspace, parameters.variant, parameters.version, parameters.game_set, parameters.gate)
     if contest.candidate == contest.deployed:
         return _end(unchanged(contest, "already deployed"))
+    settings = parameters.gate(contest.profile)
+    announce(workspace, contest, settings)
     deployed = examine(workspace, contest, contest.deployed)
+    anchors = {name: examine(workspace, contest, each) for name, each in contest.anchors.items()}
     candidate = with_users(workspace, examine(workspace, contest, contest.candidate))
     candidate = with_guard_rails(workspace, candidate, contest.game_set)
-    settings = parameters.gate(contest.profile)
-    verdict = judge(candidate, deployed, settings)
-    report_gate(workspace, contest, verdict)
     actor, reason = parameters.actor or _account(), parameters.reason
+    if compares(candidate, deployed, settings):
+        contest = spend_look(workspace, contest, actor)
+    verdict = judge(candidate, deployed, settings, anchors=anchors, look=contest.look)
+    report_gate(workspace, contest, verdict)
     if verdict.promote and parameters.approve:
         answer = _ask(contest, verdict)
         if not answer.approve:

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import sqrt
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -83,6 +85,38 @@ def ratio(
     if estimate is None:
         raise ValueError("nothing to divide by: no turns")
     return estimate
+
+
+def linear_ratio(numerators: ArrayLike, denominators: ArrayLike, *, tail: float) -> Estimate:
+    """Return sum over sum, each end of whose interval is wrong with probability `tail`, however small that is.
+
+    The interval is Student's, from the residuals of the ratio (Cochran, Sampling Techniques, 1977, section 2.11): a
+    bootstrap of 10,000 resamples tells nothing of tails such as 0.0001. One pair has an interval without ends.
+
+    Raises:
+        ValueError: the denominators add up to 0.
+    """
+    above, below = np.asarray(numerators, float), np.asarray(denominators, float)
+    if not below.sum():
+        raise ValueError("nothing to divide by: no turns")
+    n, value = len(above), float(above.sum() / below.sum())
+    if n == 1:
+        return Estimate(value, -np.inf, np.inf)
+    residuals = (above - value * below) / below.mean()
+    half = student_quantile(tail, n - 1) * sqrt(float(residuals @ residuals) / (n - 1) / n)
+    return Estimate(value, value - half, value + half)
+
+
+def student_quantile(tail: float, freedom: int) -> float:
+    """Return what Student's t exceeds with probability `tail` (Abramowitz and Stegun 26.7.5, from 10 degrees on)."""
+    z = -NormalDist().inv_cdf(tail)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
 
 
 def quotients(sums: Floats) -> Floats:

@@ -28,12 +28,18 @@ def import_games(
     game_set: Annotated[
         str | None,
         typer.Option(
-            help="Also add a share of the games to the set of this name, for --validation or `respect evaluate`. No "
-            "round trains on them, unless the name is d0."
+            help="Also add a share of the games to the set of this name, for --validation, `respect evaluate`, or, as "
+            "'gate', `respect promote`. No round trains on them, unless the name is d0."
         ),
     ] = None,
     share: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Share of the games in --game-set, chosen by a hash of their id.")
+        float,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="Share of the games in --game-set, chosen by a hash of their id; those of 'gate' are no other set's, "
+            "where shares are at most 0.5.",
+        ),
     ] = 0.2,
 ) -> None:
     """Import games in the study's published format. The file is read without executing anything in it."""
@@ -78,6 +84,7 @@ def import_chats(
     ] = "seed",
     d0_share: Annotated[float, typer.Option(min=0, max=0.5, help="Share of users for D0.")] = 0.1,
     validation_share: Annotated[float, typer.Option(min=0, max=0.5, help="Share of users for validation.")] = 0.2,
+    gate_share: Annotated[float, typer.Option(min=0, max=0.5, help="Share of users to judge candidates by.")] = 0.2,
 ) -> None:
     """Import conversations with an assistant, in any of 14 formats."""
     workspace = run_workspace(run, new=True)
@@ -95,6 +102,7 @@ def import_chats(
             variant=variant,
             d0_share=d0_share,
             validation_share=validation_share,
+            gate_share=gate_share,
         )
     console.print(escape(str(imported.understood)), highlight=False, soft_wrap=True)
     held = ", ".join(f"{name} {count:,}" for name, count in imported.held.items()) or "none"

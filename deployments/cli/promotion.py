@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -51,14 +53,56 @@ def ledger_command(
 ) -> None:
     """Show who put which version in front of users, when, and why; a model's last entry is what is deployed."""
     workspace = run_workspace(run)
-    from respect_core.release import ledger
+    from respect_core.release import ledger, looks
     from tasks.registry.registry import model_name
     from tasks.release.promote import ledger_table
 
     with clear_errors():
         store = workspace.open()
-        models = [model_name(variant)] if variant else ledger.models(store)
+        models = [model_name(variant)] if variant else sorted({*ledger.models(store), *looks.models(store)})
         console.print(ledger_table([entry for model in models for entry in ledger.entries(store, model)]))
+        for model in models:
+            if found := looks.read(store, model):
+                console.print(f"{found[-1]}", highlight=False, markup=False, soft_wrap=True)
+
+
+@promotion_app.command("gate-power")
+def gate_power_command(
+    profile: Annotated[str, typer.Option(help="Whose gate.")] = "tiny",
+    runs: Annotated[int, typer.Option(min=10, help="Simulated promotions of each effect, and ratchets.")] = 1000,
+    games: Annotated[int | None, typer.Option(min=1, help="Games to accept. Default: those that it asks for.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """Simulate how often the gate promotes policies that are truly better or worse, and where bad rounds end."""
+    from dataclasses import replace
+
+    from rich.progress import track
+
+    from respect_core.release import gate_power
+    from respect_core.release.gate import gate
+
+    settings = replace(gate(profile), games=games)
+    rows = [
+        gate_power.row(settings, effect, runs, number)
+        for number, effect in enumerate(track(gate_power.EFFECTS, "effects", console=console))
+    ]
+    ends = [gate_power.ratchet(settings, number) for number in track(range(runs), "ratchets", console=console)]
+    found: dict[str, Any] = {
+        "profile": profile,
+        "runs": runs,
+        "rows": rows,
+        "ratchet": gate_power.summary(settings, ends),
+    }
+    if json_file is not None:
+        json_file.write_text(json.dumps(found, indent=2) + "\n")
+    for each in rows:
+        console.print(f"truly {each['effect']:+.0%}, {each['games']} games: promoted {each['promoted']:.1%}")
+    bad = found["ratchet"]
+    console.print(
+        f"{bad['rounds']} rounds whose candidates are truly {bad['effect']:+.0%}: "
+        f"{bad['moved']:.1%} of {runs} promote any, the worst ends at {bad['lowest']:+.0%}",
+        soft_wrap=True,
+    )
 
 
 @promotion_app.command("lineage")

@@ -1,18 +1,23 @@
 """Decide whether a candidate may replace the deployed policy: from evidence to a verdict, without side effects.
 
-The criterion, exact match in MULTIREF, is compared turn by turn on the same validation games. The turns of a game
-depend on each other, so the bootstrap resamples games: a candidate is refused when it loses more than the margin with
-the given confidence, and not because a few turns of a small set happened to come out differently.
+The criterion, exact match in MULTIREF, is compared turn by turn on the same games, which chose no checkpoint. The turns
+of a game depend on each other, so games are the units. A candidate passes if it is certainly better than the deployed
+policy; or certainly no worse by more than a margin, where there are enough games to find the gain that matters. It must
+be no worse than its anchors either, the best policy ever deployed and the seed policy, or else a loss within the margin
+could be repeated (biocreep: D'Agostino, Massaro and Sullivan, Statistics in Medicine 22, 2003). All comparisons must
+pass, so their number costs nothing (Berger, Technometrics 24, 1982). Looks at candidates do (`error_rate`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import ceil, sqrt
+from statistics import NormalDist
 
 from respect_core.interaction import TurnKey
 from respect_core.scenario import EXACT_MATCH, Scenario, scenario
-from respect_core.stats import Estimate, by_game, ratio
+from respect_core.stats import Estimate, by_game, linear_ratio, student_quantile
 
 Figures = dict[str, float | int | str]
 Range = tuple[float, float]
@@ -41,15 +46,43 @@ class GateConfig:
 
     criterion: str = Scenario.criterion  # what is compared
     interactions: str = "games"  # what the sentences call them
-    margin: float = 0.0  # loss of the criterion that is allowed even when it is certain
-    confidence: float = 0.95  # one-sided, that a loss is real
-    resamples: int = 10_000  # of the validation games
-    min_games: int = 10  # fewer validation games say nothing
+    margin: float = 0.02  # loss of the criterion that counts as no worse
+    confidence: float = 0.95  # that of all looks at a variant's candidates none promotes one that loses the margin
+    effect: float = 0.05  # gain that the gate must find
+    power: float = 0.8  # with which it finds that gain
+    spread: float = 0.25  # standard deviation of two policies' difference per game, for planning (docs/promotion.md)
+    games: int | None = None  # accepted instead of those that power, effect and spread ask for
+    min_games: int = 30  # fewer games say nothing
     min_feedback_turns: int = 100  # with feedback that it learned from; with fewer, what it learned is chance
-    illegal_cap: float = 0.01  # illegal greedy actions per validation turn: less than this
+    illegal_cap: float = 0.01  # illegal greedy actions per turn: less than this
     user_share_cap: float = 0.2  # of the turns with feedback that it learned from, by any one user: at most this
     rails: Rails = Rails()  # of free text
-    seed: int = 0  # of the resampling
+
+    def needed(self, look: int, spread: float | None = None) -> int:
+        """Return the games that find the gain with the power at a look, planned or as games were found to spread."""
+        games, error, power = self.min_games, error_rate(self, look), NormalDist().inv_cdf(self.power)
+        for _ in range(5):  # the quantile depends on the games, and hardly
+            standard = student_quantile(error, games - 1) + power
+            games = max(self.min_games, ceil((standard * (spread or self.spread) / self.effect) ** 2))
+        return games
+
+    def asked(self, look: int) -> int:
+        """Return the games with which a candidate need not be certainly better: those needed, or fewer if accepted."""
+        return self.needed(look) if self.games is None else max(self.games, self.min_games)
+
+    def power_of(self, games: int, look: int) -> float:
+        """Return the power with which these games find the gain at a look, as planned."""
+        reach = self.effect * sqrt(games) / self.spread
+        return NormalDist().cdf(reach - student_quantile(error_rate(self, look), games - 1))
+
+
+def error_rate(config: GateConfig, look: int) -> float:
+    """Return the share of the gate's error rate that a look may spend: 1/2 for the first, then 1/6, 1/12, 1/20, ...
+
+    Their sum stays below 1 however many there are: alpha spending (Lan and DeMets, Biometrika 70, 1983), as for
+    hypotheses that come one after the other (Tian and Ramdas, Statistical Methods in Medical Research 30, 2021).
+    """
+    return (1 - config.confidence) / (look * (look + 1))
 
 
 def standard() -> GateConfig:
@@ -68,7 +101,8 @@ def tiny() -> GateConfig:
 
 def chat() -> GateConfig:
     """Return the gate of conversations, whose curated replies have no exact match."""
-    return replace(standard(), criterion=scenario("chat").criterion, interactions="conversations")
+    finer = replace(standard(), margin=0.005, effect=0.01, spread=0.02)  # probabilities per token move less
+    return replace(finer, criterion=scenario("chat").criterion, interactions="conversations")
 
 
 def home() -> GateConfig:
@@ -88,7 +122,7 @@ def gate(profile: str) -> GateConfig:
 class Evidence:
     """What the gate knows about one policy.
 
-    `right`: each validation turn's score, between 0 and 1; of exact match, whether the greedy action was the turn's.
+    `right`: each turn's score, between 0 and 1; of exact match, whether the greedy action was the turn's.
     `illegal_actions`: how many of the greedy actions on these turns were illegal. `learned`: turns with feedback that
     it learned from, by user. `guard_rails`: figures by name; empty where actions are no free text. `unusable`: why the
     adapter does not load or act, or that there is no record of what it learned from; empty where all is well.
@@ -108,12 +142,14 @@ class Evidence:
 class Verdict:
     """The gate's decision.
 
-    `reasons`: for a refusal, what speaks against the candidate; for a promotion, all findings.
+    `reasons`: for a refusal, what speaks against the candidate; for a promotion, all findings. `undecided`: it is
+    refused only because there are too few games to tell.
     """
 
     promote: bool
     reasons: tuple[str, ...]
     figures: Figures
+    undecided: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,13 +157,25 @@ class _Finding:
     passed: bool
     sentence: str
     figures: Figures
+    undecided: bool = False
 
 
-def judge(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Verdict:
+def judge(
+    candidate: Evidence,
+    deployed: Evidence,
+    config: GateConfig,
+    *,
+    anchors: Mapping[str, Evidence] | None = None,
+    look: int = 1,
+) -> Verdict:
     """Judge whether the candidate may be deployed, and why.
 
+    Args:
+        anchors: policies other than the deployed one that it may not fall behind, by name.
+        look: number of this look at a candidate of the variant, from 1.
+
     Raises:
-        ValueError: the policies were not validated on the same turns, or the deployed one does not act.
+        ValueError: the policies did not act on the same turns, or the deployed one does not act.
     """
     if deployed.unusable:
         raise ValueError(
@@ -136,64 +184,105 @@ def judge(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Verdic
         )
     if candidate.unusable:
         return Verdict(False, (f"{candidate.policy} is not fit for use: {candidate.unusable}",), {})
-    if candidate.right.keys() != deployed.right.keys() or not candidate.right:
-        raise ValueError(
-            f"{candidate.policy} was validated on {len(candidate.right)} turns and {deployed.policy} on "
-            f"{len(deployed.right)}, which must be the same and some; validate both on one game set"
-        )
+    references = {"deployed": deployed} | dict(anchors or {})
+    for other in references.values():
+        if not other.unusable and (candidate.right.keys() != other.right.keys() or not candidate.right):
+            raise ValueError(
+                f"{candidate.policy} was examined on {len(candidate.right)} turns and {other.policy} on "
+                f"{len(other.right)}, which must be the same and some; examine both on one game set"
+            )
     if candidate.adapter_hash and candidate.adapter_hash == deployed.adapter_hash:
         reason = f"{candidate.policy} has the weights of {deployed.policy}, which is deployed: it learned nothing since"
         return Verdict(False, (reason,), {})
     findings = [
-        *_compared(candidate, deployed, config),
+        *_compared(candidate, references, config, look),
         *([_illegal(candidate, config)] if config.criterion == EXACT_MATCH else []),
         *_training_data(candidate, config),
         *_guard_rails(candidate, config.rails),
     ]
-    promote = all(finding.passed for finding in findings)
-    reasons = tuple(finding.sentence for finding in findings if promote or not finding.passed)
-    return Verdict(promote, reasons, {name: value for finding in findings for name, value in finding.figures.items()})
+    failed = [finding for finding in findings if not finding.passed]
+    reasons = tuple(finding.sentence for finding in (failed or findings))
+    figures = {name: value for finding in findings for name, value in finding.figures.items()}
+    return Verdict(not failed, reasons, figures, bool(failed) and all(finding.undecided for finding in failed))
 
 
-def difference(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Estimate:
-    """Return the candidate's criterion minus that of the deployed policy, per turn.
+def compares(candidate: Evidence, deployed: Evidence, config: GateConfig) -> bool:
+    """Return whether a verdict would rest on a comparison, and so spend some of the error rate."""
+    same = bool(candidate.adapter_hash) and candidate.adapter_hash == deployed.adapter_hash
+    return not candidate.unusable and not same and len({game for game, _ in candidate.right}) >= config.min_games
 
-    Each end of its interval bounds the difference from one side with `config.confidence`.
-    """
-    differences = [(right - deployed.right[turn], 1) for turn, right in candidate.right.items()]
+
+def difference(candidate: Evidence, other: Evidence, error: float) -> Estimate:
+    """Return the candidate's criterion minus another policy's, per turn; each end of its interval errs at this rate."""
+    differences = [(right - other.right[turn], 1) for turn, right in candidate.right.items()]
     sums, turns = by_game([game for game, _ in candidate.right], differences).T
-    level = 2 * config.confidence - 1  # two-sided: each tail holds 1 - confidence
-    return ratio(sums, turns, resamples=config.resamples, seed=config.seed, level=level)
+    return linear_ratio(sums, turns, tail=error)
 
 
-def _compared(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Iterator[_Finding]:
-    games, turns = len({game for game, _ in candidate.right}), len(candidate.right)
+def _compared(
+    candidate: Evidence, references: Mapping[str, Evidence], config: GateConfig, look: int
+) -> Iterator[_Finding]:
+    games, asked = len({game for game, _ in candidate.right}), config.asked(look)
+    known: Figures = {"games": games, "games_asked": asked, "look": look}
     if games < config.min_games:
-        sentence = (
-            f"{games} validation {config.interactions} are too few to compare policies; the gate asks for "
-            f"{config.min_games}"
-        )
-        yield _Finding(False, sentence, {"validation_games": games})
+        sentence = f"{games} {config.interactions} are too few to compare policies; the gate asks for {asked}"
+        yield _Finding(False, sentence, known, undecided=True)
         return
-    ours, theirs = (sum(evidence.right.values()) / turns for evidence in (candidate, deployed))
-    change = difference(candidate, deployed, config)
-    passed = change.high >= -config.margin
+    if config.games is not None and games < config.needed(look):
+        sentence = (
+            f"{games} {config.interactions} were accepted where {config.needed(look)} are needed: they find a gain of "
+            f"{config.effect:.1%} with a power of {config.power_of(games, look):.0%}"
+        )
+        yield _Finding(True, sentence, known)
+    for name, other in references.items():
+        if other.unusable:
+            yield _Finding(True, f"not compared with {other.policy}, {_ROLES[name]}: {other.unusable}", {})
+        else:
+            yield _against(candidate, other, name, config, known)
+
+
+_ROLES = {"deployed": "which is deployed", "best": "the best that was ever deployed", "seed": "the seed policy"}
+
+
+def _against(candidate: Evidence, other: Evidence, name: str, config: GateConfig, known: Figures) -> _Finding:
+    """Compare with the deployed policy, which must be beaten where games are too few for less, or with an anchor."""
+    games, asked, look = int(known["games"]), int(known["games_asked"]), int(known["look"])
+    turns, error = len(candidate.right), error_rate(config, look)
+    change = difference(candidate, other, error)
+    ours, theirs = (sum(evidence.right.values()) / turns for evidence in (candidate, other))
+    no_worse, enough = change.low >= -config.margin, name != "deployed" or games >= asked
+    passed = change.low > 0 or (no_worse and enough)
+    if change.low > 0:
+        conclusion = "certainly better"
+    elif passed:
+        conclusion = f"within the allowed loss of {config.margin:.1%}"
+    elif no_worse:
+        conclusion = f"not certainly better, as {games} of {asked} {config.interactions} would have to show"
+    else:
+        conclusion = f"perhaps beyond the allowed loss of {config.margin:.1%}"
+    lost = change.high < -config.margin
+    if lost:
+        conclusion = f"certainly beyond the allowed loss of {config.margin:.1%}"
+    spread = (change.high - change.value) / student_quantile(error, games - 1) * sqrt(games)
     sentence = (
-        f"{config.criterion} {ours:.1%} on {turns} turns of {games} {config.interactions} against {theirs:.1%} "
-        f"of {deployed.policy}: {change.value:+.1%}, "
-        f"with {config.confidence:.0%} confidence at most {change.high:+.1%}, "
-        f"{'within' if passed else 'beyond'} the allowed loss of {config.margin:.1%}"
+        f"{config.criterion} {ours:.1%} on {turns} turns of {games} {config.interactions} against {theirs:.1%} of "
+        f"{other.policy}, {_ROLES[name]}: {change.value:+.1%}, at look {look} with an error rate of {100 * error:.2g}% "
+        f"at least {change.low:+.1%}, {conclusion}"
     )
+    if not passed and not lost:
+        sentence += (
+            f"; as these vary, {config.needed(look, spread)} {config.interactions} find a gain of {config.effect:.1%}"
+        )
+    prefix = "" if name == "deployed" else f"{name}_"
     figures: Figures = {
-        "exact_match": ours,
-        "deployed_exact_match": theirs,
-        "difference": change.value,
-        "difference_at_least": change.low,
-        "difference_at_most": change.high,
-        "validation_turns": turns,
-        "validation_games": games,
+        f"{name}_exact_match": theirs,
+        f"{prefix}difference": change.value,
+        f"{prefix}difference_at_least": change.low,
+        f"{prefix}difference_at_most": change.high,
     }
-    yield _Finding(passed, sentence, figures)
+    if name == "deployed":
+        figures |= {**known, "exact_match": ours, "turns": turns, "error_rate": error, "spread": spread}
+    return _Finding(passed, sentence, figures, undecided=not lost and games < asked)
 
 
 def _illegal(candidate: Evidence, config: GateConfig) -> _Finding:
@@ -201,7 +290,7 @@ def _illegal(candidate: Evidence, config: GateConfig) -> _Finding:
     share = candidate.illegal_actions / turns
     passed = share < config.illegal_cap
     sentence = (
-        f"{candidate.illegal_actions} illegal actions on {turns} validation turns ({share:.1%}), "
+        f"{candidate.illegal_actions} illegal actions on {turns} turns ({share:.1%}), "
         f"{'under' if passed else 'not under'} {config.illegal_cap:.1%}"
     )
     return _Finding(passed, sentence, {"illegal_actions": candidate.illegal_actions, "illegal_share": share})

@@ -92,6 +92,36 @@ def last(store: Store, model: str) -> Entry | None:
     return next(reversed(entries(store, model)), None)
 
 
+def best(history: Sequence[Entry]) -> Entry | None:
+    """Return the promotion of the version that is certainly the best of all that were deployed; None for the first.
+
+    Promotions add up what they certainly gained over the version that they replaced, so that one that passed by chance
+    does not count as better than that. Of equals it is the earlier.
+    """
+    standing: dict[str, float] = {}
+    best, most = None, 0.0
+    for entry in history:
+        if entry.action is Action.PROMOTE:
+            gained = float(entry.evidence.get("figures", {}).get("difference_at_least", 0.0))
+            reached = standing.get(entry.from_version, 0.0) + gained
+            standing[entry.to_version] = reached
+            if reached > most:
+                best, most = entry, reached
+    return best
+
+
+def anchors(history: Sequence[Entry], deployed: str, seed: str) -> dict[str, str]:
+    """Return the versions, by name, that a candidate may not fall behind: the best ever deployed, and the seed policy.
+
+    One that is deployed, or is both, is not named again.
+    """
+    certain = best(history)
+    found = {"seed": seed, "best": certain.to_version if certain else seed}
+    if found["best"] == seed:
+        del found["best"]
+    return {name: version for name, version in found.items() if version != deployed}
+
+
 def promotion(history: Sequence[Entry], model: str, **fields: Any) -> Entry:
     """Make the entry for a promotion, to be appended.
 

@@ -111,7 +111,7 @@ class View:
             f"{self.words.interactions} {self.words.won} by the seed policy and by the candidate on the same contexts, "
             "and the difference by pairs; "
         )
-        gate = "whether the gate would promote it. With 95% intervals."
+        gate = "whether the gate would promote it, as far as these turns tell. With 95% intervals."
         return f"{_LEARNED}{on_turns}{won if self.played else ''}{gate}"
 
 
@@ -187,8 +187,11 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
             f"{100 * played[0]['before']['value']:.1f}%, and they {won} {_span(after, '.1f', '%')}{_if_few(games)}."
         )
     if gates := {name: values["gate"] for name, values in variants.items() if values["gate"]}:
-        passing = [name.upper() for name, gate in gates.items() if gate["promote"]]
-        sentences.append(f"The gate would promote {', '.join(passing) if passing else 'none of them'}.")
+        passing, open_ = (
+            [name.upper() for name, gate in gates.items() if verdict(gate) == wanted] for wanted in (PASSES, UNDECIDED)
+        )
+        undecided = f"; too few {seen.words.interactions} tell of {', '.join(open_)}" if open_ else ""
+        sentences.append(f"The gate would promote {', '.join(passing) if passing else 'none of them'}{undecided}.")
     return sentences
 
 
@@ -197,8 +200,7 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     sentences = []
     for name, values in summary["variants"].items():
         if gate := values["gate"]:
-            verdict = {True: "would pass the gate", False: "would not pass the gate", None: "was not put to the gate"}
-            sentences.append(f"{name.upper()} {verdict[gate['promote']]}: {'; '.join(gate['reasons'])}.")
+            sentences.append(f"{name.upper()} {_SAID[verdict(gate)]}: {'; '.join(gate['reasons'])}.")
         sentences += [f"{name.upper()}: {warning}." for warning in values["warnings"]]
     return sentences + [f"{name.upper()} failed: {reason}" for name, reason in summary["failed"].items()]
 
@@ -222,10 +224,24 @@ def _cells(values: Mapping[str, Any], seen: View) -> Iterator[str]:
         yield shown(played["change"], played["games"], signed=True)
     elif seen.played:
         yield from [DASH] * 3
-    yield _VERDICTS.get(gate.get("promote"), DASH)
+    yield verdict(gate)
 
 
-_VERDICTS: Mapping[bool | None, str] = {True: "passes", False: "does not pass"}
+PASSES, FAILS, UNDECIDED = "passes", "does not pass", "undecided"
+_SAID = {
+    PASSES: "would pass the gate",
+    FAILS: "would not pass the gate",
+    UNDECIDED: "is left undecided by the gate",
+    DASH: "was not put to the gate",
+}
+
+
+def verdict(gate: Mapping[str, Any]) -> str:
+    """Return the gate's verdict in a word: `UNDECIDED` where there are too few games to tell."""
+    promote = gate.get("promote")
+    if promote is None:
+        return UNDECIDED if gate.get("figures") else DASH
+    return PASSES if promote else FAILS
 
 
 def _share(share: Estimate) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Store named sets of games apart from the log: D0, the validation set, and sets held out at import.
+"""Store named sets of games apart from the log: D0, the validation and gate sets, and sets held out at import.
 
 A set is one object `game_sets/<name>.jsonl` of interaction logs, from which training reads only `Interaction`s. D0 and
 D_val (appendix B.2) are small, come from people playing with people, and are curated: their outcomes may be read to
@@ -17,6 +17,8 @@ from respect_core.store.manifests import Input
 
 D0 = "d0"
 VALIDATION = "validation"
+GATE = "gate"
+"""The set that judges candidates for promotion, and chooses nothing."""
 
 
 def place(name: str) -> float:

@@ -1,4 +1,4 @@
-"""Import chat logs: one part for a round to learn from, one for D0, and one to choose checkpoints by."""
+"""Import chat logs: parts for a round to learn from, for D0, to choose checkpoints by, and to judge candidates by."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tasks.support import progress
 from tasks.support.workspace import Workspace
 
 MOST_CURATED = 200
-"""Conversations that a game set gets at most: more would cost time at every checkpoint."""
+"""Conversations that D0 and the validation set get at most: more would cost time at every checkpoint."""
 
 
 class NothingImportedError(ExpectedError):
@@ -87,27 +87,30 @@ def import_chats(
     variant: str = SEED,
     d0_share: float = 0.1,
     validation_share: float = 0.2,
+    gate_share: float = 0.2,
 ) -> ImportedChats:
     """Import conversations: all of them, or nothing where one cannot be stored.
 
-    Users are divided by a hash of their pseudonym, so that none is in both D0 and the validation set. Of the users of
-    each share, conversations with a follow-up that is decoded as positive make the set: the replies before such
-    follow-ups count as right. The users' other conversations, and those beyond MOST_CURATED, are learned from.
+    Users are divided by a hash of their pseudonym, so that none is in two of D0, the validation set and the gate's. Of
+    the users of each share, conversations with a follow-up that is decoded as positive make the set: the replies before
+    such follow-ups count as right. The users' other conversations, and those beyond MOST_CURATED, are learned from.
 
     Args:
         paths: files, folders, patterns, or s3:// URIs of objects or folders.
         format: of the files; found out by default.
         redact: mask personal data before anything is stored.
-        d0_share, validation_share: shares of users; 0 leaves that set as it is.
+        d0_share, validation_share, gate_share: shares of users; 0 leaves that set as it is.
 
     Raises:
         NothingUsableError: no record of the files can be used.
-        ValueError: conversations are in the log of another round or variant, or the store's users have pseudonyms under
-            another RESPECT_USER_KEY (KeyChangedError).
+        ValueError: shares that leave nobody to learn from; conversations are in the log of another round or variant; or
+            the store's users have pseudonyms under another RESPECT_USER_KEY (KeyChangedError).
         StoreError: the store cannot be written, or a bucket not be read.
     """
     from respect_core.model.base import load_processor
 
+    if (held_out := d0_share + validation_share + gate_share) >= 1:
+        raise ValueError(f"the shares of users held out add up to {held_out:g}: leave some to learn from")
     store, partition = workspace.open(), Partition(round, variant)
     writer = Writer(round, variant, Ruler(load_processor(profile.base), scenario(profile.scenario)))
     with new_lines(store, partition.folder(SET_ASIDE)) as problems, local(paths) as files:
@@ -123,10 +126,15 @@ def import_chats(
         user_key.claim(store)
         set_aside = problems.put(partition.folder(SET_ASIDE) + "import-") if problems.count else None
     result, held = ImportedChats(understood, problems=set_aside), dict[str, list[str]]()
-    shares = {curated.D0: (0.0, d0_share), curated.VALIDATION: (d0_share, d0_share + validation_share)}
+    learning_share = d0_share + validation_share
+    shares = {
+        curated.D0: (0.0, d0_share, MOST_CURATED),
+        curated.VALIDATION: (d0_share, learning_share, MOST_CURATED),
+        curated.GATE: (learning_share, learning_share + gate_share, None),
+    }
     sets = {
-        name: [log for log in logs.values() if low <= curated.place(log.user) < high][:MOST_CURATED]
-        for name, (low, high) in shares.items()
+        name: [log for log in logs.values() if low <= curated.place(log.user) < high][:most]
+        for name, (low, high, most) in shares.items()
     }
     right = _right_turns(profile, [log for chosen in sets.values() for log in chosen])
     for name, chosen in sets.items():

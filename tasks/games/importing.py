@@ -46,7 +46,7 @@ def import_games(
     Args:
         acted_by: registered version that acted, e.g. 'respect.b-fft/3', if known.
         game_set: also add a share of the games to the set of this name. They are chosen by a hash of their id, so that
-            importing again chooses the same games.
+            importing again chooses the same games. The gate's are from the other end, and so no other set's.
         share: that share.
 
     Raises:
@@ -64,7 +64,7 @@ def import_games(
             imports.require_new(store, logs)
             user_key.claim(store)
         if logs and game_set:  # before they are in the log, so that no round learns from them in between
-            chosen = [log for log in logs if curated.place(log.interaction_id) < share]
+            chosen = [log for log in logs if _is_held(log.interaction_id, game_set, share)]
             held.extend(curated.add(store, game_set, chosen))
 
     policy = _policy(workspace, acted_by) if acted_by else UNKNOWN_POLICY
@@ -79,6 +79,11 @@ def import_games(
         )
         imports.note(store, record)
     return Imported(report, len(held), len(curated.read(store, game_set)) if game_set and report.log else 0)
+
+
+def _is_held(interaction_id: str, game_set: str, share: float) -> bool:
+    place = curated.place(interaction_id)
+    return place >= 1 - share if game_set == curated.GATE else place < share
 
 
 def undo_import(workspace: Workspace, name: str) -> tuple[ImportRecord, list[Partition]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple
 from typing import Any
 
@@ -54,9 +55,7 @@ def policies(workspace: Workspace, game_set: str, round: int | None) -> tuple[in
             chosen[variant] = max(of_round, key=lambda version: int(version.version))
     for version in chosen.values():
         require_unseen(workspace, f"{version.name}/{version.version}", game_set)
-    # Versions registered before they were tagged were chosen on the set of that default name.
-    chosen_on = {variant: version.tags.get("validation", curated.VALIDATION) for variant, version in chosen.items()}
-    _require_not_chosen_on(workspace.open(), chosen_on, game_set)
+        require_not_chosen_on(workspace, f"{version.name}/{version.version}", game_set)
     return number, [reference(variant, version) for variant, version in chosen.items()]
 
 
@@ -165,13 +164,25 @@ def require_unseen(workspace: Workspace, version: str, game_set: str) -> None:
             )
 
 
-def _require_not_chosen_on(store: Store, chosen_on: Mapping[str, str], game_set: str) -> None:
+def require_not_chosen_on(workspace: Workspace, version: str, game_set: str) -> None:
+    """Raise if one of the games was in the set that chose the version's checkpoint, or that of weights it continues.
+
+    Versions without a tag of that set, or no longer registered, count as chosen on that of the default name.
+
+    Raises:
+        ValueError: one was, which the message names.
+    """
+    store = workspace.open()
     games = _ids(store, game_set)
-    for variant, validation in chosen_on.items():
+    for each in lineage.weights(store, version):
+        tags: Mapping[str, str] = {}
+        with suppress(ValueError):
+            tags = registry.named(workspace, each).tags
+        validation = tags.get("validation", curated.VALIDATION)
         if curated.exists(store, validation) and (seen := games & _ids(store, validation)):
             raise ValueError(
-                f"the checkpoint of {variant} was chosen by {len(seen)} games of {game_set!r}, which are in "
-                f"{validation!r} too, such as {min(seen)}: evaluate on games that chose nothing"
+                f"the checkpoint of {each} was chosen by {len(seen)} games of {game_set!r}, which are in "
+                f"{validation!r} too, such as {min(seen)}: name a set of games that chose nothing"
             )
 
 

@@ -10,15 +10,19 @@ from mlflow.entities.model_registry import ModelVersion
 from prefect import task
 
 from respect_core.profiles import Profile
+from respect_core.release import ledger, looks
 from respect_core.release.gate import Evidence, gate, judge
 from respect_core.stats import by_game, ratio
 from respect_core.variants import Variant
 from tasks.registry import deployed as deployment
 from tasks.registry import registry
+from tasks.release import contest
 from tasks.release.promote import with_users
 from tasks.support.references import LearnedRef, PreviewRef
 from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
+
+_FLATTERED = "these games chose the checkpoint, which flatters it; `respect promote` judges by others"
 
 
 @task(name="preview gate", **PATIENT)
@@ -43,12 +47,22 @@ def _preview(workspace: Workspace, profile: Profile, variant: Variant, learned: 
                 f"{name} and {deployed.name}/{deployed.version}, which is deployed, left no record of the same "
                 "validation games; `respect promote` lets both act"
             )
-        known = replace(known, guard_rails=learned.guard_rails or {})
-        verdict = judge(with_users.fn(workspace, known), compared, gate(profile.name))
+        store = workspace.open()
+        anchors = {
+            name: found
+            for name, each in contest.anchors(workspace, ledger.entries(store, candidate.name), deployed).items()
+            if _same_games(candidate, each) and (found := _validated(workspace, each)) is not None
+        }
+        known = with_users.fn(workspace, replace(known, guard_rails=learned.guard_rails or {}))
+        look = len(looks.read(store, candidate.name)) + 1
+        verdict = judge(known, compared, gate(profile.name), anchors=anchors, look=look)
     except ValueError as error:
         return PreviewRef(exact_match_ci95=interval, promote=None, reasons=[str(error)])
     return PreviewRef(
-        exact_match_ci95=interval, promote=verdict.promote, reasons=list(verdict.reasons), figures=verdict.figures
+        exact_match_ci95=interval,
+        promote=None if verdict.undecided else verdict.promote,
+        reasons=[*verdict.reasons, *([_FLATTERED] if verdict.promote or verdict.undecided else [])],
+        figures=verdict.figures,
     )
 
 

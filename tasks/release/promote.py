@@ -7,9 +7,7 @@ transaction that undoes earlier tasks would add nothing: they only read.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -31,35 +29,14 @@ from tasks.compute.process import WorkerCutOffError, WorkerFailedError, WorkerRe
 from tasks.registry import deployed as deployment
 from tasks.registry import registry
 from tasks.registry.lineage import keep_lineage
-from tasks.registry.register import reference
 from tasks.release import guard_rails
-from tasks.release.evaluate import evaluate_policy, require_unseen
+from tasks.release.contest import Contest, name_of
+from tasks.release.evaluate import evaluate_policy
 from tasks.support.references import EvaluatedRef, RegisteredRef
 from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
 Decision = Literal["promoted", "rolled back", "no promotion", "already deployed"]
-
-
-class Contest(BaseModel):
-    """The versions compared and the games, as they were chosen: the verdict is about nothing else.
-
-    `history`: the ledger's entries; a later entry makes the verdict void.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    candidate: RegisteredRef
-    deployed: RegisteredRef
-    profile: str  # with which the candidate was trained
-    data_hash: str  # of what the candidate was trained on
-    game_set: str
-    validation_sha256: str  # of the game set
-    history: list[Entry]
-
-    def hash(self) -> str:
-        """Return a hash that identifies the contest, so that an answer counts only for this one."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:32]
 
 
 class PromotionRef(BaseModel):
@@ -80,32 +57,6 @@ class PromotionRef(BaseModel):
         return f"{self.decision}, {self.version} is deployed{why}"
 
 
-@task(name="contenders", **PATIENT)
-def contenders(workspace: Workspace, variant: Variant, number: int | None, game_set: str) -> Contest:
-    """Return the candidate and the deployed version of a variant, the alias settled first.
-
-    Raises:
-        ValueError: no candidate, no such version or game set, no deployed version, or games that the candidate learned
-            from.
-    """
-    store = workspace.open()
-    history = ledger.entries(store, registry.model_name(variant))
-    deployed = deployment.deployed(workspace, variant)
-    candidate = deployment.candidate(workspace, variant, number)
-    validation_sha256 = curated.stored(store, game_set).sha256
-    with suppress(lineage.LineageError):  # then the verdict says so (`with_users`)
-        require_unseen(workspace, f"{candidate.name}/{candidate.version}", game_set)
-    return Contest(
-        candidate=reference(variant, candidate),
-        deployed=reference(variant, deployed),
-        profile=candidate.tags["profile"],
-        data_hash=candidate.tags["data_hash"],
-        game_set=game_set,
-        validation_sha256=validation_sha256,
-        history=history,
-    )
-
-
 @task(name="examine", task_run_name="examine {policy.model}/{policy.version}", **PATIENT)
 def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Evidence:
     """Check a registered version's files, then let it act on the contest's games in a process of its own.
@@ -117,9 +68,9 @@ def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Ev
     from respect_core.model.base import WEIGHTS, adapter_hash  # torch takes seconds to import
 
     try:
-        files = registry.adapter(workspace, registry.named(workspace, _name(policy)), fresh=True)
+        files = registry.adapter(workspace, registry.named(workspace, name_of(policy)), fresh=True)
     except registry.AdapterMismatchError as error:
-        return Evidence(_name(policy), policy.adapter_hash, unusable=str(error))
+        return Evidence(name_of(policy), policy.adapter_hash, unusable=str(error))
     profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
     weights = adapter_hash(files, like=WEIGHTS)  # the same weights under another profile have learned nothing
     try:
@@ -129,9 +80,9 @@ def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Ev
         raise
     except WorkerFailedError as error:
         lines = str(error).splitlines()  # what went wrong and where the log is, then the end of the log
-        return Evidence(_name(policy), weights, unusable=f"{lines[0]} {lines[-1]}")
+        return Evidence(name_of(policy), weights, unusable=f"{lines[0]} {lines[-1]}")
     return Evidence(
-        _name(policy),
+        name_of(policy),
         weights,
         right={(name, turn): right for name, turn, right in found.turns},
         illegal_actions=found.illegal_actions,
@@ -190,7 +141,7 @@ def require_same(workspace: Workspace, contest: Contest) -> None:
     Raises:
         ValueError: they are not.
     """
-    candidate = registry.named(workspace, _name(contest.candidate))
+    candidate = registry.named(workspace, name_of(contest.candidate))
     try:
         registry.adapter(workspace, candidate, fresh=True)
         if (found := candidate.tags["adapter_hash"]) != contest.candidate.adapter_hash:
@@ -198,7 +149,7 @@ def require_same(workspace: Workspace, contest: Contest) -> None:
                 f"it has adapter {found}, examined was {contest.candidate.adapter_hash}"
             )
     except registry.AdapterMismatchError as error:
-        raise ValueError(f"{_name(contest.candidate)} is not what was examined: {error}; promote again") from None
+        raise ValueError(f"{name_of(contest.candidate)} is not what was examined: {error}; promote again") from None
     _require_same_games(workspace, contest)
 
 
@@ -236,14 +187,15 @@ def promotion_entry(contest: Contest, verdict: Verdict, gate: GateConfig, actor:
         "reasons": list(verdict.reasons),
         "figures": verdict.figures,
         "gate": asdict(gate),
+        "look": contest.look,
         "data_hash": contest.data_hash,
         "validation": {"game_set": contest.game_set, "sha256": contest.validation_sha256},
     }
     return ledger.promotion(
         contest.history,
         candidate.model,
-        from_version=_name(contest.deployed),
-        to_version=_name(candidate),
+        from_version=name_of(contest.deployed),
+        to_version=name_of(candidate),
         adapter_hash=candidate.adapter_hash,
         actor=actor,
         reason=reason,
@@ -256,7 +208,7 @@ def unchanged(contest: Contest, decision: Decision, verdict: Verdict | None = No
     return PromotionRef(
         decision=decision,
         model=contest.candidate.model,
-        version=_name(contest.deployed),
+        version=name_of(contest.deployed),
         adapter_hash=contest.deployed.adapter_hash,
         reasons=list(verdict.reasons) if verdict else [],
         figures=verdict.figures if verdict else {},
@@ -305,10 +257,6 @@ def _require_same_games(workspace: Workspace, contest: Contest) -> None:
             f"the game set {contest.game_set!r} was replaced while policies were compared on it (sha256 {found[:12]}, "
             f"it was {contest.validation_sha256[:12]}); promote again"
         )
-
-
-def _name(policy: RegisteredRef) -> str:
-    return f"{policy.model}/{policy.version}"
 
 
 def _decision(verdict: Verdict) -> str:

@@ -52,6 +52,15 @@ class Bar:
             _display.update(self._task, completed=total, total=total)
 
 
+def say(text: str) -> None:
+    """Say something above the bars, or in the run's log."""
+    if _display is not None:
+        _display.console.print(text, highlight=False, markup=False, soft_wrap=True)
+    else:
+        with suppress(MissingContextError):  # called outside of a run
+            get_run_logger().info(text)
+
+
 def about(seconds: float | None) -> str:
     """Return a note on the time left, e.g. ', about 12 min left'; empty if it is not known."""
     if seconds is None:

@@ -65,13 +65,14 @@ def _log(number: int, draw: random.Random) -> InteractionLog:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """D0, the validation set and thirty talks with somebody's policy."""
+    """D0, the validation and gate sets, and thirty talks with somebody's policy."""
     made, draw = workspace(tmp_path_factory.mktemp("words")), random.Random(1)
-    logs = [_log(number, draw) for number in range(60)]
+    logs = [_log(number, draw) for number in range(95)]
     store = made.open()
     curated.add(store, curated.D0, logs[:15])
     curated.add(store, curated.VALIDATION, logs[15:30])
-    append_logs(store, logs[30:])
+    append_logs(store, logs[30:60])
+    curated.add(store, curated.GATE, logs[60:])
     return made
 
 
@@ -106,7 +107,7 @@ def test_a_record_that_is_none_of_its_scenario_is_told() -> None:
 
 
 def test_what_it_learned_passes_the_gate_and_answers(place: Workspace, summary: dict[str, Any]) -> None:
-    asked = PromoteParameters(variant=Variant.B_FFT, user_share_cap=1.0, min_feedback_turns=1, margin=1.0)
+    asked = PromoteParameters(variant=Variant.B_FFT, user_share_cap=1.0, min_feedback_turns=1, margin=1.0, games=30)
     promoted = promote(place, asked)
     assert promoted.decision == "promoted", promoted
     request = {"scenario": "three-words", "variant": "b-fft", "game": "g", "context": [], "utterance": "say all"}

@@ -70,11 +70,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         patch.setattr(guard_rails, "TOKENS", 8)
         # A random model of two layers may answer with nothing, which the shipped rails refuse (test_gate.py).
         wide = gate.Rails(**{each.name: (-1e9, 1e9) for each in fields(gate.Rails)})
-        patch.setitem(gate.GATES, "chat", lambda: replace(gate.chat(), rails=wide))
+        patch.setitem(gate.GATES, "chat", lambda: replace(gate.chat(), rails=wide, min_games=5))
         record_workers(patch)
         made = workspace(tmp_path_factory.mktemp("chats"))
         imported = import_chats(made, [_log(made.root / "log.jsonl")], _profile("chat"))
-        assert imported.understood.conversations == 60 and imported.held.keys() == {curated.D0, curated.VALIDATION}
+        assert imported.understood.conversations == 60 and imported.held.keys() == {
+            curated.D0,
+            curated.VALIDATION,
+            curated.GATE,
+        }
         assert imported.learned_from + sum(imported.held.values()) == 60
         yield made
 
@@ -105,7 +109,7 @@ def test_guard_rails_are_measured_of_every_variant(place: Workspace, summary: di
 
 def test_users_are_on_one_side(place: Workspace, summary: dict[str, Any]) -> None:  # which fills the tables
     store = place.open()
-    sides = [{log.user for log in curated.read(store, name)} for name in (curated.D0, curated.VALIDATION)]
+    sides = [{log.user for log in curated.read(store, name)} for name in (curated.D0, curated.VALIDATION, curated.GATE)]
     sides.append(set(read_table(store, "turns", columns=["user"])["user"].to_pylist()))
     assert all(sides) and len(set[str]().union(*sides)) == sum(map(len, sides)) == 20
     stored = b"".join(store.read(key) for key in store.keys("") if key.endswith(".jsonl"))
@@ -121,7 +125,7 @@ def test_importing_again_changes_nothing(place: Workspace, summary: dict[str, An
 
 
 def test_the_gate_compares_the_probability_per_token(place: Workspace, summary: dict[str, Any]) -> None:
-    asked = PromoteParameters(variant=Variant.B_FFT, user_share_cap=1.0, min_feedback_turns=1, margin=1.0)
+    asked = PromoteParameters(variant=Variant.B_FFT, user_share_cap=1.0, min_feedback_turns=1, margin=1.0, games=5)
     promoted = promote(place, asked)
     assert promoted.decision == "promoted", promoted
     assert any("probability per token" in reason for reason in promoted.reasons)
@@ -131,7 +135,7 @@ def test_the_control_stands_beside_the_others_and_meets_nobody(place: Workspace,
     control, own = (summary["variants"][variant] for variant in (Variant.SHUFFLED, Variant.B_FFT))
     assert control["positives"] == own["positives"] and control["data_hash"] != own["data_hash"]
     assert control["gate"]["promote"] is False and "shuffled labels" in control["gate"]["reasons"][0]
-    asked = PromoteParameters(variant=Variant.SHUFFLED, user_share_cap=1.0, min_feedback_turns=1, margin=1.0)
+    asked = PromoteParameters(variant=Variant.SHUFFLED, user_share_cap=1.0, min_feedback_turns=1, margin=1.0, games=5)
     assert promote(place, asked).decision == "no promotion"
     assert deployed(place, Variant.SHUFFLED).name == registry.model_name(SEED)
 

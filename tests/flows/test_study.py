@@ -321,7 +321,7 @@ def test_games_that_were_learned_from_are_not_evaluated_on(played: Played) -> No
     curated.write(played.place.open(), "learned", _logs(played.place, 0, "seed"))
     with pytest.raises(ValueError, match=r"b-fft/1 learned from \d+ games of 'learned', such as .*: name another set"):
         evaluate(played.place, EvaluateParameters(game_set="learned"))
-    with pytest.raises(ValueError, match="checkpoint of seed was chosen by 3 games of 'validation'"):
+    with pytest.raises(ValueError, match=r"checkpoint of respect\.seed/1 was chosen by 3 games of 'validation'"):
         evaluate(played.place, EvaluateParameters(game_set="validation"))
     with pytest.raises(ValueError, match="no variants of round 4"):
         evaluate(played.place, EvaluateParameters(game_set="people", round=4))

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import replace
+from statistics import NormalDist
 
 import pytest
 
-from respect_core.release.gate import Evidence, GateConfig, Rails, difference, gate, judge
+from respect_core.release.gate import (
+    Evidence,
+    GateConfig,
+    Rails,
+    Verdict,
+    compares,
+    difference,
+    error_rate,
+    gate,
+    judge,
+)
 
-LOOSE = GateConfig(margin=0.0, min_games=2, min_feedback_turns=0, illegal_cap=0.5, user_share_cap=0.5, resamples=4000)
+LOOSE = GateConfig(margin=0.0, min_games=2, games=2, min_feedback_turns=0, illegal_cap=0.5, user_share_cap=0.5)
+USERS = {f"user-{number}": 20 for number in range(5)}
 
 
 def _policy(name: str, *games: str, **more: object) -> Evidence:
@@ -19,16 +33,16 @@ def _policy(name: str, *games: str, **more: object) -> Evidence:
 
 
 def test_the_same_loss_in_every_game_is_certain() -> None:
-    """Each game lost one of its two turns: every resample has -1/2."""
+    """Each game lost one of its two turns, so that the games do not vary."""
     deployed = _policy("old", *["rr"] * 10)
     candidate = _policy("new", *["r."] * 10)
-    found = difference(candidate, deployed, LOOSE)
+    found = difference(candidate, deployed, 0.025)
     assert (found.value, found.low, found.high) == (-0.5, -0.5, -0.5)
     verdict = judge(candidate, deployed, LOOSE)
-    assert not verdict.promote
+    assert not verdict.promote and not verdict.undecided
     assert verdict.reasons == (
-        "exact match 50.0% on 20 turns of 10 games against 100.0% of old: -50.0%, with 95% confidence at most -50.0%, "
-        "beyond the allowed loss of 0.0%",
+        "exact match 50.0% on 20 turns of 10 games against 100.0% of old, which is deployed: -50.0%, at look 1 with an "
+        "error rate of 2.5% at least -50.0%, certainly beyond the allowed loss of 0.0%",
     )
     assert verdict.figures["difference"] == -0.5 and verdict.figures["deployed_exact_match"] == 1.0
     assert judge(candidate, deployed, replace(LOOSE, margin=0.5)).promote
@@ -40,37 +54,142 @@ def test_free_replies_are_never_called_illegal() -> None:
     assert not any("illegal" in reason for reason in verdict.reasons)
 
 
-def test_the_bootstrap_draws_games() -> None:
-    """Two games of one turn, one of them lost: the mean of two draws is -1, -1/2 or 0 with odds 1:2:1.
-
-    From above, -1/2 has three quarters of the resamples at or below it: it is the bound at 60%, and 0 that at 95%.
-    """
-    deployed, candidate = _policy("old", "r", "r"), _policy("new", ".", "r")
-    assert difference(candidate, deployed, LOOSE).high == 0.0
-    assert judge(candidate, deployed, LOOSE).promote
-    surer = replace(LOOSE, confidence=0.6)
-    assert difference(candidate, deployed, surer).high == -0.5
-    assert not judge(candidate, deployed, surer).promote
-    assert judge(candidate, deployed, replace(surer, margin=0.5)).promote
+def test_bounds_are_those_of_students_t_over_games() -> None:
+    """Forty games of one turn: eight won, two lost. t of 39 degrees at 2.5% is 2.0227 (printed tables)."""
+    deployed = _policy("old", *["."] * 8, *["r"] * 32)
+    candidate = _policy("new", *["r"] * 38, *["."] * 2)
+    found = difference(candidate, deployed, 0.025)
+    mean, squares = 6 / 40, 10 / 40
+    half = 2.0227 * math.sqrt((squares - mean**2) * 40 / 39 / 40)
+    assert (found.low, found.high) == (pytest.approx(mean - half, abs=1e-5), pytest.approx(mean + half, abs=1e-5))
+    assert judge(candidate, deployed, LOOSE).promote is (mean - half > 0)
 
 
-def test_turns_of_a_game_are_drawn_together() -> None:
-    """One game of twelve turns lost whole, eleven of one turn kept: every third resample is without the loss."""
+def test_turns_of_a_game_count_together() -> None:
+    """One game of twelve turns lost whole, eleven of one turn kept: as turns a certain loss, as games none."""
     deployed = _policy("old", "r" * 12, *["r"] * 11)
     candidate = _policy("new", "." * 12, *["r"] * 11)
-    found = difference(candidate, deployed, LOOSE)
-    assert found.value == pytest.approx(-12 / 23)
-    assert found.high == 0.0
-    assert judge(candidate, deployed, LOOSE).promote
+    found = difference(candidate, deployed, 0.025)
+    assert found.value == pytest.approx(-12 / 23) and found.high > 0
+    apart = _policy("old", *["r"] * 23), _policy("new", *["."] * 12, *["r"] * 11)
+    assert difference(apart[1], apart[0], 0.025).high < 0
+
+
+def _shifted(better: int, worse: int, same: int) -> Verdict:
+    """The verdict of the shipped gate on games of one turn that were gained, lost and kept."""
+    deployed = _policy("old", "." * better, "r" * (worse + same))
+    right = {(f"g{number}", 0): number < better for number in range(better + worse)}
+    kept = {(f"k{number}", 0): True for number in range(same)}
+    theirs = {turn: not mine for turn, mine in right.items()}
+    candidate = replace(deployed, policy="new", right=right | kept, learned=USERS)
+    return judge(candidate, replace(deployed, right=theirs | kept), GateConfig())
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "promote"), [(10, 10, False), (12, 8, True), (20, 10, True), (8, 20, False)]
+)
+def test_with_enough_games_no_certain_loss_of_the_margin_is_enough(better: int, worse: int, promote: bool) -> None:
+    """Of 400 games: the bound is the mean less 1.966 standard errors, by hand, and the margin two points."""
+    games = 400
+    mean = (better - worse) / games
+    low = mean - 1.966 * math.sqrt(((better + worse) / games - mean**2) / (games - 1))
+    verdict = _shifted(better, worse, games - better - worse)
+    assert verdict.figures["difference_at_least"] == pytest.approx(low, abs=1e-4)
+    assert verdict.promote is promote is (low >= -0.02)
+
+
+def test_with_fewer_games_only_what_is_certainly_better_passes() -> None:
+    """Sixty games without a change are no loss, but could not have shown a gain."""
+    equal = _shifted(0, 0, 60)
+    assert not equal.promote and equal.undecided
+    assert "not certainly better, as 60 of 198 games would have to show" in equal.reasons[0]
+    assert "find a gain of 5.0%" in equal.reasons[0] and equal.figures["games_asked"] == 198
+    assert _shifted(12, 0, 48).promote
+    lost = _shifted(0, 20, 40)
+    assert not lost.promote and not lost.undecided and "certainly beyond" in lost.reasons[0]
+
+
+def test_fewer_games_may_be_accepted_and_it_is_said_what_they_find() -> None:
+    games = ["r"] * 60
+    config = replace(GateConfig(), games=60)
+    verdict = judge(_policy("new", *games, learned=USERS), _policy("old", *games), config)
+    assert verdict.promote and verdict.figures["games_asked"] == 60
+    power = NormalDist().cdf(0.05 * math.sqrt(60) / 0.25 - 2.001)  # t of 59 degrees at 2.5%
+    assert verdict.reasons[0] == (
+        f"60 games were accepted where 198 are needed: they find a gain of 5.0% with a power of {power:.0%}"
+    )
+
+
+def test_a_verdict_without_a_comparison_is_no_look() -> None:
+    games, config = ["r"] * 30, GateConfig()
+    new, old = _policy("new", *games, adapter_hash="b"), _policy("old", *games, adapter_hash="a")
+    assert compares(new, old, config)
+    assert not compares(replace(new, adapter_hash="a"), old, config)
+    assert not compares(replace(new, unusable="no weights"), old, config)
+    assert not compares(_policy("new", *games[1:]), _policy("old", *games[1:]), config)
+
+
+def test_looks_share_the_error_rate_and_need_more_games() -> None:
+    config = GateConfig()
+    rates = [error_rate(config, look) for look in range(1, 10_000)]
+    assert rates[:3] == pytest.approx([0.025, 0.05 / 6, 0.05 / 12]) and sum(rates) < 0.05
+    assert sum(rates) == pytest.approx(0.05, abs=1e-5)
+    asked = [config.asked(look) for look in range(1, 50)]
+    assert asked == sorted(asked)
+    for look, games in ((1, asked[0]), (10, asked[9])):  # the textbook's formula, with the normal's quantiles
+        standard = -NormalDist().inv_cdf(error_rate(config, look)) + NormalDist().inv_cdf(0.8)
+        assert games == pytest.approx((standard * 0.25 / 0.05) ** 2, rel=0.03)
+    wide = replace(config, spread=0.5)
+    assert wide.asked(1) == pytest.approx(4 * asked[0], rel=0.02)
+    better = ["r"] * 14 + ["."] * 6 + ["r"] * 380, ["."] * 14 + ["r"] * 6 + ["r"] * 380
+    new, old = _policy("new", *better[0], learned=USERS), _policy("old", *better[1])
+    assert judge(new, old, config, look=1).promote
+    assert not judge(new, old, config, look=300).promote
+
+
+def test_a_candidate_may_not_fall_behind_its_anchors() -> None:
+    """As good as what is deployed, which is ten points behind what was."""
+    games = ["r"] * 360 + ["."] * 40
+    candidate, deployed = _policy("new", *games, learned=USERS), _policy("old", *games)
+    best, seed = _policy("best", *["r"] * 400), _policy("seed", *["."] * 400)
+    assert judge(candidate, deployed, GateConfig()).promote
+    verdict = judge(candidate, deployed, GateConfig(), anchors={"best": best, "seed": seed})
+    (reason,) = verdict.reasons
+    assert not verdict.promote and "of best, the best that was ever deployed: -10.0%" in reason
+    assert verdict.figures["best_difference"] == pytest.approx(-0.1) and verdict.figures["seed_difference"] == 0.9
+    broken = replace(best, right={}, unusable="no weights")
+    kept = judge(candidate, deployed, GateConfig(), anchors={"best": broken, "seed": seed})
+    assert kept.promote and "not compared with best, the best that was ever deployed: no weights" in kept.reasons
+    with pytest.raises(ValueError, match="new was examined on 400 turns and best on 1"):
+        judge(candidate, deployed, GateConfig(), anchors={"best": _policy("best", "r")})
+
+
+def test_more_right_actions_never_turn_a_promotion_into_a_refusal() -> None:
+    rng, config = random.Random(0), GateConfig()
+    for _ in range(40):
+        right = [rng.random() < 0.5 for _ in range(240)]
+        theirs = [each if rng.random() < 0.8 else not each for each in right]
+        ours = list(right)
+        deployed = _policy("old", *("r" if each else "." for each in theirs))
+        promoted = False
+        for turn in sorted(range(240), key=lambda _: rng.random()):
+            ours[turn] = True
+            if turn % 24 == 0:
+                candidate = _policy("new", *("r" if each else "." for each in ours), learned=USERS)
+                verdict = judge(candidate, deployed, config)
+                assert verdict.promote or not promoted
+                promoted = verdict.promote
+        assert promoted
 
 
 def test_a_policy_as_good_passes_with_what_was_found() -> None:
     deployed = _policy("old", *["r."] * 10)
-    verdict = judge(_policy("new", *["r."] * 10, learned={"a": 5, "b": 5}), deployed, replace(LOOSE, min_games=10))
+    config = replace(LOOSE, min_games=10, effect=0.5)  # which ten games find
+    verdict = judge(_policy("new", *["r."] * 10, learned={"a": 5, "b": 5}), deployed, config)
     assert verdict.promote
     assert [sentence.split(",")[0] for sentence in verdict.reasons] == [
-        "exact match 50.0% on 20 turns of 10 games against 50.0% of old: +0.0%",
-        "0 illegal actions on 20 validation turns (0.0%)",
+        "exact match 50.0% on 20 turns of 10 games against 50.0% of old",
+        "0 illegal actions on 20 turns (0.0%)",
         "user b gave 5 of the 10 turns with feedback that it learned from (50.0%)",
     ]
 
@@ -83,7 +202,7 @@ def test_illegal_actions_must_stay_under_the_cap(illegal: int, passes: bool) -> 
     verdict = judge(candidate, _policy("old", *games), replace(LOOSE, illegal_cap=0.1))
     assert verdict.promote is passes
     if not passes:
-        assert verdict.reasons == ("2 illegal actions on 20 validation turns (10.0%), not under 10.0%",)
+        assert verdict.reasons == ("2 illegal actions on 20 turns (10.0%), not under 10.0%",)
 
 
 def test_one_user_may_not_give_more_than_the_cap() -> None:
@@ -114,20 +233,19 @@ def test_all_that_speaks_against_a_candidate_is_said() -> None:
     ],
 )
 def test_what_learned_from_next_to_nobody_is_refused(learned: dict[str, int], reason: str) -> None:
-    games = ["rr"] * 10
+    games = ["rr"] * 200
     verdict = judge(_policy("new", *games, learned=learned), _policy("old", *games), GateConfig())
     assert not verdict.promote and verdict.reasons == (reason,)
-    enough = {f"user-{number}": 20 for number in range(5)}
-    assert judge(_policy("new", *games, learned=enough), _policy("old", *games), GateConfig()).promote
+    assert judge(_policy("new", *games, learned=USERS), _policy("old", *games), GateConfig()).promote
 
 
 def test_the_deployed_weights_under_another_name_are_refused() -> None:
-    games, learned = ["rr"] * 10, {f"user-{number}": 20 for number in range(5)}
+    games = ["rr"] * 200
     deployed = _policy("old", *games, adapter_hash="a")
-    verdict = judge(_policy("new", *games, learned=learned, adapter_hash="a"), deployed, GateConfig())
+    verdict = judge(_policy("new", *games, learned=USERS, adapter_hash="a"), deployed, GateConfig())
     assert not verdict.promote
     assert verdict.reasons == ("new has the weights of old, which is deployed: it learned nothing since",)
-    assert judge(_policy("new", *games, learned=learned, adapter_hash="b"), deployed, GateConfig()).promote
+    assert judge(_policy("new", *games, learned=USERS, adapter_hash="b"), deployed, GateConfig()).promote
 
 
 def test_a_guard_rail_refuses_by_name_figure_and_limit() -> None:
@@ -147,9 +265,9 @@ def test_a_guard_rail_refuses_by_name_figure_and_limit() -> None:
 
 
 def test_few_games_tell_nothing() -> None:
-    games = ["r" * 100] * 9
-    verdict = judge(_policy("new", *games), _policy("old", *games), replace(GateConfig(), min_feedback_turns=0))
-    assert verdict.reasons == ("9 validation games are too few to compare policies; the gate asks for 10",)
+    verdict = judge(_policy("new", *["r" * 100] * 29, learned=USERS), _policy("old", *["." * 100] * 29), GateConfig())
+    assert verdict.reasons == ("29 games are too few to compare policies; the gate asks for 198",)
+    assert verdict.undecided and not verdict.promote
 
 
 def test_an_adapter_that_does_not_act_is_refused_and_a_deployed_one_is_an_error() -> None:
@@ -160,7 +278,7 @@ def test_an_adapter_that_does_not_act_is_refused_and_a_deployed_one_is_an_error(
 
 
 def test_policies_are_compared_on_the_same_turns_only() -> None:
-    with pytest.raises(ValueError, match="new was validated on 10 turns and old on 11"):
+    with pytest.raises(ValueError, match="new was examined on 10 turns and old on 11"):
         judge(_policy("new", *["r"] * 10), _policy("old", *["r"] * 11), LOOSE)
 
 

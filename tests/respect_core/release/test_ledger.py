@@ -112,3 +112,37 @@ def test_a_ledger_with_a_hole_or_a_broken_entry_is_not_believed(store: Store) ->
     store.delete(ledger.key(MODEL, 1))
     with pytest.raises(LedgerError, match=r"expected entry 1; restore promotions/respect\.b-fft/000001\.json"):
         ledger.last(store, MODEL)
+
+
+def _entry(number: int, before: str, after: str, gained: float | None) -> Entry:
+    figures = {} if gained is None else {"difference_at_least": gained}
+    return Entry(
+        number=number,
+        model=MODEL,
+        action=Action.PROMOTE,
+        from_version=before,
+        to_version=after,
+        adapter_hash="",
+        actor="ann",
+        time="",
+        evidence={"figures": figures},
+        code_version="",
+    )
+
+
+def test_the_best_is_what_certainly_gained_most() -> None:
+    """Gains add up along promotions; one whose gain is not certain does not displace what it replaced."""
+    one, two, three = (_entry(1, "s/1", "m/1", 0.02), _entry(2, "m/1", "m/2", 0.01), _entry(3, "m/2", "m/3", -0.015))
+    assert ledger.best([]) is None and ledger.best([three]) is None
+    assert ledger.best([one]) == one and ledger.best([one, two]) == two and ledger.best([one, two, three]) == two
+    unknown = _entry(4, "m/3", "m/4", None)  # of an earlier release
+    assert ledger.best([one, two, three, unknown]) == two
+    assert ledger.best([one, two, three, unknown, _entry(5, "m/4", "m/5", 0.02)]) is not two
+
+
+def test_anchors_are_what_is_not_deployed() -> None:
+    one, two = _entry(1, "s/1", "m/1", 0.02), _entry(2, "m/1", "m/2", -0.01)
+    assert ledger.anchors([], "s/1", "s/1") == {}
+    assert ledger.anchors([one], "m/1", "s/1") == {"seed": "s/1"}
+    assert ledger.anchors([one, two], "m/2", "s/1") == {"seed": "s/1", "best": "m/1"}
+    assert ledger.anchors([_entry(1, "s/1", "m/1", -0.01)], "m/1", "s/1") == {"seed": "s/1"}

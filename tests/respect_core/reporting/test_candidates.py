@@ -58,6 +58,16 @@ def test_a_round_on_a_dozen_games_says_so_everywhere() -> None:
     ]
 
 
+def test_too_few_games_leave_a_candidate_undecided() -> None:
+    summary = round_summary()
+    gate = {"promote": None, "reasons": ["92 games are too few"], "figures": {"games": 92}}
+    summary["variants"]["b-fft"]["gate"] |= gate
+    (fft, kto) = rows(summary)
+    assert (fft[-1], kto[-1]) == ("undecided", "passes")
+    assert candidates.findings(summary)[-1] == "The gate would promote B-KTO; too few games tell of B-FFT."
+    assert candidates.remarks(summary)[0] == "B-FFT is left undecided by the gate: 92 games are too few."
+
+
 @pytest.mark.parametrize("scenario", ["multiref", "home"])
 def test_exact_match_is_shown_with_its_own_interval(scenario: str) -> None:
     """Replies that are commands have one right form, though they are free text."""

@@ -115,6 +115,15 @@ def test_what_else_is_in_the_round_stays_and_is_whole(place: Workspace, tmp_path
     assert {log.interaction_id for log in curated.read(store, "held-out")} == held & left
 
 
+def test_games_that_judge_candidates_choose_no_checkpoint(place: Workspace, tmp_path: Path) -> None:
+    for name in (curated.VALIDATION, curated.GATE):
+        import_games(place, games_file(tmp_path, 40), tmp_path, **OPTIONS, game_set=name, share=0.3)
+    chosen, judged = (
+        {log.interaction_id for log in curated.read(place.open(), name)} for name in (curated.VALIDATION, curated.GATE)
+    )
+    assert chosen and judged and not chosen & judged
+
+
 def _input(store: Store, key: str) -> Any:
     return Input(key=key, size=len(store.read(key)), sha256="")
 

@@ -17,7 +17,7 @@ from respect_core.store.manifests import Partition
 from respect_core.store.tables import write_partition
 from respect_core.training_data import curated
 from tasks.registry import registry
-from tasks.release.evaluate import _require_not_chosen_on, compare, require_unseen
+from tasks.release.evaluate import compare, require_not_chosen_on, require_unseen
 from tasks.support.references import EvaluatedRef, RegisteredRef
 from tasks.support.workspace import Workspace, workspace
 
@@ -111,10 +111,21 @@ def test_a_version_is_not_evaluated_where_nobody_knows_what_it_learned_from(plac
         require_unseen(place, "respect.t-rl/2", "people")
 
 
-def test_the_set_that_chose_the_checkpoints_is_refused_by_its_games(place: Workspace) -> None:
-    store = place.open()
+def test_the_set_that_chose_a_checkpoint_is_refused_by_its_games(place: Workspace, tmp_path: Path) -> None:
+    """So is the one that chose the weights that a version continues: b-fft/2 was chosen by others than b-fft/1."""
+    store, adapter = place.open(), tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    for number, validation in enumerate(("validation", "mine", "mine"), start=1):
+        tags = {"variant": "b-fft", "round": 5, "adapter_hash": str(number), "data_hash": "", "validation": validation}
+        run_id = registry.start_run(place, f"b-fft {number}")
+        registry.register_adapter(place, run_id, "b-fft", adapter, tags=tags, metrics={}, step=number)
     curated.write(store, "validation", [game("v")])
     curated.write(store, "people", [game("new"), game("v")])
-    with pytest.raises(ValueError, match=r"checkpoint of b-fft was chosen by 1 games of 'people'.* such as v"):
-        _require_not_chosen_on(store, {"seed": "gone", "b-fft": "validation"}, "people")
-    _require_not_chosen_on(store, {"seed": "gone", "b-fft": "other"}, "people")
+    for version in (1, 2):
+        with pytest.raises(ValueError, match=r"of respect\.b-fft/1 was chosen by 1 games of 'people'.* such as v"):
+            require_not_chosen_on(place, f"respect.b-fft/{version}", "people")
+    require_not_chosen_on(place, "respect.b-fft/3", "people")
+    curated.write(store, "mine", [game("new")])
+    with pytest.raises(ValueError, match=r"of respect\.b-fft/3 was chosen by 1 games of 'people'.* in 'mine' too"):
+        require_not_chosen_on(place, "respect.b-fft/3", "people")
