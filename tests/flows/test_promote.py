@@ -238,12 +238,12 @@ def test_a_poisoned_candidate_is_refused(
 def test_a_candidate_that_learned_from_flipped_labels_is_refused(place: Workspace) -> None:
     """Of two trainings that differ in nothing but the labels' signs, one is deployed and the other is not."""
     _learn(place, flipped=False)
-    assert _promote(place, Variant.B_RL, margin=0.3).decision == "promoted"
+    assert _promote(place, Variant.B_RL, margin=0.25).decision == "promoted"
     before = ledger.entries(place.open(), "respect.b-rl")
     poisoned = _learn(place, flipped=True)
-    result = _promote(place, Variant.B_RL, margin=0.3)
+    result = _promote(place, Variant.B_RL, margin=0.25)
     assert result.decision == "no promotion", result.reasons
-    assert any("beyond the allowed loss of 30.0%" in reason for reason in result.reasons), result.reasons
+    assert any("beyond the allowed loss of 25.0%" in reason for reason in result.reasons), result.reasons
     assert registry.named(place, f"{poisoned.model}/{poisoned.version}").tags["gate"] == "no promotion"
     assert ledger.entries(place.open(), "respect.b-rl") == before and len(before) == 1
     assert _is_deployed(place, "respect.b-rl/1", Variant.B_RL)
@@ -268,8 +268,8 @@ def _learn(place: Workspace, flipped: bool) -> RegisteredRef:
     """b-rl, which goes on from the seed policy, for a few steps at a rate at which they tell."""
     rl = replace(
         _profile().training[Objective.RL],
-        max_steps=24,
-        checkpoint_every=24,
+        max_steps=120,
+        checkpoint_every=120,
         warmup_steps=0,
         negative_reward=-1.0,
     )
