@@ -45,7 +45,7 @@ from tasks.support.workspace import workspace
 from tests.bench.record import Record, case, versions
 
 BAR = 1.0  # of transformers' own server
-AT_ONCE, TOKENS, REPEATS = 8, 64, 3
+AT_ONCE, TOKENS, REPEATS = 8, 32, 2
 PROMPTS = [
     f"Explain in a few sentences {what}."
     for what in (
