@@ -11,13 +11,15 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from respect_core.errors import ExpectedError
 from respect_core.store.base import Store
 from respect_core.versions import code_version
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 class LedgerError(ExpectedError, ValueError):
@@ -46,8 +48,35 @@ class Entry(BaseModel):
     evidence: dict[str, Any] = {}  # figures, reasons, gate, data hash, validation set; empty for a rollback
     code_version: str
 
-    def to_bytes(self) -> bytes:
-        return (json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+
+def to_bytes(record: BaseModel) -> bytes:
+    """Return a record as it is stored."""
+    return (json.dumps(record.model_dump(mode="json"), sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def numbered(store: Store, folder: str, kind: type[Record], name: str) -> list[Record]:
+    """Return the records of a folder, which are numbered from 1 without gaps, oldest first.
+
+    Args:
+        name: of a record, in messages.
+
+    Raises:
+        LedgerError: a record is missing or cannot be read.
+    """
+    found = []
+    for number, key in enumerate(store.keys(folder), start=1):
+        expected = f"{folder}{number:06}.json"
+        if key != expected:
+            raise LedgerError(f"{store.uri}/{key}: expected {name} {number}; restore {expected}")
+        try:
+            found.append(kind.model_validate_json(store.read(key)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "(whole)"
+            raise LedgerError(
+                f"{store.uri}/{key}: field {field}: {first['msg']}; restore the {name} as it was written"
+            ) from None
+    return found
 
 
 def key(model: str, number: int) -> str:
@@ -61,21 +90,12 @@ def entries(store: Store, model: str) -> list[Entry]:
     Raises:
         LedgerError: an entry is missing or cannot be read.
     """
-    history = []
-    for number, name in enumerate(store.keys(f"promotions/{model}/"), start=1):
-        if name != key(model, number):
-            raise LedgerError(f"{store.uri}/{name}: expected entry {number}; restore {key(model, number)}")
-        try:
-            entry = Entry.model_validate_json(store.read(name))
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            raise LedgerError(
-                f"{store.uri}/{name}: field {field or '(whole)'}: {first['msg']}; restore the entry as it was written"
-            ) from None
+    history = numbered(store, f"promotions/{model}/", Entry, "entry")
+    for number, entry in enumerate(history, start=1):
         if (entry.model, entry.number) != (model, number):
-            raise LedgerError(f"{store.uri}/{name}: holds entry {entry.number} of {entry.model}; restore it")
-        history.append(entry)
+            raise LedgerError(
+                f"{store.uri}/{key(model, number)}: holds entry {entry.number} of {entry.model}; restore it"
+            )
     return history
 
 
@@ -182,7 +202,7 @@ def append(store: Store, entry: Entry) -> None:
     Raises:
         LedgerError: another writer has appended an entry of that number.
     """
-    name, data = key(entry.model, entry.number), entry.to_bytes()
+    name, data = key(entry.model, entry.number), to_bytes(entry)
     if store.put_if_absent(name, data) or store.read(name) == data:
         return
     other = Entry.model_validate_json(store.read(name))

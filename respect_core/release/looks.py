@@ -7,13 +7,12 @@ counted from a variant's first candidate on, and never again from 1: neither by 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from respect_core.release.ledger import LedgerError
+from respect_core.release.ledger import numbered, to_bytes
 from respect_core.store.base import Store
 from respect_core.versions import code_version
 
@@ -65,19 +64,7 @@ def read(store: Store, model: str) -> list[Look]:
     Raises:
         LedgerError: a look is missing or cannot be read.
     """
-    found = []
-    for number, name in enumerate(store.keys(f"looks/{model}/"), start=1):
-        if name != key(model, number):
-            raise LedgerError(f"{store.uri}/{name}: expected look {number}; restore {key(model, number)}")
-        try:
-            found.append(Look.model_validate_json(store.read(name)))
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "(whole)"
-            raise LedgerError(
-                f"{store.uri}/{name}: field {field}: {first['msg']}; restore the look as it was written"
-            ) from None
-    return found
+    return numbered(store, f"looks/{model}/", Look, "look")
 
 
 def number(store: Store, question: Question) -> int:
@@ -97,8 +84,7 @@ def spend(store: Store, question: Question, actor: str) -> int:
             code_version=code_version(),
         )
         name = key(question.model, look.number)
-        data = json.dumps(look.model_dump(mode="json"), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
-        if store.put_if_absent(name, data.encode()):
+        if store.put_if_absent(name, to_bytes(look)):
             return look.number
         if Look.model_validate_json(store.read(name)).question == question:
             return look.number
