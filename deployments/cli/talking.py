@@ -1,4 +1,4 @@
-"""`respect talk` and `respect vllm`: users for a gateway, and an engine behind it."""
+"""`respect talk` and `respect vllm`: simulated users for a gateway, and the vLLM server that writes for it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def growing_cache() -> Cache:
 
 
 class GrowingLayer(DynamicLayer):
-    """One layer's keys and values [B, K, P, D] with room behind them, where a new token is written.
+    """One layer's keys and values [B, K, P, D] with spare room, into which a new token is written.
 
     Without it, each token of a reply would copy those of all tokens before.
     """

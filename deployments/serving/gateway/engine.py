@@ -1,4 +1,4 @@
-"""Write replies with an engine: a language model that draws tokens, in this process or behind it."""
+"""Define engines, which load versions and draw the tokens of replies, in this process or in another server."""
 
 from __future__ import annotations
 
