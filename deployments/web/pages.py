@@ -24,17 +24,18 @@ class Pages:
 
     Args:
         root: of their paths, if they are below another application's.
+        shown: values by name, for the pages.
     """
 
-    def __init__(self, folder: Path, root: str = "") -> None:
+    def __init__(self, folder: Path, root: str = "", **shown: str) -> None:
         folders = [folder, _SHARED]
         self._static = {path.name: path.read_bytes() for each in folders for path in each.iterdir()}
         self._templates = Environment(loader=FileSystemLoader(folders), autoescape=True)
-        self._root = root
+        self._shown = {"root": root} | shown
 
     def page(self, name: str) -> Callable[[], Awaitable[Response]]:
         """Return the endpoint of a page."""
-        html = self._templates.get_template(f"{name}.html").render(script=name, root=self._root)
+        html = self._templates.get_template(f"{name}.html").render(script=name, **self._shown)
 
         async def page() -> Response:
             return Response(html, media_type="text/html", headers=_FRESH)

@@ -79,6 +79,9 @@ class InteractionLog(_Record):
     variant: str = Field(min_length=1)
     policy: PolicyIdentity
     user: str = Field(description="pseudonym from `pseudonym`, never the raw id")
+    consent: str | None = Field(
+        default=None, exclude_if=_is_none, description="version of the text to which the user agreed"
+    )
     started_at: str = Field(description="ISO 8601")
     context: list[str] = Field(description="image ids, listener's order")
     turns: list[LoggedTurn] = Field(min_length=1)

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from deployments.game.domain.consent import CONSENT
 from deployments.game.domain.events import Event
 from respect_core.log.pseudonyms import key_fingerprint, pseudonym
 from respect_core.log.user_key import KeyChangedError
@@ -26,13 +27,18 @@ class Player:
     has_participant_id: bool = False  # came with an id, which became a pseudonym
     tokens: set[str] = field(default_factory=set)  # sha256 of cookies
     stored_tokens: set[str] = field(default_factory=set)
-    consented: bool = False
+    consent: str | None = None  # version of the text that the player agreed to last
     quiz_passed: bool = False
     practised: bool = False
     games_begun: int = 0  # games, without those that the server stopped
     games_done: int = 0  # of these, games that are over
     seen_contexts: set[str] = field(default_factory=set)  # contexts of the study
     table: str | None = None  # of the game that runs, or that was the last
+
+    @property
+    def consented(self) -> bool:
+        """Whether the player agreed to the text as it is now."""
+        return self.consent == CONSENT
 
 
 class Players:
@@ -94,8 +100,10 @@ class Players:
             self._add(player, event["token"])
             self._newcomers.pop(player.key, None)
             player.stored_tokens.add(event["token"])
+        elif player is not None and event["kind"] == "consented":
+            player.consent = event.get("text")  # none in a journal of an earlier release
         elif player is not None:
-            setattr(player, event["kind"], True)  # consented, quiz_passed, practised
+            setattr(player, event["kind"], True)  # quiz_passed, practised
 
     def by_key(self, key: str) -> Player | None:
         return self._by_key.get(key)

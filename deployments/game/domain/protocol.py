@@ -191,7 +191,10 @@ class Arrive(_In):
 
 
 class Consent(_In):
+    """The player agrees to the text of the page."""
+
     agrees: Literal[True]
+    text: Annotated[str, Field(max_length=64, description="its version")]
 
 
 class QuizAnswers(_In):

@@ -65,6 +65,7 @@ class Table:
     Args:
         seats: players by role; no listener where a policy listens.
         policy: the variant that was asked for, or 'hh'.
+        consent: version of the text that the speaker agreed to.
         seq: grows with every change.
         since: when the mover's clock began.
         acted_by: version and adapter hash that acted, and with which p, by turn.
@@ -78,6 +79,7 @@ class Table:
     round: int
     started_at: str
     study: str | None = None
+    consent: str | None = None
     practice: bool = False
     clocks: Clocks = field(default_factory=Clocks)
     game: Game = field(init=False)

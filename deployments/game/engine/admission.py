@@ -72,6 +72,8 @@ class Admission:
             raise RequestDeniedError(409, "", "a game is being prepared")
         if (running := self._rooms.running(player)) is not None and not running.practice:
             raise RequestDeniedError(409, "", "a game is running", running.id)
+        if not request.practice and not player.consented:
+            raise RequestDeniedError(403, "", "agree to take part first")
         limits = self._rooms.settings.limits
         limit = limits.practices if request.practice else limits.tables
         if self._rooms.occupied(practice=request.practice) >= limit:
@@ -121,8 +123,8 @@ class Admission:
         study = self._rooms.study
         if study is None or player.study != study.file.name or request.mode != "study":
             raise RequestDeniedError(403, "mode", "only the games of the study are played here, and practice")
-        if not player.consented or not player.quiz_passed:
-            raise RequestDeniedError(403, "", "agree to take part and pass the quiz first")
+        if not player.quiz_passed:
+            raise RequestDeniedError(403, "", "pass the quiz first")
         if not study.open:
             raise RequestDeniedError(403, "study", "the study is not open at the moment")
         if study.file.games_per_player is not None and player.games_begun >= study.file.games_per_player:

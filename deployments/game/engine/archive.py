@@ -44,6 +44,7 @@ def interaction_log(table: Table, users: Mapping[str, str]) -> InteractionLog | 
         variant=table.policy,
         policy=_policy(table),
         user=users["speaker"],
+        consent=table.consent,
         started_at=table.started_at,
         context=list(table.context.images),
         turns=[
@@ -69,6 +70,7 @@ def record(table: Table, users: Mapping[str, str]) -> bytes:
         {
             "game": table.id,
             "study": table.study,
+            "consent": table.consent,
             "round": table.round,
             "variant": table.policy,
             "users": dict(users),

@@ -130,10 +130,10 @@ class Rooms:
         """Return the number of tables with a running game."""
         return sum(table.ending is None and table.practice == practice for table in self.tables.values())
 
-    async def note(self, player: Player, kind: str) -> None:
-        """Record that a player has 'consented', 'quiz_passed' or 'practised'. Raises NotWrittenError."""
+    async def note(self, player: Player, kind: str, **fields: str) -> None:
+        """Record that a player has 'consented' (to `text`), 'quiz_passed' or 'practised'. Raises NotWrittenError."""
         await self._record_identity(player)
-        await self.journal.write(event := {"kind": kind, "player": player.key})
+        await self.journal.write(event := {"kind": kind, "player": player.key} | fields)
         self.players.apply(event)
 
     async def _record_identity(self, player: Player) -> None:
@@ -163,6 +163,7 @@ class Rooms:
             "study": self.study.file.name if slot and self.study else None,
             "draws": self.study.assignment.draws if slot and self.study else 0,
             "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "consent": seats["speaker"].consent,
         }
         if not practice:
             for player in seats.values():
@@ -184,6 +185,7 @@ class Rooms:
             round=event["round"],
             started_at=event["started_at"],
             study=event["study"],
+            consent=event.get("consent"),  # none in a journal of an earlier release
             practice=practice,
             clocks=self.settings.clocks,
             since=self.clock(),

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Cookie, Depends, Request, Response
 
 from deployments.game.domain import quiz
+from deployments.game.domain.consent import CONSENT
 from deployments.game.domain.players import Player
 from deployments.game.domain.protocol import (
     Arrive,
@@ -80,9 +81,11 @@ async def me(admission: TheAdmission, player: ThePlayer) -> Me:
 
 
 @router.post("/consent")
-async def consent(rooms: TheRooms, admission: TheAdmission, player: ThePlayer, _: Consent) -> Me:
-    """Record that the player agrees to take part."""
-    await rooms.note(player, "consented")
+async def consent(rooms: TheRooms, admission: TheAdmission, player: ThePlayer, given: Consent) -> Me:
+    """Record that the player agrees to take part, and to which text."""
+    if given.text != CONSENT:
+        raise RequestDeniedError(409, "text", "the text has changed; load the page again and read it")
+    await rooms.note(player, "consented", text=given.text)
     return admission.me(player)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fastapi import APIRouter
 
+from deployments.game.domain.consent import CONSENT
 from deployments.web.pages import Pages
 
 FOLDER = Path(__file__).parent / "pages"
@@ -13,7 +14,7 @@ PAGES = {"/": "start"} | {
     f"/{name}": name for name in ("consent", "instructions", "quiz", "play", "operator", "annotate")
 }
 """Name by path. The operator's and the annotators' pages hold nothing until a token is given."""
-_pages = Pages(FOLDER)
+_pages = Pages(FOLDER, consent=CONSENT)
 audit_page, static = _pages.page("audit"), _pages.static
 
 router = APIRouter(include_in_schema=False)

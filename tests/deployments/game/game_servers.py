@@ -20,6 +20,7 @@ import websockets
 
 from deployments import clients
 from deployments.game.domain import quiz
+from deployments.game.domain.consent import CONSENT
 from deployments.game.domain.protocol import LARGEST_MESSAGE
 from deployments.game.domain.study import Study
 from deployments.game.domain.table import Clocks
@@ -210,9 +211,13 @@ class Player:
         state: dict[str, Any] = answer.json()["player_state"]
         return state
 
+    async def agree(self) -> None:
+        """Consent."""
+        assert (await self.http.post("/api/consent", json={"agrees": True, "text": CONSENT})).status_code == 200
+
     async def qualify(self) -> None:
         """Consent and quiz."""
-        assert (await self.http.post("/api/consent", json={"agrees": True})).status_code == 200
+        await self.agree()
         right = {question.id: question.right for question in quiz._QUESTIONS}
         assert (await self.http.post("/api/quiz", json={"answers": right})).json()["passed"]
 
@@ -228,6 +233,8 @@ class Player:
         return self
 
     async def start(self, mode: str = "policy", **fields: Any) -> dict[str, Any]:
+        if not (await self.http.get("/api/me")).json()["consented"]:  # as the pages do
+            await self.agree()
         answer = await self.http.post("/api/games", json={"mode": mode} | fields)
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()

@@ -14,6 +14,7 @@ import uvicorn
 import websockets
 from game_servers import PATIENT, Clock, Player, Running, player, policy_server, port_of, rooms, serving, until, version
 
+from deployments.game.domain.consent import CONSENT
 from deployments.game.engine.listener import Remote
 from deployments.serving import api as serving_api
 from respect_core.log.log import LOGS, read_logs
@@ -292,7 +293,7 @@ def test_a_full_disk_refuses_and_the_game_goes_on_once_there_is_room(running: Ru
             await one.send(type="say", game=one.state["game"], turn=0, text="select A")
             refused = await one.hear("refused")
             assert "send it again" in refused["reason"]
-            assert (await one.http.post("/api/consent", json={"agrees": True})).status_code == 503
+            assert (await one.http.post("/api/consent", json={"agrees": True, "text": CONSENT})).status_code == 503
             journal._sync = sync
             await one.say("select A", 0)
             await one.state_where(turn=1)
@@ -311,6 +312,7 @@ def test_who_waits_goes_on_waiting_where_a_game_cannot_begin(tmp_path: Path) -> 
     async def play(port: int) -> None:
         async with player(port) as first, player(port) as second:
             assert await first.start("people") == {"lobby": True}
+            await second.agree()
             for _ in range(2):
                 sync, journal._sync = journal._sync, full
                 assert (await second.http.post("/api/games", json={"mode": "people"})).status_code == 503

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from game_servers import PATIENT, Clock, Player, rooms, serving, until
+from game_servers import PATIENT, Clock, Player, player, rooms, serving, until
 from pilots import participant, study_of
 
+from deployments.game.domain import players
+from deployments.game.domain.consent import CONSENT
 from deployments.game.domain.study import load
+from deployments.game.engine import archive
 from deployments.game.web import operator
 
 pytestmark = pytest.mark.timeout(600)
@@ -82,7 +86,7 @@ def test_the_gate_and_the_caps(tmp_path: Path) -> None:
             assert await denied(player, mode="study") == 401
             await player.arrive(participant="p1", study="pilot")
             assert await denied(player, mode="study") == 403, "before consent and quiz"
-            await player.http.post("/api/consent", json={"agrees": True})
+            await player.agree()
             assert await denied(player, mode="study") == 403, "before the quiz"
             await player.qualify()
             assert await denied(player, mode="policy", variant="b-fft") == 403, "a policy of one's choice"
@@ -104,6 +108,36 @@ def test_the_gate_and_the_caps(tmp_path: Path) -> None:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, running.loop))
 
         asyncio.run(play())
+
+
+def test_nothing_is_played_without_consent_to_the_text_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside a study too; the log says which text it was, also after a restart."""
+
+    async def begin(port: int) -> None:
+        async with player(port) as one:
+            assert (await one.http.post("/api/games", json={"mode": "policy"})).status_code == 403
+            assert (await one.http.post("/api/games", json={"mode": "people"})).status_code == 403
+            stale = await one.http.post("/api/consent", json={"agrees": True, "text": "another"})
+            assert stale.status_code == 409 and stale.json()["field"] == "text"
+            await one.agree()
+            monkeypatch.setattr(players, "CONSENT", "changed")
+            assert (await one.http.post("/api/games", json={"mode": "policy"})).status_code == 403
+            monkeypatch.undo()
+            await one.start("policy")
+            await one.state_where(phase="writing", turn=0)
+            await one.say("the house")
+            await one.state_where(phase="writing", turn=1)
+
+    with serving(rooms(tmp_path / "run")) as running:
+        asyncio.run(begin(running.port))
+    with serving(rooms(tmp_path / "run")) as running:
+        (table,) = running.rooms.tables.values()
+        table.apply(table.end("left", "speaker"), 0.0)
+        log = archive.interaction_log(table, running.rooms.users(table))
+    assert log is not None and log.consent == CONSENT
+    assert json.loads(archive.record(table, {}))["consent"] == CONSENT
 
 
 def test_a_full_study_says_so_before_consent_and_quiz(tmp_path: Path) -> None:

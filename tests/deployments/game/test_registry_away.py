@@ -46,6 +46,7 @@ def test_games_begin_in_the_rounds_that_are_known(
     async def play(port: int) -> list[str]:
         games = []
         async with player(port) as early, player(port) as late:
+            await early.agree()
             for wish in ({"mode": "policy", "variant": "b-fft"}, {"mode": "people"}):
                 refused = await early.http.post("/api/games", json=wish)
                 assert refused.status_code == 503 and "registry" in refused.json()["reason"]

@@ -11,7 +11,7 @@ $("consent").addEventListener("submit", async (event) => {
   notice("");
   try {
     const player = await me();
-    if (!player.consented) await post("/api/consent", { agrees: true });
+    if (!player.consented) await post("/api/consent", { agrees: true, text: $("consent").dataset.text });
     const state = await me();
     const next = before(state);
     const then = query.get("then");
