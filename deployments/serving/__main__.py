@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import typer
@@ -47,6 +48,10 @@ def serve(
         str, typer.Option(help="Of new conversations, by variant, as 'b-fft=3,control=1'; equal without it.")
     ] = "",
     redact: Annotated[bool, typer.Option(help="Mask personal data in the log of conversations.")] = True,
+    consent: Annotated[
+        str | None,
+        typer.Option(help="Of conversations: log those of users who agreed to the text of this version alone."),
+    ] = None,
     vllm: Annotated[
         str | None, typer.Option(help="Address of a vLLM server that writes the replies; `respect vllm` starts one.")
     ] = None,
@@ -81,7 +86,7 @@ def serve(
             "every": every,
         }
         if plugged(scenario).free_text:
-            given |= {"shares": _shares(shares), "redact": redact}
+            given |= {"shares": _shares(shares), "redact": redact, "consent": consent}
             return _serve_chats(workspace, given, vllm, host, port, evidence_every, secure)
         configured = Settings(**given)
         if on == "ray":
@@ -116,10 +121,14 @@ def _serve_chats(
     from deployments.serving.gateway.live import Live
     from deployments.serving.gateway.vllm import Vllm
     from flows.support.guard import Guard
+    from respect_core.log import user_key
+    from respect_core.store.base import StoreError
 
     known = named_tokens("RESPECT_GATEWAY_KEYS", settings().gateway_keys)
     if not known and not _is_loopback(host):
         raise typer.BadParameter(f"{host} is reached by others: set RESPECT_GATEWAY_KEYS, or listen on 127.0.0.1")
+    with suppress(StoreError):  # while it is unreachable; the first conversation asks again
+        user_key.claim(workspace.open())
     configured = Settings(**given)
     engine = Vllm(workspace, configured, vllm) if vllm else InProcess(workspace, configured)
     gateway = Gateway[Any](workspace, configured, engine)

@@ -33,6 +33,7 @@ class Metrics:
         self._following = Gauge("following", "0 while registry or store are unreachable", **options)
         self._contact = Gauge("contact_age_seconds", "Since registry and store last answered; NaN before", **options)
         self.cut = Counter("cut_replies", "Replies that their client did not wait for", **options)
+        self.unlogged = Counter("unlogged_replies", "Replies to who did not agree to the log", **options)
         self.failed = Counter("failed_replies", "Replies that ended with an error", ["variant", "version"], **options)
         self.log_failures = Counter("log_failures", "Lines that went neither to disk nor to the store", **options)
 

@@ -28,6 +28,7 @@ class ServedChat(BaseModel):
     time: str  # ISO 8601, UTC, when the request arrived
     conversation_id: str
     user: str  # pseudonym
+    consent: str | None = None  # version of the text that the user had agreed to when the conversation began
     scenario: str
     base: str  # the model under the adapter
     variant: str

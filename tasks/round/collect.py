@@ -199,7 +199,7 @@ def _interactions(
             opening=first.history,
         )
         try:
-            yield writer.record(new)
+            yield writer.record(new).model_copy(update={"consent": first.chat.consent})
         except RecordError as error:
             set_aside[error.reason] += 1
 

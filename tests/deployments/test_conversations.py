@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from deployments.serving.gateway.conversations import RENEWED, Assigned, Conversations
 from respect_core.log.served_chats import CONVERSATIONS
+from respect_core.log.user_key import KeyChangedError
 from respect_core.store.base import Store
 from tasks.round.collect import FORGOTTEN, forget
 
@@ -44,6 +47,13 @@ def test_what_continues_is_written_again_each_day(store: Store) -> None:
     assert gateway.find(ID) == OLD
     (after,) = store.entries(f"{CONVERSATIONS}/").values()
     assert after.modified > before.modified
+
+
+def test_another_key_of_pseudonyms_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    Conversations(store).begin(ID, OLD)
+    monkeypatch.setenv("RESPECT_USER_KEY", "another" * 4)
+    with pytest.raises(KeyChangedError, match="RESPECT_USER_KEY is another one"):
+        Conversations(store).find(ID)
 
 
 def test_a_conversation_that_is_deleted_while_it_begins_begins(store: Store) -> None:

@@ -319,6 +319,32 @@ def test_what_interfaces_ask_behind_the_user_s_back_is_kept_apart(place: Workspa
     assert chat.background
 
 
+def test_who_did_not_agree_is_answered_and_not_logged(place: Workspace) -> None:
+    """Consent holds for conversations that began with it, as long as requests carry it."""
+    with serving(place, consent="v2") as running:
+
+        def say(chat: str, *said: str, headers: dict[str, str] | None = None, **given: Any) -> list[ServedChat]:
+            named = {"X-Conversation-Id": chat} | (headers or {})
+            answer = running.say(*said, user="cleo", extra_headers=named, **given)
+            assert answer.choices[0].finish_reason
+            running.gateway._lines.flush()
+            return [chat for chat in served_chats.read(place.open()) if chat.id == answer.id]
+
+        assert not say("none", "a hat") and not say("old", "a hat", headers={"X-Consent": "v1"})
+        (record,) = say("yes", "a hat", headers={"X-Consent": "v2"})
+        (also,) = say("also", "a hat", metadata={"consent": "v2"})
+        assert record.consent == also.consent == "v2"
+        assert not say("yes", "a hat", "where", "there"), "withdrawn"
+        assert not say("none", "a hat", "where", "there", headers={"X-Consent": "v2"}), (
+            "what came before was not logged"
+        )
+        assert say("yes", "a hat", "where", "there", headers={"X-Consent": "v2"})
+        assert "respect_unlogged_replies_total 4.0" in running.http.get("/metrics").text
+    with serving(place) as running:
+        answer = running.say("a hat", user="cleo", extra_headers={"X-Consent": "v2"})
+        assert _records(place, answer.id)[0].consent is None, "nobody asks for it"
+
+
 def test_personal_data_is_masked_in_the_log_alone(place: Workspace, running: Running) -> None:
     answer = running.say("write to ann.smith@example.org", seed=1, user="gina")
     (chat,) = _records(place, answer.id)

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 LARGEST_BODY = 1 << 20
 """In bytes."""
 _CONVERSATION = ("x-conversation-id", "x-openwebui-chat-id")
+_CONSENT = ("x-consent",)
 _USER = ("x-user-id", "x-openwebui-user-id")
 
 
@@ -83,7 +84,11 @@ def create_app(
         key = admitted(request)
         host = household(request.client.host) if request.client else "unknown"
         user = body.user or _header(request, _USER) or f"anonymous at {host}"
-        caller = Caller(f"{key}/{user}" if key else user, _header(request, _CONVERSATION) or body.conversation_id())
+        caller = Caller(
+            f"{key}/{user}" if key else user,
+            _header(request, _CONVERSATION) or body.named("conversation_id"),
+            _header(request, _CONSENT) or body.named("consent"),
+        )
         turn = await _refusals(gateway.begin(body, caller))
         headers = {"x-respect-version": turn.served.name}
         failed = gateway.metrics.failed.labels(turn.assigned.variant, turn.served.name).inc

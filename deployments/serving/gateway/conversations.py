@@ -19,6 +19,7 @@ from threading import Lock
 
 from pydantic import BaseModel, ConfigDict
 
+from respect_core.log import user_key
 from respect_core.log.served_chats import CONVERSATIONS
 from respect_core.scenarios.chat.importers.conversation import Message, said
 from respect_core.store.base import Store
@@ -36,6 +37,7 @@ class Assigned(BaseModel):
     version: str
     round: int
     offered: tuple[str, ...]  # versions among which chance chose; empty where the client did, or there was no choice
+    consent: str | None = None  # version of the text that the user had agreed to when it began
 
 
 def named(user: str, model: str, name: str) -> str:
@@ -68,13 +70,22 @@ class Conversations:
         self._store, self._most, self._clock = store, most, clock
         self._lock = Lock()
         self._known: OrderedDict[str, tuple[Assigned, float]] = OrderedDict()  # and when it was written
+        self._key_claimed = False
 
     def find(self, conversation: str) -> Assigned | None:
-        """Return a conversation's version; None for a new one. Raises StoreError."""
+        """Return a conversation's version; None for a new one.
+
+        Raises:
+            StoreError: the store does not answer.
+            KeyChangedError: RESPECT_USER_KEY is not the store's. Where the store has none, this one becomes its.
+        """
         with self._lock:
             known = self._known.get(conversation)
         if known is not None and self._clock() - known[1] < RENEWED:
             return known[0]
+        if not self._key_claimed:
+            user_key.claim(self._store)
+            self._key_claimed = True
         stored = self._store.read_version(_key(conversation))
         if stored is None:
             return None

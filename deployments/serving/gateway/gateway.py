@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from deployments.serving.versions import Version
 from respect_core.log.log import RecordError
 from respect_core.log.pseudonyms import pseudonym
 from respect_core.log.served_chats import SERVED_CHATS, ServedChat
+from respect_core.log.user_key import KeyChangedError
 from respect_core.model import packing
 from respect_core.model.chat import chat
 from respect_core.scenarios.chat import logs
@@ -41,6 +43,7 @@ from respect_core.scenarios.chat.importers.stitch import is_background_call
 from respect_core.scenarios.chat.importers.summary import Imported, Place
 from tasks.support.workspace import Workspace
 
+log = logging.getLogger(__name__)
 ANY = "respect"
 """The model's name where chance chooses the variant."""
 _REQUEST = Source("request", "")
@@ -52,15 +55,17 @@ class Settings(base.Settings):
 
     shares: Mapping[str, int] = field(default_factory=dict)  # of new conversations, by variant; 1 where none is named
     redact: bool = True  # mask personal data in what is logged
+    consent: str | None = None  # version of the text that users must have agreed to; None: nothing is asked for
     round: int | None = None  # that learns from the conversations; None: after the newest registered
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: a user's id, which becomes a pseudonym at once, and the conversation if its client names it."""
+    """Who asks: a user's id, which becomes a pseudonym at once, and what its client names."""
 
     user: str
     conversation: str | None = None
+    consent: str | None = None  # version of the text that the user agreed to
 
 
 class Gateway(base.VersionServer[Version]):
@@ -118,17 +123,23 @@ class Gateway(base.VersionServer[Version]):
         user, name = pseudonym(caller.user), caller.conversation
         known = named(user, request.model, name) if name else begun(user, request.model, messages)
         background = is_background_call(messages)
-        assigned, served = await self._assigned(request.model, None if background else known)
+        consent = caller.consent if caller.consent == self.settings.consent else None
+        assigned, served = await self._assigned(request.model, None if background else known, consent)
         asked = await asyncio.to_thread(self._asked, request, spoken, served, known or "")
-        turn = Turn(self, request, messages, user, known, assigned, served, background, at, began, asked)
+        agreed = self.settings.consent is None or consent == assigned.consent == self.settings.consent
+        turn = Turn(self, request, messages, user, known, assigned, served, background, agreed, at, began, asked)
         turn.begin(partial(self.engine.submit, served))
         return turn
 
-    async def _assigned(self, model: str, known: str | None) -> tuple[Assigned, Version]:
+    async def _assigned(self, model: str, known: str | None, consent: str | None) -> tuple[Assigned, Version]:
         """Return the version that answers, which is chosen by chance in a new conversation."""
-        assigned = await asyncio.to_thread(self._conversations.find, known) if known else None
+        try:
+            assigned = await asyncio.to_thread(self._conversations.find, known) if known else None
+        except KeyChangedError as error:
+            log.error("%s", error)
+            raise NotReadyError("this server is set up for another store's users; its log says more") from None
         if assigned is None:
-            assigned = await self._new(model)
+            assigned = await self._new(model, consent)
             if known:
                 assigned = await asyncio.to_thread(self._conversations.begin, known, assigned)
         try:
@@ -141,7 +152,7 @@ class Gateway(base.VersionServer[Version]):
             self.roster.begin(assigned.variant, known, served)
         return assigned, served
 
-    async def _new(self, model: str) -> Assigned:
+    async def _new(self, model: str, consent: str | None) -> Assigned:
         deployed = self.roster.deployed()
         at_random = model == ANY
         wanted = sorted(deployed) if at_random else [model.removeprefix(f"{ANY}.")]
@@ -151,8 +162,8 @@ class Gateway(base.VersionServer[Version]):
         (variant,) = self._random.choices(wanted, shares)
         number = await self._rounds.next(variant)
         offered = tuple(sorted({deployed[each].name for each in wanted}))
-        version = deployed[variant].name
-        return Assigned(variant=variant, version=version, round=number, offered=offered if len(offered) > 1 else ())
+        version, chance = deployed[variant].name, offered if len(offered) > 1 else ()
+        return Assigned(variant=variant, version=version, round=number, offered=chance, consent=consent)
 
     def _asked(self, request: ChatRequest, spoken: Conversation, served: Version, name: str) -> Asked:
         """Return what the model is asked. Raises ApiError for a prompt that is too long."""
@@ -178,15 +189,22 @@ class Gateway(base.VersionServer[Version]):
         """Log a turn, and remember its conversation. Raises NotLoggedError, or StoreError in a first turn."""
         if turn.known is None and not turn.background:
             self._conversations.put(chat.conversation_id, turn.assigned)
-        self._log(chat)
+        self._log_agreed(turn, chat)
         self.metrics.acts.labels(chat.variant, chat.version).inc()
         self.metrics.seconds.observe(chat.seconds)
 
-    def log_cut(self, chat: ServedChat) -> None:
+    def log_cut(self, turn: Turn, chat: ServedChat) -> None:
         """Log a turn that its client did not wait for."""
         self.metrics.cut.inc()
         with suppress(base.NotLoggedError):
+            self._log_agreed(turn, chat)
+
+    def _log_agreed(self, turn: Turn, chat: ServedChat) -> None:
+        """Log a turn whose user agreed to it, where that is asked for."""
+        if turn.agreed:
             self._log(chat)
+        else:
+            self.metrics.unlogged.inc()
 
     def redacted(self, messages: Sequence[Message]) -> list[Message]:
         """Mask personal data."""

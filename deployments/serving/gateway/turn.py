@@ -51,12 +51,14 @@ class Turn:
         assigned: Assigned,
         served: ServedVersion,
         background: bool,
+        agreed: bool,
         at: datetime,
         began: float,
         asked: Asked,
     ) -> None:
         self._gateway, self._request, self._messages = gateway, request, messages
         self.user, self.known, self.assigned, self.served, self.background = user, known, assigned, served, background
+        self.agreed = agreed  # the user, to what is logged
         self._at, self._began, self._asked = at, began, asked
         self.answer = Answer(request, served.name)
         self.deltas = Deltas(tools=bool(request.tools) and request.tool_choice != "none")
@@ -124,7 +126,7 @@ class Turn:
         with self._recording:
             if not self._recorded:
                 self._recorded = True
-                self._gateway.log_cut(self._chat(cut=True))
+                self._gateway.log_cut(self, self._chat(cut=True))
 
     def _chat(self, *, cut: bool) -> ServedChat:
         said = Message("assistant", self.deltas.content, _calls(self.deltas.calls))
@@ -159,6 +161,7 @@ class Turn:
             time=self._at.isoformat(),
             conversation_id=known,
             user=self.user,
+            consent=self.assigned.consent,
             scenario=self.served.scenario.name,
             base=self.served.base,
             variant=self.assigned.variant,

@@ -114,9 +114,9 @@ class ChatRequest(BaseModel):
             stop=tuple(self.stop or ()),
         )
 
-    def conversation_id(self) -> str | None:
-        """Return the conversation's id, where the client's metadata names it."""
-        value = (self.metadata or {}).get("conversation_id")
+    def named(self, name: str) -> str | None:
+        """Return what the client's metadata says under a name, such as 'conversation_id' or 'consent'."""
+        value = (self.metadata or {}).get(name)
         return str(value)[:512] if isinstance(value, str | int) and str(value) else None
 
 
