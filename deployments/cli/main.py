@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from deployments.cli.annotations import annotate_app, released_app, released_import_app
+from deployments.cli.backups import backups_app
 from deployments.cli.comparing import comparing_app
 from deployments.cli.decoding import decoding_app
 from deployments.cli.imports import import_app
@@ -48,6 +49,7 @@ app.add_typer(import_app, name="import")
 import_app.add_typer(released_import_app)
 app.add_typer(released_app)
 app.add_typer(annotate_app, name="annotate")
+app.add_typer(backups_app)
 app.add_typer(promotion_app)
 app.add_typer(report_app)
 app.add_typer(search_app)
