@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasGenerator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -68,6 +68,11 @@ class Settings(BaseSettings):
         description="Key of the vLLM server behind the gateway, if it asks",
     )
     cache: Path = Field(default=Path("~/.cache/respect"), description="Folder of models unpacked for this machine")
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto",
+        description="Of models; auto: bfloat16 on GPUs and on CPUs that multiply it in tiles (AMX), where a decoder "
+        "rounds its products alone",
+    )
     accelerate: Path | None = Field(
         default=None,
         description="Configuration file of accelerate, which says how many processes train together; empty: one",

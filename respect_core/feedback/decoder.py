@@ -225,6 +225,11 @@ class FeedbackDecoder:
         return Reader(self.tokenizer, longest)
 
     @property
+    def precision(self) -> str:
+        """The precision of the scores; that of an endpoint is not known."""
+        return self.local.precision if self.local is not None else "unknown"
+
+    @property
     def tokens(self) -> int:
         """Tokens that went through the model so far, without the start that all prompts share."""
         return self.scorer.tokens

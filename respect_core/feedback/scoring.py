@@ -44,7 +44,7 @@ class LabelScorer:
         self.model, self.tokenizer = local.model, local.tokenizer
         self.token_budget = token_budget
         self._limit: float = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-        self.trees = TreePass(self.model)
+        self.trees = TreePass(local.fast or self.model, self.model)
         self.tokens = 0  # through the model so far, without the start that all prompts share
 
     def score(

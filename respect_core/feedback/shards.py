@@ -116,7 +116,7 @@ def decode_partition(
         (batch for key in keys for batch in _read(target, key).to_batches()),
         inputs=[source],
         counts={"tokens": result.tokens} | ({"unreadable": unreadable} if vocabulary else {}),
-        metadata={"decoder": dict(identity)},
+        metadata={"decoder": dict(identity), "precision": decoder.precision},
     )
     tables.sweep(target, partition.folder(SHARDS), keys, lambda: set())
     return result
@@ -228,4 +228,6 @@ def _rows(store: Store, partition: Partition, chosen: Chosen, columns: Sequence[
 def _hash(decoder: FeedbackDecoder, turns: list[Row]) -> str:
     """Hash everything that a shard's rows depend on. The model's folder is left out: it differs between machines."""
     config = {name: value for name, value in asdict(decoder.config).items() if name != "model"}
-    return json_hash([code_version("respect_core.feedback.shards"), decoder.revision, config, turns])[:32]
+    return json_hash(
+        [code_version("respect_core.feedback.shards"), decoder.revision, decoder.precision, config, turns]
+    )[:32]

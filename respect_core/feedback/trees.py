@@ -68,10 +68,13 @@ class TreePass:
 
     If the model's attention does not take a separate mask for every token (tested on construction), it gets one padded
     row for each leaf, prefix included, as is usual.
+
+    Args:
+        exact: computes what all trees share; `model`, or the one that it rounds, so that no error is in all results.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
+    def __init__(self, model: PreTrainedModel, exact: PreTrainedModel | None = None) -> None:
+        self.model, self._exact = model, exact or model
         self.tokens = 0  # through the model so far, padding included
         self._counting = Lock()
         self._cached: tuple[list[int], Any] = [], None  # the last prefix, and its keys and values
@@ -82,7 +85,7 @@ class TreePass:
         """Cache the keys and values of a prefix, in place of those of another."""
         if prefix and prefix != self._cached[0]:
             ids_1P = torch.tensor([prefix], device=self.model.device)
-            self._cached = prefix, self.model.base_model(ids_1P, use_cache=True).past_key_values
+            self._cached = prefix, self._exact.base_model(ids_1P, use_cache=True).past_key_values
             self.tokens += len(prefix)
 
     def hidden(self, prefix: list[int], tree: Tree) -> Tensor:

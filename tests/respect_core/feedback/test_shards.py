@@ -57,7 +57,7 @@ class Counting(FeedbackDecoder):
 
 @pytest.fixture(scope="module")
 def decoder() -> FeedbackDecoder:
-    return FeedbackDecoder(smollm2())
+    return FeedbackDecoder(replace(smollm2(), dtype="float32"))
 
 
 def _with_turns(store: Store, games: int = 9) -> Store:
@@ -134,7 +134,7 @@ def test_the_table_is_what_the_decoder_says_in_one_piece(
         assert {k: v for k, v in found[name].items() if k != "score"} == {k: v for k, v in row.items() if k != "score"}
     manifest = manifests.read_manifest(store, "feedback", *HERE)
     assert manifest is not None and manifest.parts[0].inputs == (manifests.table_input(store, "turns", *HERE),)
-    assert manifest.parts[0].metadata == {"decoder": IDENTITY}
+    assert manifest.parts[0].metadata == {"decoder": IDENTITY, "precision": "float32"}
     own = FeedbackDecoder(decoder.config, decoder.local)
     for turns in shards(tables.read_table(store, "turns").to_pylist(), 6):
         own.decode(turns)

@@ -11,10 +11,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from respect_core.interaction import Interaction, Turn
-from respect_core.model import packing
-from respect_core.model.attention import FP32
+from respect_core.model import local, packing
+from respect_core.model.attention import BF16, FP32
 from respect_core.model.base import Base, attach_lora, load_base
 from respect_core.model.lora import merged
+from respect_core.model.precision import with_bf16_products
 from respect_core.model.vision import VisionFeatures
 from respect_core.scenario import scenario
 from respect_core.variants import LoraConfig
@@ -35,7 +36,7 @@ def test_a_narrow_model_is_in_fp32_and_a_wide_one_in_bf16_where_tiles_multiply_i
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert base().model.dtype == torch.float32
-    monkeypatch.setattr("respect_core.model.base._WIDE", 32)
+    monkeypatch.setattr("respect_core.model.precision._WIDE", 32)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert base().model.dtype == torch.float32
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
@@ -71,6 +72,38 @@ def test_adapters_of_a_bf16_model_learn_in_fp32_and_fold_into_bf16() -> None:
             atol=0.1,
             rtol=0.02,
         )
+
+
+def test_a_scorer_s_products_alone_are_rounded() -> None:
+    """The head, the norms and what is summed over layers stay in fp32, and so does the model itself."""
+    one = base(torch.float32)
+    before = {name: weight.clone() for name, weight in one.model.state_dict().items()}
+    fast, ids = with_bf16_products(one.model), torch.arange(40, 80)[None]
+    hidden: list[torch.Tensor] = []
+    fast.get_output_embeddings().register_forward_pre_hook(lambda _, given: hidden.append(given[0]))
+    with torch.inference_mode():
+        expected, found = one.model(ids).logits, fast(ids).logits
+    assert found.dtype == hidden[0].dtype == torch.float32
+    assert 0 < (found - expected).norm() < 0.02 * expected.norm()
+    assert one.model.config._attn_implementation == "sdpa" and fast.config._attn_implementation == BF16
+    assert all(torch.equal(weight, before[name]) for name, weight in one.model.state_dict().items())
+    with torch.inference_mode():
+        torch.testing.assert_close(one.model(ids).logits, expected, rtol=0, atol=0)
+
+
+def test_a_decoder_is_loaded_with_rounded_products_where_tiles_multiply_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("respect_core.model.precision._WIDE", 32)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for has_tiles, named, expected in (
+        (True, "auto", "bfloat16 products"),
+        (False, "auto", "float32"),
+        (True, "float32", "float32"),
+        (False, "bfloat16", "bfloat16"),
+    ):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has_tiles=has_tiles: has_tiles)
+        monkeypatch.setenv("RESPECT_PRECISION", named)
+        assert local.load(small_llama()).precision == expected
+    assert base().model.dtype == torch.bfloat16, "so is a base"
 
 
 def test_one_token_attends_as_transformers_lets_it() -> None:
