@@ -16,6 +16,7 @@ from respect_core import variants
 from respect_core.learning import grids
 from respect_core.profiles import PROFILES, Profile
 from respect_core.profiles import profile as named_profile
+from respect_core.release import canary as canaries
 from respect_core.release.gate import GateConfig, gate
 from respect_core.variants import SYSTEMS, Engine, FeedbackSource, Objective, Propensity, Variant
 
@@ -85,17 +86,6 @@ Validation = Annotated[
         "with `respect import games --game-set`."
     ),
 ]
-
-
-def share(text: str) -> float:
-    """Return the share that a text such as '10%' or '0.1' names. Raises ValueError for none between 0 and 1."""
-    try:
-        number = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1:
-        raise ValueError(f"{text!r} is no share of conversations: write it as 10% or 0.1")
-    return number
 
 
 class Parameters(BaseModel):
@@ -384,13 +374,13 @@ class PromoteParameters(Parameters):
     @classmethod
     def _is_share(cls, canary: str | None) -> str | None:
         if canary:
-            share(canary)
+            canaries.share(canary)
         return canary or None
 
     @property
     def canary_share(self) -> float | None:
         """The share of new conversations that the candidate gets; None for all of them at once."""
-        return share(self.canary) if self.canary else None
+        return canaries.share(self.canary) if self.canary else None
 
     def gate(self, profile: str) -> GateConfig:
         """Return the gate of the candidate's profile with the settings made here."""

@@ -10,7 +10,6 @@ import typer
 
 from deployments.cli.options import build, options
 from flows.parameters import PromoteParameters, RollbackParameters
-from flows.parameters import share as named_share
 from flows.support.terminal import Commands, Run, clear_errors, console, run_workspace, running
 from respect_core.variants import Variant
 
@@ -138,9 +137,10 @@ def _canary_power(share: str, runs: int, json_file: Path | None) -> None:
     from rich.progress import track
 
     from respect_core.release import canary_power
+    from respect_core.release.canary import share as named
 
     with clear_errors():
-        canary = canary_power.planned(named_share(share))
+        canary = canary_power.planned(named(share))
     effects = track(canary_power.EFFECTS, "effects", console=console)
     rows = [canary_power.row(canary, effect, runs, number) for number, effect in enumerate(effects)]
     found: dict[str, Any] = {

@@ -37,6 +37,17 @@ Criterion = Literal["success", "follow-ups"]
 _NORMAL = NormalDist()
 
 
+def share(text: str) -> float:
+    """Return the share that a text such as '10%' or '0.1' names. Raises ValueError for none between 0 and 1."""
+    try:
+        number = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise ValueError(f"{text!r} is no share of conversations: write it as 10% or 0.1")
+    return number
+
+
 class Plan(BaseModel):
     """The sequential test's settings. Shares lie between 0 and 1."""
 

@@ -605,7 +605,7 @@ def test_a_canary_begins_once_the_gate_is_passed_and_a_rollback_ends_it(
     _in_environment(fresh, monkeypatch)
     monkeypatch.chdir(fresh.root.parents[1])
     easy = ("--margin", "1", "--games", "30", "--min-feedback-turns", "1", "--user-share-cap")
-    assert "write it as 10% or 0.1" in _respect("promote", "b-fft", *easy, "1", "--canary", "none", code=2)
+    assert "'none' is no share" in _respect("promote", "b-fft", *easy, "1", "--canary", "none", code=2)
     assert "over the cap" in _respect("promote", "b-fft", *easy, "0.05", "--canary", "10%", code=3)
     began = _respect("promote", "b-fft", *easy, "1", "--canary", "10%", "--canary-conversations", "500")
     assert f"canary began: {SEED_POLICY} is deployed" in began and "respect canary" in began

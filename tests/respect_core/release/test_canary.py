@@ -11,7 +11,7 @@ import pytest
 from respect_core.release.canary import Canary, Conversations, Decision, Plan, judge, radius
 from respect_core.release.canary_power import planned, run
 
-RUNS = 200
+RUNS = 120
 
 
 def _found(*said: tuple[str, bool, int], times: int = 1) -> Conversations:
@@ -35,14 +35,14 @@ GOOD, BAD = (("a", True, 1), ("b", False, 1)), (("a", True, 0), ("b", False, 1))
 
 def test_chance_is_the_same_everywhere_and_keeps_to_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     canary = planned(0.1).model_copy(update={"seed": "1"})
-    names = [f"conversation-{number}" for number in range(20_000)]
+    names = [f"conversation-{number}" for number in range(5_000)]
     chosen = {name for name in names if canary.chosen(name)}
     assert abs(len(chosen) / len(names) - 0.1) < 4 * sqrt(0.09 / len(names))
     assert all(canary.model_copy().chosen(name) for name in chosen)
     other = canary.model_copy(update={"seed": "2"})
-    assert 100 < sum(other.chosen(name) for name in chosen) < 320, "another canary chooses afresh"
+    assert 25 < sum(other.chosen(name) for name in chosen) < 85, "another canary chooses afresh"
     monkeypatch.setenv("RESPECT_USER_KEY", "a secret")
-    assert 100 < sum(canary.chosen(name) for name in chosen) < 320, "who does not know the key cannot tell"
+    assert 25 < sum(canary.chosen(name) for name in chosen) < 85, "who does not know the key cannot tell"
 
 
 def test_a_bound_holds_at_all_looks_together() -> None:
@@ -96,9 +96,9 @@ def test_before_there_is_anything_it_goes_on() -> None:
 def test_what_turns_bad_after_long_is_found_among_the_last(rng: np.random.Generator) -> None:
     canary = planned(0.5)
     every = canary.plan.finds_harm(0.5)
-    count = 4 * every + 150
+    count = 4 * every + 250
     candidate, late = rng.random(count) < 0.5, np.arange(count) >= 4 * every
-    good = (rng.random(count) < np.where(candidate & late, 0.2, 0.6)).astype(float)
+    good = (rng.random(count) < np.where(candidate, np.where(late, 0.2, 0.63), 0.6)).astype(float)
     found = Conversations(np.arange(count), candidate, good, np.ones(count))
     judged = judge(canary, found)
     assert judged.decision is Decision.END and f"since the {4 * every + 1:,}th" in judged.reason
@@ -111,19 +111,21 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(1)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_an_equal_policy_is_rarely_ended_as_worse_and_a_worse_one_rarely_promoted(
     share: float, rng: np.random.Generator
 ) -> None:
     """Few and cheap runs; `respect gate-power --canary` makes more. Users differ much in how they take to it."""
-    canary = planned(share, most=3000)
-    equal = [run(canary, 0.0, rng, varies=0.15, looks=30) for _ in range(RUNS)]
-    worse = [run(canary, -0.05, rng, varies=0.15, looks=30) for _ in range(RUNS)]
+    canary = planned(share, most=2000)
+    equal = [run(canary, 0.0, rng, varies=0.15, looks=15) for _ in range(RUNS)]
+    worse = [run(canary, -0.05, rng, varies=0.15, looks=15) for _ in range(RUNS)]
     most = 0.05 * RUNS + 3.7 * sqrt(RUNS * 0.05 * 0.95)  # exceeded once in ten thousand times
     assert sum(each.worse for each in equal) <= most
     assert sum(each.promoted for each in worse) <= most
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_harm_is_found_within_the_stated_conversations(share: float, rng: np.random.Generator) -> None:
     canary = planned(share)

@@ -47,6 +47,7 @@ def place(registered: Workspace, tmp_path: Path) -> Workspace:
     made = registered.model_copy(update={"store_uri": str(tmp_path / "store")})
     said = {"from_version": "respect.seed/1", "to_version": ONE, "adapter_hash": "b-fft-1", "actor": "ann"}
     ledger.append(made.open(), ledger.promotion([], MODEL, **said))
+    deployment.settle(made, "b-fft")
     return made
 
 
@@ -96,12 +97,12 @@ def test_a_bad_candidate_is_ended_and_a_good_one_promoted(place: Workspace) -> N
     _play(place, {ONE: True, TWO: False}, 30)
     look = _look(place, begun)
     assert look.decision is Decision.END and "certainly worse" in look.reason and canary.in_force(place) == {}
-    assert deployment.deployed(place, "b-fft").version == "1"
+    assert deployment.deployed(place, "b-fft").tags["adapter_hash"] == "b-fft-1"
     begun = _begin(place, plan=begun.canary.plan.model_copy(update={"margin": 0.3})) if begun.canary else begun
     _play(place, {ONE: True, TWO: True}, 60)
     look = _look(place, begun)
     assert look.decision is Decision.PROMOTE and look.figures.conversations == 120, "of this canary alone"
-    assert deployment.deployed(place, "b-fft").version == "2"
+    assert deployment.deployed(place, "b-fft").tags["adapter_hash"] == "b-fft-2"
     assert registry.aliases(place, MODEL)[registry.DEPLOYED] == "2"
     assert _entries(place) == [
         (Action.PROMOTE, ONE),
@@ -150,7 +151,7 @@ def test_who_is_killed_after_the_decision_leaves_what_the_next_look_carries_out(
     if after == "look":
         _play(place, {ONE: True, TWO: False}, 500)  # what comes later changes no decision
         assert _look(place, begun).decision is Decision.PROMOTE
-    assert canary.in_force(place) == {} and deployment.deployed(place, "b-fft").version == "2"
+    assert canary.in_force(place) == {} and deployment.deployed(place, "b-fft").tags["adapter_hash"] == "b-fft-2"
     assert registry.aliases(place, MODEL)[registry.DEPLOYED] == "2"
     assert len(canary_looks.read(place.open(), MODEL)) == 1 and len(_entries(place)) == 3
 
