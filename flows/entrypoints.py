@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows import promote as promotion
+from flows.canary import look_at_canaries
 from flows.dispatch import stages
 from flows.dispatch.pools import leave
 from flows.parameters import (
@@ -29,6 +30,7 @@ from flows.study import study
 from flows.support.tags import label_run
 from flows.support.threads import threads
 from respect_core.profiles import Profile
+from respect_core.release.canary_looks import CanaryLook
 from respect_core.variants import SEED, Variant
 from tasks.compute.places import Place, require
 from tasks.registry.register import register_variant
@@ -179,6 +181,12 @@ def promote(parameters: PromoteParameters) -> PromotionRef:
     """
     label_run(f"variant:{parameters.variant}")
     return promotion.promote.fn(from_environment(), parameters)
+
+
+@flow(name="deployed-canary", flow_run_name="look at canaries")
+def canary() -> list[CanaryLook]:
+    """Look once at every canary in force, and promote its candidate or end it if that is decided."""
+    return look_at_canaries.fn(from_environment())
 
 
 @flow(name="deployed-rollback", flow_run_name="roll back {parameters.variant}")

@@ -16,6 +16,7 @@ from respect_core import variants
 from respect_core.learning import grids
 from respect_core.profiles import PROFILES, Profile
 from respect_core.profiles import profile as named_profile
+from respect_core.release import canary as canaries
 from respect_core.release.gate import GateConfig, gate
 from respect_core.variants import SYSTEMS, Engine, FeedbackSource, Objective, Propensity, Variant
 
@@ -352,8 +353,34 @@ class PromoteParameters(Parameters):
     approve: bool = Field(
         default=False, description="Once the gate is passed, wait for a person to approve on the run's page in Prefect."
     )
+    canary: str | None = Field(
+        default=None,
+        description="Share of new conversations that the candidate gets once it has passed the gate, such as 10%; what "
+        "users do then decides. Empty: all of them, at once.",
+    )
+    canary_margin: float = Field(
+        default=0.05, gt=0, lt=1, description="With canary: the loss that counts as no worse, of what users do."
+    )
+    canary_conversations: int | None = Field(
+        default=None,
+        ge=1,
+        description="With canary: conversations of both versions after which it ends undecided. Empty: those after "
+        "which an equal candidate is promoted with 80% power.",
+    )
     actor: str = Field(default="", description="Who asks, for the ledger. Empty: the account that runs it.")
     reason: str = Field(default="", description="Why, for the ledger.")
+
+    @field_validator("canary")
+    @classmethod
+    def _is_share(cls, canary: str | None) -> str | None:
+        if canary:
+            canaries.share(canary)
+        return canary or None
+
+    @property
+    def canary_share(self) -> float | None:
+        """The share of new conversations that the candidate gets; None for all of them at once."""
+        return canaries.share(self.canary) if self.canary else None
 
     def gate(self, profile: str) -> GateConfig:
         """Return the gate of the candidate's profile with the settings made here."""

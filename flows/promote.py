@@ -13,7 +13,9 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows.parameters import PromoteParameters, RollbackParameters
+from respect_core.release.canary import Plan
 from respect_core.release.gate import Verdict, compares, judge
+from tasks.release.canary import plan_canary
 from tasks.release.contest import Contest, announce, contenders, spend_look
 from tasks.release.promote import (
     PromotionRef,
@@ -45,6 +47,8 @@ class Approval(RunInput):
 def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef:
     """Deploy a variant's candidate if the gate lets it through. Ending without a promotion is normal; it says why.
 
+    With `canary`, only a share of new conversations gets it, and `flows.canary` decides.
+
     Raises:
         ValueError: no candidate; no such game set, or one that the candidate learned from or that chose its checkpoint;
             a deployed version that does not act; or a candidate or game set that was replaced in the meantime.
@@ -55,6 +59,10 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef
         return _end(unchanged(contest, "already deployed"))
     settings = parameters.gate(contest.profile)
     announce(workspace, contest, settings)
+    canary = None
+    if (share := parameters.canary_share) is not None:
+        plan = Plan(margin=parameters.canary_margin)
+        canary = plan_canary(contest, share, plan, parameters.canary_conversations)
     deployed = examine(workspace, contest, contest.deployed)
     anchors = {name: examine(workspace, contest, each) for name, each in contest.anchors.items()}
     candidate = with_users(workspace, examine(workspace, contest, contest.candidate))
@@ -75,7 +83,7 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef
     if not verdict.promote:
         return _end(unchanged(contest, "no promotion", verdict))
     require_same(workspace, contest)
-    entry = promotion_entry(contest, verdict, settings, actor, reason)
+    entry = promotion_entry(contest, verdict, settings, actor, reason, canary)
     commit(workspace, parameters.variant, entry)
     return _end(changed(entry))
 
@@ -83,6 +91,8 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef
 @flow(name="rollback", flow_run_name="rollback {parameters.variant}")
 def rollback(workspace: Workspace, parameters: RollbackParameters) -> PromotionRef:
     """Put back what was deployed before the newest promotion that stands; another rollback goes one further back.
+
+    If a canary is in force, only that is ended.
 
     Raises:
         LedgerError: nothing was promoted, or somebody else changed what is deployed in the meantime.

@@ -1,4 +1,4 @@
-"""Offer commands for deployed versions: promote, roll back, list the ledger, and trace what a version learned from."""
+"""Offer commands for deployed versions: promote, look at canaries, roll back, list the ledger, and trace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ promotion_app = Commands()
 @promotion_app.command("promote")
 @options(PromoteParameters, argument="variant")
 def promote_command(run: Run = "main", **given: Any) -> None:
-    """Deploy a variant's candidate if it passes the gate. Ends with code 3 if it does not."""
+    """Deploy a variant's candidate if it passes the gate, to all users or a share. Ends with code 3 if it does not."""
     parameters, workspace = build(PromoteParameters, given), run_workspace(run)
     from flows.promote import promote as flow
 
@@ -32,12 +32,30 @@ def promote_command(run: Run = "main", **given: Any) -> None:
         console.print(f"- {sentence}", highlight=False, markup=False)
     if result.decision == "no promotion":
         raise typer.Exit(3)
+    if result.decision == "canary began":
+        console.print(f"next: respect canary --watch 60 --run {run}, which looks and decides", highlight=False)
+
+
+@promotion_app.command("canary")
+def canary_command(
+    run: Run = "main",
+    watch: Annotated[
+        float | None, typer.Option(min=1, help="Look again and again, after this many seconds, until none is in force.")
+    ] = None,
+) -> None:
+    """Look at the canaries in force: promote or end what users' conversations decide."""
+    workspace = run_workspace(run)
+    from flows.canary import look_at_canaries as flow
+    from tasks.release.canary import follow
+
+    with running():
+        follow(workspace, lambda: flow(workspace), console, watch)
 
 
 @promotion_app.command("rollback")
 @options(RollbackParameters, argument="variant")
 def rollback_command(run: Run = "main", **given: Any) -> None:
-    """Put back what was deployed before the newest promotion in force. Another rollback goes one further back."""
+    """End a canary, or put back what was deployed before the newest promotion. Another one goes one further back."""
     parameters, workspace = build(RollbackParameters, given), run_workspace(run)
     from flows.promote import rollback as flow
 
@@ -53,17 +71,20 @@ def ledger_command(
 ) -> None:
     """Show who put which version in front of users, when, and why; a model's last entry is what is deployed."""
     workspace = run_workspace(run)
-    from respect_core.release import ledger, looks
+    from respect_core.release import canary_looks, ledger, looks
     from tasks.registry.registry import model_name
     from tasks.release.promote import ledger_table
 
     with clear_errors():
         store = workspace.open()
-        models = [model_name(variant)] if variant else sorted({*ledger.models(store), *looks.models(store)})
+        known = {*ledger.models(store), *looks.models(store)}
+        models = [model_name(variant)] if variant else sorted(known)
         console.print(ledger_table([entry for model in models for entry in ledger.entries(store, model)]))
         for model in models:
             if found := looks.read(store, model):
                 console.print(f"{found[-1]}", highlight=False, markup=False, soft_wrap=True)
+            if canaries := canary_looks.read(store, model):
+                console.print(f"{canaries[-1]}", highlight=False, markup=False, soft_wrap=True)
 
 
 @promotion_app.command("gate-power")
@@ -71,6 +92,9 @@ def gate_power_command(
     profile: Annotated[str, typer.Option(help="Whose gate.")] = "tiny",
     runs: Annotated[int, typer.Option(min=10, help="Simulated promotions of each effect, and ratchets.")] = 1000,
     games: Annotated[int | None, typer.Option(min=1, help="Games to accept. Default: those that it asks for.")] = None,
+    canary: Annotated[
+        str | None, typer.Option(help="Simulate canaries of this share instead, such as 10%, and not the gate.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Simulate how often the gate promotes policies that are truly better or worse, and where bad rounds end."""
@@ -79,6 +103,9 @@ def gate_power_command(
     from rich.progress import track
 
     from respect_core.release import gate_power
+
+    if canary is not None:
+        return _canary_power(canary, runs, json_file)
     from respect_core.release.gate import gate
 
     settings = replace(gate(profile), games=games)
@@ -101,6 +128,41 @@ def gate_power_command(
     console.print(
         f"{bad['rounds']} rounds whose candidates are truly {bad['effect']:+.0%}: "
         f"{bad['moved']:.1%} of {runs} promote any, the worst ends at {bad['lowest']:+.0%}",
+        soft_wrap=True,
+    )
+
+
+def _canary_power(share: str, runs: int, json_file: Path | None) -> None:
+    """Simulate canaries whose candidates are truly better or worse."""
+    from rich.progress import track
+
+    from respect_core.release import canary_power
+    from respect_core.release.canary import share as named
+
+    with clear_errors():
+        canary = canary_power.planned(named(share))
+    effects = track(canary_power.EFFECTS, "effects", console=console)
+    rows = [canary_power.row(canary, effect, runs, number) for number, effect in enumerate(effects)]
+    found: dict[str, Any] = {
+        "share": canary.share,
+        "runs": runs,
+        "finds_harm": canary.plan.finds_harm(canary.share),
+        "most": canary.most,
+        "rows": rows,
+        "turning": canary_power.turning(canary, runs),
+    }
+    if json_file is not None:
+        json_file.write_text(json.dumps(found, indent=2) + "\n")
+    for each in rows:
+        console.print(
+            f"truly {each['effect']:+.0%}: promoted {each['promoted']:.1%}, rolled back {each['rolled_back']:.1%}, "
+            f"after {each['conversations_median']:,} conversations, 95% within {each['conversations_p95']:,}",
+            soft_wrap=True,
+        )
+    late = found["turning"]
+    console.print(
+        f"{late['effect']:+.0%} from conversation {late['turns']:,} on: rolled back {late['rolled_back']:.1%}, "
+        f"{late['more_median']:,} conversations later, 95% within {late['more_p95']:,}",
         soft_wrap=True,
     )
 

@@ -82,19 +82,20 @@ class VersionServer(Generic[Version]):
 
     def readiness(self) -> Readiness:
         """Return whether there is a version for every variant, and which versions act."""
-        deployed, refused = self.roster.deployed(), dict(self.follower.refused)
+        offers, refused = self.roster.offers(), dict(self.follower.refused)
 
         def state(variant: str) -> VariantState:
-            served = deployed.get(variant)
+            offer = offers.get(variant)
             return VariantState(
-                version=served.name if served else None,
-                adapter_hash=served.adapter_hash if served else None,
+                version=offer.deployed.name if offer else None,
+                adapter_hash=offer.deployed.adapter_hash if offer else None,
                 refused=refused.get(variant),
+                canary=offer.candidate.name if offer and offer.candidate else None,
             )
 
         since = self.follower.seconds_since_contact
         return Readiness(
-            ready=set(deployed) >= set(self.settings.variants),
+            ready=set(offers) >= set(self.settings.variants),
             following=self.follower.following,
             seconds_since_contact=None if since is None else round(since, 1),
             variants={variant: state(variant) for variant in self.settings.variants},

@@ -28,6 +28,9 @@ class Metrics:
         self._deployed = Gauge(
             "deployed_info", "1 for what new games get", ["variant", "version", "adapter_hash"], **options
         )
+        self._canary = Gauge(
+            "canary_share", "Share of new games that a candidate gets", ["variant", "version"], **options
+        )
         self._games = Gauge("running_games", "Games by the version that acts in them", ["version"], **options)
         self._refused = Gauge("refused", "1 where what is deployed is not served", ["variant"], **options)
         self._following = Gauge("following", "0 while registry or store are unreachable", **options)
@@ -54,6 +57,12 @@ class Metrics:
         self._contact.set(float("nan") if since is None else since)
         _replace(self._games, {(version.name,): float(games) for version, games in roster.running().items()})
         _replace(self._refused, {(variant,): float(variant in follower.refused) for variant in follower.variants})
+        canaries: dict[tuple[str, ...], float] = {
+            (variant, offer.candidate.name): offer.share
+            for variant, offer in roster.offers().items()
+            if offer.candidate is not None
+        }
+        _replace(self._canary, canaries)
         deployed = roster.deployed().items()
         _replace(self._deployed, {(variant, served.name, served.adapter_hash): 1.0 for variant, served in deployed})
         return generate_latest(self._registry)

@@ -105,6 +105,7 @@ class VariantState(_Message):
     version: str | None = Field(description="null where nothing is loaded")
     adapter_hash: str | None
     refused: str | None = Field(description="why what is deployed now is not served; the version above continues")
+    canary: str | None = Field(default=None, description="the candidate that some new games get; null without one")
 
 
 class Readiness(_Message):

@@ -78,7 +78,12 @@ class PolicyServer(VersionServer[LoadedVersion]):
         served = await self._version(request.variant, request.game)
         seed = self.settings.seed if request.seed is None else request.seed
         interaction = seeded(request.game, seed, request.context, request.to_turns())
-        act = await asyncio.wrap_future(self._batcher.submit((served, interaction)))
+        submitted = self._batcher.submit((served, interaction))
+        try:
+            act = await asyncio.wrap_future(submitted)
+        except Exception as error:
+            await asyncio.to_thread(self.follower.failed, request.variant, served, type(error).__name__)
+            raise
         reply = ActReply(
             action=act.action,
             legal=act.legal,
@@ -122,7 +127,7 @@ class PolicyServer(VersionServer[LoadedVersion]):
         try:
             if self.began_with is None or self.roster.runs(variant, game):
                 return self.roster.version(variant, game)
-            new = self.roster.deployed()[variant]
+            new = self.roster.offers()[variant].version(game)
         except KeyError:
             raise NotReadyError(f"{variant}: no version is loaded; GET /ready says why") from None
         try:

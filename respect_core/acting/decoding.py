@@ -21,12 +21,17 @@ from torch import Tensor
 from transformers import Cache
 
 from respect_core.acting.kv_cache import PrefixCache
+from respect_core.errors import ExpectedError
 from respect_core.interaction import Interaction
 from respect_core.model import packing
 from respect_core.model.base import inner
 from respect_core.model.chat import Chat
 from respect_core.model.vision import VisionFeatures
 from respect_core.scenario import Node, Scenario
+
+
+class NotANumberError(ExpectedError, ArithmeticError):
+    """A policy gives probabilities that are not numbers, so that whatever it wrote means nothing."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import peft
 import torch
 from torch import Tensor
 
-from respect_core.acting.decoding import Manner, Writer, Written, among, evaluating, padded
+from respect_core.acting.decoding import Manner, NotANumberError, Writer, Written, among, evaluating, padded
 from respect_core.acting.kv_cache import PrefixCache
 from respect_core.acting.listener import Act
 from respect_core.interaction import Interaction, waiting
@@ -80,11 +80,14 @@ class Policy:
 
         Raises:
             ValueError: an interaction that waits for no action.
+            NotANumberError: the policy gives no probabilities.
         """
         acts = []
         for interaction, written in zip(interactions, self.write(interactions, self.manner), strict=True):
             action, legal = self.base.scenario.accept(written.text, interaction)
             self.counts.update(acts=1, illegal=not legal)
+            if math.isnan(written.logp):
+                raise NotANumberError("the policy gives probabilities that are not numbers; roll it back")
             logp = min(0.0, written.logp)
             free = self.base.scenario.free_text
             acts.append(Act(action, max(math.exp(logp), 1e-300), legal, logp if free else None))

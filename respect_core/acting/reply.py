@@ -60,6 +60,7 @@ class Reply:
     tokens: list[int] = field(default_factory=list)
     logp: float = 0.0
     plain: bool = True  # every token so far is ordinary text
+    fault: str = ""  # why the model failed to write it, if it did
     _held: str = ""  # text that may be the beginning of a stop
 
     def cancel(self) -> None:
@@ -100,8 +101,13 @@ class Reply:
             self._decoder, self.plain = DecodeStream(skip_special_tokens=True), False
             return ""
 
-    def fail(self) -> None:
-        """End it without an answer."""
+    def fail(self, fault: str = "") -> None:
+        """End it without an answer.
+
+        Args:
+            fault: the model's, if it is.
+        """
+        self.fault = fault
         self._finish("", "error")
 
     def _finish(

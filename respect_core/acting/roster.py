@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from respect_core.interaction import Interaction, Turn
@@ -13,8 +14,30 @@ from respect_core.interaction import Interaction, Turn
 Version = TypeVar("Version", bound=Hashable)
 
 
+@dataclass(frozen=True)
+class Offer(Generic[Version]):
+    """The versions that new games of a variant get: the deployed one, or a candidate where chance chooses it.
+
+    `share`: of new games, for whoever asks; `chosen` says which, by the game's id.
+    """
+
+    deployed: Version
+    candidate: Version | None = None
+    share: float = 0.0
+    chosen: Callable[[str], bool] = lambda _: False
+
+    def version(self, game: str) -> Version:
+        """Return the version that a new game gets."""
+        return self.candidate if self.candidate is not None and self.chosen(game) else self.deployed
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """The versions among which chance chooses."""
+        return (self.deployed,) if self.candidate is None else (self.deployed, self.candidate)
+
+
 class Roster(Generic[Version]):
-    """The versions that act: the newest deployed one in a new game, and in a running game the one it began with.
+    """The versions that act: one on offer in a new game, and in a running game the one that it began with.
 
     A game ends on `end`, after `idle` seconds without a turn, or when more than `most` run and it has been idle the
     longest. Methods may be called by several threads.
@@ -28,18 +51,32 @@ class Roster(Generic[Version]):
     ) -> None:
         self._idle, self._most, self._clock = idle, most, clock
         self._lock = threading.Lock()
-        self._deployed: dict[str, Version] = {}
+        self._offers: dict[str, Offer[Version]] = {}
         self._games: OrderedDict[tuple[str, str], tuple[Version, float]] = OrderedDict()  # longest idle first
 
     def deploy(self, variant: str, version: Version) -> None:
         """Give new games of the variant this version from now on."""
+        self.offer(variant, Offer(version))
+
+    def offer(self, variant: str, offer: Offer[Version]) -> None:
+        """Give new games of the variant one of these versions from now on."""
         with self._lock:
-            self._deployed[variant] = version
+            self._offers[variant] = offer
+
+    def withdraw(self, variant: str) -> None:
+        """Give new games of the variant no candidate from now on."""
+        with self._lock:
+            if variant in self._offers:
+                self._offers[variant] = Offer(self._offers[variant].deployed)
+
+    def offers(self) -> dict[str, Offer[Version]]:
+        """Return the versions that new games get, by variant."""
+        with self._lock:
+            return dict(self._offers)
 
     def deployed(self) -> dict[str, Version]:
-        """Return the version that new games get, by variant."""
-        with self._lock:
-            return dict(self._deployed)
+        """Return the deployed version of each variant."""
+        return {variant: offer.deployed for variant, offer in self.offers().items()}
 
     def version(self, variant: str, game: str) -> Version:
         """Return the version for a turn of a game, which begins with its first turn here.
@@ -47,7 +84,7 @@ class Roster(Generic[Version]):
         Raises:
             KeyError: nothing of the variant is deployed.
         """
-        return self._turn(variant, game, lambda: self._deployed[variant])
+        return self._turn(variant, game, lambda: self._offers[variant].version(game))
 
     def begin(self, variant: str, game: str, version: Version) -> Version:
         """Return the version for a turn as `version` does, but give a new game this one, whatever is deployed."""

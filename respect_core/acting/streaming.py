@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import Cache
 
 from respect_core.acting.batcher import OverloadedError
-from respect_core.acting.decoding import Prefilled, Writer, choose, evaluating
+from respect_core.acting.decoding import NotANumberError, Prefilled, Writer, choose, evaluating
 from respect_core.acting.kv_cache import growing_cache
 from respect_core.acting.reply import Emit, Reply, Sampling
 from respect_core.model.base import inner
@@ -118,6 +118,8 @@ class _Batch:
         for (temperature, top_p), rows in kinds.items():
             logits = _nucleus(logits_BV[rows], temperature, top_p)
             tokens, logp = choose(logits, uniform_B[rows], temperature)
+            if logp.isnan().any():
+                raise NotANumberError("the policy gives probabilities that are not numbers; roll it back")
             for row, token, value in zip(rows, tokens.tolist(), logp.tolist(), strict=True):
                 unfinished[row] = replies[row].add(token, value, self._tokenizer, self._writer.chat.end_id)
         return unfinished
@@ -277,7 +279,7 @@ class Streams(Generic[Version]):
         except Exception as error:
             log.error("replies of %s fail (%s)", kind[0], type(error).__name__)
             for reply in {*batch.replies, *new}:
-                reply.fail()
+                reply.fail(type(error).__name__)
             batch.clear()
         if not batch.replies:
             with self._wake:

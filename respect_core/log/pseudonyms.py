@@ -24,6 +24,12 @@ def key_fingerprint() -> str:
     return hmac.new(_key(), b"fingerprint", hashlib.sha256).hexdigest()
 
 
+def chance(seed: str, name: str) -> float:
+    """Return a number in [0, 1) that is the same on every machine with RESPECT_USER_KEY, and known to nobody else."""
+    drawn = hmac.new(hmac.new(_key(), seed.encode(), hashlib.sha256).digest(), name.encode(), hashlib.sha256).digest()
+    return int.from_bytes(drawn[:6]) / 2**48
+
+
 def _key() -> bytes:
     key = settings().user_key
     return (key.get_secret_value() if key else _PUBLIC_KEY).encode()

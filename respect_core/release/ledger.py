@@ -2,7 +2,8 @@
 
 ``promotions/<model>/000001.json``, 000002, ...: one immutable object per entry. Entry n+1 is created only if it does
 not exist yet, so that of two simultaneous writers one wins and the other gets an error. What is deployed follows from
-the entries alone: a promotion pushes a version on top of those before it, a rollback pops the top one.
+the entries alone: a promotion pushes a version on top of those before it, a rollback pops the top one. A canary and its
+end leave what is deployed as it is; a canary is in force while its entry is the last one.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from respect_core.errors import ExpectedError
+from respect_core.release.canary import Canary
 from respect_core.store.base import Store
 from respect_core.versions import code_version
 
@@ -29,6 +31,8 @@ class LedgerError(ExpectedError, ValueError):
 class Action(StrEnum):
     PROMOTE = "promote"
     ROLLBACK = "rollback"
+    CANARY = "canary"
+    END = "end canary"
 
 
 class Entry(BaseModel):
@@ -47,6 +51,7 @@ class Entry(BaseModel):
     time: str  # ISO 8601, UTC
     evidence: dict[str, Any] = {}  # figures, reasons, gate, data hash, validation set; empty for a rollback
     code_version: str
+    canary: Canary | None = Field(default=None, exclude_if=lambda value: value is None)  # which the entry begins
 
 
 def to_bytes(record: BaseModel) -> bytes:
@@ -151,6 +156,42 @@ def promotion(history: Sequence[Entry], model: str, **fields: Any) -> Entry:
     return _next(history, model, action=Action.PROMOTE, **fields)
 
 
+def in_canary(history: Sequence[Entry]) -> Entry | None:
+    """Return the entry of the canary in force, which is the last; None if there is none."""
+    return history[-1] if history and history[-1].action is Action.CANARY else None
+
+
+def begin_canary(history: Sequence[Entry], model: str, canary: Canary, **fields: Any) -> Entry:
+    """Make the entry, to be appended, with which a canary begins.
+
+    Args:
+        fields: of Entry: adapter_hash of what is deployed, to_version, actor, reason, evidence.
+    """
+    return _next(history, model, action=Action.CANARY, from_version=fields["to_version"], canary=canary, **fields)
+
+
+def end_canary(begun: Entry, **fields: Any) -> Entry:
+    """Make the entry, to be appended, that ends a canary without a promotion.
+
+    Args:
+        begun: the canary's entry.
+        fields: of Entry: actor, reason, and evidence, time and code_version of the look that decided, if any.
+    """
+    return _after(begun, action=Action.END, to_version=begun.to_version, adapter_hash=begun.adapter_hash, **fields)
+
+
+def promote_canary(begun: Entry, *, evidence: dict[str, Any], **fields: Any) -> Entry:
+    """Make the entry, to be appended, that promotes the candidate of a canary.
+
+    Args:
+        begun, fields: as in `end_canary`.
+        evidence: of the canary; what the gate found is kept with it.
+    """
+    assert begun.canary is not None, "a canary's entry has it"
+    version = {"to_version": begun.canary.candidate, "adapter_hash": begun.canary.adapter_hash}
+    return _after(begun, action=Action.PROMOTE, evidence=begun.evidence | evidence, **version, **fields)
+
+
 def to_roll_back(history: Sequence[Entry], model: str) -> Entry:
     """Return the promotion that a rollback undoes: the newest in force. It replaced its `from_version`.
 
@@ -161,7 +202,7 @@ def to_roll_back(history: Sequence[Entry], model: str) -> Entry:
     for entry in history:
         if entry.action is Action.PROMOTE:
             in_force.append(entry)
-        elif in_force:
+        elif entry.action is Action.ROLLBACK and in_force:
             in_force.pop()
     if not in_force:
         raise LedgerError(f"{model}: no promotion to roll back; `respect ledger` shows what was deployed")
@@ -213,5 +254,12 @@ def append(store: Store, entry: Entry) -> None:
 
 
 def _next(history: Sequence[Entry], model: str, **fields: Any) -> Entry:
-    now = datetime.now(UTC).isoformat()
-    return Entry(number=len(history) + 1, model=model, time=now, code_version=code_version(), **fields)
+    known = {"number": len(history) + 1, "time": datetime.now(UTC).isoformat(), "code_version": code_version()}
+    return Entry.model_validate({**known, "model": model, **fields})
+
+
+def _after(begun: Entry, **fields: Any) -> Entry:
+    """Make the entry that follows a canary's."""
+    now = {"time": datetime.now(UTC).isoformat(), "code_version": code_version()}
+    known = {"number": begun.number + 1, "model": begun.model, "from_version": begun.to_version}
+    return Entry.model_validate({**known, **now, **fields})

@@ -7,7 +7,7 @@ one of them while both were on offer (`measuring.follow_ups`).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import median
@@ -23,7 +23,7 @@ SIGNS = {-1: "negative", 0: "neutral", 1: "positive"}
 Labels = Mapping[str, Sequence[int | None]]
 """Of the decoded follow-ups of an interaction, by its id; None for one that was set aside."""
 Offered = tuple[str, str]
-"""A variant, and the version that it had."""
+"""A variant, and a version that it had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +87,21 @@ class PairFigures:
 
 
 def versions(
-    replies: Sequence[ServedReply], labels: Labels, on_offer: Mapping[str, str], resamples: int = RESAMPLES
+    replies: Sequence[ServedReply], labels: Labels, on_offer: Collection[Offered], resamples: int = RESAMPLES
 ) -> list[VersionFigures]:
     """Measure each version of each variant, those on offer first.
 
     Args:
         replies: in order of time.
-        on_offer: the version of each variant.
+        on_offer: the versions of each variant.
     """
-    by_version: dict[Offered, list[ServedReply]] = {offered: [] for offered in on_offer.items()}
+    by_version: dict[Offered, list[ServedReply]] = {offered: [] for offered in on_offer}
     for each in replies:
         by_version.setdefault((each.variant, each.version), []).append(each)
     newest = sorted(by_version, key=lambda each: by_version[each][-1].time if by_version[each] else "", reverse=True)
-    chosen = sorted(newest, key=lambda each: each not in on_offer.items())[:VERSIONS]
-    chosen.sort(key=lambda each: (each not in on_offer.items(), _order(each[1])))  # alike at each look
-    return [_version(*each, each in on_offer.items(), by_version[each], labels, resamples) for each in chosen]
+    chosen = sorted(newest, key=lambda each: each not in on_offer)[:VERSIONS]
+    chosen.sort(key=lambda each: (each not in on_offer, _order(each[1])))  # alike at each look
+    return [_version(*each, each in on_offer, by_version[each], labels, resamples) for each in chosen]
 
 
 def _version(

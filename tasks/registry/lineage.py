@@ -87,6 +87,8 @@ def tree(workspace: Workspace, version: str) -> Tree:
 def _deployments(root: Tree, store: Store, model: str, version: str) -> None:
     for entry in ledger.entries(store, model):
         ends = {entry.to_version: "deployed", entry.from_version: f"gave way to {entry.to_version}"}
+        if entry.action in (ledger.Action.CANARY, ledger.Action.END):
+            ends = {entry.canary.candidate: "on trial"} if entry.canary else {}
         if version in ends:
             why = f": {escape(entry.reason)}" if entry.reason else ""
             root.add(f"{ends[version]} {entry.time[:19]} by {escape(entry.actor)}, {entry.action} {entry.number}{why}")

@@ -114,9 +114,15 @@ def contenders(
     Raises:
         ValueError: no candidate, no such version or game set, no deployed version, or games that the candidate learned
             from or that chose its checkpoint.
+        LedgerError: a canary of the variant is in force.
     """
     store = workspace.open()
     history = ledger.entries(store, registry.model_name(variant))
+    if (begun := ledger.in_canary(history)) is not None and begun.canary is not None:
+        raise ledger.LedgerError(
+            f"{begun.canary.candidate} has a canary since entry {begun.number}: `respect canary` looks at it, and "
+            "`respect rollback` ends it"
+        )
     deployed = deployment.deployed(workspace, variant)
     candidate = deployment.candidate(workspace, variant, number)
     settings = gate(candidate.tags["profile"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 
 from respect_core.log.log import RecordError
 from respect_core.log.served_chats import SERVED_CHATS, read
-from respect_core.release.live import PairFigures, ServedReply, VersionFigures, pairs, versions
+from respect_core.release.live import Offered, PairFigures, ServedReply, VersionFigures, pairs, versions
 from respect_core.scenarios.chat.logs import interaction_id
 from respect_core.scenarios.chat.served import read_reply
 from respect_core.store import tables
@@ -59,7 +60,7 @@ class LiveLog:
         self._read = keys or self._read
         return self._read_labels() or bool(replies)
 
-    def versions(self, on_offer: dict[str, str]) -> list[VersionFigures]:
+    def versions(self, on_offer: Collection[Offered]) -> list[VersionFigures]:
         """Measure the versions that replied."""
         return versions(self._replies, self._labels(), on_offer)
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from respect_core.measuring.guard_rails import compare
 from respect_core.profiles import Profile
 from respect_core.release import ledger, lineage
+from respect_core.release.canary import Canary
 from respect_core.release.gate import Evidence, GateConfig, Verdict
 from respect_core.release.ledger import Entry
 from respect_core.scenario import scenario
@@ -36,7 +37,7 @@ from tasks.support.references import EvaluatedRef, RegisteredRef
 from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
-Decision = Literal["promoted", "rolled back", "no promotion", "already deployed"]
+Decision = Literal["promoted", "rolled back", "no promotion", "already deployed", "canary began", "canary ended"]
 
 
 class PromotionRef(BaseModel):
@@ -166,7 +167,7 @@ def commit(workspace: Workspace, variant: Variant, entry: Entry) -> None:
 
 @task(name="prepare rollback", **PATIENT)
 def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason: str) -> Entry:
-    """Return the entry that puts back what was deployed before the newest promotion that stands.
+    """Return the entry that puts back what was deployed before the newest promotion that stands, or ends a canary.
 
     Raises:
         LedgerError: there is no such promotion.
@@ -175,12 +176,20 @@ def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason:
     deployment.settle(workspace, variant)
     model = registry.model_name(variant)
     history = ledger.entries(workspace.open(), model)
+    if (begun := ledger.in_canary(history)) is not None:
+        return ledger.end_canary(begun, actor=actor, reason=reason)
     back = registry.named(workspace, ledger.to_roll_back(history, model).from_version)
     return ledger.rollback(history, model, adapter_hash=back.tags["adapter_hash"], actor=actor, reason=reason)
 
 
-def promotion_entry(contest: Contest, verdict: Verdict, gate: GateConfig, actor: str, reason: str) -> Entry:
-    """Return the entry that replaces the version that the candidate was compared with, with the evidence."""
+def promotion_entry(
+    contest: Contest, verdict: Verdict, gate: GateConfig, actor: str, reason: str, canary: Canary | None = None
+) -> Entry:
+    """Return the entry that replaces the version that the candidate was compared with, with the evidence.
+
+    Args:
+        canary: begins in its place.
+    """
     candidate = contest.candidate
     evidence: dict[str, Any] = {
         "verdict": _decision(verdict),
@@ -191,15 +200,19 @@ def promotion_entry(contest: Contest, verdict: Verdict, gate: GateConfig, actor:
         "data_hash": contest.data_hash,
         "validation": {"game_set": contest.game_set, "sha256": contest.validation_sha256},
     }
+    said: dict[str, Any] = {"actor": actor, "reason": reason, "evidence": evidence}
+    if canary is not None:
+        version, adapter_hash = name_of(contest.deployed), contest.deployed.adapter_hash
+        return ledger.begin_canary(
+            contest.history, candidate.model, canary, to_version=version, adapter_hash=adapter_hash, **said
+        )
     return ledger.promotion(
         contest.history,
         candidate.model,
         from_version=name_of(contest.deployed),
         to_version=name_of(candidate),
         adapter_hash=candidate.adapter_hash,
-        actor=actor,
-        reason=reason,
-        evidence=evidence,
+        **said,
     )
 
 
@@ -215,10 +228,18 @@ def unchanged(contest: Contest, decision: Decision, verdict: Verdict | None = No
     )
 
 
+_DECISIONS: dict[ledger.Action, Decision] = {
+    ledger.Action.PROMOTE: "promoted",
+    ledger.Action.ROLLBACK: "rolled back",
+    ledger.Action.CANARY: "canary began",
+    ledger.Action.END: "canary ended",
+}
+
+
 def changed(entry: Entry) -> PromotionRef:
     """Return the result of an entry in the ledger."""
     return PromotionRef(
-        decision="promoted" if entry.action is ledger.Action.PROMOTE else "rolled back",
+        decision=_DECISIONS[entry.action],
         model=entry.model,
         version=entry.to_version,
         adapter_hash=entry.adapter_hash,
@@ -234,8 +255,9 @@ def ledger_table(entries: Sequence[Entry]) -> Table:
     for each in entries:
         figures = each.evidence.get("figures", {})
         match = f"{figures['exact_match']:.1%} against {figures['deployed_exact_match']:.1%}" if figures else ""
+        what = f"{each.action} of {each.canary.candidate} at {each.canary.share:.0%}" if each.canary else each.action
         when = each.time[:19].replace("T", " ")
-        known = (each.model, str(each.number), when, each.action, each.from_version, each.to_version)
+        known = (each.model, str(each.number), when, what, each.from_version, each.to_version)
         shown.add_row(*known, *map(escape, (each.actor, each.reason)), match)
     return shown
 

@@ -25,7 +25,7 @@ from respect_core.acting.policy import Policy
 from respect_core.acting.roster import seeded
 from respect_core.model.base import adapter_hash, attach_lora, load_base, save_adapter
 from respect_core.profiles import Profile, tiny
-from respect_core.release import ledger
+from respect_core.release import canary_power, ledger
 from respect_core.scenario import scenario
 from respect_core.store.images import put_images
 from tasks.registry import registry
@@ -83,6 +83,25 @@ def roll_back(place: Workspace) -> None:
     history = ledger.entries(place.open(), MODEL)
     back = registry.named(place, ledger.to_roll_back(history, MODEL).from_version)
     ledger.append(place.open(), ledger.rollback(history, MODEL, adapter_hash=back.tags["adapter_hash"], actor="bob"))
+
+
+def begin_canary(place: Workspace, number: int, share: float = 0.5, **changed: Any) -> ledger.Entry:
+    """Of a version of b-fft, next to what is deployed."""
+    history, version = ledger.entries(place.open(), MODEL), registry.named(place, f"{MODEL}/{number}")
+    before = registry.named(place, history[-1].to_version if history else SEED)
+    fields = {"candidate": f"{MODEL}/{number}", "adapter_hash": version.tags["adapter_hash"], "seed": "drawn"}
+    canary = canary_power.planned(share).model_copy(update=fields | changed)
+    deployed = {"to_version": f"{before.name}/{before.version}", "adapter_hash": before.tags["adapter_hash"]}
+    entry = ledger.begin_canary(history, MODEL, canary, actor="ann", **deployed)
+    ledger.append(place.open(), entry)
+    return entry
+
+
+def end_canary(place: Workspace) -> None:
+    """Without a promotion."""
+    begun = ledger.in_canary(ledger.entries(place.open(), MODEL))
+    assert begun is not None
+    ledger.append(place.open(), ledger.end_canary(begun, actor="bob"))
 
 
 def files_in_registry(version: ModelVersion) -> Path:

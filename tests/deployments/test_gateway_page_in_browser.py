@@ -55,13 +55,13 @@ def _evidence() -> Evidence:
             )
         if number < 840:
             labels[f"chat-{number}-0"] = [draw.choices((-1, 0, 1), weights)[0] for _ in range(turns - 1)]
-    measured = versions(replies, labels, OFFER)
+    measured = versions(replies, labels, OFFER.items())
     return Evidence(time.time() - 12, measured, pairs(replies, labels, measured), "SmolLM2-135M-Instruct", 4)
 
 
 @pytest.fixture
 def live(tmp_path: Path) -> Live:
-    return Live(open_store(tmp_path), lambda: OFFER)
+    return Live(open_store(tmp_path), OFFER.items)
 
 
 @pytest.fixture

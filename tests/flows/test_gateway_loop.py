@@ -79,7 +79,7 @@ def test_the_operator_sees_the_same_once_they_are_decoded(
     monkeypatch.setattr(decoder, "FeedbackDecoder", ByWord)
     monkeypatch.setattr("flows.decode.named_profile", lambda _: chat_profile())
     monkeypatch.chdir(place.root.parents[1])
-    live = Live(place.open(), lambda: {"b-fft": f"{MODEL}/2", "control": SEED})
+    live = Live(place.open(), lambda: {("b-fft", f"{MODEL}/2"), ("control", SEED)})
     live.compute()
     assert live.evidence is not None and live.evidence.decoder is None
     assert sum(each.waiting for each in live.evidence.versions) == USERS

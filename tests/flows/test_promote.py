@@ -599,6 +599,34 @@ def test_the_command_line(fresh: Workspace, monkeypatch: pytest.MonkeyPatch) -> 
     assert "carol" in everything and "slow" in everything
 
 
+def test_a_canary_begins_once_the_gate_is_passed_and_a_rollback_ends_it(
+    fresh: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _in_environment(fresh, monkeypatch)
+    monkeypatch.chdir(fresh.root.parents[1])
+    easy = ("--margin", "1", "--games", "30", "--min-feedback-turns", "1", "--user-share-cap")
+    assert "'none' is no share" in _respect("promote", "b-fft", *easy, "1", "--canary", "none", code=2)
+    assert "over the cap" in _respect("promote", "b-fft", *easy, "0.05", "--canary", "10%", code=3)
+    began = _respect("promote", "b-fft", *easy, "1", "--canary", "10%", "--canary-conversations", "500")
+    assert f"canary began: {SEED_POLICY} is deployed" in began and "respect canary" in began
+    assert f"a canary of {TWO} at 10%: 1,857 conversations, 186 of them with it" in began, began
+    assert "it ends after 500 at the latest" in began
+    begun = ledger.in_canary(ledger.entries(fresh.open(), "respect.b-fft"))
+    assert begun is not None and begun.canary is not None and _is_deployed(fresh, SEED_POLICY)
+    assert (begun.canary.candidate, begun.canary.criterion, begun.canary.most) == (TWO, "success", 500)
+    assert begun.evidence["verdict"] == "promotion"
+    assert f"canary of {TWO} at 10%" in _respect("ledger", "b-fft")
+    assert f"{TWO} has a canary since entry {begun.number}" in _respect("promote", "b-fft", *easy, "1", code=1)
+    assert "look 1 at the canary" in _respect("canary") and deployments.canary() == []
+    assert f"on trial {begun.time[:19]}" in _respect("lineage", TWO)
+    assert f"canary ended: {SEED_POLICY} is deployed" in _respect("rollback", "b-fft", "--reason", "slow")
+    assert "no promotion to roll back" in _respect("rollback", "b-fft", code=1)
+    asked = PromoteParameters(**EASY, variant=Variant.B_FFT, canary="20%")
+    assert deployments.promote(asked).decision == "canary began"
+    assert deployments.rollback(RollbackParameters(variant=Variant.B_FFT)).decision == "canary ended"
+    assert _is_deployed(fresh, SEED_POLICY)
+
+
 def _respect(*command: str, code: int = 0) -> str:
     with patch.object(terminal.console, "_width", 300):  # so that no line is broken
         result = CliRunner().invoke(main.app, list(command))

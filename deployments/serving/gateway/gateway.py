@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import random
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -94,9 +95,10 @@ class Gateway(base.VersionServer[Version]):
         """Return the names that a request may have as its model."""
         return [ANY, *(f"{ANY}.{variant}" for variant in self.settings.variants)]
 
-    def on_offer(self) -> dict[str, str]:
-        """Return the version that a new conversation gets, by variant."""
-        return {variant: served.name for variant, served in self.roster.deployed().items()}
+    def on_offer(self) -> set[tuple[str, str]]:
+        """Return the versions that new conversations get, each with its variant."""
+        offers = self.roster.offers().items()
+        return {(variant, served.name) for variant, offer in offers for served in offer.versions}
 
     def prometheus(self) -> bytes:
         """Return the metrics as text."""
@@ -124,14 +126,17 @@ class Gateway(base.VersionServer[Version]):
         known = named(user, request.model, name) if name else begun(user, request.model, messages)
         background = is_background_call(messages)
         consent = caller.consent if caller.consent == self.settings.consent else None
-        assigned, served = await self._assigned(request.model, None if background else known, consent)
+        new = None if background else known
+        assigned, served = await self._assigned(request.model, new, consent, background=background)
         asked = await asyncio.to_thread(self._asked, request, spoken, served, known or "")
         agreed = self.settings.consent is None or consent == assigned.consent == self.settings.consent
         turn = Turn(self, request, messages, user, known, assigned, served, background, agreed, at, began, asked)
         turn.begin(partial(self.engine.submit, served))
         return turn
 
-    async def _assigned(self, model: str, known: str | None, consent: str | None) -> tuple[Assigned, Version]:
+    async def _assigned(
+        self, model: str, known: str | None, consent: str | None, *, background: bool
+    ) -> tuple[Assigned, Version]:
         """Return the version that answers, which is chosen by chance in a new conversation."""
         try:
             assigned = await asyncio.to_thread(self._conversations.find, known) if known else None
@@ -139,7 +144,7 @@ class Gateway(base.VersionServer[Version]):
             log.error("%s", error)
             raise NotReadyError("this server is set up for another store's users; its log says more") from None
         if assigned is None:
-            assigned = await self._new(model, consent)
+            assigned = await self._new(model, known, consent, background=background)
             if known:
                 assigned = await asyncio.to_thread(self._conversations.begin, known, assigned)
         try:
@@ -152,18 +157,26 @@ class Gateway(base.VersionServer[Version]):
             self.roster.begin(assigned.variant, known, served)
         return assigned, served
 
-    async def _new(self, model: str, consent: str | None) -> Assigned:
-        deployed = self.roster.deployed()
-        at_random = model == ANY
-        wanted = sorted(deployed) if at_random else [model.removeprefix(f"{ANY}.")]
-        if not wanted or wanted[0] not in deployed:
+    async def _new(self, model: str, known: str | None, consent: str | None, *, background: bool) -> Assigned:
+        """Let chance choose variant and version. What an interface asks for behind the user's back is no candidate's.
+
+        Args:
+            known: the conversation's id; None where it is known only once there is a reply.
+        """
+        offers = self.roster.offers()
+        wanted = sorted(offers) if model == ANY else [model.removeprefix(f"{ANY}.")]
+        if not wanted or wanted[0] not in offers:
             raise NotReadyError("no version is loaded yet; GET /ready says why")
         shares = [self.settings.shares.get(variant, 1) for variant in wanted]
         (variant,) = self._random.choices(wanted, shares)
         number = await self._rounds.next(variant)
-        offered = tuple(sorted({deployed[each].name for each in wanted}))
-        version, chance = deployed[variant].name, offered if len(offered) > 1 else ()
-        return Assigned(variant=variant, version=version, round=number, offered=chance, consent=consent)
+        if background:
+            version, among = offers[variant].deployed, {offers[each].deployed.name for each in wanted}
+        else:
+            version = offers[variant].version(known or secrets.token_hex())
+            among = {served.name for each in wanted for served in offers[each].versions}
+        offered = tuple(sorted(among)) if len(among) > 1 else ()
+        return Assigned(variant=variant, version=version.name, round=number, offered=offered, consent=consent)
 
     def _asked(self, request: ChatRequest, spoken: Conversation, served: Version, name: str) -> Asked:
         """Return what the model is asked. Raises ApiError for a prompt that is too long."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from deployments.failures import place_of
-from respect_core.release.live import PairFigures, VersionFigures
+from respect_core.release.live import Offered, PairFigures, VersionFigures
 from respect_core.store.base import Store
 from tasks.release.live_log import LiveLog
 
@@ -39,14 +39,14 @@ class Live(Collector):
     """Live evidence of the gateways on a store.
 
     Args:
-        on_offer: returns the version of each variant.
+        on_offer: returns the versions that new conversations get, each with its variant.
         every: seconds between two computations.
     """
 
-    def __init__(self, store: Store, on_offer: Callable[[], Mapping[str, str]], every: float = EVERY) -> None:
+    def __init__(self, store: Store, on_offer: Callable[[], Collection[Offered]], every: float = EVERY) -> None:
         self.every = every
         self.evidence: Evidence | None = None  # before the first time
-        self._log, self._on_offer, self._offered = LiveLog(store), on_offer, dict[str, str]()
+        self._log, self._on_offer, self._offered = LiveLog(store), on_offer, set[Offered]()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="live evidence", daemon=True)
 
@@ -60,7 +60,7 @@ class Live(Collector):
 
     def compute(self) -> None:
         """Compute the evidence, if anything is new. Raises StoreError and TableError."""
-        at, offered = time.time(), dict(self._on_offer())
+        at, offered = time.time(), set(self._on_offer())
         if not self._log.follow() and offered == self._offered and self.evidence is not None:
             self.evidence = Evidence(**vars(self.evidence) | {"at": at})
             return

@@ -85,6 +85,10 @@ class Turn:
         while self._last is None:
             piece = await self._pieces.get()
             if piece.finish == "error":
+                if self._reply.fault:
+                    await asyncio.to_thread(
+                        self._gateway.follower.failed, self.assigned.variant, self.served, self._reply.fault
+                    )
                 raise ApiError(500, "the reply could not be written; the server's log has more")
             if self._first_token is None:
                 self._first_token = time.perf_counter() - self._began

@@ -19,8 +19,9 @@ from deployments.serving.base import Settings as Serving
 from deployments.serving.server import PolicyServer
 from respect_core.acting import served_turns
 from respect_core.log.log import LOGS, read_logs
+from respect_core.release import ledger
 from tasks.support.workspace import Workspace
-from tests.deployments.policy_servers import MODEL, SEED, promote, registered
+from tests.deployments.policy_servers import MODEL, SEED, begin_canary, promote, registered
 from tests.deployments.policy_servers import serving as policies_served
 
 pytestmark = pytest.mark.timeout(1200)
@@ -77,6 +78,40 @@ def test_games_keep_their_version_and_the_log_agrees_with_what_was_served(place:
         assert (turn.adapter_hash, turn.action) == (log.policy.adapter_hash, log.turns[turn.turn].action)
         assert turn.probability == log.turns[turn.turn].probability
     assert {log.round for log in logs.values()} == {4}, "one more than the newest of b-fft in this registry"
+
+
+def test_of_a_canary_the_game_gives_new_games_to_the_candidate_as_chance_says(place: Workspace) -> None:
+    game = _rooms(place)
+
+    async def play(port: int) -> None:
+        async with player(port) as old, player(port) as one, player(port) as two, player(port) as three:
+            await old.start()
+            await old.state_where(phase="writing")
+            await old.say("the bird")
+            await old.state_where(turn=1, phase="writing")
+            begin_canary(place, 2)
+            await asyncio.to_thread(until, lambda: "canary_share{" in game.listener.prometheus().decode())
+            assert game.listener.ready()["b-fft"] == SEED
+            for each in (one, two, three):
+                await each.start()
+            for each in (old, one, two, three):
+                await each.state_where(phase="writing")
+                turn = each.state["turn"]
+                await each.say("no, the boat")
+                await each.state_where(turn=turn + 1, phase="writing")
+                await each.send(type="leave", game=each.state["game"])
+                await each.state_where(phase="over")
+
+    with serving(game) as running:
+        until(game.listener.ready)
+        asyncio.run(play(running.port))
+    canary = ledger.entries(place.open(), MODEL)[-1].canary
+    assert canary is not None
+    logs = [log for key in place.open().keys(f"{LOGS}/") for log in read_logs(place.open(), key)]
+    assert len(logs) == 4
+    for log in logs:
+        chosen = len(log.turns) == 1 and canary.chosen(log.interaction_id.rpartition("-")[2])
+        assert f"{log.policy.name}/{log.policy.version}" == (f"{MODEL}/2" if chosen else SEED)
 
 
 def test_a_game_keeps_its_version_through_a_restart_with_another_promoted(place: Workspace) -> None:

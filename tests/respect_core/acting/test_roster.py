@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from respect_core.acting.batcher import Batcher, OverloadedError
-from respect_core.acting.roster import Roster, seeded
+from respect_core.acting.roster import Offer, Roster, seeded
 
 
 class Work:
@@ -173,3 +173,19 @@ def test_of_too_many_games_the_one_that_waited_longest_ends() -> None:
 def test_seeds_and_games_do_not_run_into_each_other() -> None:
     ids = {seeded(game, seed, ["x", "y"], []).interaction_id for seed in (1, 11) for game in ("1", "11", "1-1")}
     assert len(ids) == 6
+
+
+def test_a_candidate_gets_the_games_that_chance_chooses_and_keeps_them() -> None:
+    roster = Roster[str]()
+    roster.withdraw("b-fft")
+    roster.deploy("b-fft", "old")
+    roster.offer("b-fft", Offer("old", "new", 0.5, lambda game: game.startswith("chosen")))
+    assert roster.deployed() == {"b-fft": "old"} and roster.offers()["b-fft"].versions == ("old", "new")
+    assert [roster.version("b-fft", game) for game in ("chosen-1", "other")] == ["new", "old"]
+    roster.withdraw("b-fft")
+    assert roster.offers() == {"b-fft": Offer("old")}
+    assert [roster.version("b-fft", game) for game in ("chosen-1", "chosen-2")] == ["new", "old"]
+    roster.offer("b-fft", Offer("old", "new", 0.5, lambda _: True))
+    assert roster.version("b-fft", "other") == "old", "it runs"
+    roster.deploy("b-fft", "newer")
+    assert roster.version("b-fft", "chosen-3") == "newer" and roster.running() == {"new": 1, "old": 2, "newer": 1}

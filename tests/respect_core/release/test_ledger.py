@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from respect_core.release import ledger
+from respect_core.release.canary_power import planned
 from respect_core.release.ledger import Action, Entry, LedgerError
 from respect_core.store.base import Store
 
@@ -112,6 +113,49 @@ def test_a_ledger_with_a_hole_or_a_broken_entry_is_not_believed(store: Store) ->
     store.delete(ledger.key(MODEL, 1))
     with pytest.raises(LedgerError, match=r"expected entry 1; restore promotions/respect\.b-fft/000001\.json"):
         ledger.last(store, MODEL)
+
+
+def _begin_canary(store: Store, candidate: str) -> Entry:
+    history = ledger.entries(store, MODEL)
+    canary = planned(0.1).model_copy(update={"candidate": candidate, "adapter_hash": f"hash of {candidate}"})
+    before = history[-1].to_version if history else "respect.seed/1"
+    said = {"to_version": before, "adapter_hash": f"hash of {before}", "actor": "ann"}
+    entry = ledger.begin_canary(history, MODEL, canary, **said)
+    ledger.append(store, entry)
+    return entry
+
+
+def test_a_canary_is_in_force_until_the_next_entry_and_leaves_what_is_deployed(store: Store) -> None:
+    _promote(store, "respect.seed/1", f"{MODEL}/1")
+    assert ledger.in_canary(ledger.entries(store, MODEL)) is None and ledger.in_canary([]) is None
+    begun = _begin_canary(store, f"{MODEL}/2")
+    assert ledger.in_canary(ledger.entries(store, MODEL)) == begun
+    assert (begun.from_version, begun.to_version, begun.adapter_hash) == (
+        f"{MODEL}/1",
+        f"{MODEL}/1",
+        f"hash of {MODEL}/1",
+    )
+    ended = ledger.end_canary(begun, actor="bob", reason="slow")
+    ledger.append(store, ended)
+    assert ledger.in_canary(ledger.entries(store, MODEL)) is None and ended.to_version == f"{MODEL}/1"
+    begun = _begin_canary(store, f"{MODEL}/3")
+    ledger.append(store, ledger.promote_canary(begun, actor="canary", evidence={}))
+    history = ledger.entries(store, MODEL)
+    assert (history[-1].from_version, history[-1].to_version) == (f"{MODEL}/1", f"{MODEL}/3")
+    assert [_roll_back(store), _roll_back(store)] == [f"{MODEL}/1", "respect.seed/1"], "canaries are no step"
+    with pytest.raises(LedgerError, match="no promotion to roll back"):
+        _roll_back(store)
+
+
+def test_a_canary_that_two_end_is_ended_once(store: Store) -> None:
+    begun = _begin_canary(store, f"{MODEL}/2")
+    ledger.append(store, ledger.end_canary(begun, actor="ann"))
+    with pytest.raises(LedgerError, match=r"ann was first: entry 2 \(end canary to respect\.seed/1\)"):
+        ledger.append(store, ledger.promote_canary(begun, actor="bob", evidence={}))
+
+
+def test_an_entry_without_a_canary_is_written_as_before() -> None:
+    assert b"canary" not in ledger.to_bytes(_entry(1, "s/1", "m/1", 0.02))
 
 
 def _entry(number: int, before: str, after: str, gained: float | None) -> Entry:

@@ -77,7 +77,7 @@ def _decode(store: Store, decoder: str = "small", label: int = -1) -> None:
 
 
 def _by_version(log: LiveLog) -> dict[str, VersionFigures]:
-    return {each.version: each for each in log.versions({"b-fft": NEW, "control": SEED})}
+    return {each.version: each for each in log.versions({("b-fft", NEW), ("control", SEED)})}
 
 
 def test_follow_ups_are_counted_before_a_round_and_labelled_after_it(store: Store) -> None:
