@@ -87,6 +87,24 @@ Validation = Annotated[
 ]
 
 
+UserTurns = Annotated[
+    int | None, Field(ge=1, description="Most labelled turns of a user, over all rounds. Empty: the profile's.")
+]
+DayTurns = Annotated[int | None, Field(ge=1, description="Most labelled turns of a user on a day. Empty: the profile's.")]
+AddressTurns = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        description="Most labelled turns of an address prefix, of users who are not signed in. Empty: the profile's.",
+    ),
+]
+AnonymousWeight = Annotated[
+    float | None,
+    Field(ge=0, le=1, description="Weight of a turn by a user who is not signed in. Empty: the profile's."),
+]
+_LIMITS = ("user_turns", "day_turns", "address_turns", "anonymous_weight")
+
+
 class Parameters(BaseModel):
     """The parameters of a flow; the profile has the rest."""
 
@@ -115,6 +133,10 @@ class RoundParameters(Parameters):
     seeds: Seeds = None
     max_steps: MaxSteps = None
     engine: EngineName = None
+    user_turns: UserTurns = None
+    day_turns: DayTurns = None
+    address_turns: AddressTurns = None
+    anonymous_weight: AnonymousWeight = None
     study_seed: int = Field(default=0, ge=0, description="Repetition of a study: no two share a training seed.")
     replay: int = Field(
         default=0, ge=0, description="Games of a fixed simulated set that the seed policy and every new policy play."
@@ -131,6 +153,8 @@ class RoundParameters(Parameters):
     def resolved_profile(self) -> Profile:
         """Return the named profile with the settings made here."""
         profile = replace(named_profile(self.profile), feedback=self.feedback)
+        limits = {name: value for name in _LIMITS if (value := getattr(self, name)) is not None}
+        profile = replace(profile, limits=replace(profile.limits, **limits))
         if self.seeds is not None:
             profile = replace(profile, seeds=tuple(range(self.seeds)))
         stride = max(profile.seeds) + 1
@@ -163,6 +187,10 @@ class NextRoundParameters(Parameters):
     seeds: Seeds = None
     max_steps: MaxSteps = None
     engine: EngineName = None
+    user_turns: UserTurns = None
+    day_turns: DayTurns = None
+    address_turns: AddressTurns = None
+    anonymous_weight: AnonymousWeight = None
     on: Literal["pools", "ray"] = Field(
         default="pools", description="Where decoding and training run: on the GPU work pool, or on a Ray cluster."
     )

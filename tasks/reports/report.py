@@ -56,6 +56,7 @@ def summarise(
                 "negatives_used": each.training_set.negatives_used,
                 "rehearsal_turns": each.training_set.rehearsal_turns,
                 "probabilities": each.training_set.probabilities,
+                "left_out": each.training_set.left_out,
                 "data_hash": each.training_set.data_hash,
                 "val_exact_match": each.selected.exact_match,
                 "val_sampled_match": each.selected.sampled_match,
