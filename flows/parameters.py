@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from flows.limit_parameters import LimitParameters
 from respect_core import variants
 from respect_core.learning import grids
 from respect_core.profiles import PROFILES, Profile
@@ -87,31 +88,13 @@ Validation = Annotated[
 ]
 
 
-UserTurns = Annotated[
-    int | None, Field(ge=1, description="Most labelled turns of a user, over all rounds. Empty: the profile's.")
-]
-DayTurns = Annotated[int | None, Field(ge=1, description="Most labelled turns of a user on a day. Empty: the profile's.")]
-AddressTurns = Annotated[
-    int | None,
-    Field(
-        ge=1,
-        description="Most labelled turns of an address prefix, of users who are not signed in. Empty: the profile's.",
-    ),
-]
-AnonymousWeight = Annotated[
-    float | None,
-    Field(ge=0, le=1, description="Weight of a turn by a user who is not signed in. Empty: the profile's."),
-]
-_LIMITS = ("user_turns", "day_turns", "address_turns", "anonymous_weight")
-
-
 class Parameters(BaseModel):
     """The parameters of a flow; the profile has the rest."""
 
     model_config = ConfigDict(frozen=True)
 
 
-class RoundParameters(Parameters):
+class RoundParameters(LimitParameters, Parameters):
     """One round on the logs in the store."""
 
     round: int = Field(ge=0, description="Number of the round, counted from 0, the seed policy's deployment.")
@@ -133,10 +116,6 @@ class RoundParameters(Parameters):
     seeds: Seeds = None
     max_steps: MaxSteps = None
     engine: EngineName = None
-    user_turns: UserTurns = None
-    day_turns: DayTurns = None
-    address_turns: AddressTurns = None
-    anonymous_weight: AnonymousWeight = None
     study_seed: int = Field(default=0, ge=0, description="Repetition of a study: no two share a training seed.")
     replay: int = Field(
         default=0, ge=0, description="Games of a fixed simulated set that the seed policy and every new policy play."
@@ -153,8 +132,7 @@ class RoundParameters(Parameters):
     def resolved_profile(self) -> Profile:
         """Return the named profile with the settings made here."""
         profile = replace(named_profile(self.profile), feedback=self.feedback)
-        limits = {name: value for name in _LIMITS if (value := getattr(self, name)) is not None}
-        profile = replace(profile, limits=replace(profile.limits, **limits))
+        profile = replace(profile, limits=self.limits(profile.limits))
         if self.seeds is not None:
             profile = replace(profile, seeds=tuple(range(self.seeds)))
         stride = max(profile.seeds) + 1
@@ -169,7 +147,7 @@ class RoundParameters(Parameters):
         return profile.on(self.engine) if self.engine else profile
 
 
-class NextRoundParameters(Parameters):
+class NextRoundParameters(LimitParameters, Parameters):
     """The next round, as a schedule starts it."""
 
     variants: Variants = Field(default=list(SYSTEMS), description="Variants to train.")
@@ -187,10 +165,6 @@ class NextRoundParameters(Parameters):
     seeds: Seeds = None
     max_steps: MaxSteps = None
     engine: EngineName = None
-    user_turns: UserTurns = None
-    day_turns: DayTurns = None
-    address_turns: AddressTurns = None
-    anonymous_weight: AnonymousWeight = None
     on: Literal["pools", "ray"] = Field(
         default="pools", description="Where decoding and training run: on the GPU work pool, or on a Ray cluster."
     )
@@ -374,6 +348,9 @@ class PromoteParameters(Parameters):
     user_share_cap: float | None = Field(
         default=None, ge=0, le=1, description="Largest share of one user in what it learned from. Empty: the gate's."
     )
+    min_effective_users: float | None = Field(
+        default=None, ge=0, description="Least number of effective users that it learned from. Empty: the gate's."
+    )
     min_feedback_turns: int | None = Field(
         default=None, ge=1, description="Turns with feedback that it must have learned from. Empty: the gate's."
     )
@@ -385,7 +362,7 @@ class PromoteParameters(Parameters):
 
     def gate(self, profile: str) -> GateConfig:
         """Return the gate of the candidate's profile with the settings made here."""
-        names = ("margin", "games", "user_share_cap", "min_feedback_turns")
+        names = ("margin", "games", "user_share_cap", "min_effective_users", "min_feedback_turns")
         return replace(gate(profile), **{name: value for name in names if (value := getattr(self, name)) is not None})
 
 

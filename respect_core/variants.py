@@ -127,8 +127,8 @@ class FeedbackSource(StrEnum):
 class UserLimits:
     """How much users may teach (`training_data.limits`). None: no limit.
 
-    What a log does not say limits nobody: users of whom it is unknown whether they were signed in count fully, and turns
-    without an address prefix or a day are not capped by it.
+    What a log does not say limits nobody: users of whom it is unknown whether they were signed in count fully, and
+    turns without an address prefix or a day are not capped by it.
     """
 
     user_turns: int | None = None  # labelled turns of a user, over all rounds
@@ -141,12 +141,17 @@ class UserLimits:
     @property
     def any(self) -> bool:
         """Whether anything is limited."""
-        return self != UserLimits()
+        return self != NO_LIMITS
+
+
+NO_LIMITS = UserLimits()
 
 
 def strangers() -> UserLimits:
     """Return the limits of deployments that anybody may use."""
-    return UserLimits(user_turns=1000, address_turns=1000, day_turns=200, anonymous_weight=0.25, likeness=0.9, quarantine=True)
+    return UserLimits(
+        user_turns=1000, address_turns=1000, day_turns=200, anonymous_weight=0.25, likeness=0.9, quarantine=True
+    )
 
 
 SYSTEMS: tuple[Variant, ...] = tuple(variant for variant in Variant if not variant.enhanced and not variant.shuffled)

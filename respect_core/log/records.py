@@ -12,7 +12,6 @@ from respect_core.interaction import Interaction, interactions
 from respect_core.scenario import scenario
 from respect_core.schemas import SCHEMA_VERSION
 
-
 _UNKNOWN_DAY = date(1970, 1, 1)
 
 

@@ -33,7 +33,7 @@ from respect_core.training_data.sampling import (
     require_schema,
     turn_name,
 )
-from respect_core.variants import FeedbackSource, Objective, TrainingConfig, UserLimits, Variant
+from respect_core.variants import NO_LIMITS, FeedbackSource, Objective, TrainingConfig, UserLimits, Variant
 
 # A row of either table: `label` and `marked` are null in rows of turns, and the columns that only turns have in rows
 # of feedback.
@@ -64,7 +64,7 @@ def training_batches(
     d0_right: frozenset[TurnKey] | None = None,
     seed: int = 0,
     shuffle_seed: int = 0,
-    limits: UserLimits = UserLimits(),
+    limits: UserLimits = NO_LIMITS,
     quarantined: Collection[str] = (),
     left_out: Counter[str] | None = None,
     scratch: Path | None = None,

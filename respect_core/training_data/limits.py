@@ -1,8 +1,8 @@
 """Limit how much each user teaches: quarantine, repeats, weights and caps.
 
 Deviations from the paper, which learns from every eligible turn of every user:
-1. A labelled turn of a user who is not signed in counts with a weight. It is kept with this probability, by a keyed hash
-   of the turn: the expected loss is the weighted one, and neither losses nor batches change.
+1. A labelled turn of a user who is not signed in counts with a weight. It is kept with this probability, by a keyed
+   hash of the turn: the expected loss is the weighted one, and neither losses nor batches change.
 2. A user, a user's day, and an address prefix have at most so many labelled turns. Games are taken in the order of a
    keyed hash, not of time, so that nobody is served first and a repeated run takes the same ones.
 3. Of conversations of one user or address that are nearly the same, one counts.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -206,12 +206,10 @@ def _share(weight: float) -> np.uint64:
 # --- repeats ----------------------------------------------------------------------------------------------------
 
 
-def _repeats(
-    games: _Games, read: Callable[[], Iterator[pa.Table]], likeness: float, scratch: Path
-) -> set[int]:
+def _repeats(games: _Games, read: Callable[[], Iterator[pa.Table]], likeness: float, scratch: Path) -> set[int]:
     """Return the keys of games that nearly repeat another of the same user or, where it counts, address."""
     identity = np.where(games.address != 0, games.address, games.user)
-    same, where, counts = np.unique(identity, return_inverse=True, return_counts=True)
+    _, where, counts = np.unique(identity, return_inverse=True, return_counts=True)
     several = counts[where] > 1
     found: set[int] = set()
     if several.any():
@@ -244,7 +242,9 @@ def _texts(
                 said, done, context = (group[name].slice(start, stop - start).to_pylist() for name in names)
                 parts = said if context[0] else [part for turn in zip(said, done, strict=True) for part in turn]
                 text = " ".join(" ".join(parts).casefold().split())
-                rows.append((f"{identity[place_N[game]]:016x}", (text[::-1] if backwards else text)[:LONGEST], key_N[game]))
+                rows.append(
+                    (f"{identity[place_N[game]]:016x}", (text[::-1] if backwards else text)[:LONGEST], key_N[game])
+                )
         if rows:
             columns = zip(*rows, strict=True)
             yield pa.record_batch(

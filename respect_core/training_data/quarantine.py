@@ -6,8 +6,8 @@ they praise everything: more than half of the actions that others do not praise.
 and not at the pool's own, since honest users differ too. Holm's correction (Scandinavian Journal of Statistics 6, 1979)
 covers all users and tests of a round: the chance that any user is left out wrongly stays below `ERROR`.
 
-A record, ``quarantine/<user>.json``, is written once. An operator releases a user by `respect quarantine --release`, and
-no round leaves them out again.
+A record, ``quarantine/<user>.json``, is written once. An operator releases a user by `respect quarantine --release`,
+and no round leaves them out again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One round in this process, as docs/one_round.py tells it: games, feedback, training, fresh games. Results are kept."""
+"""One round in this process, as docs/one_round.py tells it, of which every result is kept."""
 
 from __future__ import annotations
 

@@ -134,9 +134,14 @@ def test_conversations_of_one_user_that_are_nearly_the_same_count_once() -> None
 def test_short_follow_ups_alone_repeat_nothing() -> None:
     """An honest user says 'yes' again and again, of other things."""
     games = _games(20, user="ann")
-    things = "boat dancer fox tower house swan bridge candle bear kite snail robot monk sled goose flag barrel rock".split()
+    things = (
+        *("boat", "dancer", "fox", "tower", "house", "swan", "bridge", "candle", "bear"),
+        *("kite", "snail", "robot", "monk", "sled", "goose", "flag", "barrel", "rock"),
+    )
     said = [
-        _said(game, f"the {things[number]} here", *(f"yes, now the {things[(number + k * 3) % 18]}" for k in range(1, 5)))
+        _said(
+            game, f"the {things[number]} here", *(f"yes, now the {things[(number + k * 3) % 18]}" for k in range(1, 5))
+        )
         for number, game in enumerate(games[:18])
     ]
     assert len(_learned(said, UserLimits(likeness=0.9))[0]) == 18
