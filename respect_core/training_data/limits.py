@@ -24,7 +24,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from rapidfuzz import fuzz, process
 
 from respect_core.log.pseudonyms import place
 from respect_core.schemas import TURNS_SCHEMA
@@ -254,6 +253,8 @@ def _texts(
 
 def _alike(group: pa.Table, likeness: float) -> set[int]:
     """Return the games of a group, in order, that are like one of the last that are not."""
+    from rapidfuzz import fuzz, process
+
     found, before, kept = set[int](), None, deque[str](maxlen=WINDOW)
     for identity, text, game in zip(*(column.to_pylist() for column in group.columns), strict=True):
         if identity != before:

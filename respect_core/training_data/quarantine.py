@@ -151,9 +151,10 @@ class Owners:
     def __init__(self, turns: Iterable[pa.RecordBatch]) -> None:
         keys, owners, numbers = [np.array([], np.uint64)], [np.array([], np.int32)], dict[str, int]()
         for batch in turns:
-            games = batch.select(["interaction_id", "user"]).to_struct_array().unique().flatten()
-            keys.append(np.array([place(each) for each in games[0].to_pylist()], np.uint64))
-            owners.append(np.array([numbers.setdefault(each, len(numbers)) for each in games[1].to_pylist()], np.int32))
+            table = pa.Table.from_batches([batch]).group_by("interaction_id", use_threads=False)
+            games, users = (each.to_pylist() for each in table.aggregate([("user", "min")]).columns)
+            keys.append(np.array([place(each) for each in games], np.uint64))
+            owners.append(np.array([numbers.setdefault(each, len(numbers)) for each in users], np.int32))
         key, owner = np.concatenate(keys), np.concatenate(owners)
         self._key, places = np.unique(key, return_index=True)
         self._owner, self._names = owner[places], list(numbers)

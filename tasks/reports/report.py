@@ -17,6 +17,7 @@ from respect_core.errors import MissingExtraError
 from respect_core.profiles import Profile
 from respect_core.reporting import candidates
 from respect_core.scenario import scenario
+from respect_core.training_data import quarantine
 from tasks.registry import mlflow_pages, registry
 from tasks.reports.figures import confusion_figure, success_figure
 from tasks.support.files import write_whole
@@ -80,6 +81,9 @@ def summarise(
             for variant, each in registered.items()
         },
         "failed": dict(failed),
+        "quarantined": [str(each) for each in quarantine.read(workspace.open()) if each.active]
+        if profile.limits.quarantine
+        else [],
         "mlflow": registered
         and mlflow_pages.links(
             workspace,

@@ -93,6 +93,8 @@ def test_every_constraint_of_the_models_is_known() -> None:
             "variant": text | {"minLength": 1},
             "policy": {"$ref": "#/$defs/PolicyIdentity"},
             "user": text,
+            "address_prefix": {"anyOf": [text | {"minLength": 1}, absent], "default": None},
+            "signed_in": {"anyOf": [{"type": "boolean"}, absent], "default": None},
             "started_at": text,
             "context": names,
             "turns": {"type": "array", "items": {"$ref": "#/$defs/LoggedTurn"}, "minItems": 1},
