@@ -132,7 +132,9 @@ class Gateway(base.VersionServer[Version]):
         assigned, served = await self._assigned(request.model, None if background else known, consent)
         asked = await asyncio.to_thread(self._asked, request, spoken, served, known or "")
         agreed = self.settings.consent is None or consent == assigned.consent == self.settings.consent
-        turn = Turn(self, request, messages, user, known, assigned, served, background, agreed, at, began, asked, caller)
+        turn = Turn(
+            self, request, messages, user, known, assigned, served, background, agreed, at, began, asked, caller
+        )
         turn.begin(partial(self.engine.submit, served))
         return turn
 
