@@ -8,6 +8,7 @@ are tried on it. Prints a table; what was made is kept.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 from collections import Counter
@@ -75,7 +76,7 @@ class Study:
         )
         rows = [row for each in batches for row in each.to_pylist() if row["source"] == "round"]
         taught = {(row["interaction_id"], row["turn"]) for row in rows if row["label"] is not None}
-        folder = name + ("-limits" if limits.any else "")
+        folder = hashlib.sha256(repr(sorted(taught)).encode()).hexdigest()[:12]  # what teaches the same is one policy
         policy = self._place.learn(f"b-fft-{folder}", batches, Variant.B_FFT, self.seed)
         fresh = self._place.play(f"fresh-{folder}", policy, self._fresh, world.speaker_factory(), "fresh")
         won = [bool(log.outcome and log.outcome.success) for log in fresh]
