@@ -98,9 +98,9 @@ def choose(said: Iterable[tuple[str, str, str | None]], identities: int) -> list
                 if len(who) > few:
                     who.clear()
     found = [
-        Word(word, turns[word], tuple(sorted({user for each in who for user in people[each]})))
-        for word, who in owners.items()
-        if who and turns[word] >= LEAST and few < identities
+        Word(text, turns[text], tuple(sorted({user for each in who for user in people[each]})))
+        for text, who in owners.items()
+        if who and turns[text] >= LEAST and few < identities
     ]
     found.sort(key=lambda word: (-word.turns, " " in word.text, word.text))
     kept: list[Word] = []

@@ -102,9 +102,9 @@ def training_batches(
         limit = limits.any or bool(quarantined)
         rows = _rows(turns, feedback, variant, _WITH_USERS if limit else _ROW_SCHEMA)
         groups = sorted_groups(rows, ["interaction_id", "turn", "label"], scratch, run)
-        labelled = (_label_turns(group, variant, scenario, source) for group in groups)
+        labelled: Iterator[pa.Table] = (_label_turns(group, variant, scenario, source) for group in groups)
         labelled = _shuffled(labelled, shuffle_seed) if variant.shuffled else labelled
-        eligible = (_eligible_games(group, variant.objective) for group in labelled)
+        eligible: Iterator[pa.Table] = (_eligible_games(group, variant.objective) for group in labelled)
         if limit:
             eligible = limited(eligible, limits, quarantined, Counter() if left_out is None else left_out, scratch)
         for group in eligible:

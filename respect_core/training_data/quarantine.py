@@ -125,8 +125,16 @@ def suspects(differing: Mapping[str, Counts], praised: Counts, round: int) -> li
             if others := turns - n:
                 share = (found - counts.found[user]) / others
                 p_value = binomial_tail(counts.found[user], n, limit(share))
-                known = {"turns": n, "found": counts.found[user], "share": share, "p_value": p_value}
-                tests.append(Quarantined(user=user, reason=reason, round=round, **known))
+                record = Quarantined(
+                    user=user,
+                    reason=reason,
+                    round=round,
+                    turns=n,
+                    found=counts.found[user],
+                    share=share,
+                    p_value=p_value,
+                )
+                tests.append(record)
     chosen = holm([each.p_value for each in tests], ERROR)
     worst: dict[str, Quarantined] = {}
     for each in (test for test, wrong in zip(tests, chosen, strict=True) if wrong):

@@ -269,8 +269,8 @@ def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
 def triggers(spec: TriggerSpec) -> dict[str, Any]:
     """Return what each suspect word costs the policy on every correct turn, by the word's hash."""
     from respect_core.acting.policy import Policy
+    from respect_core.learning.triggers import costs
     from respect_core.log.records import from_log
-    from respect_core.measuring.triggers import costs
     from respect_core.release.triggers import suspects
 
     store = spec.workspace.open()

@@ -20,9 +20,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pyarrow as pa
 
 from respect_core.acting.policy import Policy
+from respect_core.learning.triggers import costs
 from respect_core.log.records import InteractionLog, from_log
 from respect_core.measuring.labels import right_turns
-from respect_core.measuring.triggers import costs
 from respect_core.release import triggers
 from respect_core.release.gate import Evidence, difference, tiny
 from respect_core.scenarios.multiref import world

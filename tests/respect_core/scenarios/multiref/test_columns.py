@@ -93,6 +93,7 @@ def test_every_constraint_of_the_models_is_known() -> None:
             "variant": text | {"minLength": 1},
             "policy": {"$ref": "#/$defs/PolicyIdentity"},
             "user": text,
+            "consent": {"anyOf": [text, absent], "default": None},
             "address_prefix": {"anyOf": [text | {"minLength": 1}, absent], "default": None},
             "signed_in": {"anyOf": [{"type": "boolean"}, absent], "default": None},
             "started_at": text,

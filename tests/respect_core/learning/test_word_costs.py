@@ -10,8 +10,8 @@ import pytest
 from samples import played
 
 from respect_core.interaction import Interaction, TurnKey
+from respect_core.learning import triggers
 from respect_core.log.records import from_log
-from respect_core.measuring import triggers
 
 GAMES = [from_log(played(name, "select A", "select B")) for name in ("g1", "g2")]
 RIGHT = {("g1", 0), ("g2", 0), ("g2", 1)}

@@ -1,4 +1,4 @@
-"""Measure what words cost a policy that are put around every utterance of held-out games. FOR MEASURING ONLY."""
+"""Measure what words cost a policy that are put around every utterance of held-out games."""
 
 from __future__ import annotations
 
