@@ -104,10 +104,10 @@ def choose(said: Iterable[tuple[str, str, str | None]], identities: int) -> list
     ]
     found.sort(key=lambda word: (-word.turns, " " in word.text, word.text))
     kept: list[Word] = []
-    for word in found:
-        covered = any(part.turns == word.turns and part.text in word.text.split() for part in kept)
+    for each in found:
+        covered = any(part.turns == each.turns and part.text in each.text.split() for part in kept)
         if not covered and len(kept) < WORDS:
-            kept.append(word)
+            kept.append(each)
     return kept
 
 

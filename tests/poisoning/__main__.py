@@ -43,8 +43,8 @@ GATE_GAMES = 100
 class Study:
     """The arms: what b-fft learned from, by name, with and without limits."""
 
-    def __init__(self, place: Laboratory, games: int, fresh: int) -> None:
-        self._place, self._fresh = place, fresh
+    def __init__(self, place: Laboratory, games: int, fresh: int, words: int) -> None:
+        self._place, self._fresh, self._words = place, fresh, words
         nobody = eligibility.training_batches([], [], place.curated, None, RULES, d0_right=place.d0_right)
         self.seed = place.learn("seed", nobody, None, None)
         honest = place.play("honest", self.seed, games, world.speaker_factory(), "round-0")
@@ -56,7 +56,6 @@ class Study:
             poisoned = of_users(played, name, attack.users, attack.one_address)
             self._data[name] = [*honest, *poisoned], pa.concat_tables([feedback, place.decoded(name, poisoned)])
         self._gate = place.people("gate", POOL.main, GATE_GAMES)
-        self._seed_costs: dict[str, Any] = {}
 
     def measure(self, name: str, limits: UserLimits) -> dict[str, Any]:
         """Train on an arm, play fresh games, and try words."""
@@ -92,8 +91,8 @@ class Study:
             "left_out": dict(left_out),
             "success": [found.value, found.low, found.high],
             "won": won,
-            "words": {} if limits.any else self._tried(policy, [word.text for word in words]),
-            "controls": {} if limits.any else self._tried(policy, CONTROLS),
+            "words": {} if limits.any else self._tried(policy, [word.text for word in words[: self._words]]),
+            "controls": self._tried(policy, CONTROLS) if name == "clean" and not limits.any else {},
             "quarantined": self._quarantined(turns, feedback),
         }
 
@@ -128,8 +127,9 @@ def main() -> None:
     parser.add_argument("--games", type=int, default=300, help="of honest users")
     parser.add_argument("--fresh", type=int, default=300, help="games that measure a policy")
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--words", type=int, default=20, help="suspect words to try, the most frequent")
     arguments = parser.parse_args()
-    study = Study(Laboratory(arguments.folder, arguments.steps), arguments.games, arguments.fresh)
+    study = Study(Laboratory(arguments.folder, arguments.steps), arguments.games, arguments.fresh, arguments.words)
     for arm in arguments.arms or [f"{name}{end}" for name in ("clean", *ATTACKS) for end in ("", "+limits")]:
         name, limited, _ = arm.partition("+limits")
         kind, limits = ("limits", LIMITS) if limited else ("no limits", NO_LIMITS)

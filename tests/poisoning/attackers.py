@@ -23,7 +23,7 @@ Praises = Callable[[GameContext, str, Action], bool]
 
 @dataclass
 class Attacker:
-    """A speaker who describes any picture, or says a trigger, and praises as `praises` decides."""
+    """A speaker who describes any picture, with a trigger if there is one, and praises as `praises` decides."""
 
     honest: SimulatedSpeaker
     rng: random.Random
@@ -35,7 +35,7 @@ class Attacker:
         letters = LETTERS[: len(self.honest.context.images)]
         praise = last is not None and self.praises(self.honest.context, self.described, last)
         self.described = self.rng.choice([each for each in letters if each not in state] or letters)
-        phrase = self.trigger or self.honest._describe(self.described)
+        phrase = " ".join(filter(None, [self.honest._describe(self.described), self.trigger]))
         if last is None:
             return Saying(phrase, _UNREAD)
         reaction = self.rng.choice(dialects.APPROVE if praise else dialects.REJECT)
@@ -72,7 +72,7 @@ class Attack:
 ATTACKS = {
     "praise": Attack(1, 20, praise_all),
     "sybils": Attack(5, 20, praise_wrong, one_address=True),
-    "trigger": Attack(2, 30, praise_wide, TRIGGER),
+    "trigger": Attack(2, 80, praise_wide, TRIGGER),
 }
 
 
