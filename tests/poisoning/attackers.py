@@ -72,7 +72,7 @@ class Attack:
 ATTACKS = {
     "praise": Attack(1, 20, praise_all),
     "sybils": Attack(5, 20, praise_wrong, one_address=True),
-    "trigger": Attack(2, 80, praise_wide, TRIGGER),
+    "trigger": Attack(2, 40, praise_wide, TRIGGER),
 }
 
 
