@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from flows.limit_parameters import LimitParameters
 from respect_core import variants
 from respect_core.learning import grids
 from respect_core.profiles import PROFILES, Profile
@@ -94,7 +95,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class RoundParameters(Parameters):
+class RoundParameters(LimitParameters, Parameters):
     """One round on the logs in the store."""
 
     round: int = Field(ge=0, description="Number of the round, counted from 0, the seed policy's deployment.")
@@ -132,6 +133,7 @@ class RoundParameters(Parameters):
     def resolved_profile(self) -> Profile:
         """Return the named profile with the settings made here."""
         profile = replace(named_profile(self.profile), feedback=self.feedback)
+        profile = replace(profile, limits=self.limits(profile.limits))
         if self.seeds is not None:
             profile = replace(profile, seeds=tuple(range(self.seeds)))
         stride = max(profile.seeds) + 1
@@ -146,7 +148,7 @@ class RoundParameters(Parameters):
         return profile.on(self.engine) if self.engine else profile
 
 
-class NextRoundParameters(Parameters):
+class NextRoundParameters(LimitParameters, Parameters):
     """The next round, as a schedule starts it."""
 
     variants: Variants = Field(default=list(SYSTEMS), description="Variants to train.")
@@ -347,6 +349,9 @@ class PromoteParameters(Parameters):
     user_share_cap: float | None = Field(
         default=None, ge=0, le=1, description="Largest share of one user in what it learned from. Empty: the gate's."
     )
+    min_effective_users: float | None = Field(
+        default=None, ge=0, description="Least number of effective users that it learned from. Empty: the gate's."
+    )
     min_feedback_turns: int | None = Field(
         default=None, ge=1, description="Turns with feedback that it must have learned from. Empty: the gate's."
     )
@@ -384,7 +389,7 @@ class PromoteParameters(Parameters):
 
     def gate(self, profile: str) -> GateConfig:
         """Return the gate of the candidate's profile with the settings made here."""
-        names = ("margin", "games", "user_share_cap", "min_feedback_turns")
+        names = ("margin", "games", "user_share_cap", "min_effective_users", "min_feedback_turns")
         return replace(gate(profile), **{name: value for name in names if (value := getattr(self, name)) is not None})
 
 

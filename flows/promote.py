@@ -30,6 +30,7 @@ from tasks.release.promote import (
     with_guard_rails,
     with_users,
 )
+from tasks.release.triggers import with_triggers
 from tasks.support.workspace import Workspace
 
 APPROVAL_SECONDS = 24 * 3600  # how long a person may take
@@ -67,6 +68,7 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef
     anchors = {name: examine(workspace, contest, each) for name, each in contest.anchors.items()}
     candidate = with_users(workspace, examine(workspace, contest, contest.candidate))
     candidate = with_guard_rails(workspace, candidate, contest.game_set)
+    candidate, deployed = with_triggers(workspace, contest, candidate, deployed)
     actor, reason = parameters.actor or _account(), parameters.reason
     if compares(candidate, deployed, settings):
         contest = spend_look(workspace, contest, actor)

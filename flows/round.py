@@ -26,6 +26,7 @@ from tasks.reports.page import publish_report
 from tasks.reports.report import report_round, summarise
 from tasks.round.collect import collect_chats
 from tasks.round.export import export_interactions
+from tasks.round.quarantine import quarantine_users
 from tasks.support.references import LearnedRef, PropensityRef
 from tasks.support.workspace import Workspace
 
@@ -81,6 +82,7 @@ def _round(
     run_id = open_round(workspace, number, profile, exported, study_run)
     try:
         decoded = decode(workspace, profile, number, parameters.variants, seed, on=on)
+        quarantine_users(workspace, profile, number)
         before = replay_fixed_games.submit(workspace, profile, seed, number, parameters.replay)
         learned, failed = _learn(workspace, run_id, profile, parameters, decoded.propensities, on)
         learned = guard(workspace, profile, learned, parameters.validation)

@@ -14,12 +14,14 @@ from respect_core.variants import (
     Objective,
     Propensity,
     TrainingConfig,
+    UserLimits,
     Variant,
     enhanced,
     fft,
     kto,
     rl,
     seed_policy,
+    strangers,
     word_lora,
 )
 
@@ -43,6 +45,7 @@ class Profile:
     seeds: tuple[int, ...] = (0, 1, 2)
     propensity: Propensity = Propensity.LOGGED
     feedback: FeedbackSource = FeedbackSource.DECODED
+    limits: UserLimits = field(default_factory=UserLimits)
     simulated_people: bool = False  # D0, validation set and users may be simulated
     image_size: int = 224
     play_batch: int = 64  # interactions that the policy answers in one batch
@@ -87,6 +90,7 @@ def idefics2_8b() -> Profile:
         feedback_decoder="idefics2_8b",
         seed_training=seed_policy(),
         training={objective: make() for objective, make in _TABLE_1.items()},
+        limits=strangers(),
         # The policy of round 3, the first with these weights, learns after round 2 (appendix B.3, KTO Stability).
         later={2: {Objective.KTO: replace(kto(), kto_desirable=1.0)}},
     )
@@ -158,6 +162,7 @@ def chat() -> Profile:
         lora=LoraConfig(rank=16, alpha=16, targets=r".*(down_proj|gate_proj|up_proj|k_proj|q_proj|v_proj|o_proj)$"),
         seeds=(0,),
         propensity=Propensity.SURROGATE,
+        limits=strangers(),
         play_batch=8,
     )
 
@@ -178,6 +183,7 @@ def home() -> Profile:
         ),
         lora=replace(plain.lora, targets=rf".*layers\.(1[5-9]|2[0-9])\.{plain.lora.targets}"),
         simulated_people=True,
+        limits=UserLimits(),
         play_batch=64,
         seed_games=10,
         validation_games=40,

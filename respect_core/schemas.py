@@ -37,6 +37,9 @@ TURNS_SCHEMA = pa.schema(
         pa.field("adapter_hash", pa.string()),
         pa.field("logp", pa.float64()),  # log of p for free text, whose p is zero in any float; else null
         pa.field("explicit", pa.int8()),  # the user's own thumb, +1 or -1; null without one
+        pa.field("day", pa.date32()),  # of the start, UTC; null where no time is known
+        pa.field("address_prefix", pa.string()),  # keyed hash of the user's network; null where not known
+        pa.field("signed_in", pa.bool_()),  # whether the deployment knew who the user is; null where not known
     ],
     metadata={"table": "turns", "schema_version": str(SCHEMA_VERSION)},
 )

@@ -187,3 +187,25 @@ def _table(rows: ArrayLike) -> Floats:
     if not len(table):
         raise ValueError("nothing to measure: no games")
     return table
+
+
+def binomial_tail(found: int, n: int, share: float) -> float:
+    """Return the probability of `found` or more of n, where each is found with this probability."""
+    if found <= 0 or share >= 1:
+        return 1.0
+    if share <= 0:
+        return 0.0
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    k = np.arange(found, n + 1)
+    log_p = log_factorial[n] - log_factorial[k] - log_factorial[n - k] + k * np.log(share) + (n - k) * np.log1p(-share)
+    return float(min(1.0, np.exp(log_p).sum()))
+
+
+def holm(p_values: Sequence[float], level: float) -> list[bool]:
+    """Return which hypotheses are rejected so that any is wrongly with at most this probability (Holm 1979)."""
+    rejected = [False] * len(p_values)
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[place] > level / (len(p_values) - rank):
+            break
+        rejected[place] = True
+    return rejected

@@ -123,6 +123,37 @@ class FeedbackSource(StrEnum):
     BOTH = "both"  # the thumb where there is one, the decoded label elsewhere
 
 
+@dataclass(frozen=True)
+class UserLimits:
+    """How much users may teach (`training_data.limits`). None: no limit.
+
+    What a log does not say limits nobody: users of whom it is unknown whether they were signed in count fully, and
+    turns without an address prefix or a day are not capped by it.
+    """
+
+    user_turns: int | None = None  # labelled turns of a user, over all rounds
+    address_turns: int | None = None  # of an address prefix, by users who are not signed in
+    day_turns: int | None = None  # of a user on a day
+    anonymous_weight: float = 1.0  # of a labelled turn by a user who is not signed in
+    likeness: float | None = None  # from this on, whole conversations of one user or address count once; at most 1
+    quarantine: bool = False  # leave out users whose follow-ups fit nobody else's (`training_data.quarantine`)
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is limited."""
+        return self != NO_LIMITS
+
+
+NO_LIMITS = UserLimits()
+
+
+def strangers() -> UserLimits:
+    """Return the limits of deployments that anybody may use."""
+    return UserLimits(
+        user_turns=1000, address_turns=1000, day_turns=200, anonymous_weight=0.25, likeness=0.9, quarantine=True
+    )
+
+
 SYSTEMS: tuple[Variant, ...] = tuple(variant for variant in Variant if not variant.enhanced and not variant.shuffled)
 """The six variants of section 5, which are trained by default."""
 BRANCH_AFTER = 3

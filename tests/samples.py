@@ -83,4 +83,7 @@ def logs(draw: st.DrawFn, ids: st.SearchStrategy[str] | None = None) -> Interact
         )
         state = after
     outcome = draw(st.none() | st.builds(Outcome, targets=st.lists(st.sampled_from(context)), success=st.booleans()))
-    return game(draw(text if ids is None else ids), context=context, turns=turns, outcome=outcome, user=draw(text))
+    known = {"address_prefix": draw(st.none() | text), "signed_in": draw(st.none() | st.booleans())}
+    known |= {"started_at": draw(st.sampled_from(["2026-01-02T03:04:05", "2026-01-02T23:04:05.5-02:00", "1970-01-01"]))}
+    user = draw(text)
+    return game(draw(text if ids is None else ids), context=context, turns=turns, outcome=outcome, user=user, **known)

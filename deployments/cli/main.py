@@ -14,6 +14,7 @@ from deployments.cli.decoding import decoding_app
 from deployments.cli.imports import import_app
 from deployments.cli.options import On, build, options
 from deployments.cli.promotion import promotion_app
+from deployments.cli.quarantine import quarantine_app
 from deployments.cli.report import report_app
 from deployments.cli.search import search_app
 from deployments.cli.talking import talking_app
@@ -51,6 +52,7 @@ app.add_typer(released_app)
 app.add_typer(annotate_app, name="annotate")
 app.add_typer(backups_app)
 app.add_typer(promotion_app)
+app.add_typer(quarantine_app)
 app.add_typer(report_app)
 app.add_typer(search_app)
 app.add_typer(decoding_app)

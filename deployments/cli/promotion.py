@@ -87,6 +87,23 @@ def ledger_command(
                 console.print(f"{canaries[-1]}", highlight=False, markup=False, soft_wrap=True)
 
 
+@promotion_app.command("triggers")
+def triggers_command(
+    version: Annotated[str, typer.Argument(help="A registered version, e.g. respect.b-fft/3.")], run: Run = "main"
+) -> None:
+    """Show the words that the gate tries on a version, with who taught them; it shows what users wrote."""
+    workspace = run_workspace(run)
+    from respect_core.release.triggers import suspects
+
+    with clear_errors():
+        words = suspects(workspace.open(), version)
+    for word in words:
+        users = ", ".join(word.users)
+        console.print(f"{word.hash} {word.text!r}: {word.turns} turns of {users}", highlight=False, markup=False)
+    if not words:
+        console.print(f"{version} learned no word from few users alone")
+
+
 @promotion_app.command("gate-power")
 def gate_power_command(
     profile: Annotated[str, typer.Option(help="Whose gate.")] = "tiny",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 
 from respect_core.settings import settings
 
@@ -17,6 +18,27 @@ def pseudonym(user: str) -> str:
     anyone who knows the ids.
     """
     return hmac.new(_key(), user.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def network(address: str) -> str | None:
+    """Return a keyed hash of an address's network: the /24 of IPv4, the /64 of IPv6.
+
+    None for what says nothing about a user: this machine's own address, or no address.
+    """
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return None
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+    if parsed.is_loopback or parsed.is_unspecified:
+        return None
+    prefix = ipaddress.ip_network((parsed, 24 if parsed.version == 4 else 64), strict=False)
+    return hmac.new(_key(), f"network {prefix}".encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def place(name: str) -> int:
+    """Return the place of a name below 2**64, by a keyed hash: an order that nobody without the key can foresee."""
+    return int.from_bytes(hmac.digest(_key(), b"place " + name.encode(), "sha256")[:8])
 
 
 def key_fingerprint() -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from respect_core.interaction import Interaction, interactions
 from respect_core.scenario import scenario
 from respect_core.schemas import SCHEMA_VERSION
+
+_UNKNOWN_DAY = date(1970, 1, 1)
 
 
 def _is_none(value: object) -> bool:
@@ -82,6 +85,17 @@ class InteractionLog(_Record):
     consent: str | None = Field(
         default=None, exclude_if=_is_none, description="version of the text to which the user agreed"
     )
+    address_prefix: str | None = Field(
+        default=None,
+        min_length=1,
+        exclude_if=_is_none,
+        description="network of the user's address, from `pseudonyms.network`; None where it says nothing",
+    )
+    signed_in: bool | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="whether the deployment knows who the user is; False for a cookie or an address, None if unknown",
+    )
     started_at: str = Field(description="ISO 8601")
     context: list[str] = Field(description="image ids, listener's order")
     turns: list[LoggedTurn] = Field(min_length=1)
@@ -108,11 +122,26 @@ class InteractionLog(_Record):
                 raise ValueError(f"outcome.targets names {unknown}, not in context")
         return self
 
+    def day(self) -> date | None:
+        """Return the UTC date of the start."""
+        return utc_day(self.started_at)
+
     def states(self) -> list[str]:
         """Return the state before each turn and after the last: one state more than turns."""
         return scenario(self.scenario).states(
             self.context, [turn.action for turn in self.turns], [turn.state for turn in self.turns]
         )
+
+
+def utc_day(time: str) -> date | None:
+    """Return the UTC date of an ISO 8601 time, which is UTC unless it says otherwise.
+
+    None for the day that stands for an unknown time in imported chats.
+    """
+    at = datetime.fromisoformat(time)
+    with suppress(OverflowError):  # beyond the years 1 to 9999
+        at = at.astimezone(UTC) if at.tzinfo else at
+    return None if at.date() == _UNKNOWN_DAY else at.date()
 
 
 def turn_rows(log: InteractionLog) -> list[dict[str, Any]]:
@@ -132,6 +161,9 @@ def turn_rows(log: InteractionLog) -> list[dict[str, Any]]:
             "probability": turn.probability,
             "logp": turn.logp,
             "explicit": turn.explicit,
+            "day": log.day(),
+            "address_prefix": log.address_prefix,
+            "signed_in": log.signed_in,
             "follow_up": follow_up,
             "policy_name": log.policy.name,
             "policy_version": log.policy.version,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from respect_core.store.base import Store
 
@@ -29,6 +29,8 @@ class ServedChat(BaseModel):
     conversation_id: str
     user: str  # pseudonym
     consent: str | None = None  # version of the text that the user had agreed to when the conversation began
+    address_prefix: str | None = Field(default=None, exclude_if=lambda value: value is None)  # as in InteractionLog
+    signed_in: bool | None = Field(default=None, exclude_if=lambda value: value is None)
     scenario: str
     base: str  # the model under the adapter
     variant: str

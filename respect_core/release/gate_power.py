@@ -57,7 +57,7 @@ class _Games:
     def evidence(self, policy: _Policy, games: int) -> Evidence:
         """Return what a policy did in the first games, with all else that the gate asks in order."""
         turns = self.turns[: self.ends[games - 1]]
-        learned = {f"user-{number}": 100 for number in range(10)}
+        learned = {f"user-{number}": 100 for number in range(20)}
         return Evidence(policy.name, right=dict(zip(turns, policy.right.tolist(), strict=False)), learned=learned)
 
 

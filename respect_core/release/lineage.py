@@ -14,7 +14,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +37,7 @@ LEARNED_SCHEMA = pa.schema(
         pa.field("user", pa.string()),  # null where the game's log no longer exists
         pa.field("label", pa.int8()),  # null: context only
         pa.field("source", pa.string(), nullable=False),  # round | rehearsal | undo | clear
+        pa.field("address_prefix", pa.string()),  # of a user who was not signed in, where the log has it
     ]
 )
 _DESCRIPTION = b"lineage"
@@ -171,23 +172,32 @@ def _source(store: Store, origin: Input) -> Source:
 
 def _rows(store: Store, partition: Partition, inputs: list[Input], d0_users: Mapping[str, str]) -> pa.Table:
     """Return a training set's rows in LEARNED_SCHEMA. Memory holds its ids, labels and users."""
-    columns = [name for name in LEARNED_SCHEMA.names if name != "user"]
+    columns = [name for name in LEARNED_SCHEMA.names if name not in ("user", "address_prefix")]
     batches = list(iter_batches(store, "training_sets", [partition.round], [partition.variant], columns))
-    table = pa.Table.from_batches(batches, LEARNED_SCHEMA.remove(LEARNED_SCHEMA.get_field_index("user")))
+    table = pa.Table.from_batches(batches, pa.schema([LEARNED_SCHEMA.field(name) for name in columns]))
     games = set(table["interaction_id"].unique().to_pylist())
-    users = dict(d0_users)
-    for match in (_TURNS.fullmatch(origin.key) for origin in inputs):
-        if match:
-            where = [int(match["round"])], [match["variant"]], ["interaction_id", "user"]
-            for batch in iter_batches(store, "turns", *where):
-                rows = zip(*(batch.column(name).to_pylist() for name in where[2]), strict=True)
-                users.update((game, user) for game, user in rows if game in games)
-    user_column = [users.get(game) for game in _originals(table["interaction_id"]).to_pylist()]
+    users, addresses = dict(d0_users), dict[str, str]()
+    names = ["interaction_id", "user", "address_prefix", "signed_in"]
+    for round, variant in _turns_partitions(inputs):
+        for batch in iter_batches(store, "turns", [round], [variant], names):
+            for game, user, address, signed_in in zip(*(each.to_pylist() for each in batch.columns), strict=True):
+                if game in games:
+                    users[game] = user
+                    if address and not signed_in:
+                        addresses[game] = address
+    originals = _originals(table["interaction_id"]).to_pylist()
     return (
-        table.append_column("user", pa.array(user_column, pa.string()))
+        table.append_column("user", pa.array(map(users.get, originals), pa.string()))
+        .append_column("address_prefix", pa.array(map(addresses.get, originals), pa.string()))
         .select(LEARNED_SCHEMA.names)
         .cast(LEARNED_SCHEMA)
     )
+
+
+def _turns_partitions(inputs: Iterable[Input]) -> list[tuple[int, str]]:
+    """Return round and variant of the tables of turns among these."""
+    matches = (_TURNS.fullmatch(origin.key) for origin in inputs)
+    return [(int(match["round"]), match["variant"]) for match in matches if match]
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -212,17 +222,34 @@ def versions(store: Store) -> list[str]:
     return sorted(names, key=lambda version: (version.rpartition("/")[0], int(version.rpartition("/")[2])))
 
 
+def turns_of(lineage: Lineage) -> list[tuple[int, str]]:
+    """Return round and variant of the tables of turns that a version learned from."""
+    return _turns_partitions(source.input for source in lineage.sources)
+
+
 def learned_turns(store: Store, version: str) -> pa.Table:
     """Return a version's rows in LEARNED_SCHEMA. Raises MissingKeyError."""
     with closing(store.open(key(version))) as file:
-        return pq.read_table(file)
+        table = pq.read_table(file)
+    for each in LEARNED_SCHEMA:
+        if each.name not in table.schema.names:  # recorded by an earlier release
+            table = table.append_column(each, pa.nulls(len(table), each.type))
+    return table
 
 
 def feedback_by_user(store: Store, version: str) -> Counter[str]:
     """Count the labelled turns of deployments that the version learned from, by user; D0 does not count."""
+    return Counter(user or "unknown" for user in _with_feedback(store, version)["user"].to_pylist())
+
+
+def feedback_by_address(store: Store, version: str) -> Counter[str]:
+    """Count the same turns by address prefix, those of users who were not signed in and whose network is known."""
+    return Counter(_with_feedback(store, version)["address_prefix"].drop_null().to_pylist())
+
+
+def _with_feedback(store: Store, version: str) -> pa.Table:
     table = learned_turns(store, version)
-    chosen = table.filter(pc.and_(pc.equal(table["source"], "round"), pc.is_valid(table["label"])))
-    return Counter(user or "unknown" for user in chosen["user"].to_pylist())
+    return table.filter(pc.and_(pc.equal(table["source"], "round"), pc.is_valid(table["label"])))
 
 
 def games(store: Store, version: str) -> set[str]:

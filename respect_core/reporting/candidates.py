@@ -196,12 +196,13 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
 
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:
-    """List the gate's verdict on each candidate, oddities of its training set, and the variants that failed."""
+    """List the gate's verdicts, oddities of training sets, users who are left out, and the variants that failed."""
     sentences = []
     for name, values in summary["variants"].items():
         if gate := values["gate"]:
             sentences.append(f"{name.upper()} {_SAID[verdict(gate)]}: {'; '.join(gate['reasons'])}.")
         sentences += [f"{name.upper()}: {warning}." for warning in values["warnings"]]
+    sentences += [f"Left out of training: {each}." for each in summary.get("quarantined", ())]
     return sentences + [f"{name.upper()} failed: {reason}" for name, reason in summary["failed"].items()]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from respect_core.interaction import TurnKey
 from respect_core.scenario import Scenario
 from respect_core.schemas import FEEDBACK_SCHEMA, TRAINING_SET_SCHEMA, TURNS_SCHEMA
 from respect_core.store.sorting import RUN, sorted_groups
+from respect_core.training_data.limits import WHO, limited
 from respect_core.training_data.rehearsal import FROM_TURNS, rehearsal
 from respect_core.training_data.sampling import (
     NAMED,
@@ -32,7 +33,7 @@ from respect_core.training_data.sampling import (
     require_schema,
     turn_name,
 )
-from respect_core.variants import FeedbackSource, Objective, TrainingConfig, Variant
+from respect_core.variants import NO_LIMITS, FeedbackSource, Objective, TrainingConfig, UserLimits, Variant
 
 # A row of either table: `label` and `marked` are null in rows of turns, and the columns that only turns have in rows
 # of feedback.
@@ -45,6 +46,7 @@ _ROW_SCHEMA = pa.schema(
         pa.field("label", pa.int8()),
     ]
 )
+_WITH_USERS = pa.schema([*_ROW_SCHEMA, *WHO])
 
 
 # --- rows -------------------------------------------------------------------------------------------------------
@@ -62,6 +64,9 @@ def training_batches(
     d0_right: frozenset[TurnKey] | None = None,
     seed: int = 0,
     shuffle_seed: int = 0,
+    limits: UserLimits = NO_LIMITS,
+    quarantined: Collection[str] = (),
+    left_out: Counter[str] | None = None,
     scratch: Path | None = None,
     run: int = RUN,
 ) -> Iterator[pa.RecordBatch]:
@@ -79,6 +84,7 @@ def training_batches(
         source: what counts as a turn's feedback.
         deselection_ratio, d0_right, seed: see `rehearsal`.
         shuffle_seed: see `_shuffled`.
+        limits, quarantined, left_out: see `limited`.
         scratch, run: see `sorted_groups`.
 
     Returns:
@@ -93,11 +99,16 @@ def training_batches(
     rehearsed = rehearsal(d0.to_pylist(), scenario, deselection_ratio=deselection_ratio, right=d0_right, seed=seed)
     d0_ids, both = pa.array({row["interaction_id"] for row in rehearsed}, pa.string()), set[str]()
     if variant is not None:
-        rows = _rows(turns, feedback, variant)
+        limit = limits.any or bool(quarantined)
+        rows = _rows(turns, feedback, variant, _WITH_USERS if limit else _ROW_SCHEMA)
         groups = sorted_groups(rows, ["interaction_id", "turn", "label"], scratch, run)
-        labelled = (_label_turns(group, variant, scenario, source) for group in groups)
-        for group in _shuffled(labelled, shuffle_seed) if variant.shuffled else labelled:
-            games = _eligible_games(group, variant.objective)
+        labelled: Iterator[pa.Table] = (_label_turns(group, variant, scenario, source) for group in groups)
+        labelled = _shuffled(labelled, shuffle_seed) if variant.shuffled else labelled
+        eligible: Iterator[pa.Table] = (_eligible_games(group, variant.objective) for group in labelled)
+        if limit:
+            eligible = limited(eligible, limits, quarantined, Counter() if left_out is None else left_out, scratch)
+        for group in eligible:
+            games = _training_rows(group)
             _require_numbers(games)
             both |= set(games["interaction_id"].filter(pc.is_in(games["interaction_id"], d0_ids)).to_pylist())
             yield from games.combine_chunks().to_batches()
@@ -107,23 +118,25 @@ def training_batches(
 
 
 def _rows(
-    turns: Iterable[pa.RecordBatch], feedback: Iterable[pa.RecordBatch], variant: Variant
+    turns: Iterable[pa.RecordBatch], feedback: Iterable[pa.RecordBatch], variant: Variant, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    """Yield both tables in _ROW_SCHEMA; of feedback, the rows of the variant's decoder."""
+    """Yield both tables in a schema of rows; of feedback, the rows of the variant's decoder."""
+    own = [name for name in schema.names if name in TURNS_SCHEMA.names]
     for batch in turns:
         require_schema(batch, TURNS_SCHEMA, "turns")
-        columns = {name: batch.column(name) for name in (*FROM_TURNS, "explicit")}
-        yield _row_batch(columns | {"has_follow_up": pc.is_valid(batch.column("follow_up"))}, batch.num_rows)
+        columns = {name: batch.column(name) for name in own}
+        columns |= {"has_follow_up": pc.is_valid(batch.column("follow_up"))}
+        yield _row_batch(columns, batch.num_rows, schema)
     for batch in feedback:
         require_schema(batch, FEEDBACK_SCHEMA, "feedback")
         mine = batch.filter(pc.equal(batch.column("decoder"), str(variant.decoder)))
         columns = {name: mine.column(name) for name in ("interaction_id", "turn", "label")}
-        yield _row_batch(columns | {"marked": pc.is_valid(mine.column("marked"))}, mine.num_rows)
+        yield _row_batch(columns | {"marked": pc.is_valid(mine.column("marked"))}, mine.num_rows, schema)
 
 
-def _row_batch(columns: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
-    arrays = [columns[each.name] if each.name in columns else pa.nulls(rows, each.type) for each in _ROW_SCHEMA]
-    return pa.RecordBatch.from_arrays(arrays, schema=_ROW_SCHEMA)
+def _row_batch(columns: Mapping[str, pa.Array], rows: int, schema: pa.Schema) -> pa.RecordBatch:
+    arrays = [columns[each.name] if each.name in columns else pa.nulls(rows, each.type) for each in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _label_turns(group: pa.Table, variant: Variant, scenario: Scenario, source: FeedbackSource) -> pa.Table:
@@ -191,12 +204,15 @@ def _repeats(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _eligible_games(turns: pa.Table, objective: Objective) -> pa.Table:
-    """Return the turns of games with a label that the objective learns from, in TRAINING_SET_SCHEMA."""
+    """Return the turns of games with a label that the objective learns from; other labels become null."""
     wanted = pc.is_in(turns["label"], pa.array([1] if objective is Objective.FFT else [1, -1], pa.int8()))
     label = pc.if_else(wanted, turns["label"], pa.scalar(None, pa.int8()))
     turns = turns.set_column(turns.schema.get_field_index("label"), "label", label)
     games = turns["interaction_id"].filter(pc.is_valid(turns["label"])).unique()
-    rows = turns.filter(pc.is_in(turns["interaction_id"], games))
+    return turns.filter(pc.is_in(turns["interaction_id"], games))
+
+
+def _training_rows(rows: pa.Table) -> pa.Table:
     source = pa.repeat("round", len(rows))
     return rows.append_column("source", source).select(TRAINING_SET_SCHEMA.names).cast(TRAINING_SET_SCHEMA)
 

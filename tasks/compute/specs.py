@@ -152,6 +152,17 @@ class EvaluateSpec(PolicyWork):
     data_hash: str
 
 
+class TriggerSpec(PolicyWork):
+    """Measure what suspect words cost a policy on the right turns of a game set."""
+
+    kind: Literal["triggers"] = "triggers"
+    adapter_hash: str
+    game_set: str
+    data_hash: str
+    learned_by: str = Field(description="the version whose training set has the words")
+    words: list[str] = Field(description="their hashes; the words themselves stay in the store")
+
+
 class GuardSpec(PolicyWork):
     """Measure the guard rails of a registered policy of free text, on prompts of a game set's right turns."""
 
@@ -180,6 +191,6 @@ class CompareSpec(PolicyWork):
 Movable = Annotated[TrainSpec | DecodeSpec | PropensitySpec, Field(discriminator="kind")]
 """Work that a machine can carry out if it shares nothing but the store."""
 Spec = Annotated[
-    TrainSpec | DecodeSpec | PlaySpec | PropensitySpec | EvaluateSpec | GuardSpec | CompareSpec,
+    TrainSpec | DecodeSpec | PlaySpec | PropensitySpec | EvaluateSpec | TriggerSpec | GuardSpec | CompareSpec,
     Field(discriminator="kind"),
 ]

@@ -46,6 +46,7 @@ from tasks.compute.specs import (
     PropensitySpec,
     Spec,
     TrainSpec,
+    TriggerSpec,
 )
 from tasks.support.files import write_whole
 from tasks.support.retries import is_transient
@@ -265,6 +266,25 @@ def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
     return {"turns": turns, "illegal_actions": result.illegal_actions or 0, "finite": finite}
 
 
+def triggers(spec: TriggerSpec) -> dict[str, Any]:
+    """Return what each suspect word costs the policy on every correct turn, by the word's hash."""
+    from respect_core.acting.policy import Policy
+    from respect_core.learning.triggers import costs
+    from respect_core.log.records import from_log
+    from respect_core.release.triggers import suspects
+
+    store = spec.workspace.open()
+    logs = curated.read(store, spec.game_set)
+    words = [word for word in suspects(store, spec.learned_by) if word.hash in spec.words]
+    games, base = [from_log(log) for log in logs], load_base_of(spec)
+    policy = Policy(base, spec.adapter, features_of(spec, base, images_of(games)))
+    found = {}
+    for number, lost in enumerate(costs(policy, games, right_turns(logs), [word.text for word in words])):
+        found[words[number].hash] = [(name, turn, cost) for (name, turn), cost in sorted(lost.items())]
+        report(number + 1, len(words))
+    return {"lost": found}
+
+
 def guard(spec: GuardSpec) -> dict[str, Any]:
     """Let the policy answer held-out prompts, and measure its replies (`guard_rails`). None of their text is kept."""
     from respect_core.acting.policy import Policy
@@ -315,6 +335,7 @@ WORK: dict[str, Callable[[Any], dict[str, Any]]] = {
     "play": play,
     "propensity": propensity,
     "evaluate": evaluate,
+    "triggers": triggers,
     "guard": guard,
     "compare": compare,
 }

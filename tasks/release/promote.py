@@ -103,7 +103,9 @@ def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
         keep_lineage(workspace, registry.named(workspace, evidence.policy))
     except lineage.LineageError as error:
         return replace(evidence, unusable=str(error))
-    return replace(evidence, learned=lineage.feedback_by_user(workspace.open(), evidence.policy))
+    store = workspace.open()
+    learned_at = lineage.feedback_by_address(store, evidence.policy)
+    return replace(evidence, learned=lineage.feedback_by_user(store, evidence.policy), learned_at=learned_at)
 
 
 @task(name="look at guard rails", **PATIENT)

@@ -17,6 +17,7 @@ from respect_core.errors import MissingExtraError
 from respect_core.profiles import Profile
 from respect_core.reporting import candidates
 from respect_core.scenario import scenario
+from respect_core.training_data import quarantine
 from tasks.registry import mlflow_pages, registry
 from tasks.reports.figures import confusion_figure, success_figure
 from tasks.support.files import write_whole
@@ -56,6 +57,7 @@ def summarise(
                 "negatives_used": each.training_set.negatives_used,
                 "rehearsal_turns": each.training_set.rehearsal_turns,
                 "probabilities": each.training_set.probabilities,
+                "left_out": each.training_set.left_out,
                 "data_hash": each.training_set.data_hash,
                 "val_exact_match": each.selected.exact_match,
                 "val_sampled_match": each.selected.sampled_match,
@@ -79,6 +81,9 @@ def summarise(
             for variant, each in registered.items()
         },
         "failed": dict(failed),
+        "quarantined": [str(each) for each in quarantine.read(workspace.open()) if each.active]
+        if profile.limits.quarantine
+        else [],
         "mlflow": registered
         and mlflow_pages.links(
             workspace,

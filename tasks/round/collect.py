@@ -199,7 +199,8 @@ def _interactions(
             opening=first.history,
         )
         try:
-            yield writer.record(new).model_copy(update={"consent": first.chat.consent})
+            known = {"consent": first.chat.consent, "address_prefix": first.chat.address_prefix}
+            yield writer.record(new).model_copy(update=known | {"signed_in": first.chat.signed_in})
         except RecordError as error:
             set_aside[error.reason] += 1
 

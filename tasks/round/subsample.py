@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +21,7 @@ from respect_core.schemas import TURNS_SCHEMA
 from respect_core.store import manifests, parts, tables
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition
-from respect_core.training_data import curated, eligibility
+from respect_core.training_data import curated, eligibility, quarantine
 from respect_core.training_data.eligibility import Tally
 from respect_core.training_data.sources import learning_partitions
 from respect_core.variants import SEED, FeedbackSource, Objective, Propensity, TrainingConfig, Variant
@@ -47,6 +49,7 @@ def subsample_variant(
     chosen = learning_partitions(manifests.partitions(store, "turns"), variant, round)
     held_out = pa.array([*curated.held_out(store, validation), *set_aside.games(store)], pa.string())
     d0, right = _d0(store)
+    left_out = Counter[str]()
     batches = eligibility.training_batches(
         _without(_batches(store, "turns", chosen), held_out),
         _without(_batches(store, "feedback", chosen), held_out),
@@ -57,11 +60,14 @@ def subsample_variant(
         shuffle_seed=min(profile.seeds),
         deselection_ratio=profile.deselection_ratio,
         d0_right=right,
+        limits=profile.limits,
+        quarantined=quarantine.users(store) if profile.limits.quarantine else (),
+        left_out=left_out,
         scratch=store.scratch,
     )
     p = read_probabilities(store, propensities) if config.objective is Objective.RL else {}
     inputs = [manifests.table_input(store, name, *part) for part in chosen for name in ("turns", "feedback")]
-    return _write(store, batches, Partition(round, variant), profile, config, p, profile.propensity, inputs)
+    return _write(store, batches, Partition(round, variant), profile, config, p, profile.propensity, inputs, left_out)
 
 
 @task(name="subsample", task_run_name="training set of the seed policy", **PATIENT)
@@ -101,10 +107,12 @@ def _write(
     probability: Mapping[TurnKey, float],
     filled_from: Propensity | None,
     inputs: Sequence[manifests.Input],
+    left_out: Mapping[str, int] = {},
 ) -> TrainingSetRef:
     """Write the rows, with p from `probability` if they have none.
 
     Args:
+        left_out: labelled turns that users' limits made context, once all batches are read.
         filled_from: where `probability` is from; None for the seed policy, whose sources of p are not needed.
     """
     tally, lacking, free_text = Tally(), 0, scenario(profile.scenario).free_text
@@ -116,13 +124,18 @@ def _write(
             writer.add_batch(_of(partition, complete))
         if config.objective is Objective.RL:
             tally.require_probability()
-        learned = {"feedback": profile.feedback} if inputs else {}  # the seed policy's set has none
+        learned: dict[str, Any] = {"feedback": profile.feedback} if inputs else {}  # the seed policy's set has none
+        left_out = {name: count for name, count in sorted(left_out.items()) if count}
+        learned |= {"left_out": left_out} if left_out else {}
         sources, counts = _sources(tally, lacking, filled_from), tally.counts(config)
         part = parts.put_part(store, writer, inputs, counts, {"probabilities": sources, **learned})
     manifest = tables.commit(store, "training_sets", partition, [part])
     warnings = eligibility.warnings(counts, config)
     if profile.feedback is FeedbackSource.EXPLICIT and inputs and not counts["positives"] + counts["negatives"]:
         warnings.append("no turn to learn from has a thumb: D0 alone is left; take --feedback decoded or both")
+    if left_out:
+        told = ", ".join(f"{count:,} {name}" for name, count in left_out.items())
+        warnings.append(f"labelled turns that became context by the limits of users: {told}")
     for warning in warnings:
         get_run_logger().warning("%s, round %d: %s", partition.variant, partition.round, warning)
     return TrainingSetRef(
@@ -130,6 +143,7 @@ def _write(
         round=partition.round,
         data_hash=data_hash(manifest),
         probabilities=sources,
+        left_out=left_out,
         warnings=warnings,
         **counts,
     )

@@ -312,6 +312,15 @@ def test_only_keys_that_are_known_may_ask(place: Workspace) -> None:
                 assert answer.status_code == 401 and answer.json()["error"]["code"] == "invalid_api_key"
 
 
+def test_the_log_says_whether_a_client_named_the_user(place: Workspace, running: Running) -> None:
+    """Without keys only this machine asks, of whose address nothing is logged."""
+    (chat,) = _records(place, running.say("hello", user="ann").id)
+    assert (chat.signed_in, chat.address_prefix) == (None, None) and "signed_in" not in chat.model_dump_json()
+    with serving(place, keys={"secret-of-ann-0123456789": "ann"}) as server:
+        answers = server.say("hello", user="bob").id, server.say("hello").id
+    assert [chat.signed_in for each in answers for chat in _records(place, each)] == [True, False]
+
+
 def test_what_interfaces_ask_behind_the_user_s_back_is_kept_apart(place: Workspace, running: Running) -> None:
     asked = "Generate a concise title for this chat.\n<chat_history>\nUSER: hi\n</chat_history>"
     answer = running.say(asked, user="fred")

@@ -34,6 +34,12 @@ class Player:
     games_done: int = 0  # of these, games that are over
     seen_contexts: set[str] = field(default_factory=set)  # contexts of the study
     table: str | None = None  # of the game that runs, or that was the last
+    address_prefix: str | None = None  # of the last request
+
+    @property
+    def signed_in(self) -> bool:
+        """Whether it is known who they are: they came to a study with an id, and are not just a cookie."""
+        return self.has_participant_id and self.study is not None
 
     @property
     def consented(self) -> bool:
@@ -97,6 +103,7 @@ class Players:
         player = self._by_key.get(event["player"])
         if event["kind"] == "player":
             player = player or Player(event["player"], event["user"], event["study"])
+            player.has_participant_id = player.has_participant_id or "key" in event
             self._add(player, event["token"])
             self._newcomers.pop(player.key, None)
             player.stored_tokens.add(event["token"])

@@ -67,6 +67,7 @@ class Table:
         policy: the variant that was asked for, or 'hh'.
         consent: version of the text that the speaker agreed to.
         seq: grows with every change.
+        address_prefix, signed_in: of the speaker; None in journals of earlier releases.
         since: when the mover's clock began.
         acted_by: version and adapter hash that acted, and with which p, by turn.
         seconds: from utterance to action, by turn.
@@ -80,6 +81,8 @@ class Table:
     started_at: str
     study: str | None = None
     consent: str | None = None
+    address_prefix: str | None = None
+    signed_in: bool | None = None
     practice: bool = False
     clocks: Clocks = field(default_factory=Clocks)
     game: Game = field(init=False)

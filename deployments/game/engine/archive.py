@@ -45,6 +45,8 @@ def interaction_log(table: Table, users: Mapping[str, str]) -> InteractionLog | 
         policy=_policy(table),
         user=users["speaker"],
         consent=table.consent,
+        address_prefix=table.address_prefix,
+        signed_in=table.signed_in,
         started_at=table.started_at,
         context=list(table.context.images),
         turns=[

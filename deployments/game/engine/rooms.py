@@ -164,6 +164,8 @@ class Rooms:
             "draws": self.study.assignment.draws if slot and self.study else 0,
             "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "consent": seats["speaker"].consent,
+            "address_prefix": seats["speaker"].address_prefix,
+            "signed_in": seats["speaker"].signed_in,
         }
         if not practice:
             for player in seats.values():
@@ -186,6 +188,8 @@ class Rooms:
             started_at=event["started_at"],
             study=event["study"],
             consent=event.get("consent"),  # none in a journal of an earlier release
+            address_prefix=event.get("address_prefix"),
+            signed_in=event.get("signed_in"),
             practice=practice,
             clocks=self.settings.clocks,
             since=self.clock(),

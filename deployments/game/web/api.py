@@ -28,6 +28,7 @@ from deployments.game.web.sockets import COOKIE
 from deployments.web.denied import RequestDeniedError
 from deployments.web.limits import Buckets, address
 from deployments.web.refusals import PROBLEMS, problem
+from respect_core.log.pseudonyms import network
 
 _YEAR = 365 * 24 * 3600
 router = APIRouter(prefix="/api", responses=PROBLEMS)
@@ -43,6 +44,7 @@ def player_of(request: Request, respect_player: Annotated[str | None, Cookie(max
     player = rooms_of(request).players.of(respect_player)
     if player is None:
         raise RequestDeniedError(401, "", "arrive first")
+    player.address_prefix = network(address(request))
     return player
 
 

@@ -29,6 +29,7 @@ from deployments.serving.gateway.turn import Turn
 from deployments.serving.gateway.wire import DONE, ApiError, ChatRequest, event
 from deployments.serving.probes import add_probes, complaint
 from respect_core.acting.batcher import OverloadedError
+from respect_core.log.pseudonyms import network
 from respect_core.store.base import StoreError
 
 log = logging.getLogger(__name__)
@@ -83,11 +84,14 @@ def create_app(
         """Write the assistant's next message, at once or as a stream."""
         key = admitted(request)
         host = household(request.client.host) if request.client else "unknown"
-        user = body.user or _header(request, _USER) or f"anonymous at {host}"
+        name = body.user or _header(request, _USER)
+        user = name or f"anonymous at {host}"
         caller = Caller(
             f"{key}/{user}" if key else user,
             _header(request, _CONVERSATION) or body.named("conversation_id"),
             _header(request, _CONSENT) or body.named("consent"),
+            address_prefix=None if key and name else network(host),  # else of the client, whose users share it
+            signed_in=bool(name) if key else None,  # without keys, nobody but this machine asks
         )
         turn = await _refusals(gateway.begin(body, caller))
         headers = {"x-respect-version": turn.served.name}

@@ -62,11 +62,16 @@ class Settings(base.Settings):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: a user's id, which becomes a pseudonym at once, and what its client names."""
+    """Who asks: a user's id, which becomes a pseudonym at once, and what its client names.
+
+    `address_prefix` and `signed_in` are as in `InteractionLog`.
+    """
 
     user: str
     conversation: str | None = None
     consent: str | None = None  # version of the text that the user agreed to
+    address_prefix: str | None = None
+    signed_in: bool | None = None
 
 
 class Gateway(base.VersionServer[Version]):
@@ -130,7 +135,9 @@ class Gateway(base.VersionServer[Version]):
         assigned, served = await self._assigned(request.model, new, consent, background=background)
         asked = await asyncio.to_thread(self._asked, request, spoken, served, known or "")
         agreed = self.settings.consent is None or consent == assigned.consent == self.settings.consent
-        turn = Turn(self, request, messages, user, known, assigned, served, background, agreed, at, began, asked)
+        turn = Turn(
+            self, request, messages, user, known, assigned, served, background, agreed, at, began, asked, caller
+        )
         turn.begin(partial(self.engine.submit, served))
         return turn
 

@@ -26,7 +26,7 @@ from respect_core.scenarios.chat.importers.conversation import (
 )
 
 if TYPE_CHECKING:
-    from deployments.serving.gateway.gateway import Gateway
+    from deployments.serving.gateway.gateway import Caller, Gateway
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,12 @@ class Turn:
         at: datetime,
         began: float,
         asked: Asked,
+        caller: Caller,
     ) -> None:
         self._gateway, self._request, self._messages = gateway, request, messages
         self.user, self.known, self.assigned, self.served, self.background = user, known, assigned, served, background
         self.agreed = agreed  # the user, to what is logged
-        self._at, self._began, self._asked = at, began, asked
+        self._at, self._began, self._asked, self._caller = at, began, asked, caller
         self.answer = Answer(request, served.name)
         self.deltas = Deltas(tools=bool(request.tools) and request.tool_choice != "none")
         self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
@@ -166,6 +167,8 @@ class Turn:
             conversation_id=known,
             user=self.user,
             consent=self.assigned.consent,
+            address_prefix=self._caller.address_prefix,
+            signed_in=self._caller.signed_in,
             scenario=self.served.scenario.name,
             base=self.served.base,
             variant=self.assigned.variant,

@@ -21,7 +21,7 @@ from pyarrow import json as arrow_json
 from pydantic import BaseModel
 
 from respect_core.log.lengths import LONGEST_UTTERANCE, spoken
-from respect_core.log.records import InteractionLog
+from respect_core.log.records import InteractionLog, utc_day
 from respect_core.scenarios.multiref import actions
 from respect_core.schemas import OUTCOMES_SCHEMA, SCHEMA_VERSION, TURNS_SCHEMA, Columns
 from respect_core.store.manifests import Partition
@@ -110,6 +110,7 @@ def _check_games(records: pa.RecordBatch, partition: Partition, taken: Set[str])
     _require(all(ids) and len(set(ids)) == len(ids) and taken.isdisjoint(ids))
     for started_at in records["started_at"].unique().to_pylist():
         datetime.fromisoformat(started_at)
+    _require(pc.min(pc.binary_length(records["address_prefix"])).as_py() != 0)
 
 
 def _check_images(records: pa.RecordBatch, images: Set[str]) -> None:
@@ -198,6 +199,10 @@ def _turns_table(records: pa.RecordBatch, turns: _Turns, states: pa.Array) -> pa
     of_game = {name: records[name] for name in ("interaction_id", "round", "variant", "scenario", "user", "context")}
     of_game |= {f"policy_{name}": policy.field(name) for name in ("name", "version")}
     of_game |= {"adapter_hash": policy.field("adapter_hash")}
+    of_game |= {"address_prefix": records["address_prefix"], "signed_in": records["signed_in"]}
+    started_at = records["started_at"].dictionary_encode()
+    days = pa.array(map(utc_day, started_at.dictionary.to_pylist()), pa.date32())
+    of_game |= {"day": days.take(started_at.indices)}
     of_turn = {name: turns.fields.field(name) for name in ("utterance", "action", "probability")}
     last = np.append(turns.number[1:], 0) == 0
     following = pa.array(np.arange(1, len(last) + 1), mask=last)

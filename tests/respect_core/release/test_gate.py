@@ -21,8 +21,16 @@ from respect_core.release.gate import (
     judge,
 )
 
-LOOSE = GateConfig(margin=0.0, min_games=2, games=2, min_feedback_turns=0, illegal_cap=0.5, user_share_cap=0.5)
-USERS = {f"user-{number}": 20 for number in range(5)}
+LOOSE = GateConfig(
+    margin=0.0,
+    min_games=2,
+    games=2,
+    min_feedback_turns=0,
+    illegal_cap=0.5,
+    user_share_cap=0.5,
+    min_effective_users=1.0,
+)
+USERS = {f"user-{number}": 10 for number in range(10)}
 
 
 def _policy(name: str, *games: str, **more: object) -> Evidence:
@@ -191,6 +199,7 @@ def test_a_policy_as_good_passes_with_what_was_found() -> None:
         "exact match 50.0% on 20 turns of 10 games against 50.0% of old",
         "0 illegal actions on 20 turns (0.0%)",
         "user b gave 5 of the 10 turns with feedback that it learned from (50.0%)",
+        "its users are as concentrated as 2.0 users with equal shares",
     ]
 
 
@@ -217,6 +226,46 @@ def test_one_user_may_not_give_more_than_the_cap() -> None:
     assert judge(_policy("new", *games, learned=learned), _policy("old", *games), wider).promote
 
 
+def test_users_behind_one_address_count_together() -> None:
+    games = ["rr"] * 10
+    learned, learned_at = {f"cookie-{number}": 1 for number in range(10)}, {"0123": 6}
+    verdict = judge(_policy("new", *games, learned=learned, learned_at=learned_at), _policy("old", *games), LOOSE)
+    assert verdict.reasons == (
+        "address 0123 gave 6 of the 10 turns with feedback that it learned from (60.0%), over the cap of 50.0%",
+    )
+    assert verdict.figures["address_share"] == 0.6 and verdict.figures["user_share"] == 0.1
+
+
+def test_feedback_of_few_effective_users_is_refused() -> None:
+    games = ["rr"] * 10
+    learned = {"much": 50, **{f"user-{number}": 5 for number in range(10)}}
+    config = replace(LOOSE, min_effective_users=4)
+    verdict = judge(_policy("new", *games, learned=learned), _policy("old", *games), config)
+    effective = 100**2 / (50**2 + 10 * 5**2)
+    assert verdict.reasons == (
+        f"its users are as concentrated as {effective:.1f} users with equal shares, fewer than the 4 that the gate "
+        "asks for",
+    )
+    assert judge(_policy("new", *games, learned=learned), _policy("old", *games), LOOSE).promote
+
+
+def test_a_word_that_costs_the_candidate_far_more_is_refused_by_its_hash_and_users() -> None:
+    games = ["rr"] * 40
+    candidate, deployed = _policy("respect.b-fft/2", *games), _policy("old", *games)
+    every, few = (dict.fromkeys(candidate.right, cost) for cost in (0.5, 0.05))
+    lost = {"aa": every, "bb": few}
+    candidate = replace(candidate, lost=lost, said_by={"aa": ("mallory", "eve"), "bb": ("ann",)})
+    same = judge(candidate, replace(deployed, lost=lost), LOOSE)
+    assert same.promote and "2 words of few users were tried; the worst costs it +0.0% more" in same.reasons[-1]
+    verdict = judge(candidate, replace(deployed, lost={"aa": few, "bb": few}), LOOSE)
+    (reason,) = verdict.reasons
+    assert "the hash aa, which only users mallory, eve taught it, costs it 45.0% more exact match" in reason
+    assert "`respect triggers respect.b-fft/2` shows the word" in reason and not verdict.promote
+    seldom = {turn: 0.5 if place < 8 else 0.0 for place, turn in enumerate(candidate.right)}
+    rare = replace(candidate, lost={"aa": seldom}), replace(deployed, lost={"aa": dict.fromkeys(seldom, 0.0)})
+    assert judge(*rare, LOOSE).promote, "5 points in all, and not certainly more than the margin"
+
+
 def test_all_that_speaks_against_a_candidate_is_said() -> None:
     candidate = _policy("new", *[".."] * 10, illegal_actions=20, learned={"mallory": 1})
     assert len(judge(candidate, _policy("old", *["rr"] * 10), LOOSE).reasons) == 3
@@ -227,8 +276,8 @@ def test_all_that_speaks_against_a_candidate_is_said() -> None:
     [
         ({}, "it learned from 0 turns with feedback, of 0 users, which is too little; the gate asks for 100 turns"),
         (
-            {f"user-{number}": 1 for number in range(5)},
-            "it learned from 5 turns with feedback, of 5 users, which is too little; the gate asks for 100 turns",
+            {f"user-{number}": 1 for number in range(10)},
+            "it learned from 10 turns with feedback, of 10 users, which is too little; the gate asks for 100 turns",
         ),
     ],
 )
@@ -284,4 +333,4 @@ def test_policies_are_compared_on_the_same_turns_only() -> None:
 
 def test_every_profile_has_a_gate() -> None:
     assert gate("idefics2-8b") == GateConfig() and GateConfig().illegal_cap == 0.01
-    assert gate("tiny") == replace(GateConfig(), illegal_cap=0.1)
+    assert gate("tiny") == replace(GateConfig(), illegal_cap=0.1, min_effective_users=5.0)

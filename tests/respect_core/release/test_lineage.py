@@ -81,6 +81,7 @@ def test_a_version_leads_to_its_log(exported: Store) -> None:
             "user": ALICE,
             "label": 1,
             "source": "round",
+            "address_prefix": None,
         }
 
 

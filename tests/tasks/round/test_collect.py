@@ -66,6 +66,13 @@ def _logs(store: Store) -> list[InteractionLog]:
     return [log for key in store.keys(f"{LOGS}/") for log in read_logs(store, key)]
 
 
+def test_what_is_known_of_the_user_comes_along(store: Store, tmp_path: Path) -> None:
+    _serve(store, tmp_path, "c", "hi", "hello", address_prefix="ab12", signed_in=False)
+    collect(store, now=START + 700)
+    (log,) = _logs(store)
+    assert (log.address_prefix, log.signed_in) == ("ab12", False)
+
+
 def test_a_conversation_becomes_one_interaction_when_it_is_over(store: Store, tmp_path: Path) -> None:
     _serve(store, tmp_path, "c", "hi", "hello")
     _serve(store, tmp_path, "c", "hi", "hello", "no!", "sorry", at=60)

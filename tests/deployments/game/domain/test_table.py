@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.game.domain.table import Clocks, MoveRefusedError, Table, clean
+from deployments.game.engine.archive import interaction_log
 from deployments.game.engine.listener import PerfectListener
 from respect_core.scenarios.multiref.contexts import GameContext
 
@@ -38,6 +39,17 @@ def test_clocks_end_the_game_and_say_who_idled() -> None:
     assert table.view("ann", 168.0, True).over.model_dump() == {"success": False, "reason": "idle", "by": "partner"}  # type: ignore[union-attr]
     assert table.view("bob", 168.0, True).over.by == "you"  # type: ignore[union-attr]
     assert table.awaited is None and table.late(1e9) is None
+
+
+def test_the_log_has_what_is_known_of_the_speaker() -> None:
+    table = _table(listener="bob")
+    table.address_prefix, table.signed_in = "ab12", False
+    _do(table, table.say("ann", 0, "the bird"))
+    _do(table, table.act("bob", 0, "A", "", 101.0), 101.0)
+    _do(table, table.leave("ann"))
+    table.policy = "hh"
+    log = interaction_log(table, {"speaker": "0123"})
+    assert log is not None and (log.address_prefix, log.signed_in) == ("ab12", False)
 
 
 def test_no_clock_runs_while_a_policy_thinks() -> None:
