@@ -80,8 +80,8 @@ def test_only_the_login_is_let_in(sent: bytes) -> None:
 
 def test_a_server_ends_with_the_process_that_started_it() -> None:
     """As MLflow's does, where `mlflow server` alone is killed."""
-    child = "import time; from flows.support.guard import end_with_parent; end_with_parent(); print('ready', flush=True)"
-    child += "; time.sleep(600)"
+    child = "import time; from flows.support.guard import end_with_parent; end_with_parent()"
+    child += "; print('ready', flush=True); time.sleep(600)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as started:
         assert started.stdout is not None and started.stdout.readline() == "ready\n"
