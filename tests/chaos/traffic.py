@@ -77,6 +77,7 @@ class Players:
             try:
                 if not arrived:
                     await player.arrive()
+                    await player.agree()
                     arrived = True
                 await self._games(player, lambda: f"player {number} says {next(told)}")
             except (websockets.WebSocketException, httpx.HTTPError, OSError, TimeoutError, AssertionError) as error:
