@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo demo-chat study ui serve play up down test test-fast test-oldest test-slow test-stack test-browser test-ray test-vllm check coverage bench bench-quick docs install lock clean
+.PHONY: demo demo-chat study ui serve play up down test test-fast test-oldest test-slow test-stack test-chaos test-browser test-ray test-vllm check coverage bench bench-quick docs install lock clean
 
 install: $(VENV)/.installed
 
@@ -91,6 +91,9 @@ test-slow: install  ## minutes long: bars measured on real data, kills in the mi
 
 test-stack: install  ## the local stack from end to end, and the form in a browser (Debian: apt-get install chromium-headless-shell)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m stack tests/stack
+
+test-chaos: install  ## accidents on the local stack for CHAOS_MINUTES (60), drawn from CHAOS_SEED, and an audit
+	OMP_NUM_THREADS=1 $(BIN)/pytest -s -m chaos tests/chaos
 
 test-browser: install  ## pages of game and gateway, and the report, in a browser (Debian: apt-get install chromium-headless-shell)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/deployments/game/browser tests/deployments/test_gateway_page_in_browser.py tests/respect_core/reporting/test_report_in_browser.py tests/tasks/registry/test_mlflow_pages_in_browser.py

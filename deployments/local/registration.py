@@ -26,6 +26,9 @@ from respect_core.versions import code_version
 SILENT = "Crash runs that went silent"
 SILENCE = timedelta(seconds=300)
 """Longer than `flows.support.reaper` waits, so that a silent run is found at the first look."""
+UNBEGUN = "Crash runs that did not begin"
+BEGINNING = timedelta(seconds=660)
+"""As long, for runs whose worker was killed before it had started their process."""
 REAPER = "reaper"
 """The deployment, and its queue in the light pool, which has its own slot: silent runs may hold all others."""
 
@@ -54,7 +57,7 @@ def register(devices: int) -> None:
         if changed:
             _deploy()
             _reserve_a_slot(client)
-            _automation(client)
+            _automations(client)
             Variable.set(REGISTERED, version, overwrite=True)
 
 
@@ -102,27 +105,43 @@ def _reserve_a_slot(client: SyncPrefectClient) -> None:
     client.update_work_queue(default.id, concurrency_limit=LIGHT_RUNS - 1)
 
 
-def _automation(client: SyncPrefectClient) -> None:
-    """Start the reaper if a run's heartbeats stop before it has ended."""
+def _automations(client: SyncPrefectClient) -> None:
+    """Start the reaper if a run's heartbeats stop before it has ended, or if it does not begin."""
     # The last two need no process: somebody must answer, or a worker start the run again. The server may hear of these
     # before the last heartbeat or, on SQLite, never: so the automation itself ends nothing.
-    states = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended", "AwaitingRetry")
+    ends = _states("Completed", "Failed", "Cancelled", "Crashed", "Suspended", "AwaitingRetry")
+    told = "A worker that was killed sends no heartbeat of its runs."
+    _automation(client, SILENT, told, after={HEARTBEAT}, expect={HEARTBEAT} | ends, within=SILENCE)
+    told = "A worker that was killed does not start what it has taken."
+    taken = _states("Pending", "Submitting")
+    _automation(client, UNBEGUN, told, after=taken, expect=ends | _states("Running"), within=BEGINNING)
+
+
+def _states(*names: str) -> set[str]:
+    """Return the events in which runs enter these states."""
+    return {f"prefect.flow-run.{name}" for name in names}
+
+
+def _automation(
+    client: SyncPrefectClient, name: str, description: str, *, after: set[str], expect: set[str], within: timedelta
+) -> None:
+    """Start the reaper if, after one of these events of a run, none of those that are expected comes in time."""
     reaper = client.read_deployment_by_name(f"{REAPER}/{REAPER}")
     wanted = AutomationCore(
-        name=SILENT,
-        description="A worker that was killed sends no heartbeat of its runs.",
+        name=name,
+        description=description,
         trigger=EventTrigger(
-            after={HEARTBEAT},
-            expect={HEARTBEAT, *(f"prefect.flow-run.{state}" for state in states)},
+            after=after,
+            expect=expect,
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
-            within=SILENCE,
+            within=within,
         ),
         actions=[RunDeployment.model_validate({"source": "selected", "deployment_id": reaper.id})],
     )
-    found = client.read_automations_by_name(SILENT)
+    found = client.read_automations_by_name(name)
     if not found:
         client.create_automation(wanted)
     # Only if it differs: on an update, Prefect forgets which runs it has heard from.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -137,6 +139,20 @@ def stop(stack: Stack) -> None:
     _control(stack, "shutdown")
     if not _becomes(lambda: not _running(stack), 120):
         raise StackError(f"supervisord did not end; see {stack.logs / 'supervisord.log'}")
+    if not _becomes(lambda: not _end_runs(stack, signal.SIGTERM), 30):
+        _end_runs(stack, signal.SIGKILL)
+
+
+def _end_runs(stack: Stack, number: signal.Signals) -> list[int]:
+    """Send a signal to the processes of flow runs, which outlive a worker that was killed; return their ids."""
+    ours, run, found = f"RESPECT_STACK={stack.folder}".encode(), b"PREFECT__FLOW_RUN_ID=", []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is somebody else's
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            if ours in variables and any(each.startswith(run) for each in variables):
+                os.kill(int(folder.name), number)
+                found.append(int(folder.name))
+    return found
 
 
 def _server_environment(stack: Stack) -> dict[str, str]:

@@ -7,8 +7,11 @@ requests anywhere, and can read the answers if it was loaded under a name that n
 from __future__ import annotations
 
 import base64
+import ctypes
 import hmac
 import os
+import signal
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -21,6 +24,10 @@ OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 NOT_FROM_HERE = (
     b"Only for pages of this server, as 127.0.0.1 or localhost with its own port; a tunnel must keep the port."
 )
+
+
+_ON_END_OF_PARENT = 1
+"""PR_SET_PDEATHSIG, an option of prctl."""
 
 
 class Guard:
@@ -57,10 +64,20 @@ def prefect() -> App:
 
 
 def mlflow() -> App:
-    """Make MLflow's server, which asks for the login of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."""
+    """Make MLflow's server, which asks for the login of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+
+    It ends with `mlflow server`, which started it: a next one would find its port taken.
+    """
+    end_with_parent()
     from mlflow.server.fastapi_app import app
 
     return Guard(app, f"{os.environ['MLFLOW_TRACKING_USERNAME']}:{os.environ['MLFLOW_TRACKING_PASSWORD']}")
+
+
+def end_with_parent() -> None:
+    """Have Linux end this process once the one that started it has ended, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_ON_END_OF_PARENT, signal.SIGTERM)
 
 
 def _from_own_page(scope: Message) -> bool:

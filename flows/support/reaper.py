@@ -15,33 +15,45 @@ from prefect.states import Cancelled, Completed, Crashed
 HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENCE = timedelta(seconds=240)
 """Runs send a heartbeat every 30 seconds; a very busy machine misses some."""
+BEGINNING = timedelta(seconds=600)
+"""A run that a worker took begins within this time, also where a cluster pulls an image for it."""
 LOST = "No heartbeat: the process that ran it is gone."
+NEVER_BEGAN = "It did not begin: the worker that took it is gone."
 _PAGE = 200
 
 
 @flow(name="reaper", flow_run_name="look for silent runs")
 def reap() -> State[Any]:
-    """End every run whose state is running or cancelling and whose last heartbeat is old.
+    """End runs whose state is running or cancelling and whose last heartbeat is old, and those that did not begin.
 
     Heartbeats alone are not enough: a run that was suspended, or waits for an answer, may send one more and then none.
     """
     with get_client(sync_client=True) as client:
-        silent = silent_runs(client, datetime.now(UTC) - SILENCE)
+        now = datetime.now(UTC)
+        silent = silent_runs(client, now - SILENCE) + unbegun_runs(client, now - BEGINNING)
         for run in silent:
             assert run.state is not None
-            ended: State[Any] = Cancelled(message=LOST) if run.state.is_cancelling() else Crashed(message=LOST)
+            why = NEVER_BEGAN if run.state.is_pending() else LOST
+            ended: State[Any] = Cancelled(message=why) if run.state.is_cancelling() else Crashed(message=why)
             client.set_flow_run_state(run.id, ended)
     return Completed(message=f"ended: {', '.join(run.name for run in silent) or 'none'}")
 
 
 def silent_runs(client: SyncPrefectClient, since: datetime) -> list[FlowRun]:
-    """Return the runs that a process should be running and that have sent heartbeats, but none since then."""
-    return [run for run in _running(client) if _is_silent(client, run, since)]
+    """Return the runs that a process should be running and that have sent heartbeats, but none since then.
+
+    Also those that somebody cancelled before then and that never sent one: a process would have ended by now.
+    """
+    return [run for run in _runs(client, StateType.RUNNING, StateType.CANCELLING) if _is_silent(client, run, since)]
 
 
-def _running(client: SyncPrefectClient) -> list[FlowRun]:
-    at_work = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
-    wanted = FlowRunFilter(state=FlowRunFilterState(type=at_work))
+def unbegun_runs(client: SyncPrefectClient, since: datetime) -> list[FlowRun]:
+    """Return the runs that a worker took before then and whose process has not begun."""
+    return [run for run in _runs(client, StateType.PENDING) if run.state is not None and run.state.timestamp < since]
+
+
+def _runs(client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))))
     found: list[FlowRun] = []
     while page := client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE, offset=len(found)):
         found += page
@@ -53,7 +65,7 @@ def _is_silent(client: SyncPrefectClient, run: FlowRun, since: datetime) -> bool
     if run.state.timestamp > since:
         return False  # it has just begun, or is being cancelled
     last = last_heartbeat(client, run.id)
-    return last is not None and last < since
+    return run.state.is_cancelling() if last is None else last < since
 
 
 def last_heartbeat(client: SyncPrefectClient, run: UUID) -> datetime | None:

@@ -24,11 +24,13 @@ def mlflow_command(port: int) -> list[str]:
 
 
 def prefect_settings(port: int) -> dict[str, str]:
-    """Return settings that point Prefect's page to its own server, and keep other origins away from that server."""
+    """Return what makes Prefect's server remember slots, and its page ask it alone; other origins are kept away."""
     return {
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",  # the page would ask port 4200
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # On disk: a run whose slot the server forgot, as it was restarted, is ended at its next renewal.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the new page asks a tracker for its settings before it knows its own
     }
 

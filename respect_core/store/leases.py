@@ -30,19 +30,24 @@ _FREE = b"{}\n"
 
 @contextmanager
 def lease(
-    store: Store, name: str, waiting: Callable[[], None] = lambda: None, seconds: float = SECONDS
+    store: Store,
+    name: str,
+    waiting: Callable[[], None] = lambda: None,
+    seconds: float = SECONDS,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[bool]:
     """Acquire the lease of this name in the store, hold it, and yield whether there was a wait.
 
     Args:
         waiting: called before the wait, if there is one.
         seconds: how long the lease lasts if its holder does not renew it.
+        sleep: waits between two looks; what it raises ends the wait.
 
     Raises:
         StoreError: the store cannot be read or written.
     """
     own = _Lease(store, f"leases/{name}.json", seconds)
-    waited = own.acquire(waiting)
+    waited = own.acquire(waiting, sleep)
     ended = threading.Event()
     renewal = threading.Thread(target=own.renew, args=(ended,), name=f"lease {name}", daemon=True)
     renewal.start()
@@ -75,7 +80,7 @@ class _Lease:
             if (current := self._store.read_version(self._key)) and current[1] == self._version:
                 self._store.delete(self._key)
 
-    def acquire(self, waiting: Callable[[], None]) -> bool:
+    def acquire(self, waiting: Callable[[], None], sleep: Callable[[float], None]) -> bool:
         """Become the holder; return whether that took a wait for another one."""
         waited, told, polls = False, False, iter(_POLLS)
         since, seen = time.monotonic(), b""
@@ -93,7 +98,7 @@ class _Lease:
                 waiting()
                 told = True
             waited = True
-            time.sleep(next(polls, _POLLS[-1]))
+            sleep(next(polls, _POLLS[-1]))
 
     def renew(self, ended: threading.Event) -> None:
         """Renew the lease at intervals, until the end or another process holds it."""

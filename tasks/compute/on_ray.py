@@ -2,8 +2,9 @@
 
 Nodes share only the store. A job is a folder in it, `jobs/KIND/KEY/`, which receives the specification and then what
 the work leaves; the Ray task itself takes the folder's name and returns nothing. A node sends its resume point after
-every checkpoint, so that a job whose node is lost resumes from there on another one. Drivers that ask for the same work
-share the folder; a driver that must have it done again uses a folder of its own below that one, and deletes no other.
+every checkpoint, so that a job whose node is lost resumes from there on another one. Of drivers that ask for the same
+work, one holds the folder's lease, and the others wait for what it leaves; a driver that must have it done again uses a
+folder of its own below that one, and deletes no other.
 Nodes talk to neither Prefect nor MLflow.
 
 Decoding is split into several jobs of whole shards; the original specification then finds them all, and writes the
@@ -16,7 +17,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +34,7 @@ from respect_core.feedback import shards
 from respect_core.model.base import adapter_hash
 from respect_core.settings import settings
 from respect_core.store.base import Store, StoreError
+from respect_core.store.leases import lease
 from respect_core.store.open import open_store
 from respect_core.versions import code_version
 from tasks.compute import process
@@ -81,16 +83,21 @@ def run(
         WorkerRefusedError, WorkerFailedError: as `process.run` does.
         ray.exceptions.RayError: the job was lost with its node more than LOST times.
     """
+
+    def waiting() -> None:
+        _log.warning("another driver has %s %s done; waiting until it ends", spec.kind, spec.key())
+
     connect()
     store = spec.workspace.open()
     own = uuid4().hex if again else ""
     whole = Job.of(spec, own)
     parts = _parts(store, spec, own) if isinstance(spec, DecodeSpec) and spec.only is None else []
     try:
-        if len(parts) > 1:
-            _finish(store, parts, progress)
-        if not store.exists(f"{whole.folder}/{_RESULT}"):
-            _finish(store, [whole], progress, processes_of_training() if spread else 1)
+        with nullcontext() if own else lease(store, whole.folder, waiting, sleep=interruption.sleep):
+            if len(parts) > 1:
+                _finish(store, parts, progress)
+            if not store.exists(f"{whole.folder}/{_RESULT}"):
+                _finish(store, [whole], progress, processes_of_training() if spread else 1)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / _RESULT).unlink(missing_ok=True)
         (directory / _SPEC).write_text(spec.model_dump_json(indent=2))  # so that `process.run` recognises the result

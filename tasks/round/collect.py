@@ -41,6 +41,7 @@ from respect_core.store.base import Store
 from respect_core.store.leases import lease
 from respect_core.store.manifests import Partition
 from tasks.support import progress
+from tasks.support.interruption import sleep
 from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
@@ -68,7 +69,7 @@ def collect_chats(workspace: Workspace) -> CollectedChats:
     store = workspace.open()
     if not any(store.keys(f"{SERVED_CHATS}/")):
         return CollectedChats()
-    with progress.bar("collect conversations"), lease(store, "collect"):
+    with progress.bar("collect conversations"), lease(store, "collect", sleep=sleep):
         collected = collect(store, now=time.time())
         forget(store, now=time.time())
     log = get_run_logger()

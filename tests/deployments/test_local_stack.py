@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import socket
 import stat
 import subprocess
@@ -19,6 +20,7 @@ from prefect import Flow
 from supervisor.options import ServerOptions
 
 from deployments.local import programs, seaweedfs, settings
+from deployments.local import stack as running
 from deployments.local.settings import GPU, LIGHT, REPOSITORY, Stack
 
 
@@ -54,6 +56,22 @@ def test_a_shell_gets_the_login_from_its_file(tmp_path: Path) -> None:
     shell = f". {shlex.quote(str(stack.folder / 'env'))}; env"
     shown = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout.splitlines()
     assert {f"{name}={value}" for name, value in {**stack.environment(), **login}.items()} <= set(shown)
+
+
+def test_what_a_killed_worker_left_ends_with_the_stack(tmp_path: Path) -> None:
+    def sleeping(**variables: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sleep", "600"], env=os.environ | variables)
+
+    ours, run = {"RESPECT_STACK": str(tmp_path)}, {"PREFECT__FLOW_RUN_ID": "1"}
+    left, *others = sleeping(**ours, **run), sleeping(**ours), sleeping(RESPECT_STACK="elsewhere", **run)
+    try:
+        assert running._end_runs(Stack(tmp_path), signal.SIGTERM) == [left.pid]
+        assert left.wait(10) == -signal.SIGTERM and not running._end_runs(Stack(tmp_path), signal.SIGTERM)
+        assert [other.poll() for other in others] == [None, None]
+    finally:
+        for each in (left, *others):
+            each.kill()
+            each.wait()
 
 
 def test_a_worker_for_each_device_that_it_alone_sees() -> None:

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from paths import REPOSITORY
 from prefect.client.base import PrefectHttpxSyncClient
 
+from deployments.local import programs
 from deployments.local.settings import S3_PORTS, Stack
 from flows.support import servers
 from respect_core.store.base import Store
@@ -153,6 +154,16 @@ class RunningStack:
                 continue
         return found
 
+    def processes_of_runs(self) -> list[int]:
+        """Ids of the processes that work on flow runs."""
+        found = self.processes()
+        return [process for process in found if _has_variable(process, b"PREFECT__FLOW_RUN_ID=")]
+
+    def control(self, *command: str) -> str:
+        """Ask supervisord; return its answer."""
+        program = [programs.program("supervisorctl"), "-c", str(self.stack.folder / "supervisord.conf"), *command]
+        return subprocess.run(program, capture_output=True, text=True).stdout.strip()
+
     def versions(self) -> dict[str, int]:
         """How many versions of each variant rounds have registered."""
         found = {variant: self.mlflow.search_model_versions(f"name='respect.{variant}'") for variant in SYSTEMS}
@@ -160,6 +171,19 @@ class RunningStack:
             variant: sum(registry.RETRAINED not in each.tags for each in versions)
             for variant, versions in found.items()
         }
+
+
+def supervised(program: str) -> str:
+    """The name of a program of the stack in supervisord, with its group's."""
+    groups = {"s3": "servers", "prefect": "servers", "mlflow": "servers", "light": "workers", "gpu": "workers"}
+    return f"{groups[program]}:{program}" if program in groups else program
+
+
+def _has_variable(process: int, start: bytes) -> bool:
+    try:
+        return any(each.startswith(start) for each in Path(f"/proc/{process}/environ").read_bytes().split(b"\0"))
+    except OSError:  # it has ended
+        return False
 
 
 def free_ports() -> tuple[int, int, int, int]:

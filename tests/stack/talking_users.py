@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import zlib
 from typing import Any
 
 import openai
@@ -50,24 +51,37 @@ class Users:
         answer: Any = self.client.chat.completions.create(**options, extra_headers={"X-Conversation-Id": conversation})
         chunks = list(answer) if stream else [answer]
         version = str(chunks[0].system_fingerprint)
-        self.answered[chunks[0].id] = version
-        parts = [choice.delta if stream else choice.message for chunk in chunks for choice in chunk.choices]
+        choices = [choice for chunk in chunks for choice in chunk.choices]
+        if any(choice.finish_reason for choice in choices):
+            self.answered[chunks[0].id] = version
+        parts = [choice.delta if stream else choice.message for choice in choices]
         return version, "".join(part.content or "" for part in parts)
 
     def _talk(self) -> None:
-        home = scenario("home")
         try:
             while not self._stop.is_set():
-                number = next(self._numbers)
-                (user,) = world("home").interactions(1, f"stack-{number}", _NOBODY)
-                while not user.over and not self._stop.wait(0.3):
-                    seen = user.seen()
-                    told = [{"role": each["role"], "content": _text(each)} for each in home.messages(seen)]
-                    _, text = self._ask(f"user-{number}", told, "respect", stream=number % 2 == 0)
-                    user.act(Act(home.accept(text, seen).action, 1.0), 0.0)
-                self.conversations += 1
+                self._converse(next(self._numbers))
         except Exception as error:
             self._failed.append(error)
+
+    def _converse(self, number: int) -> None:
+        home = scenario("home")
+        (user,) = world("home").interactions(1, f"stack-{number}", _NOBODY)
+        while not user.over and not self._stop.wait(0.3):
+            seen = user.seen()
+            told = [{"role": each["role"], "content": _text(each)} for each in home.messages(seen)]
+            _, text = self._ask(f"user-{number}", told, "respect", stream=number % 2 == 0)
+            user.act(Act(home.accept(text, seen).action, 1.0), 0.0)
+        self.conversations += 1
+
+
+def judged(prompt: str) -> dict[str, Any]:
+    """A judge who is pleased with every other follow-up."""
+    pleased = zlib.crc32(prompt.encode()) % 2 == 0
+    words = {"Positive": -0.1 if pleased else -3.0, "Negative": -3.0 if pleased else -0.1, "Neutral": -6.0}
+    listed = [{"token": token, "logprob": value} for token, value in words.items()]
+    usage = {"prompt_tokens": 1, "completion_tokens": 1}
+    return {"choices": [{"logprobs": {"content": [{"top_logprobs": listed}]}}], "usage": usage}
 
 
 def _text(message: Message) -> str:

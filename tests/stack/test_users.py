@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from endpoints import endpoint
 from running import ROUND, RunningStack, free_ports
-from talking_users import Users
+from talking_users import Users, judged
 from text_bases import one_call
 
 from deployments.local.settings import BUCKET
@@ -78,7 +76,7 @@ def test_users_talk_on_while_a_round_learns_and_is_promoted(
 ) -> None:
     _completed(running, running.start(SIMULATE, parameters={"profile": "home", "variants": ["b-fft"], "games": 1}))
     _until(running, lambda: _versions(gateway) == [OLD, OLD], 300)
-    with Users(gateway) as users, endpoint(_judged) as judge:
+    with Users(gateway) as users, endpoint(judged) as judge:
         assert users.say("old", "hi") == OLD
         learning = {"profile": "home", "variants": ["b-fft"], "seeds": 1, "max_steps": 2, "minimum": 1}
         before = {run["id"] for run in running.runs(ROUND)}
@@ -104,15 +102,6 @@ def test_users_talk_on_while_a_round_learns_and_is_promoted(
     learned = tables.read_table(store, "training_sets", variants=[str(Variant.B_FFT)]).to_pylist()
     collected = {row["interaction_id"] for row in learned if row["interaction_id"].startswith("chat-")}
     assert collected, "besides what people and simulated users said elsewhere"
-
-
-def _judged(prompt: str) -> dict[str, Any]:
-    """A judge who is pleased with every other follow-up."""
-    pleased = zlib.crc32(prompt.encode()) % 2 == 0
-    words = {"Positive": -0.1 if pleased else -3.0, "Negative": -3.0 if pleased else -0.1, "Neutral": -6.0}
-    listed = [{"token": token, "logprob": value} for token, value in words.items()]
-    usage = {"prompt_tokens": 1, "completion_tokens": 1}
-    return {"choices": [{"logprobs": {"content": [{"top_logprobs": listed}]}}], "usage": usage}
 
 
 def _until(running: RunningStack, condition: Callable[[], bool], seconds: float) -> None:

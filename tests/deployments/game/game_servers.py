@@ -245,14 +245,18 @@ class Player:
 
     async def hear(self, kind: str) -> dict[str, Any]:
         """The next message of a kind; states on the way are kept."""
-        while True:
-            async with asyncio.timeout(PATIENCE):
-                message: dict[str, Any] = json.loads(await self.socket.recv())
-            self.heard.append(message)
-            if message["type"] == "state":
-                self.state = message
-            if message["type"] == kind:
-                return message
+        while (message := await self.hear_next())["type"] != kind:
+            pass
+        return message
+
+    async def hear_next(self) -> dict[str, Any]:
+        """The next message; a state is kept."""
+        async with asyncio.timeout(PATIENCE):
+            message: dict[str, Any] = json.loads(await self.socket.recv())
+        self.heard.append(message)
+        if message["type"] == "state":
+            self.state = message
+        return message
 
     async def state_where(self, **fields: Any) -> dict[str, Any]:
         """The state, once it has these fields."""

@@ -19,7 +19,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
 from prefect.flow_runs import resume_flow_run, suspend_flow_run
-from prefect.states import Cancelling, Running, Suspended
+from prefect.states import Cancelling, Pending, Running, Suspended
 from prefect.variables import Variable
 from prefect_servers import prefect_for_tests
 
@@ -80,7 +80,8 @@ def test_what_is_registered_is_left_alone_until_something_of_it_changes(
 
     registration.register(devices=4)  # there are more devices
     assert len(deployed) == 2 and _limits(client) == {LIGHT: LIGHT_RUNS, GPU: 4}
-    assert len(client.read_automations_by_name(registration.SILENT)) == 1
+    for name in (registration.SILENT, registration.UNBEGUN):
+        assert len(client.read_automations_by_name(name)) == 1
 
 
 def test_an_automation_of_before_becomes_what_it_is_now(client: SyncPrefectClient, deployed: list[None]) -> None:
@@ -133,13 +134,28 @@ def _until_heard(client: SyncPrefectClient, *runs: UUID) -> None:
 def test_a_run_is_ended_by_its_state_and_its_heartbeats(client: SyncPrefectClient) -> None:
     """Suspend, pressed on a run in the middle of its work: its process sends one more heartbeat, and ends."""
     states = {"silent": Running, "cancelled": Cancelling, "suspended": Suspended, "alive": Running, "mute": Running}
+    states["mute, cancelled"] = Cancelling
     runs = {name: client.create_flow_run(asking, state=state()).id for name, state in states.items()}
-    _until_heard(client, *(run for name, run in runs.items() if name != "mute"))
+    _until_heard(client, *(run for name, run in runs.items() if "mute" not in name))
     since = datetime.now(UTC)
     assert not {run.id for run in reaper.silent_runs(client, since - timedelta(hours=1))} & set(runs.values())
     _until_heard(client, runs["alive"])
     ended = {run.id for run in reaper.silent_runs(client, since)} & set(runs.values())
-    assert ended == {runs["silent"], runs["cancelled"]}
+    assert ended == {runs["silent"], runs["cancelled"], runs["mute, cancelled"]}
+
+
+def test_a_run_whose_worker_was_gone_before_it_began_is_ended(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody starts it a second time, and whoever asked for it would wait without end."""
+    taken, begun = (client.create_flow_run(asking, state=state()).id for state in (Pending, Running))
+    reaper.reap()
+    assert [client.read_flow_run(run).state_name for run in (taken, begun)] == ["Pending", "Running"]
+    monkeypatch.setattr(reaper, "BEGINNING", timedelta(0))
+    reaper.reap()
+    state = client.read_flow_run(taken).state
+    assert state is not None and state.is_crashed() and state.message == reaper.NEVER_BEGAN
+    assert client.read_flow_run(begun).state_name == "Running"
 
 
 def test_who_waits_for_it_is_told_how_a_silent_run_ended(

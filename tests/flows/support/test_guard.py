@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+from paths import REPOSITORY
 
 from flows.support.guard import Guard
 
@@ -73,3 +76,14 @@ def test_only_the_login_is_let_in(sent: bytes) -> None:
     assert _answer(guard, _host("127.0.0.1:4200", (b"authorization", LOGIN), (b"authorization", sent))) == 401
     assert _answer(guard, _host("127.0.0.1:4200")) == 401
     assert _answer(guard, _host("127.0.0.1:4200"), "websocket") == 1008
+
+
+def test_a_server_ends_with_the_process_that_started_it() -> None:
+    """As MLflow's does, where `mlflow server` alone is killed."""
+    child = "import time; from flows.support.guard import end_with_parent; end_with_parent()"
+    child += "; print('ready', flush=True); time.sleep(600)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as started:
+        assert started.stdout is not None and started.stdout.readline() == "ready\n"
+        started.kill()
+        assert started.stdout.read() == "", "the pipe is open for as long as the child lives"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from asyncio import CancelledError
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,9 +16,11 @@ from typing import Any
 import pytest
 
 from respect_core.profiles import tiny
+from respect_core.store.leases import lease
 from respect_core.store.manifests import Partition
 from respect_core.store.open import open_store
 from tasks.compute.specs import DecodeSpec
+from tasks.support import interruption
 from tasks.support.workspace import Workspace, workspace
 
 
@@ -89,6 +93,43 @@ def test_two_who_must_have_it_done_again_do_not_meet(
     monkeypatch.setattr(on_ray, "work", work)
     assert json.loads(run("first").read_text()) == "first"
     assert not place.open().keys("jobs/")
+
+
+def test_a_driver_waits_for_another_that_has_the_same_work_done(
+    on_ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the nodes of both would write into one folder at a time, each over what the other sent."""
+    spec, done = _decoding(workspace(tmp_path)), []
+    monkeypatch.setattr(on_ray, "_parts", lambda *_: [])
+
+    def run(driver: str) -> str:
+        found: Path = on_ray.run(spec, tmp_path / driver, lambda *_: None)
+        return found.read_text()
+
+    with ThreadPoolExecutor(1) as pool:
+        second: list[Future[str]] = []
+
+        def work(store_uri: str, folder: str, given: str | None, code: str) -> None:
+            done.append(folder)
+            if not second:
+                second.append(pool.submit(run, "second"))
+                with pytest.raises(TimeoutError):
+                    second[0].result(0.5)
+            open_store(store_uri).put(f"{folder}/result.json", b"first")
+
+        monkeypatch.setattr(on_ray, "work", work)
+        assert run("first") == second[0].result(60) == "first"
+    assert len(done) == 1
+
+
+def test_a_driver_that_is_interrupted_while_it_waits_ends(
+    on_ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = _decoding(workspace(tmp_path))
+    monkeypatch.setattr(on_ray, "_parts", lambda *_: [])
+    held = lease(spec.workspace.open(), on_ray.Job.of(spec).folder)
+    with held, interruption.stopping(), pytest.raises(CancelledError):
+        on_ray.run(spec, tmp_path / "here", lambda *_: None)
 
 
 def test_what_a_driver_left_when_it_was_killed_is_found_where_nothing_is_done_again(
