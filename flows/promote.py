@@ -12,7 +12,7 @@ from prefect.input import RunInput
 from prefect.states import Completed
 from pydantic import Field
 
-from flows.parameters import PromoteParameters, RollbackParameters
+from flows.promotion_parameters import PromoteParameters, RollbackParameters
 from respect_core.release.canary import Plan
 from respect_core.release.gate import Verdict, compares, judge
 from tasks.release.canary import plan_canary

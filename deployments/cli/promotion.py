@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from deployments.cli.options import build, options
-from flows.parameters import PromoteParameters, RollbackParameters
+from flows.promotion_parameters import PromoteParameters, RollbackParameters
 from flows.support.terminal import Commands, Run, clear_errors, console, run_workspace, running
 from respect_core.variants import Variant
 

@@ -202,7 +202,7 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         if gate := values["gate"]:
             sentences.append(f"{name.upper()} {_SAID[verdict(gate)]}: {'; '.join(gate['reasons'])}.")
         sentences += [f"{name.upper()}: {warning}." for warning in values["warnings"]]
-    sentences += [f"Left out of training: {each}." for each in summary.get("quarantined", ())]
+    sentences += [f"Left out of training: {each}." for each in summary.get("quarantine", ())]
     return sentences + [f"{name.upper()} failed: {reason}" for name, reason in summary["failed"].items()]
 
 

@@ -65,7 +65,7 @@ def training_batches(
     seed: int = 0,
     shuffle_seed: int = 0,
     limits: UserLimits = NO_LIMITS,
-    quarantined: Collection[str] = (),
+    excluded: Collection[str] = (),
     left_out: Counter[str] | None = None,
     scratch: Path | None = None,
     run: int = RUN,
@@ -84,7 +84,7 @@ def training_batches(
         source: what counts as a turn's feedback.
         deselection_ratio, d0_right, seed: see `rehearsal`.
         shuffle_seed: see `_shuffled`.
-        limits, quarantined, left_out: see `limited`.
+        limits, excluded, left_out: see `limited`.
         scratch, run: see `sorted_groups`.
 
     Returns:
@@ -99,14 +99,14 @@ def training_batches(
     rehearsed = rehearsal(d0.to_pylist(), scenario, deselection_ratio=deselection_ratio, right=d0_right, seed=seed)
     d0_ids, both = pa.array({row["interaction_id"] for row in rehearsed}, pa.string()), set[str]()
     if variant is not None:
-        limit = limits.any or bool(quarantined)
+        limit = limits.any or bool(excluded)
         rows = _rows(turns, feedback, variant, _WITH_USERS if limit else _ROW_SCHEMA)
         groups = sorted_groups(rows, ["interaction_id", "turn", "label"], scratch, run)
         labelled: Iterator[pa.Table] = (_label_turns(group, variant, scenario, source) for group in groups)
         labelled = _shuffled(labelled, shuffle_seed) if variant.shuffled else labelled
         eligible: Iterator[pa.Table] = (_eligible_games(group, variant.objective) for group in labelled)
         if limit:
-            eligible = limited(eligible, limits, quarantined, Counter() if left_out is None else left_out, scratch)
+            eligible = limited(eligible, limits, excluded, Counter() if left_out is None else left_out, scratch)
         for group in eligible:
             games = _training_rows(group)
             _require_numbers(games)

@@ -3,7 +3,7 @@
 Deviations from the paper, which learns from every eligible turn of every user:
 1. A labelled turn of a user who is not signed in counts with a weight. It is kept with this probability, by a keyed
    hash of the turn: the expected loss is the weighted one, and neither losses nor batches change.
-2. A user, a user's day, and an address prefix have at most so many labelled turns. Games are taken in the order of a
+2. A user, a user's day, and an address prefix have a limited number of labelled turns. Games are taken in the order of a
    keyed hash, not of time, so that nobody is served first and a repeated run takes the same ones.
 3. Of conversations of one user or address that are nearly the same, one counts.
 
@@ -43,7 +43,7 @@ _Numbers = NDArray[Any]
 def limited(
     groups: Iterable[pa.Table],
     limits: UserLimits,
-    quarantined: Collection[str],
+    excluded: Collection[str],
     left_out: Counter[str],
     scratch: Path | None = None,
 ) -> Iterator[pa.Table]:
@@ -51,13 +51,13 @@ def limited(
 
     Args:
         groups: whole games, with their labels and the columns of WHO.
-        quarantined: users who teach nothing.
+        excluded: users who teach nothing.
         left_out: counts labelled turns by why they became context; complete once all is yielded.
         scratch: folder for the file, the system's by default.
     """
     with tempfile.TemporaryDirectory(dir=scratch, prefix="respect-") as folder:
         waiting = _Waiting(Path(folder) / "games.arrow")
-        games = _Games.of(waiting.written(groups), limits, quarantined, left_out)
+        games = _Games.of(waiting.written(groups), limits, excluded, left_out)
         if limits.likeness is not None:
             games.leave_out(_repeats(games, waiting.read, limits.likeness, Path(folder)), left_out)
         games.cap(limits, left_out)
@@ -105,7 +105,7 @@ class _Games:
 
     @classmethod
     def of(
-        cls, groups: Iterable[pa.Table], limits: UserLimits, quarantined: Collection[str], left_out: Counter[str]
+        cls, groups: Iterable[pa.Table], limits: UserLimits, excluded: Collection[str], left_out: Counter[str]
     ) -> _Games:
         """Count the turns of each game that weights and quarantine leave."""
         columns: list[list[_Numbers]] = [[_NONE], [_NONE], [_NONE], [_DAYS], [_COUNTS]]
@@ -115,12 +115,12 @@ class _Games:
             first = group.take(np.flatnonzero(starts_N))
             anonymous_N = pc.equal(first["signed_in"], False).fill_null(False).to_numpy()
             signed_in_N = first["signed_in"].fill_null(False).to_numpy(zero_copy_only=False)
-            aside_N = pc.is_in(first["user"], pa.array(sorted(quarantined), pa.string())).to_numpy()
+            aside_N = pc.is_in(first["user"], pa.array(sorted(excluded), pa.string())).to_numpy()
             game_T = np.cumsum(starts_N) - 1
             labelled_T = pc.is_valid(group["label"]).to_numpy()
             kept_T = labelled_T & ((_turns_of(group, key_N[game_T]) <= kept_below) | ~anonymous_N[game_T])
             labelled_N, allowed_N = (np.bincount(game_T[mask], minlength=len(key_N)) for mask in (labelled_T, kept_T))
-            left_out["quarantined"] += int(labelled_N[aside_N].sum())
+            left_out["quarantine"] += int(labelled_N[aside_N].sum())
             left_out["thinned"] += int((labelled_N - allowed_N)[~aside_N].sum())
             address_N = np.where(signed_in_N, 0, _places(first["address_prefix"]))
             day_N = first["day"].cast(pa.int32()).fill_null(0).to_numpy()

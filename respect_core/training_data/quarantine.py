@@ -33,7 +33,7 @@ LEAST = 0.05
 """Share of turns with two labels that nobody is left out for."""
 
 
-class Quarantined(BaseModel):
+class Exclusion(BaseModel):
     """A user who is left out, and why. `found` of `turns` were unlike those of others, of whom a `share` is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,9 +71,9 @@ class Counts:
 # --- records ----------------------------------------------------------------------------------------------------
 
 
-def read(store: Store) -> list[Quarantined]:
+def read(store: Store) -> list[Exclusion]:
     """Return all records, by user."""
-    return [Quarantined.model_validate_json(store.read(key)) for key in sorted(store.keys("quarantine/"))]
+    return [Exclusion.model_validate_json(store.read(key)) for key in sorted(store.keys("quarantine/"))]
 
 
 def users(store: Store) -> list[str]:
@@ -81,15 +81,15 @@ def users(store: Store) -> list[str]:
     return [each.user for each in read(store) if each.active]
 
 
-def add(store: Store, found: Iterable[Quarantined]) -> list[Quarantined]:
+def add(store: Store, found: Iterable[Exclusion]) -> list[Exclusion]:
     """Record users, and return those who are new; whoever was released stays so."""
     return [each for each in found if store.put_if_absent(_key(each.user), _bytes(each))]
 
 
-def release(store: Store, user: str, by: str, because: str) -> Quarantined:
+def release(store: Store, user: str, by: str, because: str) -> Exclusion:
     """Let a user teach again. Raises ValueError where they are not left out."""
     stored = store.read_version(_key(user))
-    if stored is None or not (record := Quarantined.model_validate_json(stored[0])).active:
+    if stored is None or not (record := Exclusion.model_validate_json(stored[0])).active:
         raise ValueError(f"user {user} is not in quarantine; `respect quarantine` lists who is")
     record = record.model_copy(update={"released_by": by or "unknown", "released_because": because})
     store.put(_key(user), _bytes(record))
@@ -101,21 +101,21 @@ def _key(user: str) -> str:
     return f"quarantine/{user if plain else hashlib.sha256(user.encode()).hexdigest()}.json"
 
 
-def _bytes(record: Quarantined) -> bytes:
+def _bytes(record: Exclusion) -> bytes:
     return record.model_dump_json(indent=1).encode()
 
 
 # --- tests ------------------------------------------------------------------------------------------------------
 
 
-def suspects(differing: Mapping[str, Counts], praised: Counts, round: int) -> list[Quarantined]:
+def suspects(differing: Mapping[str, Counts], praised: Counts, round: int) -> list[Exclusion]:
     """Return the users whom a test finds.
 
     Args:
         differing: turns with another label, by the name of the second decoder.
         praised: turns with a positive label.
     """
-    tests: list[Quarantined] = []
+    tests: list[Exclusion] = []
     for counts, reason, limit in [
         *((counts, f"is read otherwise by the decoder {name}", _twice) for name, counts in differing.items()),
         (praised, "praises nearly everything", _half_way),
@@ -125,7 +125,7 @@ def suspects(differing: Mapping[str, Counts], praised: Counts, round: int) -> li
             if others := turns - n:
                 share = (found - counts.found[user]) / others
                 p_value = binomial_tail(counts.found[user], n, limit(share))
-                record = Quarantined(
+                record = Exclusion(
                     user=user,
                     reason=reason,
                     round=round,
@@ -136,7 +136,7 @@ def suspects(differing: Mapping[str, Counts], praised: Counts, round: int) -> li
                 )
                 tests.append(record)
     chosen = holm([each.p_value for each in tests], ERROR)
-    worst: dict[str, Quarantined] = {}
+    worst: dict[str, Exclusion] = {}
     for each in (test for test, wrong in zip(tests, chosen, strict=True) if wrong):
         worst[each.user] = min(each, worst.get(each.user, each), key=lambda other: other.p_value)
     return [worst[user] for user in sorted(worst)]

@@ -81,7 +81,7 @@ def summarise(
             for variant, each in registered.items()
         },
         "failed": dict(failed),
-        "quarantined": [str(each) for each in quarantine.read(workspace.open()) if each.active]
+        "quarantine": [str(each) for each in quarantine.read(workspace.open()) if each.active]
         if profile.limits.quarantine
         else [],
         "mlflow": registered

@@ -61,7 +61,7 @@ def subsample_variant(
         deselection_ratio=profile.deselection_ratio,
         d0_right=right,
         limits=profile.limits,
-        quarantined=quarantine.users(store) if profile.limits.quarantine else (),
+        excluded=quarantine.users(store) if profile.limits.quarantine else (),
         left_out=left_out,
         scratch=store.scratch,
     )

@@ -72,7 +72,7 @@ class TrainingSetRef(_Reference):
     negatives_used: int  # in one epoch, after 5:4
     rehearsal_turns: int
     probabilities: dict[str, int]  # turns by where p came from: logged, backfill or surrogate, none
-    left_out: dict[str, int] = {}  # labelled turns that users' limits made context: quarantined, repeated, ...
+    left_out: dict[str, int] = {}  # labelled turns that users' limits made context: by quarantine, repeated, ...
     warnings: list[str] = []  # anything unusual about it
 
 

@@ -14,8 +14,9 @@ from small import smallest
 from three_words import WORDS
 
 from flows import parameters as parameters_module
-from flows.parameters import PromoteParameters, RoundParameters
+from flows.parameters import RoundParameters
 from flows.promote import promote
+from flows.promotion_parameters import PromoteParameters
 from flows.round import round as round_flow
 from respect_core.learning import validation
 from respect_core.log.log import append_logs, parse_record

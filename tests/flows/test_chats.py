@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from deployments.cli.imports import import_app
 from flows import parameters as parameters_module
-from flows.parameters import PromoteParameters, RoundParameters
+from flows.parameters import RoundParameters
 from flows.promote import promote
+from flows.promotion_parameters import PromoteParameters
 from flows.round import round as round_flow
 from respect_core.feedback import decoder
 from respect_core.measuring import guard_rails

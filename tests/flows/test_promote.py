@@ -44,8 +44,9 @@ from flows import entrypoints as deployments
 from flows import parameters as parameters_module
 from flows import promote as promote_module
 from flows.demo import demo
-from flows.parameters import DemoParameters, PromoteParameters, RollbackParameters
+from flows.parameters import DemoParameters
 from flows.promote import promote, rollback
+from flows.promotion_parameters import PromoteParameters, RollbackParameters
 from flows.support import terminal
 from respect_core.learning import validation
 from respect_core.model.base import adapter_hash

@@ -93,7 +93,7 @@ class Study:
             "won": won,
             "words": {} if limits.any else self._tried(policy, [word.text for word in words[: self._words]]),
             "controls": self._tried(policy, CONTROLS) if name == "clean" and not limits.any else {},
-            "quarantined": self._quarantined(turns, feedback),
+            "quarantine": self._in_quarantine(turns, feedback),
         }
 
     def _tried(self, policy: Path, words: Any) -> dict[str, list[float]]:
@@ -110,7 +110,7 @@ class Study:
             found[word] = [sum(own.values()) / len(own), sum(other.values()) / len(other), change.value, change.low]
         return found
 
-    def _quarantined(self, turns: pa.Table, feedback: pa.Table) -> list[str]:
+    def _in_quarantine(self, turns: pa.Table, feedback: pa.Table) -> list[str]:
         labels = {kind: feedback.filter(pa.compute.equal(feedback["decoder"], kind)) for kind in ("binary", "ternary")}
         owners = quarantine.Owners(turns.to_batches())
         binary, ternary = (labels[kind].to_batches() for kind in ("binary", "ternary"))
@@ -153,7 +153,7 @@ def show(folder: Path, name: str, kind: str) -> None:
             [one - other for one, other in zip(found["won"], clean["won"], strict=True)], [1] * len(clean["won"])
         )
         text += f", against clean {change.value:+.1%} [{change.low:+.1%}, {change.high:+.1%}]"
-    print(text, *found["quarantined"], sep="\n  ", flush=True)
+    print(text, *found["quarantine"], sep="\n  ", flush=True)
     for group in ("words", "controls"):
         for word, figures in found[group].items():
             own, seed, more, least = figures

@@ -152,7 +152,7 @@ def test_neither_targets_nor_outcomes_can_come_in() -> None:
     """The only inputs are turns, feedback and D0, and a table with a column more is refused."""
     parameters = set(inspect.signature(eligibility.training_batches).parameters)
     settings = {"variant", "scenario", "source", "deselection_ratio", "d0_right", "seed"}
-    settings |= {"shuffle_seed", "limits", "quarantined", "left_out", "scratch", "run"}
+    settings |= {"shuffle_seed", "limits", "excluded", "left_out", "scratch", "run"}
     assert parameters == {"turns", "feedback", "d0"} | settings
     assert not {"targets", "success"} & set(TRAINING_SET_SCHEMA.names)
     with_targets = _turns(GAME).append_column("targets", pa.array([IMAGES[:3]] * 5))

@@ -27,7 +27,7 @@ def _games(count: int, **known: Any) -> list[InteractionLog]:
 
 
 def _learned(
-    games: list[InteractionLog], limits: UserLimits, quarantined: tuple[str, ...] = (), run: int = 1 << 16
+    games: list[InteractionLog], limits: UserLimits, excluded: tuple[str, ...] = (), run: int = 1 << 16
 ) -> tuple[Counter[str], Counter[str]]:
     """Return labelled turns by game, and what was left out."""
     turns = pa.Table.from_pylist([row for game in games for row in turn_rows(game)], schema=TURNS_SCHEMA)
@@ -45,7 +45,7 @@ def _learned(
         Variant.B_FFT,
         SCENARIO,
         limits=limits,
-        quarantined=quarantined,
+        excluded=excluded,
         left_out=left_out,
         run=run,
     )
@@ -107,10 +107,10 @@ def test_users_who_are_not_signed_in_count_with_their_weight() -> None:
     assert left_out == {"thinned": 2000 - thinned}
 
 
-def test_quarantined_users_teach_nothing() -> None:
+def test_users_in_quarantine_teach_nothing() -> None:
     games = _games(2, user="ann") + _games(2, user="bob", name="b")
     learned, left_out = _learned(games, UserLimits(), ("bob",))
-    assert set(learned) == {"g000", "g001"} and left_out == {"quarantined": 8}
+    assert set(learned) == {"g000", "g001"} and left_out == {"quarantine": 8}
 
 
 def _said(game: InteractionLog, *texts: str) -> InteractionLog:

@@ -55,7 +55,7 @@ def test_few_turns_are_not_enough() -> None:
 
 
 def test_a_record_is_written_once_and_a_released_user_stays_released(store: Store) -> None:
-    record = quarantine.Quarantined(user="ab12", reason="praises", round=1, turns=30, found=30, share=0.4, p_value=1e-6)
+    record = quarantine.Exclusion(user="ab12", reason="praises", round=1, turns=30, found=30, share=0.4, p_value=1e-6)
     assert quarantine.add(store, [record]) == [record] and quarantine.add(store, [record]) == []
     assert quarantine.users(store) == ["ab12"]
     released = quarantine.release(store, "ab12", "eve", "she is kind")
