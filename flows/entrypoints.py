@@ -17,13 +17,8 @@ from flows import promote as promotion
 from flows.canary import look_at_canaries
 from flows.dispatch import stages
 from flows.dispatch.pools import leave
-from flows.parameters import (
-    NamedStudyParameters,
-    NextRoundParameters,
-    PromoteParameters,
-    RollbackParameters,
-    SimulateParameters,
-)
+from flows.parameters import NamedStudyParameters, NextRoundParameters, SimulateParameters
+from flows.promotion_parameters import PromoteParameters, RollbackParameters
 from flows.round import round
 from flows.simulate import simulate
 from flows.study import study

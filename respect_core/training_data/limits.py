@@ -3,8 +3,8 @@
 Deviations from the paper, which learns from every eligible turn of every user:
 1. A labelled turn of a user who is not signed in counts with a weight. It is kept with this probability, by a keyed
    hash of the turn: the expected loss is the weighted one, and neither losses nor batches change.
-2. A user, a user's day, and an address prefix have a limited number of labelled turns. Games are taken in the order of a
-   keyed hash, not of time, so that nobody is served first and a repeated run takes the same ones.
+2. A user, a user's day, and an address prefix have a limited number of labelled turns. Games are taken in the order
+   of a keyed hash, not of time, so that nobody is served first and a repeated run takes the same ones.
 3. Of conversations of one user or address that are nearly the same, one counts.
 
 Turns over a limit become context. Games wait in a file while a few numbers of each, some 50 bytes, are in memory; what
