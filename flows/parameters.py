@@ -361,6 +361,12 @@ class PromoteParameters(Parameters):
         return replace(gate(profile), **{name: value for name in names if (value := getattr(self, name)) is not None})
 
 
+class RetentionParameters(Parameters):
+    """How long what users said is kept."""
+
+    days: int | None = Field(default=None, ge=1, description="What ended so many days ago is erased. Empty: nothing.")
+
+
 class RollbackParameters(Parameters):
     """A variant whose users get back what was deployed before."""
 

@@ -45,6 +45,12 @@ class Receipt:
     left: dict[str, str] = field(default_factory=dict)
     tainted: list[str] = field(default_factory=list)
 
+    @property
+    def key(self) -> str:
+        """The key in the store."""
+        when = re.sub(r"[-:]", "", self.tombstone.at.partition("+")[0])
+        return f"{FOLDER}/receipts/{when}-{self.tombstone.key.rpartition('/')[2]}"
+
     def to_json(self) -> dict[str, Any]:
         """Return it as it is stored."""
         told = self.tombstone.model_dump(mode="json", exclude={"interactions", "conversations", "erased"})
@@ -141,10 +147,9 @@ def forget(
     receipt = Receipt(put)
     with lease(store, "forget"):
         receipt.tombstone = put = _erase_from_store(store, put, receipt)
-        _erase(places, tombstones.read(store), receipt)
+        _erase(places, Forgotten.by([*tombstones.tombstones(store), put]), receipt)
         receipt.tainted = list(tainted())
-        name = f"{wanted.at.replace(':', '').replace('+0000', 'Z')}-{put.key.rpartition('/')[2]}"
-        store.put(f"{FOLDER}/receipts/{name}", json.dumps(receipt.to_json(), indent=1, sort_keys=True).encode())
+        store.put(receipt.key, json.dumps(receipt.to_json(), indent=1, sort_keys=True).encode())
     return receipt
 
 

@@ -94,6 +94,11 @@ class Forgotten:
             frozenset(name for each in told for name in each.conversations),
         )
 
+    @property
+    def older(self) -> datetime | None:
+        """The time before which what ended is forgotten, whosever it is."""
+        return next((moment(each.before) for each in self.tombstones if each.why is Why.AGE), None)
+
     def __bool__(self) -> bool:
         return bool(self.tombstones)
 

@@ -28,6 +28,7 @@ from respect_core.variants import Variant
 from tasks.compute.process import WorkerCutOffError, WorkerFailedError, WorkerRefusedError
 from tasks.registry import deployed as deployment
 from tasks.registry import registry
+from tasks.registry.forgotten import tainted
 from tasks.registry.lineage import keep_lineage
 from tasks.release import guard_rails
 from tasks.release.contest import Contest, name_of
@@ -102,6 +103,8 @@ def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
         keep_lineage(workspace, registry.named(workspace, evidence.policy))
     except lineage.LineageError as error:
         return replace(evidence, unusable=str(error))
+    if reason := tainted(workspace).get(evidence.policy):
+        return replace(evidence, unusable=reason)
     return replace(evidence, learned=lineage.feedback_by_user(workspace.open(), evidence.policy))
 
 
@@ -142,6 +145,8 @@ def require_same(workspace: Workspace, contest: Contest) -> None:
         ValueError: they are not.
     """
     candidate = registry.named(workspace, name_of(contest.candidate))
+    if reason := tainted(workspace).get(name_of(contest.candidate)):
+        raise ValueError(f"{name_of(contest.candidate)}: {reason}; nothing is deployed")
     try:
         registry.adapter(workspace, candidate, fresh=True)
         if (found := candidate.tags["adapter_hash"]) != contest.candidate.adapter_hash:
@@ -176,6 +181,8 @@ def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason:
     model = registry.model_name(variant)
     history = ledger.entries(workspace.open(), model)
     back = registry.named(workspace, ledger.to_roll_back(history, model).from_version)
+    if reason := tainted(workspace).get(f"{back.name}/{back.version}"):
+        raise ledger.LedgerError(f"{back.name}/{back.version} does not come back: {reason}; promote a clean candidate")
     return ledger.rollback(history, model, adapter_hash=back.tags["adapter_hash"], actor=actor, reason=reason)
 
 
