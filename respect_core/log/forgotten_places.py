@@ -11,7 +11,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -248,23 +248,26 @@ class TurnsAndOutcomes(Place):
 
     def erase(self, found: Found, forgotten: Forgotten) -> str | None:
         store, partition = self._store, _partition(found.key)
-        before, rows = read_manifest(store, TURNS, *partition), _rows(store, TURNS, partition, forgotten)
-        source = table_input(store, TURNS, *partition) if before else None
-        if any(key.endswith(".jsonl") for key in store.keys(partition.folder(LOGS))):
-            export(store, partition.round, [partition.variant])
-        digest = [_filter(store, table, partition, forgotten) for table in (OUTCOMES, TURNS)][-1]
-        after = read_manifest(store, TURNS, *partition)
-        if before and after and after.rows == before.rows - rows:
-            self._carry_over(partition, source, table_input(store, TURNS, *partition))
-        return digest
+        with _decoded(store, partition, forgotten):
+            if any(key.endswith(".jsonl") for key in store.keys(partition.folder(LOGS))):
+                export(store, partition.round, [partition.variant])
+            return [_filter(store, table, partition, forgotten) for table in (OUTCOMES, TURNS)][-1]
 
-    def _carry_over(self, partition: Partition, before: Input | None, after: Input) -> None:
-        """Let feedback that was decoded from the turns before count as decoded from those that are left."""
-        manifest = read_manifest(self._store, FEEDBACK, *partition)
-        if manifest and all(part.inputs == (before,) for part in manifest.parts):
-            parts = [part.model_copy(update={"inputs": (after,)}) for part in manifest.parts]
-            with suppress(ChangedError):  # then it is decoded again
-                commit(self._store, FEEDBACK, partition, parts, replaces=manifest)
+
+@contextmanager
+def _decoded(store: Store, partition: Partition, forgotten: Forgotten) -> Iterator[None]:
+    """Let feedback that is up to date stay so: turns that nobody removes would be decoded as they were."""
+    before, rows = read_manifest(store, TURNS, *partition), _rows(store, TURNS, partition, forgotten)
+    source = table_input(store, TURNS, *partition) if before else None
+    yield
+    after, feedback = (read_manifest(store, table, *partition) for table in (TURNS, FEEDBACK))
+    if not before or not after or not feedback or after.rows != before.rows - rows:
+        return
+    if all(part.inputs == (source,) for part in feedback.parts):
+        now = (table_input(store, TURNS, *partition),)
+        parts = [part.model_copy(update={"inputs": now}) for part in feedback.parts]
+        with suppress(ChangedError):  # then it is decoded again
+            commit(store, FEEDBACK, partition, parts, replaces=feedback)
 
 
 class EmptyLogs(Place):
@@ -283,9 +286,10 @@ class EmptyLogs(Place):
     def erase(self, found: Found, forgotten: Forgotten) -> str | None:
         partition = _partition(found.key)
         empty = self._empty(partition)
-        export(self._store, partition.round, [partition.variant])
-        for table in (OUTCOMES, TURNS):
-            _filter(self._store, table, partition, forgotten, empty)
+        with _decoded(self._store, partition, forgotten):
+            export(self._store, partition.round, [partition.variant])
+            for table in (OUTCOMES, TURNS):
+                _filter(self._store, table, partition, forgotten, empty)
         for key in sorted(empty):
             self._store.delete(key)
         return None

@@ -181,8 +181,8 @@ def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason:
     model = registry.model_name(variant)
     history = ledger.entries(workspace.open(), model)
     back = registry.named(workspace, ledger.to_roll_back(history, model).from_version)
-    if reason := tainted(workspace).get(f"{back.name}/{back.version}"):
-        raise ledger.LedgerError(f"{back.name}/{back.version} does not come back: {reason}; promote a clean candidate")
+    if why := tainted(workspace).get(f"{back.name}/{back.version}"):
+        raise ledger.LedgerError(f"{back.name}/{back.version} does not come back: {why}; promote a clean candidate")
     return ledger.rollback(history, model, adapter_hash=back.tags["adapter_hash"], actor=actor, reason=reason)
 
 
