@@ -89,7 +89,7 @@ def interaction(store: Store, name: str) -> Tombstone:
 
 
 def older_than(age: str) -> Tombstone:
-    """Return the tombstone of what ended so many days ago, such as '90d'. Raises ForgettingError for another form."""
+    """Return the tombstone of what ended a number of days ago, such as '90d'. Raises ForgettingError for another form."""
     if not (days := _DAYS.fullmatch(age)) or not int(days[1]):
         raise ForgettingError(f"{age[:20]!r} is no age: write a number of days, such as 90d")
     now = datetime.now(UTC)
@@ -113,7 +113,7 @@ def _found(store: Store, wanted: Tombstone) -> Tombstone:
     conversations = {name for name, span in served.items() if covers(name, span)}
     ids = set(wanted.interactions) if wanted.why is Why.INTERACTION else set[str]()
     ids |= {name for name, span in alone.items() if wanted.why is not Why.INTERACTION and covers(name, span)}
-    if wanted.why is Why.AGE:  # what became of a conversation that still goes on stays with it
+    if wanted.why is Why.AGE:  # what became of a conversation that is not over stays with it
         ids -= {each for name, span in served.items() if name not in conversations for each in span.interactions}
     ids |= {each for name in conversations for each in served[name].interactions}
     return wanted.model_copy(
