@@ -18,10 +18,11 @@ from respect_core.log import spans, tombstones
 from respect_core.log.forgotten_places import BusyError, Place, store_places
 from respect_core.log.spans import Span
 from respect_core.log.tombstones import FOLDER, ForgettingError, Forgotten, Tombstone, Why, moment
-from respect_core.store.base import Store
+from respect_core.store.base import MissingKeyError, Store
 from respect_core.store.leases import lease
+from respect_core.store.manifests import ChangedError
 
-_PASSES = 3  # over a place, since somebody may write while it is erased
+_TRIES = 5  # passes over a place, until nothing is found
 _DAYS = re.compile(r"(\d{1,5})d")
 
 Result = TypeVar("Result")
@@ -89,7 +90,7 @@ def interaction(store: Store, name: str) -> Tombstone:
 
 
 def older_than(age: str) -> Tombstone:
-    """Return the tombstone of what ended a number of days ago, such as '90d'. Raises ForgettingError for another form."""
+    """Return the tombstone of what ended a number of days ago, such as '90d'. Raises ForgettingError otherwise."""
     if not (days := _DAYS.fullmatch(age)) or not int(days[1]):
         raise ForgettingError(f"{age[:20]!r} is no age: write a number of days, such as 90d")
     now = datetime.now(UTC)
@@ -187,17 +188,27 @@ def _erase_from_store(store: Store, tombstone: Tombstone, receipt: Receipt) -> T
 def _erase(places: Sequence[Place], forgotten: Forgotten, receipt: Receipt) -> None:
     for place in places:
         done = receipt.places.setdefault(place.name, Erased())
-        try:
-            for _ in range(_PASSES):
-                found = list(place.find(forgotten))
-                for each in found:
-                    done.records += each.records
-                    if (digest := place.erase(each, forgotten)) is None:
-                        done.rewritten.pop(each.key, None)
-                        done.dropped.append(each.key)
-                    else:
-                        done.rewritten[each.key] = digest
-                if not found:
+        for tries in range(_TRIES):
+            try:
+                if not _erase_once(place, forgotten, done):
                     break
-        except BusyError as error:
-            receipt.left[place.name] = str(error)
+            except BusyError as error:
+                receipt.left[place.name] = str(error)
+                break
+            except (ChangedError, MissingKeyError):  # another process has replaced what was just listed
+                if tries == _TRIES - 1:
+                    raise
+
+
+def _erase_once(place: Place, forgotten: Forgotten, done: Erased) -> bool:
+    """Erase what is found in a place; return whether there was anything."""
+    found = list(place.find(forgotten))
+    for each in found:
+        digest = place.erase(each, forgotten)
+        done.records += each.records
+        if digest is None:
+            done.rewritten.pop(each.key, None)
+            done.dropped.append(each.key)
+        else:
+            done.rewritten[each.key] = digest
+    return bool(found)
