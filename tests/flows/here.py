@@ -26,7 +26,7 @@ class ByWord(FeedbackDecoder):
 
     def __init__(self, config: DecoderConfig) -> None:
         self.config = config
-        self.revision, self.render_chat = "none", None
+        self.revision, self.render_chat, self.local = "none", None, None
         self.read: Any = Reading  # every text as it is
 
     def _odds(self, said: Sequence[Any], kinds: Sequence[Any], progress: Any) -> list[torch.Tensor]:
