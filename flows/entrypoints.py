@@ -17,18 +17,20 @@ from flows import promote as promotion
 from flows.canary import look_at_canaries
 from flows.dispatch import stages
 from flows.dispatch.pools import leave
-from flows.parameters import NamedStudyParameters, NextRoundParameters, SimulateParameters
+from flows.parameters import NamedStudyParameters, NextRoundParameters, RetentionParameters, SimulateParameters
 from flows.promotion_parameters import PromoteParameters, RollbackParameters
 from flows.round import round
 from flows.simulate import simulate
 from flows.study import study
 from flows.support.tags import label_run
 from flows.support.threads import threads
+from respect_core.log.forgetting import older_than
 from respect_core.profiles import Profile
 from respect_core.release.canary_looks import CanaryLook
 from respect_core.variants import SEED, Variant
 from tasks.compute.places import Place, require
 from tasks.registry.register import register_variant
+from tasks.release.forget import forget
 from tasks.release.promote import PromotionRef
 from tasks.reports.report import report_decoder, report_variant
 from tasks.round.collect import collect_chats
@@ -118,6 +120,22 @@ def train(
         learned = stages.guard(workspace, profile, {variant: learned}, validation)[variant]
     leave(workspace, result, learned)
     report_variant(workspace, learned)
+
+
+@flow(name="retention", flow_run_name="retention")
+def retention(parameters: RetentionParameters = RetentionParameters()) -> State[Any]:  # noqa: B008  # frozen
+    """Erase what users said longer ago than a number of days; versions stay as they are.
+
+    Args:
+        parameters: How long it is kept; without a number of days, nothing is erased.
+    """
+    if parameters.days is None:
+        return Completed(message="off: no number of days is set")
+    receipt = forget(from_environment(), older_than(f"{parameters.days}d"))
+    return Completed(
+        message=f"erased {len(receipt.tombstone.interactions)} interactions that ended before "
+        f"{receipt.tombstone.before[:10]}; receipt: {receipt.key}"
+    )
 
 
 @flow(name="deployed-study", flow_run_name="study {parameters.name}")

@@ -324,3 +324,9 @@ class SearchParameters(RoundParameters):
     def named(self) -> dict[str, Any]:
         """Return the fields that identify the search, for its files and its table."""
         return {"grid": self.grid, "variant": str(self.variants[0]), "round": self.round, "profile": self.profile}
+
+
+class RetentionParameters(Parameters):
+    """How long what users said is kept."""
+
+    days: int | None = Field(default=None, ge=1, description="What ended so many days ago is erased. Empty: nothing.")

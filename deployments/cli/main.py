@@ -11,6 +11,7 @@ from deployments.cli.annotations import annotate_app, released_app, released_imp
 from deployments.cli.backups import backups_app
 from deployments.cli.comparing import comparing_app
 from deployments.cli.decoding import decoding_app
+from deployments.cli.forgetting import forgetting_app
 from deployments.cli.imports import import_app
 from deployments.cli.options import On, build, options
 from deployments.cli.promotion import promotion_app
@@ -54,6 +55,7 @@ app.add_typer(backups_app)
 app.add_typer(promotion_app)
 app.add_typer(quarantine_app)
 app.add_typer(report_app)
+app.add_typer(forgetting_app)
 app.add_typer(search_app)
 app.add_typer(decoding_app)
 app.add_typer(comparing_app)

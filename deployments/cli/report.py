@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from respect_core.measuring.evidence import Evidence
     from respect_core.measuring.judge import ImageSimilarity
+    from respect_core.reporting.changes import Changes
     from respect_core.store.manifests import Partition
     from tasks.support.workspace import Workspace
 
@@ -53,6 +54,7 @@ def report_command(
     """Write the paper's tables and figures, or those of conversations, and one HTML page, from what was run."""
     workspace = run_workspace(study)
     with clear_errors():
+        from respect_core.log import forgetting
         from respect_core.log.export import export_everything
         from respect_core.measuring.evidence import gather
         from respect_core.measuring.human_eval import build_annotations
@@ -60,18 +62,23 @@ def report_command(
         from tasks.reports import run_facts, study_pairs
 
         store, folder = workspace.open(), out or workspace.root / "report"
-        export_everything(store)
-        annotated = build_annotations(store)
-        evidence = gather(
-            store,
-            study,
-            run=workspace.root,
-            systems=run_facts.systems(workspace.root),
-            f=_image_similarity(workspace, similarity, annotated),
-        )
-        evidence = study_pairs.of_study(evidence, workspace.root)
-        facts, learned = run_facts.facts(workspace.root), run_facts.learned(workspace.root)
-        changes = write(evidence, folder, store=store if games else None, facts=facts, learned=learned)
+
+        def publish() -> tuple[Evidence, Changes | None]:
+            export_everything(store)
+            annotated = build_annotations(store)
+            evidence = gather(
+                store,
+                study,
+                run=workspace.root,
+                systems=run_facts.systems(workspace.root),
+                f=_image_similarity(workspace, similarity, annotated),
+            )
+            evidence = study_pairs.of_study(evidence, workspace.root)
+            facts, learned = run_facts.facts(workspace.root), run_facts.learned(workspace.root)
+            changes = write(evidence, folder, store=store if games else None, facts=facts, learned=learned)
+            return evidence, changes
+
+        evidence, changes = forgetting.settled(store, publish)
     policies = "1 policy" if len(evidence.cells) == 1 else f"{len(evidence.cells)} policies"
     console.print(f"{evidence.games:,} {evidence.words.interactions} of {policies}: {escape(str(folder / PAGE))}")
     if changes:

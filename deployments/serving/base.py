@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic
 
@@ -58,14 +59,22 @@ class VersionServer(Generic[Version]):
     Args:
         prefix: of the log in the store, and its folder on this machine.
         loader: makes versions ready to act.
+        kept: see `LineLog`.
     """
 
-    def __init__(self, workspace: Workspace, settings: Settings, prefix: str, loader: Loader[Version]) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        settings: Settings,
+        prefix: str,
+        loader: Loader[Version],
+        kept: Callable[[bytes], bytes] = lambda lines: lines,
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.roster: Roster[Version] = Roster(idle=settings.idle, most=settings.games)
         self.follower = Follower(workspace, settings.variants, self.roster, loader.load, every=settings.every)
-        self._lines = LineLog(workspace.open(), workspace.scratch / prefix, prefix)
+        self._lines = LineLog(workspace.open(), workspace.scratch / prefix, prefix, kept)
         self._stop = threading.Event()
         self._flusher = threading.Thread(target=self._flush, name="log of what is served", daemon=True)
 

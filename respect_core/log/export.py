@@ -28,6 +28,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from respect_core.log import tombstones
 from respect_core.log.blocks import Seen, accept, blocks, read_ahead
 from respect_core.log.log import LOGS, SET_ASIDE, new_lines
 from respect_core.schemas import SCHEMA_VERSION, Columns
@@ -235,6 +236,7 @@ def _ids(store: Store, partition: Partition, parts: list[Part]) -> set[str]:
 def _export_batch(store: Store, partition: Partition, sizes: dict[str, int], seen: Seen) -> tuple[Part, Part]:
     """Read log objects in one pass; store a part of turns and one of outcomes, for the caller to commit."""
     inputs: list[Input] = []
+    forgotten = tombstones.read(store)
     with ExitStack() as stack:
         turns = stack.enter_context(new_part(store, TURNS, partition))
         outcomes = stack.enter_context(new_part(store, OUTCOMES, partition))
@@ -244,7 +246,7 @@ def _export_batch(store: Store, partition: Partition, sizes: dict[str, int], see
             digest, first = hashlib.sha256(), 1
             for block in blocks(file, digest):
                 for columns, errors in accept(block, first, partition, seen):
-                    writer.write(columns)
+                    writer.write(forgotten.without(columns))
                     for number, error in errors:
                         problems.add(error.at(key, f"line {number}").to_json())
                 first += block.count(b"\n")

@@ -21,6 +21,7 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from respect_core.errors import ExpectedError
+from respect_core.log import tombstones
 from respect_core.log.records import InteractionLog
 from respect_core.schemas import SCHEMA_VERSION
 from respect_core.store.base import Store
@@ -123,12 +124,16 @@ class Lines:
         self._file.write(line + b"\n")
         self.count += 1
 
+    def leave_out(self, line: bytes) -> None:
+        """Let a line count for the name alone."""
+        self._digest.update(line + b"\n")
+
     def put(self, prefix: str, name: str | None = None) -> str:
-        """Store the lines under `name` or their hash, unless they are stored already; return the key."""
+        """Store the lines, if any, under `name` or their hash, unless they are stored already; return the key."""
         key = f"{prefix}{name or self._digest.hexdigest()[:32]}.jsonl"
         with self._store.errors(key):
             self._file.flush()
-        if not self._store.exists(key):
+        if self.count and not self._store.exists(key):
             self._store.put_file(key, self._path)
         return key
 
@@ -157,11 +162,13 @@ def logs_key(logs: Sequence[InteractionLog]) -> str:
 def append_logs(store: Store, logs: Iterable[InteractionLog], name: str | None = None) -> str:
     """Append finished interactions of one round and variant as one object; return its key.
 
-    Memory holds one interaction. An existing batch of that name, or with the same contents, stays as it is.
+    Memory holds one interaction. An existing batch of that name, or with the same contents, stays as it is. What is
+    forgotten is left out, also of a batch whose user is forgotten at that moment.
 
     Raises ValueError for no logs, or logs of several rounds or variants.
     """
     partition: Partition | None = None
+    forgotten = tombstones.read(store)
     with new_lines(store, LOGS) as lines:
         for log in logs:
             if partition not in (None, (log.round, log.variant)):
@@ -170,10 +177,13 @@ def append_logs(store: Store, logs: Iterable[InteractionLog], name: str | None =
                     f"{partition}; append each round and variant by itself"
                 )
             partition = Partition(log.round, log.variant)
-            lines.add(log.model_dump_json().encode())
+            line = log.model_dump_json().encode()
+            (lines.leave_out if forgotten.has_line(line) else lines.add)(line)
         if partition is None:
             raise ValueError("no interactions to append; call with at least one")
-        return lines.put(partition.folder(LOGS), name)
+        key = lines.put(partition.folder(LOGS), name)
+    tombstones.leave_out(store, key, forgotten)
+    return key
 
 
 def read_logs(store: Store, key: str) -> Iterator[InteractionLog]:

@@ -6,13 +6,17 @@ collect them into conversations once these are over.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from respect_core.store.base import Store
+from respect_core.log import tombstones
+from respect_core.log.tombstones import Forgotten
+from respect_core.store.base import MissingKeyError, Store
 
 SERVED_CHATS = "served_chats"
 CONVERSATIONS = "gateway/conversations"
@@ -47,6 +51,11 @@ class ServedChat(BaseModel):
     response: dict[str, Any]
 
 
+def interaction_id(conversation: str) -> str:
+    """Return the id in the log of a conversation with this id."""
+    return f"chat-{hashlib.sha256(conversation.encode()).hexdigest()[:24]}"
+
+
 def days(store: Store) -> dict[str, list[str]]:
     """Return the keys of the objects in the store by the day on which they were begun, the oldest first."""
     found: dict[str, list[str]] = {}
@@ -55,9 +64,43 @@ def days(store: Store) -> dict[str, list[str]]:
     return found
 
 
-def read(store: Store, keys: Iterable[str] | None = None) -> Iterator[ServedChat]:
-    """Yield the records in these objects, or in all, those of the oldest object first."""
+def read(store: Store, keys: Iterable[str] | None = None, forgotten: Forgotten | None = None) -> Iterator[ServedChat]:
+    """Yield the records in these objects, or in all, those of the oldest object first, without what is forgotten.
+
+    Args:
+        forgotten: what is, for callers that know it.
+    """
+    forgotten = tombstones.read(store) if forgotten is None else forgotten
     for key in store.keys(f"{SERVED_CHATS}/") if keys is None else keys:
-        with closing(store.open(key)) as file:
+        try:
+            opened = store.open(key)
+        except MissingKeyError:  # all of it is forgotten since it was listed
+            continue
+        with closing(opened) as file:
             for line in file:
-                yield ServedChat.model_validate_json(line)
+                chat = ServedChat.model_validate_json(line)
+                if not is_forgotten(chat.conversation_id, chat.user, chat.time, forgotten):
+                    yield chat
+
+
+def is_forgotten(conversation: str, user: str, time: str, forgotten: Forgotten) -> bool:
+    """Tell whether a reply of a conversation is forgotten."""
+    return conversation in forgotten.conversations or forgotten.has_user(user, time)
+
+
+def kept(store: Store, lines: bytes) -> bytes:
+    """Return the lines of a gateway's log that may be stored.
+
+    A conversation that its user began before they were forgotten stays forgotten as a whole, since every request
+    repeats it: the user's tombstone gets its id.
+    """
+    while forgotten := tombstones.read(store):
+        lost = [json.loads(line) for line in lines.splitlines() if forgotten.has_line(line)]
+        new = {each["conversation_id"]: each["user"] for each in lost} if lost else {}
+        unknown = new.keys() - forgotten.conversations
+        for each in forgotten.tombstones:
+            if names := {name for name in unknown if new[name] == each.user}:
+                tombstones.put(store, each.model_copy(update={"conversations": (*each.conversations, *names)}))
+        if not unknown:
+            return forgotten.kept(lines)
+    return lines

@@ -23,6 +23,11 @@ _VALUES = re.compile(r", not .*|: line \d+ column \d+ .*|(['\"]).*\1", re.DOTALL
 """What a reason quotes of a record, which may be what a user wrote."""
 
 
+def without_values(reason: str) -> str:
+    """Return a reason without what it quotes of the record."""
+    return _VALUES.sub("", reason)
+
+
 def put(store: Store, partition: Partition, problem: Problem) -> None:
     """Set the game `problem.record` aside, unless it is already."""
     digest = hashlib.sha256(problem.record.encode()).hexdigest()[:32]
@@ -56,5 +61,5 @@ def reasons(store: Store, up_to: int | None = None) -> dict[str, Mapping[int, in
         with suppress(MissingKeyError), closing(store.open(key)) as file:  # admitted again in the meantime
             for line in file:
                 if reason := json.loads(line).get("reason"):  # marks of what was measured have none
-                    counts[_VALUES.sub("", reason)][int(place[1])] += 1
+                    counts[without_values(reason)][int(place[1])] += 1
     return {reason: counts[reason] for reason in sorted(counts, key=lambda each: (-counts[each].total(), each))}

@@ -25,6 +25,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from respect_core.errors import ExpectedError
+from respect_core.log import tombstones
+from respect_core.log.tombstones import Why
 from respect_core.store.base import MissingKeyError, Store
 from respect_core.store.manifests import Input, Manifest, Partition, read_manifest, table_input
 from respect_core.store.tables import iter_batches
@@ -280,7 +282,29 @@ def learned_from(
     query = {name: value for name, value in criteria.items() if value is not None}
     if not query:
         raise LineageError("name a turn, an interaction or a user")
-    direct = {version: tuple(_matching(store, version, query)) for version in versions(store)}
+    return _with_descendants(store, {version: tuple(_matching(store, version, query)) for version in versions(store)})
+
+
+def tainted(store: Store) -> list[Learned]:
+    """Return versions that learned from what users had forgotten, or continue such a version's weights.
+
+    What is only old does not count. A version that learned later from a user's new data is not among them.
+    """
+    told = [each for each in tombstones.tombstones(store) if each.why is not Why.AGE]
+    forgotten = pa.array(sorted({name for each in told for name in each.interactions}), pa.string())
+    if not len(forgotten):
+        return []
+
+    def rows(version: str) -> tuple[tuple[str, int, int | None, str], ...]:
+        table = learned_turns(store, version)
+        return tuple(_rows_of(table.filter(pc.is_in(_originals(table["interaction_id"]), forgotten))))
+
+    return _with_descendants(store, {version: rows(version) for version in versions(store)})
+
+
+def _with_descendants(
+    store: Store, direct: Mapping[str, tuple[tuple[str, int, int | None, str], ...]]
+) -> list[Learned]:
     touched = {version for version, turns in direct.items() if turns}
     learned = []
     for version in direct:
@@ -298,6 +322,10 @@ def _matching(store: Store, version: str, query: Mapping[str, Any]) -> Iterator[
         if name == "interaction_id":
             column = _originals(column)
         table = table.filter(pc.equal(column, value))
+    return _rows_of(table)
+
+
+def _rows_of(table: pa.Table) -> Iterator[tuple[str, int, int | None, str]]:
     names = ("interaction_id", "turn", "label", "source")
     yield from zip(*(table[name].to_pylist() for name in names), strict=True)
 

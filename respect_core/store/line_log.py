@@ -11,6 +11,7 @@ import fcntl
 import os
 import threading
 import uuid
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from io import FileIO
@@ -27,10 +28,14 @@ class LineLog:
     Args:
         folder: for lines that are not in the store yet, including those of a killed process.
         prefix: of the objects in the store.
+        kept: returns those of the lines that may be stored. It is asked before and after they are, and may have
+            changed its mind.
     """
 
-    def __init__(self, store: Store, folder: Path, prefix: str) -> None:
-        self._store, self._folder, self._prefix = store, folder, prefix
+    def __init__(
+        self, store: Store, folder: Path, prefix: str, kept: Callable[[bytes], bytes] = lambda lines: lines
+    ) -> None:
+        self._store, self._folder, self._prefix, self._kept = store, folder, prefix, kept
         self._lock, self._flushing = threading.Lock(), threading.Lock()
         self._file: FileIO | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +89,11 @@ class LineLog:
             except BlockingIOError:
                 return
             data = file.read()
-            lines = data[: data.rfind(b"\n") + 1]  # a killed process may have left half a line, of nothing acknowledged
+            # A killed process may have left half a line, of nothing acknowledged.
+            lines = self._kept(data[: data.rfind(b"\n") + 1])
+            key = f"{self._prefix}/{path.name[:10]}/{path.name}"
             if lines:
-                self._store.put_if_absent(f"{self._prefix}/{path.name[:10]}/{path.name}", lines)
+                self._store.put_if_absent(key, lines)
+                if (kept := self._kept(lines)) != lines:
+                    self._store.put(key, kept) if kept else self._store.delete(key)
             path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 
+from respect_core.log import tombstones
 from respect_core.log.log import parse_record, read_logs
 from respect_core.log.records import InteractionLog
 from respect_core.store.base import Store
@@ -38,11 +39,15 @@ def write(store: Store, name: str, logs: Sequence[InteractionLog]) -> None:
 def add(store: Store, name: str, logs: Sequence[InteractionLog]) -> list[str]:
     """Add games to a set, which is created if absent, and return the ids of the new ones. Others stay unchanged.
 
+    What is forgotten is left out.
+
     Raises:
         ValueError: no games; or games would be both trained on, in D0, and held out, in another set.
     """
     if not logs:
         raise ValueError(f"no games for the set {name!r}: raise the share, or import more games")
+    forgotten = tombstones.read(store)
+    logs = [log for log in logs if not forgotten.has_line(_lines([log]))]
     ids = {log.interaction_id for log in logs}
     for other in [each for each in names(store) if each != name and D0 in (each, name)]:
         if both := sorted(ids.intersection(log.interaction_id for log in read(store, other))):

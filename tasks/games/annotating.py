@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from respect_core.log import forgetting
 from respect_core.measuring import annotation_tasks
 from respect_core.measuring.annotation_tasks import AnnotationTask
 from tasks.support.files import write_whole
@@ -27,12 +28,16 @@ def sample(
     Raises TableError and ValueError as `sample` and `sample_follow_ups` do.
     """
     store = workspace.open()
-    tasks: Sequence[AnnotationTask]
-    if annotation_tasks.free_text(store, round, variant):
-        tasks = annotation_tasks.sample_follow_ups(store, round, variant, turns=turns, triple=triple, seed=seed)
-    else:
-        tasks = annotation_tasks.sample(store, round, variant, games=games, triple=triple, seed=seed)
-    annotation_tasks.put_tasks(store, tasks)
-    if out is not None:
-        write_whole(out, annotation_tasks.to_lines(tasks).decode())
-    return tasks
+
+    def draw() -> Sequence[AnnotationTask]:
+        tasks: Sequence[AnnotationTask]
+        if annotation_tasks.free_text(store, round, variant):
+            tasks = annotation_tasks.sample_follow_ups(store, round, variant, turns=turns, triple=triple, seed=seed)
+        else:
+            tasks = annotation_tasks.sample(store, round, variant, games=games, triple=triple, seed=seed)
+        annotation_tasks.put_tasks(store, tasks)
+        if out is not None:
+            write_whole(out, annotation_tasks.to_lines(tasks).decode())
+        return tasks
+
+    return forgetting.settled(store, draw)

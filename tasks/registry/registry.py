@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from respect_core.errors import ExpectedError
 from respect_core.variants import SEED, Variant, original
+from tasks.registry.forgotten import tainted
 from tasks.support.files import passing
 from tasks.support.interruption import interrupts
 from tasks.support.references import RegisteredRef
@@ -259,9 +260,15 @@ def of_rounds(workspace: Workspace, variant: str) -> list[ModelVersion]:
     return [version for version in versions(workspace, variant) if RETRAINED not in version.tags]
 
 
-def latest(workspace: Workspace, variant: str, before_round: int | None = None) -> ModelVersion | None:
-    """Return the newest version of a variant, only among those trained on rounds before `before_round` if given."""
-    of_variant = of_rounds(workspace, variant)
+def latest(
+    workspace: Workspace, variant: str, before_round: int | None = None, without: Collection[str] = ()
+) -> ModelVersion | None:
+    """Return the newest version of a variant, only among those trained on rounds before `before_round` if given.
+
+    Args:
+        without: versions that do not count.
+    """
+    of_variant = [v for v in of_rounds(workspace, variant) if f"{v.name}/{v.version}" not in without]
     eligible = [v for v in of_variant if before_round is None or int(v.tags["round"]) < before_round]
     return max(eligible, key=lambda v: (int(v.tags["round"]), int(v.version)), default=None)
 
@@ -270,10 +277,15 @@ def previous(workspace: Workspace, variant: str, round: int) -> ModelVersion | N
     """Return what the variant's training in `round` continues from: its version of an earlier round, else the seed.
 
     B-FFT+ branches off B-FFT's (appendix D), and the control with shuffled labels continues from what B-FFT does.
+    Versions that learned from what is forgotten are passed over.
     """
-    variant = original(variant)
+    variant, without = original(variant), tainted(workspace).keys()
     off = Variant.B_FFT if variant == Variant.B_FFT_PLUS else SEED
-    return latest(workspace, variant, round) or latest(workspace, off, round) or latest(workspace, SEED)
+    return (
+        latest(workspace, variant, round, without)
+        or latest(workspace, off, round, without)
+        or latest(workspace, SEED, without=without)
+    )
 
 
 def aliases(workspace: Workspace, model: str) -> dict[str, str]:

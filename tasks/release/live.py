@@ -12,12 +12,12 @@ from prefect.artifacts import create_table_artifact
 from rich.console import Console
 from rich.table import Table
 
+from respect_core.log import forgetting
 from respect_core.log.log import LOGS, read_logs
 from respect_core.log.records import turn_rows
-from respect_core.log.served_chats import read
+from respect_core.log.served_chats import interaction_id, read
 from respect_core.measuring.follow_ups import POWER, Compared, Said, compare
 from respect_core.profiles import Profile
-from respect_core.scenarios.chat.logs import interaction_id
 from respect_core.store.manifests import partitions_with
 from respect_core.variants import DecoderKind
 from tasks.support import progress
@@ -58,6 +58,7 @@ def _said(workspace: Workspace, profile: Profile, versions: Sequence[str]) -> li
     from respect_core.feedback import decoder
 
     store = workspace.open()
+    forgetting.finish(store)
     version_of: dict[str, str] = {}  # by interaction
     conversations: dict[str, set[str]] = {version: set() for version in versions}
     for chat in read(store):

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
+from respect_core.log import tombstones
 from respect_core.log.log import RecordError
-from respect_core.log.served_chats import SERVED_CHATS, read
+from respect_core.log.served_chats import SERVED_CHATS, interaction_id, is_forgotten, read
+from respect_core.log.tombstones import Forgotten
 from respect_core.release.live import Offered, PairFigures, ServedReply, VersionFigures, pairs, versions
-from respect_core.scenarios.chat.logs import interaction_id
 from respect_core.scenarios.chat.served import read_reply
 from respect_core.store import tables
 from respect_core.store.base import Store
@@ -42,12 +43,14 @@ class LiveLog:
         self._store, self._most = store, most
         self._replies: deque[ServedReply] = deque(maxlen=most)
         self._read: set[str] = set()  # keys, of the days that may still get some
+        self._forgotten = Forgotten()
         self._partitions: set[Partition] = set()  # of the conversations
         self._decoded: dict[Partition, _Decoded] = {}
 
     def follow(self) -> bool:
         """Read what is new; return whether anything is. Raises StoreError and TableError."""
         keys, replies = self._keys(), list[ServedReply]()
+        forgot = self._forget()
         new = sorted(keys - self._read, reverse=True)
         for key in new:
             if len(replies) >= self._most:
@@ -58,7 +61,7 @@ class LiveLog:
         if replies:
             self._replies = deque(sorted([*self._replies, *replies], key=lambda each: each.time), self._most)
         self._read = keys or self._read
-        return self._read_labels() or bool(replies)
+        return self._read_labels() or bool(replies) or forgot
 
     def versions(self, on_offer: Collection[Offered]) -> list[VersionFigures]:
         """Measure the versions that replied."""
@@ -74,6 +77,17 @@ class LiveLog:
         newest = max(self._decoded, default=None)
         return newest and (self._decoded[newest].decoder.get("decoder_model", "an unnamed decoder"), newest.round)
 
+    def _forget(self) -> bool:
+        """Drop the replies that are forgotten; return whether there were any."""
+        before, self._forgotten = (len(self._replies), self._forgotten), tombstones.read(self._store)
+        if self._forgotten != before[1]:
+            said = [each for each in self._replies if not self._is_forgotten(each)]
+            self._replies = deque(said, maxlen=self._most)
+        return len(self._replies) < before[0]
+
+    def _is_forgotten(self, reply: ServedReply) -> bool:
+        return is_forgotten(reply.conversation, reply.user, reply.time, self._forgotten)
+
     def _keys(self) -> set[str]:
         """List the log's objects: all at first, and then those of the days that may still get some."""
         if not self._read:
@@ -84,7 +98,7 @@ class LiveLog:
 
     def _of(self, key: str) -> list[ServedReply]:
         result = []
-        for chat in read(self._store, [key]):
+        for chat in read(self._store, [key], self._forgotten):
             if chat.background:
                 continue
             try:

@@ -29,6 +29,7 @@ from respect_core.variants import Variant
 from tasks.compute.process import WorkerCutOffError, WorkerFailedError, WorkerRefusedError
 from tasks.registry import deployed as deployment
 from tasks.registry import registry
+from tasks.registry.forgotten import tainted
 from tasks.registry.lineage import keep_lineage
 from tasks.release import guard_rails
 from tasks.release.contest import Contest, name_of
@@ -103,6 +104,8 @@ def with_users(workspace: Workspace, evidence: Evidence) -> Evidence:
         keep_lineage(workspace, registry.named(workspace, evidence.policy))
     except lineage.LineageError as error:
         return replace(evidence, unusable=str(error))
+    if reason := tainted(workspace).get(evidence.policy):
+        return replace(evidence, unusable=reason)
     store = workspace.open()
     learned_at = lineage.feedback_by_address(store, evidence.policy)
     return replace(evidence, learned=lineage.feedback_by_user(store, evidence.policy), learned_at=learned_at)
@@ -145,6 +148,8 @@ def require_same(workspace: Workspace, contest: Contest) -> None:
         ValueError: they are not.
     """
     candidate = registry.named(workspace, name_of(contest.candidate))
+    if reason := tainted(workspace).get(name_of(contest.candidate)):
+        raise ValueError(f"{name_of(contest.candidate)}: {reason}; nothing is deployed")
     try:
         registry.adapter(workspace, candidate, fresh=True)
         if (found := candidate.tags["adapter_hash"]) != contest.candidate.adapter_hash:
@@ -181,6 +186,8 @@ def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason:
     if (begun := ledger.in_canary(history)) is not None:
         return ledger.end_canary(begun, actor=actor, reason=reason)
     back = registry.named(workspace, ledger.to_roll_back(history, model).from_version)
+    if why := tainted(workspace).get(f"{back.name}/{back.version}"):
+        raise ledger.LedgerError(f"{back.name}/{back.version} does not come back: {why}; promote a clean candidate")
     return ledger.rollback(history, model, adapter_hash=back.tags["adapter_hash"], actor=actor, reason=reason)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_link_artifact
 
+from respect_core.log import forgetting
 from respect_core.measuring.evidence import gather
 from respect_core.measuring.human_eval import build_annotations
 from tasks.registry import registry
@@ -26,13 +27,17 @@ def publish_report(workspace: Workspace, run_id: str, up_to: int, key: str) -> P
     from respect_core.reporting.report import PAGE, write  # of an extra, which rounds do not need
 
     store, out = workspace.open(), workspace.root / "report"
-    build_annotations(store)
-    systems = run_facts.systems(workspace.root)
-    evidence = gather(store, workspace.root.name, run=workspace.root, systems=systems, up_to=up_to)
-    evidence = study_pairs.of_study(evidence, workspace.root, up_to)
-    facts, learned = run_facts.facts(workspace.root), run_facts.learned(workspace.root)
-    write(evidence, out, store=store, up_to=up_to, facts=facts, learned=learned)
-    registry.client(workspace).log_artifacts(run_id, str(out), "report")
+
+    def publish() -> None:
+        build_annotations(store)
+        systems = run_facts.systems(workspace.root)
+        evidence = gather(store, workspace.root.name, run=workspace.root, systems=systems, up_to=up_to)
+        evidence = study_pairs.of_study(evidence, workspace.root, up_to)
+        facts, learned = run_facts.facts(workspace.root), run_facts.learned(workspace.root)
+        write(evidence, out, store=store, up_to=up_to, facts=facts, learned=learned)
+        registry.client(workspace).log_artifacts(run_id, str(out), "report")
+
+    forgetting.settled(store, publish)
     create_link_artifact(_address(workspace, run_id, out / PAGE), link_text=f"Report up to round {up_to}", key=key)
     return out / PAGE
 

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from prefect import get_run_logger, task
 
+from respect_core.log import forgetting
 from respect_core.log.lengths import Ruler
 from respect_core.log.log import RecordError, append_logs
 from respect_core.log.records import InteractionLog, PolicyIdentity
@@ -69,6 +70,7 @@ def collect_chats(workspace: Workspace) -> CollectedChats:
     store = workspace.open()
     if not any(store.keys(f"{SERVED_CHATS}/")):
         return CollectedChats()
+    forgetting.finish(store)
     with progress.bar("collect conversations"), lease(store, "collect", sleep=sleep):
         collected = collect(store, now=time.time())
         forget(store, now=time.time())

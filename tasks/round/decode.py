@@ -18,7 +18,7 @@ from respect_core.feedback import decoder, shards
 from respect_core.feedback.decoder import DecoderConfig
 from respect_core.feedback.shards import is_decoded
 from respect_core.interaction import TurnKey
-from respect_core.log import set_aside
+from respect_core.log import forgetting, set_aside
 from respect_core.measuring.decoder_metrics import against_thumbs
 from respect_core.measuring.labels import target_labels
 from respect_core.profiles import Profile
@@ -55,6 +55,7 @@ def decode_feedback(
         WorkerFailedError: decoding ended with an error; the message has the end of its log.
     """
     started, store = time.monotonic(), workspace.open()
+    forgetting.finish(store)
     turns = [part for part in manifests.partitions(store, "turns") if part.round <= round]
     identity = decoder_identity(decoder_config(profile))
     outdated = [part for part in turns if not is_decoded(store, part, identity)]

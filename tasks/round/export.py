@@ -6,7 +6,7 @@ import time
 
 from prefect import get_run_logger, task
 
-from respect_core.log import export, set_aside
+from respect_core.log import export, forgetting, set_aside
 from respect_core.profiles import Profile
 from respect_core.store import manifests
 from tasks.round.long_games import set_aside_long
@@ -28,6 +28,7 @@ def export_interactions(workspace: Workspace, round: int, profile: Profile | Non
     started = time.monotonic()
     with progress.bar(f"export round {round}"):
         store = workspace.open()
+        forgetting.finish(store)
         report = export.export(store, round)
         export.export_everything(store, before=round)  # games that ended after their round's export
         if profile is not None:

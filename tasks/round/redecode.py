@@ -18,7 +18,7 @@ from respect_core.feedback import prompts
 from respect_core.feedback.decoder import DecoderConfig, FeedbackDecoder
 from respect_core.feedback.shards import TURNS, decode_partition
 from respect_core.interaction import TurnKey
-from respect_core.log import set_aside
+from respect_core.log import forgetting, set_aside
 from respect_core.measuring.labels import target_labels
 from respect_core.store import manifests, tables
 from respect_core.store.base import Store
@@ -73,6 +73,7 @@ def redecode_round(
         ValueError: the round has not been decoded.
     """
     store, target = workspace.open(), beside(workspace, name)
+    forgetting.finish(store)
     partitions = manifests.partitions(store, "feedback", [round])
     if not partitions:
         raise ValueError(f"round {round} has no feedback in {workspace.store_uri}; run the round first")

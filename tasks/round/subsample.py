@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from prefect import get_run_logger, task
 
 from respect_core.interaction import TurnKey
-from respect_core.log import set_aside
+from respect_core.log import forgetting, set_aside
 from respect_core.log.records import turn_rows
 from respect_core.measuring.labels import right_turns
 from respect_core.profiles import Profile
@@ -45,7 +45,19 @@ def subsample_variant(
     Raises:
         ValueError: RL lacks the probability of a turn; the message names turns and remedies.
     """
-    store, config = workspace.open(), profile.settings(variant, round)
+    store = workspace.open()
+    return forgetting.settled(store, lambda: _subsample(store, profile, variant, round, validation, propensities))
+
+
+def _subsample(
+    store: Store,
+    profile: Profile,
+    variant: Variant,
+    round: int,
+    validation: str,
+    propensities: Sequence[PropensityRef],
+) -> TrainingSetRef:
+    config = profile.settings(variant, round)
     chosen = learning_partitions(manifests.partitions(store, "turns"), variant, round)
     held_out = pa.array([*curated.held_out(store, validation), *set_aside.games(store)], pa.string())
     d0, right = _d0(store)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from deployments.failures import place_of
 from deployments.game.domain.table import Table
 from deployments.game.durability.journal import Journal, NotWrittenError
-from respect_core.log.log import append_logs, find_logs
+from respect_core.log import tombstones
+from respect_core.log.log import LOGS, append_logs, find_logs
 from respect_core.log.records import InteractionLog, LoggedTurn, Outcome, PolicyIdentity
 from respect_core.store.base import Store, StoreError
 from respect_core.store.manifests import Partition
@@ -98,13 +99,23 @@ def record(table: Table, users: Mapping[str, str]) -> bytes:
 
 
 def store(place: Store, table: Table, users: Mapping[str, str]) -> None:
-    """Put a game that is over into the store, unless it is there already. Raises StoreError."""
+    """Put a game that is over into the store, unless it is there already or is forgotten. Raises StoreError."""
     partition = Partition(table.round, table.policy)
-    name = f"game-{table.id}"
+    name, key = f"game-{table.id}", f"{partition.folder('games')}{table.id}.json"
+    if _is_forgotten(place, table, users):
+        return
     log = interaction_log(table, users)
     if log is not None and find_logs(place, partition, name) is None:
         append_logs(place, [log], name)
-    place.put_if_absent(f"{partition.folder('games')}{table.id}.json", record(table, users))
+    place.put_if_absent(key, record(table, users))
+    if _is_forgotten(place, table, users):  # meanwhile
+        for each in (key, f"{partition.folder(LOGS)}{name}.jsonl"):
+            place.delete(each)
+
+
+def _is_forgotten(place: Store, table: Table, users: Mapping[str, str]) -> bool:
+    forgotten = tombstones.read(place)
+    return any(forgotten.has_user(user, table.started_at) for user in users.values())
 
 
 def _policy(table: Table) -> PolicyIdentity:

@@ -6,10 +6,13 @@ import logging
 
 from deployments.game.domain.assignment import Slot
 from deployments.game.domain.events import Event
+from deployments.game.durability.forgotten import leave_out
 from deployments.game.durability.journal import Journal
 from deployments.game.engine.rooms import Rooms
+from respect_core.log import tombstones
 from respect_core.scenarios.multiref.actions import ActionError
 from respect_core.scenarios.multiref.game import RuleError
+from respect_core.store.base import StoreError
 
 log = logging.getLogger(__name__)
 LARGE = 16 << 20
@@ -23,6 +26,7 @@ def recover(rooms: Rooms) -> None:
     Raises:
         KeyChangedError: ids became pseudonyms under another RESPECT_USER_KEY.
     """
+    _forget(rooms)
     _compact(rooms.journal)
     damaged: set[str] = set()
     unknown: set[str] = set()
@@ -48,6 +52,14 @@ def recover(rooms: Rooms) -> None:
     for game in damaged:
         log.error("game %s: the journal lacks one of its moves; the game is stopped", game)
     rooms.damaged = damaged
+
+
+def _forget(rooms: Rooms) -> None:
+    """Leave out what is forgotten; it is not stored either, should the store be unreachable now."""
+    try:
+        leave_out(rooms.journal, tombstones.read(rooms.workspace.open()))
+    except (StoreError, OSError) as error:
+        log.warning("what is forgotten stays in the journal until the next start (%s)", type(error).__name__)
 
 
 def _compact(journal: Journal) -> None:

@@ -23,6 +23,7 @@ from deployments.serving.gateway.turn import Asked, Turn
 from deployments.serving.gateway.wire import ApiError, ChatRequest
 from deployments.serving.rounds import Rounds
 from deployments.serving.versions import Version
+from respect_core.log import served_chats
 from respect_core.log.log import RecordError
 from respect_core.log.pseudonyms import pseudonym
 from respect_core.log.served_chats import SERVED_CHATS, ServedChat
@@ -84,7 +85,7 @@ class Gateway(base.VersionServer[Version]):
     settings: Settings
 
     def __init__(self, workspace: Workspace, settings: Settings, engine: Engine[Version]) -> None:
-        super().__init__(workspace, settings, SERVED_CHATS, engine.loader)
+        super().__init__(workspace, settings, SERVED_CHATS, engine.loader, partial(served_chats.kept, workspace.open()))
         self.engine = engine
         self._conversations = Conversations(workspace.open(), most=settings.games)
         self._rounds = Rounds(workspace, settings.round)

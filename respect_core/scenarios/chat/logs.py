@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ from respect_core.log.lengths import Ruler, spoken
 from respect_core.log.log import RecordError, from_validation
 from respect_core.log.pseudonyms import pseudonym
 from respect_core.log.records import InteractionLog, LoggedTurn, Outcome, PolicyIdentity, from_log
+from respect_core.log.served_chats import interaction_id
 from respect_core.scenario import Message as PromptMessage
 from respect_core.scenarios.chat.importers.conversation import ChatTurn, Conversation, Message
 from respect_core.scenarios.chat.reply import Part, before, call, state, text, text_message, written
@@ -76,11 +76,6 @@ class Writer:
             )
         except ValidationError as error:
             raise from_validation(error) from None
-
-
-def interaction_id(conversation: str) -> str:
-    """Return the id of a conversation in the log."""
-    return f"chat-{hashlib.sha256(conversation.encode()).hexdigest()[:24]}"
 
 
 def prompt(conversation: Conversation) -> list[PromptMessage]:
