@@ -33,7 +33,7 @@ def test_a_conversation_is_forgotten_while_it_goes_on(
             monkeypatch.setenv(name, value)
     place = registered(tmp_path, chat_profile())
     store, header = place.open(), "x-conversation-id"
-    live = Live(store, lambda: {"b-fft": "respect.seed/1"})
+    live = Live(store, lambda: [("b-fft", "respect.seed/1")])
     with serving(place, idle=0.1) as gateway:
         for number in range(2):  # one is collected before, the other is not
             gateway.say(f"a {SECRET}", user="ann", extra_headers={header: f"anns-{number}"})

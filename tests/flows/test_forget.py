@@ -17,8 +17,9 @@ from flows import demo as demo_module
 from flows import parameters as parameters_module
 from flows.demo import demo
 from flows.entrypoints import retention
-from flows.parameters import DemoParameters, PromoteParameters, RetentionParameters, RollbackParameters
+from flows.parameters import DemoParameters, RetentionParameters
 from flows.promote import promote, rollback
+from flows.promotion_parameters import PromoteParameters, RollbackParameters
 from respect_core.learning import validation
 from respect_core.log.log import append_logs, read_logs
 from respect_core.release import ledger, lineage
