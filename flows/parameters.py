@@ -351,7 +351,13 @@ class PromoteParameters(Parameters):
         default=None, ge=1, description="Turns with feedback that it must have learned from. Empty: the gate's."
     )
     approve: bool = Field(
-        default=False, description="Once the gate is passed, wait for a person to approve on the run's page in Prefect."
+        default=False,
+        description="Once the gate is passed, wait for a person to approve, on the approvals page or "
+        "with `respect approve`.",
+    )
+    actor: str = Field(
+        default="",
+        description="Who asks, for the ledger, which marks the name as unverified. Empty: the account that runs it.",
     )
     canary: str | None = Field(
         default=None,
@@ -367,7 +373,6 @@ class PromoteParameters(Parameters):
         description="With canary: conversations of both versions after which it ends undecided. Empty: those after "
         "which an equal candidate is promoted with 80% power.",
     )
-    actor: str = Field(default="", description="Who asks, for the ledger. Empty: the account that runs it.")
     reason: str = Field(default="", description="Why, for the ledger.")
 
     @field_validator("canary")
@@ -393,4 +398,7 @@ class RollbackParameters(Parameters):
 
     variant: Variant = Field(description="Variant whose previously deployed version is to come back.")
     reason: str = Field(default="", description="Why, for the ledger.")
-    actor: str = Field(default="", description="Who asks, for the ledger. Empty: the account that runs it.")
+    actor: str = Field(
+        default="",
+        description="Who asks, for the ledger, which marks the name as unverified. Empty: the account that runs it.",
+    )

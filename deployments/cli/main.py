@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from deployments.approvals.__main__ import approvals
 from deployments.cli.annotations import annotate_app, released_app, released_import_app
 from deployments.cli.backups import backups_app
 from deployments.cli.comparing import comparing_app
 from deployments.cli.decoding import decoding_app
 from deployments.cli.imports import import_app
+from deployments.cli.links import link_app
 from deployments.cli.options import On, build, options
 from deployments.cli.promotion import promotion_app
 from deployments.cli.report import report_app
@@ -51,6 +53,7 @@ app.add_typer(released_app)
 app.add_typer(annotate_app, name="annotate")
 app.add_typer(backups_app)
 app.add_typer(promotion_app)
+app.add_typer(link_app, name="link")
 app.add_typer(report_app)
 app.add_typer(search_app)
 app.add_typer(decoding_app)
@@ -72,7 +75,7 @@ def main(
     ] = False,
 ) -> None:
     """Prepare every command."""
-    if context.invoked_subcommand not in ("serve", "play"):  # servers handle the signal themselves
+    if context.invoked_subcommand not in ("serve", "play", "approvals"):  # servers handle the signal themselves
         end_on_sigterm()
 
 
@@ -229,6 +232,7 @@ def ui(
 
 app.command()(serve)
 app.command()(play)
+app.command()(approvals)
 
 
 if __name__ == "__main__":
