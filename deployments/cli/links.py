@@ -28,6 +28,22 @@ def approver_command(
         typer.echo(approver_link(url, name, days, _key()))
 
 
+@link_app.command("study")
+def study_command(
+    study: Annotated[str, typer.Argument(help="Name of the study, as in its file.")],
+    participants: Annotated[list[str], typer.Argument(help="Participants' ids.")],
+    days: Annotated[float, typer.Option(min=0.01, max=366, help="How long the links let somebody in.")] = 90,
+    url: Annotated[str, typer.Option(help="Where the game is played.")] = "http://127.0.0.1:8080",
+) -> None:
+    """Print a link for each participant of a study, who comes as nobody else."""
+    from deployments.game.domain.links import participant_link
+
+    with clear_errors():
+        key = _key()
+        for participant in participants:
+            typer.echo(participant_link(url, study, participant, days, key))
+
+
 def _key() -> str:
     key = link_key()
     if key is None:

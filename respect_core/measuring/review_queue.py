@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -143,15 +144,15 @@ def _interleaved(
 def _tasks(store: Store, part: Partition, asked: dict[TurnKey, Asked], annotators: int) -> list[AnnotationTask]:
     """Make a task of each turn, in the order of `asked`."""
     names = pa.array({name for name, _ in asked}, pa.string())
-    by_name: dict[str, list[dict[str, object]]] = {}
+    by_name: dict[str, list[dict[str, Any]]] = {}
     for (name, _), row in rows_of(store, "turns", *part, _SHOWN, names):
         by_name.setdefault(name, []).append(row)
     kind = _kind(store, part)
-    tasks = []
+    tasks: list[AnnotationTask] = []
     for (name, turn), each in asked.items():
-        rows = sorted(by_name[name], key=lambda row: int(str(row["turn"])))
-        about = {"interaction_id": name, **part._asdict(), "annotators": annotators}
-        shown = {"user": rows[0]["user"], "asked": {turn: each}}
+        rows = sorted(by_name[name], key=lambda row: int(row["turn"]))
+        about: dict[str, Any] = {"interaction_id": name, **part._asdict(), "annotators": annotators}
+        shown: dict[str, Any] = {"user": rows[0]["user"], "asked": {turn: each}}
         if kind is AuditTask:
             tasks.append(AuditTask(**about, **shown, turns=[text_turn(rows, turn)]))
         else:

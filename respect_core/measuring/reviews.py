@@ -73,8 +73,9 @@ def measure(store: Store, partitions: Sequence[Partition]) -> dict[str, Reviewed
         keys = sorted(key for key in chosen if key in decoded)
         if not keys:
             return {}
-        columns = ([source[key] for key in keys] for source in (truth, decoded))
-        return by_label(*columns, [users[key] for key in keys], [weight[key] for key in keys] if weighted else None)
+        actual, predicted = ([labels[key] for key in keys] for labels in (truth, decoded))
+        by_user = [users[key] for key in keys]
+        return by_label(actual, predicted, by_user, [weight[key] for key in keys] if weighted else None)
 
     return {
         decoder: Reviewed(

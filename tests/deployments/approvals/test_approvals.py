@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 from prefect import flow
@@ -79,7 +78,7 @@ def _waiting(run: Future[Any], question: str = "question") -> approval.Waiting:
     raise AssertionError("nothing waits")
 
 
-def _enter(page: TestClient, link: str) -> httpx.Response:
+def _enter(page: TestClient, link: str) -> Any:
     return page.post("/api/enter", json={"token": link.partition("#")[2]})
 
 

@@ -11,7 +11,6 @@ from chats import conversations
 from reports import deployment
 
 from respect_core.feedback.reviews import majority, people_labels
-from respect_core.log.pseudonyms import pseudonym
 from respect_core.measuring.annotation_tasks import (
     AnnotationTask,
     AuditTask,
@@ -86,11 +85,11 @@ def test_the_audit_is_drawn_from_all_with_the_same_chance_and_alternates_with_th
 def _review(store: Store, who: str, label: Any) -> list[tuple[str, int]]:
     """Answers all that an annotator is asked; returns it in order."""
     seen = []
-    while found := next_turn(read_tasks(store, AuditTask), answered_turns(store), pseudonym(who)):
+    while found := next_turn(read_tasks(store, AuditTask), answered_turns(store), who):
         task, turn = found
         seen.append((task.interaction_id, turn.turn))
         about = {"interaction_id": task.interaction_id, "turn": turn.turn, **task.partition._asdict()}
-        answer = Answer(**about, annotator=pseudonym(who), satisfaction=label(turn))
+        answer = Answer(**about, annotator=who, satisfaction=label(turn))
         append_answers(store, [answer], "review")
     return seen
 

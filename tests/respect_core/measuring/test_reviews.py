@@ -46,8 +46,8 @@ class Population:
 
     def estimate(self, weight: dict[TurnKey, float]) -> dict[int, LabelFigures]:
         turns = [turn for _, turn in weight]
-        columns = (each[turns].tolist() for each in (self.true_T, self.said_T))
-        return by_label(*columns, [self.user_T[turn] for turn in turns], list(weight.values()))
+        actual, said = (each[turns].tolist() for each in (self.true_T, self.said_T))
+        return by_label(actual, said, [self.user_T[turn] for turn in turns], list(weight.values()))
 
 
 @pytest.mark.heavy
