@@ -94,6 +94,27 @@ def test_thumbs_are_learned_from_as_asked(source: FeedbackSource, expected: dict
     assert {(row["interaction_id"], row["turn"]): row["label"] for row in table if row["label"]} == expected
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (FeedbackSource.DECODED, {("g1", 0): -1, ("g1", 3): 1}),
+        (FeedbackSource.EXPLICIT, {("g1", 0): 1, ("g1", 1): -1, ("g1", 4): 1}),
+        (FeedbackSource.BOTH, {("g1", 0): -1, ("g1", 3): 1, ("g1", 4): 1}),
+    ],
+)
+def test_people_outrank_decoders_and_thumbs(source: FeedbackSource, expected: dict[tuple[str, int], int]) -> None:
+    """A neutral review takes a turn out, even against a thumb; a turn without a follow-up has none."""
+    people = {("g1", 0): -1, ("g1", 1): 0, ("g1", 2): 1, ("g1", 3): 1, ("g1", 4): -1, ("another", 0): 1}
+    turns, feedback = _with(_turns(GAME), "explicit", [1, -1, None, None, 1]), _feedback(LABELS)
+    for variant, table in ((Variant.B_RL, feedback), (Variant.T_RL, _with(feedback, "decoder", ["ternary"] * 5))):
+        options = {"source": source, "people": people}
+        rows = _training_set(turns, table, EMPTY_TURNS, variant, SCENARIO, **options).to_pylist()
+        assert {(row["interaction_id"], row["turn"]): row["label"] for row in rows if row["label"]} == expected
+    if source is FeedbackSource.DECODED:
+        marked = _with(feedback, "marked", ["role"] * 5)
+        assert not len(_training_set(turns, marked, EMPTY_TURNS, Variant.B_RL, SCENARIO, people=people))
+
+
 def test_each_variant_reads_its_own_decoder() -> None:
     feedback = pa.concat_tables([_feedback({("g1", 0): -1}), _feedback({("g1", 0): 1}, "ternary")])
     assert _labels(_turns(GAME), feedback, Variant.T_FFT) == {("g1", 0): 1}
