@@ -27,9 +27,9 @@ KEY = "a-link-key-of-many-characters"
 TEXT = """The gate lets {new} take the place of {old}:
 
 - exact match 61.3% against 57.9% on 265 games: better by 3.4 points, certainly by 0.4
-- no worse than the seed policy: better by 9.8 points, certainly by 5.1 <b>and bold</b>
+- no worse than the seed policy: better by 9.8 points, certainly by 5.1
 - 1,204 turns with feedback, at most 4.1% of them from one user"""
-REFUSED = "An answer was refused: nobody signed it: answer on the approvals page, or with `respect approve`.\n\n"
+REFUSED = "<b>An answer</b> was refused: nobody signed it: answer on the approvals page, or with `respect approve`.\n\n"
 
 
 class Made:
@@ -109,10 +109,9 @@ def test_somebody_comes_by_a_link_and_answers(
     page.goto(approver_link(url, "ann", 30, KEY))
     first = page.get_by_role("region", name="promote b-fft")
     expect(first.get_by_role("listitem")).to_have_count(3)
-    expect(first.get_by_text("<b>and bold</b>")).to_be_visible()
     expect(page.get_by_text("You are ann, identified by your link")).to_be_visible()
     assert page.url == f"{url}/", "the link leaves the address"
-    expect(page.get_by_role("region", name="promote t-kto")).to_contain_text("An answer was refused")
+    expect(page.get_by_role("region", name="promote t-kto")).to_contain_text("<b>An answer</b> was refused")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     first.get_by_label("Note for the ledger").fill("looked at it")
     _shot(page, name)
