@@ -76,7 +76,7 @@ def queue_command(
     """
     workspace = run_workspace(run)
     with clear_errors():
-        from respect_core.measuring.review_queue import draw
+        from respect_core.measuring.review.queue import draw
 
         drawn = draw(workspace.open(), round, most=most, audit=audit, annotators=annotators, seed=seed)
     console.print(
@@ -134,7 +134,7 @@ def report_command(round: Round, variant: Variant, run: Run = "main") -> None:
     with clear_errors():
         from respect_core.measuring.cell import compare_decoders, read_rows
         from respect_core.measuring.human_eval import build_annotations
-        from respect_core.measuring.reviews import measure
+        from respect_core.measuring.review.estimates import measure
         from respect_core.reporting.page_tables import LABEL_COLUMNS, by_label, label_figures
         from respect_core.store.manifests import Partition
 

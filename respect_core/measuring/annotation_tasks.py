@@ -32,7 +32,7 @@ from respect_core.store.tables import iter_batches
 
 TASKS = "annotation_tasks"
 QUEUE = "queue.jsonl"
-"""File of the tasks of `review_queue`, beside those that were drawn for an evaluation, `tasks.jsonl`."""
+"""File of the tasks of `review.queue`, beside those that were drawn for an evaluation, `tasks.jsonl`."""
 GAMES = 120  # of a policy in a round: about 1,000 turns (appendix A.2)
 TRIPLE = 0.05  # share of games that three annotators see (appendix A.2)
 FOLLOW_UPS = 50

@@ -20,7 +20,7 @@ from respect_core.measuring.cost import Cost, read_cost
 from respect_core.measuring.drift import FeedbackDrift, LanguageDrift, feedback_drift, language_drift
 from respect_core.measuring.follow_ups import FollowUps
 from respect_core.measuring.judge import ImageSimilarity, Words, words
-from respect_core.measuring.reviews import Reviewed, measure
+from respect_core.measuring.review.estimates import Reviewed, measure
 from respect_core.measuring.turn_metrics import Agreement, agreement
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition, partitions

@@ -21,7 +21,7 @@ from respect_core.interaction import TurnKey
 from respect_core.log import set_aside
 from respect_core.measuring.decoder_metrics import against_thumbs
 from respect_core.measuring.labels import target_labels
-from respect_core.measuring.reviews import measure
+from respect_core.measuring.review.estimates import measure
 from respect_core.profiles import Profile
 from respect_core.scenarios.multiref import decoder_eval
 from respect_core.store import manifests, tables

@@ -34,7 +34,7 @@ class DecoderFigures(_Reference):
     `precision` and `recall` are those of positives at the shipped thresholds; `cross_validated` has them with the
     threshold chosen out of fold. A partly correct turn counts as wrong. `thumbs` compares labels with users' own
     thumbs, where the round has any: precision and recall there are those of negatives. `reviewed` has what people who
-    reviewed follow-ups say of it (`measuring.reviews.Reviewed`), if anybody did.
+    reviewed follow-ups say of it (`measuring.review.estimates.Reviewed`), if anybody did.
     """
 
     positive: int

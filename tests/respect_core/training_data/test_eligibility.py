@@ -170,11 +170,11 @@ def test_seed_policy_learns_from_d0_alone() -> None:
 
 
 def test_neither_targets_nor_outcomes_can_come_in() -> None:
-    """The only inputs are turns, feedback and D0, and a table with a column more is refused."""
+    """The only inputs are turns, feedback, reviews and D0, and a table with a column more is refused."""
     parameters = set(inspect.signature(eligibility.training_batches).parameters)
     settings = {"variant", "scenario", "source", "deselection_ratio", "d0_right", "seed"}
     settings |= {"shuffle_seed", "scratch", "run"}
-    assert parameters == {"turns", "feedback", "d0"} | settings
+    assert parameters == {"turns", "feedback", "people", "d0"} | settings
     assert not {"targets", "success"} & set(TRAINING_SET_SCHEMA.names)
     with_targets = _turns(GAME).append_column("targets", pa.array([IMAGES[:3]] * 5))
     for turns, d0 in ((with_targets, EMPTY_TURNS), (EMPTY_TURNS, with_targets)):

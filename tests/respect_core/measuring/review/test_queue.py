@@ -22,8 +22,8 @@ from respect_core.measuring.annotation_tasks import (
     sample_follow_ups,
 )
 from respect_core.measuring.human_eval import Answer, answered_turns, append_answers, read_annotated
-from respect_core.measuring.review_queue import asked_turns, draw
-from respect_core.measuring.reviews import measure
+from respect_core.measuring.review.estimates import measure
+from respect_core.measuring.review.queue import asked_turns, draw
 from respect_core.schemas import FEEDBACK_SCHEMA
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition, TableError

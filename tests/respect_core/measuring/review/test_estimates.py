@@ -8,7 +8,7 @@ import pytest
 from respect_core.interaction import TurnKey
 from respect_core.measuring.annotation_tasks import Asked
 from respect_core.measuring.decoder_metrics import LabelFigures, by_label
-from respect_core.measuring.reviews import weights
+from respect_core.measuring.review.estimates import weights
 
 TURNS, QUEUE, AUDIT, USERS = 3000, 150, 200, 300
 

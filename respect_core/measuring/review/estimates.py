@@ -16,7 +16,7 @@ from respect_core.feedback.reviews import people_labels
 from respect_core.interaction import TurnKey
 from respect_core.measuring.annotation_tasks import Asked, rows_of
 from respect_core.measuring.decoder_metrics import LabelFigures, by_label
-from respect_core.measuring.review_queue import asked_turns
+from respect_core.measuring.review.queue import asked_turns
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition
 
