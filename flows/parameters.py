@@ -75,6 +75,9 @@ EngineName = Annotated[
         "FFT and KTO on text bases). Empty: the profile's."
     ),
 ]
+Actor = Annotated[
+    str, Field(description="Who asks, for the ledger, marked there as unverified. Empty: the account that runs it.")
+]
 StudySeed = Annotated[
     int,
     Field(ge=0, description="Drives contexts, speakers, sampling and training; another seed, another study."),
@@ -352,13 +355,9 @@ class PromoteParameters(Parameters):
     )
     approve: bool = Field(
         default=False,
-        description="Once the gate is passed, wait for a person to approve, on the approvals page or "
-        "with `respect approve`.",
+        description="Once the gate is passed, wait for a person on the approvals page or `respect approve`.",
     )
-    actor: str = Field(
-        default="",
-        description="Who asks, for the ledger, which marks the name as unverified. Empty: the account that runs it.",
-    )
+    actor: Actor = ""
     canary: str | None = Field(
         default=None,
         description="Share of new conversations that the candidate gets once it has passed the gate, such as 10%; what "
@@ -398,7 +397,4 @@ class RollbackParameters(Parameters):
 
     variant: Variant = Field(description="Variant whose previously deployed version is to come back.")
     reason: str = Field(default="", description="Why, for the ledger.")
-    actor: str = Field(
-        default="",
-        description="Who asks, for the ledger, which marks the name as unverified. Empty: the account that runs it.",
-    )
+    actor: Actor = ""
