@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import replace
 from typing import Any
 
 from prefect import flow, runtime
 from prefect.flow_runs import pause_flow_run, suspend_flow_run
-from prefect.input import RunInput
 from prefect.states import Completed
-from pydantic import Field
 
 from flows.promotion_parameters import PromoteParameters, RollbackParameters
 from respect_core.release.canary import Plan
 from respect_core.release.gate import Verdict, compares, judge
+from tasks.release.approval import Approval, says, signed_answer
 from tasks.release.canary import plan_canary
 from tasks.release.contest import Contest, announce, contenders, spend_look
 from tasks.release.promote import (
@@ -34,14 +32,6 @@ from tasks.release.triggers import with_triggers
 from tasks.support.workspace import Workspace
 
 APPROVAL_SECONDS = 24 * 3600  # how long a person may take
-
-
-class Approval(RunInput):
-    """A person's answer to a promotion that waits for approval."""
-
-    approve: bool = Field(default=False, description="Deploy the candidate.")
-    name: str = Field(default="", description="Who answers; kept in the ledger.")
-    note: str = Field(default="", description="Why; kept in the ledger.")
 
 
 @flow(name="promote", flow_run_name="promote {parameters.variant}")
@@ -69,23 +59,23 @@ def promote(workspace: Workspace, parameters: PromoteParameters) -> PromotionRef
     candidate = with_users(workspace, examine(workspace, contest, contest.candidate))
     candidate = with_guard_rails(workspace, candidate, contest.game_set)
     candidate, deployed = with_triggers(workspace, contest, candidate, deployed)
-    actor, reason = parameters.actor or _account(), parameters.reason
+    actor, reason, answer = says(parameters.actor), parameters.reason, None
     if compares(candidate, deployed, settings):
         contest = spend_look(workspace, contest, actor)
     verdict = judge(candidate, deployed, settings, anchors=anchors, look=contest.look)
     report_gate(workspace, contest, verdict)
     if verdict.promote and parameters.approve:
-        answer = _ask(contest, verdict)
+        answer = signed_answer(workspace, contest.hash(), lambda key, said: _ask(contest, verdict, share, key, said))
         if not answer.approve:
-            refusal = f"{answer.name or 'a person'} did not approve: {answer.note or 'no reason given'}"
+            refusal = f"{answer.person} did not approve: {answer.note or 'no reason given'}"
             verdict = replace(verdict, promote=False, reasons=(refusal,))
             report_gate(workspace, contest, verdict)
-        actor += f", approved by {answer.name or 'a person'}"
+        actor += f", approved by {answer.person}"
         reason = "; ".join(filter(None, [reason, answer.note]))
     if not verdict.promote:
         return _end(unchanged(contest, "no promotion", verdict))
     require_same(workspace, contest)
-    entry = promotion_entry(contest, verdict, settings, actor, reason, canary)
+    entry = promotion_entry(contest, verdict, settings, actor, reason, canary=canary, approval=answer)
     commit(workspace, parameters.variant, entry)
     return _end(changed(entry))
 
@@ -99,7 +89,7 @@ def rollback(workspace: Workspace, parameters: RollbackParameters) -> PromotionR
     Raises:
         LedgerError: nothing was promoted, or somebody else changed what is deployed in the meantime.
     """
-    entry = prepare_rollback(workspace, parameters.variant, parameters.actor or _account(), parameters.reason)
+    entry = prepare_rollback(workspace, parameters.variant, says(parameters.actor), parameters.reason)
     commit(workspace, parameters.variant, entry)
     return _end(changed(entry))
 
@@ -109,26 +99,20 @@ def _end(result: PromotionRef) -> Any:
     return Completed(message=str(result), data=result)
 
 
-def _ask(contest: Contest, verdict: Verdict) -> Approval:
-    """Wait until somebody answers on the run's page.
+def _ask(contest: Contest, verdict: Verdict, share: float | None, key: str, said: str) -> Approval:
+    """Wait until somebody answers, on the approvals page or with `respect approve`.
 
     A deployment's run ends while it waits, so that it holds neither device nor slot, and starts from its beginning once
     it is answered: everything is examined again, and if anything has changed by then, the question is asked again. Any
     other run waits in place, and raises FlowPauseTimeout after a day.
     """
     found = "\n".join(f"- {reason}" for reason in verdict.reasons)
+    what = "take the place of" if share is None else f"get {share:.0%} of the new conversations of"
     text = (
-        f"The gate lets {contest.candidate.model}/{contest.candidate.version} take the place of "
+        f"{said}The gate lets {contest.candidate.model}/{contest.candidate.version} {what} "
         f"{contest.deployed.model}/{contest.deployed.version}:\n\n{found}"
     )
     question = Approval.with_initial_data(description=text)
     if runtime.deployment.id:
-        return suspend_flow_run(question, timeout=APPROVAL_SECONDS, key=contest.hash())
-    return pause_flow_run(question, timeout=APPROVAL_SECONDS, poll_interval=2)
-
-
-def _account() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "unknown"
+        return suspend_flow_run(question, timeout=APPROVAL_SECONDS, key=key)
+    return pause_flow_run(question, timeout=APPROVAL_SECONDS, poll_interval=2, key=key)

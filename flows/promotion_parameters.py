@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
@@ -10,6 +11,10 @@ from flows.parameters import Parameters
 from respect_core.release import canary as canaries
 from respect_core.release.gate import GateConfig, gate
 from respect_core.variants import Variant
+
+Actor = Annotated[
+    str, Field(description="Who asks, for the ledger, marked there as unverified. Empty: the account that runs it.")
+]
 
 
 class PromoteParameters(Parameters):
@@ -40,7 +45,8 @@ class PromoteParameters(Parameters):
         default=None, ge=1, description="Turns with feedback that it must have learned from. Empty: the gate's."
     )
     approve: bool = Field(
-        default=False, description="Once the gate is passed, wait for a person to approve on the run's page in Prefect."
+        default=False,
+        description="Once the gate is passed, wait for a person on the approvals page or `respect approve`.",
     )
     canary: str | None = Field(
         default=None,
@@ -56,7 +62,7 @@ class PromoteParameters(Parameters):
         description="With canary: conversations of both versions after which it ends undecided. Empty: those after "
         "which an equal candidate is promoted with 80% power.",
     )
-    actor: str = Field(default="", description="Who asks, for the ledger. Empty: the account that runs it.")
+    actor: Actor = ""
     reason: str = Field(default="", description="Why, for the ledger.")
 
     @field_validator("canary")
@@ -82,4 +88,4 @@ class RollbackParameters(Parameters):
 
     variant: Variant = Field(description="Variant whose previously deployed version is to come back.")
     reason: str = Field(default="", description="Why, for the ledger.")
-    actor: str = Field(default="", description="Who asks, for the ledger. Empty: the account that runs it.")
+    actor: Actor = ""

@@ -103,7 +103,7 @@ ANNOTATIONS_SCHEMA = pa.schema(
         pa.field("intended", pa.string()),  # canonical a*: what the annotator would have done; null of free text
         pa.field("satisfaction", pa.string()),  # yes | partial | incorrect | neutral | no; null: no follow-up
         pa.field("correct", pa.bool_()),  # whether the action taken equals a*; null without one
-        pa.field("source", pa.string(), nullable=False),  # page | file | released
+        pa.field("source", pa.string(), nullable=False),  # page | file | released | review
     ],
     metadata={"table": "annotations", "schema_version": str(SCHEMA_VERSION)},
 )

@@ -92,6 +92,21 @@ class Settings(BaseSettings):
         description="`name:key,name:key` of who may talk to the gateway; 16 characters or more in each key; empty: "
         "everybody on this machine",
     )
+    link_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Signs the links of approvers and participants (`respect link`) and the answers of the approvals "
+        "page, which workers check with the same key; 16 characters or more; empty: there are none",
+    )
+    proxy_header: str | None = Field(
+        default=None,
+        description="Header in which a proxy that signs people in names them to the approvals page, such as "
+        "`X-Forwarded-User`; needs `RESPECT_PROXY_SECRET`",
+    )
+    proxy_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="What that proxy sends in `X-Respect-Proxy`, so that nobody else can say who they are; 16 "
+        "characters or more",
+    )
     stack: Path | None = Field(
         default=None, description="Folder of the local stack's state; empty: `runs/stack` of the checkout"
     )
@@ -99,6 +114,7 @@ class Settings(BaseSettings):
     mlflow_port: Port = Field(default=5000, description="Port of the local stack's MLflow server on 127.0.0.1")
     s3_port: Port = Field(default=8333, description="Port of the local stack's S3; SeaweedFS takes the next nine too")
     gateway_port: Port = Field(default=8000, description="Port of the local stack's gateway on 127.0.0.1")
+    approvals_port: Port = Field(default=8070, description="Port of the local stack's approvals page on 127.0.0.1")
     start_seconds: float = Field(
         default=300, gt=0, description="How long `make up` waits for a process to answer; a busy machine needs more"
     )
@@ -145,6 +161,14 @@ def operator_token() -> str | None:
     if token is not None:
         require_long("RESPECT_OPERATOR_TOKEN", token)
     return token
+
+
+def link_key() -> str | None:
+    """Return RESPECT_LINK_KEY; None where it is not set. Raises SettingsError for a short one."""
+    key = settings().link_key.get_secret_value() or None
+    if key is not None:
+        require_long("RESPECT_LINK_KEY", key)
+    return key
 
 
 VARIABLES = {str(field.validation_alias): field for field in Settings.model_fields.values()}

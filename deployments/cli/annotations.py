@@ -61,6 +61,31 @@ def sample_command(
         console.print(f"written to {out}", highlight=False, soft_wrap=True)
 
 
+@annotate_app.command("queue")
+def queue_command(
+    run: Run = "main",
+    round: Annotated[int | None, typer.Option(min=0, help="Round to review. Default: the newest decoded.")] = None,
+    most: Annotated[int, typer.Option(min=0, help="Most follow-ups in the queue.")] = 200,
+    audit: Annotated[int, typer.Option(min=0, help="Follow-ups of the uniform sample.")] = 50,
+    annotators: Annotated[int, typer.Option(min=1, help="How many people see each; the majority counts.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the uniform sample.")] = 0,
+) -> None:
+    """Queue follow-ups for people to review: those on which decoders disagree or are unsure, and a uniform sample.
+
+    The next round learns from what people say in the place of what was decoded.
+    """
+    workspace = run_workspace(run)
+    with clear_errors():
+        from respect_core.measuring.review.queue import draw
+
+        drawn = draw(workspace.open(), round, most=most, audit=audit, annotators=annotators, seed=seed)
+    console.print(
+        f"{drawn.queued:,} of {drawn.unsure:,} follow-ups on which decoders disagree or are unsure, and "
+        f"{drawn.audited:,} of all {drawn.decoded:,} drawn at random, wait for review",
+        highlight=False,
+    )
+
+
 @annotate_app.command("import")
 def import_command(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Answers, one JSON object a line.")],
@@ -109,7 +134,8 @@ def report_command(round: Round, variant: Variant, run: Run = "main") -> None:
     with clear_errors():
         from respect_core.measuring.cell import compare_decoders, read_rows
         from respect_core.measuring.human_eval import build_annotations
-        from respect_core.reporting.page_tables import LABEL_COLUMNS, by_label
+        from respect_core.measuring.review.estimates import measure
+        from respect_core.reporting.page_tables import LABEL_COLUMNS, by_label, label_figures
         from respect_core.store.manifests import Partition
 
         store = workspace.open()
@@ -119,10 +145,24 @@ def report_command(round: Round, variant: Variant, run: Run = "main") -> None:
             for name, each in compare_decoders(read_rows(store, Partition(round, variant))).items()
             if each.against == "annotations" and each.by_label
         }
+        reviewed = measure(store, [Partition(round, variant)])
+        for name, found in reviewed.items():
+            table = Table("review", *LABEL_COLUMNS)
+            table.add_row(f"audit alone ({found.audited:,})", *label_figures(found.audit))
+            table.add_row("with the queue", *label_figures(found.weighted))
+            console.print(
+                f"{name}: people labelled {found.labels:,} follow-ups, {found.replaced:,} of them otherwise",
+                highlight=False,
+            )
+            console.print(table)
+        if reviewed:
+            console.print("95% intervals, which resample users", highlight=False)
+        if not decoded and reviewed:
+            return
         if not decoded:
             raise ValueError(
                 f"nobody annotated decoded follow-ups of round {round}, variant {variant!r}; `respect annotate sample` "
-                "draws them, and `respect annotate page` shows them"
+                "or `queue` draws them, and `respect annotate page` shows them"
             )
     labelled = next(each.confusion.turns for each in decoded.values() if each.confusion)
     console.print(f"{labelled:,} follow-ups of round {round}, {variant}, as annotators label them", highlight=False)

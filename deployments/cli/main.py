@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from deployments.approvals.__main__ import approvals
 from deployments.cli.annotations import annotate_app, released_app, released_import_app
 from deployments.cli.backups import backups_app
 from deployments.cli.comparing import comparing_app
 from deployments.cli.decoding import decoding_app
 from deployments.cli.forgetting import forgetting_app
 from deployments.cli.imports import import_app
+from deployments.cli.links import link_app
 from deployments.cli.options import On, build, options
 from deployments.cli.promotion import promotion_app
 from deployments.cli.quarantine import quarantine_app
@@ -54,6 +56,7 @@ app.add_typer(annotate_app, name="annotate")
 app.add_typer(backups_app)
 app.add_typer(promotion_app)
 app.add_typer(quarantine_app)
+app.add_typer(link_app, name="link")
 app.add_typer(report_app)
 app.add_typer(forgetting_app)
 app.add_typer(search_app)
@@ -76,7 +79,7 @@ def main(
     ] = False,
 ) -> None:
     """Prepare every command."""
-    if context.invoked_subcommand not in ("serve", "play"):  # servers handle the signal themselves
+    if context.invoked_subcommand not in ("serve", "play", "approvals"):  # servers handle the signal themselves
         end_on_sigterm()
 
 
@@ -233,6 +236,7 @@ def ui(
 
 app.command()(serve)
 app.command()(play)
+app.command()(approvals)
 
 
 if __name__ == "__main__":

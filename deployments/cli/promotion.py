@@ -24,7 +24,7 @@ def promote_command(run: Run = "main", **given: Any) -> None:
     from flows.promote import promote as flow
 
     if parameters.approve:
-        console.print(f"Once the gate is passed, answer on the run's page: respect ui --run {run} --only prefect")
+        console.print(f"Once the gate is passed, answer in another terminal: respect approve --run {run}")
     with running():
         result = flow(workspace, parameters)
     console.print(f"[bold]{result.decision}[/]: {result.version} is deployed", highlight=False)
@@ -50,6 +50,37 @@ def canary_command(
 
     with running():
         follow(workspace, lambda: flow(workspace), console, watch)
+
+
+@promotion_app.command("approve")
+def approve_command(
+    promotion: Annotated[
+        str | None, typer.Argument(help="The promotion's name, e.g. 'promote b-fft', or id. Default: the only one.")
+    ] = None,
+    run: Run = "main",
+    refuse: Annotated[bool, typer.Option("--refuse", help="Do not let it go through.")] = False,
+    note: Annotated[str, typer.Option(help="Why, for the ledger.")] = "",
+) -> None:
+    """Answer a promotion that waits for a person, as the account of this machine that owns the run's folder."""
+    workspace = run_workspace(run)
+    from respect_core.release.approvals import Person, account_key
+    from respect_core.settings import settings
+
+    with clear_errors():
+        name, key = account_key(settings().root or workspace.root)  # on a work pool, the workers' folder
+    with running():
+        from prefect.client.orchestration import get_client
+
+        from tasks.release import approval
+
+        with get_client(sync_client=True) as client:
+            found = [each for each in approval.waiting(client) if promotion in (None, each.name, str(each.run))]
+            if len(found) != 1:
+                waiting = "; ".join(f"{each.name} ({each.run})" for each in found)
+                raise ValueError(f"name one of those that wait: {waiting}" if found else "no such promotion waits")
+            console.print(found[0].text, highlight=False, markup=False, soft_wrap=True)
+            approval.give(client, found[0], Person(name, "account"), key, approve=not refuse, note=note)
+    console.print(f"{name} {'refuses' if refuse else 'approves'}; the promotion continues", highlight=False)
 
 
 @promotion_app.command("rollback")

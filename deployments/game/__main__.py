@@ -66,6 +66,7 @@ def play(
         from deployments.serving.follow import quick_registry
         from respect_core.log import user_key
         from respect_core.log.pseudonyms import pseudonyms_are_secret
+        from respect_core.settings import SettingsError, link_key
 
     quick_registry()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -74,12 +75,15 @@ def play(
         loaded = _study(workspace, study)
         if loaded is not None:
             warn_of_public_key()
+            if loaded.file.participants == "signed" and link_key() is None:
+                raise SettingsError(f'{study}: participants are signed: set RESPECT_LINK_KEY, or say "open"')
         operator, annotators = tokens_from_environment()
         settings = Settings(
             clocks=Clocks().faster(faster),
             secure=secure,
             origins=tuple(origin or ()),
             round=round,
+            link_key=link_key(),
             operator_token=operator,
             annotator_tokens=annotators,
         )

@@ -17,6 +17,7 @@ from flows.support import servers
 SERVERS = "servers"
 WORKERS = "workers"
 GATEWAY = "gateway"
+APPROVALS = "approvals"
 
 
 def cuda_devices() -> int:
@@ -54,6 +55,11 @@ def gateway_command(stack: Stack, options: Sequence[str]) -> list[str]:
     return [*serve, *options]
 
 
+def approvals_command(stack: Stack) -> list[str]:
+    """Return the command of the approvals page."""
+    return [sys.executable, "-m", "deployments.approvals", "--run", APPROVALS, "--port", str(stack.approvals_port)]
+
+
 def configuration(stack: Stack, devices: int, cores: int, gateway: Sequence[str] = ()) -> str:
     """Return the text of supervisord.conf. What needs the servers waits until told to start.
 
@@ -82,6 +88,8 @@ def configuration(stack: Stack, devices: int, cores: int, gateway: Sequence[str]
     ]
     sections.append(_section(f"group:{SERVERS}", programs=",".join(started)))
     sections.append(_section(f"group:{WORKERS}", programs=",".join(workers)))
+    command = approvals_command(stack)
+    sections.append(_program(stack, APPROVALS, command, {}, autostart="false", directory=folder))
     if gateway:
         command = gateway_command(stack, gateway)
         sections.append(_program(stack, GATEWAY, command, {}, autostart="false", directory=folder))

@@ -38,6 +38,7 @@ class Stack:
     mlflow_port: int = 5000
     s3_port: int = 8333
     gateway_port: int = 8000
+    approvals_port: int = 8070
 
     @property
     def prefect(self) -> str:
@@ -56,12 +57,17 @@ class Stack:
         return f"http://127.0.0.1:{self.gateway_port}"
 
     @property
+    def approvals(self) -> str:
+        return f"http://127.0.0.1:{self.approvals_port}"
+
+    @property
     def ports(self) -> dict[int, str]:
         """Every port, what listens there, and the variable that changes it; without the gateway's."""
         s3 = {self.s3_port + n: f"SeaweedFS (RESPECT_S3_PORT and the {S3_PORTS - 1} after it)" for n in range(S3_PORTS)}
         return {
             self.prefect_port: "Prefect (RESPECT_PREFECT_PORT)",
             self.mlflow_port: "MLflow (RESPECT_MLFLOW_PORT)",
+            self.approvals_port: "the approvals page (RESPECT_APPROVALS_PORT)",
             **s3,
         }
 
@@ -78,6 +84,11 @@ class Stack:
     def password(self) -> Path:
         """File with the password for Prefect and MLflow."""
         return self.folder / "password"
+
+    @property
+    def link_key(self) -> Path:
+        """File with the key that signs approvers' links and answers, unless RESPECT_LINK_KEY has one."""
+        return self.folder / "link_key"
 
     @property
     def s3_folder(self) -> Path:
@@ -121,6 +132,8 @@ class Stack:
         lines.append(f"RESPECT_PASSWORD=$(cat {shlex.quote(str(self.password))})\n")
         hidden = {name: value.replace(password, "$RESPECT_PASSWORD") for name, value in self.login().items()}
         lines += [f'export {name}="{value}"\n' for name, value in hidden.items()]
+        servers.password(self.link_key)  # makes it
+        lines.append(f'export RESPECT_LINK_KEY="${{RESPECT_LINK_KEY:-$(cat {shlex.quote(str(self.link_key))})}}"\n')
         (self.folder / "env").write_text("".join(lines))
 
     def read_credentials(self) -> dict[str, str]:
@@ -134,5 +147,5 @@ def from_environment() -> Stack:
     """Return the stack, as set by RESPECT_STACK and the variables of its ports."""
     variables = settings()
     folder = (variables.stack or REPOSITORY / "runs" / "stack").resolve()
-    ports = (variables.prefect_port, variables.mlflow_port, variables.s3_port, variables.gateway_port)
-    return Stack(folder, *ports)
+    ports = (variables.prefect_port, variables.mlflow_port, variables.s3_port)
+    return Stack(folder, *ports, variables.gateway_port, variables.approvals_port)

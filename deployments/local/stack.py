@@ -27,7 +27,7 @@ from deployments.local.settings import ARTIFACTS, BUCKET, FOREIGN, REPOSITORY, S
 from flows.support import environment, servers
 from flows.support.terminal import clear_errors
 from respect_core.errors import ExpectedError
-from respect_core.settings import settings
+from respect_core.settings import link_key, settings
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -49,6 +49,7 @@ def up(
             start_gateway(stack, shlex.split(gateway))
     typer.echo(
         f"Prefect  {stack.prefect}\nMLflow   {stack.mlflow}\nS3       {stack.s3} ({stack.credentials})\n"
+        + f"approvals {stack.approvals} (links: `respect link approver NAME`)\n"
         + (f"gateway  {stack.gateway}/v1 (key: the password)\n" if gateway else "")
         + f"{servers.how_to_log_in(servers.password(stack.password))}\n"
         f"logs     {stack.logs}\n`. {stack.folder / 'env'}` points a shell at it; `make down` stops it."
@@ -109,8 +110,9 @@ def start(stack: Stack) -> None:
 
     registration.register(programs.cuda_devices() or _cores())
     asked = datetime.now(UTC)
-    _control(stack, "start", f"{programs.WORKERS}:*")
+    _control(stack, "start", f"{programs.WORKERS}:*", programs.APPROVALS)
     _wait(stack, programs.WORKERS, lambda: registration.workers_online(asked))
+    _wait(stack, programs.APPROVALS, lambda: servers.answers(f"{stack.approvals}/health", ""))
 
 
 def start_gateway(stack: Stack, options: Sequence[str]) -> None:
@@ -165,6 +167,8 @@ def _server_environment(stack: Stack) -> dict[str, str]:
         "RESPECT_MLFLOW_PORT": str(stack.mlflow_port),
         "RESPECT_S3_PORT": str(stack.s3_port),
         "RESPECT_GATEWAY_PORT": str(stack.gateway_port),
+        "RESPECT_APPROVALS_PORT": str(stack.approvals_port),
+        "RESPECT_LINK_KEY": link_key() or servers.password(stack.link_key),
         "RESPECT_GATEWAY_KEYS": settings().gateway_keys.get_secret_value()
         or f"stack:{servers.password(stack.password)}",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",

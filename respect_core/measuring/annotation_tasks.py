@@ -31,6 +31,8 @@ from respect_core.store.manifests import Partition, TableError, partitions_with
 from respect_core.store.tables import iter_batches
 
 TASKS = "annotation_tasks"
+QUEUE = "queue.jsonl"
+"""File of the tasks of `review.queue`, beside those that were drawn for an evaluation, `tasks.jsonl`."""
 GAMES = 120  # of a policy in a round: about 1,000 turns (appendix A.2)
 TRIPLE = 0.05  # share of games that three annotators see (appendix A.2)
 FOLLOW_UPS = 50
@@ -52,6 +54,15 @@ class TaskTurn(_Record):
     follow_up: str | None = Field(description="second phase: the next utterance; None after the last turn")
 
 
+class Asked(_Record):
+    """Why a follow-up is to be reviewed."""
+
+    chance: float = Field(gt=0, le=1, description="to be asked about, when the queue was drawn")
+    audit: bool = Field(description="whether it was drawn with the same chance as any other")
+    rank: int | None = Field(description="place in the queue, over all policies of the round; null: not in it")
+    of: int = Field(description="decoded follow-ups of the policy in the round")
+
+
 class AnnotationTask(_Record):
     """One game to annotate. Round and variant name it for its answers; annotators need not see them."""
 
@@ -63,6 +74,18 @@ class AnnotationTask(_Record):
     annotators: Annotated[int, Field(ge=1)] = Field(description="how many people annotate it: 1 or 3")
     context: list[str] = Field(description="image ids in the listener's order: letters A to J")
     turns: list[TaskTurn]
+    user: str | None = Field(default=None, description="pseudonym of who wrote, if they are not to be asked")
+    asked: dict[int, Asked] | None = Field(default=None, description="of a review: the turns to ask about; null: all")
+
+    @property
+    def reviewed(self) -> bool:
+        """Whether it is of the review queue, whose answers are learned from."""
+        return self.asked is not None
+
+    @property
+    def turns_asked(self) -> list[TaskTurn]:
+        """The turns that an annotator is asked about."""
+        return [turn for turn in self.turns if self.asked is None or turn.turn in self.asked]
 
     @property
     def partition(self) -> Partition:
@@ -138,7 +161,9 @@ def _triples(share: float, count: int) -> int:
 
 def to_lines(tasks: Iterable[AnnotationTask]) -> bytes:
     """Return the tasks as JSON lines, in their order."""
-    return b"".join(task.model_dump_json().encode() + b"\n" for task in tasks)
+    return b"".join(
+        task.model_dump_json(exclude=None if task.reviewed else {"user", "asked"}).encode() + b"\n" for task in tasks
+    )
 
 
 def free_text(store: Store, round: int, variant: str) -> bool:
@@ -163,10 +188,10 @@ def sample_follow_ups(
     """
     if turns < 1 or not 0 <= triple <= 1:
         raise ValueError(f"turns={turns}, triple={triple}: draw at least one turn, and a share between 0 and 1")
-    decoded = {key for key, _ in _rows(store, "feedback", round, variant, ["interaction_id", "turn"])}
+    decoded = {key for key, _ in rows_of(store, "feedback", round, variant, ["interaction_id", "turn"])}
     columns = ["interaction_id", "turn", "follow_up"]
     with_follow_up = {
-        key for key, row in _rows(store, "turns", round, variant, columns) if row["follow_up"] is not None
+        key for key, row in rows_of(store, "turns", round, variant, columns) if row["follow_up"] is not None
     }
     drawn = sorted(
         decoded & with_follow_up, key=lambda key: hashlib.sha256(f"{seed}/{key[0]}/{key[1]}".encode()).digest()
@@ -180,7 +205,7 @@ def sample_follow_ups(
     for name, turn in drawn[:turns]:
         by_conversation.setdefault(name, []).append(turn)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in by_conversation}
-    for (name, _), row in _rows(store, "turns", round, variant, _OF_TEXT, pa.array(rows, pa.string())):
+    for (name, _), row in rows_of(store, "turns", round, variant, _OF_TEXT, pa.array(rows, pa.string())):
         rows[name].append(row)
     triples = _triples(triple, len(rows))
     return [
@@ -189,7 +214,7 @@ def sample_follow_ups(
             round=round,
             variant=variant,
             annotators=3 if number < triples else 1,
-            turns=[_turn(sorted(rows[name], key=lambda row: int(row["turn"])), turn) for turn in sorted(chosen)],
+            turns=[text_turn(sorted(rows[name], key=lambda row: int(row["turn"])), turn) for turn in sorted(chosen)],
         )
         for number, (name, chosen) in enumerate(by_conversation.items())
     ]
@@ -197,20 +222,21 @@ def sample_follow_ups(
 
 def discard(store: Store, partition: Partition) -> None:
     """Delete the tasks of a partition: they hold what people wrote, which is taken back with their import."""
-    for key in store.keys(partition.folder(AuditTask.kept_in)):
+    for key in [*store.keys(partition.folder(AuditTask.kept_in)), *store.keys(f"{partition.folder(TASKS)}{QUEUE}")]:
         store.delete(key)
 
 
-def _rows(
+def rows_of(
     store: Store, table: str, round: int, variant: str, columns: list[str], only: pa.Array | None = None
 ) -> Iterable[tuple[TurnKey, dict[str, Any]]]:
+    """Yield the rows of a partition by turn, of the interactions in `only` if it is given."""
     for batch in iter_batches(store, table, [round], [variant], columns):
         chosen = batch if only is None else batch.filter(pc.is_in(batch.column("interaction_id"), only))
         for row in chosen.to_pylist():
             yield (row["interaction_id"], row["turn"]), row
 
 
-def _turn(rows: list[dict[str, Any]], turn: int) -> AuditTurn:
+def text_turn(rows: list[dict[str, Any]], turn: int) -> AuditTurn:
     """Make a turn of a task out of its conversation's rows, in order."""
     before = [row for row in rows if row["turn"] <= turn]
     seen = Interaction("", (), tuple(Turn(row["state"], row["utterance"], row["action"]) for row in before))
@@ -243,8 +269,11 @@ def put_tasks(store: Store, tasks: Sequence[AnnotationTask]) -> str:
 def read_tasks(store: Store, kind: type[Task] = AnnotationTask) -> list[Task]:  # type: ignore[assignment]  # its bound
     """Read the stored tasks of a kind. Raises TableError at a line that is no task."""
     tasks = []
-    for partition in partitions_with(store, kind.kept_in, "tasks.jsonl"):
-        key = f"{partition.folder(kind.kept_in)}tasks.jsonl"
+    files = ("tasks.jsonl", QUEUE)
+    keys = [
+        f"{each.folder(kind.kept_in)}{file}" for file in files for each in partitions_with(store, kind.kept_in, file)
+    ]
+    for key in keys:
         try:
             lines = store.read(key).splitlines()
         except MissingKeyError:
@@ -262,12 +291,16 @@ def read_tasks(store: Store, kind: type[Task] = AnnotationTask) -> list[Task]:  
 
 AnsweredTurn = tuple[int, str, str, int, str]
 """Round, variant, interaction id, turn, annotator."""
+HELD = -1
+"""As a turn: the annotator is at the game."""
 
 
 def next_turn(
     tasks: Iterable[Task], answered: Collection[AnsweredTurn], annotator: str
 ) -> tuple[Task, TaskTurn] | None:
-    """Choose an annotator's next turn: of a game they began, else of one that lacks annotators; None if all is done.
+    """Choose an annotator's next turn: of a task they began, else of one that lacks annotators; None if all is done.
+
+    Nobody reviews what they wrote themselves, where it is known by their name.
 
     Args:
         answered: the answered turns of all annotators (`human_eval.answered_turns`).
@@ -277,9 +310,13 @@ def next_turn(
         by_game.setdefault((round, variant, interaction_id), {}).setdefault(who, set()).add(turn)
     new_game: tuple[Task, TaskTurn] | None = None
     for task in tasks:
-        by_annotator = by_game.get((*task.partition, task.interaction_id), {})
+        asked = {turn.turn for turn in task.turns_asked} | {HELD}
+        of_game = by_game.get((*task.partition, task.interaction_id), {})
+        by_annotator = {who: mine for who, turns in of_game.items() if (mine := turns & asked)}
         own = by_annotator.get(annotator, set())
-        turn_left = next((turn for turn in task.turns if turn.turn not in own), None)
+        turn_left = next((turn for turn in task.turns_asked if turn.turn not in own), None)
+        if task.user == annotator:
+            continue
         if turn_left is not None and annotator in by_annotator:
             return task, turn_left
         if turn_left is not None and new_game is None and len(by_annotator) < task.annotators:

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 from pyarrow import RecordBatch
 
+from respect_core.feedback.reviews import REVIEW
 from respect_core.interaction import TurnKey
 from respect_core.measuring.decoder_metrics import (
     Calibration,
@@ -202,7 +203,8 @@ def read_rows(store: Store, partition: Partition) -> Rows:
     """Read a partition of all tables. Raises TableError and StoreError as reading tables does."""
     where, pool = ([partition.round], [partition.variant]), _ValuePool()
     has_annotations = read_manifest(store, "annotations", *partition) is not None
-    annotations = read_table(store, "annotations", *where).to_pylist() if has_annotations else []
+    answers = read_table(store, "annotations", *where).to_pylist() if has_annotations else []
+    annotations = [row for row in answers if row["source"] != REVIEW]  # which are not drawn plainly at random
     return Rows(
         sorted(pool.rows(TurnRow, iter_batches(store, "turns", *where, TurnRow._fields))),
         {

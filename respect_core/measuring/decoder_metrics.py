@@ -207,18 +207,26 @@ def against_thumbs(labels: Sequence[int], thumbs: Sequence[int], games: Sequence
     return ThumbFigures(len(labels), int((thumb_T < 0).sum()), *figures)
 
 
-def by_label(actual: Sequence[int], predicted: Sequence[int], games: Sequence[str]) -> dict[int, LabelFigures]:
+def by_label(
+    actual: Sequence[int], predicted: Sequence[int], games: Sequence[str], weights: Sequence[float] | None = None
+) -> dict[int, LabelFigures]:
     """Compute precision and recall of negatives and of positives, by label, the intervals resampling games.
+
+    Args:
+        games: what is resampled, of each turn: its game, or its user.
+        weights: how many turns each stands for, such as the inverse of the chance that it was drawn; by default 1.
 
     Raises:
         ValueError: no turns, or not as many of each.
     """
     _require(len(actual), predicted)
     actual_T, decoded_T = np.asarray(actual), np.asarray(predicted)
+    weight_T = np.ones(len(actual)) if weights is None else np.asarray(weights, float)
     figures = {}
     for label in (-1, 1):
         is_T, said_T = actual_T == label, decoded_T == label
-        table = by_game(games, np.stack([is_T & said_T, said_T, is_T & said_T, is_T], axis=1).astype(float))
+        columns = np.stack([is_T & said_T, said_T, is_T & said_T, is_T], axis=1) * weight_T[:, None]
+        table = by_game(games, columns)
         figures[label] = LabelFigures(int(said_T.sum()), int(is_T.sum()), *bootstrap(table, quotients))
     return figures
 

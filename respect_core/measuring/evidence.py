@@ -20,6 +20,7 @@ from respect_core.measuring.cost import Cost, read_cost
 from respect_core.measuring.drift import FeedbackDrift, LanguageDrift, feedback_drift, language_drift
 from respect_core.measuring.follow_ups import FollowUps
 from respect_core.measuring.judge import ImageSimilarity, Words, words
+from respect_core.measuring.review.estimates import Reviewed, measure
 from respect_core.measuring.turn_metrics import Agreement, agreement
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition, partitions
@@ -85,6 +86,7 @@ class Evidence:
     scenario: str  # of most turns
     versions: tuple[Version, ...]
     set_aside: Mapping[str, Mapping[int, int]]  # reason -> round -> records that are not used, or parts of them
+    reviewed: Mapping[int, Mapping[str, Reviewed]]  # round -> decoder -> what people who reviewed follow-ups say of it
 
     @property
     def words(self) -> Words:
@@ -149,6 +151,9 @@ def gather(
             f"no games in the tables of {store.uri}; play or import some first: `respect study`, `respect import games`"
         )
     cells = shared_round_0(measured, systems)
+    by_round: dict[int, list[Partition]] = defaultdict(list)
+    for each in sorted(totals):
+        by_round[each.round].append(each)
     starts = sorted(start for each in totals.values() for start in each.starts)
     annotated = [row for each in totals.values() for row in each.annotated]
     return Evidence(
@@ -168,6 +173,7 @@ def gather(
         scenario=_main_scenario(totals.values()),
         versions=tuple(_versions(measured)),
         set_aside=set_aside.reasons(store, up_to),
+        reviewed={number: found for number, parts in by_round.items() if (found := measure(store, parts))},
     )
 
 

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from respect_core.feedback.reviews import REVIEW
 from respect_core.log.log import SET_ASIDE, RecordError, from_validation, new_lines
 from respect_core.measuring.annotation_tasks import AnsweredTurn
 from respect_core.measuring.judge import judge
@@ -38,7 +39,8 @@ Satisfaction = Literal["yes", "partial", "incorrect", "no"]
 (appendix A.2)."""
 Audited = Literal["yes", "neutral", "no"]
 """The same of free text, where nothing is selected; neutral: the follow-up does not tell."""
-Source = Literal["page", "file", "released"]
+Source = Literal["page", "file", "released", "review"]
+"""Answers of the review queue are also learned from (`feedback.reviews`), and count in no evaluation of games."""
 
 _Turns = Mapping[tuple[str, int], Mapping[str, Any]]
 _Row = dict[str, Any]
@@ -167,7 +169,7 @@ def read_annotated(store: Store, round: int, variant: str) -> list[AnnotatedTurn
 
     Annotations of turns that are no longer in the turns table are left out.
     """
-    rows = read_table(store, ANNOTATIONS, [round], [variant]).to_pylist()
+    rows = [row for row in read_table(store, ANNOTATIONS, [round], [variant]).to_pylist() if row["source"] != REVIEW]
     turns = _turns(store, Partition(round, variant)) if rows else {}
     return [
         AnnotatedTurn(

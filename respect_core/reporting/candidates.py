@@ -213,7 +213,8 @@ def _criterion(seen: View) -> str:
 def _cells(values: Mapping[str, Any], seen: View) -> Iterator[str]:
     learned = [values[name] for name in ("positives", "negatives_used", "rehearsal_turns")]
     few = sum(learned[:2]) < FEW
-    yield " / ".join(map(str, learned)) + (f" {too_little(sum(learned[:2]))}" if few else "")
+    people = f", {values['by_people']} by people" if values.get("by_people") else ""
+    yield " / ".join(map(str, learned)) + people + (f" {too_little(sum(learned[:2]))}" if few else "")
     gate, turns = values["gate"] or {}, values["val_turns"]
     interval, match = gate.get("exact_match_ci95"), values[_criterion(seen)]
     yield shown({"value": match, "ci95": interval}, turns) if interval else f"{100 * match:.1f}%"

@@ -28,6 +28,7 @@ from respect_core.reporting.page_tables import (
     decoders,
     drifts,
     follow_ups,
+    reviewed,
     set_aside,
     users,
 )
@@ -104,6 +105,7 @@ def page(
         agreement=agreement(evidence),
         confusion_caption=_confusion_caption(evidence),
         decoders=decoders(evidence),
+        reviewed=reviewed(evidence),
         language_drift=language,
         feedback_drift=feedback,
         users=users(evidence),

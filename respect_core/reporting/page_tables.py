@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from respect_core.measuring.cell import Decoded, PolicyRound
+from respect_core.measuring.decoder_metrics import LabelFigures
 from respect_core.measuring.evidence import Comparison, Evidence
 from respect_core.measuring.judge import Words
 from respect_core.measuring.metrics import Estimate
@@ -146,13 +147,34 @@ def decoders(evidence: Evidence) -> Plain | None:
     )
 
 
+def reviewed(evidence: Evidence) -> Plain | None:
+    """Tabulate what people who reviewed follow-ups say of the decoders, by round."""
+    return _plain(
+        "What people who reviewed follow-ups say of the decoders, in percent, with 95% intervals that resample users. "
+        "The audit is a uniform sample; with the queue, each label counts by the inverse of its chance to be asked "
+        "for. The next round learned from people's labels.",
+        ("round", "decoder", "labels", "otherwise", "of", *LABEL_COLUMNS),
+        (
+            (str(round), decoder, f"{each.labels:,}", f"{each.replaced:,}", name, *label_figures(figures))
+            for round, by_decoder in evidence.reviewed.items()
+            for decoder, each in by_decoder.items()
+            for name, figures in ((f"audit ({each.audited:,})", each.audit), ("with the queue", each.weighted))
+        ),
+    )
+
+
 LABEL_COLUMNS = ("negatives: precision", "recall", "positives: precision", "recall")
 
 
 def by_label(decoded: Decoded) -> Iterator[str]:
     """Yield the cells of `LABEL_COLUMNS`, with a note where they are of too few turns."""
+    return label_figures(decoded.by_label)
+
+
+def label_figures(figures: Mapping[int, LabelFigures]) -> Iterator[str]:
+    """Yield the cells of `LABEL_COLUMNS` of figures by label."""
     for label in (-1, 1):
-        found = decoded.by_label.get(label)
+        found = figures.get(label)
         for share, of in ((found.precision, found.decoded), (found.recall, found.actual)) if found else [(None, 0)] * 2:
             note = f" {too_little(of)}" if share and of < FEW else ""
             yield f"{percent(share)}{note}"

@@ -35,14 +35,15 @@ from respect_core.training_data.sampling import (
 )
 from respect_core.variants import NO_LIMITS, FeedbackSource, Objective, TrainingConfig, UserLimits, Variant
 
-# A row of either table: `label` and `marked` are null in rows of turns, and the columns that only turns have in rows
-# of feedback.
+# A row of either table: `label`, `marked` and `reviewed` are null in rows of turns, the columns that only turns have
+# in rows of feedback.
 _ROW_SCHEMA = pa.schema(
     [
         *(pa.field(name, TURNS_SCHEMA.field(name).type) for name in FROM_TURNS),
         pa.field("has_follow_up", pa.bool_()),
         TURNS_SCHEMA.field("explicit"),
         pa.field("marked", pa.bool_()),
+        pa.field("reviewed", pa.int8()),  # what people say the follow-up means
         pa.field("label", pa.int8()),
     ]
 )
@@ -60,6 +61,7 @@ def training_batches(
     scenario: Scenario,
     *,
     source: FeedbackSource = FeedbackSource.DECODED,
+    people: Mapping[TurnKey, int] = {},
     deselection_ratio: float = 1 / 12,
     d0_right: frozenset[TurnKey] | None = None,
     seed: int = 0,
@@ -82,6 +84,7 @@ def training_batches(
         d0: the turns of D0, rehearsed in every round; empty to leave it out. It is held in memory.
         variant: None for the seed policy, which learns from D0 alone.
         source: what counts as a turn's feedback.
+        people: labels of reviewed follow-ups (`feedback.reviews`), which stand in the place of decoded ones.
         deselection_ratio, d0_right, seed: see `rehearsal`.
         shuffle_seed: see `_shuffled`.
         limits, excluded, left_out: see `limited`.
@@ -100,7 +103,7 @@ def training_batches(
     d0_ids, both = pa.array({row["interaction_id"] for row in rehearsed}, pa.string()), set[str]()
     if variant is not None:
         limit = limits.any or bool(excluded)
-        rows = _rows(turns, feedback, variant, _WITH_USERS if limit else _ROW_SCHEMA)
+        rows = _rows(turns, feedback, variant, people, _WITH_USERS if limit else _ROW_SCHEMA)
         groups = sorted_groups(rows, ["interaction_id", "turn", "label"], scratch, run)
         labelled: Iterator[pa.Table] = (_label_turns(group, variant, scenario, source) for group in groups)
         labelled = _shuffled(labelled, shuffle_seed) if variant.shuffled else labelled
@@ -118,7 +121,11 @@ def training_batches(
 
 
 def _rows(
-    turns: Iterable[pa.RecordBatch], feedback: Iterable[pa.RecordBatch], variant: Variant, schema: pa.Schema
+    turns: Iterable[pa.RecordBatch],
+    feedback: Iterable[pa.RecordBatch],
+    variant: Variant,
+    people: Mapping[TurnKey, int],
+    schema: pa.Schema,
 ) -> Iterator[pa.RecordBatch]:
     """Yield both tables in a schema of rows; of feedback, the rows of the variant's decoder."""
     own = [name for name in schema.names if name in TURNS_SCHEMA.names]
@@ -131,7 +138,17 @@ def _rows(
         require_schema(batch, FEEDBACK_SCHEMA, "feedback")
         mine = batch.filter(pc.equal(batch.column("decoder"), str(variant.decoder)))
         columns = {name: mine.column(name) for name in ("interaction_id", "turn", "label")}
-        yield _row_batch(columns | {"marked": pc.is_valid(mine.column("marked"))}, mine.num_rows, schema)
+        columns |= {"marked": pc.is_valid(mine.column("marked")), "reviewed": labels_of(mine, people)}
+        yield _row_batch(columns, mine.num_rows, schema)
+
+
+def labels_of(batch: pa.RecordBatch, people: Mapping[TurnKey, int]) -> pa.Array:
+    """Return the label that people gave each row's turn, null where they gave none."""
+    names = pa.array({name for name, _ in people}, pa.string())
+    if not pc.any(pc.is_in(batch.column("interaction_id"), names)).as_py():  # as in nearly every batch
+        return pa.nulls(batch.num_rows, pa.int8())
+    keys = zip(*(batch.column(name).to_pylist() for name in ("interaction_id", "turn")), strict=True)
+    return pa.array([people.get(key) for key in keys], pa.int8())
 
 
 def _row_batch(columns: Mapping[str, pa.Array], rows: int, schema: pa.Schema) -> pa.RecordBatch:
@@ -154,11 +171,13 @@ def _label_turns(group: pa.Table, variant: Variant, scenario: Scenario, source: 
             f"feedback has two {variant.decoder} labels for turn {first['turn']} of {first['interaction_id']}"
         )
     nothing = pa.scalar(None, pa.int8())
-    decoded = pc.if_else(pc.and_(same_turn, group["has_follow_up"]), label_before, nothing)
+    reviewed = _shifted(group["reviewed"].combine_chunks())
+    has_feedback = pc.and_(same_turn, group["has_follow_up"])
+    decoded = pc.if_else(has_feedback, pc.coalesce(reviewed, label_before), nothing)
     chosen = {
         FeedbackSource.DECODED: decoded,
         FeedbackSource.EXPLICIT: group["explicit"],
-        FeedbackSource.BOTH: pc.coalesce(group["explicit"], decoded),
+        FeedbackSource.BOTH: pc.coalesce(pc.if_else(has_feedback, reviewed, nothing), group["explicit"], decoded),
     }[source]
     marked = pc.and_(same_turn, _shifted(group["marked"].combine_chunks()).fill_null(False))
     context_only = pc.is_in(group["action"], pa.array(sorted(scenario.context_only), pa.string()))

@@ -232,7 +232,7 @@ def log_training(
     round, variant = training_set.round, training_set.variant
     config = asdict(profile.settings(variant, round))
     lora = {f"lora_{name}": value for name, value in asdict(profile.placement(variant)).items()}
-    counts = ("train_turns", "positives", "negatives", "negatives_used", "rehearsal_turns")
+    counts = ("train_turns", "positives", "negatives", "negatives_used", "rehearsal_turns", "by_people")
     registry.log(
         workspace,
         run_id,
@@ -304,6 +304,7 @@ def _model_card(profile: Profile, training_set: TrainingSetRef, selected: Select
 
 LoRA adapter over `{profile.base}`, trained after round {training_set.round} on {training_set.positives} turns decoded
 as positive, {training_set.negatives_used} as negative and {training_set.rehearsal_turns} rehearsed turns of D0.
+People who reviewed follow-ups labelled {training_set.by_people} of these turns.
 Exact match on {selected.validation_turns} validation turns: {selected.exact_match:.3f} greedily,
 {selected.sampled_match:.3f} in expectation for actions drawn at temperature 1.
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from respect_core.measuring.guard_rails import compare
 from respect_core.profiles import Profile
 from respect_core.release import ledger, lineage
+from respect_core.release.approvals import Answer
 from respect_core.release.canary import Canary
 from respect_core.release.gate import Evidence, GateConfig, Verdict
 from respect_core.release.ledger import Entry
@@ -192,12 +193,20 @@ def prepare_rollback(workspace: Workspace, variant: Variant, actor: str, reason:
 
 
 def promotion_entry(
-    contest: Contest, verdict: Verdict, gate: GateConfig, actor: str, reason: str, canary: Canary | None = None
+    contest: Contest,
+    verdict: Verdict,
+    gate: GateConfig,
+    actor: str,
+    reason: str,
+    *,
+    canary: Canary | None = None,
+    approval: Answer | None = None,
 ) -> Entry:
     """Return the entry that replaces the version that the candidate was compared with, with the evidence.
 
     Args:
         canary: begins in its place.
+        approval: the answer of the person who was asked, if anybody was.
     """
     candidate = contest.candidate
     evidence: dict[str, Any] = {
@@ -209,6 +218,8 @@ def promotion_entry(
         "data_hash": contest.data_hash,
         "validation": {"game_set": contest.game_set, "sha256": contest.validation_sha256},
     }
+    if approval is not None:
+        evidence["approval"] = approval.model_dump()
     said: dict[str, Any] = {"actor": actor, "reason": reason, "evidence": evidence}
     if canary is not None:
         version, adapter_hash = name_of(contest.deployed), contest.deployed.adapter_hash

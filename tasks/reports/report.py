@@ -56,6 +56,7 @@ def summarise(
                 "positives": each.training_set.positives,
                 "negatives_used": each.training_set.negatives_used,
                 "rehearsal_turns": each.training_set.rehearsal_turns,
+                "by_people": each.training_set.by_people,
                 "probabilities": each.training_set.probabilities,
                 "left_out": each.training_set.left_out,
                 "data_hash": each.training_set.data_hash,

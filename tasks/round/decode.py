@@ -21,6 +21,7 @@ from respect_core.interaction import TurnKey
 from respect_core.log import forgetting, set_aside
 from respect_core.measuring.decoder_metrics import against_thumbs
 from respect_core.measuring.labels import target_labels
+from respect_core.measuring.review.estimates import measure
 from respect_core.profiles import Profile
 from respect_core.scenarios.multiref import decoder_eval
 from respect_core.store import manifests, tables
@@ -64,6 +65,12 @@ def decode_feedback(
     rows = (row for batch in batches for row in batch.to_pylist())
     unreadable = shards.count_unreadable(store, round)
     figures = audit(rows, target_labels(store, [round]), speed, unreadable, _thumbs(store, round))
+    reviewed = measure(store, manifests.partitions(store, "feedback", [round]))
+    figures |= {
+        kind: figures[kind].model_copy(update={"reviewed": asdict(each)})
+        for kind, each in reviewed.items()
+        if kind in figures
+    }
     return FeedbackRef(round=round, decoders=figures, seconds=time.monotonic() - started)
 
 

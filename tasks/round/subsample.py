@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import get_run_logger, task
 
+from respect_core.feedback import reviews
 from respect_core.interaction import TurnKey
 from respect_core.log import forgetting, set_aside
 from respect_core.log.records import turn_rows
@@ -60,6 +61,7 @@ def _subsample(
     config = profile.settings(variant, round)
     chosen = learning_partitions(manifests.partitions(store, "turns"), variant, round)
     held_out = pa.array([*curated.held_out(store, validation), *set_aside.games(store)], pa.string())
+    people = reviews.people_labels(store, chosen) if profile.feedback is not FeedbackSource.EXPLICIT else {}
     d0, right = _d0(store)
     left_out = Counter[str]()
     batches = eligibility.training_batches(
@@ -69,6 +71,7 @@ def _subsample(
         variant,
         scenario(profile.scenario),
         source=profile.feedback,
+        people=people,
         shuffle_seed=min(profile.seeds),
         deselection_ratio=profile.deselection_ratio,
         d0_right=right,
@@ -79,7 +82,9 @@ def _subsample(
     )
     p = read_probabilities(store, propensities) if config.objective is Objective.RL else {}
     inputs = [manifests.table_input(store, name, *part) for part in chosen for name in ("turns", "feedback")]
-    return _write(store, batches, Partition(round, variant), profile, config, p, profile.propensity, inputs, left_out)
+    inputs += reviews.review_inputs(store, chosen) if people else []
+    partition, known = Partition(round, variant), {} if variant.shuffled else people
+    return _write(store, batches, partition, profile, config, p, profile.propensity, inputs, left_out, known)
 
 
 @task(name="subsample", task_run_name="training set of the seed policy", **PATIENT)
@@ -120,26 +125,29 @@ def _write(
     filled_from: Propensity | None,
     inputs: Sequence[manifests.Input],
     left_out: Mapping[str, int] = {},
+    people: Mapping[TurnKey, int] = {},
 ) -> TrainingSetRef:
     """Write the rows, with p from `probability` if they have none.
 
     Args:
         left_out: labelled turns that users' limits made context, once all batches are read.
+        people: labels of reviewed turns, to count those that are learned from.
         filled_from: where `probability` is from; None for the seed policy, whose sources of p are not needed.
     """
-    tally, lacking, free_text = Tally(), 0, scenario(profile.scenario).free_text
+    tally, lacking, by_people, free_text = Tally(), 0, 0, scenario(profile.scenario).free_text
     with parts.new_part(store, "training_sets", partition) as writer:
         for batch in batches:
             lacking += eligibility.propensity(batch).null_count
             complete = eligibility.fill_propensity(batch, probability, free_text=free_text) if probability else batch
             tally.add(complete)
+            by_people += pc.sum(pc.equal(batch.column("label"), eligibility.labels_of(batch, people))).as_py() or 0
             writer.add_batch(_of(partition, complete))
         if config.objective is Objective.RL:
             tally.require_probability()
         learned: dict[str, Any] = {"feedback": profile.feedback} if inputs else {}  # the seed policy's set has none
         left_out = {name: count for name, count in sorted(left_out.items()) if count}
         learned |= {"left_out": left_out} if left_out else {}
-        sources, counts = _sources(tally, lacking, filled_from), tally.counts(config)
+        sources, counts = _sources(tally, lacking, filled_from), tally.counts(config) | {"by_people": by_people}
         part = parts.put_part(store, writer, inputs, counts, {"probabilities": sources, **learned})
     manifest = tables.commit(store, "training_sets", partition, [part])
     warnings = eligibility.warnings(counts, config)

@@ -33,7 +33,8 @@ class DecoderFigures(_Reference):
 
     `precision` and `recall` are those of positives at the shipped thresholds; `cross_validated` has them with the
     threshold chosen out of fold. A partly correct turn counts as wrong. `thumbs` compares labels with users' own
-    thumbs, where the round has any: precision and recall there are those of negatives.
+    thumbs, where the round has any: precision and recall there are those of negatives. `reviewed` has what people who
+    reviewed follow-ups say of it (`measuring.review.estimates.Reviewed`), if anybody did.
     """
 
     positive: int
@@ -49,6 +50,7 @@ class DecoderFigures(_Reference):
     cross_validated: dict[str, Any] | None
     auc: float | None
     thumbs: dict[str, Any] | None = None
+    reviewed: dict[str, Any] | None = None
     turns_per_second: float | None  # None if every turn had been decoded before
 
 
@@ -71,6 +73,7 @@ class TrainingSetRef(_Reference):
     negatives: int
     negatives_used: int  # in one epoch, after 5:4
     rehearsal_turns: int
+    by_people: int = 0  # of positives and negatives, those that people labelled in a review
     probabilities: dict[str, int]  # turns by where p came from: logged, backfill or surrogate, none
     left_out: dict[str, int] = {}  # labelled turns that users' limits made context: by quarantine, repeated, ...
     warnings: list[str] = []  # anything unusual about it

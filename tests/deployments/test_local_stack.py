@@ -51,8 +51,10 @@ def test_a_shell_gets_the_login_from_its_file(tmp_path: Path) -> None:
     stack.prepare()
     assert stack.login() == login and len(stack.password.read_text()) > 20
     assert stat.S_IMODE(stack.password.stat().st_mode) == 0o600 and stat.S_IMODE(stack.folder.stat().st_mode) == 0o700
-    files = [each for each in stack.folder.rglob("*") if each.is_file() and each != stack.password]
-    assert not [each for each in files if stack.password.read_bytes() in each.read_bytes()]
+    for secret in (stack.password, stack.link_key):
+        files = [each for each in stack.folder.rglob("*") if each.is_file() and each != secret]
+        assert not [each for each in files if secret.read_bytes() in each.read_bytes()]
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
     shell = f". {shlex.quote(str(stack.folder / 'env'))}; env"
     shown = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout.splitlines()
     assert {f"{name}={value}" for name, value in {**stack.environment(), **login}.items()} <= set(shown)
@@ -98,7 +100,7 @@ def test_supervisord_starts_servers_by_itself_and_workers_when_told(tmp_path: Pa
     assert options.umask == 0o077 and options.directory == str(REPOSITORY)
     processes = {each.name: each for group in options.process_group_configs for each in group.process_configs}
     starts = {name: each.autostart for name, each in processes.items()}
-    assert starts == {"s3": True, "prefect": True, "mlflow": True, "light": False, "gpu": False}
+    assert starts == {"s3": True, "prefect": True, "mlflow": True, "light": False, "gpu": False, "approvals": False}
     for name, each in processes.items():
         assert each.stdout_logfile == str(stack.logs / f"{name}.log") and each.redirect_stderr
         assert each.stopasgroup and each.killasgroup, "children end too"
@@ -125,7 +127,7 @@ def test_every_server_listens_on_the_loopback_alone(tmp_path: Path) -> None:
     for name in ("prefect", "mlflow"):
         command = programs.server_commands(stack)[name]
         assert command[command.index("--host") + 1] == "127.0.0.1"
-    ports = sorted(set(stack.ports) - {stack.prefect_port, stack.mlflow_port})
+    ports = sorted(set(stack.ports) - {stack.prefect_port, stack.mlflow_port, stack.approvals_port})
     weed = seaweedfs.command("weed", stack.s3_folder, ["respect"], ports)
     assert {"-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"} <= set(weed)
     assert ports == [int(option.split("=")[1]) for option in weed if re.match(r"-\w+\.port(\.grpc)?=[1-9]", option)]

@@ -51,7 +51,7 @@ from flows.support import terminal
 from respect_core.learning import validation
 from respect_core.model.base import adapter_hash
 from respect_core.profiles import Profile
-from respect_core.release import ledger, lineage, looks
+from respect_core.release import approvals, ledger, lineage, looks
 from respect_core.release.gate import gate
 from respect_core.release.ledger import LedgerError
 from respect_core.store import manifests, tables
@@ -63,6 +63,7 @@ from tasks.compute.process import WorkerCutOffError
 from tasks.registry import deployed as deployment
 from tasks.registry import registry
 from tasks.registry.register import register_variant
+from tasks.release import approval
 from tasks.release.contest import prepare_gate_games
 from tasks.release.promote import PromotionRef
 from tasks.round.select import select_checkpoint
@@ -201,9 +202,9 @@ def test_promote_rollback_promote(place: Workspace, tmp_path: Path) -> None:
         ("promote", SEED_POLICY, ONE),
     ]
     assert (entries[0].actor, entries[0].reason, entries[2].actor, entries[2].reason) == (
-        "ann",
+        "ann (unverified)",
         "first",
-        "bob",
+        "bob (unverified)",
         "worse",
     )
     evidence = entries[0].evidence
@@ -471,26 +472,30 @@ def test_killed_between_ledger_and_alias_the_next_operation_settles(
     assert _is_deployed(fresh, TWO)
 
 
-def test_a_promotion_waits_for_a_person_where_that_is_asked(fresh: Workspace) -> None:
+def test_a_promotion_waits_for_a_person_where_that_is_asked(fresh: Workspace, link_key: str) -> None:
     with ThreadPoolExecutor(1) as pool:
         for approve in (False, True):
             run = pool.submit(contextvars.copy_context().run, lambda: _promote(fresh, approve=True, actor="ann"))
-            answer = {"approve": approve, "name": "bob", "note": "looked at it"}
-            resume_flow_run(_paused(run), run_input=answer)
+            _answer(_paused(run), link_key, approve, "looked at it")
             result = run.result()
             if not approve:
                 assert result.decision == "no promotion"
-                assert result.reasons == ["bob did not approve: looked at it"]
+                assert result.reasons == ["bob (link) did not approve: looked at it"]
                 assert _is_deployed(fresh, SEED_POLICY)
     assert result.decision == "promoted" and _is_deployed(fresh, TWO)
     entry = ledger.last(fresh.open(), "respect.b-fft")
-    assert entry is not None and (entry.actor, entry.reason) == ("ann, approved by bob", "looked at it")
+    assert entry is not None and entry.reason == "looked at it"
+    assert entry.actor == "ann (unverified), approved by bob (link)"
+    assert (entry.evidence["approval"]["name"], entry.evidence["approval"]["identified"]) == ("bob", "link")
 
 
 def test_a_deployment_that_waits_holds_nothing_and_asks_anew_where_something_changed(
-    fresh: Workspace, monkeypatch: pytest.MonkeyPatch, workers: list[str]
+    fresh: Workspace, monkeypatch: pytest.MonkeyPatch, workers: list[str], link_key: str
 ) -> None:
-    """Its run is suspended, so that the process ends. Meanwhile a rival goes through: that is not what was approved."""
+    """Its run is suspended, so that the process ends; what nobody signed leaves it so.
+
+    Meanwhile a rival goes through: that is not what was approved.
+    """
     _in_environment(fresh, monkeypatch)
     asked = PromoteParameters(**EASY, variant=Variant.B_FFT, version=2, approve=True, actor="ann")
     with get_client(sync_client=True) as client:
@@ -503,13 +508,16 @@ def test_a_deployment_that_waits_holds_nothing_and_asks_anew_where_something_cha
                 run_flow(deployments.promote, flow_run=client.read_flow_run(made.id))
             return client.read_flow_run(made.id)
 
-        for contender in ("seed policy", "rival"):
+        for contender in ("seed policy", "form", "rival"):
             waits = start()
             assert waits.state is not None and waits.state.name == "Suspended", contender
             if contender == "seed policy":
                 assert _is_deployed(fresh, SEED_POLICY)
                 assert _promote(fresh, version=1, actor="rival").decision == "promoted"
-            resume_flow_run(made.id, run_input={"approve": True, "name": "bob", "note": contender})
+            if contender == "form":
+                resume_flow_run(made.id, run_input={"signed": "yes"})
+            else:
+                _answer(made.id, link_key, True, contender)
         examined = len(workers)
         result = run_flow(deployments.promote, flow_run=client.read_flow_run(made.id))
     assert isinstance(result, PromotionRef) and result.decision == "promoted"
@@ -517,7 +525,20 @@ def test_a_deployment_that_waits_holds_nothing_and_asks_anew_where_something_cha
     assert _is_deployed(fresh, TWO)
     entry = ledger.last(fresh.open(), "respect.b-fft")
     assert entry is not None and entry.from_version == ONE
-    assert (entry.actor, entry.reason) == ("ann, approved by bob", "rival")
+    assert (entry.actor, entry.reason) == ("ann (unverified), approved by bob (link)", "rival")
+
+
+@pytest.fixture
+def link_key(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("RESPECT_LINK_KEY", key := "a-link-key-of-many-characters")
+    return key
+
+
+def _answer(run: UUID, key: str, approve: bool, note: str) -> None:
+    """As bob, who came to the approvals page by his link."""
+    with get_client(sync_client=True) as client:
+        (asked,) = (each for each in approval.waiting(client) if each.run == run)
+        approval.give(client, asked, approvals.Person("bob", "link"), key, approve=approve, note=note)
 
 
 def _paused(run: Future[Any]) -> UUID:

@@ -36,8 +36,9 @@ class RunningStack:
     """A stack, the commands that start and stop it, and its servers as their users see them."""
 
     def __init__(self, folder: Path) -> None:
-        first, prefect, mlflow, gateway = free_ports()
-        self.stack = Stack(folder, prefect_port=prefect, mlflow_port=mlflow, s3_port=first, gateway_port=gateway)
+        first, *others = free_ports()
+        prefect, mlflow, gateway, approvals = others
+        self.stack = Stack(folder, prefect, mlflow, s3_port=first, gateway_port=gateway, approvals_port=approvals)
         # A connection kept over a pause of a busy server may be gone when it is used again.
         no_reuse = httpx.Limits(max_keepalive_connections=0)
         # As Prefect's own clients: the server answers 503 where two writes to its SQLite meet, and is asked again.
@@ -52,6 +53,7 @@ class RunningStack:
             "RESPECT_MLFLOW_PORT": str(self.stack.mlflow_port),
             "RESPECT_S3_PORT": str(self.stack.s3_port),
             "RESPECT_GATEWAY_PORT": str(self.stack.gateway_port),
+            "RESPECT_APPROVALS_PORT": str(self.stack.approvals_port),
             "RESPECT_START_SECONDS": "900",
             # How often the scheduler looks for new schedules, and workers for work; by default every 60 and 10 s.
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
@@ -186,13 +188,13 @@ def _has_variable(process: int, start: bytes) -> bool:
         return False
 
 
-def free_ports() -> tuple[int, int, int, int]:
-    """The first of S3_PORTS in a row, and three more."""
-    for first in range(20_000, 30_000, S3_PORTS + 3):
-        if all(_is_free(port) for port in range(first, first + S3_PORTS + 3)):
+def free_ports() -> tuple[int, int, int, int, int]:
+    """The first of S3_PORTS in a row, and four more."""
+    for first in range(20_000, 30_000, S3_PORTS + 4):
+        if all(_is_free(port) for port in range(first, first + S3_PORTS + 4)):
             after = first + S3_PORTS
-            return first, after, after + 1, after + 2
-    raise AssertionError("no thirteen free ports in a row")
+            return first, after, after + 1, after + 2, after + 3
+    raise AssertionError("no fourteen free ports in a row")
 
 
 def _is_free(port: int) -> bool:

@@ -188,6 +188,10 @@ class Arrive(_In):
 
     participant: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     study: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+    until: Annotated[int, Field(ge=0, lt=2**53)] | None = Field(default=None, description="of a signed link")
+    signature: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None, description="of a link that `respect link study` made"
+    )
 
 
 class Consent(_In):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -55,6 +55,11 @@ class StudyFile(BaseModel):
         description="waits without a partner that a player may have, each of which is paid; null for no limit",
     )
     anonymous: bool = Field(default=False, description="whether people may come without a participant's id")
+    participants: Literal["signed", "open"] | None = Field(
+        default=None,
+        description="signed: they come by links of `respect link study`; open: anybody who names an id is let in, for "
+        "panels that cannot sign; null: signed if RESPECT_LINK_KEY is set",
+    )
     payment: Payment = Payment()
 
     @model_validator(mode="after")

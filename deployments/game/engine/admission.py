@@ -7,7 +7,7 @@ import random
 from collections import deque
 from typing import Any
 
-from deployments.game.domain import contexts
+from deployments.game.domain import contexts, links
 from deployments.game.domain.assignment import Slot, StudyFullError
 from deployments.game.domain.lobby import LobbyEntry
 from deployments.game.domain.players import Player
@@ -40,11 +40,26 @@ class Admission:
         study = self._rooms.study
         if arrival.study is not None and (study is None or study.file.name != arrival.study):
             raise RequestDeniedError(404, "study", "there is no such study here")
+        if study is not None and arrival.participant is not None and not self._may_come_as(cookie, arrival, study):
+            raise RequestDeniedError(
+                403, "participant", "this link is not signed, or its time is over; ask for a new one"
+            )
         holder = self._rooms.players.of(cookie)
         identified = arrival.participant is not None or (holder is not None and holder.study == arrival.study)
         if study is not None and arrival.study is not None and not identified and not study.file.anonymous:
             raise RequestDeniedError(403, "participant", "use the link that you were given")
         return self._rooms.players.arrive(cookie, arrival.participant, arrival.study)
+
+    def _may_come_as(self, cookie: str | None, arrival: Arrive, study: Study) -> bool:
+        """Whether somebody is the participant who they say they are, as far as the study asks."""
+        key = self._rooms.settings.link_key
+        if study.file.participants == "open" or (study.file.participants is None and key is None):
+            return True
+        if self._rooms.players.returning(cookie, arrival.participant, arrival.study) is not None:
+            return True  # who came by the link before, on this device
+        return key is not None and links.is_signed(
+            arrival.study or "", arrival.participant or "", arrival.until, arrival.signature, key
+        )
 
     def me(self, player: Player) -> Me:
         """Return what players may know of themselves."""

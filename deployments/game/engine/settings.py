@@ -37,6 +37,7 @@ class Settings:
     secure: bool = False  # whether the cookie travels over TLS only
     origins: tuple[str, ...] = ()  # allowed besides the page's own, e.g. 'https://play.example.org'
     round: int | None = None  # of games outside a study; None: from the registry
+    link_key: str | None = field(default=None, repr=False)  # checks the links of a study's participants
     operator_token: str | None = field(default=None, repr=False)
     annotator_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)  # annotator by token
 

@@ -125,6 +125,7 @@ class AnnotationQueue:
                             satisfaction=satisfaction,
                         )
                     ],
+                    source=source_of(task),
                 )
             except human_eval.AnswerError as error:
                 raise RequestDeniedError(409, error.field, "this turn cannot be answered; tell the operator") from error
@@ -139,13 +140,13 @@ class AnnotationQueue:
     def _turn(self, annotator: str) -> tuple[AnnotationTask, TaskTurn] | None:
         """Find the next turn. A game that somebody is at counts as begun, so that two do not begin the same one."""
         now = time.monotonic()
-        held_games = {game for until, game in self._held.values() if until > now}
+        held_games = {game for who, (until, game) in self._held.items() if until > now and who != annotator}
         answered = human_eval.answered_turns(self._store) | held_games
         current = annotation_tasks.next_turn(annotation_tasks.read_tasks(self._store, self.kind), answered, annotator)
         if current is None:
             self._held.pop(annotator, None)
         else:
-            game = (*current[0].partition, current[0].interaction_id, -1, annotator)
+            game = (*current[0].partition, current[0].interaction_id, annotation_tasks.HELD, annotator)
             self._held[annotator] = now + _HELD_SECONDS, game
         return current
 
@@ -183,6 +184,11 @@ class AnnotationQueue:
             return self._store.read(_begun_key(annotator, task, turn)).decode()
         except MissingKeyError:
             return None
+
+
+def source_of(task: AnnotationTask) -> human_eval.Source:
+    """Return the source of a task's answers."""
+    return "review" if task.reviewed else "page"
 
 
 def _begun_key(annotator: str, task: AnnotationTask, turn: TaskTurn) -> str:

@@ -17,7 +17,7 @@ from deployments.clients import SmallBodies
 from deployments.game.domain.protocol import LARGEST_BODY
 from deployments.game.engine.settings import Settings
 from deployments.game.web import pages
-from deployments.game.web.annotation import ANNOTATORS, AnnotationQueue, TheAnnotator
+from deployments.game.web.annotation import ANNOTATORS, AnnotationQueue, TheAnnotator, source_of
 from deployments.game.web.app import HANDLERS
 from deployments.web.denied import RequestDeniedError
 from deployments.web.limits import Buckets, Guard
@@ -86,7 +86,7 @@ class AuditQueue(AnnotationQueue):
                 satisfaction=label.satisfaction,
             )
             try:
-                human_eval.append_answers(self._store, [answer])
+                human_eval.append_answers(self._store, [answer], source=source_of(task))
             except human_eval.AnswerError as error:
                 raise RequestDeniedError(409, error.field, "this turn cannot be answered; tell the operator") from error
             return self._next_audited(annotator)

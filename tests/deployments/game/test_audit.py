@@ -127,3 +127,23 @@ def test_the_command_draws_follow_ups(store: Store, tmp_path: Path, monkeypatch:
     run = CliRunner().invoke(main.app, ["annotate", "sample", *at, "--turns", "7"])
     assert run.exit_code == 0 and "7 follow-ups in" in " ".join(run.output.split()), run.output
     assert sum(len(task.turns) for task in read_tasks(open_store(tmp_path / "runs/mine/store"), AuditTask)) == 7
+
+
+def test_the_queue_is_reviewed_on_the_page_and_reported(
+    client: TestClient, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke(main.app, ["annotate", "queue", "--run", "mine", "--audit", "6"])
+    said = " ".join(run.output.split())
+    assert run.exit_code == 0 and "4 of 4 follow-ups" in said and "6 of all 24" in said, run.output
+    asked = sum(len(task.turns) for task in read_tasks(store, AuditTask))
+    assert client.post("/api/annotate/login", json={"token": ANN}).status_code == 200
+    assert "chance" not in client.get("/api/annotate/next").text, "nobody is told why they are asked"
+    _label(client, ["no"] * asked)
+    assert {row["source"] for row in read_table(store, "annotations").to_pylist()} == {"review"}
+    run = CliRunner().invoke(main.app, ["annotate", "report", "--run", "mine", "--round", "1", "--variant", "b-fft"])
+    said = " ".join(run.output.split())
+    assert run.exit_code == 0 and f"ternary: people labelled {asked} follow-ups" in said, run.output
+    assert "audit alone (6)" in said and "with the queue" in said
+    write(gather(store, "mine"), tmp_path / "report")
+    assert "What people who reviewed follow-ups say" in (tmp_path / "report/index.html").read_text()

@@ -7,18 +7,22 @@ import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
+import httpx
 import pytest
 from game_servers import PATIENT, Clock, Player, player, rooms, serving, until
 from pilots import participant, study_of
 
 from deployments.game.domain import players
 from deployments.game.domain.consent import CONSENT
+from deployments.game.domain.links import participant_link
 from deployments.game.domain.study import load
 from deployments.game.engine import archive
 from deployments.game.web import operator
 
 pytestmark = pytest.mark.timeout(600)
+KEY = "a-link-key-of-many-characters"
 WAIT = 600.0
 """Seconds in the lobby, which pass at once where a wait is to end, and never by themselves."""
 
@@ -138,6 +142,36 @@ def test_nothing_is_played_without_consent_to_the_text_as_it_is_now(
         log = archive.interaction_log(table, running.rooms.users(table))
     assert log is not None and log.consent == CONSENT
     assert json.loads(archive.record(table, {}))["consent"] == CONSENT
+
+
+def test_only_signed_participants_come_where_the_study_or_a_key_asks_for_it(tmp_path: Path) -> None:
+    """Another browser with the same link is the same participant; this one needs no link again."""
+    link = urlsplit(participant_link("http://here", "pilot", "p1", 1, KEY)).fragment
+    fields: dict[str, Any] = dict(parse_qsl(link))
+    fields["until"] = int(fields["until"])
+
+    async def come(port: int, *arrivals: tuple[int, dict[str, Any]]) -> None:
+        for status, given in arrivals:
+            player = Player(port)
+            answer = await player.http.post("/api/arrive", json=given)
+            assert answer.status_code == status, answer.text
+            if status == 200:
+                back = await player.http.post("/api/arrive", json={"study": "pilot", "participant": "p1"})
+                other = await player.http.post("/api/arrive", json={"study": "pilot", "participant": "p2"})
+                assert (back.status_code, other.status_code) == (200, 403)
+            await player.close()
+
+    invented = {"study": "pilot", "participant": "p1"}
+    with serving(rooms(tmp_path / "signed", study_of(tmp_path / "signed", {"b-fft": 1}), link_key=KEY)) as running:
+        forged = (403, fields | {"participant": "p2"})
+        asyncio.run(come(running.port, (403, invented), (200, fields), (200, fields), forged))
+        assert len(running.rooms.players) == 1
+    for name, participants, status in (("open", "open", 200), ("signed", "signed", 403)):
+        study = study_of(tmp_path / name, {"b-fft": 1}, participants=participants)
+        key = KEY if participants == "open" else None
+        with serving(rooms(tmp_path / name, study, link_key=key)) as running:
+            answer = httpx.post(f"http://127.0.0.1:{running.port}/api/arrive", json=invented)
+            assert answer.status_code == status, "a study may say otherwise than the key"
 
 
 def test_a_full_study_says_so_before_consent_and_quiz(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from prefect_servers import prefect_for_tests
 
 from deployments.local import registration
 from deployments.local.settings import GPU, LIGHT, LIGHT_RUNS
-from flows.promote import Approval
 from flows.support import reaper
+from tasks.release.approval import Approval
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -112,7 +112,7 @@ def test_the_reaper_has_a_slot_where_silent_runs_hold_all_others(
 @flow
 def asking() -> str:
     question = Approval.with_initial_data(description="?")
-    return suspend_flow_run(question, timeout=600, key="asked").name
+    return suspend_flow_run(question, timeout=600, key="asked").signed
 
 
 def _heartbeat(client: SyncPrefectClient, run: UUID | str) -> None:
@@ -200,7 +200,7 @@ def test_a_run_that_waits_for_an_answer_is_not_one_that_went_silent(
     assert state.is_crashed() and state.message == reaper.LOST
     state = client.read_flow_run(waiting).state
     assert state is not None and state.name == "Suspended", state
-    resume_flow_run(waiting, run_input={"approve": True, "name": "bob"})
+    resume_flow_run(waiting, run_input={"signed": "bob"})
     assert run_flow(asking, flow_run=client.read_flow_run(waiting)) == "bob"
 
 

@@ -94,6 +94,27 @@ def test_thumbs_are_learned_from_as_asked(source: FeedbackSource, expected: dict
     assert {(row["interaction_id"], row["turn"]): row["label"] for row in table if row["label"]} == expected
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (FeedbackSource.DECODED, {("g1", 0): -1, ("g1", 3): 1}),
+        (FeedbackSource.EXPLICIT, {("g1", 0): 1, ("g1", 1): -1, ("g1", 4): 1}),
+        (FeedbackSource.BOTH, {("g1", 0): -1, ("g1", 3): 1, ("g1", 4): 1}),
+    ],
+)
+def test_people_outrank_decoders_and_thumbs(source: FeedbackSource, expected: dict[tuple[str, int], int]) -> None:
+    """A neutral review takes a turn out, even against a thumb; a turn without a follow-up has none."""
+    people = {("g1", 0): -1, ("g1", 1): 0, ("g1", 2): 1, ("g1", 3): 1, ("g1", 4): -1, ("another", 0): 1}
+    turns, feedback = _with(_turns(GAME), "explicit", [1, -1, None, None, 1]), _feedback(LABELS)
+    for variant, table in ((Variant.B_RL, feedback), (Variant.T_RL, _with(feedback, "decoder", ["ternary"] * 5))):
+        options = {"source": source, "people": people}
+        rows = _training_set(turns, table, EMPTY_TURNS, variant, SCENARIO, **options).to_pylist()
+        assert {(row["interaction_id"], row["turn"]): row["label"] for row in rows if row["label"]} == expected
+    if source is FeedbackSource.DECODED:
+        marked = _with(feedback, "marked", ["role"] * 5)
+        assert not len(_training_set(turns, marked, EMPTY_TURNS, Variant.B_RL, SCENARIO, people=people))
+
+
 def test_each_variant_reads_its_own_decoder() -> None:
     feedback = pa.concat_tables([_feedback({("g1", 0): -1}), _feedback({("g1", 0): 1}, "ternary")])
     assert _labels(_turns(GAME), feedback, Variant.T_FFT) == {("g1", 0): 1}
@@ -149,11 +170,11 @@ def test_seed_policy_learns_from_d0_alone() -> None:
 
 
 def test_neither_targets_nor_outcomes_can_come_in() -> None:
-    """The only inputs are turns, feedback and D0, and a table with a column more is refused."""
+    """The only inputs are turns, feedback, reviews and D0, and a table with a column more is refused."""
     parameters = set(inspect.signature(eligibility.training_batches).parameters)
     settings = {"variant", "scenario", "source", "deselection_ratio", "d0_right", "seed"}
     settings |= {"shuffle_seed", "limits", "excluded", "left_out", "scratch", "run"}
-    assert parameters == {"turns", "feedback", "d0"} | settings
+    assert parameters == {"turns", "feedback", "people", "d0"} | settings
     assert not {"targets", "success"} & set(TRAINING_SET_SCHEMA.names)
     with_targets = _turns(GAME).append_column("targets", pa.array([IMAGES[:3]] * 5))
     for turns, d0 in ((with_targets, EMPTY_TURNS), (EMPTY_TURNS, with_targets)):

@@ -11,7 +11,7 @@ const STEPS = [
 ];
 const LOOK_AGAIN = 2000; // milliseconds
 
-const query = new URLSearchParams(location.search);
+const query = new URLSearchParams(location.search || location.hash.slice(1)); // of a signed link: behind the #
 let state;
 
 async function load() {
@@ -90,6 +90,7 @@ on("next", "click", () => begin("study"));
 on("join", "submit", async () => {
   notice("");
   const arrival = { study: $("study-name").value.trim(), participant: $("participant").value.trim() };
+  if (query.has("signature")) Object.assign(arrival, { until: Number(query.get("until")), signature: query.get("signature") });
   render((await post("/api/arrive", arrival)).player_state);
   $("study-title").scrollIntoView();
 });
