@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -16,8 +16,10 @@ from respect_core import variants
 from respect_core.learning import grids
 from respect_core.profiles import PROFILES, Profile
 from respect_core.profiles import profile as named_profile
-from respect_core.release.gate import GateConfig, gate
 from respect_core.variants import SYSTEMS, Engine, FeedbackSource, Objective, Propensity, Variant
+
+if TYPE_CHECKING:  # it imports numpy
+    from respect_core.release.gate import GateConfig
 
 ANCHORS = 4
 """Games that measure the seed policy at the start and at the end, per game that a policy plays in a round."""
@@ -357,6 +359,8 @@ class PromoteParameters(Parameters):
 
     def gate(self, profile: str) -> GateConfig:
         """Return the gate of the candidate's profile with the settings made here."""
+        from respect_core.release.gate import gate
+
         names = ("margin", "games", "user_share_cap", "min_feedback_turns")
         return replace(gate(profile), **{name: value for name in names if (value := getattr(self, name)) is not None})
 

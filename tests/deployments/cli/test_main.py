@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,11 @@ from respect_core.store.base import StoreError
 from respect_core.variants import SYSTEMS, FeedbackSource, Variant
 from tasks.compute.process import WorkerFailedError
 
+HEAVY = {
+    *("torch", "transformers", "peft", "numpy", "scipy", "pandas", "pyarrow", "prefect", "mlflow", "sqlalchemy"),
+    *("fastapi", "uvicorn", "boto3", "httpx", "pydantic_settings", "PIL", "http.client"),
+}
+"""What a command may need, and its help does not."""
 NO_RUN = [
     *(["ui"], ["ledger"], ["lineage", "respect.b-fft/1"], ["promote", "b-fft"], ["rollback", "b-fft"]),
     *(["annotate", "sample", "--round", "0", "--variant", "b-fft"], ["export-released", "out"]),
@@ -32,6 +39,27 @@ COMMANDS = [
     *(["import", "released"], ["export-released"], ["annotate", "sample"], ["annotate", "import"]),
     *(["serve"], ["play"]),
 ]
+
+
+_HELP = f"""
+import sys
+from contextlib import suppress
+from deployments.cli.main import app
+for command in [*{COMMANDS}, []]:
+    with suppress(SystemExit):
+        app([*command, "--help"])
+for more in (["--version"], ["no-such-command"], ["round", "--no-such-option"]):
+    with suppress(SystemExit):
+        app(more)
+print(*sorted({HEAVY} & sys.modules.keys()), file=sys.stderr, sep=", ")
+"""
+
+
+def test_help_waits_for_no_library() -> None:
+    """A process imports once, so the commands are asked in one."""
+    asked = subprocess.run([sys.executable, "-c", _HELP], capture_output=True, text=True, check=True)
+    assert asked.stdout.count("Usage: ") >= len(COMMANDS) + 1
+    assert asked.stderr.splitlines()[-1] == ""
 
 
 @pytest.mark.parametrize("command", [[], *COMMANDS])
