@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator
 
 from flows.parameters import Parameters
-from respect_core.release import canary as canaries
-from respect_core.release.gate import GateConfig, gate
 from respect_core.variants import Variant
+
+if TYPE_CHECKING:  # it imports numpy
+    from respect_core.release.gate import GateConfig
 
 Actor = Annotated[
     str, Field(description="Who asks, for the ledger, marked there as unverified. Empty: the account that runs it.")
@@ -69,18 +70,26 @@ class PromoteParameters(Parameters):
     @classmethod
     def _is_share(cls, canary: str | None) -> str | None:
         if canary:
-            canaries.share(canary)
+            _share(canary)
         return canary or None
 
     @property
     def canary_share(self) -> float | None:
         """The share of new conversations that the candidate gets; None for all of them at once."""
-        return canaries.share(self.canary) if self.canary else None
+        return _share(self.canary) if self.canary else None
 
     def gate(self, profile: str) -> GateConfig:
         """Return the gate of the candidate's profile with the settings made here."""
+        from respect_core.release.gate import gate
+
         names = ("margin", "games", "user_share_cap", "min_effective_users", "min_feedback_turns")
         return replace(gate(profile), **{name: value for name in names if (value := getattr(self, name)) is not None})
+
+
+def _share(canary: str) -> float:
+    from respect_core.release.canary import share
+
+    return share(canary)
 
 
 class RollbackParameters(Parameters):

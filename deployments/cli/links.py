@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from flows.support.terminal import Commands, clear_errors
-from respect_core.settings import SettingsError, link_key
 
 link_app = Commands(
     help="Signed links, which say who comes: each is a secret, for one person. RESPECT_LINK_KEY signs them.",
@@ -45,6 +44,8 @@ def study_command(
 
 
 def _key() -> str:
+    from respect_core.settings import SettingsError, link_key
+
     key = link_key()
     if key is None:
         raise SettingsError("set RESPECT_LINK_KEY to the key of the servers that links lead to; `openssl rand -hex 32`")

@@ -6,16 +6,17 @@ import ipaddress
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from flows.support.terminal import Commands, Run, clear_errors, run_workspace
 from respect_core.errors import extra
 from respect_core.scenario import scenario as plugged
-from respect_core.settings import named_tokens, operator_token, settings
 from respect_core.variants import ACTING, DEPLOYABLE
-from tasks.support.workspace import Workspace
+
+if TYPE_CHECKING:  # it reads settings, which takes a while to import
+    from tasks.support.workspace import Workspace
 
 app = Commands(add_completion=False)
 
@@ -122,6 +123,7 @@ def _serve_chats(
     from deployments.serving.gateway.vllm import Vllm
     from flows.support.guard import Guard
     from respect_core.log import user_key
+    from respect_core.settings import named_tokens, operator_token, settings
     from respect_core.store.base import StoreError
 
     known = named_tokens("RESPECT_GATEWAY_KEYS", settings().gateway_keys)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import secrets
 import sys
-import urllib.request
 from pathlib import Path
 
 USER = "respect"
@@ -73,6 +72,8 @@ def how_to_log_in(password: str) -> str:
 
 def answers(url: str, password: str) -> bool:
     """Whether a server answers at this URL with this password."""
+    import urllib.request  # not for --help
+
     basic = base64.b64encode(f"{USER}:{password}".encode()).decode()
     request = urllib.request.Request(url, headers={"Authorization": f"Basic {basic}"})
     try:

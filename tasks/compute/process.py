@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -21,6 +19,7 @@ from pydantic import BaseModel
 
 from respect_core.errors import ExpectedError
 from respect_core.settings import settings
+from tasks.compute.forks import start
 from tasks.support.interruption import killed_when_stopping
 
 ProgressCallback = Callable[[int, int, str], None]
@@ -135,10 +134,10 @@ def processes_of_training() -> int:
 
 
 def _command(processes: int) -> list[str]:
-    """Return the beginning of a worker's command line."""
+    """Return the beginning of what follows `python` on a worker's command line."""
     config = str(settings().accelerate)
     launch = ["-m", "accelerate.commands.launch", "--config_file", config] if processes > 1 else []
-    return [sys.executable, *launch, "-m", "tasks.compute.worker"]
+    return [*launch, "-m", "tasks.compute.worker"]
 
 
 def run(
@@ -185,15 +184,7 @@ def run(
         old.unlink(missing_ok=True)
     spec_file.write_text(text)
     with _share(all_cores, processes) as environment, log_file.open("w") as log:
-        process = subprocess.Popen(
-            [*_command(processes), str(spec_file)],
-            stdin=subprocess.PIPE,  # never written to: it closes when this process ends, which ends the worker
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={**os.environ, **environment},
-            process_group=0,  # Ctrl-C reaches only this process, which then stops its workers
-        )
+        process = start([*_command(processes), str(spec_file)], log=log, env={**os.environ, **environment})
         with killed_when_stopping(process):
             assert process.stdout is not None
             for line in process.stdout:
@@ -203,6 +194,8 @@ def run(
                 else:
                     log.write(line)
             code = process.wait()
+    if code is None:  # nobody knows; a result is written whole, at the end
+        code = 0 if result.exists() else -signal.SIGKILL
     if code != 0 or not result.exists():
         tail = "\n".join(log_file.read_text().splitlines()[-15:])
         code = int(left.read_text()) if left.exists() else code

@@ -6,15 +6,28 @@ threads of its tasks. Those wait for workers that train for hours, or for their 
 
 from __future__ import annotations
 
-import subprocess
 from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Lock
+from typing import IO, Protocol
+
+
+class Worker(Protocol):
+    """A process that was started, as `subprocess.Popen` has it."""
+
+    pid: int
+    stdin: IO[str] | None
+    stdout: IO[str] | None
+
+    def wait(self) -> int | None: ...
+
+    def kill(self) -> None: ...
+
 
 _requested = Event()
 _lock = Lock()
-_workers: list[subprocess.Popen[str]] = []
+_workers: list[Worker] = []
 
 
 def interrupts(error: BaseException | None) -> bool:
@@ -40,7 +53,7 @@ def stopping() -> Iterator[None]:
 
 
 @contextmanager
-def killed_when_stopping(worker: subprocess.Popen[str]) -> Iterator[None]:
+def killed_when_stopping(worker: Worker) -> Iterator[None]:
     """Have a worker killed by `stopping`, and by any error that ends the block.
 
     Raises:

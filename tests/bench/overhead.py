@@ -33,6 +33,7 @@ from unittest.mock import patch
 
 from respect_core.profiles import Profile, tiny
 from respect_core.variants import SEED, Variant
+from tasks.compute import forks
 from tests.bench import games
 from tests.bench.plain_round import Files, Learned, plain_round
 from tests.bench.record import Record, case, versions
@@ -188,7 +189,9 @@ def _timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
     """What it returns, its seconds, and its seconds of processor."""
     started, used = time.perf_counter(), _processor()
     result = run()
-    return result, time.perf_counter() - started, _processor() - used
+    seconds = time.perf_counter() - started
+    forks.stop()  # only then are its workers' seconds of processor known
+    return result, seconds, _processor() - used
 
 
 def _processor() -> float:

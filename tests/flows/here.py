@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from threading import Lock
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,10 +59,10 @@ def record_workers(patch: pytest.MonkeyPatch) -> list[str]:
     """Has workers run here; collects kind, round and variant of every one that is started."""
     started: list[str] = []
 
-    def recorded(command: list[str], *, stderr: Any, **_: Any) -> _WorkerHere:
+    def recorded(command: list[str], *, log: Any, **_: Any) -> _WorkerHere:
         spec = json.loads(Path(command[-1]).read_text())
         started.append(" ".join(str(spec.get(name)) for name in ("kind", "round", "variant")))
-        return _WorkerHere(Path(command[-1]), stderr)
+        return _WorkerHere(Path(command[-1]), log)
 
-    patch.setattr("tasks.compute.process.subprocess", SimpleNamespace(Popen=recorded, PIPE=subprocess.PIPE))
+    patch.setattr("tasks.compute.process.start", recorded)
     return started

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import forked
 import peft
 import pytest
 import torch
@@ -38,6 +35,7 @@ from respect_core.store.base import StoreError
 from respect_core.store.images import load_images
 from respect_core.training_data import curated
 from respect_core.variants import Propensity, Variant
+from tasks.compute import forks
 from tasks.registry import registry
 from tasks.registry.register import reference
 from tasks.reports import page as report_page
@@ -47,14 +45,6 @@ from tasks.support.workspace import Workspace, workspace
 pytestmark = pytest.mark.timeout(1200)  # the round itself is in the set-up of the first test
 
 VARIANTS = [Variant.B_FFT, Variant.T_RL, Variant.B_KTO]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def processes() -> Iterator[None]:
-    """Workers are processes of their own, which have the heavy libraries at hand."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.compute.process.subprocess", forked.popen)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +157,7 @@ def test_running_the_round_again_trains_and_registers_nothing_new(
         return gather(*arguments, **options)
 
     monkeypatch.setattr(report_page, "gather", gathered)
-    monkeypatch.setattr("tasks.compute.process.subprocess.Popen", forbidden)
+    monkeypatch.setattr("tasks.compute.process.start", forbidden)
     (place.root / "report" / "index.html").unlink()
     again = round_flow(place, RoundParameters(round=0, variants=VARIANTS, replay=4))
     unchanged = ("version", "data_hash", "val_exact_match", "success_after")
@@ -191,10 +181,10 @@ def test_a_variant_that_fails_leaves_the_others_standing(
 
     def counted(command: list[str], **options: Any) -> Any:
         trained.append(json.loads(Path(command[-1]).read_text())["variant"])
-        return forked.Forked(command, **options)
+        return forks.start(command, **options)
 
     parameters = RoundParameters(round=0, variants=VARIANTS)
-    monkeypatch.setattr("tasks.compute.process.subprocess", SimpleNamespace(Popen=counted, PIPE=forked.popen.PIPE))
+    monkeypatch.setattr("tasks.compute.process.start", counted)
     monkeypatch.setattr(Profile, "settings", broken)
     with pytest.raises(VariantsFailedError, match="t-rl") as failed:
         round_flow(place, parameters)

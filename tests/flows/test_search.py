@@ -100,7 +100,7 @@ def test_mlflow_has_a_run_per_point_below_the_searchs_and_no_version(searched: S
 def test_finished_points_are_not_tried_again(searched: Searched, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = [each for each in searched.first + searched.second if each == "train 0 b-fft"]
     assert "train 0 b-fft" in searched.first and len(trained) == 3
-    monkeypatch.setattr("tasks.compute.process.subprocess", None)  # no worker can be started
+    monkeypatch.setattr("tasks.compute.process.start", None)  # no worker can be started
     assert search(searched.place, PARAMETERS) == searched.summary
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,11 @@ from respect_core.store.base import StoreError
 from respect_core.variants import SYSTEMS, FeedbackSource, Variant
 from tasks.compute.process import WorkerFailedError
 
+HEAVY = {
+    *("torch", "transformers", "peft", "numpy", "scipy", "pandas", "pyarrow", "prefect", "mlflow", "sqlalchemy"),
+    *("fastapi", "uvicorn", "boto3", "httpx", "pydantic_settings", "PIL", "http.client"),
+}
+"""What a command may need, and its help does not."""
 NO_RUN = [
     *(["ui"], ["ledger"], ["lineage", "respect.b-fft/1"], ["promote", "b-fft"], ["rollback", "b-fft"]),
     *(["annotate", "sample", "--round", "0", "--variant", "b-fft"], ["export-released", "out"]),
@@ -26,12 +34,36 @@ NO_RUN = [
 ]
 """Commands that need a run that is there."""
 COMMANDS = [
-    *(["demo"], ["round"], ["study"], ["study-summary"], ["evaluate"], ["import", "games"], ["ui"]),
-    *(["search"], ["import", "list"], ["import", "undo"], ["relocate"], ["serve"], ["play"]),
-    *(["promote"], ["rollback"], ["ledger"], ["lineage"]),
-    *(["import", "released"], ["export-released"], ["annotate", "sample"], ["annotate", "import"]),
-    *(["serve"], ["play"]),
+    *(["demo"], ["round"], ["study"], ["study-summary"], ["evaluate"], ["simulate"], ["search"], ["report"], ["ui"]),
+    *(["decode"], ["evaluate-decoder"], ["compare"], ["talk"], ["relocate"], ["serve"], ["vllm"], ["play"]),
+    *(["promote"], ["rollback"], ["ledger"], ["lineage"], ["gate-power"], ["canary"], ["triggers"], ["quarantine"]),
+    *(["approvals"], ["approve"], ["link", "approver"], ["link", "study"]),
+    *(["backup"], ["restore"], ["forget"]),
+    *(["import", name] for name in ("games", "chats", "list", "undo", "released")),
+    *(["annotate", name] for name in ("sample", "queue", "page", "import", "report")),
+    ["export-released"],
 ]
+
+
+_HELP = f"""
+import sys
+from contextlib import suppress
+from deployments.cli.main import app
+for command in [*{COMMANDS}, []]:
+    with suppress(SystemExit):
+        app([*command, "--help"])
+for more in (["--version"], ["no-such-command"], ["round", "--no-such-option"]):
+    with suppress(SystemExit):
+        app(more)
+print(*sorted({HEAVY} & sys.modules.keys()), file=sys.stderr, sep=", ")
+"""
+
+
+def test_help_waits_for_no_library() -> None:
+    """A process imports once, so the commands are asked in one."""
+    asked = subprocess.run([sys.executable, "-c", _HELP], capture_output=True, text=True, check=True)
+    assert asked.stdout.count("Usage: ") >= len(COMMANDS) + 1
+    assert asked.stderr.splitlines()[-1] == ""
 
 
 @pytest.mark.parametrize("command", [[], *COMMANDS])
@@ -45,6 +77,14 @@ def test_version_answers() -> None:
     result = CliRunner().invoke(main.app, ["--version"])
     assert result.exit_code == 0, result.output
     assert re.fullmatch(r"respect \d+\.\d+\.\d+\n", result.output)
+
+
+def test_every_command_is_among_them() -> None:
+    def commands(parent: Any, *names: str) -> Iterator[list[str]]:
+        for name, each in parent.commands.items():
+            yield from commands(each, *names, name) if hasattr(each, "commands") else [[*names, name]]
+
+    assert sorted(commands(typer.main.get_command(main.app))) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

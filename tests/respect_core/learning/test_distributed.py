@@ -55,7 +55,6 @@ def test_two_processes_give_what_one_gives(
     people: Path, objective: Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of two threads, and two of one thread each: on CPUs a batch is cut for all cores there are."""
-    monkeypatch.setattr("tasks.compute.process.subprocess", forked.popen)
     one = _spec(people, tmp_path / "one", objective)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     process.run(one, one.directory, _nothing, all_cores=True)

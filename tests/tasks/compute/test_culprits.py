@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,7 +43,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The specifications of the workers, which run in this process and are killed in it."""
     specs: list[dict[str, Any]] = []
 
-    def popen(command: list[str], **_: Any) -> Any:
+    def start(command: list[str], **_: Any) -> Any:
         specs.append(json.loads(Path(command[-1]).read_text()))
         try:
             code = worker.run(Path(command[-1]))
@@ -52,7 +51,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             code = -9
         return SimpleNamespace(stdout=(), stdin=None, wait=lambda: code, poll=lambda: code, kill=lambda: None)
 
-    monkeypatch.setattr("tasks.compute.process.subprocess", SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE))
+    monkeypatch.setattr(process, "start", start)
     return specs
 
 

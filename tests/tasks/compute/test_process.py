@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import signal
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import forked
@@ -19,7 +20,7 @@ from respect_core.model.packing import GameError
 from respect_core.profiles import tiny
 from respect_core.store.base import StoreError
 from respect_core.variants import Objective
-from tasks.compute import process, worker
+from tasks.compute import forks, process, worker
 from tasks.compute.specs import TrainSpec
 from tasks.support.retries import is_transient
 from tasks.support.workspace import workspace
@@ -56,17 +57,32 @@ def test_a_failing_worker_says_why_and_leaves_no_result(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_killed_is_worth_another_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    popen = subprocess.Popen
-
     def killed(command: list[str], **options: Any) -> Any:
-        worker = popen(command, **options)
+        worker = forks.start(command, **options)
         worker.kill()
         return worker
 
-    monkeypatch.setattr("tasks.compute.process.subprocess.Popen", killed)
+    monkeypatch.setattr(process, "start", killed)
     with pytest.raises(process.WorkerCutOffError, match="exit code -9") as failed:
         process.run(_spec(tmp_path), tmp_path / "out", lambda done, total, note: None)
     assert is_transient(failed.value)
+
+
+@pytest.mark.parametrize("result", [True, False])
+def test_without_an_exit_code_the_result_decides(result: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What forked the worker died before it, and nobody else learns its exit code."""
+
+    def started(command: list[str], **_: Any) -> Any:
+        if result:
+            Path(command[-1]).with_name("result.json").write_text("{}")
+        return SimpleNamespace(stdout=(), stdin=None, wait=lambda: None, kill=lambda: None)
+
+    monkeypatch.setattr(process, "start", started)
+    if result:
+        assert json.loads(process.run(_spec(tmp_path), tmp_path / "out", lambda *_: None).read_text()) == {}
+        return
+    with pytest.raises(process.WorkerCutOffError, match="exit code -9"):
+        process.run(_spec(tmp_path), tmp_path / "out", lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +110,7 @@ def test_a_workers_exit_code_says_who_failed_it(
     assert (tmp_path / process.CULPRIT).exists() == isinstance(error, GameError)
 
 
-def test_a_worker_whose_store_is_away_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.compute.process.subprocess", forked.popen)
+def test_a_worker_whose_store_is_away_is_cut_off(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file where the store's directory was")
     with pytest.raises(process.WorkerCutOffError, match=r"exit code 75(?s:.*)StoreError"):
         process.run(_spec(tmp_path), tmp_path / "out", lambda done, total, note: None)
@@ -128,22 +143,20 @@ def test_whoever_waits_for_the_whole_machine_is_not_overtaken() -> None:
 
 
 _PARENT = """
-import os, subprocess, sys
+import os, sys
 from pathlib import Path
-from tasks.compute import process
-from tasks.support.retries import is_transient
+from tasks.compute import forks, process
 from tasks.compute.specs import TrainSpec
 
-popen = subprocess.Popen
 def announced(command, **options):
     # The worker reads its specification from a pipe into which nobody writes, and waits.
     path = Path(command[-1]).with_name("held.json")
     os.mkfifo(path)
-    worker = popen([*command[:-1], str(path)], **options)
-    print(worker.pid, flush=True)
+    worker = forks.start([*command[:-1], str(path)], **options)
+    print(worker.pid, forks._servers[-1].process.pid, flush=True)
     return worker
 
-subprocess.Popen = announced
+process.start = announced
 spec = TrainSpec.model_validate_json(Path(sys.argv[1]).read_text())
 process.run(spec, Path(sys.argv[2]), lambda done, total, note: None)
 """
@@ -155,14 +168,14 @@ def test_a_worker_does_not_outlive_its_parent(tmp_path: Path, ending: signal.Sig
     command = [sys.executable, "-c", _PARENT, str(tmp_path / "spec.json"), str(tmp_path / "out")]
     with (tmp_path / "log").open("w") as log:
         parent = forked.Forked(command, stderr=log)
-    child = int(parent.stdout.readline())
+    children = [int(number) for number in parent.stdout.readline().split()]
     time.sleep(1)
-    assert _alive(child)
+    assert len(children) == 2 and all(_alive(each) for each in children), "the worker, and what it was forked from"
     parent.send_signal(ending)
     parent.wait(timeout=30)
     deadline = time.monotonic() + 30
-    while _alive(child):
-        assert time.monotonic() < deadline, "the worker is still there"
+    while any(_alive(each) for each in children):
+        assert time.monotonic() < deadline, "they are still there"
         time.sleep(0.05)
 
 
@@ -173,10 +186,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_the_result_of_the_same_specification_is_not_computed_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tasks.compute.process.subprocess", forked.popen)
+def test_the_result_of_the_same_specification_is_not_computed_again(tmp_path: Path) -> None:
     spec, out = _spec(tmp_path), tmp_path / "out"
     out.mkdir()
     (out / "spec.json").write_text(spec.model_dump_json(indent=2))

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from prefect.exceptions import CancelledRun, Pause, TerminationSignal
@@ -41,12 +40,13 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Workers that do nothing; collects their process numbers."""
     started: list[int] = []
 
-    def sleeping(_: list[str], **options: object) -> subprocess.Popen[str]:
-        worker = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"], **options)  # type: ignore[call-overload]  # as process.run gives them
+    def sleeping(_: list[str], **__: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
+        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         started.append(worker.pid)
         return worker
 
-    monkeypatch.setattr("tasks.compute.process.subprocess", SimpleNamespace(Popen=sleeping, PIPE=subprocess.PIPE))
+    monkeypatch.setattr(process, "start", sleeping)
     monkeypatch.setattr(process, "parallel_workers", lambda: 2)
     process._slots.cache_clear()
     yield started
