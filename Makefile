@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo demo-chat study ui serve play up down test test-fast test-oldest test-slow test-stack test-chaos test-browser test-ray test-vllm check coverage bench bench-quick docs install lock clean
+.PHONY: demo demo-chat study ui serve play up down test test-fast test-oldest test-slow test-stack test-chaos test-browser test-ray test-vllm check coverage bench bench-quick bench-gpu docs install lock clean
 
 install: $(VENV)/.installed
 
@@ -117,6 +117,9 @@ bench: install  ## our engine against its peers: runs/bench/*.json and docs/perf
 
 bench-quick: install  ## small settings against stored floors; fails where a ratio fell below
 	$(BIN)/python -m tests.bench --quick
+
+bench-gpu:  ## a model of IDEFICS2-8B's shape on a GPU, in at most 8 minutes, with that machine's own packages: make bench-gpu PYTHON=python3
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.bench gpu $(if $(TOY),--toy)
 
 docs: install  ## the documentation as a site, in site/
 	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements-docs.lock

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from respect_core.acting.decoding import Manner, NotANumberError, Writer, Written, among, evaluating, padded
-from respect_core.acting.kv_cache import PrefixCache
+from respect_core.acting.kv_cache import PrefixCache, default_budget
 from respect_core.acting.listener import Act
 from respect_core.interaction import Interaction, waiting
 from respect_core.model import packing, threads
@@ -46,7 +46,7 @@ class Policy:
         constrained: see deviation 1.
         seed: of the policy's own randomness. An act depends on it, the interaction's id and the turn alone.
         batch_size: interactions in one pass.
-        cache_bytes: memory for keys and values of games in play.
+        cache_bytes: memory for keys and values of games in play; None: as `kv_cache.default_budget` says.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Policy:
         constrained: bool = True,
         seed: int = 0,
         batch_size: int = 64,
-        cache_bytes: int = 2 << 30,
+        cache_bytes: int | None = None,
     ) -> None:
         self.base = base
         self.features = features
@@ -69,7 +69,8 @@ class Policy:
         self.counts: Counter[str] = Counter()  # acts, illegal
         self._chat = chat(base.processor)
         # The weights of a model in training change, and cached keys and values would be out of date.
-        cache = PrefixCache(0 if isinstance(adapter, peft.PeftModel) else cache_bytes)
+        budget = default_budget(base.device) if cache_bytes is None else cache_bytes
+        cache = PrefixCache(0 if isinstance(adapter, peft.PeftModel) else budget)
         self.writer = Writer(self.model, self._chat, base.scenario, features, cache, batch_size)
 
     def act(self, interactions: Sequence[Interaction]) -> list[Act]:

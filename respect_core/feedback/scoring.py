@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from respect_core.errors import ExpectedError
-from respect_core.feedback.trees import Tree, TreePass
+from respect_core.feedback.trees import Tree, TreePass, to_device
 from respect_core.model import threads
 from respect_core.model.local import LocalModel
 
@@ -75,7 +75,8 @@ class LabelScorer:
         shared = _common_start([*tokens.values(), *map(self._tokens, samples)])
         start = min(len(shared), min(map(len, tokens.values())) - 1)  # every prompt has at least one token left
         prefix, rest = shared[:start], {text: each[start:] for text, each in tokens.items()}
-        scores: dict[str, Tensor] = {}
+        passes: list[tuple[list[str], Tensor]] = []
+        done = 0
 
         def score_batch(batch: list[str]) -> tuple[list[str], Tensor, int]:
             return batch, *self._score_batch(prefix, [rest[text] for text in batch], labels)
@@ -84,11 +85,19 @@ class LabelScorer:
             if self.trees.takes_trees:
                 self.trees.keep(prefix)
             batches = self._batches(rest, sum(len(label) - 1 for label in labels))
-            for batch, scores_BL, size in threads.map_parallel(score_batch, batches, self.model.device):
-                scores.update(zip(batch, scores_BL, strict=True))
+            for batch, log_p, size in threads.map_parallel(score_batch, batches, self.model.device):
+                passes.append((batch, log_p))
+                done += len(batch)
                 self.tokens += size
                 if progress:
-                    progress(len(scores), len(rest))
+                    progress(done, len(rest))
+        # Read at the end: a GPU does not wait while Python prepares the next pass.
+        scores: dict[str, Tensor] = {}
+        lengths = [len(label) for label in labels]
+        for batch, log_p in passes:
+            by_label = log_p.cpu().split(lengths * len(batch))
+            scores_BL = torch.stack([each.sum() for each in by_label]).view(len(batch), len(labels))
+            scores.update(zip(batch, scores_BL, strict=True))
         return torch.stack([scores[text] for text in prompts])
 
     def room(self, prompt: str, words: Sequence[str]) -> float:
@@ -146,18 +155,21 @@ class LabelScorer:
         yield batch
 
     def _score_batch(self, prefix: list[int], prompts: list[list[int]], labels: list[list[int]]) -> tuple[Tensor, int]:
-        """Return the scores [prompts, L] and the tree's size; each token of a label is scored at the node before it."""
+        """Return the log-probability of every token of every label, prompt by prompt, and the tree's size.
+
+        Each token of a label is scored at the node before it. The result stays on the model's device.
+        """
         tree = Tree()
         before = [tree.add([*prompt, *label[:-1]])[-len(label) :] for prompt in prompts for label in labels]
         nodes = sorted({node for path in before for node in path})
-        hidden_ND = self.trees.hidden(prefix, tree)[nodes]
-        log_p_NV = self.model.get_output_embeddings()(hidden_ND).float().log_softmax(-1)
         row_of = {node: row for row, node in enumerate(nodes)}
         rows = [row_of[node] for path in before for node in path]
         words = [token for _ in prompts for label in labels for token in label]
-        lengths = [len(label) for label in labels] * len(prompts)
-        log_p_by_label = log_p_NV[rows, words].cpu().split(lengths)
-        return torch.stack([log_p.sum() for log_p in log_p_by_label]).view(len(prompts), len(labels)), len(tree)
+        device = self.model.device
+        nodes_N, places = to_device(torch.tensor(nodes), device), to_device(torch.tensor([rows, words]), device)
+        hidden_ND = self.trees.hidden(prefix, tree)[nodes_N]
+        log_p_NV = self.model.get_output_embeddings()(hidden_ND).float().log_softmax(-1)
+        return log_p_NV[places[0], places[1]], len(tree)
 
 
 def _common_start(sequences: Sequence[list[int]]) -> list[int]:

@@ -25,6 +25,11 @@ from respect_core.model.memory import no_room
 _log = logging.getLogger(__name__)
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the CPU to a device. A plain copy would wait until a GPU has finished the passes before it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 class Tree:
     """A tree of token sequences that share their common starts. Nodes are numbered as added, parents first."""
 
@@ -50,9 +55,13 @@ class Tree:
 
     def sees(self) -> Tensor:
         """Return which tokens each token sees, [T, T] of bool."""
-        sees_TT = torch.zeros(len(self), len(self), dtype=torch.bool)
+        by_depth: dict[int, list[int]] = {}
         for node, path in enumerate(self.paths):
-            sees_TT[node, path] = True
+            by_depth.setdefault(len(path), []).append(node)
+        sees_TT = torch.eye(len(self), dtype=torch.bool)
+        for depth in range(2, len(by_depth) + 1):  # a node sees itself and what its parent sees
+            nodes = by_depth[depth]
+            sees_TT[nodes] |= sees_TT[[self.paths[node][-2] for node in nodes]]
         return sees_TT
 
     def leaves(self) -> list[list[int]]:
@@ -114,9 +123,10 @@ class TreePass:
 
     def _one_row(self, prefix: list[int], tree: Tree) -> Tensor:
         device, dtype = self.model.device, self.model.dtype
-        sees_TK = torch.cat([torch.ones(len(tree), len(prefix), dtype=torch.bool), tree.sees()], dim=1).to(device)
+        sees_TK = torch.cat([torch.ones(len(tree), len(prefix), dtype=torch.bool), tree.sees()], dim=1)
+        sees_TK = to_device(sees_TK, device)
         mask_TK = torch.zeros(sees_TK.shape, dtype=dtype, device=device).masked_fill_(~sees_TK, torch.finfo(dtype).min)
-        depth_T = torch.tensor([len(path) - 1 for path in tree.paths], device=device)
+        depth_T = to_device(torch.tensor([len(path) - 1 for path in tree.paths]), device)
         return self._run(
             [tree.tokens],
             position_ids=(len(prefix) + depth_T)[None],
@@ -145,7 +155,7 @@ class TreePass:
         return past
 
     def _run(self, rows: list[list[int]], **arguments: Any) -> Tensor:
-        input_ids = torch.tensor(rows, device=self.model.device)
+        input_ids = to_device(torch.tensor(rows), self.model.device)
         with self._counting:
             self.tokens += input_ids.numel()
         hidden: Tensor = self.model.base_model(input_ids, **arguments).last_hidden_state

@@ -83,11 +83,7 @@ def load_base(
     config = AutoConfig.from_pretrained(source)
     dtype = dtype or precision.of_base(place, config)
     kind: Any = AutoModelForImageTextToText if _takes_images(config) else AutoModelForCausalLM
-    model = kind.from_pretrained(source, dtype=dtype)
-    model.requires_grad_(False)
-    model.eval().to(place)
-    if place.type == "cpu" and dtype == torch.bfloat16:
-        model.set_attn_implementation(attention.FP32)
+    model = freeze(kind.from_pretrained(source, dtype=dtype).to(place))
     processor = _processor(source, config)
     if (image_processor := getattr(processor, "image_processor", None)) is not None:
         if hasattr(image_processor, "do_image_splitting"):
@@ -96,6 +92,14 @@ def load_base(
             image_processor.size = {"height": image_size, "width": image_size}
     fingerprint = local.base_sha256(base) or f"{source}@{model.config._commit_hash}"
     return Base(base, model, processor, fingerprint, scenario)
+
+
+def freeze(model: Any) -> Any:
+    """Return a transformers model as a base: without gradients, in evaluation mode, with its device's attention."""
+    model.requires_grad_(False)
+    if model.device.type == "cpu" and model.dtype == torch.bfloat16:
+        model.set_attn_implementation(attention.FP32)
+    return model.eval()
 
 
 def load_processor(base: str) -> Any:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from respect_core import tiny
 from respect_core.errors import ExpectedError
-from respect_core.settings import settings
 from respect_core.versions import hash_unless_changed
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import, and naming a model does not need them
@@ -97,6 +96,8 @@ def base_sha256(base: str) -> str | None:
 
 def cache_root() -> Path:
     """Return RESPECT_CACHE, or ~/.cache/respect."""
+    from respect_core.settings import settings  # needs pydantic, which a model in a folder does not
+
     return settings().cache.expanduser()
 
 
@@ -119,6 +120,7 @@ def load(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
     from respect_core.model import precision
+    from respect_core.settings import settings
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = settings().precision if dtype == "auto" else dtype

@@ -77,7 +77,8 @@ def keep_mask(like: Tensor, p: float) -> tuple[Tensor, float]:
     dropped = round(p * 2**BITS)
     size = like.numel()
     draws = torch.empty(-(-size * BITS // 64), dtype=torch.int64, device=like.device)
-    draws.random_(-(2**63), None, generator=_generator.get())
+    # An accelerator has its own generator, which `learning.gradients` seeds for each pass.
+    draws.random_(-(2**63), None, generator=_generator.get() if like.device.type == "cpu" else None)
     bits = draws.view(torch.int16)[:size].view(like.shape)
     # Bits are signed; writing straight into `like`'s type takes half as long as a comparison and a cast.
     mask = torch.ge(bits, dropped - 2 ** (BITS - 1), out=torch.empty_like(like, requires_grad=False))
@@ -106,10 +107,13 @@ def draws_apart(model: nn.Module) -> bool:
     return not other and not any(getattr(layer, "attention_dropout", 0) for layer in layers)
 
 
-def make_lean(model: nn.Module) -> None:
-    """Make the model's linear LoRA layers on the CPU lean; an accelerator's own generator is fast."""
+def make_lean(model: nn.Module, *, everywhere: bool = False) -> None:
+    """Make the model's linear LoRA layers on the CPU lean; `everywhere`: on an accelerator too.
+
+    Which kind is faster there has not been measured (`python -m tests.bench gpu` does).
+    """
     for module in model.modules():
-        if type(module) is Linear and module.weight.device.type == "cpu":
+        if type(module) is Linear and (everywhere or module.weight.device.type == "cpu"):
             module.__class__ = LeanLinear
 
 

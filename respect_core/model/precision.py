@@ -17,7 +17,6 @@ from torch.nn.functional import linear
 
 from respect_core.model.attention import BF16
 from respect_core.model.lora import view
-from respect_core.settings import settings
 
 _WIDE = 512
 """Width from which on matrices are large enough to gain by tiles."""
@@ -28,6 +27,8 @@ def of_base(device: torch.device, config: Any) -> torch.dtype:
 
     There a step of SmolLM2-135M takes half the time in bf16.
     """
+    from respect_core.settings import settings  # needs pydantic, which a bench on a GPU may lack
+
     if (named := settings().precision) != "auto":
         return torch.bfloat16 if named == "bfloat16" else torch.float32
     return torch.bfloat16 if device.type == "cuda" or has_fast_bf16(device, config) else torch.float32

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from respect_core.model.base import inner
@@ -75,13 +76,14 @@ class Shape:
         """Of one pass and its gradient with respect to adapters."""
         return 2 * self.forward(lengths, logits=logits, connected=connected) + seen * self.see()
 
-    def connect(self) -> float:
-        """The connector on one image."""
-        return 2 * (self.connector * self.patches + self.resampler * self.latents)
+    def connect(self, patches: int | None = None) -> float:
+        """The connector on one image, of the full number of patches by default."""
+        return 2 * (self.connector * (patches or self.patches) + self.resampler * self.latents)
 
-    def see(self) -> float:
-        """The vision tower on one image."""
-        return 2 * self.vision * self.patches + self.vision_attention * self.patches**2
+    def see(self, patches: int | None = None) -> float:
+        """The vision tower on one image, of the full number of patches by default."""
+        patches = patches or self.patches
+        return 2 * self.vision * patches + self.vision_attention * patches**2
 
 
 @dataclass
@@ -94,25 +96,33 @@ class Counts:
 
 @contextmanager
 def counting(model: Any) -> Iterator[Counts]:
-    """Counts the forward passes of an Idefics2 while inside; a token attends to kept tokens and those before it."""
+    """Counts the passes of an Idefics2 and of views made of it while inside; a pass with gradients counts twice.
+
+    A token attends to kept tokens and those before it.
+    """
     whole, counts = inner(model), Counts()
-    shape = Shape.of(whole)
+    shape, side = Shape.of(whole), whole.config.vision_config.patch_size
+
+    def times() -> int:
+        return 2 if torch.is_grad_enabled() else 1
 
     def text(_: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         rows, tokens = options["inputs_embeds"].shape[:2]
         past = options.get("past_key_values")
         kept = past.get_seq_length() if past is not None else 0
         counts.tokens += rows * tokens
-        counts.flops += rows * (2 * shape.text * tokens + shape.attention * (tokens**2 + 2 * tokens * kept))
+        flops = rows * (2 * shape.text * tokens + shape.attention * (tokens**2 + 2 * tokens * kept))
+        counts.flops += times() * flops
 
     def head(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        counts.flops += 2 * shape.head * arguments[0].shape[:-1].numel()
+        counts.flops += times() * 2 * shape.head * arguments[0].shape[:-1].numel()
 
     def connector(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        counts.flops += arguments[0].shape[0] * shape.connect()
+        counts.flops += times() * arguments[0].shape[0] * shape.connect(arguments[0].shape[1])
 
     def tower(_: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-        counts.flops += options["pixel_values"].shape[0] * shape.see()
+        images, _, height, width = options["pixel_values"].shape
+        counts.flops += images * shape.see(height // side * (width // side))
 
     hooks = [
         whole.model.text_model.register_forward_pre_hook(text, with_kwargs=True),

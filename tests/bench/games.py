@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from respect_core.interaction import Interaction, waiting
-from respect_core.scenarios.multiref import actions, contexts, speakers
+from respect_core.scenarios.multiref import actions, contexts
 from respect_core.scenarios.multiref.game import Game
 from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.training_data.sampling import Example
-from tests.bench import models
 
 RIGHT = 0.75
 LENGTHS = (3, 6, 10)
@@ -37,6 +36,10 @@ class One:
 @lru_cache(maxsize=16)
 def examples(count: int, turns: int, *, positives: bool = False) -> tuple[Example, ...]:
     """So many games of exactly so many turns. With `positives`, no turn has a negative label: it is context only."""
+    # Drawings need more packages than a machine with a GPU may have (tests/bench/gpu).
+    from respect_core.scenarios.multiref import speakers
+    from tests.bench import models
+
     pool = models.pictures().pool
     factory = speakers.speaker_factory(speakers.values_of(pool.tangrams))
     found: list[Example] = []

@@ -155,7 +155,14 @@ class WithoutModel(LabelScorer):
             zlib.crc32(str(prompt).encode()) % 600 / 100 - 3.91 for prompt in prompts
         ]  # about half are positive
         half = len(labels) // 2
-        return torch.tensor([[odds] * half + [0.0] * (len(labels) - half) for odds in log_odds]), len(tree)
+        by_prompt = [[odds] * half + [0.0] * (len(labels) - half) for odds in log_odds]
+        by_token = [  # a label's first token has all of its score
+            each
+            for values in by_prompt
+            for value, label in zip(values, labels, strict=True)
+            for each in (value, *[0.0] * (len(label) - 1))
+        ]
+        return torch.tensor(by_token), len(tree)
 
 
 def decode_plan(place: Workspace) -> tuple[int, str]:

@@ -9,7 +9,7 @@ on the CPU by TRL's collator, pictures are processed and encoded in every step, 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -29,10 +29,8 @@ from respect_core.model.base import Base, attach_lora, inner
 from respect_core.model.chat import chat
 from respect_core.model.lora import LeanLinear
 from respect_core.scenarios.multiref import prompt
-from respect_core.scenarios.multiref.tiny_build.skeleton import PIXELS
 from respect_core.training_data.sampling import Example
 from respect_core.variants import LoraConfig, Objective, TrainingConfig
-from tests.bench import models
 from tests.bench.flops import Shape
 from tests.bench.games import One, one_by_one
 
@@ -49,9 +47,15 @@ def stock_lora(base: Base, lora: LoraConfig) -> Any:
     return model
 
 
+Picture = Callable[[str], Image.Image]
+
+
 @lru_cache(maxsize=4096)
-def _picture(image: str) -> Image.Image:
-    # As the processor itself would, which then finds nothing left to do.
+def drawing(image: str) -> Image.Image:
+    """A picture of the simulated world, resized as the processor itself would, which then finds nothing left to do."""
+    from respect_core.scenarios.multiref.tiny_build.skeleton import PIXELS
+    from tests.bench import models
+
     return models.pictures()[image].resize((PIXELS, PIXELS), Image.Resampling.BILINEAR)
 
 
@@ -64,7 +68,7 @@ def prompts(ones: Sequence[One], processor: Any) -> Any:
     """Inputs of `generate` for several turns, padded on the left."""
     return processor(
         text=[prompt_text(one, processor) for one in ones],
-        images=[[_picture(image) for image in one.asked.context] for one in ones],
+        images=[[drawing(image) for image in one.asked.context] for one in ones],
         padding=True,
         padding_side="left",
         add_special_tokens=False,  # the text has the first one
@@ -72,14 +76,14 @@ def prompts(ones: Sequence[One], processor: Any) -> Any:
     )
 
 
-def dataset(ones: Sequence[One], base: Base) -> Dataset:
+def dataset(ones: Sequence[One], base: Base, picture: Picture = drawing) -> Dataset:
     """One row per turn, in the columns that TRL's trainers take."""
     end = chat(base.processor).end_token
     return Dataset.from_dict(
         {
             "prompt": [prompt_text(one, base.processor) for one in ones],
             "completion": [f" {one.action}{end}" for one in ones],
-            "images": [[_picture(image) for image in one.asked.context] for one in ones],
+            "images": [[picture(image) for image in one.asked.context] for one in ones],
             "alternative": [f" {one.alternative}{end}" for one in ones],
             "label": [one.label > 0 for one in ones],
             "probability": [one.probability for one in ones],
@@ -156,13 +160,20 @@ class _WithRewards:
 
 
 def trainer(
-    kind: str, base: Base, data: Sequence[Example], config: TrainingConfig, lora: LoraConfig, batch: int
+    kind: str,
+    base: Base,
+    data: Sequence[Example],
+    config: TrainingConfig,
+    lora: LoraConfig,
+    batch: int,
+    picture: Picture = drawing,
 ) -> Any:
     """A trainer over the labelled turns of `data`, one optimizer step over all of them.
 
     Args:
         kind: "sft", "kto" or "plain".
         batch: examples in one forward pass.
+        picture: gives an image at the processor's size.
     """
     ones = list(one_by_one(data))
     if config.objective is Objective.FFT:
@@ -180,11 +191,11 @@ def trainer(
         "logging_strategy": "no",
         "save_strategy": "no",
         "disable_tqdm": True,
-        "use_cpu": True,
+        "use_cpu": base.device.type == "cpu",
         "bf16": False,
         "remove_unused_columns": False,
     }
-    rows = dataset(ones, base)
+    rows = dataset(ones, base, picture)
     arguments: Any
     made: Any
     if kind == "sft":

@@ -90,12 +90,18 @@ def versions(*packages: str) -> dict[str, str]:
 
 @cache
 def commit() -> str:
-    """The last commit that changed the code, and whether it was changed since; asked once a process."""
+    """The last commit that changed the code, and whether it was changed since; asked once a process.
+
+    "unknown" where there is no git, or only a copy of the files.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments, "--", *CODE], capture_output=True, text=True, check=True).stdout
 
-    return git("log", "-1", "--format=%h").strip() + (" with changes" if git("status", "--porcelain") else "")
+    try:
+        return git("log", "-1", "--format=%h").strip() + (" with changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 @dataclass(frozen=True)
@@ -190,6 +196,7 @@ def save(records: Sequence[Record], folder: Path, name: str) -> Path:
 
 
 def load(folder: Path) -> list[Record]:
-    """All records of a folder, in order of file names."""
-    rows: list[dict[str, Any]] = [row for file in sorted(folder.glob("*.json")) for row in json.loads(file.read_text())]
+    """All records of a folder, in order of the cases' names; files of others (`gpu.json`) are no part of the table."""
+    files = [folder / f"{name}.json" for name in sorted(CASES)]
+    rows: list[dict[str, Any]] = [row for file in files if file.is_file() for row in json.loads(file.read_text())]
     return [Record(**(row | {"spread": row["spread"] and tuple(row["spread"])})) for row in rows]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from transformers import DynamicCache
 
-from respect_core.acting.kv_cache import growing_cache
+from respect_core.acting.kv_cache import default_budget, growing_cache
 
 
 def test_tokens_rows_and_columns_come_and_go_as_in_a_plain_cache() -> None:
@@ -45,3 +46,13 @@ def test_a_token_is_written_where_there_is_room_for_it() -> None:
         keys, _ = cache.update(torch.ones(2, 1, 1, 4), torch.ones(2, 1, 1, 4), 0)
         places.add(keys.data_ptr())
     assert len(places) == 1
+
+
+def test_a_gpu_with_room_keeps_more_than_two_gib_of_games(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 games of IDEFICS2-8B in play take 6 GB; with less, each turn would run every game's prompt from its start."""
+    free = 0
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 0))
+    assert default_budget(torch.device("cpu")) == default_budget(torch.device("cuda")) == 2 << 30
+    free = 120 << 30
+    assert default_budget(torch.device("cuda")) == 30 << 30
+    assert default_budget(torch.device("cpu")) == 2 << 30

@@ -446,3 +446,24 @@ def test_the_bar_on_real_games(decoder: FeedbackDecoder, shared: Path) -> None:
     assert 2 * 1109 / seconds >= 5  # processor seconds of two cores, so that a busy machine does not decide
     ternary = decoder_eval.evaluate(found, labels, "ternary")
     assert (ternary.at_shipped.precision or 0) >= (binary.at_shipped.precision or 0)
+
+
+def test_nothing_waits_for_the_device_between_passes(decoder: FeedbackDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a result waits for the GPU, which then idles until Python has prepared the next pass."""
+    local_model = decoder.local
+    assert local_model is not None
+    scorer = LabelScorer(local_model, token_budget=8)
+    read: list[int] = []
+    done: list[int] = []
+    for name in ("cpu", "item", "tolist", "numpy"):
+        method = getattr(torch.Tensor, name)
+
+        def counted(tensor: torch.Tensor, *arguments: Any, method: Any = method, **options: Any) -> Any:
+            read.append(len(done))
+            return method(tensor, *arguments, **options)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    texts = [f"Reply: {reply}\nFeedback:" for reply in ("yes", "no, the other one", "good, now the boat", "undo that")]
+    scorer.score(texts, ["good", "bad"], progress=lambda sofar, _: done.append(sofar))
+    assert len(done) > 1
+    assert set(read) == {len(done)}  # all after the last pass

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
+from unittest.mock import patch
 
 import models
 import peft
@@ -14,7 +15,7 @@ import torch
 from peft.tuners.lora.layer import Linear
 from torch import Tensor
 
-from respect_core.model.lora import LeanLinear, keep_mask, merged
+from respect_core.model.lora import LeanLinear, draws, keep_mask, merged
 from respect_core.model.packing import collate, encode, score
 from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.variants import LoraConfig, word_lora
@@ -127,3 +128,14 @@ def test_pefts_own_merge_keeps_the_adapter(placement: Placement, safe: bool) -> 
     for (name, one), (_, other) in zip(plain.named_parameters(), merged(model).named_parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5, msg=name)
     torch.testing.assert_close(_logp(plain), before, atol=1e-4, rtol=1e-4)
+
+
+def test_masks_on_another_device_do_not_come_from_the_generator_of_the_cpu() -> None:
+    """Which such a device refuses; "meta" stands for one here."""
+    like = torch.empty(5, 7, device="meta")
+    with draws(0), patch.object(torch.Tensor, "random_", autospec=True) as random:
+        keep_mask(like, 0.5)
+    assert random.call_args.kwargs["generator"] is None
+    with draws(0), patch.object(torch.Tensor, "random_", autospec=True) as random:
+        keep_mask(torch.empty(5, 7), 0.5)
+    assert random.call_args.kwargs["generator"] is not None
