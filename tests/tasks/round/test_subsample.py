@@ -14,7 +14,7 @@ from respect_core.feedback import reviews
 from respect_core.measuring.human_eval import Answer, append_answers
 from respect_core.store.tables import read_table
 from respect_core.training_data import curated
-from respect_core.variants import FeedbackSource, Variant
+from respect_core.variants import NO_LIMITS, FeedbackSource, Variant
 from tasks.round.subsample import subsample_variant
 from tasks.support.references import TrainingSetRef
 from tasks.support.workspace import Workspace, workspace
@@ -31,10 +31,12 @@ def place(tmp_path: Path) -> Workspace:
 
 
 def _trained(
-    place: Workspace, variant: Variant, **changes: FeedbackSource
+    place: Workspace, variant: Variant, feedback: FeedbackSource = FeedbackSource.DECODED
 ) -> tuple[TrainingSetRef, dict[tuple[str, int], int]]:
+    """The four conversations say the same, of which users' limits would keep one."""
+    profile = replace(small("chat"), limits=NO_LIMITS, feedback=feedback)
     with disable_run_logger():
-        found = subsample_variant.fn(place, replace(small("chat"), **changes), variant, 1, curated.VALIDATION, [])
+        found = subsample_variant.fn(place, profile, variant, 1, curated.VALIDATION, [])
     rows = read_table(place.open(), "training_sets", [1], [variant]).to_pylist()
     return found, {
         (row["interaction_id"], row["turn"]): row["label"]
