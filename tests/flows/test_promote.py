@@ -408,7 +408,7 @@ def test_of_two_promotions_at_once_one_wins(fresh: Workspace, monkeypatch: pytes
         assert _promote(fresh, version=1, actor="rival").decision == "promoted"
 
     monkeypatch.setattr(promote_module, "report_gate", overtaken)
-    with pytest.raises(LedgerError, match=rf"rival was first: entry \d+ \(promote to {ONE}\)"):
+    with pytest.raises(LedgerError, match=rf"rival \(unverified\) was first: entry \d+ \(promote to {ONE}\)"):
         _promote(fresh, version=2)
     assert _is_deployed(fresh, ONE)
     assert _promote(fresh, version=2).decision == "promoted"
