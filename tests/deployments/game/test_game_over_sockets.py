@@ -242,7 +242,7 @@ def test_a_policy_that_does_not_answer_ends_the_game_through_nobodys_fault(tmp_p
             return await one.state_where(phase="over")
 
     with serving(game) as running:
-        game.listener.server.roster._deployed.clear()  # type: ignore[attr-defined]  # as if nothing could be loaded
+        game.listener.server.roster._offers.clear()  # type: ignore[attr-defined]  # as if nothing could be loaded
         game.listener.ready = lambda: {"b-fft": "one that is gone"}  # type: ignore[method-assign]
         assert asyncio.run(play(running.port))["over"] == {"success": False, "reason": "stopped", "by": None}
 

@@ -282,7 +282,7 @@ def test_ready_once_a_policy_can_act_where_one_is_needed(
 ) -> None:
     game = rooms(tmp_path, study_of(tmp_path, policies) if policies else None)
     roster = game.listener.server.roster  # type: ignore[attr-defined]  # in process
-    deployed, roster._deployed = roster.deployed(), {}
+    deployed, roster._offers = roster.deployed(), {}
     with serving(game) as running:
         address = f"http://127.0.0.1:{running.port}"
         ready = httpx.get(f"{address}/ready", timeout=60)
