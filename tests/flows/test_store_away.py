@@ -20,11 +20,11 @@ from seaweedfs import S3Server
 from flows.dispatch import pools
 from flows.dispatch.pools import leave, on_pool
 from respect_core.feedback.shards import SHARDS
-from respect_core.log import export as export_module
+from respect_core.log import forgetting
 from respect_core.log.log import append_logs
 from respect_core.log.records import LoggedTurn
 from respect_core.profiles import tiny
-from respect_core.store.base import StoreError
+from respect_core.store.base import Store, StoreError
 from respect_core.store.tables import read_table
 from tasks.round.decode import decode_feedback
 from tasks.round.export import export_interactions
@@ -123,13 +123,13 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with every attempt at an export, which follow each other at once."""
     monkeypatch.setattr(retries, "DELAYS", [0.0])
     made: list[int] = []
-    whole = export_module.export
+    first = forgetting.finish
 
-    def counting(*arguments: Any, **options: Any) -> Any:
+    def counting(store: Store) -> None:
         made.append(len(made))
-        return whole(*arguments, **options)
+        first(store)
 
-    monkeypatch.setattr(export_module, "export", counting)
+    monkeypatch.setattr(forgetting, "finish", counting)
     return made
 
 
