@@ -37,7 +37,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def _profile(name: str) -> Profile:
-    """Without users' limits: the conversations are much alike, and limits look at labels, which the control shuffles."""
+    """Without users' limits: conversations are much alike, and limits look at labels, which the control shuffles."""
     return replace(smallest(name), base=small_llama(), limits=UserLimits())
 
 
