@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from uuid import UUID
 
 from prefect import get_run_logger, runtime
@@ -14,7 +15,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, Fl
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.input import RunInput
 from pydantic import Field
 
@@ -117,7 +118,9 @@ def _question(client: SyncPrefectClient, run: FlowRun) -> Waiting | None:
         if "signed" not in schema.get("properties", {}):
             return None
         text = json.loads(client.read_flow_run_input(run.id, keys["description"]))
-    except ObjectNotFound:  # it is asked a moment after the run is paused
-        return None
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code == HTTPStatus.NOT_FOUND:  # it is asked a moment after the run is paused
+            return None
+        raise
     since, until = state.timestamp, state.state_details.pause_timeout
     return Waiting(run.id, run.name, question, text, since, until)

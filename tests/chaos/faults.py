@@ -93,7 +93,7 @@ class Game:
             self.process.wait()
 
     def has_stored_all(self) -> bool:
-        """Whether no game runs, and the store has those that did."""
+        """Whether it answers, no game runs, and the store has those that did."""
         try:
             lines = httpx.get(f"http://127.0.0.1:{self.port}/metrics", timeout=30).text.splitlines()
         except httpx.HTTPError:

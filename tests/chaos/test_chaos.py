@@ -22,7 +22,7 @@ from text_bases import one_call
 
 from chaos import audit
 from chaos.faults import Faults, Game
-from chaos.traffic import GATE, LEARNING, Operators, Players, Talkers
+from chaos.traffic import GATE, LEARNING, LINK_KEY, Operators, Players, Talkers
 from deployments.local.settings import BUCKET
 from respect_core.store.base import StoreError
 from respect_core.store.open import open_store
@@ -44,6 +44,7 @@ def _say(text: str) -> None:
 def _stack(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningStack]:
     """Whose SmolLM2 is a small model, and which is stopped in the end."""
     one_call(folder / "cache")
+    monkeypatch.setenv("RESPECT_LINK_KEY", LINK_KEY)
     monkeypatch.setenv("RESPECT_CACHE", str(folder / "cache"))
     stack = RunningStack(folder / "stack")
     stack.up()
@@ -68,6 +69,7 @@ def test_nothing_that_was_acknowledged_is_lost(tmp_path: Path, monkeypatch: pyte
         of_games = {"RESPECT_STORE": f"s3://{BUCKET}/games", "MLFLOW_TRACKING_URI": ""}
         game = Game(tmp_path / "games", free_ports()[1], of_games)
         game.start()
+        stack.wait(lambda: [True] if game.has_stored_all() else [], 300)
         faults = Faults(stack, game, SEED, _say)
         talkers = Talkers(stack.stack.gateway, stack.stack.password.read_text())
         players, operators = Players(game.port), Operators(stack, judge.url, _say)

@@ -16,13 +16,19 @@ import httpx
 import openai
 import websockets
 from game_servers import Player
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import PrefectException
 from running import ROUND, RunningStack
 from talking_users import Users
 
+from respect_core.release.approvals import Person
+from tasks.release import approval
+from tasks.release.approval import NotWaitingError
+
 LEARNING: dict[str, Any] = {"profile": "home", "variants": ["b-fft"], "seeds": 1, "max_steps": 2, "minimum": 1}
 GATE: dict[str, Any] = {"variant": "b-fft", "user_share_cap": 1.0, "min_feedback_turns": 1, "margin": 1.0}
-FAILED = (httpx.HTTPError, PrefectException, OSError)
+FAILED = (httpx.HTTPError, PrefectException, NotWaitingError, OSError)
+LINK_KEY = "signs-answers-in-this-test"
 
 
 class Talkers(Users):
@@ -172,9 +178,14 @@ class Operators:
             time.sleep(1.0)
 
     def _approve(self, run: str) -> bool:
-        given = {"run_input": {"approve": True, "name": "chaos", "note": "looks fine"}}
-        answer = self._stack.api.post(f"/flow_runs/{run}/resume", json=given).raise_for_status().json()
-        return bool(answer["status"] == "ACCEPT")
+        """As somebody who came to the approvals page by a link."""
+        login = self._stack.stack.login()["PREFECT_API_AUTH_STRING"]
+        with SyncPrefectClient(f"{self._stack.stack.prefect}/api", auth_string=login) as client:
+            for asked in approval.waiting(client):
+                if str(asked.run) == run:
+                    approval.give(client, asked, Person("chaos", "link"), LINK_KEY, approve=True, note="looks fine")
+                    return True
+        return False
 
     def _operate(self) -> None:
         try:

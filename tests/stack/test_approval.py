@@ -17,12 +17,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from approvals import answer
 from postgres import postgres_server
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.events import Event
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
@@ -34,6 +34,7 @@ from deployments.local import registration
 from deployments.local.settings import LIGHT
 from flows import promote
 from flows.support import reaper
+from tasks.release import approval
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
@@ -44,9 +45,9 @@ WAITS = 50
 def asking(number: int) -> str:
     """What `promote` does once the gate lets a candidate through."""
     candidate = SimpleNamespace(model="respect.b-fft", version=number)
-    contest: Any = SimpleNamespace(candidate=candidate, deployed=candidate, hash=lambda: f"contest-{number}")
+    contest: Any = SimpleNamespace(candidate=candidate, deployed=candidate)
     verdict: Any = SimpleNamespace(reasons=("it is better",))
-    return promote._ask(contest, verdict).name
+    return promote._ask(contest, verdict, None, f"contest-{number}", "").signed
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -90,12 +91,13 @@ def test_fifty_promotions_of_fifty_get_their_answer(client: SyncPrefectClient) -
         ]
         suspended = [start(_as_a_worker, run) for run in made]
         in_place = [start(asking, number) for number in range(1, WAITS, 2)]
-        waiting = _until_all_wait(client)
+        waiting = _until_all_wait(client)  # also while some of them have not asked yet
         assert {future.result() for future in suspended} == {None}
         _reap_until_crashed(client, silent, list(waiting))
         assert {run.id for run in _runs(client, StateType.PAUSED)} == waiting.keys()
         for run in waiting:
-            answer(client, run, {"approve": True, "name": f"user {waiting[run].parameters['number']}"})
+            given = {"signed": f"user {waiting[run].parameters['number']}"}
+            assert client.resume_flow_run(run, run_input=given).status is SetStateStatus.ACCEPT
         in_place += [start(_as_a_worker, client.read_flow_run(run.id)) for run in made]
         answered = [future.result() for future in in_place]
     assert sorted(answered) == sorted(f"user {number}" for number in range(WAITS))
@@ -116,10 +118,10 @@ def _runs(client: SyncPrefectClient, state: StateType) -> list[FlowRun]:
 
 def _until_all_wait(client: SyncPrefectClient) -> dict[UUID, FlowRun]:
     deadline = time.monotonic() + 240
-    while len(found := _runs(client, StateType.PAUSED)) < WAITS:
+    while len(found := approval.waiting(client)) < WAITS:
         assert time.monotonic() < deadline, len(found)
         time.sleep(0.5)
-    return {run.id: run for run in found}
+    return {run.id: run for run in _runs(client, StateType.PAUSED)}
 
 
 def _reap_until_crashed(client: SyncPrefectClient, silent: UUID, waiting: list[UUID]) -> None:
