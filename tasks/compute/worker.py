@@ -281,17 +281,16 @@ def triggers(spec: TriggerSpec) -> dict[str, Any]:
     words = [word for word in suspects(store, spec.learned_by) if word.hash in spec.words]
     games, base = [from_log(log) for log in logs], load_base_of(spec)
     policy = Policy(base, spec.adapter, features_of(spec, base, images_of(games)))
-    unknown = spec.made_up
-    tried = [*unknown, *(word.text for word in words)]
+    tried = [*spec.made_up, *(word.text for word in words)]
     lost = []
     for each in costs(policy, games, right_turns(logs), tried):
         lost.append(each)
         report(len(lost), len(tried))
     found = {
         word.hash: [(name, turn, cost) for (name, turn), cost in sorted(own.items())]
-        for word, own in zip(words, lost[len(unknown) :], strict=True)
+        for word, own in zip(words, lost[len(spec.made_up) :], strict=True)
     }
-    return {"lost": found, "unknown": fmean(cost for each in lost[: len(unknown)] for cost in each.values())}
+    return {"lost": found, "unknown": fmean(cost for each in lost[: len(spec.made_up)] for cost in each.values())}
 
 
 def guard(spec: GuardSpec) -> dict[str, Any]:
