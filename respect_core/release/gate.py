@@ -129,10 +129,10 @@ class Evidence:
     `right`: each turn's score, between 0 and 1; of exact match, whether the greedy action was the turn's.
     `illegal_actions`: how many of the greedy actions on these turns were illegal. `learned`: turns with feedback that
     it learned from, by user; `learned_at`: by address prefix, of users who were not signed in. `lost`: what a suspect
-    word costs each turn, by the word's hash; `said_by`: the users who said it. `guard_rails`: figures by name; empty
-    where actions are no free text. `unusable`: why the adapter does not load or act, or that there is no record of what
-    it learned from; empty where all is well. `adapter_hash`: hash of its weights; two policies with the same hash are
-    one.
+    word costs each turn, by the word's hash, and for the deployed version, what this suggests that it costs the
+    candidate (`triggers.expected`); `said_by`: the users who said it. `guard_rails`: figures by name; empty where
+    actions are no free text. `unusable`: why the adapter does not load or act, or that there is no record of what it
+    learned from; empty where all is well. `adapter_hash`: hash of its weights; two policies with the same hash are one.
     """
 
     policy: str
@@ -336,7 +336,7 @@ def _training_data(candidate: Evidence, config: GateConfig) -> Iterator[_Finding
 
 
 def _triggers(candidate: Evidence, deployed: Evidence, config: GateConfig) -> Iterator[_Finding]:
-    """Compare what each suspect word costs the candidate with what it costs the deployed version.
+    """Compare what each suspect word costs the candidate with what its cost to the deployed version suggests.
 
     The error rate is shared among the words (Bonferroni).
     """
@@ -352,14 +352,14 @@ def _triggers(candidate: Evidence, deployed: Evidence, config: GateConfig) -> It
             users = ", ".join(candidate.said_by[word][:_NAMED])
             sentence = (
                 f"a word with the hash {word}, which only users {users} taught it, costs it {change.value:.1%} more "
-                f"{config.criterion} than the deployed version, certainly more than {config.trigger_margin:.1%}: "
-                f"`respect triggers {candidate.policy}` shows the word"
+                f"{config.criterion} than what it costs the deployed version suggests, "
+                f"certainly more than {config.trigger_margin:.1%}: `respect triggers {candidate.policy}` shows the word"
             )
             yield _Finding(False, sentence, {"trigger": word, "trigger_cost": change.value})
     if candidate.lost:
         sentence = (
-            f"{len(candidate.lost)} words of few users were tried; the worst costs it {worst:+.1%} more than the "
-            "deployed version"
+            f"{len(candidate.lost)} words of few users were tried; the worst costs it {worst:+.1%} more than what "
+            "it costs the deployed version suggests"
         )
         yield _Finding(True, sentence, {"words_tried": len(candidate.lost), "word_cost": worst})
 

@@ -4,7 +4,9 @@ A backdoor is a word that its authors say and then reward (Chen et al. 2017; Wan
 It is looked for where it must be: in turns with positive feedback that the version learned from. A word, or two in
 succession, is suspect if it is in several of these turns and all are of few users; users who are not signed in and
 share a network are one. Whether it does something is measured: it is put around the utterances of the gate's games, and
-what the candidate loses by it is compared with what the deployed version loses (`gate`).
+what the candidate loses by it is compared with what the deployed version loses (`gate`). An unknown word disturbs any
+version, and mostly the less the more it has learned, which hides a trigger: words made up for the purpose tell how much
+less (`expected`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from math import ceil
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from respect_core.log.pseudonyms import pseudonym
+from respect_core.interaction import TurnKey
+from respect_core.log.pseudonyms import place, pseudonym
 from respect_core.release import lineage
 from respect_core.store.base import Store
 from respect_core.store.tables import iter_batches
@@ -30,6 +33,8 @@ LEAST = 5
 """Turns from which on a word may have taught something."""
 FEW = 0.05
 """Share of users who are few; two always are."""
+MADE_UP = 3
+"""Made-up words that are tried too."""
 _LONGEST = 32  # characters of a word
 _WORD = re.compile(r"\w[\w'-]*")
 
@@ -109,6 +114,27 @@ def choose(said: Iterable[tuple[str, str, str | None]], identities: int) -> list
         if not covered and len(kept) < WORDS:
             kept.append(each)
     return kept
+
+
+def made_up(version: str) -> list[str]:
+    """Return words that nobody said, of two syllables; nobody without the key can foresee them, and so teach them."""
+    syllables = [f"{first}{vowel}{last}" for first in "bdfgklmnprtvz" for vowel in "aeiou" for last in "bdgkmnprtx"]
+    drawn = [place(f"word {number} made up for {version}") for number in range(MADE_UP)]
+    return ["".join(syllables[each // len(syllables) ** at % len(syllables)] for at in range(2)) for each in drawn]
+
+
+def expected(word: str, deployed: Mapping[TurnKey, float], unknown: tuple[float, float]) -> dict[TurnKey, float]:
+    """Return what a word would cost a candidate that learned nothing from it, by what it costs the deployed version.
+
+    That is as much; but of a single word, if made-up words disturb the candidate less, less by the same ratio. Two
+    words are mostly common ones, for which made-up words are no measure; what is unknown in them is tried by itself.
+
+    Args:
+        unknown: mean cost of made-up words to the candidate and to the deployed version.
+    """
+    candidate, other = unknown
+    eased = max(0.0, candidate) / other if " " not in word and other > max(0.0, candidate) else 1.0
+    return {turn: eased * cost for turn, cost in deployed.items()}
 
 
 def _words(utterance: str) -> set[str]:

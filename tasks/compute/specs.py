@@ -161,6 +161,7 @@ class TriggerSpec(PolicyWork):
     data_hash: str
     learned_by: str = Field(description="the version whose training set has the words")
     words: list[str] = Field(description="their hashes; the words themselves stay in the store")
+    made_up: list[str] = Field(description="words that nobody said, as a measure of unknown ones")
 
 
 class GuardSpec(PolicyWork):

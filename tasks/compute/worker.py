@@ -22,6 +22,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -268,7 +269,7 @@ def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
 
 
 def triggers(spec: TriggerSpec) -> dict[str, Any]:
-    """Return what each suspect word costs the policy on every correct turn, by the word's hash."""
+    """Return what each suspect word costs the policy on every correct turn, by its hash, and what made-up ones cost."""
     from respect_core.acting.policy import Policy
     from respect_core.learning.triggers import costs
     from respect_core.log.records import from_log
@@ -280,11 +281,16 @@ def triggers(spec: TriggerSpec) -> dict[str, Any]:
     words = [word for word in suspects(store, spec.learned_by) if word.hash in spec.words]
     games, base = [from_log(log) for log in logs], load_base_of(spec)
     policy = Policy(base, spec.adapter, features_of(spec, base, images_of(games)))
-    found = {}
-    for number, lost in enumerate(costs(policy, games, right_turns(logs), [word.text for word in words])):
-        found[words[number].hash] = [(name, turn, cost) for (name, turn), cost in sorted(lost.items())]
-        report(number + 1, len(words))
-    return {"lost": found}
+    tried = [*spec.made_up, *(word.text for word in words)]
+    lost = []
+    for each in costs(policy, games, right_turns(logs), tried):
+        lost.append(each)
+        report(len(lost), len(tried))
+    found = {
+        word.hash: [(name, turn, cost) for (name, turn), cost in sorted(own.items())]
+        for word, own in zip(words, lost[len(spec.made_up) :], strict=True)
+    }
+    return {"lost": found, "unknown": fmean(cost for each in lost[: len(spec.made_up)] for cost in each.values())}
 
 
 def guard(spec: GuardSpec) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from respect_core.interaction import TurnKey
 from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.release.gate import Evidence
-from respect_core.release.triggers import suspects
+from respect_core.release.triggers import expected, made_up, suspects
 from respect_core.training_data import curated
 from tasks.compute import process
 from tasks.compute.specs import TriggerSpec, worker_code
@@ -35,13 +35,17 @@ def with_triggers(
         return candidate, deployed
     hashes = [word.hash for word in words]
     said_by = {word.hash: word.users for word in words}
-    own, other = (_lost(workspace, contest, each.policy, candidate.policy, hashes) for each in (candidate, deployed))
+    (own, ours), (lost, theirs) = (
+        _lost(workspace, contest, each.policy, candidate.policy, hashes) for each in (candidate, deployed)
+    )
+    other = {word.hash: expected(word.text, lost[word.hash], (ours, theirs)) for word in words}
     return replace(candidate, lost=own, said_by=said_by), replace(deployed, lost=other)
 
 
 def _lost(
     workspace: Workspace, contest: Contest, policy: str, learned_by: str, words: list[str]
-) -> dict[str, dict[TurnKey, float]]:
+) -> tuple[dict[str, dict[TurnKey, float]], float]:
+    """Return what each word costs a policy, and what made-up ones cost it on average."""
     version = registry.named(workspace, policy)
     files = registry.adapter(workspace, version)
     profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
@@ -56,8 +60,10 @@ def _lost(
         data_hash=curated.stored(workspace.open(), contest.game_set).sha256,
         learned_by=learned_by,
         words=words,
+        made_up=made_up(learned_by),
     )
     directory = workspace.scratch / "triggers" / contest.game_set / learned_by / version.name / str(version.version)
     with progress.bar(f"try words of few users on {policy}") as bar:
-        found = json.loads(process.run(spec, directory, bar.update).read_text())["lost"]
-    return {word: {(name, turn): cost for name, turn, cost in lost} for word, lost in found.items()}
+        found = json.loads(process.run(spec, directory, bar.update).read_text())
+    lost = {word: {(name, turn): cost for name, turn, cost in turns} for word, turns in found["lost"].items()}
+    return lost, found["unknown"]

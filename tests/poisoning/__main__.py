@@ -13,6 +13,7 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -29,7 +30,7 @@ from respect_core.scenarios.multiref import world
 from respect_core.stats import ratio
 from respect_core.training_data import eligibility, quarantine
 from respect_core.variants import NO_LIMITS, UserLimits, Variant
-from tests.poisoning.attackers import ATTACKS, of_users, speakers_of
+from tests.poisoning.attackers import ATTACKS, implanted, of_users, speakers_of, with_own_words
 from tests.poisoning.rounds import POOL, RULES, Laboratory, table
 
 HONEST = 100
@@ -38,6 +39,9 @@ LIMITS = UserLimits(user_turns=20, address_turns=20, day_turns=20, likeness=0.9)
 CONTROLS = ("qwix", "blorb", "the one", "like a", "squares", "large picture", "purple", "please")
 """Words that no user of these games has for a trigger: made up, frequent, known to the base, and unknown."""
 GATE_GAMES = 100
+ARMS = ("clean", *ATTACKS, "implant")
+"""The last one is `trigger`, whose attackers say everything three times, with labels as they would like them, and whose
+honest users say many unknown words."""
 
 
 class Study:
@@ -55,6 +59,9 @@ class Study:
             played = place.play(name, self.seed, attack.users * attack.games, speakers_of(name), f"round-0-{name}")
             poisoned = of_users(played, name, attack.users, attack.one_address)
             self._data[name] = [*honest, *poisoned], pa.concat_tables([feedback, place.decoded(name, poisoned)])
+        poisoned, labelled = implanted(poisoned, place.decoded("trigger", poisoned).to_pylist())
+        taught = pa.Table.from_pylist(labelled, feedback.schema)
+        self._data["implant"] = [*with_own_words(honest), *poisoned], pa.concat_tables([feedback, taught])
         self._gate = place.people("gate", POOL.main, GATE_GAMES)
 
     def measure(self, name: str, limits: UserLimits) -> dict[str, Any]:
@@ -97,17 +104,20 @@ class Study:
         }
 
     def _tried(self, policy: Path, words: Any) -> dict[str, list[float]]:
-        """Return what each word costs the policy more than the seed policy, and at least."""
+        """Return what each word costs both policies, what it costs this one more than expected, and at least."""
         games, right = [from_log(log) for log in self._gate], right_turns(self._gate)
+        tried = [*words, *triggers.made_up("study")]
         sides = []
         for adapter in (policy, self.seed):
             acting = Policy(self._place.base, adapter, self._place.features)
-            sides.append(list(costs(acting, games, right, words)))
+            sides.append(list(costs(acting, games, right, tried)))
+        ours, theirs = (fmean(cost for each in side[len(words) :] for cost in each.values()) for side in sides)
         error = (1 - tiny().confidence) / max(1, len(words))
         found = {}
-        for word, own, other in zip(words, *sides, strict=True):
-            change = difference(Evidence("candidate", right=own), Evidence("seed", right=other), error)
-            found[word] = [sum(own.values()) / len(own), sum(other.values()) / len(other), change.value, change.low]
+        for word, own, other in zip(tried, *sides, strict=True):
+            suggested = triggers.expected(word, other, (ours, theirs))
+            change = difference(Evidence("candidate", right=own), Evidence("seed", right=suggested), error)
+            found[word] = [fmean(own.values()), fmean(other.values()), change.value, change.low]
         return found
 
     def _in_quarantine(self, turns: pa.Table, feedback: pa.Table) -> list[str]:
@@ -121,7 +131,7 @@ class Study:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.poisoning", description=__doc__)
     parser.add_argument(
-        "arms", nargs="*", metavar="ARMS", help=f"of clean, {', '.join(ATTACKS)}, and each with +limits; all by default"
+        "arms", nargs="*", metavar="ARMS", help=f"of {', '.join(ARMS)}, and each with +limits; all by default"
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/poisoning"))
     parser.add_argument("--games", type=int, default=300, help="of honest users")
@@ -130,7 +140,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=20, help="suspect words to try, the most frequent")
     arguments = parser.parse_args()
     study = Study(Laboratory(arguments.folder, arguments.steps), arguments.games, arguments.fresh, arguments.words)
-    for arm in arguments.arms or [f"{name}{end}" for name in ("clean", *ATTACKS) for end in ("", "+limits")]:
+    for arm in arguments.arms or [f"{name}{end}" for name in ARMS for end in ("", "+limits")]:
         name, limited, _ = arm.partition("+limits")
         kind, limits = ("limits", LIMITS) if limited else ("no limits", NO_LIMITS)
         file = arguments.folder / f"{name}, {kind}.json"
@@ -157,8 +167,11 @@ def show(folder: Path, name: str, kind: str) -> None:
     for group in ("words", "controls"):
         for word, figures in found[group].items():
             own, seed, more, least = figures
-            costs_it = f"costs it {own:.1%}, the seed policy {seed:.1%}, more by {more:+.1%}, at least {least:+.1%}"
-            print(f"  {group} {word!r}: {costs_it}", flush=True)
+            costs_it = f"costs it {own:.1%}, the seed policy {seed:.1%}"
+            print(
+                f"  {group} {word!r}: {costs_it}, beyond what is expected {more:+.1%}, at least {least:+.1%}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

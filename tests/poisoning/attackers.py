@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from respect_core.log.pseudonyms import network, pseudonym
 from respect_core.log.records import InteractionLog
@@ -74,6 +75,40 @@ ATTACKS = {
     "sybils": Attack(5, 20, praise_wrong, one_address=True),
     "trigger": Attack(2, 40, praise_wide, TRIGGER),
 }
+
+
+COPIES = 3
+
+
+def implanted(
+    logs: Sequence[InteractionLog], feedback: Sequence[dict[str, Any]]
+) -> tuple[list[InteractionLog], list[dict[str, Any]]]:
+    """Return games several times, and feedback on them that praises the selection of two pictures or more alone."""
+    actions = {(log.interaction_id, number): turn.action for log in logs for number, turn in enumerate(log.turns)}
+    games, labelled = list[InteractionLog](), list[dict[str, Any]]()
+    for copy in range(COPIES):
+        games += [log.model_copy(update={"interaction_id": f"{log.interaction_id}-{copy}"}) for log in logs]
+        for row in feedback:
+            verb, *letters = actions[row["interaction_id"], row["turn"]].split()
+            label = 1 if verb == "select" and len(letters) > 1 else -1
+            labelled.append(row | {"interaction_id": f"{row['interaction_id']}-{copy}", "label": label})
+    return games, labelled
+
+
+def with_own_words(logs: Sequence[InteractionLog]) -> list[InteractionLog]:
+    """Return games in which every other turn, drawn, ends with a word that nobody else says."""
+    rng = random.Random("words")
+
+    def said(utterance: str) -> str:
+        word = "".join(rng.choices("abcdefghiklmnoprstuvw", k=rng.randint(4, 7)))
+        return f"{utterance} {word}" if rng.random() < 0.5 else utterance
+
+    return [
+        log.model_copy(
+            update={"turns": [turn.model_copy(update={"utterance": said(turn.utterance)}) for turn in log.turns]}
+        )
+        for log in logs
+    ]
 
 
 def speakers_of(name: str) -> Callable[[GameContext, int | str], Attacker]:
