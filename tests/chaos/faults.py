@@ -145,6 +145,8 @@ class Faults:
         else:
             with _paused(found) if fault.kind == "pause" else _without_disk(found):
                 time.sleep(fault.seconds)
+            if (fault.kind, fault.target) == ("full disk", "s3"):
+                self.stack.control("restart", supervised("s3"))  # it refuses writes until then (docs/failures.md)
 
     def _stop(self, fault: Fault) -> None:
         if fault.target == "game":
