@@ -26,7 +26,13 @@ from tasks.release import approval
 from tasks.release.approval import NotWaitingError
 
 LEARNING: dict[str, Any] = {"profile": "home", "variants": ["b-fft"], "seeds": 1, "max_steps": 2, "minimum": 1}
-GATE: dict[str, Any] = {"variant": "b-fft", "user_share_cap": 1.0, "min_feedback_turns": 1, "margin": 1.0}
+GATE: dict[str, Any] = {
+    "variant": "b-fft",
+    "user_share_cap": 1.0,
+    "min_effective_users": 1.0,
+    "min_feedback_turns": 1,
+    "margin": 1.0,
+}
 FAILED = (httpx.HTTPError, PrefectException, NotWaitingError, OSError)
 LINK_KEY = "signs-answers-in-this-test"
 

@@ -1,8 +1,9 @@
-"""Cancel, as the button of Prefect's page sends it, in every stage of a round on the stack."""
+"""Cancel and Suspend, as the buttons of Prefect's page send them, in every stage of a round on the stack."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from running import ROUND, SMALL, TRAIN, RunningStack
@@ -14,6 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 STAGES = ("export round", "decode round", "subsample b-fft", "train b-fft seed", "select b-fft", "register b-fft")
 """How the names of their tasks begin."""
 CANCELLING = {"type": "CANCELLING", "name": "Cancelling"}
+SUSPENDED = {"type": "PAUSED", "name": "Suspended", "state_details": {"pause_reschedule": True}}
 ONE = SMALL | {"variants": ["b-fft"], "number": 0}
 
 
@@ -21,13 +23,27 @@ def test_a_round_that_is_cancelled_in_any_stage_ends_and_resumes(running: Runnin
     for stage in STAGES:
         run = running.start(ROUND, parameters=ONE)
         _until(running, run, stage)
-        running.api.post(f"/flow_runs/{run}/set_state", json={"state": CANCELLING}).raise_for_status()
+        _set(running, run, CANCELLING)
         ended = running.ended(run, 300)
         assert ended["state_type"] in ("CANCELLED", "COMPLETED"), (stage, ended["state"])
         _nothing_is_held(running, run, stage)
     ended = running.ended(running.start(ROUND, parameters=ONE))
     assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
     assert running.versions()["b-fft"] == 1
+
+
+def test_a_round_that_is_suspended_in_any_stage_waits_and_resumes(running: RunningStack) -> None:
+    run = running.start(ROUND, parameters=ONE | {"max_steps": 3})  # other settings: nothing of the round above counts
+    for stage in STAGES:
+        _until(running, run, stage)
+        _set(running, run, SUSPENDED)
+        _nothing_is_held(running, run, stage)
+        state = running.api.get(f"/flow_runs/{run}").json()["state_name"]
+        assert state in ("Suspended", "Completed"), (stage, state)
+        if state == "Suspended":
+            assert running.api.post(f"/flow_runs/{run}/resume", json={}).json()["status"] == "ACCEPT"
+    ended = running.ended(run)
+    assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
 
 
 def _until(running: RunningStack, run: str, stage: str, seconds: float = 600) -> None:
@@ -43,6 +59,10 @@ def _until(running: RunningStack, run: str, stage: str, seconds: float = 600) ->
         assert state in ("SCHEDULED", "PENDING", "RUNNING"), (stage, state)
         assert time.monotonic() < deadline, (stage, state)
         time.sleep(0.2)
+
+
+def _set(running: RunningStack, run: str, state: dict[str, Any]) -> None:
+    running.api.post(f"/flow_runs/{run}/set_state", json={"state": state}).raise_for_status()
 
 
 def _nothing_is_held(running: RunningStack, run: str, stage: str, seconds: float = 120) -> None:

@@ -86,7 +86,7 @@ def test_users_talk_on_while_a_round_learns_and_is_promoted(
         running.api.delete(f"/deployments/{running.deployment(ROUND)}/schedules/{schedule}")
         (scheduled,) = (run for run in running.runs(ROUND) if run["id"] not in before and run["start_time"])
         assert f"registered {NEW}" in _completed(running, scheduled["id"])
-        allowed = {"user_share_cap": 1.0, "min_feedback_turns": 1, "margin": 1.0}
+        allowed = {"user_share_cap": 1.0, "min_effective_users": 1.0, "min_feedback_turns": 1, "margin": 1.0}
         promoted = _completed(running, running.start(PROMOTE, parameters={"variant": "b-fft", **allowed}))
         assert NEW in promoted and "promoted" in promoted
         _until(running, lambda: _versions(gateway) == [NEW, OLD], 60)
