@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from respect_core.variants import (
@@ -211,3 +212,10 @@ def profile(name: str) -> Profile:
         return PROFILES[name]()
     except KeyError:
         raise ValueError(f"no profile {name!r}; there are: {', '.join(PROFILES)}") from None
+
+
+def of_version(files: Path) -> Profile:
+    """Read the profile with which a registered version was trained, from its files."""
+    from pydantic import TypeAdapter  # which naming a profile does not need
+
+    return TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())

@@ -5,16 +5,17 @@ A seal hides nothing. The purpose keeps what was sealed for one use from being a
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import hmac
 import json
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from itsdangerous import BadData, Signer, URLSafeSerializer
+
 from respect_core.errors import ExpectedError
+
+_HMAC: dict[str, Any] = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
 
 
 class SealError(ExpectedError, ValueError):
@@ -22,20 +23,18 @@ class SealError(ExpectedError, ValueError):
 
 
 def sign(key: str, purpose: str, *fields: str) -> str:
-    """Return the HMAC of purpose and fields, in hex."""
-    message = json.dumps([purpose, *fields], ensure_ascii=False).encode()
-    return hmac.new(key.encode(), message, hashlib.sha256).hexdigest()
+    """Return the signature of fields for a purpose, as text that a URL may contain."""
+    return Signer(key, salt=purpose, **_HMAC).get_signature(json.dumps(fields)).decode()
 
 
 def signed(signature: str, key: str, purpose: str, *fields: str) -> bool:
-    """Return whether it is their HMAC, in constant time."""
-    return hmac.compare_digest(signature.encode(errors="replace"), sign(key, purpose, *fields).encode())
+    """Return whether it is their signature, in constant time."""
+    return Signer(key, salt=purpose, **_HMAC).verify_signature(json.dumps(fields), signature.encode(errors="replace"))
 
 
 def seal(key: str, purpose: str, fields: Mapping[str, Any]) -> str:
     """Return fields and signature as text that a URL may contain."""
-    body = json.dumps(fields, ensure_ascii=False, sort_keys=True)
-    return f"{base64.urlsafe_b64encode(body.encode()).decode().rstrip('=')}.{sign(key, purpose, body)}"
+    return str(_serializer(key, purpose).dumps(fields))
 
 
 def unseal(key: str, purpose: str, text: str, now: float | None = None) -> dict[str, Any]:
@@ -47,14 +46,14 @@ def unseal(key: str, purpose: str, text: str, now: float | None = None) -> dict[
     Raises:
         SealError: it is none of this key and purpose, or is over.
     """
-    encoded, _, signature = text.partition(".")
     try:
-        body = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
-    except (binascii.Error, ValueError):
-        body = ""
-    if not signed(signature, key, purpose, body):
-        raise SealError("the signature is not ours: it was changed, or made under another key")
-    fields: dict[str, Any] = json.loads(body)
+        fields: dict[str, Any] = _serializer(key, purpose).loads(text)
+    except (BadData, UnicodeError):
+        raise SealError("the signature is not ours: it was changed, or made under another key") from None
     if fields.get("until", float("inf")) < (time.time() if now is None else now):
         raise SealError("its time is over; ask for a new one")
     return fields
+
+
+def _serializer(key: str, purpose: str) -> URLSafeSerializer:
+    return URLSafeSerializer(key, salt=purpose, signer_kwargs=_HMAC)

@@ -106,7 +106,7 @@ def create_approvals_app(people: People, connect: Connect = connect) -> FastAPI:
         assert people.link_key is not None  # what signs answers
         try:
             with connect() as client:
-                asked = next((each for each in approval.waiting(client) if each.run == answered.run), None)
+                asked = approval.asked_by(client, answered.run)
                 if asked is None or asked.question != answered.question:
                     raise approval.NotWaitingError("it no longer waits for this answer; here is what does")
                 approval.give(client, asked, person, people.link_key, approve=answered.approve, note=answered.note)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import Annotated
 
 import typer
@@ -21,12 +20,13 @@ def quarantine_command(
 ) -> None:
     """List users who are left out of training, each with the reason, or release one."""
     workspace = run_workspace(run)
+    from respect_core.release.approvals import account
     from respect_core.training_data import quarantine
 
     with clear_errors():
         store = workspace.open()
         if release is not None:
-            console.print(f"{quarantine.release(store, release, actor or getpass.getuser(), reason)}", markup=False)
+            console.print(f"{quarantine.release(store, release, actor or account(), reason)}", markup=False)
             return
         records = quarantine.read(store)
     for record in records:

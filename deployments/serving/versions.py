@@ -14,14 +14,13 @@ from weakref import WeakValueDictionary
 
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 from PIL import Image
-from pydantic import TypeAdapter
 
 from respect_core.acting.policy import Policy
 from respect_core.errors import ExpectedError
 from respect_core.log.lengths import Ruler
 from respect_core.model.base import Base, load_base
 from respect_core.model.vision import VisionFeatures
-from respect_core.profiles import Profile
+from respect_core.profiles import Profile, of_version
 from respect_core.scenario import Scenario, scenario
 from respect_core.store.base import Store
 from respect_core.store.images import load_images
@@ -141,7 +140,7 @@ class Loader(ABC, Generic[Version]):
         except registry.AdapterMismatchError as error:
             raise VersionRejectedError(f"{name}: {error}; restore them in the registry, or roll back") from None
         try:
-            profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
+            profile = of_version(files)
             served = self._ready(name, registered, files, profile)
         except (VersionRejectedError, EngineError):
             raise

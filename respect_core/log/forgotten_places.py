@@ -37,7 +37,7 @@ from respect_core.store.manifests import (
     read_manifest,
     table_input,
 )
-from respect_core.store.open import open_store
+from respect_core.store.open import stores_in
 from respect_core.store.parts import new_part, put_part
 from respect_core.store.tables import commit, part_batches
 
@@ -74,8 +74,7 @@ class Place(ABC):
 
 def store_places(store: Store) -> list[Place]:
     """Return the places of a store, in the order in which they are erased."""
-    names = sorted({key.split("/")[1] for key in store.keys("redecoded/")})
-    decoded = [store, *(open_store(f"{store.uri}/redecoded/{name}") for name in names)]
+    decoded = [store, *stores_in(store, "redecoded").values()]
     return [
         *(Lines(store, prefix) for prefix in _LINES),
         GameRecords(store),
@@ -354,10 +353,9 @@ def _drop(store: Store, table: str, partition: Partition) -> None:
 def _current(store: Store, source: Input) -> Input:
     """Return an input as it is now; as it was, where it is gone."""
     try:
-        data = store.read(source.key)
+        return Input.of(source.key, store.read(source.key))
     except MissingKeyError:
         return source
-    return Input(key=source.key, size=len(data), sha256=_hash(data))
 
 
 def _rows(store: Store, table: str, partition: Partition, forgotten: Forgotten) -> int:

@@ -94,7 +94,7 @@ def _records(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
                 try:
                     record = json.loads(line)
                     moment(record["started_at"] if "started_at" in record else record["time"])
-                    if all(isinstance(record[name], str) for name in ("user",)) and _has_id(record):
+                    if isinstance(record["user"], str) and _has_id(record):
                         yield record
                 except (ValueError, TypeError, KeyError, RecursionError):
                     continue

@@ -283,7 +283,7 @@ def _build(store: Store, partition: Partition) -> None:
     conflicts = complete.counts.get("answered_otherwise_later", 0) if complete else 0
     for key in new:
         data = store.read(key)
-        inputs[key] = Input(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        inputs[key] = Input.of(key, data)
         for line in data.splitlines():
             row = json.loads(line) | partition._asdict()
             first = rows.setdefault(_key(row), row)

@@ -254,12 +254,14 @@ def append(store: Store, entry: Entry) -> None:
 
 
 def _next(history: Sequence[Entry], model: str, **fields: Any) -> Entry:
-    known = {"number": len(history) + 1, "time": datetime.now(UTC).isoformat(), "code_version": code_version()}
-    return Entry.model_validate({**known, "model": model, **fields})
+    return _made(len(history) + 1, model, **fields)
 
 
 def _after(begun: Entry, **fields: Any) -> Entry:
     """Make the entry that follows a canary's."""
+    return _made(begun.number + 1, begun.model, from_version=begun.to_version, **fields)
+
+
+def _made(number: int, model: str, **fields: Any) -> Entry:
     now = {"time": datetime.now(UTC).isoformat(), "code_version": code_version()}
-    known = {"number": begun.number + 1, "model": begun.model, "from_version": begun.to_version}
-    return Entry.model_validate({**known, **now, **fields})
+    return Entry.model_validate({"number": number, "model": model, **now, **fields})

@@ -56,6 +56,11 @@ class Input(_Json):
     size: int
     sha256: str
 
+    @classmethod
+    def of(cls, key: str, data: bytes) -> Input:
+        """Return the object under a key that holds these bytes as an input."""
+        return cls(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
 
 class Part(_Json):
     """One file of a partition, with its sources and its writer's counts and notes."""
@@ -147,5 +152,4 @@ def missing_parts(store: Store, name: str, partition: Partition, manifest: Manif
 def table_input(store: Store, name: str, round: int, variant: str) -> Input:
     """Return the partition as an input of another table, by its manifest's hash. Raises MissingKeyError."""
     key = Partition(round, variant).folder(name) + MANIFEST
-    data = store.read(key)
-    return Input(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return Input.of(key, store.read(key))

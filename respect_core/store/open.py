@@ -31,3 +31,9 @@ def open_store(uri: str | Path) -> Store:
 
         return S3Store(parts.netloc, parts.path.strip("/"))
     raise StoreError(f"store scheme {scheme[1]!r} is not supported; use /a/directory, file:/a/directory or s3://bucket")
+
+
+def stores_in(store: Store, folder: str) -> dict[str, Store]:
+    """Return the stores inside a folder of this one, by name."""
+    names = {key.split("/")[1] for key in store.keys(f"{folder}/")}
+    return {name: open_store(f"{store.uri}/{folder}/{name}") for name in sorted(names)}

@@ -107,8 +107,7 @@ def read(store: Store, name: str) -> list[InteractionLog]:
 def stored(store: Store, name: str) -> Input:
     """Return a stored set's key and content hash, to detect changes. Raises ValueError as `read` does."""
     _require(store, name)
-    data = store.read(_key(name))
-    return Input(key=_key(name), size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return Input.of(_key(name), store.read(_key(name)))
 
 
 def _require(store: Store, name: str) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from respect_core.log.records import PolicyIdentity
 from respect_core.measuring.judge import judge
 from respect_core.measuring.world import GROUP as WORLDS
+from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.scenario import module_of, scenario
 from respect_core.store.manifests import Partition
@@ -74,6 +75,12 @@ class PolicyWork(Work):
 
     base_sha256: str | None = Field(description="of the base model's files; none where it is a hub id")
     adapter: Path | None = Field(description="the policy's, or the one that training starts from; none: the base alone")
+
+    @classmethod
+    def of(cls, workspace: Workspace, profile: Profile, **fields: Any) -> Self:
+        """Specify work with code and base model as they are now."""
+        now: dict[str, Any] = {"code_version": worker_code(profile), "base_sha256": base_sha256(profile.base)}
+        return cls(workspace=workspace, profile=profile, **now, **fields)
 
 
 class TrainSpec(PolicyWork):

@@ -9,11 +9,10 @@ from prefect import task
 from respect_core.log.log import append_logs
 from respect_core.log.records import PolicyIdentity
 from respect_core.measuring.world import world
-from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.variants import HH
 from tasks.compute import process
-from tasks.compute.specs import PlayResult, PlaySpec, worker_code
+from tasks.compute.specs import PlayResult, PlaySpec
 from tasks.registry import registry
 from tasks.registry.deployed import deployed
 from tasks.registry.register import reference
@@ -139,11 +138,9 @@ def _play(
     require_simulated_people(profile)
     version = registry.by_adapter_hash(workspace, policy.model, policy.adapter_hash)
     assert version is not None, f"{policy.model}/{policy.version} vanished from the registry"
-    spec = PlaySpec(
-        workspace=workspace,
-        profile=profile,
-        code_version=worker_code(profile),
-        base_sha256=base_sha256(profile.base),
+    spec = PlaySpec.of(
+        workspace,
+        profile,
         adapter=registry.download(workspace, version),
         policy=PolicyIdentity(name=policy.model, version=policy.version, adapter_hash=policy.adapter_hash),
         round=round,

@@ -85,6 +85,11 @@ def waiting(client: SyncPrefectClient) -> list[Waiting]:
     return [found for run in runs if (found := _question(client, run)) is not None]
 
 
+def asked_by(client: SyncPrefectClient, run: UUID) -> Waiting | None:
+    """Return what a run asks a person now; None if it asks nothing. Raises ObjectNotFound for an unknown run."""
+    return _question(client, client.read_flow_run(run))
+
+
 def give(client: SyncPrefectClient, asked: Waiting, person: Person, key: str, *, approve: bool, note: str = "") -> None:
     """Answer a promotion that waits.
 
@@ -92,7 +97,7 @@ def give(client: SyncPrefectClient, asked: Waiting, person: Person, key: str, *,
         NotWaitingError: somebody else answered, or its time is over.
     """
     text = approvals.answer(person, key, run=str(asked.run), question=asked.question, approve=approve, note=note)
-    found = _question(client, client.read_flow_run(asked.run))
+    found = asked_by(client, asked.run)
     if found is None or found.question != asked.question:
         raise NotWaitingError(f"{asked.name} no longer waits for this answer; look again")
     response = client.resume_flow_run(asked.run, run_input={"signed": text})

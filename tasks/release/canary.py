@@ -93,10 +93,11 @@ def look_at_canary(workspace: Workspace, variant: Variant, begun: Entry) -> Cana
     Several processes may do so at the same time.
     """
     store = workspace.open()
-    known = [each for each in canary_looks.read(store, begun.model) if each.entry == begun.number]
+    looks = canary_looks.read(store, begun.model)
+    known = [each for each in looks if each.entry == begun.number]
     look = next((each for each in known if each.decision is not Decision.CONTINUE), None)  # but not carried out
     if look is None:
-        look = _look(workspace, variant, begun, known[-1] if known else None)
+        look = _look(workspace, variant, begun, len(looks) + 1, known[-1] if known else None)
     if look is not None and (entry := look.ending(begun)) is not None:
         with suppress(ledger.LedgerError):  # somebody else ended it meanwhile, by this decision or by hand
             ledger.append(store, entry)
@@ -104,10 +105,11 @@ def look_at_canary(workspace: Workspace, variant: Variant, begun: Entry) -> Cana
     return look
 
 
-def _look(workspace: Workspace, variant: Variant, begun: Entry, last: CanaryLook | None) -> CanaryLook | None:
+def _look(
+    workspace: Workspace, variant: Variant, begun: Entry, number: int, last: CanaryLook | None
+) -> CanaryLook | None:
     assert begun.canary is not None, "a canary's entry has it"
     store = workspace.open()
-    number = len(canary_looks.read(store, begun.model)) + 1
     fault = canary_looks.refused(store, begun) or _unfit(workspace, begun.canary)
     if fault:
         return canary_looks.record(store, begun, number, fault)

@@ -20,13 +20,12 @@ from respect_core.measuring import duel
 from respect_core.measuring.duel import Judged, Scored
 from respect_core.measuring.labels import right_turns
 from respect_core.model.endpoint import Endpoint, EndpointError
-from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.scenario import scenario
 from respect_core.training_data import curated
 from respect_core.variants import SEED, DecoderKind, Variant
 from tasks.compute import process
-from tasks.compute.specs import CompareSpec, worker_code
+from tasks.compute.specs import CompareSpec
 from tasks.registry import registry
 from tasks.registry.register import reference
 from tasks.release.evaluate import require_unseen
@@ -110,11 +109,9 @@ def measure(
     reply_tokens: int,
 ) -> MeasuredRef:
     """Score the replies under one policy, and have it reply to the prompts, in a process of its own."""
-    spec = CompareSpec(
-        workspace=workspace,
-        profile=profile,
-        code_version=worker_code(profile),
-        base_sha256=base_sha256(profile.base),
+    spec = CompareSpec.of(
+        workspace,
+        profile,
         adapter=registry.download(workspace, registry.named(workspace, f"{policy.model}/{policy.version}")),
         adapter_hash=policy.adapter_hash,
         game_set=game_set,

@@ -17,7 +17,6 @@ from rich.table import Table
 
 from respect_core.log.records import InteractionLog
 from respect_core.measuring.judge import judge
-from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.release import lineage
 from respect_core.stats import Estimate, ratio
@@ -25,7 +24,7 @@ from respect_core.store.base import Store
 from respect_core.training_data import curated
 from respect_core.variants import SEED, Variant
 from tasks.compute import process
-from tasks.compute.specs import EvaluateSpec, worker_code
+from tasks.compute.specs import EvaluateSpec
 from tasks.registry import registry
 from tasks.registry.lineage import keep_lineage
 from tasks.registry.register import reference
@@ -63,11 +62,9 @@ def policies(workspace: Workspace, game_set: str, round: int | None) -> tuple[in
 def evaluate_policy(workspace: Workspace, profile: Profile, policy: RegisteredRef, game_set: str) -> EvaluatedRef:
     """Measure the exact match of one policy, turn by turn, in a process of its own."""
     version = registry.named(workspace, f"{policy.model}/{policy.version}")
-    spec = EvaluateSpec(
-        workspace=workspace,
-        profile=profile,
-        code_version=worker_code(profile),
-        base_sha256=base_sha256(profile.base),
+    spec = EvaluateSpec.of(
+        workspace,
+        profile,
         adapter=registry.download(workspace, version),
         adapter_hash=policy.adapter_hash,
         game_set=game_set,

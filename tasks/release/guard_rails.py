@@ -9,12 +9,11 @@ from prefect import task
 
 from respect_core.measuring import guard_rails
 from respect_core.measuring.guard_rails import Figures
-from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.scenario import scenario
 from respect_core.training_data import curated
 from tasks.compute import process
-from tasks.compute.specs import GuardSpec, worker_code
+from tasks.compute.specs import GuardSpec
 from tasks.registry import deployed, registry
 from tasks.support import progress
 from tasks.support.files import alone
@@ -43,11 +42,9 @@ def measured(workspace: Workspace, profile: Profile, version: ModelVersion, game
     """Measure one policy in a process of its own; what was measured before on this machine is not measured again."""
     seed = deployed.seed_policy(workspace)
     is_seed = (version.name, version.version) == (seed.name, seed.version)
-    spec = GuardSpec(
-        workspace=workspace,
-        profile=profile,
-        code_version=worker_code(profile),
-        base_sha256=base_sha256(profile.base),
+    spec = GuardSpec.of(
+        workspace,
+        profile,
         adapter=registry.download(workspace, version),
         adapter_hash=version.tags["adapter_hash"],
         seed_adapter=None if is_seed else registry.download(workspace, seed),

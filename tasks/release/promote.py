@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 from rich.markup import escape
 from rich.table import Table
 
 from respect_core.measuring.guard_rails import compare
-from respect_core.profiles import Profile
+from respect_core.profiles import Profile, of_version
 from respect_core.release import ledger, lineage
 from respect_core.release.approvals import Answer
 from respect_core.release.canary import Canary
@@ -74,7 +74,7 @@ def examine(workspace: Workspace, contest: Contest, policy: RegisteredRef) -> Ev
         files = registry.adapter(workspace, registry.named(workspace, name_of(policy)), fresh=True)
     except registry.AdapterMismatchError as error:
         return Evidence(name_of(policy), policy.adapter_hash, unusable=str(error))
-    profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
+    profile = of_version(files)
     weights = adapter_hash(files, like=WEIGHTS)  # the same weights under another profile have learned nothing
     try:
         found = _evaluated(workspace, profile, policy, contest.game_set)
@@ -118,7 +118,7 @@ def with_guard_rails(workspace: Workspace, evidence: Evidence, game_set: str) ->
     if evidence.unusable:
         return evidence
     version = registry.named(workspace, evidence.policy)
-    profile = TypeAdapter(Profile).validate_json((registry.adapter(workspace, version) / "profile.json").read_bytes())
+    profile = of_version(registry.adapter(workspace, version))
     if not scenario(profile.scenario).free_text:
         return evidence
     policies = version, deployment.seed_policy(workspace)

@@ -6,16 +6,14 @@ import json
 from dataclasses import replace
 
 from prefect import task
-from pydantic import TypeAdapter
 
 from respect_core.interaction import TurnKey
-from respect_core.model.local import base_sha256
-from respect_core.profiles import Profile
+from respect_core.profiles import of_version
 from respect_core.release.gate import Evidence
 from respect_core.release.triggers import expected, made_up, suspects
 from respect_core.training_data import curated
 from tasks.compute import process
-from tasks.compute.specs import TriggerSpec, worker_code
+from tasks.compute.specs import TriggerSpec
 from tasks.registry import registry
 from tasks.release.contest import Contest
 from tasks.support import progress
@@ -47,13 +45,10 @@ def _lost(
 ) -> tuple[dict[str, dict[TurnKey, float]], float]:
     """Return what each word costs a policy, and what made-up ones cost it on average."""
     version = registry.named(workspace, policy)
-    files = registry.adapter(workspace, version)
-    profile = TypeAdapter(Profile).validate_json((files / "profile.json").read_bytes())
-    spec = TriggerSpec(
-        workspace=workspace,
-        profile=profile,
-        code_version=worker_code(profile),
-        base_sha256=base_sha256(profile.base),
+    profile = of_version(registry.adapter(workspace, version))
+    spec = TriggerSpec.of(
+        workspace,
+        profile,
         adapter=registry.download(workspace, version),
         adapter_hash=version.tags["adapter_hash"],
         game_set=contest.game_set,

@@ -11,7 +11,6 @@ from prefect import get_run_logger, task
 
 from respect_core.interaction import TurnKey
 from respect_core.log import set_aside
-from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.store import manifests, tables
 from respect_core.store.base import Store
@@ -20,7 +19,7 @@ from respect_core.training_data.sources import learning_partitions
 from respect_core.variants import Objective, Propensity, Variant
 from tasks.compute import culprits
 from tasks.compute.places import Place, runner
-from tasks.compute.specs import PropensitySpec, worker_code
+from tasks.compute.specs import PropensitySpec
 from tasks.registry import registry
 from tasks.support import progress
 from tasks.support.references import PropensityRef, RegisteredRef
@@ -91,12 +90,10 @@ def _fill(
             "adapter, log probabilities at deployment, use --propensity surrogate, or leave out b-rl and t-rl"
         )
     directory = workspace.scratch / "propensity" / profile.propensity / partition.folder("turns").strip("/")
-    spec = PropensitySpec(
+    spec = PropensitySpec.of(
+        workspace,
+        profile,
         without=sorted(set_aside.games(store, [partition])),
-        workspace=workspace,
-        profile=profile,
-        code_version=worker_code(profile),
-        base_sha256=base_sha256(profile.base),
         adapter=registry.download(workspace, version),
         adapter_hash=version.tags["adapter_hash"],
         round=partition.round,

@@ -12,9 +12,9 @@ from prefect import get_run_logger, task
 from respect_core.profiles import Profile
 from respect_core.store import tables
 from respect_core.store.base import Store
+from respect_core.store.open import stores_in
 from respect_core.training_data import quarantine
 from respect_core.variants import DecoderKind
-from tasks.round.redecode import redecoded
 from tasks.support.retries import PATIENT
 from tasks.support.workspace import Workspace
 
@@ -28,7 +28,7 @@ def quarantine_users(workspace: Workspace, profile: Profile, round: int) -> list
     owners = quarantine.Owners(tables.iter_batches(store, "turns", rounds, columns=["interaction_id", "user"]))
     first = partial(_labels, store, rounds, DecoderKind.BINARY)
     differing = {"ternary": quarantine.differences(owners, first(), _labels(store, rounds, DecoderKind.TERNARY))}
-    for name, other in redecoded(workspace).items():
+    for name, other in stores_in(store, "redecoded").items():
         again = _labels(other, rounds, DecoderKind.BINARY)
         differing[name] = quarantine.differences(owners, first(), again, store.scratch)
     found = quarantine.suspects(differing, quarantine.praises(owners, first()), round)

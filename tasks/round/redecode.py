@@ -55,12 +55,6 @@ def beside(workspace: Workspace, name: str) -> Store:
     return open_store(f"{workspace.store_uri}/redecoded/{name}")
 
 
-def redecoded(workspace: Workspace) -> dict[str, Store]:
-    """Return the stores of all such tables, by name."""
-    names = {key.split("/")[1] for key in workspace.open().keys("redecoded/")}
-    return {name: beside(workspace, name) for name in sorted(names)}
-
-
 @task(name="redecode", task_run_name="redecode round {round}", **PATIENT)
 def redecode_round(
     workspace: Workspace, config: DecoderConfig, round: int, name: str, turns_per_shard: int = TURNS

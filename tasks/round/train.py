@@ -7,13 +7,12 @@ from pathlib import Path
 
 from prefect import task
 
-from respect_core.model.local import base_sha256
 from respect_core.profiles import Profile
 from respect_core.training_data import curated
 from respect_core.variants import SEED, Variant
 from tasks.compute import culprits
 from tasks.compute.places import Place, runner
-from tasks.compute.specs import TrainSpec, worker_code
+from tasks.compute.specs import TrainSpec
 from tasks.registry import registry
 from tasks.support import progress
 from tasks.support.references import TrainedRef, TrainingSetRef
@@ -56,11 +55,9 @@ def train_variant(
     """
     variant = training_set.variant
     directory = workspace.scratch / f"round={training_set.round}" / variant / within / f"seed={seed}"
-    spec = TrainSpec(
-        workspace=workspace,
-        profile=profile,
-        code_version=worker_code(profile),
-        base_sha256=base_sha256(profile.base),
+    spec = TrainSpec.of(
+        workspace,
+        profile,
         variant=variant,
         round=training_set.round,
         data_hash=training_set.data_hash,

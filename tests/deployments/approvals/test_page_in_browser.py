@@ -66,6 +66,7 @@ class Made:
 def made(monkeypatch: pytest.MonkeyPatch) -> Made:
     made = Made()
     monkeypatch.setattr(approval, "waiting", lambda _: list(made.waiting))
+    monkeypatch.setattr(approval, "asked_by", lambda _, run: next(each for each in made.waiting if each.run == run))
     monkeypatch.setattr(approval, "give", made.give)
     return made
 
