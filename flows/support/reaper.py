@@ -42,7 +42,7 @@ def reap() -> State[Any]:
 def silent_runs(client: SyncPrefectClient, since: datetime) -> list[FlowRun]:
     """Return the runs that a process should be running and that have sent heartbeats, but none since then.
 
-    Also those that somebody cancelled before then and that never sent one: a process would have ended by now.
+    Among them are runs that somebody cancelled before then and that never sent one: their processes would have ended.
     """
     return [run for run in _runs(client, StateType.RUNNING, StateType.CANCELLING) if _is_silent(client, run, since)]
 

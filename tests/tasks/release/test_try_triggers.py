@@ -1,4 +1,4 @@
-"""What the gate is told of suspect words."""
+"""Which suspect words a trial finds, and what the gate learns of them."""
 
 from __future__ import annotations
 
