@@ -14,15 +14,15 @@ from mlflow import MlflowClient
 
 
 class MlflowServer:
-    """A server on SQLite that may be killed, and started on what it kept."""
+    """A server that may be killed, and started on what it kept: artifacts in a folder, the rest in SQLite there."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, database: str = "") -> None:
         self._process: Forked | None = None
         self.folder, self.uri = folder, f"http://127.0.0.1:{port}"
         # What `mlflow server` starts, which imports MLflow a second time.
         self._command = [sys.executable, "-m", "uvicorn", "mlflow.server.fastapi_app:app"]
         self._command += ["--port", str(port), "--log-level", "warning"]
-        self._database = f"sqlite:///{folder / 'mlflow.db'}"
+        self._database = database or f"sqlite:///{folder / 'mlflow.db'}"
         self._settings = {
             "_MLFLOW_SERVER_FILE_STORE": self._database,
             "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",

@@ -37,11 +37,16 @@ class Postgres:
 
     def query(self, database: str, text: str) -> list[str]:
         """Return the lines of an answer."""
-        options = ["-h", "127.0.0.1", "-p", str(self.port), "-U", USER, "-d", database, "-Atqc", text]
+        return self.run("psql", database, "-Atqc", text).splitlines()
+
+    def run(self, program: str, database: str, *options: str | Path) -> str:
+        """Run one of PostgreSQL's programs on a database; return what it prints."""
+        place = ["-h", "127.0.0.1", "-p", str(self.port), "-U", USER, "-d", database]
         environment = self.environment | {"PGPASSWORD": self.password}
-        done = subprocess.run([self.programs / "psql", *options], env=environment, capture_output=True, text=True)
+        command = [self.programs / program, *place, *options]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
+        return done.stdout
 
 
 @contextmanager

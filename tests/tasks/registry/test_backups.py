@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from mlflow_server import MlflowServer
+from postgres import postgres_server
+from running import free_ports
 from samples import game, with_images
 from typer.testing import CliRunner
 
@@ -69,6 +73,40 @@ def place(new_store: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.Mo
     if not isinstance(store, DirectoryStore):
         monkeypatch.setenv("RESPECT_STORE", store.uri)
     return _run(tmp_path / "runs" / "main", tmp_path / "adapters")
+
+
+@pytest.mark.slow
+def test_a_registry_on_postgresql_fits_again_once_its_own_tools_restored_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("psycopg2", reason="no driver for MLflow: pip install -c constraints.txt -e '.[postgres]'")
+    monkeypatch.delenv("RESPECT_STORE", raising=False)
+    _, of_postgres, *of_mlflow = free_ports()
+    with postgres_server(of_postgres) as postgres, ExitStack() as ends:
+
+        def serve(folder: Path, database: str) -> MlflowServer:
+            folder.mkdir(exist_ok=True)
+            server = MlflowServer(folder, of_mlflow.pop(), postgres.url("psycopg2", postgres.create(database)))
+            ends.callback(server.kill)
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+            return server
+
+        first = serve(tmp_path / "first", "first")
+        first.start()
+        place = _run(tmp_path / "runs" / "main", tmp_path / "adapters")
+        assert not back_up(place, tmp_path / "a.tar").registry
+        _promoted(place, tmp_path / "adapters" / "2", 2)  # after the store's backup, and before the database's
+        postgres.run("pg_dump", "first", "-Fc", "-f", tmp_path / "mlflow.dump")
+        shutil.copytree(first.folder / "artifacts", tmp_path / "second" / "artifacts")
+        first.kill()
+        for lost in (first.folder, place.root):
+            shutil.rmtree(lost)
+        second = serve(tmp_path / "second", "second")
+        postgres.run("pg_restore", "second", tmp_path / "mlflow.dump")
+        second.start()
+        again = restore(tmp_path / "a.tar", tmp_path / "runs" / "again")
+        assert not misfits(again)
+        assert int(deployment.deployed(again, "b-fft").version) == 1, "as the ledger says"
 
 
 def _stored(store: Store) -> dict[str, bytes]:
