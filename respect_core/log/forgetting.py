@@ -64,7 +64,7 @@ class Receipt:
 
 
 def user(pseudonym: str) -> Tombstone:
-    """Return the tombstone of everything that a user has begun so far. Raises ForgettingError for what is no pseudonym."""
+    """Return the tombstone of all that a user began so far. Raises ForgettingError for what is no pseudonym."""
     now = tombstones.now()
     made = Tombstone(why=Why.USER, user=pseudonym, before=now, at=now)
     assert made.key
