@@ -306,8 +306,12 @@ def test_only_keys_that_are_known_may_ask(place: Workspace) -> None:
     with serving(place, keys=keys) as server:
         assert server.say("hello").choices and server.client.models.list().data
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic secret-of-ann-0123456789"}):
-            for method, path in (("GET", "/v1/models"), ("POST", "/v1/chat/completions")):
-                body = {"model": "respect", "messages": HELLO}
+            asked, nothing = {"model": "respect", "messages": HELLO}, dict[str, str]()
+            for method, path, body in (
+                ("GET", "/v1/models", nothing),
+                ("POST", "/v1/chat/completions", asked),
+                ("POST", "/v1/chat/completions", nothing),
+            ):
                 answer = server.http.request(method, path, headers=headers, json=body)
                 assert answer.status_code == 401 and answer.json()["error"]["code"] == "invalid_api_key"
 

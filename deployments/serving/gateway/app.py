@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -79,10 +79,11 @@ def create_app(
             raise ApiError(401, "no such key; send one as `Authorization: Bearer KEY`", code="invalid_api_key")
         return names[0]
 
+    admission = Depends(admitted)  # before what a request says is looked at
+
     @app.post("/v1/chat/completions")
-    async def complete(request: Request, body: ChatRequest) -> Response:
+    async def complete(request: Request, body: ChatRequest, key: str | None = admission) -> Response:
         """Write the assistant's next message, at once or as a stream."""
-        key = admitted(request)
         host = household(request.client.host) if request.client else "unknown"
         name = body.user or _header(request, _USER)
         user = name or f"anonymous at {host}"
@@ -100,16 +101,14 @@ def create_app(
             return _Watched(turn, lambda: _events(turn, body), headers | {"cache-control": "no-cache"}, failed)
         return _Watched(turn, lambda: _whole(turn), headers, failed)
 
-    @app.get("/v1/models")
-    def models(request: Request) -> dict[str, object]:
+    @app.get("/v1/models", dependencies=[admission])
+    def models() -> dict[str, object]:
         """List the models: `respect`, of which chance chooses the variant, and each variant."""
-        admitted(request)
         return {"object": "list", "data": [_model(name) for name in gateway.models()]}
 
-    @app.get("/v1/models/{name}")
-    def model(request: Request, name: str) -> dict[str, object]:
+    @app.get("/v1/models/{name}", dependencies=[admission])
+    def model(name: str) -> dict[str, object]:
         """Return a model."""
-        admitted(request)
         if name not in gateway.models():
             raise ApiError(404, "no such model here", code="model_not_found", param="model")
         return _model(name)
