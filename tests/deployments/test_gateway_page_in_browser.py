@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
-from playwright.sync_api import Browser, Page, expect
-from policy_servers import until
+from pages import opened, served, shot
+from playwright.sync_api import Browser, expect
 
 from deployments.serving.gateway import operator
 from deployments.serving.gateway.live import Evidence, Live
@@ -69,18 +66,8 @@ def url(live: Live) -> Iterator[str]:
     app = FastAPI()
     settings = operator.Settings(TOKEN)
     app.mount(operator.PATH, operator.create_operator_app(settings, live, lambda: {("b-fft", "respect.b-fft/4"): 2}))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    until(lambda: server.started)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}{operator.PATH}"
-    server.should_exit = True
-    thread.join()
-
-
-def _shot(page: Page, name: str) -> None:
-    if folder := os.environ.get("RESPECT_SHOTS"):
-        page.screenshot(path=Path(folder, f"{name}.png"), full_page=True)
+    with served(app) as url:
+        yield f"{url}{operator.PATH}"
 
 
 @pytest.mark.parametrize(
@@ -94,38 +81,30 @@ def _shot(page: Page, name: str) -> None:
 def test_the_operator_signs_in_and_sees_how_versions_differ(
     browser: Browser, url: str, live: Live, name: str, options: dict[str, Any]
 ) -> None:
-    """Scripts that break, and whatever the Content-Security-Policy refuses, fail the test."""
-    complaints: list[str] = []
-    context = browser.new_context(**options)
-    page = context.new_page()
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if "Security" in said.text else None)
-    page.goto(url)
-    page.get_by_label("Operator's token").fill("not the token, but as long")
-    page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("alert")).to_contain_text("no operator's token")
-    expect(page.get_by_role("table")).to_have_count(0)
-    page.get_by_label("Operator's token").fill(TOKEN)
-    page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("status")).to_contain_text("being computed")
-    live.evidence = _evidence()
-    page.reload()
-    expect(page.get_by_role("alert")).to_be_hidden()
-    table = page.get_by_role("table", name="Shares of follow-ups by version")
-    row = table.get_by_role("row").filter(has=page.get_by_role("rowheader", name="respect.b-fft/4"))
-    expect(row).to_contain_text("on offer")
-    expect(row.get_by_role("img")).to_have_attribute(
-        "aria-label", re.compile("negative .*%, from .*; neutral .*; positive .*")
-    )
-    differences = page.get_by_role("table", name="Differences between versions on offer at the same time")
-    assert differences.get_by_role("img").count() >= 3
-    expect(page.get_by_text("decoded by SmolLM2-135M-Instruct, up to round 4")).to_be_visible()
-    expect(page.get_by_text('wait for the next round, or for "respect decode"')).to_be_visible()
-    expect(page.get_by_role("table", name="Replies by version").get_by_role("row")).to_have_count(5)
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "only tables scroll sideways"
-    _shot(page, name)
-    page.get_by_role("button", name="Sign out").click()
-    expect(page.get_by_label("Operator's token")).to_be_visible()
-    expect(page.get_by_role("table")).to_have_count(0)
-    context.close()
-    assert not complaints
+    with opened(browser, url, **options) as page:
+        page.get_by_label("Operator's token").fill("not the token, but as long")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("alert")).to_contain_text("no operator's token")
+        expect(page.get_by_role("table")).to_have_count(0)
+        page.get_by_label("Operator's token").fill(TOKEN)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("status")).to_contain_text("being computed")
+        live.evidence = _evidence()
+        page.reload()
+        expect(page.get_by_role("alert")).to_be_hidden()
+        table = page.get_by_role("table", name="Shares of follow-ups by version")
+        row = table.get_by_role("row").filter(has=page.get_by_role("rowheader", name="respect.b-fft/4"))
+        expect(row).to_contain_text("on offer")
+        expect(row.get_by_role("img")).to_have_attribute(
+            "aria-label", re.compile("negative .*%, from .*; neutral .*; positive .*")
+        )
+        differences = page.get_by_role("table", name="Differences between versions on offer at the same time")
+        assert differences.get_by_role("img").count() >= 3
+        expect(page.get_by_text("decoded by SmolLM2-135M-Instruct, up to round 4")).to_be_visible()
+        expect(page.get_by_text('wait for the next round, or for "respect decode"')).to_be_visible()
+        expect(page.get_by_role("table", name="Replies by version").get_by_role("row")).to_have_count(5)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "only tables scroll sideways"
+        shot(page, name)
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("Operator's token")).to_be_visible()
+        expect(page.get_by_role("table")).to_have_count(0)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-import uvicorn
-from playwright.sync_api import Browser, Page, expect
-from policy_servers import until
+from pages import opened, served, shot
+from playwright.sync_api import Browser, expect
 
 from deployments.approvals.app import create_approvals_app
 from deployments.web.people import People, approver_link
@@ -74,18 +70,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
 @pytest.fixture
 def url(made: Made) -> Iterator[str]:
     app = create_approvals_app(People(KEY), lambda: nullcontext(None))  # type: ignore[arg-type]  # it is never asked
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    until(lambda: server.started)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-
-
-def _shot(page: Page, name: str) -> None:
-    if folder := os.environ.get("RESPECT_SHOTS"):
-        page.screenshot(path=Path(folder, f"{name}.png"), full_page=True)
+    with served(app) as url:
+        yield url
 
 
 @pytest.mark.parametrize(
@@ -98,35 +84,27 @@ def _shot(page: Page, name: str) -> None:
 def test_somebody_comes_by_a_link_and_answers(
     browser: Browser, url: str, made: Made, name: str, options: dict[str, Any]
 ) -> None:
-    """Scripts that break, and whatever the Content-Security-Policy refuses, fail the test."""
-    complaints: list[str] = []
-    context = browser.new_context(**options)
-    page = context.new_page()
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if "Security" in said.text else None)
-    page.goto(url)
-    expect(page.get_by_role("alert")).to_contain_text("open the link that you were given")
-    _shot(page, f"{name}-stranger")
-    page.goto(approver_link(url, "ann", 30, KEY))
-    first = page.get_by_role("region", name="promote b-fft")
-    expect(first.get_by_role("listitem")).to_have_count(3)
-    expect(page.get_by_text("You are ann, identified by your link")).to_be_visible()
-    assert page.url == f"{url}/", "the link leaves the address"
-    expect(page.get_by_role("region", name="promote t-kto")).to_contain_text("<b>An answer</b> was refused")
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    first.get_by_label("Note for the ledger").fill("looked at it")
-    _shot(page, name)
-    first.get_by_role("button", name="Approve").click()
-    expect(page.get_by_role("status")).to_contain_text("Approved: promote b-fft")
-    expect(first).to_have_count(0)
-    page.get_by_role("region", name="promote t-kto").get_by_role("button", name="Refuse").click()
-    expect(page.get_by_text("Nothing waits.")).to_be_visible()
-    _shot(page, f"{name}-done")
-    assert made.answers == [
-        {"name": "promote b-fft", "person": "ann (link)", "approve": True, "note": "looked at it"},
-        {"name": "promote t-kto", "person": "ann (link)", "approve": False, "note": ""},
-    ]
-    page.get_by_role("button", name="Sign out").click()
-    expect(page.get_by_role("alert")).to_contain_text("open the link that you were given")
-    context.close()
-    assert not complaints
+    with opened(browser, url, **options) as page:
+        expect(page.get_by_role("alert")).to_contain_text("open the link that you were given")
+        shot(page, f"{name}-stranger")
+        page.goto(approver_link(url, "ann", 30, KEY))
+        first = page.get_by_role("region", name="promote b-fft")
+        expect(first.get_by_role("listitem")).to_have_count(3)
+        expect(page.get_by_text("You are ann, identified by your link")).to_be_visible()
+        assert page.url == f"{url}/", "the link leaves the address"
+        expect(page.get_by_role("region", name="promote t-kto")).to_contain_text("<b>An answer</b> was refused")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        first.get_by_label("Note for the ledger").fill("looked at it")
+        shot(page, name)
+        first.get_by_role("button", name="Approve").click()
+        expect(page.get_by_role("status")).to_contain_text("Approved: promote b-fft")
+        expect(first).to_have_count(0)
+        page.get_by_role("region", name="promote t-kto").get_by_role("button", name="Refuse").click()
+        expect(page.get_by_text("Nothing waits.")).to_be_visible()
+        shot(page, f"{name}-done")
+        assert made.answers == [
+            {"name": "promote b-fft", "person": "ann (link)", "approve": True, "note": "looked at it"},
+            {"name": "promote t-kto", "person": "ann (link)", "approve": False, "note": ""},
+        ]
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_role("alert")).to_contain_text("open the link that you were given")

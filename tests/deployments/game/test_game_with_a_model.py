@@ -45,6 +45,16 @@ def _rooms(place: Workspace) -> Rooms:
     return Rooms(place, Settings(limits=LOOSE, tick=0.05), acting, None, Journal(place.root / "game"))
 
 
+async def _ends(player: Player) -> None:
+    """Have the player say one thing more, and leave."""
+    await player.state_where(phase="writing")
+    turn = player.state["turn"]
+    await player.say("no, the boat")
+    await player.state_where(turn=turn + 1, phase="writing")
+    await player.send(type="leave", game=player.state["game"])
+    await player.state_where(phase="over")
+
+
 def test_games_keep_their_version_and_the_log_agrees_with_what_was_served(place: Workspace) -> None:
     game = _rooms(place)
 
@@ -58,12 +68,7 @@ def test_games_keep_their_version_and_the_log_agrees_with_what_was_served(place:
             await asyncio.to_thread(until, lambda: game.listener.ready()["b-fft"] == f"{MODEL}/2")
             await new.start()
             for each in (old, new):
-                await each.state_where(phase="writing")
-                turn = each.state["turn"]
-                await each.say("no, the boat")
-                await each.state_where(turn=turn + 1, phase="writing")
-                await each.send(type="leave", game=each.state["game"])
-                await each.state_where(phase="over")
+                await _ends(each)
 
     with serving(game) as running:
         until(game.listener.ready)
@@ -95,12 +100,7 @@ def test_of_a_canary_the_game_gives_new_games_to_the_candidate_as_chance_says(pl
             for each in (one, two, three):
                 await each.start()
             for each in (old, one, two, three):
-                await each.state_where(phase="writing")
-                turn = each.state["turn"]
-                await each.say("no, the boat")
-                await each.state_where(turn=turn + 1, phase="writing")
-                await each.send(type="leave", game=each.state["game"])
-                await each.state_where(phase="over")
+                await _ends(each)
 
     with serving(game) as running:
         until(game.listener.ready)
