@@ -67,6 +67,7 @@ _UNKNOWN = 2  # in the place of a label
 _BATCH = 4096  # games
 
 Row = Mapping[str, Any]
+Against = Literal["annotations", "thumbs", "targets"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Decoded:
     negative: int
     neutral: int
     positive: int
-    against: Literal["annotations", "thumbs", "targets"] | None = None  # None: there are no actual labels
+    against: Against | None = None  # None: there are no actual labels
     confusion: Confusion | None = None
     calibration: Calibration | None = None
     by_label: Mapping[int, LabelFigures] = field(default_factory=dict)  # -1 and +1; not of the paper's scenario
@@ -153,7 +154,7 @@ class _Decoder:
     """A decoder's labels as columns, in order of game."""
 
     def __init__(self) -> None:
-        self._columns = {
+        self._columns: dict[str, array[Any]] = {
             **{name: array("I") for name in (ROW, "game")},
             **{name: array("i") for name in ("user", "version")},  # their numbers, as in _Tally
             **{name: array("b") for name in ("label", "annotations", "thumbs", "targets")},
@@ -288,8 +289,8 @@ class _Tally:
 
     def decoded(self) -> dict[str, Decoded]:
         """Compare each decoder with actual labels."""
-        ranked: tuple[Literal["annotations", "thumbs"], ...] = ("annotations", "thumbs")
-        against = next((name for name in ranked if name in self._against), "targets")
+        ranked: tuple[Against, ...] = ("annotations", "thumbs")
+        against: Against = next((name for name in ranked if name in self._against), "targets")
         comparisons = {}
         for decoder, each in sorted(self._decoders.items()):
             columns = each.columns()

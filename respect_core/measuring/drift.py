@@ -124,7 +124,7 @@ def language_drift(
         divergence = float(_divergence(first, second))
         in_first_PV = _dealt(both, columns, words, permutations)
         chance = _divergence(in_first_PV, first + second - in_first_PV)
-        change = difference(*(each.lengths() for each in both), quotients, resamples=resamples)[0]
+        change = difference(both[0].lengths(), both[1].lengths(), quotients, resamples=resamples)[0]
         assert change is not None  # both rounds have utterances
         drifts.append(
             LanguageDrift(
