@@ -1,4 +1,4 @@
-"""The models of the bench: `tiny`, an untrained Idefics2 whose text part has the shape of SmolLM2, and SmolLM2 itself."""
+"""The models of the bench: `tiny`, an untrained Idefics2 whose text part has SmolLM2's shape, and SmolLM2 itself."""
 
 from __future__ import annotations
 
