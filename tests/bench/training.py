@@ -170,7 +170,8 @@ def measure(method: Method, setting: Setting, turns: int, *, keeps: bool = False
     config, said = method.config, said or ("features kept" if keeps else "")
     base, features, lora = models.base(setting.size), models.features(setting.size), models.lora(setting.size)
     data = _games(setting.size, setting.games, turns, config)
-    features.prepare(image for example in data for image in example.interaction.context)
+    if images := [image for example in data for image in example.interaction.context]:
+        features.prepare(images)
     kept = peers.Kept(features) if keeps else None
     equality = check_equal(method, setting.size, data[:2], kept)
     batch = _best_batch(method, setting, turns, kept)
