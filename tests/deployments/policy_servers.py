@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,16 @@ PATIENCE = 240.0
 """Seconds; the machine may be busy with something else."""
 
 
+_base = cache(lambda name, rules: load_base(name, scenario(rules)))
+"""Loaded once; adapters and policies on it leave it as it is."""
+
+
 def registered(folder: Path, profile: Profile | None = None, *, scale: float = 0.05) -> Workspace:
     """A seed policy and three versions of b-fft, with different weights of this size; images in the store."""
     profile = profile or tiny()
     place = workspace(folder / "runs" / "main")
     put_images(place.open(), models.images())
-    base = load_base(profile.base, scenario(profile.scenario))
+    base = _base(profile.base, profile.scenario)
     for number, variant in enumerate(("seed", "b-fft", "b-fft", "b-fft")):
         files = folder / f"adapter-{number}"
         model = attach_lora(base, profile.lora, seed=number)
@@ -214,7 +219,7 @@ def by_hand(place: Workspace, version: str, games: Sequence[PlayedGame]) -> list
     from deployments.serving.versions import StoredImages
     from respect_core.model.vision import VisionFeatures
 
-    images, base = StoredImages(place.open()), load_base("tiny", scenario("multiref"))
+    images, base = StoredImages(place.open()), _base("tiny", "multiref")
     images.require(image for game in games for image in game.context)
     files = registry.download(place, registry.named(place, version))
     policy = Policy(base, files, VisionFeatures(base, images), cache_bytes=0)

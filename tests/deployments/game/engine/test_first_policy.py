@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from game_servers import until
 from paths import REPOSITORY
 
@@ -30,11 +30,10 @@ def test_a_training_ends_with_the_game_and_leaves_nobody(tmp_path: Path) -> None
     """However the game ends."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment["PYTHONPATH"] = str(REPOSITORY)
-    game = subprocess.Popen(
-        [sys.executable, "-c", _GAME], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-    )
+    with (tmp_path / "log").open("w") as log:
+        game = Forked([sys.executable, "-c", _GAME], cwd=tmp_path, env=environment, stderr=log)
     try:
-        assert game.stdout is not None and game.stdout.readline() == "begun\n"
+        assert game.stdout.readline() == "begun\n", (tmp_path / "log").read_text()
         until(lambda: len(_inside(tmp_path) - {game.pid}) >= 2)  # the training and its Prefect server
     finally:
         game.kill()
