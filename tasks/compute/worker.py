@@ -125,6 +125,7 @@ def train(spec: TrainSpec) -> dict[str, Any]:
         "tokens": result.tokens,
         "padding": result.padding,
         "device": base.device.type,
+        "precision": base.precision,
     }
 
 

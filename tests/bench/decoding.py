@@ -239,7 +239,7 @@ def decoding_precision(quick: bool) -> Iterator[Record]:
                 peer=partial(ours, texts, "float32"),
                 work=len(texts),
                 peer_work=len(texts),
-                unit="turns/s",
+                unit="turns/processor s",
                 peer_name="fp32",
                 bar=2.5,
                 equality=f"{same} of {len(texts)} labels equal, scores within {apart:.0e} nats",
@@ -247,6 +247,7 @@ def decoding_precision(quick: bool) -> Iterator[Record]:
                 flops=(flops, flops),
                 repeats=scale.repeats,
                 warm_up=False,
+                processor=True,
             )
 
 

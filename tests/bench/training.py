@@ -79,12 +79,12 @@ def authors(quick: bool) -> Iterator[Record]:
 
 def _all(name: str, kind: str, peer: str, bar: float, quick: bool) -> Iterator[Record]:
     for setting in (QUICK,) if quick else (TINY, LARGE):
-        batch = _best_batch(kind, setting, _config(name)) if not quick else setting.batches[0]
+        batch = _best_batch(kind, setting, game_config(name)) if not quick else setting.batches[0]
         for turns in (6,) if quick else games.LENGTHS:
             yield _measure(name, kind, peer, bar, setting, turns, batch)
 
 
-def _config(name: str) -> TrainingConfig:
+def game_config(name: str) -> TrainingConfig:
     """Table 1's, for one step over all games an epoch. SFTTrainer takes the mean over tokens."""
     plain: dict[str, Any] = {
         "entropy_weight": 0.0,
@@ -118,7 +118,7 @@ def _games(count: int, turns: int, config: TrainingConfig) -> tuple[Example, ...
 def _measure(
     name: str, kind: str, peer_name: str, bar: float | None, setting: Setting, turns: int, batch: int
 ) -> Record:
-    config = _config(name)
+    config = game_config(name)
     base, features, lora = models.base(setting.size), models.features(setting.size), models.lora(setting.size)
     data, peer_data = (_games(count, turns, config) for count in (setting.games, setting.peer_games))
     features.prepare(image for example in data for image in example.interaction.context)
