@@ -39,6 +39,7 @@ from tests.bench.training import game_config
 BAR = 1.8
 TOLERANCE = 0.01
 """How far apart, relatively, losses may be; rounding in bf16 is 0.004 for a single number."""
+STEPS = 3  # of a training, whose start and end take as long as a third of a step
 DTYPES = (torch.bfloat16, torch.float32)
 
 
@@ -55,17 +56,18 @@ class Work:
 
 @case("training-precision")
 def training_precision(quick: bool) -> Iterator[Record]:
+    count, steps, repeats = (1, 1, 1) if quick else (2, STEPS, 2)
     for size in ("135m",) if quick else ("135m", "home"):
         for objective in (Objective.FFT,) if quick else (Objective.FFT, Objective.KTO):
             if _gains(size):
-                yield _train(_work(size, objective, 1 if quick else 2), repeats=1 if quick else 3)
+                yield _train(_work(size, objective, count, steps), repeats=repeats)
 
 
 @case("validation-precision")
 def validation_precision(quick: bool) -> Iterator[Record]:
     for size in ("135m",) if quick else ("135m", "home"):
         if _gains(size):
-            yield _validate(size, 1 if quick else 2, repeats=1 if quick else 3)
+            yield _validate(size, 1 if quick else 2, repeats=1 if quick else 2)
 
 
 @lru_cache(maxsize=4)
@@ -94,9 +96,9 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _work(size: str, objective: Objective, count: int) -> Work:
+def _work(size: str, objective: Objective, count: int, steps: int = STEPS) -> Work:
     if size == "135m":
-        config = replace(game_config(objective.value), epochs=1)
+        config = replace(game_config(objective.value), epochs=steps)
         data = games.examples(count, 6, positives=objective is Objective.FFT)
         return Work(size, 6, data, config, models.lora(size))
     profile = profiles.home()
@@ -104,7 +106,7 @@ def _work(size: str, objective: Objective, count: int) -> Work:
     # Every third turn is as if it had been wrong, for KTO.
     labels = [[-1 if number % 3 == 2 else 1 for number in range(len(each.turns))] for each in logs]
     data = tuple(Example(each, tuple(label)) for each, label in zip(logs, labels, strict=True))
-    config = replace(profile.training[objective], max_steps=1, checkpoint_every=None)
+    config = replace(profile.training[objective], max_steps=steps, checkpoint_every=None)
     return Work(size, None, data, config, profile.lora)
 
 
@@ -172,7 +174,7 @@ def _validate(size: str, count: int, *, repeats: int) -> Record:
             played = [example.interaction for example in games.examples(count, 6)]
             save_adapter(models.push(attach_lora(_base(size, torch.float32), models.lora(size), seed=0), 0.01), adapter)
         else:
-            played = _conversations(VALIDATION)
+            played = _conversations(VALIDATION)[:12]
             adapter = _seed_policy(Path(folder))
         policies = []
         for dtype in DTYPES:
