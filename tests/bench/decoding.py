@@ -34,9 +34,13 @@ Peer = Callable[[Sequence[str], int], Tensor]
 """Prompts and batch size to log-probabilities of the label words, [prompts, L]."""
 
 
-@lru_cache(maxsize=2)
 def decoder(dtype: Dtype = "float32") -> FeedbackDecoder:
     """The decoder in fp32, as its peers are, or as the processor likes it best."""
+    return _decoder(dtype)
+
+
+@lru_cache(maxsize=2)
+def _decoder(dtype: Dtype) -> FeedbackDecoder:  # a default would be a key of its own, and push another model out
     return FeedbackDecoder(replace(feedback.smollm2(), dtype=dtype))
 
 

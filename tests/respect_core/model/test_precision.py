@@ -15,7 +15,7 @@ from respect_core.model import local, packing
 from respect_core.model.attention import BF16
 from respect_core.model.base import Base, attach_lora, load_base
 from respect_core.model.lora import merged
-from respect_core.model.precision import with_bf16_products
+from respect_core.model.precision import round_cache, with_bf16_products
 from respect_core.model.vision import VisionFeatures
 from respect_core.scenario import scenario
 from respect_core.variants import LoraConfig
@@ -163,3 +163,18 @@ def test_adapted_layers_in_bf16_learn_as_in_fp32() -> None:
     torch.testing.assert_close(*values, atol=0.05, rtol=0.01)
     assert gradients[1].dtype == torch.float32
     assert (gradients[0] - gradients[1]).norm() < 0.03 * gradients[0].norm()
+
+
+def test_a_cache_of_a_scorer_is_rounded_once_to_the_same_scores() -> None:
+    """What attention rounds at every pass may as well be kept in bf16; projections of one input share its rounding."""
+    one = base(torch.float32)
+    fast, ids = with_bf16_products(one.model), torch.arange(40, 80)[None]
+    found = []
+    with torch.inference_mode():
+        for rounds in (False, True):
+            past = one.model(ids, use_cache=True).past_key_values
+            if rounds:
+                round_cache(past)
+                assert past.layers[0].keys.dtype == torch.bfloat16
+            found.append(fast(ids[:, :7], past_key_values=past, use_cache=True).logits)
+    assert torch.equal(*found)
