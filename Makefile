@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo demo-chat study ui serve play up down test test-fast test-oldest test-slow test-stack test-chaos test-browser test-ray test-vllm check coverage bench bench-quick bench-gpu docs install lock clean
+.PHONY: demo demo-chat study ui serve play up down test test-fast test-rest test-oldest test-slow test-stack test-chaos test-browser test-ray test-vllm check coverage bench bench-quick bench-gpu docs install lock clean
 
 install: $(VENV)/.installed
 
@@ -62,15 +62,17 @@ up: install  ## the local stack: Prefect, MLflow, S3 and workers on the loopback
 down: install  ## stop it; its state stays
 	$(BIN)/python -m deployments.local.stack down
 
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 test: install  ## two files at a time on two cores, the longest first (tests/conftest.py)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 # Unit tests, most of which load no model and none of which start a server. Whole folders, so that new files count.
 FAST := tests/test_*.py $(addprefix tests/respect_core/,test_*.py store log measuring release training_data \
   scenarios/multiref/test_*.py scenarios/chat/home scenarios/chat/importers feedback/test_prompts.py learning/test_objectives.py) \
   $(addprefix tests/deployments/game/,domain durability) tests/tasks/reports
 
-UNIT = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(FAST)
+UNIT = $(PYTEST) $(FAST)
 
 test-fast: install  ## unit tests alone; with another Python: make test-fast PYTHON=python3.13 VENV=.venv-3.13
 	$(UNIT) -k "not s3 and not heavy"
@@ -84,7 +86,10 @@ test-oldest:  ## unit tests and training with the oldest torch and transformers 
 	$(UNIT) tests/respect_core/model tests/respect_core/learning/test_trainer.py -k "not s3"
 
 coverage: install  ## what the unit tests reach; fails below the floor in pyproject.toml
-	$(UNIT) -k "not s3" --cov
+	$(UNIT) --cov
+
+test-rest: install  ## what `make coverage` leaves of `make test`: the two together run each test once
+	$(PYTEST) $(addprefix --ignore=,$(wildcard $(FAST)))
 
 test-slow: install  ## minutes long: bars measured on real data, kills in the middle of long work
 	$(BIN)/pytest -m slow

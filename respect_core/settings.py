@@ -67,7 +67,10 @@ class Settings(BaseSettings):
         validation_alias="VLLM_API_KEY",
         description="Key of the vLLM server behind the gateway, if it asks",
     )
-    cache: Path = Field(default=Path("~/.cache/respect"), description="Folder of models unpacked for this machine")
+    cache: Path = Field(
+        default=Path("~/.cache/respect"),
+        description="Folder of models unpacked for this machine, and of the tables of new Prefect databases",
+    )
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto",
         description="Of models; auto: bfloat16 on GPUs and on CPUs that multiply it in tiles (AMX), where a decoder "

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from math import sqrt
 from statistics import NormalDist
 from typing import Any
@@ -24,9 +25,12 @@ from numpy.typing import ArrayLike, NDArray
 RESAMPLES = 10_000
 LEVEL = 0.95
 _CHUNK = 150_000  # units drawn at a time, which fit into a core's cache
+_TOGETHER = 8  # resamples of more units than that which are added up in one pass over the rows
 _CACHEABLE = 10_000_000  # most units of draws that are worth caching: 20 MB
 
 Floats = NDArray[np.float64]
+Games = Sequence[str] | NDArray[Any]
+"""The game of each turn: its id, or a number in the order of the ids."""
 Statistic = Callable[[Floats], Floats]
 """Turns sums [..., C] into figures [..., M]; nan where a figure is not defined."""
 
@@ -125,7 +129,7 @@ def quotients(sums: Floats) -> Floats:
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
 
 
-def by_game(games: Sequence[str], columns: ArrayLike) -> Floats:
+def by_game(games: Games, columns: ArrayLike) -> Floats:
     """Add up rows of turns [T, C] by game [N, C], in order of the games' ids.
 
     Raises:
@@ -134,10 +138,19 @@ def by_game(games: Sequence[str], columns: ArrayLike) -> Floats:
     table = np.asarray(columns, float)
     if len(games) != len(table):
         raise ValueError(f"{len(table)} turns with the games of {len(games)}; each turn has one")
-    places = {game: place for place, game in enumerate(sorted(set(games)))}
-    sums = np.zeros((len(places), *table.shape[1:]))
-    np.add.at(sums, [places[game] for game in games], table)
+    places_T, units = places(games)
+    sums = np.zeros((units, *table.shape[1:]))
+    np.add.at(sums, places_T, table)
     return sums
+
+
+def places(games: Games) -> tuple[NDArray[np.int64], int]:
+    """Return the place of each turn's game among the games in order of their ids [T], and how many games there are."""
+    if isinstance(games, np.ndarray):
+        found, places_T = np.unique(games, return_inverse=True)
+        return places_T, len(found)
+    place = {game: number for number, game in enumerate(sorted(set(games)))}
+    return np.array([place[game] for game in games], dtype=np.int64), len(place)
 
 
 def estimates(values: Floats, drawn: Floats, level: float = LEVEL) -> list[Estimate | None]:
@@ -164,8 +177,12 @@ def resampled(rows: NDArray[Any], resamples: int, source: int | np.random.Genera
         counts = _cached_counts(n, resamples, source)
     else:
         counts = _draw_counts(n, resamples, np.random.default_rng(source))
-    table = rows.astype(float)
-    return np.concatenate([piece.astype(float) @ table for piece in counts])
+    table, pieces = np.asarray(rows, float), iter(counts)
+    together = _TOGETHER if n > _CHUNK else 1
+    sums = []
+    while some := list(islice(pieces, together)):
+        sums.append((some[0] if len(some) == 1 else np.concatenate(some)).astype(float) @ table)
+    return np.concatenate(sums)
 
 
 @lru_cache(maxsize=8)

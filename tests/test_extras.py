@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
+from dataclasses import dataclass
 
 import pytest
 from paths import REPOSITORY
 
-pytestmark = pytest.mark.heavy  # processes that import everything
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]  # a process that imports everything
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRA = {
@@ -20,20 +21,9 @@ EXTRA = {
 }
 """Modules that nothing in the base brings, matplotlib and datasets excepted: MLflow and TRL bring these."""
 WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({sorted(EXTRA)!r}))\n"
-
-
-def _run(code: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python where no extra is installed."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-c", WITHOUT + code, *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-
-
-def test_each_module_is_importable_or_names_its_extra(tmp_path: Path) -> None:
-    """Those of figures and pages need `report`, those of tangrams `game`, Ray's are behind `places.require`."""
-    code = """
-import importlib, pathlib
-for root in sys.argv[1:]:
+_SCRIPT = """
+import importlib, json, os, pathlib, sys
+for root in ("respect_core", "tasks", "flows", "deployments.cli", "deployments.serving"):
     folder = pathlib.Path(importlib.import_module(root).__file__).parent
     for path in sorted(folder.rglob("*.py")):
         name = ".".join((root, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
@@ -42,11 +32,69 @@ for root in sys.argv[1:]:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            print(name, error)
+            print(name, error, flush=True)
+for number, (module, arguments) in enumerate(json.loads(sys.argv[1])):
+    if not os.fork():
+        sys.argv[1:] = arguments
+        for end, name in ((1, "output"), (2, "errors")):
+            os.dup2(os.open(f"{number}.{name}", os.O_WRONLY | os.O_CREAT), end)
+        importlib.import_module(module).app()
+        sys.exit()
+    pathlib.Path(f"{number}.code").write_text(str(os.waitstatus_to_exitcode(os.wait()[1])))
 """
-    done = _run(code, tmp_path, "respect_core", "tasks", "flows", "deployments.cli", "deployments.serving")
+"""Imports every module, and then has each command run in a process forked from there: none imports all anew."""
+CLI, GAME = "deployments.cli.main", "deployments.game.__main__"
+HELP = [["--help"], ["round", "--help"]]
+NAMES = [
+    (["report", "--study", "main"], "report"),
+    (["study-summary", "main"], "report"),
+    (["round", "--round", "0", "--on", "ray"], "ray"),
+]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command said, and its exit code."""
+
+    code: int
+    output: str
+    errors: str
+
+
+@dataclass(frozen=True)
+class Without:
+    """What is to be had where no extra is installed: why modules cannot be imported, and commands' answers."""
+
+    unimportable: dict[str, str]
+    answers: list[Told]
+
+    def told(self, module: str, *arguments: str) -> Told:
+        return self.answers[COMMANDS.index((module, list(arguments)))]
+
+
+COMMANDS = [*((CLI, each) for each in HELP), *((CLI, each) for each, _ in NAMES), (GAME, [])]
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory: pytest.TempPathFactory) -> Without:
+    folder = tmp_path_factory.mktemp("without")
+    (folder / "runs" / "main").mkdir(parents=True)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-c", WITHOUT + _SCRIPT, json.dumps(COMMANDS)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+    def told(number: int) -> Told:
+        code, *said = ((folder / f"{number}.{name}").read_text() for name in ("code", "output", "errors"))
+        return Told(int(code), *said)
+
     unimportable = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    return Without(unimportable, list(map(told, range(len(COMMANDS)))))
+
+
+def test_each_module_is_importable_or_names_its_extra(without: Without) -> None:
+    """Those of figures and pages need `report`, those of tangrams `game`, Ray's are behind `places.require`."""
+    unimportable = without.unimportable
     needs = {name: reason.rpartition("respect[")[2].rstrip(']"') for name, reason in unimportable.items()}
     on_ray = {"tasks.compute.on_ray", "deployments.serving.on_ray"}
     assert needs.keys() >= on_ray | {"respect_core.reporting.figures", "respect_core.scenarios.multiref.world"}
@@ -60,30 +108,22 @@ for root in sys.argv[1:]:
         assert name not in needs
 
 
-@pytest.mark.parametrize("command", [["--help"], ["round", "--help"]])
-def test_the_command_answers(command: list[str], tmp_path: Path) -> None:
-    done = _run("from deployments.cli.main import app; app()", tmp_path, *command)
-    assert done.returncode == 0 and "Usage" in done.stdout, done.stderr
+@pytest.mark.parametrize("command", HELP)
+def test_the_command_answers(command: list[str], without: Without) -> None:
+    told = without.told(CLI, *command)
+    assert told.code == 0 and "Usage" in told.output, told.errors
 
 
-@pytest.mark.parametrize(
-    ("command", "extra"),
-    [
-        (["report", "--study", "main"], "report"),
-        (["study-summary", "main"], "report"),
-        (["round", "--round", "0", "--on", "ray"], "ray"),
-    ],
-)
-def test_a_command_names_its_extra(command: list[str], extra: str, tmp_path: Path) -> None:
-    (tmp_path / "runs" / "main").mkdir(parents=True)
-    done = _run("from deployments.cli.main import app; app()", tmp_path, *command)
-    assert done.returncode == 1 and f'pip install "respect[{extra}]"' in done.stderr, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(("command", "extra"), NAMES)
+def test_a_command_names_its_extra(command: list[str], extra: str, without: Without) -> None:
+    told = without.told(CLI, *command)
+    assert told.code == 1 and f'pip install "respect[{extra}]"' in told.errors, told
+    assert "Traceback" not in told.errors
 
 
-def test_the_game_names_its_extra(tmp_path: Path) -> None:
-    done = _run("from deployments.game.__main__ import app; app()", tmp_path)
-    assert done.returncode == 1 and 'shapely is not installed: pip install "respect[game]"' in done.stderr, done.stderr
+def test_the_game_names_its_extra(without: Without) -> None:
+    told = without.told(GAME)
+    assert told.code == 1 and 'shapely is not installed: pip install "respect[game]"' in told.errors, told
 
 
 def test_a_developer_has_every_extra_but_those_that_few_need() -> None:

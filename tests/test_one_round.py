@@ -19,6 +19,6 @@ def test_one_round_runs_and_stays_short(tmp_path: Path, monkeypatch: pytest.Monk
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "PROFILE", module.replace(module.PROFILE, seed_games=4, validation_games=4))
-    before, after = module.main(10, 3, tmp_path)
+    before, after = module.main(4, 1, tmp_path)
     assert 0 <= before <= 1 and 0 <= after <= 1
     assert (tmp_path / "b-fft" / "history.jsonl").is_file()

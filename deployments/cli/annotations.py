@@ -132,7 +132,7 @@ def report_command(round: Round, variant: Variant, run: Run = "main") -> None:
     """Say how well each decoder finds negatives and positives, going by annotators' answers."""
     workspace = run_workspace(run)
     with clear_errors():
-        from respect_core.measuring.cell import compare_decoders, read_rows
+        from respect_core.measuring.cell import compare_decoders
         from respect_core.measuring.human_eval import build_annotations
         from respect_core.measuring.review.estimates import measure
         from respect_core.reporting.page_tables import LABEL_COLUMNS, by_label, label_figures
@@ -142,7 +142,7 @@ def report_command(round: Round, variant: Variant, run: Run = "main") -> None:
         build_annotations(store)
         decoded = {
             name: each
-            for name, each in compare_decoders(read_rows(store, Partition(round, variant))).items()
+            for name, each in compare_decoders(store, Partition(round, variant)).items()
             if each.against == "annotations" and each.by_label
         }
         reviewed = measure(store, [Partition(round, variant)])

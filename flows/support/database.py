@@ -19,12 +19,15 @@ from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
 
+from flows.support.template import Interface
+
 
 def configure() -> None:
     """Make Prefect's server in this process use its database this way, if it is SQLite."""
     url = PREFECT_API_DATABASE_CONNECTION_URL.value()
     if get_dialect(url).name == "sqlite":
         dependencies.MODELS_DEPENDENCIES["database_config"] = Configuration(connection_url=url)
+        dependencies.MODELS_DEPENDENCIES["interface_class"] = Interface
 
 
 class Configuration(AioSqliteConfiguration):

@@ -2,6 +2,9 @@
 
 FOR MEASURING ONLY: this reads outcomes and labels derived from targets.
 
+Games pass one by one, in order of id, and leave counts behind: some 50 bytes a game, and 23 bytes for a decoder's label
+of a turn.
+
 Deviations from the paper, numbered as they are cited elsewhere:
 1. If no turn was annotated, the decoder is measured against users' own thumbs or, without any, labels derived from
    the targets (`measuring.labels`). The paper's figure 6 is against annotators' judgements of the speaker's
@@ -10,18 +13,20 @@ Deviations from the paper, numbered as they are cited elsewhere:
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
-from math import isnan
-from typing import Any, Literal, NamedTuple, TypeVar
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Literal
 
 import numpy as np
-from pyarrow import RecordBatch
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from respect_core.feedback.reviews import REVIEW
-from respect_core.interaction import TurnKey
+from respect_core.measuring.comparison import Contexts, by_context, context_batch, context_key, hash_of
 from respect_core.measuring.decoder_metrics import (
     Calibration,
     Confusion,
@@ -30,10 +35,11 @@ from respect_core.measuring.decoder_metrics import (
     calibration,
     confusion,
 )
+from respect_core.measuring.drift import LABELS, Corpus, LabelCounts
 from respect_core.measuring.follow_ups import FollowUps, follow_ups
 from respect_core.measuring.judge import ImageSimilarity, Words, judge, words
-from respect_core.measuring.language import Language, language
-from respect_core.measuring.metrics import Counts, Figures, counts, figures
+from respect_core.measuring.language import Language, LanguageTally
+from respect_core.measuring.metrics import COLUMNS, Figures, figures
 from respect_core.measuring.turn_metrics import LABELS as SATISFACTION_LABELS
 from respect_core.measuring.turn_metrics import (
     Agreement,
@@ -44,55 +50,24 @@ from respect_core.measuring.turn_metrics import (
     turn_figures,
 )
 from respect_core.measuring.users import UserShares, user_shares
-from respect_core.stats import Estimate
+from respect_core.stats import Estimate, Floats
 from respect_core.store.base import Store
+from respect_core.store.by_game import ROW, Rows, games
 from respect_core.store.manifests import Partition, read_manifest
-from respect_core.store.tables import iter_batches, read_table
+from respect_core.store.tables import read_table
 from respect_core.variants import DecoderKind
 
-Context = tuple[tuple[str, ...], tuple[str, ...]]
-"""A game's images and its targets, each sorted by name."""
+_TURN = ["turn", "scenario", "user", "context", "state", "utterance", "action", "policy_name", "policy_version"]
+_READ = {
+    "turns": [*_TURN, "explicit"],
+    "outcomes": ["targets", "success", "turns", "started_at"],
+    "feedback": ["turn", "decoder", "label", "score", "decoder_model", "decoder_revision"],
+}
+_UNKNOWN = 2  # in the place of a label
+_BATCH = 4096  # games
 
-
-class TurnRow(NamedTuple):
-    """The columns read of a turn, as a tuple: there may be millions, and a dictionary is four times the size."""
-
-    interaction_id: str
-    turn: int
-    scenario: str
-    user: str
-    context: tuple[str, ...]
-    state: str
-    utterance: str
-    action: str
-    policy_name: str
-    policy_version: str
-    explicit: int | None = None
-
-
-class OutcomeRow(NamedTuple):
-    """The columns read of an outcome."""
-
-    interaction_id: str
-    targets: tuple[str, ...] | None
-    success: bool | None
-    turns: int
-    started_at: str
-
-
-class LabelRow(NamedTuple):
-    """The columns read of a turn's feedback by one decoder."""
-
-    interaction_id: str
-    turn: int
-    decoder: str
-    label: int
-    score: float
-    decoder_model: str
-    decoder_revision: str
-
-
-Row = TypeVar("Row", TurnRow, OutcomeRow, LabelRow)
+Row = Mapping[str, Any]
+Against = Literal["annotations", "thumbs", "targets"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +77,7 @@ class Decoded:
     negative: int
     neutral: int
     positive: int
-    against: Literal["annotations", "thumbs", "targets"] | None = None  # None: there are no actual labels
+    against: Against | None = None  # None: there are no actual labels
     confusion: Confusion | None = None
     calibration: Calibration | None = None
     by_label: Mapping[int, LabelFigures] = field(default_factory=dict)  # -1 and +1; not of the paper's scenario
@@ -130,227 +105,288 @@ class PolicyRound:
 
 @dataclass(frozen=True)
 class GameTotals:
-    """Totals of a partition, to compare it with others after its rows are dropped."""
+    """Totals of a partition, to compare it with others."""
 
-    by_context: Mapping[Context, Sequence[float]]  # metrics.COLUMNS, mean over the games of the context
-    utterances: Sequence[Sequence[str]]  # of each game
-    labels: Mapping[str, Sequence[Sequence[int]]]  # decoder -> labels of each game, or of each user (`Rows.unit`)
-    annotated: Sequence[AnnotatedTurn]
+    games: int
     turns: int
-    users: frozenset[str]
-    starts: Sequence[str]  # ISO 8601
+    contexts: Contexts  # empty unless they were asked for
+    corpus: Corpus | None  # None unless it was asked for
+    labels: Mapping[str, LabelCounts]  # by decoder, of each game or, in conversations, of each user
+    annotated: Sequence[AnnotatedTurn]
+    users: NDArray[np.uint64]  # hashes
+    first: str | None  # ISO 8601 starts of the first and the last game
+    last: str | None
     scenarios: Mapping[str, int]  # turns by scenario
     decoders: frozenset[str]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a partition: turns in order, outcomes by interaction id, feedback, annotations by annotator."""
-
-    turns: Sequence[TurnRow]
-    outcomes: Mapping[str, OutcomeRow]
-    feedback: Sequence[LabelRow]
-    annotations: Sequence[Mapping[str, Any]]
-
-    def utterances(self) -> dict[str, list[str]]:
-        """Return the utterances of each game, by interaction id."""
-        by_game: dict[str, list[str]] = defaultdict(list)
-        for row in self.turns:
-            by_game[row.interaction_id].append(row.utterance)
-        return by_game
-
-    @property
-    def words(self) -> Words:
-        """What reports call the parts of these interactions."""
-        return words(self.turns[0].scenario) if self.turns else Words()
-
-    def unit(self) -> Mapping[str, str]:
-        """Map each game to what is resampled of its feedback: the game as in the paper, its user in conversations."""
-        paper = self.words.paper
-        return {row.interaction_id: row.interaction_id if paper else row.user for row in self.turns}
-
-    def counts(self) -> Counts:
-        """Count `metrics.COLUMNS` of every game that has an outcome, in order of interaction id."""
-        return counts((row._asdict() for row in self.turns), (row._asdict() for row in self.outcomes.values()))
-
-    def totals(self) -> GameTotals:
-        """Summarise the games, so that the rows can be dropped."""
-        contexts = {row.interaction_id: tuple(sorted(row.context)) for row in self.turns}
-        finished = sorted(key for key, row in self.outcomes.items() if row.success is not None)
-        by_context: dict[Context, list[list[int]]] = defaultdict(list)
-        for key, columns in zip(finished, self.counts().tolist(), strict=True):
-            targets = tuple(sorted(self.outcomes[key].targets or ()))
-            if key in contexts and (contexts[key] or targets):  # the same task, not just another conversation
-                by_context[contexts[key], targets].append(columns)
-        labels: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-        unit = self.unit()
-        for row in self.feedback:
-            labels[row.decoder][unit.get(row.interaction_id, row.interaction_id)].append(row.label)
-        return GameTotals(
-            by_context={context: np.mean(games, axis=0).tolist() for context, games in by_context.items()},
-            utterances=list(self.utterances().values()),
-            labels={decoder: list(games.values()) for decoder, games in labels.items()},
-            annotated=_annotated_turns(self),
-            turns=len(self.turns),
-            users=frozenset(row.user for row in self.turns),
-            starts=[row.started_at for row in self.outcomes.values()],
-            scenarios=Counter(row.scenario for row in self.turns),
-            decoders=frozenset(f"{row.decoder_model} ({row.decoder_revision[:12]})" for row in self.feedback),
-        )
-
-
-def read_rows(store: Store, partition: Partition) -> Rows:
-    """Read a partition of all tables. Raises TableError and StoreError as reading tables does."""
-    where, pool = ([partition.round], [partition.variant]), _ValuePool()
-    has_annotations = read_manifest(store, "annotations", *partition) is not None
-    answers = read_table(store, "annotations", *where).to_pylist() if has_annotations else []
-    annotations = [row for row in answers if row["source"] != REVIEW]  # which are not drawn plainly at random
-    return Rows(
-        sorted(pool.rows(TurnRow, iter_batches(store, "turns", *where, TurnRow._fields))),
-        {
-            row.interaction_id: row
-            for row in pool.rows(OutcomeRow, iter_batches(store, "outcomes", *where, OutcomeRow._fields))
-        },
-        list(pool.rows(LabelRow, iter_batches(store, "feedback", *where, LabelRow._fields))),
-        sorted(annotations, key=lambda row: (row["interaction_id"], row["turn"], row["annotator"])),
-    )
-
-
-class _ValuePool:
-    """Values of rows, each in memory once however many rows have it."""
-
-    def __init__(self) -> None:
-        self._values: dict[Any, Any] = {}
-
-    def rows(self, kind: type[Row], batches: Iterable[RecordBatch]) -> Iterator[Row]:
-        for batch in batches:
-            columns = (map(self._same, batch.column(name).to_pylist()) for name in kind._fields)
-            yield from map(kind._make, zip(*columns, strict=True))
-
-    def _same(self, value: Any) -> Any:
-        """Return the pooled equal of a value, lists as tuples; numbers are returned as they are."""
-        if isinstance(value, list):
-            value = tuple(map(self._same, value))
-        return self._values.setdefault(value, value) if isinstance(value, str | tuple) else value
-
-
-def cell(rows: Rows, f: ImageSimilarity | None = None) -> PolicyRound:
-    """Compute all figures of a partition.
+def measure_partition(
+    store: Store,
+    partition: Partition,
+    f: ImageSimilarity | None = None,
+    *,
+    contexts: bool = True,
+    corpus: bool = True,
+) -> tuple[PolicyRound, GameTotals]:
+    """Compute all figures of a partition, and the totals that remain of it.
 
     Args:
         f: similarity of images for equation 3; without it there are no similarities.
+        contexts, corpus: whether the totals have these.
+
+    Raises:
+        TableError, StoreError: as reading tables does.
     """
-    games, utterances, annotated = rows.counts(), list(rows.utterances().values()), _annotated_turns(rows)
-    return PolicyRound(
-        figures=figures([games]) if len(games) else None,
-        language=language(utterances) if utterances else None,
-        decoded=compare_decoders(rows),
-        turn_figures=turn_figures(annotated, f) if any(turn.right is not None for turn in annotated) else None,
-        agreement=agreement(annotated) if annotated else None,
-        users=user_shares(Counter(row.user for row in rows.turns)) if rows.turns else None,
-        **_follow_ups(rows),
-    )
+    tally = _Tally(LanguageTally(), Corpus() if corpus else None)
+    found = by_context(tally.add_all(store, partition, contexts), store.scratch)
+    return tally.cell(f), tally.totals(found)
 
 
-def _follow_ups(rows: Rows) -> dict[str, Any]:
-    """Measure decoded follow-ups, of all and by version, by the ternary decoder if there is one.
+def compare_decoders(store: Store, partition: Partition) -> dict[str, Decoded]:
+    """Compare each decoder with actual labels; turns without an actual label are only counted."""
+    tally = _Tally(None, None)
+    for _ in tally.add_all(store, partition, contexts=False):
+        pass
+    return tally.decoded()
 
-    Not for the paper's scenario, whose reports have figure 6 in their place.
-    """
-    decoders = {row.decoder for row in rows.feedback}
-    if rows.words.paper or not decoders:
+
+class _Decoder:
+    """A decoder's labels as columns, in order of game."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, array[Any]] = {
+            **{name: array("I") for name in (ROW, "game")},
+            **{name: array("i") for name in ("user", "version")},  # their numbers, as in _Tally
+            **{name: array("b") for name in ("label", "annotations", "thumbs", "targets")},
+            "score": array("f"),
+        }
+
+    def add(self, **values: float) -> None:
+        for name, column in self._columns.items():
+            column.append(values[name])
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the columns in the order of the table, which sums of scores depend on."""
+        order = np.argsort(np.frombuffer(self._columns[ROW], np.uint32))
+        return {name: np.frombuffer(each, each.typecode)[order] for name, each in self._columns.items()}
+
+
+class _Tally:
+    """Running counts of a partition's games, which come in order of id."""
+
+    def __init__(self, language: LanguageTally | None, corpus: Corpus | None) -> None:
+        self._language, self._corpus = language, corpus
+        self._games = 0  # in any table
+        self._played = 0  # with turns
+        self._counts = array("q")  # COLUMNS of games that have an outcome
+        self._decoders: dict[str, _Decoder] = defaultdict(_Decoder)
+        self._names = set[tuple[str, str]]()  # of decoders: model and revision
+        self._turns, self._scenarios = Counter[str](), Counter[str]()  # by user, by scenario
+        self._users, self._versions = dict[str, int](), dict[str, int]()  # numbers, in order of appearance
+        self._annotated = list[AnnotatedTurn]()
+        self._against = set[str]()  # what decoded labels can be compared with
+        self._words = Words()
+        self._first: str | None = None
+        self._last: str | None = None
+
+    def add_all(self, store: Store, partition: Partition, contexts: bool) -> Iterator[pa.RecordBatch]:
+        """Count the games of a partition; yield the context and COLUMNS of those to compare, if asked to."""
+        answers, waiting = _answers(store, partition), list[tuple[str | int, ...]]()
+        for game, rows in games(store, partition, _READ):
+            counts = self._add(game, rows, answers.get(game, ()))
+            if contexts and counts is not None and rows["turns"]:
+                targets = rows["outcomes"][0]["targets"] or ()
+                if (context := context_key(rows["turns"][-1]["context"], targets)) is not None:
+                    waiting.append((context, *counts))
+            if len(waiting) >= _BATCH:
+                yield context_batch(waiting)
+                waiting = []
+        yield context_batch(waiting)
+
+    def _add(self, game: str, rows: Rows, answers: Sequence[Row]) -> Sequence[int] | None:
+        """Count a game; return its COLUMNS, None if it has no outcome."""
+        turns, outcome = rows["turns"], next(iter(rows["outcomes"]), None)
+        if turns and not self._played:
+            self._words = words(turns[0]["scenario"])
+        if turns:
+            self._played += 1
+            self._turns[turns[0]["user"]] += len(turns)
+            self._scenarios.update(row["scenario"] for row in turns)
+            for part in (self._language, self._corpus):
+                if part is not None:
+                    part.add([row["utterance"] for row in turns])
+        annotated = _annotated(game, turns, answers)
+        self._annotated += annotated
+        self._add_labels(game, rows, _actual(turns, outcome, annotated))
+        self._games += 1
+        if outcome is None:
+            return None
+        start = outcome["started_at"]
+        self._first = start if self._first is None else min(self._first, start)
+        self._last = start if self._last is None else max(self._last, start)
+        if outcome["success"] is None:
+            return None
+        counts = [int(outcome["success"]), outcome["turns"], 0, 0]
+        for row in turns:
+            right, clicks = judge(row["scenario"]).credit(row["action"], row["context"], outcome["targets"])
+            counts[2] += right
+            counts[3] += clicks
+        self._counts.extend(counts)
+        return counts
+
+    def _add_labels(self, game: str, rows: Rows, actual: Mapping[str, Mapping[int, int]]) -> None:
+        self._against.update(name for name, labels in actual.items() if labels)
+        last = rows["turns"][-1] if rows["turns"] else None
+        user = self._users.setdefault(last["user"] if last else game, len(self._users))
+        version = self._versions.setdefault(_version(last), len(self._versions)) if last else -1
+        for row in rows["feedback"]:
+            self._names.add((row["decoder_model"], row["decoder_revision"][:12]))
+            self._decoders[row["decoder"]].add(
+                row=row[ROW],
+                game=self._games,
+                user=user,
+                version=version,
+                label=row["label"],
+                score=row["score"],
+                **{name: labels.get(row["turn"], _UNKNOWN) for name, labels in actual.items()},
+            )
+
+    def cell(self, f: ImageSimilarity | None) -> PolicyRound:
+        """Compute all figures."""
+        counts, annotated = np.frombuffer(self._counts, np.int64).reshape(-1, len(COLUMNS)), self._annotated
+        return PolicyRound(
+            figures=figures([counts]) if len(counts) else None,
+            language=self._language.language() if self._language and self._played else None,
+            decoded=self.decoded(),
+            turn_figures=turn_figures(annotated, f) if any(turn.right is not None for turn in annotated) else None,
+            agreement=agreement(annotated) if annotated else None,
+            users=user_shares(self._turns) if self._turns else None,
+            **self._follow_ups(),
+        )
+
+    def totals(self, contexts: Contexts) -> GameTotals:
+        """Return what remains of the partition."""
+        return GameTotals(
+            games=self._played,
+            turns=self._turns.total(),
+            contexts=contexts,
+            corpus=self._corpus,
+            labels={name: self._label_counts(each.columns()) for name, each in self._decoders.items()},
+            annotated=self._annotated,
+            users=np.array([hash_of(user) for user in self._turns], np.uint64),
+            first=self._first,
+            last=self._last,
+            scenarios=self._scenarios,
+            decoders=frozenset(f"{model} ({revision})" for model, revision in self._names),
+        )
+
+    def _label_counts(self, columns: Mapping[str, NDArray[Any]]) -> LabelCounts:
+        """Count labels by what is resampled of them: the game as in the paper, its user in conversations."""
+        units = columns["game" if self._words.paper else "user"]
+        _, first_N, place_T = np.unique(units, return_index=True, return_inverse=True)
+        counts = [np.bincount(place_T, columns["label"] == label, len(first_N)) for label in LABELS]
+        return np.stack(counts, axis=1)[np.argsort(first_N)].astype(np.int32)
+
+    def decoded(self) -> dict[str, Decoded]:
+        """Compare each decoder with actual labels."""
+        ranked: tuple[Against, ...] = ("annotations", "thumbs")
+        against: Against = next((name for name in ranked if name in self._against), "targets")
+        comparisons = {}
+        for decoder, each in sorted(self._decoders.items()):
+            columns = each.columns()
+            known_T = columns[against] != _UNKNOWN
+            label_T, game_T, actual_T = (columns[name][known_T] for name in ("label", "game", against))
+            compared = len(actual_T) > 0
+            comparisons[decoder] = Decoded(
+                **{name: int((columns["label"] == label).sum()) for name, label in _NAMES.items()},
+                against=against if compared else None,
+                confusion=confusion(actual_T, label_T, decoder, game_T) if compared else None,
+                calibration=_calibration(columns["score"][known_T].astype(float), actual_T, game_T),
+                by_label=by_label(actual_T, label_T, game_T) if compared and not self._words.paper else {},
+            )
+        return comparisons
+
+    def _follow_ups(self) -> dict[str, Any]:
+        """Measure decoded follow-ups, of all and by version, by the ternary decoder if there is one.
+
+        Not for the paper's scenario, whose reports have figure 6 in their place.
+        """
+        if self._words.paper or not self._decoders:
+            return {}
+        decoder = (DecoderKind.TERNARY if DecoderKind.TERNARY in self._decoders else DecoderKind.BINARY).value
+        columns = self._decoders[decoder].columns()
+        rank_U = np.empty(len(self._users), np.int64)
+        rank_U[[self._users[name] for name in sorted(self._users)]] = np.arange(len(self._users))
+
+        def measured(chosen_T: NDArray[np.bool_]) -> FollowUps | None:
+            users_T = rank_U[columns["user"][chosen_T]]
+            return follow_ups(users_T, columns["label"][chosen_T], has_neutral=decoder == DecoderKind.TERNARY)
+
+        versions = {name: measured(columns["version"] == at) for name, at in sorted(self._versions.items())}
+        return {
+            "follow_ups": measured(columns["version"] >= 0),
+            "by_version": {name: each for name, each in versions.items() if each},
+        }
+
+
+_NAMES = {"negative": -1, "neutral": 0, "positive": 1}
+
+
+def _answers(store: Store, partition: Partition) -> dict[str, list[Row]]:
+    """Read annotations by game, in order of turn and annotator."""
+    if read_manifest(store, "annotations", *partition) is None:
         return {}
-    decoder = (DecoderKind.TERNARY if DecoderKind.TERNARY in decoders else DecoderKind.BINARY).value
-    acted = {row.interaction_id: (row.user, _version(row)) for row in rows.turns}
-    labelled = [
-        (*acted[row.interaction_id], row.label)
-        for row in rows.feedback
-        if row.decoder == decoder and row.interaction_id in acted
-    ]
-
-    def measured(version: str | None = None) -> FollowUps | None:
-        chosen = [(user, label) for user, acting, label in labelled if version in (None, acting)]
-        users, labels = zip(*chosen, strict=True) if chosen else ((), ())
-        return follow_ups(users, labels, has_neutral=decoder == DecoderKind.TERNARY)
-
-    by_version = {version: measured(version) for version in sorted({version for _, version, _ in labelled})}
-    return {"follow_ups": measured(), "by_version": {version: each for version, each in by_version.items() if each}}
+    rows = read_table(store, "annotations", [partition.round], [partition.variant]).to_pylist()
+    plain = [row for row in rows if row["source"] != REVIEW]  # reviewed turns are not drawn plainly at random
+    plain.sort(key=itemgetter("interaction_id", "turn", "annotator"))
+    return {game: list(found) for game, found in groupby(plain, itemgetter("interaction_id"))}
 
 
-def _version(row: TurnRow) -> str:
-    return row.policy_name if row.policy_version == "unknown" else f"{row.policy_name}/{row.policy_version}"
-
-
-def _annotated_turns(rows: Rows) -> list[AnnotatedTurn]:
-    """Return annotations with their turns, in the order of annotators; those of unknown turns are left out."""
-    if not rows.annotations:
-        return []
-    turns = {(row.interaction_id, row.turn): row for row in rows.turns}
+def _annotated(game: str, turns: Sequence[Row], answers: Sequence[Row]) -> list[AnnotatedTurn]:
+    """Return annotations with their turns, in order of turn and annotator; those of unknown turns are left out."""
+    by_number = {row["turn"]: row for row in turns} if answers else {}
     return [
         AnnotatedTurn(
-            row["interaction_id"],
+            game,
             row["turn"],
-            turn.scenario,
-            turn.context,
-            turn.state,
-            turn.action,
+            turn["scenario"],
+            tuple(turn["context"]),
+            turn["state"],
+            turn["action"],
             row["intended"],
             row["satisfaction"],
             row["annotator"],
             row["correct"],
         )
-        for row in rows.annotations
-        if (turn := turns.get((row["interaction_id"], row["turn"]))) is not None
+        for row in answers
+        if (turn := by_number.get(row["turn"])) is not None
     ]
 
 
-def compare_decoders(rows: Rows) -> dict[str, Decoded]:
-    """Compare each decoder with actual labels; turns without an actual label are only counted."""
-    satisfaction = {
-        (turn.interaction_id, turn.turn): SATISFACTION_LABELS[turn.satisfaction]
-        for turn in first_annotations(_annotated_turns(rows))
-        if turn.satisfaction is not None
+def _actual(turns: Sequence[Row], outcome: Row | None, annotated: Sequence[AnnotatedTurn]) -> dict[str, dict[int, int]]:
+    """Return the actual labels of a game's turns, by where they come from."""
+    targets = outcome["targets"] if outcome else None
+    return {
+        "annotations": {
+            each.turn: SATISFACTION_LABELS[each.satisfaction]
+            for each in first_annotations(annotated)
+            if each.satisfaction is not None
+        },
+        "thumbs": {row["turn"]: row["explicit"] for row in turns if row["explicit"] is not None},
+        "targets": {
+            row["turn"]: judge(row["scenario"]).label(row["action"], row["context"], targets)
+            for row in turns
+            if targets is not None
+        },
     }
-    thumbs = {(row.interaction_id, row.turn): row.explicit for row in rows.turns if row.explicit is not None}
-    actual = satisfaction or thumbs or _target_labels(rows)
-    by_decoder: dict[str, list[LabelRow]] = defaultdict(list)
-    for row in rows.feedback:
-        by_decoder[row.decoder].append(row)
-    comparisons = {}
-    for decoder, feedback in sorted(by_decoder.items()):
-        labels = [row.label for row in feedback]
-        compared = [row for row in feedback if (row.interaction_id, row.turn) in actual]
-        actual_labels = [actual[row.interaction_id, row.turn] for row in compared]
-        games = [row.interaction_id for row in compared]
-        comparisons[decoder] = Decoded(
-            negative=labels.count(-1),
-            neutral=labels.count(0),
-            positive=labels.count(1),
-            against=("annotations" if satisfaction else "thumbs" if thumbs else "targets") if compared else None,
-            confusion=confusion(actual_labels, [row.label for row in compared], decoder, games) if compared else None,
-            calibration=_calibration(compared, actual_labels),
-            by_label=by_label(actual_labels, [row.label for row in compared], games)
-            if compared and not rows.words.paper
-            else {},
-        )
-    return comparisons
 
 
-def _calibration(feedback: Sequence[LabelRow], actual: Sequence[int]) -> Calibration | None:
+def _calibration(score_T: Floats, actual_T: NDArray[np.int8], game_T: NDArray[Any]) -> Calibration | None:
     """Compute the calibration, or None without scores: the released data has NaN in their place."""
-    has_score = [not isnan(row.score) for row in feedback]
-    if not any(has_score):
-        return None
-    rows = list(compress(feedback, has_score))
-    labels = list(compress(actual, has_score))
-    return calibration([row.score for row in rows], labels, [row.interaction_id for row in rows])
+    has_score = ~np.isnan(score_T)
+    return calibration(score_T[has_score], actual_T[has_score], game_T[has_score]) if has_score.any() else None
 
 
-def _target_labels(rows: Rows) -> dict[TurnKey, int]:
-    labels = {}
-    for row in rows.turns:
-        outcome = rows.outcomes.get(row.interaction_id)
-        if outcome is not None and outcome.targets is not None:
-            label = judge(row.scenario).label(row.action, row.context, outcome.targets)
-            labels[row.interaction_id, row.turn] = label
-    return labels
+def _version(row: Row) -> str:
+    unknown = row["policy_version"] == "unknown"
+    return str(row["policy_name"]) if unknown else f"{row['policy_name']}/{row['policy_version']}"

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from respect_core.stats import RESAMPLES, Estimate, Floats, bootstrap, by_game, quotients
+from respect_core.stats import RESAMPLES, Estimate, Floats, Games, bootstrap, by_game, places, quotients
 
 LABELS = (-1, 0, 1)  # figure 6's order: negative, neutral, positive
+Labels = Sequence[int] | NDArray[np.int8]
 PREDICTED = {"binary": (-1, 1), "ternary": LABELS}
 
 
@@ -93,10 +94,10 @@ class Calibration:
 
 
 def confusion(
-    actual: Sequence[int],
-    predicted: Sequence[int],
+    actual: Labels,
+    predicted: Labels,
     decoder: str,
-    games: Sequence[str] | None = None,
+    games: Games | None = None,
     *,
     resamples: int = RESAMPLES,
 ) -> Confusion:
@@ -114,10 +115,10 @@ def confusion(
         raise ValueError(f"decoder {decoder!r} is none of {', '.join(PREDICTED)}")
     _require(len(actual), predicted)
     columns = PREDICTED[decoder]
-    places = _places(actual, LABELS, "actual") * len(columns) + _places(predicted, columns, f"{decoder} decoder's")
-    cells = np.eye(len(LABELS) * len(columns))[places]
-    rows = cells if games is None else by_game(games, cells)
+    cell_T = _places(actual, LABELS, "actual") * len(columns) + _places(predicted, columns, f"{decoder} decoder's")
+    unit_T, units = _units(games, len(cell_T))
     shape = (len(LABELS), len(columns))
+    rows = _counted(unit_T, units, cell_T, len(LABELS) * len(columns))
     diagonal = np.equal.outer(LABELS, columns)
 
     def statistic(sums: Floats) -> Floats:
@@ -136,14 +137,14 @@ def confusion(
 
     accuracy, *of_positives = bootstrap(rows, statistic, resamples=resamples)
     assert accuracy is not None  # there are turns
-    shares = cells.mean(0).reshape(shape)
-    return Confusion(decoder, len(cells), columns, tuple(map(tuple, shares.tolist())), accuracy, *of_positives)
+    shares = (rows.sum(0) / len(cell_T)).reshape(shape)
+    return Confusion(decoder, len(cell_T), columns, tuple(map(tuple, shares.tolist())), accuracy, *of_positives)
 
 
 def calibration(
-    scores: Sequence[float],
-    actual: Sequence[int],
-    games: Sequence[str] | None = None,
+    scores: Sequence[float] | Floats,
+    actual: Labels,
+    games: Games | None = None,
     *,
     bins: int = 10,
     resamples: int = RESAMPLES,
@@ -168,12 +169,18 @@ def calibration(
     _require(len(odds), actual)
     probability = np.exp(-np.logaddexp(0, -odds))
     positive = (_places(actual, LABELS, "actual") == 2).astype(float)
-    in_bin = np.eye(bins)[np.minimum((probability * bins).astype(int), bins - 1)]  # [T, B]
+    bin_T = np.minimum((probability * bins).astype(int), bins - 1)
     # Of each bin: turns, probabilities, positives; then squared errors and turns.
-    columns = np.concatenate([in_bin, in_bin * probability[:, None], in_bin * positive[:, None]], axis=1)
-    errors = np.stack([(probability - positive) ** 2, np.ones_like(odds)], axis=1)
-    table = np.concatenate([columns, errors], axis=1)
-    rows = table if games is None else by_game(games, table)
+    of_bins = (None, probability, positive)
+    of_all = ((probability - positive) ** 2, np.ones_like(odds))
+    unit_T, units = _units(games, len(odds))
+    rows = np.concatenate(
+        [
+            *(_counted(unit_T, units, bin_T, bins, weight_T) for weight_T in of_bins),
+            *(np.bincount(unit_T, weight_T, units)[:, None] for weight_T in of_all),
+        ],
+        axis=1,
+    )
 
     def statistic(sums: Floats) -> Floats:
         turns, probabilities, positives = (sums[..., part * bins : (part + 1) * bins] for part in range(3))
@@ -184,7 +191,7 @@ def calibration(
 
     *shares, ece, brier = bootstrap(rows, statistic, resamples=resamples)
     assert ece is not None and brier is not None  # there are turns
-    sums = table.sum(0)
+    sums = np.concatenate([np.bincount(bin_T, weight_T, bins) for weight_T in of_bins])
     with_turns = tuple(
         Bin(each / bins, (each + 1) / bins, int(sums[each]), float(sums[bins + each] / sums[each]), share)
         for each, share in enumerate(shares)
@@ -208,7 +215,7 @@ def against_thumbs(labels: Sequence[int], thumbs: Sequence[int], games: Sequence
 
 
 def by_label(
-    actual: Sequence[int], predicted: Sequence[int], games: Sequence[str], weights: Sequence[float] | None = None
+    actual: Labels, predicted: Labels, games: Games, weights: Sequence[float] | None = None
 ) -> dict[int, LabelFigures]:
     """Compute precision and recall of negatives and of positives, by label, the intervals resampling games.
 
@@ -241,14 +248,31 @@ def auc(lower: ArrayLike, higher: ArrayLike) -> float:
     return (pairs - int((below_N + up_to_N).sum())) / pairs
 
 
-def _places(labels: Sequence[int], allowed: Sequence[int], whose: str) -> NDArray[np.int64]:
+def _places(labels: Labels, allowed: Sequence[int], whose: str) -> NDArray[np.int64]:
     """Return the place of each label among the allowed ones, which are sorted."""
-    unknown = sorted(set(labels) - set(allowed))
+    unknown = sorted(set(np.unique(labels).tolist()) - set(allowed))
     if unknown:
         raise ValueError(f"{whose} label {unknown[0]} is none of {', '.join(map(str, allowed))}")
     return np.searchsorted(allowed, np.asarray(labels, dtype=np.int64))
 
 
-def _require(turns: int, others: Sequence[int]) -> None:
+def _units(games: Games | None, turns: int) -> tuple[NDArray[np.int64], int]:
+    """Return what is resampled of each turn, by number, and how many of them there are."""
+    if games is None:
+        return np.arange(turns), turns
+    if len(games) != turns:
+        raise ValueError(f"{turns} turns with the games of {len(games)}; each turn has one")
+    return places(games)
+
+
+def _counted(
+    unit_T: NDArray[np.int64], units: int, cell_T: NDArray[np.int64], cells: int, weight_T: Floats | None = None
+) -> Floats:
+    """Add up the turns of each unit by cell [N, cells], or the weights that they have."""
+    sums = np.bincount(unit_T * cells + cell_T, weight_T, units * cells)
+    return sums.astype(float).reshape(units, cells)
+
+
+def _require(turns: int, others: Labels) -> None:
     if len(others) != turns:
         raise ValueError(f"{turns} turns on one side and {len(others)} on the other; give both for each turn")

@@ -8,18 +8,22 @@ Shapes: N games, V words, P permutations.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from respect_core.measuring.language import tokens
 from respect_core.stats import RESAMPLES, Estimate, Floats, bootstrap, difference, quotients
 
 PERMUTATIONS = 200
 LABELS = (1, 0, -1)
+LabelCounts = NDArray[np.int32]
+"""How many of a game's turns have each of LABELS [N, 3]."""
+_CELLS, _DEALS = 1_000_000, 25  # games times words in memory at a time; permutations of all games
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,45 @@ class LanguageDrift:
     p: float
     length: Estimate  # change of tokens per utterance
     unseen: float  # share of the later round's tokens that do not occur in the earlier one
+
+
+class Corpus:
+    """The words of games in order, as numbers: 4 bytes a word, 8 a game."""
+
+    def __init__(self, games: Iterable[Sequence[str]] = ()) -> None:
+        self._number: dict[str, int] = {}
+        self._tokens, self._per_game, self._utterances = array("I"), array("I"), array("I")
+        for utterances in games:
+            self.add(utterances)
+
+    def __len__(self) -> int:
+        return len(self._per_game)
+
+    @property
+    def words(self) -> Collection[str]:
+        """The different words, in the order of their numbers."""
+        return self._number.keys()
+
+    def add(self, utterances: Sequence[str]) -> None:
+        """Add a game."""
+        before = len(self._tokens)
+        for utterance in utterances:
+            self._tokens.extend(self._number.setdefault(word, len(self._number)) for word in tokens(utterance))
+        self._per_game.append(len(self._tokens) - before)
+        self._utterances.append(len(utterances))
+
+    def lengths(self) -> Floats:
+        """Return tokens and utterances of each game [N, 2]."""
+        columns = [np.frombuffer(each, np.uint32) for each in (self._per_game, self._utterances)]
+        return np.stack(columns, axis=1).astype(float)
+
+    def tokens(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+        """Return games from `start` on, counted from 0, and the number of the word, of each of their tokens."""
+        per_game_N = np.frombuffer(self._per_game, np.uint32)
+        before = int(per_game_N[:start].sum())
+        chosen_N = per_game_N[start:stop]
+        found_T = np.frombuffer(self._tokens, np.uint32)[before : before + int(chosen_N.sum())]
+        return np.repeat(np.arange(len(chosen_N)), chosen_N), found_T
 
 
 @dataclass(frozen=True)
@@ -61,31 +104,27 @@ class FeedbackDrift:
 
 
 def language_drift(
-    rounds: Mapping[int, Sequence[Sequence[str]]], *, resamples: int = RESAMPLES, permutations: int = PERMUTATIONS
+    rounds: Mapping[int, Corpus], *, resamples: int = RESAMPLES, permutations: int = PERMUTATIONS
 ) -> list[LanguageDrift]:
-    """Measure the drift from each round to the next, from the utterances of each game by round.
-
-    Memory grows with games times vocabulary.
+    """Measure the drift from each round to the next.
 
     Raises:
         ValueError: a round without tokens.
     """
     drifts = []
     for earlier, later in pairwise(sorted(rounds)):
-        games = [*rounds[earlier], *rounds[later]]
-        table = _words(games)
-        is_earlier = np.arange(len(games)) < len(rounds[earlier])
-        first, second = table[is_earlier].sum(0), table[~is_earlier].sum(0)
-        for number, words in ((earlier, first), (later, second)):
-            if not words.sum():
+        both = rounds[earlier], rounds[later]
+        columns, words = _columns(both)
+        first, second = (
+            _sums(np.ones((1, len(each))), each, column, words)[0] for each, column in zip(both, columns, strict=True)
+        )
+        for number, sums in ((earlier, first), (later, second)):
+            if not sums.sum():
                 raise ValueError(f"round {number} has no tokens to compare")
         divergence = float(_divergence(first, second))
-        permutations_PN = np.random.default_rng(0).permuted(np.tile(is_earlier, (permutations, 1)), axis=1)
-        in_first_PN = permutations_PN.astype(float)
-        chance = _divergence(in_first_PN @ table, (1 - in_first_PN) @ table)
-        lengths = np.stack([table.sum(1), [len(game) for game in games]], axis=1)
-        tables = lengths[is_earlier], lengths[~is_earlier]
-        change = difference(*tables, quotients, resamples=resamples)[0]
+        in_first_PV = _dealt(both, columns, words, permutations)
+        chance = _divergence(in_first_PV, first + second - in_first_PV)
+        change = difference(both[0].lengths(), both[1].lengths(), quotients, resamples=resamples)[0]
         assert change is not None  # both rounds have utterances
         drifts.append(
             LanguageDrift(
@@ -101,17 +140,22 @@ def language_drift(
     return drifts
 
 
-def feedback_shares(games: Sequence[Sequence[int]], *, resamples: int = RESAMPLES) -> FeedbackShares:
-    """Compute the shares of the decoded labels +1, 0 and -1, from the labels of each game.
+def label_counts(games: Iterable[Sequence[int]]) -> LabelCounts:
+    """Count the labels of each game."""
+    return np.array([[list(game).count(label) for label in LABELS] for game in games], np.int32).reshape(-1, 3)
+
+
+def feedback_shares(games: LabelCounts, *, resamples: int = RESAMPLES) -> FeedbackShares:
+    """Compute the shares of the decoded labels +1, 0 and -1.
 
     Raises:
         ValueError: no labels.
     """
     figures = bootstrap(_labels(games), quotients, resamples=resamples)
-    return FeedbackShares(sum(map(len, games)), *_three(figures))
+    return FeedbackShares(int(games.sum()), *_three(figures))
 
 
-def feedback_drift(rounds: Mapping[int, Sequence[Sequence[int]]]) -> list[FeedbackDrift]:
+def feedback_drift(rounds: Mapping[int, LabelCounts]) -> list[FeedbackDrift]:
     """Compute the change of the shares from each round to the next, from the labels of each game by round.
 
     Raises:
@@ -125,15 +169,39 @@ def feedback_drift(rounds: Mapping[int, Sequence[Sequence[int]]]) -> list[Feedba
     return drifts
 
 
-def _words(games: Sequence[Sequence[str]]) -> Floats:
-    """Count each word in each game, over the words of all games [N, V]."""
-    counters = [Counter(token for utterance in game for token in tokens(utterance)) for game in games]
-    place = {word: index for index, word in enumerate(sorted({word for counter in counters for word in counter}))}
-    table = np.zeros((len(games), len(place)))
-    for row, counter in zip(table, counters, strict=True):
-        for word, count in counter.items():
-            row[place[word]] = count
-    return table
+def _columns(corpora: Sequence[Corpus]) -> tuple[list[NDArray[np.int64]], int]:
+    """Return the place of each word of each corpus among the sorted words of all, and how many there are."""
+    words = sorted({word for each in corpora for word in each.words})
+    place = {word: number for number, word in enumerate(words)}
+    return [np.array([place[word] for word in each.words], np.int64) for each in corpora], len(words)
+
+
+def _sums(shares_PN: Floats, corpus: Corpus, column: NDArray[np.int64], words: int) -> Floats:
+    """Multiply each game's words by its share, and add them up [P, V]. They are whole numbers: the order is no matter.
+
+    Memory holds the words of some games: as few as there are in a block of _CELLS cells.
+    """
+    sums, step = np.zeros((len(shares_PN), words)), max(1, _CELLS // max(1, words))
+    for start in range(0, len(corpus), step):
+        game_T, word_T = corpus.tokens(start, start + step)
+        rows = min(step, len(corpus) - start)
+        table = np.bincount(game_T * words + column[word_T], minlength=rows * words).reshape(rows, words)
+        sums += shares_PN[:, start : start + step].astype(float) @ table.astype(float)
+    return sums
+
+
+def _dealt(
+    corpora: tuple[Corpus, Corpus], columns: Sequence[NDArray[np.int64]], words: int, permutations: int
+) -> Floats:
+    """Count the words of the games that fall to the earlier round, which are dealt at random [P, V]."""
+    first = len(corpora[0])
+    is_earlier, random = np.arange(first + len(corpora[1])) < first, np.random.default_rng(0)
+    sums = np.zeros((permutations, words))
+    for start in range(0, permutations, _DEALS):
+        deals_PN = np.stack([random.permuted(is_earlier) for _ in range(min(_DEALS, permutations - start))])
+        for corpus, column, part in zip(corpora, columns, (deals_PN[:, :first], deals_PN[:, first:]), strict=True):
+            sums[start : start + _DEALS] += _sums(part, corpus, column, words)
+    return sums
 
 
 def _divergence(first: Floats, second: Floats) -> Floats:
@@ -148,11 +216,10 @@ def _relative(p: Floats, q: Floats) -> Floats:
     return np.asarray(np.sum(p * np.log2(np.where(p > 0, p, 1) / np.where(p > 0, q, 1)), axis=-1))
 
 
-def _labels(games: Sequence[Sequence[int]]) -> Floats:
+def _labels(games: LabelCounts) -> Floats:
     """Return numerator and denominator of each label's share, by game [N, 6]."""
-    return np.array(
-        [[value for label in LABELS for value in (list(game).count(label), len(game))] for game in games], dtype=float
-    ).reshape(-1, 6)
+    turns_N3 = np.repeat(games.sum(1, keepdims=True), len(LABELS), axis=1)
+    return np.stack([games, turns_N3], axis=2).reshape(-1, 6).astype(float)
 
 
 def _three(figures: Sequence[Estimate | None]) -> tuple[Estimate, Estimate, Estimate]:

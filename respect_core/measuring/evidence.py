@@ -7,14 +7,14 @@ outcomes, nothing on the learning path may import this module (tests/test_no_aux
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from respect_core.log import set_aside
-from respect_core.measuring.cell import GameTotals, PolicyRound, cell, read_rows
+from respect_core.measuring.cell import GameTotals, PolicyRound, measure_partition
 from respect_core.measuring.comparison import Paired, paired
 from respect_core.measuring.cost import Cost, read_cost
 from respect_core.measuring.drift import FeedbackDrift, LanguageDrift, feedback_drift, language_drift
@@ -126,7 +126,7 @@ def gather(
 ) -> Evidence:
     """Gather everything that the tables of a store show.
 
-    Memory holds one partition's turns, and the other partitions' utterances and labels.
+    Memory holds figures of each game, in bytes: of all partitions some 20 a game, and more of one at a time.
 
     Args:
         name: of the deployment, for its report.
@@ -141,11 +141,18 @@ def gather(
     """
     measured: dict[str, dict[int, PolicyRound]] = defaultdict(dict)
     totals: dict[Partition, GameTotals] = {}
-    for partition in partitions(store, "turns"):
-        if up_to is None or partition.round <= up_to:
-            rows = read_rows(store, partition)
-            measured[partition.variant][partition.round] = cell(rows, f)
-            totals[partition] = rows.totals()
+    systems = tuple(systems)
+    acted = [each for each in partitions(store, "turns") if up_to is None or each.round <= up_to]
+    compared = Counter(each.round for each in acted if each.variant != HH)
+    of_main = _over_rounds(acted, systems)
+    for partition in acted:
+        measured[partition.variant][partition.round], totals[partition] = measure_partition(
+            store,
+            partition,
+            f,
+            contexts=partition.variant != HH and compared[partition.round] > 1,
+            corpus=len(of_main) > 1 and partition in of_main.values(),
+        )
     if not any(each.turns for each in totals.values()):
         raise ValueError(
             f"no games in the tables of {store.uri}; play or import some first: `respect study`, `respect import games`"
@@ -154,21 +161,20 @@ def gather(
     by_round: dict[int, list[Partition]] = defaultdict(list)
     for each in sorted(totals):
         by_round[each.round].append(each)
-    starts = sorted(start for each in totals.values() for start in each.starts)
     annotated = [row for each in totals.values() for row in each.annotated]
     return Evidence(
         name=name,
         cells=cells,
-        learned_from=learned_from({each: len(games.utterances) for each, games in totals.items()}, cells),
+        learned_from=learned_from({each: games.games for each, games in totals.items()}, cells),
         comparisons=tuple(_comparisons(totals)),
-        drift=_drift(totals, cells),
+        drift=_drift(totals, main_policy(cells), of_main),
         agreement=agreement(annotated) if annotated else None,
         costs=tuple(read_cost(store, run, number) for number in rounds_of(cells)),
-        games=sum(len(each.utterances) for each in totals.values()),
+        games=sum(each.games for each in totals.values()),
         turns=sum(each.turns for each in totals.values()),
-        users=len(set[str]().union(*(each.users for each in totals.values()))),
-        first=starts[0] if starts else None,
-        last=starts[-1] if starts else None,
+        users=len(np.unique(np.concatenate([each.users for each in totals.values()]))),
+        first=min((each.first for each in totals.values() if each.first is not None), default=None),
+        last=max((each.last for each in totals.values() if each.last is not None), default=None),
         decoders=tuple(sorted(set[str]().union(*(each.decoders for each in totals.values())))),
         scenario=_main_scenario(totals.values()),
         versions=tuple(_versions(measured)),
@@ -220,28 +226,37 @@ def _comparisons(totals: Mapping[Partition, GameTotals]) -> Iterator[Comparison]
         acted = {each.variant: games for each, games in totals.items() if each.round == number and each.variant != HH}
         other = next((policy for policy in (CONTROL, *ORDER) if policy in acted), None)
         for policy in [policy for policy in ORDER if other and policy in acted and policy != other]:
-            mine, theirs = acted[policy].by_context, acted[other or CONTROL].by_context
-            if both := sorted(set(mine) & set(theirs)):
-                result = paired(*(np.array([games[key] for key in both]) for games in (mine, theirs)))
-                yield Comparison(number, policy, other or CONTROL, result)
+            mine, theirs = acted[policy].contexts, acted[other or CONTROL].contexts
+            both = [one.columns[np.isin(one.hashes, each.hashes)] for one, each in ((mine, theirs), (theirs, mine))]
+            if len(both[0]):
+                yield Comparison(number, policy, other or CONTROL, paired(*both))
 
 
-def _drift(totals: Mapping[Partition, GameTotals], cells: Cells) -> Drift | None:
-    """Measure the drift of the main policy, whose round 0 is the seed policy's; None with fewer than two rounds."""
+def _over_rounds(acted: Collection[Partition], systems: Iterable[str]) -> dict[int, Partition]:
+    """Return the partitions of the main policy by round, of which round 0 is the seed policy's."""
+    measured: dict[str, dict[int, PolicyRound]] = defaultdict(dict)
+    for each in acted:
+        measured[each.variant][each.round] = PolicyRound()
+    cells = shared_round_0(measured, systems)
+    if not cells:
+        return {}
     policy = main_policy(cells)
-    of_policy = {
-        number: games
-        for number in sorted(cells[policy])
-        if (games := totals.get(Partition(number, policy)) or totals.get(Partition(number, SEED)))
-    }
-    if len(of_policy) < 2:
+    places = {number: (Partition(number, policy), Partition(number, SEED)) for number in sorted(cells[policy])}
+    return {number: found for number, each in places.items() if (found := next((p for p in each if p in acted), None))}
+
+
+def _drift(totals: Mapping[Partition, GameTotals], policy: str, of_main: Mapping[int, Partition]) -> Drift | None:
+    """Measure the drift of the main policy; None with fewer than two rounds."""
+    if len(of_main) < 2:
         return None
+    of_policy = {number: totals[each] for number, each in of_main.items()}
+    corpora = {number: each.corpus for number, each in of_policy.items() if each.corpus is not None}
     labels = {
         decoder: {number: games.labels[decoder] for number, games in of_policy.items() if decoder in games.labels}
         for decoder in sorted({name for games in of_policy.values() for name in games.labels})
     }
     return Drift(
         policy,
-        tuple(language_drift({number: games.utterances for number, games in of_policy.items()})),
+        tuple(language_drift(corpora)),
         {decoder: tuple(feedback_drift(by_round)) for decoder, by_round in labels.items() if len(by_round) > 1},
     )

@@ -14,7 +14,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from respect_core.stats import RESAMPLES, Estimate, Floats, bootstrap, by_game, difference, quotients
+from respect_core.measuring.decoder_metrics import Labels
+from respect_core.stats import RESAMPLES, Estimate, Floats, Games, bootstrap, by_game, difference, quotients
 
 POWER, ERROR = 0.8, 0.05
 """Of the test whose size `Compared.needed` states: of finding a true difference, and of finding one that is not there
@@ -33,10 +34,10 @@ class FollowUps:
 
 
 def follow_ups(
-    users: Sequence[str], labels: Sequence[int], *, has_neutral: bool = True, resamples: int = RESAMPLES
+    users: Games, labels: Labels, *, has_neutral: bool = True, resamples: int = RESAMPLES
 ) -> FollowUps | None:
     """Measure the shares of labels -1, 0 and +1, from the user and the label of each turn; None without turns."""
-    if not labels:
+    if not len(labels):
         return None
     rows_U6 = _counts(users, labels)
     negative, neutral, positive = bootstrap(rows_U6, quotients, resamples=resamples)
@@ -96,9 +97,9 @@ def compare(
     return Compared(sides[0], sides[1], conversations, negative, positive, effect, needed)
 
 
-def _counts(users: Sequence[str], labels: Sequence[int]) -> Floats:
+def _counts(users: Games, labels: Labels) -> Floats:
     """Return, for each user [U, 6], the turns with each label and all turns, three times."""
-    label_T = np.array(labels)
+    label_T = np.asarray(labels)
     columns = [column for label in (-1, 0, 1) for column in (label_T == label, np.ones(len(labels)))]
     return by_game(users, np.stack(columns, axis=1))
 

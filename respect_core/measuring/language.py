@@ -9,9 +9,12 @@ Deviations from the paper, numbered as they are cited elsewhere:
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+
+import numpy as np
 
 from respect_core.errors import extra
 from respect_core.stats import RESAMPLES, Estimate, ratio
@@ -53,22 +56,44 @@ def language(games: Iterable[Sequence[str]], *, resamples: int = RESAMPLES) -> L
     Raises:
         ValueError: no utterances.
     """
-    corpus = [list(utterances) for utterances in games]
-    words = [[tokens(utterance) for utterance in utterances] for utterances in corpus]
-    lengths = [sum(map(len, utterances)) for utterances in words]
-    all_utterances = [utterance for utterances in corpus for utterance in utterances]
-    if not all_utterances:
-        raise ValueError("no utterances to measure")
-    return Language(
-        utterances=len(all_utterances),
-        vocabulary=len({token for utterances in words for utterance in utterances for token in utterance}),
-        utterance_length=ratio(lengths, list(map(len, corpus)), resamples=resamples),
-        resets=occurrences(all_utterances, RESET),
-        try_agains=occurrences(all_utterances, TRY_AGAIN),
-    )
+    tally = LanguageTally()
+    for utterances in games:
+        tally.add(utterances)
+    return tally.language(resamples=resamples)
 
 
-@lru_cache(maxsize=65536)  # users repeat themselves: 'yes', 'try again'
+class LanguageTally:
+    """Running counts over games: 8 bytes a game, and the vocabulary."""
+
+    def __init__(self) -> None:
+        self._vocabulary = set[str]()
+        self._lengths, self._utterances = array("I"), array("I")  # of each game: its tokens, and its utterances
+        self._resets = self._try_agains = 0
+
+    def add(self, utterances: Sequence[str]) -> None:
+        """Count the utterances of a game."""
+        words = [tokens(utterance) for utterance in utterances]
+        self._vocabulary.update(*words)
+        self._lengths.append(sum(map(len, words)))
+        self._utterances.append(len(utterances))
+        self._resets += occurrences(utterances, RESET)
+        self._try_agains += occurrences(utterances, TRY_AGAIN)
+
+    def language(self, *, resamples: int = RESAMPLES) -> Language:
+        """Return the figures of the games so far. Raises ValueError without utterances."""
+        utterances_N = np.frombuffer(self._utterances, np.uint32)
+        if not utterances_N.any():
+            raise ValueError("no utterances to measure")
+        return Language(
+            utterances=int(utterances_N.sum()),
+            vocabulary=len(self._vocabulary),
+            utterance_length=ratio(np.frombuffer(self._lengths, np.uint32), utterances_N, resamples=resamples),
+            resets=self._resets,
+            try_agains=self._try_agains,
+        )
+
+
+@lru_cache(maxsize=16384)  # users repeat themselves: 'yes', 'try again'
 def tokens(utterance: str) -> tuple[str, ...]:
     """Return the alphanumeric word tokens of the lower-cased utterance, as NLTK splits words.
 

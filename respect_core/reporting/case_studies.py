@@ -7,20 +7,23 @@ measuring only: targets are read.
 from __future__ import annotations
 
 import io
-import sys
+from array import array
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
+from respect_core.measuring.comparison import context_key, hash_of
 from respect_core.measuring.evidence import ORDER
 from respect_core.measuring.language import RESET, TRY_AGAIN
 from respect_core.scenarios.multiref import actions
 from respect_core.store.base import Store
+from respect_core.store.by_game import games
 from respect_core.store.images import known_images, load_images
 from respect_core.store.manifests import Partition, partitions
-from respect_core.store.tables import iter_batches, read_table
 from respect_core.variants import CONTROL, HH, SEED
 
 _PIXELS = 72  # of a drawing's side
@@ -77,15 +80,16 @@ class CaseStudy:
 
 @dataclass(frozen=True)
 class _Game:
+    name: str
     context: tuple[str, ...]
     targets: frozenset[str]
     success: bool
     turns: tuple[tuple[str, str], ...]  # utterance, action
 
     @property
-    def key(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The game's context and targets, whatever order its images are in."""
-        return frozenset(self.context), self.targets
+    def key(self) -> int:
+        """A hash of the game's context and targets, whatever order its images are in."""
+        return hash_of(context_key(set(self.context), self.targets) or "")
 
     def says(self, phrases: Iterable[str]) -> bool:
         return any(phrase in utterance.lower() for utterance, _ in self.turns for phrase in phrases)
@@ -128,68 +132,82 @@ def choose(store: Store, up_to: int | None = None) -> list[CaseStudy]:
     last = max(each.round for each in played)
     in_last = {each.variant: each for each in played if each.round == last}
     policies = [policy for policy in ORDER if policy in in_last] + sorted(set(in_last) - set(ORDER))
-    games_of = {policy: _games(store, in_last[policy]) for policy in policies if policy in (policies[0], CONTROL, HH)}
-    pools = [(policies[0], last, games_of[policies[0]])]
-    if last > 0 and Partition(0, SEED) in played:
-        pools.append((SEED, 0, _games(store, Partition(0, SEED))))
+    pools = [in_last[policies[0]], *({Partition(0, SEED)}.intersection(played) - {in_last[policies[0]]})]
     chosen: list[CaseStudy] = []
-    used: set[int] = set()
-    for heading, fits in _KINDS:
-        candidates = (
-            (policy, number, game)
-            for policy, number, games in pools
-            for game in games
-            if id(game) not in used and _FEW_TURNS <= len(game.turns) <= _MANY_TURNS and fits(game)
-        )
-        if (first := next(candidates, None)) is not None:
-            used.add(id(first[2]))
-            chosen.append(_case_study(heading, *first))
-    return chosen + _side_by_side(games_of, last)
+    used: set[str] = set()
+    for (heading, _), candidates in zip(_KINDS, _candidates(store, pools), strict=True):
+        if (first := next((each for each in candidates if each[1].name not in used), None)) is not None:
+            place, game = first
+            used.add(game.name)
+            chosen.append(_case_study(heading, place.variant, place.round, game))
+    return chosen + _side_by_side(store, policies[0], in_last)
 
 
-def _side_by_side(games: Mapping[str, Sequence[_Game]], last: int) -> list[CaseStudy]:
-    """Choose a context that CONTROL lost and the policy won, preferably one that people played (figures 21 to 23)."""
-    policy = next(iter(games))
-    if CONTROL not in games or policy == CONTROL:
+def _candidates(store: Store, pools: Iterable[Partition]) -> list[list[tuple[Partition, _Game]]]:
+    """Return the first games of each kind, one more than other kinds can take away."""
+    found: list[list[tuple[Partition, _Game]]] = [[] for _ in _KINDS]
+    for place in pools:
+        for game in _games(store, place):
+            if _FEW_TURNS <= len(game.turns) <= _MANY_TURNS:
+                for (_, fits), mine in zip(_KINDS, found, strict=True):
+                    if len(mine) < len(_KINDS) and fits(game):
+                        mine.append((place, game))
+            if all(len(mine) == len(_KINDS) for mine in found):
+                return found
+    return found
+
+
+def _side_by_side(store: Store, policy: str, places: Mapping[str, Partition]) -> list[CaseStudy]:
+    """Choose a context that CONTROL lost and the policy won, preferably one that people played (figures 21 to 23).
+
+    Memory holds nine bytes of each game.
+    """
+    if CONTROL not in places or policy == CONTROL:
         return []
-    by_key = {name: {game.key: game for game in played} for name, played in games.items()}
-    both = [key for key, game in by_key[policy].items() if game.success and key in by_key[CONTROL]]
-    both = [key for key in both if not by_key[CONTROL][key].success]
-    both.sort(key=lambda key: key not in by_key.get(HH, {}))
-    if not both:
+    titles = {CONTROL: ("the seed policy", 21), policy: (f"the policy of round {places[policy].round}", 22)}
+    titles |= {HH: ("a person", 23)} if HH in places and policy != HH else {}
+    keys = {name: _Keys(_games(store, places[name])) for name in titles}
+    mine, theirs = keys[policy], keys[CONTROL]
+    wins = mine.hashes[mine.success & np.isin(mine.hashes, theirs.hashes[~theirs.success])]
+    if not len(wins):
         return []
+    people = np.isin(wins, keys[HH].hashes) if HH in keys else np.zeros(len(wins), bool)
+    first = int(wins[np.argmax(people)])
     return [
-        _case_study(f"One context, {title} (as in figure {figure})", name, last, game)
-        for name, title, figure in (
-            (CONTROL, "the seed policy", 21),
-            (policy, f"the policy of round {last}", 22),
-            (HH, "a person", 23),
-        )
-        if (game := by_key.get(name, {}).get(both[0])) is not None
+        _case_study(f"One context, {title} (as in figure {figure})", name, places[name].round, game)
+        for name, (title, figure) in titles.items()
+        for game in deque((each for each in _games(store, places[name]) if each.key == first), maxlen=1)
     ]
 
 
-def _games(store: Store, partition: Partition) -> list[_Game]:
+class _Keys:
+    """The keys of games, in order of the first game of each, and whether the last game of each was won."""
+
+    def __init__(self, games: Iterable[_Game]) -> None:
+        hashes, success = array("Q"), array("b")
+        for game in games:
+            hashes.append(game.key)
+            success.append(bool(game.success))
+        hash_N = np.frombuffer(hashes, np.uint64)
+        found, first = np.unique(hash_N, return_index=True)
+        last = len(hash_N) - 1 - np.unique(hash_N[::-1], return_index=True)[1]
+        order = np.argsort(first)
+        self.hashes, self.success = found[order], np.frombuffer(success, bool)[last[order]]
+
+
+def _games(store: Store, partition: Partition) -> Iterator[_Game]:
     """Read games with targets, in order of id."""
-    where = [partition.round], [partition.variant]
-    outcomes = read_table(store, "outcomes", *where, ["interaction_id", "targets", "success"]).to_pylist()
-    turns: dict[str, list[tuple[int, str, str]]] = {}
-    contexts: dict[str, tuple[str, ...]] = {}
-    for batch in iter_batches(store, "turns", *where, ["interaction_id", "turn", "context", "utterance", "action"]):
-        for row in batch.to_pylist():
-            turns.setdefault(row["interaction_id"], []).append((row["turn"], row["utterance"], row["action"]))
-            if row["interaction_id"] not in contexts:
-                contexts[row["interaction_id"]] = tuple(map(sys.intern, row["context"]))
-    return [
-        _Game(
-            contexts[each],
-            frozenset(row["targets"]),
-            row["success"],
-            tuple((utterance, action) for _, utterance, action in sorted(turns[each])),
-        )
-        for row in sorted(outcomes, key=lambda row: str(row["interaction_id"]))
-        if row["targets"] is not None and (each := row["interaction_id"]) in turns
-    ]
+    columns = {"turns": ["turn", "context", "utterance", "action"], "outcomes": ["targets", "success"]}
+    for name, rows in games(store, partition, columns):
+        outcome = next(iter(rows["outcomes"]), None)
+        if rows["turns"] and outcome is not None and outcome["targets"] is not None:
+            yield _Game(
+                name,
+                tuple(rows["turns"][0]["context"]),
+                frozenset(outcome["targets"]),
+                outcome["success"],
+                tuple((row["utterance"], row["action"]) for row in rows["turns"]),
+            )
 
 
 def _case_study(heading: str, policy: str, round: int, game: _Game) -> CaseStudy:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from respect_core.interaction import Interaction, Turn
 from respect_core.measuring.evidence import ORDER
 from respect_core.scenario import Message, ScenarioError, scenario
 from respect_core.store.base import Store
+from respect_core.store.by_game import games
 from respect_core.store.manifests import Partition, partitions
-from respect_core.store.tables import iter_batches
 from respect_core.variants import SEED, DecoderKind
 
 MOST_CHARACTERS = 700
@@ -113,43 +115,65 @@ def choose(store: Store, policies: Sequence[str], up_to: int | None = None) -> l
         key=lambda each: order.index(each.variant) if each.variant in order else len(order),
     )
     places = [first, *({Partition(0, SEED)}.intersection(acted) - {first})]
-    pool = [(place, name, turns) for place in places for name, turns in sorted(_conversations(store, place).items())]
     chosen, used = list[Conversation](), set[str]()
-    for heading, rank in _KINDS:
-        ranked = [
-            (fit, index, at)
-            for index, (_, name, turns) in enumerate(pool)
-            if name not in used
-            for at in range(len(turns))
-            if (fit := rank(turns, at)) is not None
-        ]
-        if ranked:
-            _, index, at = min(ranked)
-            place, name, turns = pool[index]
-            used.add(name)
-            chosen.append(_shown(heading, place, turns, at))
+    for (heading, _), candidates in zip(_KINDS, _candidates(store, places), strict=True):
+        if (best := next((each for each in candidates if each.name not in used), None)) is not None:
+            used.add(best.name)
+            chosen.append(_shown(heading, best.place, best.turns, best.at))
     return chosen
 
 
-def _conversations(store: Store, place: Partition) -> dict[str, list[_Turn]]:
-    """Read the conversations of a partition with their labels, by id; by the ternary decoder where it ran."""
-    where = [place.round], [place.variant]
-    columns = ["interaction_id", "turn", "decoder", "label", "score", "low_margin"]
-    labels: dict[tuple[str, int], tuple[int, float, bool]] = {}
-    for batch in iter_batches(store, "feedback", *where, columns):
-        for row in batch.to_pylist():
-            if row["decoder"] == DecoderKind.TERNARY or (row["interaction_id"], row["turn"]) not in labels:
-                labels[row["interaction_id"], row["turn"]] = row["label"], row["score"], row["low_margin"]
-    columns = ["interaction_id", "turn", "scenario", "state", "utterance", "action", "follow_up", "explicit"]
-    rows = [row for batch in iter_batches(store, "turns", *where, columns) for row in batch.to_pylist()]
-    conversations: dict[str, list[_Turn]] = {}
-    for row in sorted(rows, key=lambda row: (row["interaction_id"], row["turn"])):
-        turn = Turn(row["state"], row["utterance"], row["action"])
-        label = labels.get((row["interaction_id"], row["turn"]), (None, None, False))
-        conversations.setdefault(row["interaction_id"], []).append(
-            _Turn(row["scenario"], turn, row["follow_up"], row["explicit"], *label)
-        )
-    return conversations
+class _Candidate(NamedTuple):
+    """A conversation, with its turn that fits a kind best; in the order of preference."""
+
+    fit: float
+    number: int
+    at: int
+    place: Partition
+    name: str
+    turns: Sequence[_Turn]
+
+
+def _candidates(store: Store, places: Sequence[Partition]) -> list[list[_Candidate]]:
+    """Return the best conversations of each kind, more than other kinds can take away."""
+    found: list[list[_Candidate]] = [[] for _ in _KINDS]
+    enough = len(_KINDS) * len(places)
+    pool = ((place, name, turns) for place in places for name, turns in _conversations(store, place))
+    for number, (place, name, turns) in enumerate(pool):
+        for (_, rank), mine in zip(_KINDS, found, strict=True):
+            ranked = [(fit, at) for at in range(len(turns)) if (fit := rank(turns, at)) is not None]
+            if ranked and (len(mine) < enough or min(ranked)[0] < mine[-1].fit):
+                fit, at = min(ranked)
+                insort(mine, _Candidate(fit, number, at, place, name, turns))
+                del mine[enough:]
+    return found
+
+
+def _conversations(store: Store, place: Partition) -> Iterator[tuple[str, list[_Turn]]]:
+    """Read the conversations of a partition with their labels, in order of id; by the ternary decoder where it ran."""
+    columns = {
+        "turns": ["turn", "scenario", "state", "utterance", "action", "follow_up", "explicit"],
+        "feedback": ["turn", "decoder", "label", "score", "low_margin"],
+    }
+    for name, rows in games(store, place, columns):
+        labels: dict[int, tuple[int, float, bool]] = {}
+        for row in rows["feedback"]:
+            if row["decoder"] == DecoderKind.TERNARY or row["turn"] not in labels:
+                labels[row["turn"]] = row["label"], row["score"], row["low_margin"]
+        if rows["turns"]:
+            yield (
+                name,
+                [
+                    _Turn(
+                        row["scenario"],
+                        Turn(row["state"], row["utterance"], row["action"]),
+                        row["follow_up"],
+                        row["explicit"],
+                        *labels.get(row["turn"], (None, None, False)),
+                    )
+                    for row in rows["turns"]
+                ],
+            )
 
 
 def _shown(heading: str, place: Partition, turns: Sequence[_Turn], at: int) -> Conversation:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from respect_core.measuring.decoder_metrics import calibration, confusion
-from respect_core.measuring.drift import feedback_shares
+from respect_core.measuring.drift import feedback_shares, label_counts
 from respect_core.measuring.metrics import Counts, figures
 from respect_core.measuring.turn_metrics import AnnotatedTurn, agreement, turn_figures
 from respect_core.scenarios.multiref.actions import LETTERS
@@ -85,7 +85,7 @@ def measure(cells: list[Cell]) -> None:
             by_game: dict[str, list[int]] = {}
             for game, label in zip(each.games, labels, strict=True):
                 by_game.setdefault(game, []).append(label)
-            feedback_shares(list(by_game.values()))
+            feedback_shares(label_counts(by_game.values()))
 
 
 @case("bootstrap")

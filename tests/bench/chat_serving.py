@@ -114,7 +114,7 @@ def chat_serve(quick: bool) -> Iterator[Record]:
         transformers = [str(Path(sys.executable).with_name("transformers")), "serve", source, "--port"]
 
         def start(name: str, model: str, command: Sequence[str], *more: str, health: str = "/health") -> Server:
-            return stack.enter_context(_process(name, model, command, more, health))
+            return stack.enter_context(process(name, model, command, more, health))
 
         ours = start("the gateway", "respect", gateway, health="/ready")
         peers = [
@@ -167,7 +167,7 @@ def _compare(ours: Server, peer: Server, at_once: int) -> Iterator[Record]:
 
 
 @contextlib.contextmanager
-def _process(name: str, model: str, command: Sequence[str], more: Sequence[str], health: str) -> Iterator[Server]:
+def process(name: str, model: str, command: Sequence[str], more: Sequence[str], health: str) -> Iterator[Server]:
     """Start a server, whose command takes a free port and then `more`, and wait until it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,13 +1,14 @@
 """Decoding feedback with SmolLM2: against generating three tokens (the authors' way), one pass a batch, the machine.
 
 Both peers take the same prompts in full, padded, in their best batch size, and read off the same label words at the
-end of the prompt. Follow-ups are of simulated games. Ours starts without the shared prefix every time; the peers are
-timed on every k-th turn, because they take the same time for each.
+end of the prompt; peers that keep the shared start are in `decoding_prefix`. Follow-ups are of simulated games. Ours
+starts without the shared prefix every time; the peers are timed on every k-th turn, because they take the same time for
+each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from time import perf_counter
@@ -19,9 +20,11 @@ from transformers import Pipeline
 
 from respect_core.feedback import decoder as feedback
 from respect_core.feedback.decoder import FeedbackDecoder
+from respect_core.feedback.prompts import Exchange
 from respect_core.feedback.scoring import LabelScorer
 from respect_core.feedback.trees import Tree
 from respect_core.model.local import Dtype
+from respect_core.training_data.sampling import Example
 from tests.bench import games
 from tests.bench.flops import Shape
 from tests.bench.record import Record, case, compare
@@ -50,9 +53,14 @@ def words() -> list[str]:
 
 def prompts(turns: int, count: int) -> list[str]:
     """So many prompts of follow-ups in games of so many turns, in the order in which they were played."""
-    found: list[str] = []
-    for example in games.examples(-(-count // (turns - 1)), turns):
-        interaction = example.interaction
+    examples = games.examples(-(-count // (turns - 1)), turns)
+    return [decoder()._render(decoder().config.binary, each) for each in exchanges(examples)][:count]
+
+
+def exchanges(examples: Iterable[Example]) -> list[Exchange]:
+    """The turns with a follow-up."""
+    found: list[Exchange] = []
+    for interaction in (example.interaction for example in examples):
         rows = [
             {
                 "interaction_id": interaction.interaction_id,
@@ -63,8 +71,8 @@ def prompts(turns: int, count: int) -> list[str]:
             }
             for number, (turn, after) in enumerate(zip(interaction.turns, [*interaction.turns[1:], None], strict=True))
         ]
-        found += [decoder()._render(decoder().config.binary, each) for _, each in feedback.exchanges(rows)]
-    return found[:count]
+        found += [each for _, each in feedback.exchanges(rows)]
+    return found
 
 
 def batched(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
@@ -74,8 +82,8 @@ def batched(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 # --- the sides --------------------------------------------------------------------------------------------------
 
 
-def ours(texts: Sequence[str], dtype: Dtype = "float32") -> Tensor:
-    return LabelScorer(decoder(dtype).local, decoder().config.token_budget).score(texts, words())
+def ours(texts: Sequence[str], dtype: Dtype = "float32", labels: Sequence[str] = ()) -> Tensor:
+    return LabelScorer(decoder(dtype).local, decoder().config.token_budget).score(texts, labels or words())
 
 
 @lru_cache(maxsize=1)
@@ -167,7 +175,7 @@ def _against(name: str, peer: Peer, peer_name: str, bar: float, steps: int, quic
         for turns in scale.lengths:
             texts = prompts(turns, scale.turns)
             some = texts[:: scale.every]
-            batch = _fastest(peer, some, scale.batches)
+            batch = fastest(peer, some, scale.batches)
             equality = _agree(ours(texts)[:: scale.every], peer(some, batch), len(set(texts)), len(texts))
             lengths = [padded(each).input_ids.shape for each in batched(some, batch)]
             full = [length for rows, length in lengths for _ in range(rows)]
@@ -255,7 +263,7 @@ def decoding_precision(quick: bool) -> Iterator[Record]:
             )
 
 
-def counts(texts: Sequence[str]) -> tuple[int, float]:
+def counts(texts: Sequence[str], labels: Sequence[str] = ()) -> tuple[int, float]:
     """Tokens and FLOPs of decoding these prompts: a token attends to the shared prefix and its own ancestors."""
     scorer = LabelScorer(decoder().local, decoder().config.token_budget)
     shape, run = Shape.of(decoder().local.model), scorer.trees.hidden
@@ -267,13 +275,13 @@ def counts(texts: Sequence[str]) -> tuple[int, float]:
         return run(prefix, tree)
 
     scorer.trees.hidden = counted  # type: ignore[method-assign]
-    scorer.score(texts, words())
+    scorer.score(texts, labels or words())
     tokens = scorer.trees.tokens - before
     attention = shape.attention * (sizes[0][0] ** 2 + 2 * sum(seen for _, seen in sizes))
     return tokens, 2 * shape.text * tokens + attention + 2 * shape.head * len(set(texts))
 
 
-def _fastest(peer: Peer, texts: Sequence[str], batches: Sequence[int]) -> int:
+def fastest(peer: Peer, texts: Sequence[str], batches: Sequence[int]) -> int:
     """The batch size with which the peer takes least time."""
     seconds = {}
     for batch in batches if len(batches) > 1 else ():

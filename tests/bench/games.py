@@ -75,6 +75,6 @@ def one_by_one(data: Sequence[Example]) -> Iterator[One]:
 def one(game: Interaction, number: int, label: int = 1) -> One:
     """A turn of a game by itself."""
     turn = game.turns[number]
-    other = SCENARIO.alternative(game, number)
+    other = SCENARIO.alternative(game, number) if game.context else ""  # a conversation has none
     assert turn.action is not None and other is not None
     return One(waiting(game, number), turn.action, other, label, turn.probability or 1.0)

@@ -1,17 +1,18 @@
-"""Decode plan and subsample of a round as the log grows: peak memory of a process of its own, and turns a second.
+"""Stages of a round as the log grows: peak memory of a process of its own, and turns a second.
 
-The log is that of tests/bench/export.py. Both stages are those of a round but for the decoder's model: prompts are
-made, tokenized, grouped into trees and passes, shards are cut, stored, found again and joined, and scores come from
-the prompt's tokens at the cost of a checksum. Prompts do without the worked examples that all of them repeat. Decoding
-is interrupted after half of the shards and goes on.
+The log is that of tests/bench/export.py, in a directory. The stages are those of a round but for the decoder's model:
+prompts are made, tokenized, grouped into trees and passes, shards are cut, stored, found again and joined, and scores
+come from the prompt's tokens at the cost of a checksum. Prompts do without the worked examples that all of them repeat.
+Decoding is interrupted after half of the shards and goes on. Where it is left out, labels are drawn at random.
 
-    python -m tests.bench.million STAGE FOLDER
+    python -m tests.bench.million --turns 10000000 --stages export subsample report
 
-is a stage on the store in a folder, for the case itself: it prints what it found as JSON.
+measures a log of any size, and prints the figures as JSON lines.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
@@ -25,6 +26,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -35,9 +39,14 @@ from respect_core.feedback.shards import TURNS, Decoded, decode_partition
 from respect_core.feedback.trees import Tree
 from respect_core.log.export import export
 from respect_core.log.records import InteractionLog, Outcome
+from respect_core.measuring.evidence import gather
 from respect_core.model import local as local_models
 from respect_core.profiles import tiny
-from respect_core.store.manifests import Partition, read_manifest
+from respect_core.reporting.report import write
+from respect_core.schemas import FEEDBACK_SCHEMA
+from respect_core.store.base import Store
+from respect_core.store.manifests import Partition, read_manifest, table_input
+from respect_core.store.tables import iter_batches, write_partition
 from respect_core.training_data import curated
 from respect_core.variants import Variant
 from tasks.round.subsample import subsample_variant
@@ -53,10 +62,11 @@ TOKENIZER = "tokenizer"
 
 
 class Found(NamedTuple):
-    """What a stage tells: turns that it went through, seconds, MiB when it began and at the peak, and how it ended."""
+    """What a stage tells: turns that it went through, seconds and those of CPU, MiB when it began and at the peak."""
 
     turns: int
     seconds: float
+    cpu: float
     before: float
     peak: float
     note: str
@@ -65,18 +75,26 @@ class Found(NamedTuple):
 @case("million")
 def million(quick: bool) -> Iterator[Record]:
     """A record for each stage: what the largest log needs over the smallest. The bar is 0.8. None in the quick form."""
-    sizes = () if quick else SIZES
-    found: dict[str, dict[int, Found]] = {stage: {} for stage in STAGES}
-    for turns in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            _prepare(Path(folder), turns)
-            for stage in STAGES:
-                command = [sys.executable, "-m", "tests.bench.million", stage, folder]
-                done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-                found[stage][turns] = Found(*json.loads(done.stdout.splitlines()[-1]))
-    for stage, by_size in found.items():
+    by_stage: dict[str, dict[int, Found]] = {stage: {} for stage in STAGES}
+    for turns in () if quick else SIZES:
+        for stage, found in _measured(turns, tuple(STAGES)):
+            by_stage[stage][turns] = found
+    for stage, by_size in by_stage.items():
         if by_size:
             yield _record(stage, by_size)
+
+
+def _measured(turns: int, stages: Sequence[str]) -> Iterator[tuple[str, Found]]:
+    """Run stages one after the other on a log of so many turns, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        _prepare(Path(folder))
+        fill(workspace(Path(folder)).open(), turns)
+        for stage in stages:
+            if stage != "export" and "decode plan" not in stages:
+                _draw_labels(workspace(Path(folder)).open())
+            command = [sys.executable, "-m", "tests.bench.million", "--stages", stage, "--in", folder]
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+            yield stage, Found(*json.loads(done.stdout.splitlines()[-1]))
 
 
 def _record(stage: str, by_size: dict[int, Found]) -> Record:
@@ -85,7 +103,7 @@ def _record(stage: str, by_size: dict[int, Found]) -> Record:
     bytes_per_turn = (most.peak - most.before - least.peak + least.before) * 2**20 / (sizes[-1] - sizes[0])
     figures = [
         f"{turns:,} turns: {each.peak:.0f} MiB, {each.peak - each.before:.0f} above the start, "
-        f"{each.turns / each.seconds:,.0f} turns/s"
+        f"{each.turns / each.seconds:,.0f} turns/s, {each.turns / each.cpu:,.0f} a second of CPU"
         for turns, each in by_size.items()
     ]
     return Record(
@@ -111,14 +129,40 @@ def _record(stage: str, by_size: dict[int, Found]) -> Record:
     )
 
 
-def _prepare(folder: Path, turns: int) -> None:
-    """A workspace with turns, D0 and a validation set, and a tokenizer that loads without its model."""
+def _prepare(folder: Path) -> None:
+    """A workspace with D0 and a validation set, and a tokenizer that loads without its model."""
     store = workspace(folder).open()
-    fill(store, turns)
-    export(store, ROUND)
     for name in (curated.D0, curated.VALIDATION):
         curated.write(store, name, [_game(f"{name}-{number}") for number in range(20)])
     local_models.load(smollm2().model, smollm2().gguf_file).tokenizer.save_pretrained(folder / TOKENIZER)
+
+
+def _draw_labels(store: Store) -> None:
+    """Write the feedback table as both decoders would, unless it is there."""
+    if read_manifest(store, "feedback", *HERE) is not None:
+        return
+    random = np.random.default_rng(0)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        columns = ["interaction_id", "round", "variant", "turn", "follow_up"]
+        for batch in iter_batches(store, "turns", *([each] for each in HERE), columns):
+            turns = batch.filter(pc.is_valid(batch.column("follow_up")))
+            for kind, allowed in (("binary", (-1, 1)), ("ternary", (-1, 0, 1))):
+                made = {
+                    "decoder": pa.repeat(kind, len(turns)),
+                    "label": pa.array(random.choice(allowed, len(turns)), pa.int8()),
+                    "score": pa.array(random.normal(0, 2, len(turns)), pa.float32()),
+                    "low_margin": pa.repeat(False, len(turns)),
+                    "marked": pa.nulls(len(turns), pa.string()),
+                    "cut": pa.repeat(False, len(turns)),
+                    **{name: pa.repeat("0" * 64, len(turns)) for name in ("decoder_revision", "prompt_hash")},
+                    "decoder_model": pa.repeat("drawn", len(turns)),
+                    "thresholds": pa.repeat('{"positive": 0.0}', len(turns)),
+                }
+                arrays = [made[name] if name in made else turns.column(name) for name in FEEDBACK_SCHEMA.names]
+                yield pa.RecordBatch.from_arrays(arrays, schema=FEEDBACK_SCHEMA)
+
+    write_partition(store, "feedback", *HERE, batches(), inputs=[table_input(store, "turns", *HERE)])
 
 
 def _game(name: str) -> InteractionLog:
@@ -165,6 +209,12 @@ class WithoutModel(LabelScorer):
         return torch.tensor(by_token), len(tree)
 
 
+def export_log(place: Workspace) -> tuple[int, str]:
+    """Every record checked, and written as Parquet."""
+    found = export(place.open(), ROUND)
+    return found.turns, f"{found.turns:,} turns"
+
+
 def decode_plan(place: Workspace) -> tuple[int, str]:
     """`decode_partition`, interrupted, gone on with, and asked once more."""
     store, config = place.open(), smollm2()
@@ -201,7 +251,20 @@ def subsample(place: Workspace) -> tuple[int, str]:
     return turns.rows, f"{rows.rows:,} rows, {labelled}, {found.rehearsal_turns} of D0"
 
 
-STAGES: dict[str, Callable[[Workspace], tuple[int, str]]] = {"decode plan": decode_plan, "subsample": subsample}
+def report(place: Workspace) -> tuple[int, str]:
+    """Evidence, tables, figures and page, as a round writes them."""
+    store = place.open()
+    evidence = gather(store, place.root.name, run=place.root, systems=[LEARNER])
+    write(evidence, place.root / "report", store=store)
+    return evidence.turns, f"{evidence.games:,} games"
+
+
+STAGES: dict[str, Callable[[Workspace], tuple[int, str]]] = {
+    "export": export_log,
+    "decode plan": decode_plan,
+    "subsample": subsample,
+    "report": report,
+}
 
 
 def _status(field: str) -> float:
@@ -211,13 +274,27 @@ def _status(field: str) -> float:
     return int(found[1]) / 1024
 
 
-def main(stage: str, folder: str) -> None:
-    place = workspace(Path(folder))
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.million", description=__doc__)
+    parser.add_argument("--turns", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
+    parser.add_argument("--in", type=Path, dest="folder", help="run one stage here, in a workspace that is prepared")
+    options = parser.parse_args()
+    if options.folder is not None:
+        _run(options.stages[0], workspace(options.folder))
+        return
+    for turns in options.turns:
+        for stage, found in _measured(turns, options.stages):
+            print(json.dumps({"stage": stage, **found._asdict()}), flush=True)
+
+
+def _run(stage: str, place: Workspace) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
-    before, started = _status("VmRSS"), time.monotonic()
+    before, started, cpu = _status("VmRSS"), time.monotonic(), time.process_time()
     turns, note = STAGES[stage](place)
-    print(json.dumps(Found(turns, time.monotonic() - started, before, _status("VmHWM"), note)))
+    seconds, cpu = time.monotonic() - started, time.process_time() - cpu
+    print(json.dumps(Found(turns, seconds, cpu, before, _status("VmHWM"), note)))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

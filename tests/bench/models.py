@@ -1,4 +1,4 @@
-"""The models of the bench: `tiny`, and an Idefics2 whose text model has the shape of SmolLM2-135M, untrained."""
+"""The models of the bench: `tiny`, an untrained Idefics2 whose text part has SmolLM2's shape, and SmolLM2 itself."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from transformers.models.idefics2.configuration_idefics2 import Idefics2Perceive
 
 from respect_core.model.base import Base, load_base
 from respect_core.model.vision import VisionFeatures
-from respect_core.profiles import tiny
+from respect_core.profiles import home, tiny
+from respect_core.scenario import scenario
 from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.scenarios.multiref.tiny_build import skeleton
 from respect_core.scenarios.multiref.tiny_build.gate import Drawings
 from respect_core.variants import LoraConfig
 
-SIZES = ("tiny", "135m")
+SIZES = ("tiny", "135m", "smollm2")
+CHAT = SIZES[2]  # which has trained weights, and takes no images
 LATENTS = 8  # image tokens a picture
 WIDTH = 576
 
@@ -26,6 +28,8 @@ WIDTH = 576
 @lru_cache(maxsize=len(SIZES) + 1)
 def base(size: str, dtype: torch.dtype = torch.float32) -> Base:
     """On the CPU; both sides of a comparison use the same one."""
+    if size == CHAT:
+        return load_base(home().base, scenario(home().scenario), device="cpu", dtype=dtype)
     return load_base("tiny" if size == "tiny" else _large().name, SCENARIO, device="cpu", dtype=dtype)
 
 
@@ -47,12 +51,12 @@ def pictures() -> Drawings:
 
 @lru_cache(maxsize=len(SIZES))
 def features(size: str) -> VisionFeatures:
-    return VisionFeatures(base(size), pictures())
+    return VisionFeatures(base(size), {} if size == CHAT else pictures())
 
 
 def lora(size: str) -> LoraConfig:
-    """The profile's own for `tiny`, the paper's for the other."""
-    return tiny().lora if size == "tiny" else LoraConfig()
+    """The paper's for the model without a profile, the profile's own for the others."""
+    return {"tiny": tiny().lora, CHAT: home().lora}.get(size) or LoraConfig()
 
 
 def push(model: Any, scale: float = 0.03) -> Any:

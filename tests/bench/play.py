@@ -1,16 +1,18 @@
-"""Play, games per second: the policy with kept keys and values against one `generate` call per turn.
+"""Play, games per second: the policy with kept keys and values against `generate`, one call per turn or in batches.
 
-Both play constrained to legal actions: the peer through `prefix_allowed_tokens_fn`, one game at a time, every turn's
-prompt and pictures anew; keys and values are cached within its call, not from turn to turn. With greedy decoding both
-must take the same actions in every game. The clock runs with sampling at temperature 1, where the two draw different
-games; so turns are counted, and a side's games per second are its turns per second over the mean length of our games.
-Tokens and FLOPs are counted as they pass through the model, and the peer's scaled to our number of turns.
+Both play constrained to legal actions: the peers through `prefix_allowed_tokens_fn`, every turn's prompt and pictures
+anew; keys and values are cached within a call, not from turn to turn. One peer answers one game at a time, the other
+all games that are at the same turn, as many games as ours, in one padded batch. With greedy decoding all must take the
+same actions in every game. The clock runs with sampling at temperature 1, where sides draw different games; so turns
+are counted, and a side's games per second are its turns per second over the mean length of our games. Tokens and FLOPs
+are counted as they pass through the model, and a peer's scaled to our number of turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,33 +41,35 @@ BAR = 4.0
 class Setting:
     """How many games each side plays, and how many to compare actions in."""
 
-    games: int
-    peer_games: int
+    games: int  # of ours, and of the peer with batches
+    single_games: int  # of the peer without
     same_games: int
     repeats: int
 
 
-TINY = Setting(games=64, peer_games=4, same_games=3, repeats=3)
-QUICK = Setting(games=32, peer_games=2, same_games=1, repeats=1)
-LARGE = Setting(games=8, peer_games=1, same_games=1, repeats=1)
+TINY = Setting(games=64, single_games=4, same_games=3, repeats=3)
+QUICK = Setting(games=16, single_games=1, same_games=2, repeats=1)
+LARGE = Setting(games=8, single_games=1, same_games=1, repeats=2)
 
 
 @dataclass
-class OneCallPerTurn:
-    """The peer: a listener that calls `generate` for each turn."""
+class Generate:
+    """The peers: a listener that calls `generate` for `most` games at a time."""
 
     size: str
     model: Any
+    most: int
     sample: bool
 
     @torch.no_grad()
     def act(self, interactions: Sequence[Interaction]) -> list[Act]:
-        return [self._act(interaction) for interaction in interactions]
+        starts = range(0, len(interactions), self.most)
+        return [act for start in starts for act in self._act(interactions[start : start + self.most])]
 
-    def _act(self, interaction: Interaction) -> Act:
+    def _act(self, interactions: Sequence[Interaction]) -> list[Act]:
         processor = models.base(self.size).processor
         talk = chat(processor)
-        inputs = peers.prompts([One(interaction, "", "", 1, 1.0)], processor)
+        inputs = peers.prompts([One(each, "", "", 1, 1.0) for each in interactions], processor)
         width = inputs["input_ids"].shape[1]
         written = self.model.generate(
             **inputs,
@@ -74,21 +78,22 @@ class OneCallPerTurn:
             temperature=1.0,
             top_k=0,
             top_p=1.0,
-            prefix_allowed_tokens_fn=prefix_allowed_tokens(talk, [interaction], width),
+            prefix_allowed_tokens_fn=prefix_allowed_tokens(talk, interactions, width),
             eos_token_id=talk.end_id,
             pad_token_id=talk.pad_id,
         )
-        return Act(processor.tokenizer.decode(written[0, width:], skip_special_tokens=True).strip(), 1.0)
+        texts = processor.tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
+        return [Act(text.strip(), 1.0) for text in texts]
 
 
 @case("play")
 def play(quick: bool) -> Iterator[Record]:
-    yield measure("tiny", QUICK if quick else TINY)
+    yield from measure("tiny", QUICK if quick else TINY)
     if not quick:
-        yield measure("135m", LARGE)
+        yield from measure("135m", LARGE)
 
 
-def measure(size: str, setting: Setting) -> Record:
+def measure(size: str, setting: Setting) -> Iterator[Record]:
     """Games on unseen images with the users' speakers."""
     base, features = models.base(size), models.features(size)
     pool = models.pictures().pool
@@ -105,33 +110,32 @@ def measure(size: str, setting: Setting) -> Record:
     def turns(logs: Sequence[InteractionLog]) -> int:
         return sum(len(log.turns) for log in logs)
 
-    greedy = Policy(base, model, features, temperature=0.0)
-    one_call = OneCallPerTurn(size, model, sample=False)
-    actions = [
-        [[turn.action for turn in log.turns] for log in run(listener, setting.same_games)]
-        for listener in (greedy, one_call)
-    ]
-    assert actions[0] == actions[1], "greedy play took different actions"
-    sampling = OneCallPerTurn(size, model, sample=True)
+    def actions(listener: Listener) -> list[list[str]]:
+        return [[turn.action for turn in log.turns] for log in run(listener, setting.same_games)]
+
+    greedy = actions(Policy(base, model, features, temperature=0.0))
     with counting(model) as counts:
         ours = turns(run(Policy(base, model, features), setting.games))
-    with counting(model) as peer_counts:
-        theirs = turns(run(sampling, setting.peer_games))
-    share = ours / theirs
-    return compare(
-        "play",
-        size,
-        None,
-        ours=lambda: run(Policy(base, model, features), setting.games),
-        peer=lambda: run(sampling, setting.peer_games),
-        work=setting.games,
-        peer_work=setting.games / share,
-        unit="games/s",
-        peer_name="one generate call per turn",
-        bar=BAR,
-        equality=f"greedy, the same actions in all {sum(map(len, actions[0]))} turns of {setting.same_games} games",
-        tokens=(counts.tokens, round(share * peer_counts.tokens)),
-        flops=(counts.flops, share * peer_counts.flops),
-        repeats=setting.repeats,
-        warm_up=False,
-    )
+    for said, most, games in (("", 1, setting.single_games), (", batches", setting.games, setting.games)):
+        assert actions(Generate(size, model, most, sample=False)) == greedy, "greedy play took different actions"
+        sampling = Generate(size, model, most, sample=True)
+        with counting(model) as peer_counts:
+            theirs = turns(run(sampling, games))
+        share = ours / theirs
+        yield compare(
+            "play",
+            size + said,
+            None,
+            ours=lambda: run(Policy(base, model, features), setting.games),
+            peer=partial(run, sampling, games),
+            work=setting.games,
+            peer_work=setting.games / share,
+            unit="games/s",
+            peer_name="one generate call per turn" if most == 1 else f"generate, batches of {most}",
+            bar=BAR if most == 1 else None,
+            equality=f"greedy, the same actions in all {sum(map(len, greedy))} turns of {setting.same_games} games",
+            tokens=(counts.tokens, round(share * peer_counts.tokens)),
+            flops=(counts.flops, share * peer_counts.flops),
+            repeats=setting.repeats,
+            warm_up=False,
+        )

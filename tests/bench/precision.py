@@ -27,7 +27,7 @@ from respect_core.training_data.sampling import Example
 from respect_core.variants import LoraConfig, Objective, TrainingConfig
 from tests.bench import games, models
 from tests.bench.record import Record, case, compare
-from tests.bench.training import game_config
+from tests.bench.training import FFT, KTO, Method
 
 SIZE = "135m"
 TURNS = 6  # a game
@@ -50,9 +50,9 @@ class Work:
 @case("training-precision")
 def training_precision(quick: bool) -> Iterator[Record]:
     count, steps, repeats = (1, 1, 1) if quick else (2, STEPS, 2)
-    for objective in (Objective.FFT,) if quick else (Objective.FFT, Objective.KTO):
+    for method in (FFT,) if quick else (FFT, KTO):
         if _gains():
-            yield _train(_work(objective, count, steps), repeats=repeats)
+            yield _train(_work(method, count, steps), repeats=repeats)
 
 
 @case("validation-precision")
@@ -84,9 +84,9 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _work(objective: Objective, count: int, steps: int) -> Work:
-    config = replace(game_config(objective.value), epochs=steps)
-    data = games.examples(count, TURNS, positives=objective is Objective.FFT)
+def _work(method: Method, count: int, steps: int) -> Work:
+    config = replace(method.config, epochs=steps)
+    data = games.examples(count, TURNS, positives=config.objective is Objective.FFT)
     return Work(data, config, models.lora(SIZE))
 
 

@@ -1,10 +1,13 @@
 """Training, turns with a loss per second: FFT, RL and KTO against trainers on one example per turn.
 
 Ours is a whole call of `training.train`: encoding, adapter, steps, and the saved checkpoint; for KTO the reference
-pass too, spread over as many epochs as a round of the profile `tiny` makes. The peer is a whole `trainer.train()`.
-Both adapt what the profile `tiny` adapts, words' embeddings too; with 135 million parameters, what the paper does.
+pass too, spread over as many epochs as a round of the profile `tiny` makes. The peer is a whole `trainer.train()` on
+the same games, in steps of as many turns, at the batch size that is fastest for it on games of that length. Both adapt
+what the profile `tiny` adapts, words' embeddings too; with 135 million parameters, what the paper does.
+
 Vision features are cached before the clock starts: they are computed once per picture for all rounds, variants and
-seeds. Entropy term and label smoothing are off on both sides.
+seeds. Rows called "features kept" are against a peer that keeps them too. Entropy term and label smoothing are off on
+both sides, but for the rows called "every term", which have those of the profile `tiny`.
 """
 
 from __future__ import annotations
@@ -13,13 +16,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from respect_core import variants
+from respect_core import profiles, variants
 from respect_core.learning import batch_loss
 from respect_core.learning import trainer as training
 from respect_core.learning.gradients import passes
@@ -28,7 +30,7 @@ from respect_core.model.chat import chat
 from respect_core.model.packing import Encoded, collate, score
 from respect_core.training_data.sampling import Example, Game
 from respect_core.variants import Objective, TrainingConfig
-from tests.bench import games, models, peers
+from tests.bench import conversations, games, models, peers
 from tests.bench.flops import Shape
 from tests.bench.record import Record, case, compare
 
@@ -42,68 +44,115 @@ class Setting:
     """How much of a model size is measured: a peer with 100 million parameters takes seconds for a turn."""
 
     size: str
-    games: int  # ours
-    peer_games: int
+    games: int  # of each side
+    tried: int  # games on which the peer's batch size is chosen
     batches: tuple[int, ...]  # that the peer may choose from
     repeats: int
+    warm_up: bool = True
 
 
-TINY = Setting("tiny", games=24, peer_games=8, batches=(8, 32), repeats=3)
-QUICK = Setting("tiny", games=16, peer_games=2, batches=(8,), repeats=1)
-LARGE = Setting("135m", games=2, peer_games=1, batches=(1, 3), repeats=1)
+TINY = Setting("tiny", games=24, tried=8, batches=(8, 16, 32), repeats=3)
+QUICK = Setting("tiny", games=4, tried=1, batches=(8,), repeats=1)
+LARGE = Setting("135m", games=2, tried=1, batches=(2, 8), repeats=2)
+MIDDLE = games.LENGTHS[1]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A training case: ours, and what it is measured against."""
+
+    name: str
+    kind: str  # of `peers.trainer`
+    peer: str
+    bar: float | None
+    config: TrainingConfig
+    grouped: bool = True
+
+
+def _method(name: str, kind: str, peer: str, bar: float | None, **changes: Any) -> Method:
+    """With Table 1's settings, and no further terms. SFTTrainer takes the mean over tokens."""
+    plain: dict[str, Any] = {"entropy_weight": 0.0, "label_smoothing": 0.0, "length_normalised": kind == "plain"}
+    config = replace(
+        CONFIGS.get(name, CONFIGS["fft"]),
+        **plain | {"batch_turns": 64, "warmup_steps": 0, "epochs": KTO_EPOCHS if kind == "kto" else 1} | changes,
+    )
+    return Method(name, kind, peer, bar, config, grouped=name != "authors")
+
+
+FFT = _method("fft", "sft", "trl.SFTTrainer", 5.0)
+RL = _method("rl", "plain", "transformers.Trainer", 5.0)
+KTO = _method("kto", "kto", "trl.KTOTrainer", 12.0)
+AUTHORS = _method("authors", "plain", "authors' way", None)
+
+
+def _every_term(objective: Objective, kind: str, peer: str) -> Method:
+    """What the profile `tiny` ships, for one step over all games an epoch."""
+    shipped = profiles.tiny().training[objective]
+    terms = {
+        name: getattr(shipped, name)
+        for name in ("entropy_weight", "label_smoothing", "length_normalised", "kto_desirable", "kto_undesirable")
+    }
+    return _method(str(objective), kind, peer, None, **terms)
+
+
+EVERY_TERM = {
+    "fft": _every_term(Objective.FFT, "plain", "transformers.Trainer"),  # SFTTrainer has no entropy term
+    "rl": _every_term(Objective.RL, "plain", "transformers.Trainer"),
+    "kto": _every_term(Objective.KTO, "kto", "trl.KTOTrainer without the entropy term"),
+}
 
 
 @case("fft")
 def fft(quick: bool) -> Iterator[Record]:
-    return _all("fft", "sft", "trl.SFTTrainer", 5.0, quick)
+    return _all(FFT, quick)
 
 
 @case("rl")
 def rl(quick: bool) -> Iterator[Record]:
-    return _all("rl", "plain", "transformers.Trainer", 5.0, quick)
+    return _all(RL, quick)
 
 
 @case("kto")
 def kto(quick: bool) -> Iterator[Record]:
-    return _all("kto", "kto", "trl.KTOTrainer", 12.0, quick)
+    return _all(KTO, quick)
 
 
 @case("authors")
 def authors(quick: bool) -> Iterator[Record]:
-    """The authors' settings: batches of 2 turns, 32 of them a step. Reported only."""
+    """The authors' settings: batches of 2 turns at random, 32 of them a step. Reported only."""
     if not quick:
         for turns in games.LENGTHS:
-            yield _measure("authors", "plain", "authors' way", None, TINY, turns, 2)
-        yield _measure("authors", "plain", "authors' way", None, LARGE, games.LENGTHS[1], 2)
+            yield measure(AUTHORS, replace(TINY, batches=(2,)), turns)
+        yield measure(AUTHORS, replace(LARGE, batches=(2,)), MIDDLE)
 
 
-def _all(name: str, kind: str, peer: str, bar: float, quick: bool) -> Iterator[Record]:
-    for setting in (QUICK,) if quick else (TINY, LARGE):
-        batch = _best_batch(kind, setting, game_config(name)) if not quick else setting.batches[0]
-        for turns in (6,) if quick else games.LENGTHS:
-            yield _measure(name, kind, peer, bar, setting, turns, batch)
+def _all(method: Method, quick: bool) -> Iterator[Record]:
+    if quick:
+        yield measure(method, QUICK, MIDDLE)
+        yield measure(method, QUICK, MIDDLE, keeps=True)
+        return
+    for turns in games.LENGTHS:
+        yield measure(method, TINY, turns)
+        yield measure(method, TINY, turns, keeps=True)
+    yield measure(EVERY_TERM[method.name], TINY, MIDDLE, said="every term")
+    for turns in games.LENGTHS:
+        yield measure(method, LARGE, turns)
+    yield measure(method, LARGE, MIDDLE, keeps=True)
 
 
-def game_config(name: str) -> TrainingConfig:
-    """Table 1's, for one step over all games an epoch. SFTTrainer takes the mean over tokens."""
-    plain: dict[str, Any] = {
-        "entropy_weight": 0.0,
-        "label_smoothing": 0.0,
-        "length_normalised": name in ("rl", "authors"),
-    }
-    config = CONFIGS.get(name, CONFIGS["fft"])
-    return replace(config, **plain, batch_turns=64, warmup_steps=0, epochs=KTO_EPOCHS if name == "kto" else 1)
+def _games(size: str, count: int, turns: int, config: TrainingConfig) -> tuple[Example, ...]:
+    make = conversations.examples if size == models.CHAT else games.examples
+    return make(count, turns, positives=config.objective is Objective.FFT)
 
 
-@lru_cache(maxsize=16)
-def _best_batch(kind: str, setting: Setting, config: TrainingConfig) -> int:
-    """The batch size at which the peer is fastest, tried on games of the shortest length, warmed up."""
-    data = _games(setting.peer_games, games.LENGTHS[0], config)
+def _best_batch(method: Method, setting: Setting, turns: int, kept: peers.Kept | None) -> int:
+    """The batch size at which the peer is fastest on games of this length, warmed up."""
+    if len(setting.batches) == 1:
+        return setting.batches[0]
+    data = _games(setting.size, setting.tried, turns, method.config)
     seconds: dict[int, float] = {}
     for batch in setting.batches:
-        if kind == "kto":  # which refuses batches of one: a turn needs another one's action
-            batch = max(batch, 2)
-        trainer = peers.trainer(kind, models.base(setting.size), data, config, models.lora(setting.size), batch)
+        trainer = _trainer(method, setting.size, data, batch, kept)
         trainer.train()
         started = time.perf_counter()
         trainer.train()
@@ -111,21 +160,24 @@ def _best_batch(kind: str, setting: Setting, config: TrainingConfig) -> int:
     return min(seconds, key=seconds.__getitem__)
 
 
-def _games(count: int, turns: int, config: TrainingConfig) -> tuple[Example, ...]:
-    return games.examples(count, turns, positives=config.objective is Objective.FFT)
+def _trainer(method: Method, size: str, data: Sequence[Example], batch: int, kept: peers.Kept | None) -> Any:
+    base, lora = models.base(size), models.lora(size)
+    return peers.trainer(method.kind, base, data, method.config, lora, batch, kept=kept, grouped=method.grouped)
 
 
-def _measure(
-    name: str, kind: str, peer_name: str, bar: float | None, setting: Setting, turns: int, batch: int
-) -> Record:
-    config = game_config(name)
+def measure(method: Method, setting: Setting, turns: int, *, keeps: bool = False, said: str = "") -> Record:
+    """Games of a length, against a peer that keeps vision features or not."""
+    config, said = method.config, said or ("features kept" if keeps else "")
     base, features, lora = models.base(setting.size), models.features(setting.size), models.lora(setting.size)
-    data, peer_data = (_games(count, turns, config) for count in (setting.games, setting.peer_games))
-    features.prepare(image for example in data for image in example.interaction.context)
-    equality = check_equal(kind, setting.size, peer_data[:2], config)
-    trainer = peers.trainer(kind, base, peer_data, config, lora, batch)
+    data = _games(setting.size, setting.games, turns, config)
+    if images := [image for example in data for image in example.interaction.context]:
+        features.prepare(images)
+    kept = peers.Kept(features) if keeps else None
+    equality = check_equal(method, setting.size, data[:2], kept)
+    batch = _best_batch(method, setting, turns, kept)
+    trainer = _trainer(method, setting.size, data, batch, kept)
     counting: Any = trainer.data_collator
-    work = sum(batch.turns for _, batch in training.plan_steps(data, config, 0))
+    work = sum(step.turns for _, step in training.plan_steps(data, config, 0))
 
     def peer() -> None:
         counting.tokens, counting.flops = 0, 0.0
@@ -142,19 +194,19 @@ def _measure(
 
         tokens, flops = _passes(base, data, config)
         record = compare(
-            name,
-            setting.size,
+            method.name,
+            f"{setting.size}, {said}" if said else setting.size,
             turns,
             ours=ours,
             peer=peer,
             work=work,
             peer_work=len(trainer.train_dataset),
             unit="turns/s",
-            peer_name=f"{peer_name}, batches of {batch}",
-            bar=bar,
+            peer_name=f"{method.peer}, batches of {batch}",
+            bar=None if said else method.bar,
             equality=equality,
             repeats=setting.repeats,
-            warm_up=setting.size == "tiny",  # with the larger model a run takes a minute, and starting is none of it
+            warm_up=setting.warm_up,
             packages=("peft", "trl"),
         )
     # Scaled to our number of turns, so that the counts can be compared.
@@ -200,16 +252,18 @@ def _unshuffled(data: Sequence[Example]) -> list[Game]:
     return [Game(example.interaction, tuple(label or None for label in example.labels), order) for example in data]
 
 
-def check_equal(kind: str, size: str, data: Sequence[Example], config: TrainingConfig) -> str:
+def check_equal(method: Method, size: str, data: Sequence[Example], kept: peers.Kept | None) -> str:
     """Both losses of the same turns without dropout, from adapters far from zero, images in logged order.
 
     Raises:
         AssertionError: they differ by more than TOLERANCE.
     """
-    base, features, lora = models.base(size), models.features(size), models.lora(size)
+    base, features, lora, config = models.base(size), models.features(size), models.lora(size), method.config
+    if method.kind == "kto":  # TRL has no such term
+        config = replace(config, entropy_weight=0.0)
     played = {game.interaction.interaction_id: game for game in _unshuffled(data)}
     rows = [batch_loss.encode_game(game, base, config) for game in played.values()]
-    trainer = peers.trainer(kind, base, data, config, lora, 256)
+    trainer = _trainer(method, size, data, 256, kept)
     model = attach_lora(base, lora, seed=0).eval()
     reference: batch_loss.References = {}
     if config.objective is Objective.KTO:  # the trainer copied its own from the same fresh adapter
@@ -217,15 +271,16 @@ def check_equal(kind: str, size: str, data: Sequence[Example], config: TrainingC
     for each in (model, trainer.model.eval()):
         models.push(each)
     batch = trainer.data_collator(list(trainer.train_dataset))
-    if kind == "kto":
+    if method.kind == "kto" and not base.scenario.free_text:
         batch |= _mismatched(trainer)
+    terms = {"with_entropy": bool(config.entropy_weight), "with_mean": bool(config.label_smoothing)}
     with torch.no_grad():
         theirs = float(trainer.compute_loss(trainer.model, dict(batch)))
-        scores = score(model, collate(rows, chat(base.processor).pad_id), features)
+        scores = score(model, collate(rows, chat(base.processor).pad_id), features, **terms)
         loss_K = batch_loss.turn_losses(scores, played, config, reference).loss
-    ours = float(loss_K.sum() / scores.mask.sum() if kind == "sft" else loss_K.mean())
+    ours = float(loss_K.sum() / scores.mask.sum() if method.kind == "sft" else loss_K.mean())
     difference = abs(ours - theirs)
-    assert difference < TOLERANCE, f"{kind}: the losses are {ours} and {theirs}"
+    assert difference < TOLERANCE, f"{method.name}: the losses are {ours} and {theirs}"
     return f"losses {ours:.4f}, apart by {difference:.0e}"
 
 

@@ -172,7 +172,7 @@ def test_the_command_serves_until_it_is_told_to_end(cluster: None, place: Worksp
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         refused = subprocess.run([*command, port], cwd=folder, capture_output=True, text=True)
-    assert refused.returncode == 1 and f"error: cannot listen on 127.0.0.1:{port}" in refused.stdout
+    assert refused.returncode == 1 and f"error: cannot listen on 127.0.0.1:{port}" in refused.stderr
     assert not _of_ray_serve()
 
 

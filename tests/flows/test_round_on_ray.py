@@ -187,9 +187,9 @@ def _has_sent_a_point(node: Node, store: Store) -> bool:
 
 
 def _figures(summary: Mapping[str, Any]) -> Any:
-    """All but what depends on clocks."""
+    """All but clocks, and MLflow's names for runs."""
     decoder = {kind: {**figures, "turns_per_second": None} for kind, figures in summary["decoder"].items()}
-    variants = {name: {**figures, "seconds": None} for name, figures in summary["variants"].items()}
+    variants = {name: {**figures, "seconds": None, "run_id": None} for name, figures in summary["variants"].items()}
     return decoder, variants
 
 

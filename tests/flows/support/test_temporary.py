@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from prefect.client.orchestration import get_client
 from prefect.server.api.server import SubprocessASGIServer
 
 from flows.support.database import Configuration
@@ -29,3 +30,9 @@ def test_its_database_does_not_stall() -> None:
     """Configuration is what test_database.py holds to that."""
     said = subprocess.run([sys.executable, "-c", DATABASE], capture_output=True, text=True, check=True, timeout=120)
     assert said.stdout.split() == [Configuration.__module__, Configuration.__name__]
+
+
+def test_it_registers_no_block_types(prefect_server: None) -> None:
+    """No flow has use for them, and they cost time at its start."""
+    with get_client(sync_client=True) as client:
+        assert not client.request("POST", "/block_types/filter", json={}).json()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -140,28 +141,47 @@ def test_without_a_resume_file_nothing_is_written(tmp_path: Path) -> None:
 # --- out of memory ----------------------------------------------------------------------------------------------
 
 
+MakeRun = Callable[[int, str, Path], TrainingResult]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
+    """Trains on so many cores, eight games at once. Without dropout, whose draws differ."""
+    start, lora = tmp_path_factory.mktemp("start"), LoraConfig(dropout=0.0)
+    save_adapter(attach_lora(base(), lora, seed=7), start)
+
+    def run(cores: int, name: str, folder: Path) -> TrainingResult:
+        config = replace(CONFIGS[name], micro_batch_interactions=8, batch_turns=18, max_steps=4, checkpoint_every=2)
+        asked = toy(12, negatives=config.objective is not Objective.FFT)
+        given = start if config.from_previous_adapter else None
+        with models.threads(cores):
+            return train(base(), asked, None, config, lora, 0, folder, features=features(), init_adapter=given)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str], TrainingResult]:
+    """Such a training with room for all games, which is made once."""
+    return cache(lambda cores, name: run(cores, name, tmp_path_factory.mktemp("whole")))
+
+
 @pytest.mark.parametrize("cores", [1, 2])
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 @pytest.mark.parametrize(("most", "passes_before"), [(1, 3), (2, 0)])
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(
-    cores: int, name: str, most: int, passes_before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    cores: int,
+    name: str,
+    most: int,
+    passes_before: int,
+    run: MakeRun,
+    whole: Callable[[int, str], TrainingResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: Any,
 ) -> None:
-    """A device that takes `most` games at once after some passes: from the start on, or in the middle of a step.
-
-    Without dropout, whose draws differ.
-    """
-    config = replace(CONFIGS[name], micro_batch_interactions=8, batch_turns=18, max_steps=4, checkpoint_every=2)
-    asked = toy(12, negatives=config.objective is not Objective.FFT)
-
-    lora = LoraConfig(dropout=0.0)
-    save_adapter(attach_lora(base(), lora, seed=7), tmp_path / "start")
-
-    def run(folder: str) -> TrainingResult:
-        start = tmp_path / "start" if config.from_previous_adapter else None
-        return train(base(), asked, None, config, lora, 0, tmp_path / folder, features=features(), init_adapter=start)
-
-    with models.threads(cores):
-        whole = run("whole")
+    """A device that takes `most` games at once after some passes: from the start on, or in the middle of a step."""
+    expected = whole(cores, name)
     real, passes = gradients.score, itertools.count()
 
     def limited(model: Any, batch: Any, *args: Any, **options: Any) -> Any:
@@ -171,17 +191,16 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(
 
     monkeypatch.setattr(gradients, "score", limited)
     monkeypatch.setattr(batch_loss, "score", limited)
-    with models.threads(cores):
-        halved = run("halved")
+    halved = run(cores, name, tmp_path / "halved")
     used = [record.micro_batch for record in halved.history]
     assert used[-1] == most and used == sorted(used, reverse=True)
     assert "memory (CUDA out of memory. Tried to allocate 2 GiB.); continuing with 4 games at once" in caplog.text
-    for one, other in zip(whole.history, halved.history, strict=True):
+    for one, other in zip(expected.history, halved.history, strict=True):
         assert one.loss == pytest.approx(other.loss, abs=1e-6)
         assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-6)
-    weights = [_weights(run.checkpoints[-1].adapter) for run in (whole, halved)]
-    for key, expected in weights[0].items():
-        torch.testing.assert_close(weights[1][key], expected, atol=1e-6, rtol=0)
+    before, after = (_weights(each.checkpoints[-1].adapter) for each in (expected, halved))
+    for key, weight in before.items():
+        torch.testing.assert_close(after[key], weight, atol=1e-6, rtol=0)
     lines = [json.loads(line) for line in (tmp_path / "halved" / HISTORY).read_text().splitlines()]
     assert [line["micro_batch"] for line in lines if "loss" in line] == used
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import forked
 import pytest
 from paths import REPOSITORY
 from safetensors.torch import load_file
@@ -50,74 +48,61 @@ def _history(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
 
 
+@dataclass(frozen=True)
+class Trained:
+    """Specifications of what one process trained, by objective, and of the same by two; and what these two told."""
+
+    one: dict[Objective, TrainSpec]
+    two: dict[Objective, TrainSpec]
+    done: list[int]
+    told: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def trained(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """One process of two threads, and two of one thread each: on CPUs a batch is cut for all cores there are.
+
+    The two are launched once, as for a round, and train both objectives.
+    """
+    folder, objectives = tmp_path_factory.mktemp("trained"), (Objective.FFT, Objective.KTO)
+    one = {each: _spec(people, folder / f"one-{each}", each) for each in objectives}
+    two = {each: one[each].moved(one[each].workspace, folder / f"two-{each}", None) for each in objectives}
+    two[Objective.FFT].directory.mkdir(parents=True)
+    (first := two[Objective.FFT].directory / "spec.json").write_text(two[Objective.FFT].model_dump_json())
+    command, done = process._command, list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "2")
+        for spec in one.values():
+            process.run(spec, spec.directory, _nothing, all_cores=True)
+        patch.setenv("RESPECT_ACCELERATE", str(CONFIG))
+        pair = ["tests.pair", str(folder), str(first)]
+        patch.setattr(process, "_command", lambda processes: [*command(processes)[:-1], *pair])
+        last = two[Objective.KTO]
+        process.run(last, last.directory, lambda count, total, note: done.append(count), spread=True)
+    return Trained(one, two, done, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)])
+
+
 @pytest.mark.parametrize("objective", [Objective.FFT, Objective.KTO])
-def test_two_processes_give_what_one_gives(
-    people: Path, objective: Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One of two threads, and two of one thread each: on CPUs a batch is cut for all cores there are."""
-    one = _spec(people, tmp_path / "one", objective)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    process.run(one, one.directory, _nothing, all_cores=True)
-
-    two = one.moved(one.workspace, tmp_path / "two", None)
-    monkeypatch.setenv("RESPECT_ACCELERATE", str(CONFIG))
-    told: list[int] = []
-    process.run(two, two.directory, lambda done, total, note: told.append(done), spread=True)
-
-    assert told == [1, 2, 3, 4], "one of the processes reports"
-    expected, found = _history(one.directory), _history(two.directory)
+def test_two_processes_give_what_one_gives(trained: Trained, objective: Objective) -> None:
+    one, two = trained.one[objective].directory, trained.two[objective].directory
+    expected, found = _history(one), _history(two)
     assert len(found) == 6 and [each.keys() for each in found] == [each.keys() for each in expected]
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.pop("right", None) == theirs.pop("right", None)
         assert ours == pytest.approx(theirs, abs=1e-5)
     for name in ("step-000002", "step-000004"):
-        ours, theirs = (load_file(each / name / "adapter_model.safetensors") for each in (two.directory, one.directory))
+        ours, theirs = (load_file(each / name / "adapter_model.safetensors") for each in (two, one))
         assert max(float((ours[key] - theirs[key]).abs().max()) for key in theirs) < 1e-5
 
 
-_SCRIPT = """
-import json, sys, torch
-from pathlib import Path
-from respect_core.learning.distributed import launched, leave
-
-processes = launched()
-first, second = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))
-if processes.rank == 1:
-    first.grad = torch.ones(2)
-
-def work():
-    if processes.rank == 1:
-        raise torch.OutOfMemoryError("no room")
-
-said = ""
-try:
-    processes.raise_oom_together(work)
-except torch.OutOfMemoryError as error:
-    said = str(error)
-told = {
-    "shard": list(processes.shard(range(5))),
-    "sums": processes.all_reduce_sum([first, second], [1.0, processes.rank]),
-    "first": first.grad.tolist(),
-    "second": second.grad,
-    "minimum": processes.all_reduce_min(8 >> processes.rank),
-    "memory": said,
-}
-Path(sys.argv[1], f"{processes.rank}.json").write_text(json.dumps(told))
-leave()
-"""
+def test_one_of_the_processes_reports(trained: Trained) -> None:
+    assert trained.done == [1, 2, 3, 4] * 2
 
 
-def test_what_processes_agree_on(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(_SCRIPT)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    with (tmp_path / "log").open("w") as log:
-        launched = forked.Forked([*launch, str(tmp_path / "script.py"), str(tmp_path)], env=environment, stderr=log)
-    assert launched.wait() == 0, (tmp_path / "log").read_text()
-    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
-    assert [each["shard"] for each in told] == [[0, 2, 4], [1, 3]]
-    assert [each["memory"] for each in told] == ["another process is out of memory", "no room"]
-    for each in told:
+def test_what_processes_agree_on(trained: Trained) -> None:
+    assert [each["shard"] for each in trained.told] == [[0, 2, 4], [1, 3]]
+    assert [each["memory"] for each in trained.told] == ["another process is out of memory", "no room"]
+    for each in trained.told:
         assert (each["sums"], each["first"], each["second"], each["minimum"]) == ([2.0, 1.0], [1.0, 1.0], None, 4)
 
 

@@ -7,16 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from respect_core.measuring.drift import feedback_drift, feedback_shares, language_drift
+from respect_core.measuring import drift
+from respect_core.measuring.drift import Corpus, feedback_drift, feedback_shares, label_counts, language_drift
 
 WORDS = [f"w{number}" for number in range(40)]
 
 
 def test_language_drift_by_hand() -> None:
     """Unigrams a 1/2, b 1/2 against b 1/4, c 3/4; their mean is a 1/4, b 3/8, c 3/8."""
-    found = language_drift(
-        {3: [["a b"], ["b a"]], 5: [["b c c"], ["c", "c c b c c"]], 6: [["b c c c"]]}, permutations=9
-    )
+    rounds = {3: [["a b"], ["b a"]], 5: [["b c c"], ["c", "c c b c c"]], 6: [["b c c c"]]}
+    found = language_drift({number: Corpus(games) for number, games in rounds.items()}, permutations=9)
     first, second = found
     assert (first.earlier, first.later, second.earlier, second.later) == (3, 5, 5, 6)
     of_first = 0.5 * math.log2(0.5 / (0.5 + 2 / 9) * 2) + 0.5 * math.log2(2)
@@ -28,7 +28,7 @@ def test_language_drift_by_hand() -> None:
 
 
 def test_rounds_without_a_word_in_common_diverge_by_one_bit() -> None:
-    found = language_drift({0: [["a b"]] * 30, 1: [["c d"]] * 30})[0]
+    found = language_drift({0: Corpus([["a b"]] * 30), 1: Corpus([["c d"]] * 30)})[0]
     assert found.divergence == pytest.approx(1)
     assert found.unseen == 1
     assert found.by_chance < 0.2
@@ -37,7 +37,7 @@ def test_rounds_without_a_word_in_common_diverge_by_one_bit() -> None:
 
 def test_two_samples_of_one_language_diverge_as_chance_has_it() -> None:
     rng = np.random.default_rng(1)
-    rounds = {number: [[" ".join(rng.choice(WORDS, 5))] for _ in range(60)] for number in (0, 1)}
+    rounds = {number: Corpus([[" ".join(rng.choice(WORDS, 5))] for _ in range(60)]) for number in (0, 1)}
     found = language_drift(rounds)[0]
     assert found.divergence > 0.01
     assert found.divergence == pytest.approx(found.by_chance, rel=0.35)
@@ -45,8 +45,17 @@ def test_two_samples_of_one_language_diverge_as_chance_has_it() -> None:
     assert found.length.low <= 0 <= found.length.high
 
 
+def test_blocks_of_games_and_of_permutations_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    rounds = {number: Corpus([[" ".join(rng.choice(WORDS, 4))] for _ in range(17)]) for number in (0, 1)}
+    found = language_drift(rounds, permutations=20)
+    monkeypatch.setattr(drift, "_CELLS", 3 * len(WORDS))
+    monkeypatch.setattr(drift, "_DEALS", 7)
+    assert language_drift(rounds, permutations=20) == found
+
+
 def test_feedback_by_hand() -> None:
-    earlier, later = [[1, -1], [-1, -1, 0]], [[1, 1, -1, 1]]
+    earlier, later = label_counts([[1, -1], [-1, -1, 0]]), label_counts([[1, 1, -1, 1]])
     shares = feedback_shares(earlier)
     assert (shares.turns, shares.positive.value, shares.neutral.value, shares.negative.value) == (5, 0.2, 0.2, 0.6)
     change = feedback_drift({0: earlier, 4: later})[0]
@@ -60,9 +69,9 @@ def test_feedback_by_hand() -> None:
 
 def test_nothing_to_compare_is_an_error() -> None:
     with pytest.raises(ValueError, match="round 1 has no tokens"):
-        language_drift({0: [["a"]], 1: [["?!"]]})
+        language_drift({0: Corpus([["a"]]), 1: Corpus([["?!"]])})
     with pytest.raises(ValueError, match="no decoded labels"):
-        feedback_shares([[]])
+        feedback_shares(label_counts([[]]))
     with pytest.raises(ValueError, match="no games"):
-        feedback_drift({0: [], 1: [[1]]})
-    assert language_drift({0: [["a"]]}) == []
+        feedback_drift({0: label_counts([]), 1: label_counts([[1]])})
+    assert language_drift({0: Corpus([["a"]])}) == []

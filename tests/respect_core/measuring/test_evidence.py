@@ -11,7 +11,7 @@ from samples import IMAGES, with_images
 
 from respect_core.log.export import export_everything
 from respect_core.log.log import append_logs
-from respect_core.measuring.cell import PolicyRound, read_rows
+from respect_core.measuring.cell import PolicyRound, measure_partition
 from respect_core.measuring.evidence import gather, learned_from, rounds_of, shared_round_0
 from respect_core.store.base import Store
 from respect_core.store.manifests import Partition
@@ -122,17 +122,31 @@ def test_the_enhanced_policy_learned_from_what_it_branched_off() -> None:
     assert learned_from(games, cells | {"b-fft+": {}}).keys() == {"b-fft"}  # before it branched off
 
 
-def test_a_partition_in_memory_is_small(tmp_path: Path) -> None:
+def test_a_partition_leaves_little_in_memory(tmp_path: Path) -> None:
     store = with_images(open_store(str(tmp_path)), IMAGES)
     append_logs(store, [won(number, 0, "seed") for number in range(500)])
     export_everything(store)
     feedback(store, 0, "seed", [(f"g{number}", turn, 1) for number in range(500) for turn in range(2)])
-    read_rows(store, Partition(0, "seed"))  # what is imported by then does not count
+    measure_partition(store, Partition(0, "seed"))  # what is imported and kept by then does not count
     tracemalloc.start()
     try:
-        rows = read_rows(store, Partition(0, "seed"))
+        _, totals = measure_partition(store, Partition(0, "seed"))
         size, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert (len(rows.turns), len(rows.feedback)) == (1500, 2000)
-    assert size / len(rows.turns) < 800  # bytes, feedback and outcome of a turn among them
+    assert (totals.games, totals.turns) == (500, 1500)
+    assert size / totals.turns < 60  # bytes, of which most are words for the drift
+
+
+def test_every_order_of_a_table_gives_the_same_figures(tmp_path: Path) -> None:
+    """Parts of a partition overlap, as do the conversations of two servers."""
+    logs = [(won if number % 3 else lost)(number, 0, "seed") for number in range(12)]
+    labels = [(f"g{number}", turn, 1 if number % 3 else -1) for number in range(12) for turn in range(2)]
+    found = []
+    for name, order in (("one", logs), ("two", [*reversed(logs)])):
+        store = with_images(open_store(str(tmp_path / name)), IMAGES)
+        append_logs(store, order)
+        export_everything(store)
+        feedback(store, 0, "seed", labels)
+        found.append(measure_partition(store, Partition(0, "seed"))[0])
+    assert found[0] == found[1]

@@ -21,7 +21,7 @@ import pytest
 from respect_core.log.records import InteractionLog, outcome_row, turn_rows
 from respect_core.measuring.comparison import paired
 from respect_core.measuring.decoder_metrics import calibration, confusion
-from respect_core.measuring.drift import feedback_shares, language_drift
+from respect_core.measuring.drift import Corpus, feedback_shares, label_counts, language_drift
 from respect_core.measuring.judge import judge
 from respect_core.measuring.language import language
 from respect_core.measuring.metrics import counts, figures
@@ -290,7 +290,8 @@ def test_users_feedback_drift_and_pairs(raw: dict[str, dict[str, Any]], logs: li
         p, q = first[word] / n, second[word] / m
         divergence += sum(share / 2 * math.log2(share / ((p + q) / 2)) for share in (p, q) if share)
     utterances = [[turn.utterance for turn in log.turns] for log in logs]
-    drift = language_drift({0: utterances[:100], 1: utterances[100:]}, resamples=200, permutations=20)[0]
+    corpora = {0: Corpus(utterances[:100]), 1: Corpus(utterances[100:])}
+    drift = language_drift(corpora, resamples=200, permutations=20)[0]
     assert drift.divergence == pytest.approx(divergence, abs=1e-12)
     assert drift.unseen == pytest.approx(sum(second[word] for word in second if word not in first) / m)
     lengths = [sum(len(game["chat"]) for game in half) for half in (games[:100], games[100:])]
@@ -298,7 +299,7 @@ def test_users_feedback_drift_and_pairs(raw: dict[str, dict[str, Any]], logs: li
 
     labels = [[1 if "yes" in utterance else -1 for utterance in game["chat"]] for game in games]
     yes = sum("yes" in utterance for game in games for utterance in game["chat"])
-    assert feedback_shares(labels, resamples=200).positive.value == yes / 1309
+    assert feedback_shares(label_counts(labels), resamples=200).positive.value == yes / 1309
 
     ends = [game["end"] == "successful" for game in games]
     rows = {log.interaction_id: (log.outcome is not None and log.outcome.success, len(log.turns)) for log in logs}

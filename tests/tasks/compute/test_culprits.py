@@ -28,11 +28,6 @@ class Killed(BaseException):
     """What the kernel does to a process that wants too much."""
 
 
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trainings.people(tmp_path_factory.mktemp("people"))
-
-
 @pytest.fixture
 def spec(people: Path, tmp_path: Path) -> TrainSpec:
     return trainings.training(people, tmp_path / "run", steps=2, checkpoint_every=2)

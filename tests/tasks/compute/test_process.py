@@ -156,7 +156,7 @@ def announced(command, **options):
     print(worker.pid, forks._servers[-1].process.pid, flush=True)
     return worker
 
-process.start = announced
+forks.PRELOADED, process.start = (), announced
 spec = TrainSpec.model_validate_json(Path(sys.argv[1]).read_text())
 process.run(spec, Path(sys.argv[2]), lambda done, total, note: None)
 """
@@ -169,14 +169,14 @@ def test_a_worker_does_not_outlive_its_parent(tmp_path: Path, ending: signal.Sig
     with (tmp_path / "log").open("w") as log:
         parent = forked.Forked(command, stderr=log)
     children = [int(number) for number in parent.stdout.readline().split()]
-    time.sleep(1)
-    assert len(children) == 2 and all(_alive(each) for each in children), "the worker, and what it was forked from"
-    parent.send_signal(ending)
-    parent.wait(timeout=30)
-    deadline = time.monotonic() + 30
-    while any(_alive(each) for each in children):
-        assert time.monotonic() < deadline, "they are still there"
-        time.sleep(0.05)
+    with (tmp_path / "out" / "held.json").open("w"):  # waits until the worker reads it
+        assert len(children) == 2 and all(_alive(each) for each in children), "the worker, and what it was forked from"
+        parent.send_signal(ending)
+        parent.wait(timeout=30)
+        deadline = time.monotonic() + 30
+        while any(_alive(each) for each in children):
+            assert time.monotonic() < deadline, "they are still there"
+            time.sleep(0.05)
 
 
 def _alive(pid: int) -> bool:
