@@ -86,7 +86,7 @@ class _RoundedLayer(DynamicLayer):
 def round_cache(cache: Any) -> None:
     """Round a cache of keys and values in place, for a model from `with_bf16_products`; other kinds stay."""
     for layer in cache.layers:
-        if type(layer) is DynamicLayer:
+        if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None:
             layer.__class__ = _RoundedLayer
             layer.keys, layer.values = layer.keys.bfloat16(), layer.values.bfloat16()
 
