@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from respect_core.model.memory import no_room
+from respect_core.model.precision import round_cache
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +95,10 @@ class TreePass:
         """Cache the keys and values of a prefix, in place of those of another."""
         if prefix and prefix != self._cached[0]:
             ids_1P = torch.tensor([prefix], device=self.model.device)
-            self._cached = prefix, self._exact.base_model(ids_1P, use_cache=True).past_key_values
+            past = self._exact.base_model(ids_1P, use_cache=True).past_key_values
+            if self.model is not self._exact:
+                round_cache(past)
+            self._cached = prefix, past
             self.tokens += len(prefix)
 
     def hidden(self, prefix: list[int], tree: Tree) -> Tensor:

@@ -51,6 +51,11 @@ class Base:
     def device(self) -> torch.device:
         return self.model.device
 
+    @property
+    def precision(self) -> str:
+        """The precision of the model's products, for records; adapters are in float32 in any."""
+        return str(self.model.dtype).removeprefix("torch.")
+
 
 def default_device() -> torch.device:
     """Return the accelerator if there is one, else the CPU."""
@@ -98,7 +103,7 @@ def freeze(model: Any) -> Any:
     """Return a transformers model as a base: without gradients, in evaluation mode, with its device's attention."""
     model.requires_grad_(False)
     if model.device.type == "cpu" and model.dtype == torch.bfloat16:
-        model.set_attn_implementation(attention.FP32)
+        model.set_attn_implementation(attention.BF16)
     return model.eval()
 
 

@@ -4,6 +4,9 @@ y = W x + B A dropout(x) alpha / r, as in PEFT. Only the cost differs: torch dra
 generator for each element, which was a quarter of a training step, and the product, its scaling and the sum were three
 passes. Here one 64-bit draw serves four elements, and the rest is one `addmm`.
 
+In bf16, layer and adapter are one function (`_Adapted`), which adds in place and keeps one mask for both passes, and
+masks come from a faster generator.
+
 For playing and validating, where weights are fixed, `merged` folds the adapter into copies of the matrices.
 
 The mask: each element has 16 bits of its own and is dropped where they are below round(p 65536), independently of
@@ -19,11 +22,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import peft
 import torch
 from peft.tuners.lora.layer import Embedding, Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 BITS = 16
 _generator: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
@@ -60,6 +65,8 @@ class LeanLinear(Linear):
         is_plain = name in self.lora_A and name not in self.lora_variant and not self.lora_bias[name]
         if args or kwargs or self.disable_adapters or self.merged or not is_plain:
             return super().forward(x, *args, **kwargs)
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu" and type(self.base_layer) is nn.Linear:
+            return self._forward_in_bf16(x, name)
         result = self.base_layer(x)
         # The products are in the base's precision, the weights and their gradients in fp32.
         a: Any = self.lora_A[name].weight.to(x.dtype)
@@ -70,6 +77,67 @@ class LeanLinear(Linear):
             mask, probability = keep_mask(x, dropout.p)
             x, scaling = x * mask, scaling / probability
         return torch.addmm(result.flatten(0, -2), x @ a.T, b.T, alpha=scaling).view(result.shape)
+
+    def _forward_in_bf16(self, x: Tensor, name: str) -> Tensor:
+        a: Any = self.lora_A[name].weight
+        b: Any = self.lora_B[name].weight
+        plain, scaling, dropout, keep = self.base_layer, self.scaling[name], self.lora_dropout[name], None
+        if self.training and isinstance(dropout, nn.Dropout):
+            keep, probability = keep_bits(x.flatten(0, -2), dropout.p)
+            scaling /= probability
+        result = _Adapted.apply(x.flatten(0, -2), plain.weight, plain.bias, a, b, scaling, keep)
+        return result.view(*x.shape[:-1], -1)
+
+
+class _Adapted(torch.autograd.Function):
+    """A frozen linear layer and its adapter: the function of `LeanLinear`, in bf16, in fewer passes over memory."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scaling: float,
+        keep: Tensor | None,
+    ) -> Tensor:
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        kept = x if keep is None else _masked(x, keep)
+        inside = kept @ a.T
+        ctx.save_for_backward(kept, inside, weight, a, b, keep)
+        ctx.scaling = scaling
+        return linear(x, weight, bias).addmm_(inside, b.T, alpha=scaling)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        kept, inside, weight, a, b, keep = ctx.saved_tensors
+        (gradient,) = gradients
+        d_inside = (gradient @ b).mul_(ctx.scaling)
+        d_x = None
+        if ctx.needs_input_grad[0]:
+            d_kept = d_inside @ a
+            d_x = (gradient @ weight).add_(d_kept if keep is None else _masked(d_kept, keep))
+        d_b = (inside.T @ gradient).T.float().mul_(ctx.scaling)
+        return d_x, None, None, (d_inside.T @ kept).float(), d_b, None, None
+
+
+def _masked(x: Tensor, keep: Tensor) -> Tensor:
+    """Return `x` in bf16 where `keep` is 1, and 0 elsewhere, by its bits: integers are not converted to fp32."""
+    return (x.view(torch.int16) * keep).view(x.dtype)
+
+
+def keep_bits(like: Tensor, p: float) -> tuple[Tensor, float]:
+    """Draw a mask as `keep_mask` does, in int16 and on a CPU.
+
+    A generator of numpy's, seeded by torch's, takes a fifth of the time.
+    """
+    dropped = round(p * 2**BITS)
+    seed = int(torch.empty((), dtype=torch.int64).random_(generator=_generator.get()))
+    raw = np.random.SFC64(seed).random_raw(-(-like.numel() * BITS // 64)).view(np.int16)
+    bits = torch.from_numpy(raw)[: like.numel()].view(like.shape)
+    return bits.ge_(dropped - 2 ** (BITS - 1)), 1 - dropped / 2**BITS
 
 
 def keep_mask(like: Tensor, p: float) -> tuple[Tensor, float]:

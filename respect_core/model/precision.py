@@ -9,11 +9,15 @@ over layers, is in fp32.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from threading import local
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from transformers.cache_utils import DynamicLayer
 
 from respect_core.model.attention import BF16
 from respect_core.model.lora import view
@@ -53,7 +57,38 @@ class Bf16Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output [..., out] on `x` [..., in]."""
-        return linear(x.to(torch.bfloat16), self.weight, self.bias).to(x.dtype)
+        return linear(_rounded(x), self.weight, self.bias).to(x.dtype)
+
+
+class _Last(local):
+    """A thread's last input that was rounded, and the result: a layer's projections take the same one."""
+
+    of: Callable[[], Tensor | None] = staticmethod(lambda: None)
+    result: Tensor
+
+
+_last = _Last()
+
+
+def _rounded(x: Tensor) -> Tensor:
+    if _last.of() is not x:
+        _last.of, _last.result = ref(x), x.to(torch.bfloat16)
+    return _last.result
+
+
+class _RoundedLayer(DynamicLayer):
+    """Keys and values of a layer in bf16, in which they are attended to anyway."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return super().update(key_states.bfloat16(), value_states.bfloat16(), *args, **kwargs)
+
+
+def round_cache(cache: Any) -> None:
+    """Round a cache of keys and values in place, for a model from `with_bf16_products`; other kinds stay."""
+    for layer in cache.layers:
+        if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None:
+            layer.__class__ = _RoundedLayer
+            layer.keys, layer.values = layer.keys.bfloat16(), layer.values.bfloat16()
 
 
 def with_bf16_products(model: Any) -> Any:

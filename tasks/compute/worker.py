@@ -125,6 +125,7 @@ def train(spec: TrainSpec) -> dict[str, Any]:
         "tokens": result.tokens,
         "padding": result.padding,
         "device": base.device.type,
+        "precision": base.precision,
     }
 
 
@@ -338,14 +339,7 @@ def compare(spec: CompareSpec) -> dict[str, Any]:
 
 
 WORK: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "train": train,
-    "decode": decode,
-    "play": play,
-    "propensity": propensity,
-    "evaluate": evaluate,
-    "triggers": triggers,
-    "guard": guard,
-    "compare": compare,
+    work.__name__: work for work in (train, decode, play, propensity, evaluate, triggers, guard, compare)
 }
 
 

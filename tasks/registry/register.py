@@ -236,7 +236,7 @@ def log_training(
     registry.log(
         workspace,
         run_id,
-        params={**config, **lora, "seeds": profile.seeds},
+        params={**config, **lora, "seeds": profile.seeds, "precision": _result(selected).get("precision", "unknown")},
         metrics=[
             ("val_exact_match", selected.exact_match, round),
             ("val_sampled_match", selected.sampled_match, round),
@@ -264,11 +264,16 @@ def log_training(
 
 def _validated(selected: SelectedRef) -> list[Any] | None:
     """(interaction id, turn, whether it matched) of the chosen checkpoint; earlier releases did not keep them."""
-    (folder,) = {each.directory for each in selected.trained if each.seed == selected.seed}
-    checkpoints = json.loads((folder / "result.json").read_text())["checkpoints"]
-    (chosen,) = (each for each in checkpoints if each["step"] == selected.step)
+    (chosen,) = (each for each in _result(selected)["checkpoints"] if each["step"] == selected.step)
     turns: list[Any] | None = chosen.get("right")
     return turns
+
+
+def _result(selected: SelectedRef) -> dict[str, Any]:
+    """Return what the worker said that trained the chosen checkpoint."""
+    (folder,) = {each.directory for each in selected.trained if each.seed == selected.seed}
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
 
 
 def _curves(history: list[dict[str, Any]]) -> list[tuple[str, float, int]]:

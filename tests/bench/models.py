@@ -25,20 +25,23 @@ LATENTS = 8  # image tokens a picture
 WIDTH = 576
 
 
-@lru_cache(maxsize=len(SIZES))
-def base(size: str) -> Base:
-    """In fp32 on the CPU; both sides of a comparison use the same one."""
-    if size == "tiny":
-        return load_base("tiny", SCENARIO, device="cpu", dtype=torch.float32)
+@lru_cache(maxsize=len(SIZES) + 1)
+def base(size: str, dtype: torch.dtype = torch.float32) -> Base:
+    """On the CPU; both sides of a comparison use the same one."""
     if size == CHAT:
-        return load_base(home().base, scenario(home().scenario), device="cpu", dtype=torch.float32)
-    with tempfile.TemporaryDirectory() as folder:
-        processor = _processor()
-        with torch.random.fork_rng([]):
-            torch.manual_seed(0)
-            Idefics2ForConditionalGeneration(_config(processor)).save_pretrained(folder)
-        processor.save_pretrained(folder)
-        return load_base(folder, SCENARIO, device="cpu", dtype=torch.float32)
+        return load_base(home().base, scenario(home().scenario), device="cpu", dtype=dtype)
+    return load_base("tiny" if size == "tiny" else _large().name, SCENARIO, device="cpu", dtype=dtype)
+
+
+@lru_cache(maxsize=1)
+def _large() -> tempfile.TemporaryDirectory[str]:
+    """The larger model's folder, which ends with the process."""
+    folder, processor = tempfile.TemporaryDirectory(), _processor()
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        Idefics2ForConditionalGeneration(_config(processor)).save_pretrained(folder.name)
+    processor.save_pretrained(folder.name)
+    return folder
 
 
 @lru_cache(maxsize=1)

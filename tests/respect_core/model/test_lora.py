@@ -15,7 +15,7 @@ import torch
 from peft.tuners.lora.layer import Linear
 from torch import Tensor
 
-from respect_core.model.lora import LeanLinear, draws, keep_mask, merged
+from respect_core.model.lora import LeanLinear, draws, keep_mask, make_lean, merged
 from respect_core.model.packing import collate, encode, score
 from respect_core.scenarios.multiref.scenario import SCENARIO
 from respect_core.variants import LoraConfig, word_lora
@@ -128,6 +128,34 @@ def test_pefts_own_merge_keeps_the_adapter(placement: Placement, safe: bool) -> 
     for (name, one), (_, other) in zip(plain.named_parameters(), merged(model).named_parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5, msg=name)
     torch.testing.assert_close(_logp(plain), before, atol=1e-4, rtol=1e-4)
+
+
+def test_dropout_in_bf16_drops_the_same_inputs_forward_and_backward() -> None:
+    """With A the identity, the output is the kept inputs, and so is what each input gets of the gradient."""
+    width, p = 64, 0.25
+    layer = torch.nn.Linear(width, width, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    layer.weight.zero_()
+    model = peft.get_peft_model(
+        torch.nn.Sequential(layer),
+        peft.LoraConfig(r=width, lora_alpha=width, lora_dropout=p, target_modules=["0"]),
+    ).train()
+    make_lean(model)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.copy_(torch.eye(width))
+    x = torch.ones(500, width, dtype=torch.bfloat16, requires_grad=True)
+    with draws(0):
+        y = model(x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(y, gradient)
+    kept = y != 0
+    assert kept.float().mean().item() == pytest.approx(1 - p, abs=0.01)
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 1 / (1 - p)))
+    with draws(0):
+        assert torch.equal(model(x), y)
+    with draws(1):
+        assert not torch.equal(model(x), y)
 
 
 def test_masks_on_another_device_do_not_come_from_the_generator_of_the_cpu() -> None:

@@ -1,4 +1,4 @@
-"""Precision: bf16 where the processor is fast in it, with attention and adapters' gradients in fp32."""
+"""Precision: bf16 where the processor is fast in it, with heads, losses, adapters and their gradients in fp32."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from respect_core.interaction import Interaction, Turn
 from respect_core.model import local, packing
-from respect_core.model.attention import BF16, FP32
+from respect_core.model.attention import BF16
 from respect_core.model.base import Base, attach_lora, load_base
 from respect_core.model.lora import merged
-from respect_core.model.precision import with_bf16_products
+from respect_core.model.precision import round_cache, with_bf16_products
 from respect_core.model.vision import VisionFeatures
 from respect_core.scenario import scenario
 from respect_core.variants import LoraConfig
@@ -117,5 +117,64 @@ def test_one_token_attends_as_transformers_lets_it() -> None:
     module = SimpleNamespace(num_key_value_groups=3, is_causal=True)
     for given in (mask, None):
         expected, _ = sdpa_attention_forward(module, query, keys, values, given, scaling=0.3)
-        attended, _ = ALL_ATTENTION_FUNCTIONS[FP32](module, query, keys, values, given, scaling=0.3)
+        attended, _ = ALL_ATTENTION_FUNCTIONS[BF16](module, query, keys, values, given, scaling=0.3)
         torch.testing.assert_close(attended, expected)
+
+
+@pytest.mark.parametrize("kind", ["causal", "bool", "additive", "crossed"])
+def test_attention_in_bf16_learns_as_in_fp32(kind: str) -> None:
+    """Values and gradients over more than one block of queries, with heads that share keys and values."""
+    generator = torch.Generator().manual_seed(0)
+    tokens, keys = 150, 90 if kind == "crossed" else 150
+
+    def draw(heads: int, length: int) -> torch.Tensor:
+        return torch.randn(2, heads, length, 16, generator=generator)
+
+    given = [draw(6, tokens), draw(2, keys), draw(2, keys)]
+    sees = torch.ones(tokens, keys, dtype=torch.bool).tril()
+    sees[20:30, 5:12] = False
+    masks = {"bool": sees.expand(2, 1, -1, -1), "additive": torch.zeros(2, 1, tokens, keys).masked_fill(~sees, -1e30)}
+    module = SimpleNamespace(num_key_value_groups=3, is_causal=kind != "crossed")
+    gradient, found = draw(6, tokens).transpose(1, 2), []
+    for dtype, attend in ((torch.float32, sdpa_attention_forward), (torch.bfloat16, ALL_ATTENTION_FUNCTIONS[BF16])):
+        inputs = [each.to(dtype).requires_grad_() for each in given]
+        attended, _ = attend(module, *inputs, masks.get(kind), scaling=0.3)
+        found.append([attended, *torch.autograd.grad(attended, inputs, gradient.to(dtype))])
+    for exact, rounded in zip(*found, strict=True):
+        assert rounded.dtype == torch.bfloat16
+        assert (rounded.float() - exact).norm() < 0.01 * exact.norm()
+
+
+def test_adapted_layers_in_bf16_learn_as_in_fp32() -> None:
+    """Without dropout: log-probabilities, and the gradients of all adapters together."""
+    values, gradients = [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        one = base(dtype)
+        model = attach_lora(one, LORA, seed=0)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "lora_B" in name:
+                    weight.copy_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+        logp = packing.score(model, batch(one), VisionFeatures(one, {})).logp
+        assert logp.dtype == torch.float32
+        logp.sum().backward()
+        values.append(logp)
+        gradients.append(torch.cat([each.grad.flatten() for each in model.parameters() if each.grad is not None]))
+    torch.testing.assert_close(*values, atol=0.05, rtol=0.01)
+    assert gradients[1].dtype == torch.float32
+    assert (gradients[0] - gradients[1]).norm() < 0.03 * gradients[0].norm()
+
+
+def test_a_cache_of_a_scorer_is_rounded_once_to_the_same_scores() -> None:
+    """What attention rounds at every pass may as well be kept in bf16; projections of one input share its rounding."""
+    one = base(torch.float32)
+    fast, ids = with_bf16_products(one.model), torch.arange(40, 80)[None]
+    found = []
+    with torch.inference_mode():
+        for rounds in (False, True):
+            past = one.model(ids, use_cache=True).past_key_values
+            if rounds:
+                round_cache(past)
+                assert past.layers[0].keys.dtype == torch.bfloat16
+            found.append(fast(ids[:, :7], past_key_values=past, use_cache=True).logits)
+    assert torch.equal(*found)
