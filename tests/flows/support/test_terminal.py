@@ -14,8 +14,8 @@ from commands import command, flow_runs
 # A command of `respect` in the middle of a flow, with the Prefect server that it started: one task waits for a worker
 # that does nothing, and one for its next try.
 _BUSY = """
-import sys
 from contextlib import nullcontext
+from pathlib import Path
 from deployments.cli import main as cli
 from flows.support.terminal import run_workspace, running
 
@@ -29,7 +29,8 @@ def busy():
     from tasks.compute import process
     from tasks.support import retries
 
-    process._command = lambda processes: [sys.executable, "-c", "import time; time.sleep(600)"]
+    Path("nothing.py").write_text("import time; time.sleep(600)")
+    process._command = lambda processes: ["-m", "nothing"]
     process._share, process.parallel_workers = lambda *_: nullcontext({}), lambda: 1
     retries.DELAYS[:] = [600]
 
@@ -64,7 +65,7 @@ def test_a_command_ends_at_once_with_its_workers_its_server_and_its_runs(
 ) -> None:
     with command(tmp_path, _BUSY) as started:
         started.wait_until(lambda: "another try in 600 seconds" in started.told)
-        started.wait_until(lambda: any(line[-1].endswith("/spec.json") for line in started.processes().values()))
+        started.wait_until(lambda: any("nothing" in line for line in started.processes().values()))
         server = next(line.split()[1] for line in started.told.splitlines() if line.startswith("server "))
         assert httpx.get(f"{server}/health", timeout=60).json() is True
         ports = strangers.listening(psutil.Process(started.pid))
