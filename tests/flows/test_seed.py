@@ -22,11 +22,11 @@ from respect_core import tiny
 from respect_core.profiles import Profile
 from respect_core.training_data import curated
 from respect_core.variants import Variant
+from tasks.compute import specs
 from tasks.compute.places import Place
 from tasks.compute.process import WorkerRefusedError
 from tasks.games.people import prepare_game_sets
 from tasks.registry import registry
-from tasks.round import train
 from tasks.support.references import RegisteredRef, TrainingSetRef
 from tasks.support.workspace import Workspace, workspace
 
@@ -163,6 +163,6 @@ def test_a_worker_whose_base_model_is_another_refuses(prefect_server: None, base
     place = workspace(tmp_path / "root")
     with pytest.MonkeyPatch.context() as patch:
         record_workers(patch)
-        patch.setattr(train, "base_sha256", lambda _: "elsewhere")
+        patch.setattr(specs, "base_sha256", lambda _: "elsewhere")
         with pytest.raises(WorkerRefusedError, match=r"has other files here .* install the same on all machines"):
             seed_policy(place, base, "validation")
