@@ -129,7 +129,6 @@ def authors(quick: bool) -> Iterator[Record]:
 def _all(method: Method, quick: bool) -> Iterator[Record]:
     if quick:
         yield measure(method, QUICK, MIDDLE)
-        yield measure(method, QUICK, MIDDLE, keeps=True)
         return
     for turns in games.LENGTHS:
         yield measure(method, TINY, turns)
