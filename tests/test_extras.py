@@ -63,7 +63,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Without:
-    """What is to be had where no extra is installed: why modules cannot be imported, and commands' answers."""
+    """What is available where no extra is installed: why modules cannot be imported, and commands' answers."""
 
     unimportable: dict[str, str]
     answers: list[Told]

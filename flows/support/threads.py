@@ -49,7 +49,7 @@ class _Threads(ThreadPoolTaskRunner[Any]):
 def _cancel_called() -> None:
     """Cancel the run of a flow that ends since its caller was suspended, which calls it again when it is resumed.
 
-    Prefect, whose context is the caller's by now, leaves that run in the state Running.
+    Prefect leaves that run in the state Running. The context is already the caller's here.
     """
     if (caller := runtime.flow_run.id) is None:
         return
